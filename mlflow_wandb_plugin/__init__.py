@@ -1,0 +1,43 @@
+"""One training run, two homes: Weights & Biases and MLflow.
+
+Importing this package imports neither wandb nor mlflow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlflow_wandb_plugin.errors import MlflowWandbError
+
+__version__ = "0.1.0"
+__all__ = ["MlflowWandbError", "__version__", "autolog", "backfill", "dual_write"]
+
+
+def autolog(**settings: Any) -> None:
+    """From now on, replicate every W&B run of this process into MLflow.
+
+    Call it before ``wandb.init``, before or after ``import wandb``; calling it again changes the
+    settings of runs to come.
+
+    Args:
+        settings: fields of `mlflow_wandb_plugin.settings.Settings`, e.g. ``tracking_uri``.
+
+    Raises:
+        UsageError: a setting is unknown or its value does not fit.
+    """
+    from mlflow_wandb_plugin.live.tap import install
+    from mlflow_wandb_plugin.settings import Settings
+
+    install(Settings.load(**settings))
+
+
+def __getattr__(name: str) -> Any:
+    if name == "dual_write":
+        from mlflow_wandb_plugin.live.decorator import dual_write
+
+        return dual_write
+    if name == "backfill":
+        from mlflow_wandb_plugin.backfill import api
+
+        return api.backfill_runs
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

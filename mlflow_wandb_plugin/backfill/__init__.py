@@ -1,0 +1,1 @@
+"""Backfill: plan, engine, verify, report."""

@@ -1,0 +1,37 @@
+"""``mlflow-wandb``: parse, build, print, exit. One file a command."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from mlflow_wandb_plugin import __version__
+from mlflow_wandb_plugin.cli.backfill import backfill
+from mlflow_wandb_plugin.cli.doctor import doctor
+from mlflow_wandb_plugin.cli.plugins import plugins
+from mlflow_wandb_plugin.cli.run import run
+from mlflow_wandb_plugin.cli.status import status
+from mlflow_wandb_plugin.cli.sync import sync
+from mlflow_wandb_plugin.errors import MlflowWandbError
+
+USAGE = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mlflow-wandb")
+def cli() -> None:
+    """One training run, two homes: Weights & Biases and MLflow."""
+
+
+for command in (backfill, doctor, plugins, run, status, sync):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """The console script: our own errors are one line and exit code 2."""
+    try:
+        cli()
+    except MlflowWandbError as error:
+        click.echo(f"mlflow-wandb: {error}", err=True)
+        sys.exit(USAGE)

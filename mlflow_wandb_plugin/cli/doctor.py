@@ -1,0 +1,45 @@
+"""``mlflow-wandb doctor``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version
+
+import click
+
+from mlflow_wandb_plugin.errors import MlflowWandbError
+
+
+@click.command()
+def doctor() -> None:
+    """Check that the tap fits the installed wandb and that MLflow answers."""
+    sound = True
+    for name in ("mlflow-wandb-plugin", "mlflow", "wandb"):
+        click.echo(f"{name} {version(name)}")
+    for what, check in (("wandb can be followed", _tap), ("MLflow answers", _mlflow)):
+        try:
+            click.echo(f"ok      {what}: {check()}")
+        except MlflowWandbError as error:
+            sound = False
+            click.echo(f"problem {what}: {error}")
+    sys.exit(0 if sound else 1)
+
+
+def _tap() -> str:
+    from mlflow_wandb_plugin.live import tap
+
+    tap.run_class()
+    return "yes"
+
+
+def _mlflow() -> str:
+    from mlflow_wandb_plugin.endpoints.mlflow_client import Client
+    from mlflow_wandb_plugin.live import tracking
+    from mlflow_wandb_plugin.retry import Backoff
+    from mlflow_wandb_plugin.settings import Settings
+
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    client = Client(tracking.uri(Settings.load()) or None, Backoff(patience_s=0))
+    client.call(client.client.search_experiments, max_results=1)
+    return tracking.shown(client.uri)

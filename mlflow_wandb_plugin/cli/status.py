@@ -1,0 +1,54 @@
+"""``mlflow-wandb status``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from mlflow_wandb_plugin import journal
+from mlflow_wandb_plugin.replicator import sync as syncing
+
+
+@click.command()
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def status(folders: tuple[Path, ...], as_json: bool) -> None:
+    """Show runs and how far their replicas in MLflow are.
+
+    FOLDERS default to where wandb writes: WANDB_DIR, else the current folder.
+    """
+    rows = [
+        _row(path)
+        for folder in folders or (syncing.default_folder(),)
+        for path in syncing.find_statuses(folder)
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Replicas")
+    columns = ("log", "trainer", "replica", "MLflow run", "not yet shipped", "trouble")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(str(row[column]) for column in columns))
+    Console().print(table)
+
+
+def _row(path: Path) -> dict[str, object]:
+    said = journal.read_status(path)
+    pending = path.exists()
+    alive = pending and journal.trainer_alive(path)
+    state = said.get("state", "waiting")
+    return {
+        "log": path.stem,
+        "trainer": "alive" if alive else "ended",
+        "replica": "waiting" if pending and not alive and state == "live" else state,
+        "MLflow run": said.get("run_id", ""),
+        "not yet shipped": f"{path.stat().st_size:,} bytes" if pending else "",
+        "trouble": said.get("error", ""),
+    }

@@ -1,0 +1,44 @@
+"""``mlflow-wandb sync``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from mlflow_wandb_plugin.replicator import sync as syncing
+
+
+@click.command()
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--to", default="", metavar="URI", help="MLflow tracking URI. Default: as recorded.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def sync(folders: tuple[Path, ...], to: str, as_json: bool) -> None:
+    """Deliver to MLflow what interrupted runs left in their journals.
+
+    FOLDERS default to where wandb writes: WANDB_DIR, else the current folder. Runs whose
+    trainer is dead get their final status.
+
+    Exit code: 0 all delivered, 1 something could not be, 2 it could not start.
+    """
+    journals = [
+        path
+        for folder in folders or (syncing.default_folder(),)
+        for path in syncing.find_journals(folder)
+    ]
+    deliveries = []
+    for delivery in syncing.deliver(journals, to):
+        deliveries.append(delivery)
+        if not as_json:
+            what = f" ({delivery.error})" if delivery.error else ""
+            click.echo(f"{delivery.journal.stem}: {delivery.state}{what}")
+    if as_json:
+        rows = [asdict(delivery) | {"journal": str(delivery.journal)} for delivery in deliveries]
+        click.echo(json.dumps(rows, indent=1))
+    elif not journals:
+        click.echo("nothing to deliver")
+    undelivered = ("waiting", "failed", "busy")
+    sys.exit(1 if any(delivery.state in undelivered for delivery in deliveries) else 0)

@@ -1,0 +1,1 @@
+"""Sources and targets of runs: W&B's local folders and server, MLflow, archives."""

@@ -1,0 +1,28 @@
+"""The endpoints that come with the package, offered through the same hooks as anybody's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mlflow_wandb_plugin.endpoints.base import Source, Target
+from mlflow_wandb_plugin.hookspecs import hookimpl
+
+
+@hookimpl
+def open_source(uri: str) -> Source | None:
+    """Local W&B folders and files."""
+    path = Path(uri.removeprefix("file://"))
+    if "://" in uri.removeprefix("file://") or not path.exists():
+        return None
+    from mlflow_wandb_plugin.endpoints.wandb_dir import WandbDir
+
+    return WandbDir(path)
+
+
+@hookimpl(trylast=True)
+def open_target(uri: str, experiment: str) -> Target | None:
+    """Any MLflow tracking URI."""
+    from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
+
+    return MlflowTarget(uri or os.environ.get("MLFLOW_TRACKING_URI") or None, experiment)

@@ -1,0 +1,136 @@
+"""MLflow's client with errors sorted into "may be repeated" and "refused for good"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
+from mlflow_wandb_plugin.mapping import without_credentials
+from mlflow_wandb_plugin.retry import Backoff
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Param, RunTag
+
+T = TypeVar("T")
+
+# MLflow's error codes that a repetition cannot cure.
+_FOR_GOOD = frozenset(
+    {
+        "INVALID_PARAMETER_VALUE",
+        "BAD_REQUEST",
+        "RESOURCE_ALREADY_EXISTS",
+        "RESOURCE_DOES_NOT_EXIST",
+        "INVALID_STATE",
+        "MALFORMED_REQUEST",
+        "ENDPOINT_NOT_FOUND",
+        "NOT_IMPLEMENTED",
+        "FEATURE_DISABLED",
+        "PERMISSION_DENIED",
+        "UNAUTHENTICATED",
+    }
+)
+WAIT_STATUS = ("429", "500", "502", "503", "504")
+_STATUS_IN_TEXT = re.compile(r"failed with error code (\d{3})|status code:? (\d{3})")
+
+
+class RefusedError(TargetError):
+    """MLflow refused a request. ``code`` is its error code."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Client:
+    """The few operations that replication needs, each repeated while MLflow is unavailable."""
+
+    def __init__(self, uri: str | None, backoff: Backoff | None = None) -> None:
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        self._backoff = backoff or Backoff()
+        try:
+            self.client = MlflowClient(tracking_uri=uri)
+        except MlflowException as error:
+            shown = without_credentials(uri or "")
+            raise UsageError(f"MLflow cannot use the tracking URI {shown}: {error}") from error
+        self.uri = self.client.tracking_uri
+
+    def call(self, what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """``what(*args, **kwargs)``, with back-off and with MLflow's errors translated.
+
+        Raises:
+            RefusedError, TargetUnavailableError
+        """
+        return self._backoff.call(lambda: translated(what, *args, **kwargs))
+
+    def log_batch(
+        self,
+        run_id: str,
+        metrics: Sequence[Metric] = (),
+        params: Sequence[Param] = (),
+        tags: Sequence[RunTag] = (),
+    ) -> None:
+        self.call(
+            self.client.log_batch,
+            run_id,
+            metrics=metrics,
+            params=params,
+            tags=tags,
+            synchronous=True,
+        )
+
+    def experiment_id(self, name: str, tags: dict[str, str]) -> str:
+        """The experiment called ``name``, created with ``tags`` if need be.
+
+        Raises:
+            TargetError: an experiment of that name was deleted; MLflow keeps the name.
+        """
+        experiment = self.call(self.client.get_experiment_by_name, name)
+        if experiment is None:
+            try:
+                return self.call(self.client.create_experiment, name, tags=tags)
+            except RefusedError as error:
+                if error.code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                experiment = self.call(self.client.get_experiment_by_name, name)
+        if experiment is None or experiment.lifecycle_stage != "active":
+            raise TargetError(
+                f"the MLflow experiment {name!r} is deleted: restore it "
+                "(mlflow experiments restore) or choose another with --experiment"
+            )
+        for key, value in tags.items():
+            if key not in experiment.tags:
+                self.call(self.client.set_experiment_tag, experiment.experiment_id, key, value)
+        return str(experiment.experiment_id)
+
+
+def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Call ``what`` once; MLflow's, SQLAlchemy's and the network's errors become ours."""
+    import requests
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return what(*args, **kwargs)
+    except MlflowException as error:
+        code = str(getattr(error, "error_code", ""))
+        text = _first_line(error)
+        if code in _FOR_GOOD and not _asked_to_wait(text):
+            raise RefusedError(f"MLflow: {text}", code) from error
+        raise TargetUnavailableError(f"MLflow: {text}") from error
+    except (SQLAlchemyError, requests.RequestException, OSError) as error:
+        raise TargetUnavailableError(f"MLflow: {_first_line(error)}") from error
+
+
+def _asked_to_wait(text: str) -> bool:
+    """MLflow gives every non-JSON answer one code: a 429 or 503 shows only in the text."""
+    found = _STATUS_IN_TEXT.search(text)
+    return found is not None and (found[1] or found[2]) in WAIT_STATUS
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return without_credentials(lines[0] if lines else type(error).__name__)[:500]

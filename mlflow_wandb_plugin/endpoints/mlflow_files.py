@@ -1,0 +1,274 @@
+"""The files of one MLflow run: what W&B kept as files, artifacts, media and documents.
+
+Uploads run in the background so that points never wait behind a large file; `finish` waits for
+them. What cannot be carried is counted in ``losses``.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow_wandb_plugin import mapping
+from mlflow_wandb_plugin.endpoints import mlflow_media
+from mlflow_wandb_plugin.endpoints.mlflow_client import Client, RefusedError
+from mlflow_wandb_plugin.mapping import canonical_json, safe_path
+from mlflow_wandb_plugin.model import ArtifactEntry, ArtifactRef, FileRef, RowObjects, RunInfo, nest
+
+LONG_TAGS_FILE = "wandb/long_tags.json"
+LOSSES_FILE = "wandb/losses.jsonl"
+UPLOAD_THREADS = 2
+
+
+class RunFiles:
+    """Collects and uploads. ``losses`` and ``rewrites`` are the run's counters, shared."""
+
+    def __init__(
+        self, client: Client, run_id: str, losses: Counter[str], rewrites: Counter[str]
+    ) -> None:
+        self.tags: dict[str, str] = {}
+        self._client = client
+        self._run_id = run_id
+        self._losses = losses
+        self._rewrites = rewrites
+        self._spool = Path(tempfile.mkdtemp(prefix="mlflow-wandb-"))
+        self._pool = concurrent.futures.ThreadPoolExecutor(UPLOAD_THREADS, "mlflow-wandb-upload")
+        self._uploads: list[concurrent.futures.Future[None]] = []
+        self._lock = threading.Lock()
+        self._sent: dict[str, tuple[int, int]] = {}
+        self._local: dict[str, Path] = {}
+        self._media: list[tuple[str, RowObjects]] = []
+        self._history = open(self._spool / "history.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        self._known_rows: set[str] = set()
+        self._lineage: list[dict[str, Any]] = []
+        self._tables: list[dict[str, str]] = []
+        self._long_tags: dict[str, str] = {}
+        self._lost: list[dict[str, str]] = []
+        self._config: dict[str, Any] = {}
+        self._summary: dict[str, Any] = {}
+
+    # -- what an earlier session left on the run ------------------------------------------
+
+    def known_names(self, reopened: bool) -> dict[str, list[str]]:
+        """The metric names rewritten before; also takes up the run's earlier documents."""
+        if not reopened:
+            return {}
+        listed = self._client.call(self._client.client.list_artifacts, self._run_id, "wandb")
+        paths = {item.path for item in listed}
+        if mapping.HISTORY_FILE in paths:
+            text = self._download(mapping.HISTORY_FILE)
+            self._known_rows = set(text.splitlines())
+            self._history.write(text)
+        if mapping.CONFIG_FILE in paths:
+            self._config = json.loads(self._download(mapping.CONFIG_FILE))
+        if mapping.SUMMARY_FILE in paths:
+            self._summary = json.loads(self._download(mapping.SUMMARY_FILE))
+        if mapping.LINEAGE_FILE in paths:
+            self._lineage = json.loads(self._download(mapping.LINEAGE_FILE))
+        if mapping.RENAMED_FILE not in paths:
+            return {}
+        names = json.loads(self._download(mapping.RENAMED_FILE)).get("metrics", {})
+        return {str(name): [str(label) for label in key] for name, key in names.items()}
+
+    def _download(self, path: str) -> str:
+        folder = self._spool / "earlier"
+        folder.mkdir(exist_ok=True)
+        local = self._client.call(
+            self._client.client.download_artifacts, self._run_id, path, str(folder)
+        )
+        return Path(local).read_text(encoding="utf-8")
+
+    # -- collecting -----------------------------------------------------------------------
+
+    def add_row(self, row: RowObjects) -> None:
+        """Keep a row's values that are no numbers; show its images and tables in MLflow."""
+        document = nest(row.values)
+        line = canonical_json({"_step": row.step, "_timestamp_ms": row.timestamp_ms, **document})
+        if line not in self._known_rows:
+            self._history.write(line + "\n")
+        for key, value in row.values.items():
+            if isinstance(value, dict) and value.get("_type") in mlflow_media.SHOWN:
+                self._media.append((".".join(key), RowObjects(row.step, row.timestamp_ms, value)))
+
+    def add_file(self, ref: FileRef) -> None:
+        self._local[ref.path] = ref.local
+        self._upload(ref.local, f"{mapping.FILES_DIR}/{safe_path(ref.path)}", "file_missing")
+
+    def add_artifact(self, artifact: ArtifactRef) -> None:
+        if artifact.used:
+            entry = {"type": artifact.type, "name": artifact.name, "version": artifact.version}
+            if entry not in self._lineage:
+                self._lineage.append(entry)
+            return
+        base = "/".join(
+            safe_path(part or "_").replace("/", "_")
+            for part in (artifact.type, artifact.name, artifact.version)
+        )
+        for entry_ in artifact.entries:
+            if entry_.local is not None:
+                target = f"{mapping.ARTIFACTS_DIR}/{base}/{safe_path(entry_.path)}"
+                self._upload(entry_.local, target, "artifact_file_missing")
+            elif entry_.ref is None:
+                self._losses["artifact_file_missing"] += 1
+        self._write_document(f"{mapping.ARTIFACTS_DIR}/{base}.json", _describe(artifact))
+
+    def keep_text(self, key: str, text: str) -> None:
+        """The whole of a tag that MLflow would cut."""
+        self._long_tags[key] = text
+
+    def keep_loss(self, item: Any, reason: str) -> None:
+        """What MLflow refused, and why: counted, and written out in full."""
+        lost = {
+            name: str(getattr(item, name))
+            for name in ("key", "value", "step", "timestamp")
+            if hasattr(item, name)
+        }
+        self._lost.append({**lost, "reason": reason})
+
+    def save_names(self, metrics: Mapping[str, list[str]], params: Mapping[str, list[str]]) -> None:
+        if metrics or params:
+            names = {"metrics": dict(metrics), "params": dict(params)}
+            self._write_document(mapping.RENAMED_FILE, names)
+            self._wait()
+
+    # -- the end --------------------------------------------------------------------------
+
+    def finish(self, info: RunInfo) -> None:
+        """Upload the documents and wait for everything."""
+        for key, row in self._media:
+            self._show(key, row)
+        self._media = []
+        self._write_document(mapping.CONFIG_FILE, {**self._config, **mapping.config_document(info)})
+        self._write_document(mapping.SUMMARY_FILE, {**self._summary, **info.summary})
+        self._history.flush()
+        history = self._spool / "history.jsonl"
+        if history.stat().st_size:
+            self._upload(history, mapping.HISTORY_FILE, "document_missing")
+        if self._lineage:
+            self._write_document(mapping.LINEAGE_FILE, self._lineage)
+            self._log_inputs()
+        if self._long_tags:
+            self._write_document(LONG_TAGS_FILE, self._long_tags)
+        if self._lost:
+            self._write_document(LOSSES_FILE, self._lost)
+        if self._tables:
+            self.tags["mlflow.loggedArtifacts"] = json.dumps(self._listed_tables())
+        self._wait()
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._history.close()
+        shutil.rmtree(self._spool, ignore_errors=True)
+
+    def _show(self, key: str, row: RowObjects) -> None:
+        """Put an image or table where MLflow's UI looks for it."""
+        try:
+            shown = mlflow_media.render(key, row, self._local, self._spool)
+        except (OSError, ValueError, ImportError, KeyError):
+            self._rewrites["media_not_shown"] += 1
+            return
+        for local, target in shown.files:
+            self._upload(local, target, "media_missing")
+        self._tables.extend(shown.tables)
+        self.tags.update(shown.tags)
+
+    def _listed_tables(self) -> list[dict[str, str]]:
+        """As many tables as fit into MLflow's tag; the rest stay as files."""
+        limit = mapping.Limits.installed().tag_value
+        listed = list(self._tables)
+        while len(json.dumps(listed)) > limit:
+            listed.pop()
+        self._rewrites["table_not_listed"] += len(self._tables) - len(listed)
+        return listed
+
+    def _log_inputs(self) -> None:
+        from mlflow.entities import Dataset, DatasetInput
+
+        datasets = [
+            DatasetInput(
+                Dataset(
+                    name=entry["name"][:500],
+                    digest=entry["version"][:36],
+                    source_type="wandb",
+                    source=json.dumps(entry),
+                ),
+                [],
+            )
+            for entry in self._lineage
+        ]
+        try:
+            self._client.call(self._client.client.log_inputs, self._run_id, datasets)
+        except RefusedError:
+            self._losses["input_refused"] += len(datasets)
+
+    # -- uploading ------------------------------------------------------------------------
+
+    def _write_document(self, target: str, document: Any) -> None:
+        folder = self._spool / "documents"
+        local = folder / safe_path(target)
+        local.parent.mkdir(parents=True, exist_ok=True)
+        if target.endswith(".jsonl"):
+            text = "".join(canonical_json(line) + "\n" for line in document)
+        else:
+            text = json.dumps(json.loads(canonical_json(document)), indent=1, ensure_ascii=False)
+        local.write_text(text, encoding="utf-8")
+        self._upload(local, target, "document_missing")
+
+    def _upload(self, local: Path, target: str, loss: str) -> None:
+        try:
+            state = local.stat()
+        except OSError:
+            state = None
+        if state is None or not local.is_file() or not os.access(local, os.R_OK):
+            self._losses[loss] += 1
+            self._lost.append({"key": target, "reason": f"no readable file {local.name}"})
+            return
+        stamp = (state.st_size, state.st_mtime_ns)
+        if self._sent.get(target) != stamp:
+            self._sent[target] = stamp
+            self._uploads.append(self._pool.submit(self._send, local, target, loss))
+
+    def _send(self, local: Path, target: str, loss: str) -> None:
+        folder, _, name = target.rpartition("/")
+        if local.name != name:
+            # MLflow names the artifact after the local file.
+            with self._lock:
+                named = Path(tempfile.mkdtemp(dir=self._spool)) / name
+            shutil.copyfile(local, named)
+            local = named
+        try:
+            self._client.call(self._client.client.log_artifact, self._run_id, str(local), folder)
+        except RefusedError as error:
+            self._losses[loss.replace("missing", "refused")] += 1
+            self._lost.append({"key": target, "reason": str(error)})
+
+    def _wait(self) -> None:
+        """Wait for all uploads. An upload that failed for want of MLflow is the caller's error."""
+        uploads, self._uploads = self._uploads, []
+        for upload in uploads:
+            upload.result()
+
+
+def _describe(artifact: ArtifactRef) -> dict[str, Any]:
+    def entry(item: ArtifactEntry) -> dict[str, Any]:
+        described = {"path": item.path, "digest": item.digest, "size": item.size}
+        return described | ({"ref": item.ref} if item.ref else {})
+
+    return {
+        "type": artifact.type,
+        "name": artifact.name,
+        "version": artifact.version,
+        "digest": artifact.digest,
+        "description": artifact.description,
+        "aliases": list(artifact.aliases),
+        "metadata": dict(artifact.metadata),
+        "entries": [entry(item) for item in artifact.entries],
+    }

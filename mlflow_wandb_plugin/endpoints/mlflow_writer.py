@@ -1,0 +1,244 @@
+"""Writes one run into MLflow, by the rule book."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mlflow_wandb_plugin import identity, mapping
+from mlflow_wandb_plugin.endpoints.mlflow_client import Client, RefusedError
+from mlflow_wandb_plugin.endpoints.mlflow_files import RunFiles
+from mlflow_wandb_plugin.mapping import Limits, Namer
+from mlflow_wandb_plugin.model import ArtifactRef, FileRef, Mark, RowObjects, RunInfo, Series
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Run
+
+_GONE = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"})
+
+
+class MlflowRunWriter:
+    """A `RunWriter`. Points wait in memory until a batch is full or a checkpoint comes.
+
+    Args:
+        reopen_tags: identity tags to put on a run that existed; None for a new run.
+    """
+
+    def __init__(
+        self, client: Client, run: Run, info: RunInfo, reopen_tags: Mapping[str, str] | None
+    ) -> None:
+        self._client = client
+        self._limits = Limits.installed()
+        self.run_id: str = run.info.run_id
+        self.experiment_id: str = run.info.experiment_id
+        self._start_ms: int = run.info.start_time or info.started_ms or 0
+        self._tags: dict[str, str] = dict(run.data.tags)
+        self._params: dict[str, str] = dict(run.data.params)
+        self._status = run.info.status
+        self.position: dict[str, int] = identity.read_position(self._tags)
+        self.losses: Counter[str] = Counter()
+        self.rewrites: Counter[str] = Counter()
+        self._files = RunFiles(client, self.run_id, self.losses, self.rewrites)
+        self._names = Namer(self._limits.key, self._files.known_names(reopen_tags is not None))
+        self._param_names = Namer(self._limits.key)
+        self._tag_names = Namer(self._limits.key)
+        self._saved_names = len(self._names.renamed)
+        self._pending: list[Metric] = []
+        self._system_names: dict[str, str] = {}
+        self._first_points: set[str] = set()
+        if reopen_tags is not None:
+            self._reopen(reopen_tags)
+
+    # -- what the run is ------------------------------------------------------------------
+
+    def update(self, info: RunInfo) -> None:
+        self._log_params(info)
+        name = mapping.run_name(info)
+        if self._tags.get("mlflow.runName") != name:
+            self._client.call(self._client.client.update_run, self.run_id, name=name)
+            self._tags["mlflow.runName"] = name
+        wanted = {
+            self._tag_names.name((key,)): value for key, value in mapping.run_tags(info).items()
+        }
+        wanted[identity.RUN_PATH] = info.path
+        if info.entity:
+            wanted[identity.ENTITY] = info.entity
+        self._set_tags(wanted)
+        self._remove_wandb_tags(wanted)
+
+    def _log_params(self, info: RunInfo) -> None:
+        from mlflow.entities import Param
+
+        new: list[Any] = []
+        for path, value in mapping.params(info).items():
+            name = self._param_names.name(path)
+            if len(value) > self._limits.param_value:
+                value = value[: self._limits.param_value]
+                if name not in self._params:
+                    self.rewrites["param_cut"] += 1
+            if name not in self._params:
+                self._params[name] = value
+                new.append(Param(name, value))
+        for start in range(0, len(new), self._limits.batch_params):
+            batch = new[start : start + self._limits.batch_params]
+            self._one_by_one(lambda items: self._client.log_batch(self.run_id, params=items), batch)
+
+    def _set_tags(self, wanted: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        changed: list[Any] = []
+        for key, value in wanted.items():
+            if len(value) > self._limits.tag_value:
+                value = value[: self._limits.tag_value]
+                if self._tags.get(key) != value:
+                    self.rewrites["tag_cut"] += 1
+                    self._files.keep_text(key, wanted[key])
+            if self._tags.get(key) != value:
+                self._tags[key] = value
+                changed.append(RunTag(key, value))
+        for start in range(0, len(changed), self._limits.batch_params):
+            batch = changed[start : start + self._limits.batch_params]
+            self._one_by_one(lambda items: self._client.log_batch(self.run_id, tags=items), batch)
+
+    def _remove_wandb_tags(self, wanted: Mapping[str, str]) -> None:
+        """A W&B tag that was taken off the run goes here too."""
+        gone = [key for key in self._tags if key.startswith("wandb.tag.") and key not in wanted]
+        for key in gone:
+            self._client.call(self._client.client.delete_tag, self.run_id, key)
+            del self._tags[key]
+
+    # -- points ---------------------------------------------------------------------------
+
+    def append(self, series: Series) -> None:
+        if series.kind == "system":
+            self._append_system(series)
+        else:
+            name = self._names.name(series.key)
+            self._append_points(name, series.values, series.timestamps_ms, series.steps)
+
+    def _append_points(
+        self, name: str, values: Iterable[float], times: Iterable[int], steps: Iterable[int]
+    ) -> None:
+        from mlflow.entities import Metric
+
+        self._pending.extend(map(Metric, [name] * _length(values), values, times, steps))
+        if len(self._pending) >= 10 * self._limits.batch_metrics:
+            self._flush()
+
+    def _append_system(self, series: Series) -> None:
+        """System points step by whole seconds since the run's start: increasing, and the same
+        whoever computes them, also when the run was resumed elsewhere."""
+        for value, at in zip(series.values, series.timestamps_ms, strict=True):
+            dotted, scaled = mapping.system_metric(series.key[0], value)
+            name = self._system_names.get(dotted)
+            if name is None:
+                name = self._names.name((dotted,))
+                self._system_names[dotted] = name
+            self._append_points(name, (scaled,), (at,), (max(0, at - self._start_ms) // 1000,))
+
+    def _flush(self) -> None:
+        self._save_names()
+        pending, self._pending = self._pending, []
+        try:
+            while pending:
+                batch = pending[: self._limits.batch_metrics]
+                self._one_by_one(self._log_metrics, batch)
+                del pending[: len(batch)]
+        finally:
+            self._pending = pending + self._pending
+
+    def _log_metrics(self, metrics: list[Any]) -> None:
+        self._client.log_batch(self.run_id, metrics=metrics)
+
+    def _one_by_one(self, log: Any, batch: list[Any]) -> None:
+        """Log a batch; if MLflow refuses it, halve until the bad item alone is left out."""
+        try:
+            log(batch)
+        except RefusedError as error:
+            if error.code in _GONE:
+                raise
+            if len(batch) == 1:
+                self.losses[f"{type(batch[0]).__name__.lower()}_refused"] += 1
+                self._files.keep_loss(batch[0], str(error))
+                return
+            middle = len(batch) // 2
+            self._one_by_one(log, batch[:middle])
+            self._one_by_one(log, batch[middle:])
+
+    # -- files and the rest of rows -------------------------------------------------------
+
+    def add(self, item: FileRef | ArtifactRef | RowObjects) -> None:
+        if isinstance(item, RowObjects):
+            self._files.add_row(item)
+        elif isinstance(item, ArtifactRef):
+            self._files.add_artifact(item)
+        else:
+            self._files.add_file(item)
+
+    # -- progress and the end -------------------------------------------------------------
+
+    def checkpoint(self, mark: Mark) -> None:
+        self._flush()
+        if self.position.get(mark.segment) != mark.position:
+            self.position[mark.segment] = mark.position
+            self._set_tags({identity.POSITION: self._position_text()})
+
+    def finish(self, info: RunInfo, complete: bool) -> None:
+        for key, (value, step, at) in mapping.summary_points(info).items():
+            self._append_points(self._names.name(key), (value,), (at,), (step,))
+        self._flush()
+        self.update(info)
+        for namer in (self._names, self._param_names, self._tag_names):
+            self.rewrites["name"] += sum(
+                1 for key in namer.renamed.values() if _rewritten(key, namer)
+            )
+        self._files.finish(info)
+        self._save_names(params=True)
+        tags = {
+            identity.LOSSES: json.dumps(dict(sorted((+self.losses).items()))),
+            identity.REWRITES: json.dumps(dict(sorted((+self.rewrites).items()))),
+        }
+        self._set_tags(tags | self._files.tags)
+        status = mapping.STATUS[info.state]
+        if status != "RUNNING":
+            self._client.call(
+                self._client.client.set_terminated, self.run_id, status, info.ended_ms
+            )
+        if complete:
+            for segment in info.segments:
+                self.position.pop(f"journal:{segment}", None)
+                self.position[segment] = identity.TO_THE_END
+            self._set_tags({identity.STATE: "complete", identity.POSITION: self._position_text()})
+        elif status != "RUNNING":
+            self._set_tags({identity.STATE: "partial"})
+
+    def close(self) -> None:
+        self._files.close()
+
+    def _reopen(self, tags: Mapping[str, str]) -> None:
+        """Take up a run that existed: its origin stays, its status says that it goes on."""
+        keep = {key: value for key, value in tags.items() if key != identity.ORIGIN}
+        if identity.ORIGIN not in self._tags:
+            keep[identity.ORIGIN] = tags[identity.ORIGIN]
+        self._set_tags(keep)
+        if self._status != "RUNNING":
+            self._client.call(self._client.client.update_run, self.run_id, status="RUNNING")
+
+    def _save_names(self, params: bool = False) -> None:
+        """Originals of rewritten names reach MLflow before the points under them."""
+        if params or len(self._names.renamed) != self._saved_names:
+            self._files.save_names(self._names.renamed, self._param_names.renamed)
+            self._saved_names = len(self._names.renamed)
+
+    def _position_text(self) -> str:
+        return identity.write_position(self.position, self._limits.tag_value)
+
+
+def _rewritten(key: list[str], namer: Namer) -> bool:
+    return namer.name(tuple(key)) != ".".join(key)
+
+
+def _length(values: Any) -> int:
+    return len(values)

@@ -1,0 +1,343 @@
+"""W&B's local folders as a source: ``./wandb``, one run's folder, or one ``.wandb`` file.
+
+A run's log is its journal, where the package wrote one, and its ``.wandb`` file: rows come from
+the journal (it survives what the file does not), what only wandb-core knows (system metrics, the
+machine, the exit's run time) from the file. Live replication reads the same way, following.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlflow_wandb_plugin import journal
+from mlflow_wandb_plugin.errors import JournalError, SourceError
+from mlflow_wandb_plugin.identity import TO_THE_END
+from mlflow_wandb_plugin.model import (
+    Damage,
+    FileRef,
+    Item,
+    Mark,
+    RunInfo,
+    RunState,
+    Selection,
+)
+from mlflow_wandb_plugin.translog.decoder import BLOCK_POINTS, HISTORY, RunDecoder, record_type
+from mlflow_wandb_plugin.translog.framing import LogReader
+
+JOURNAL_DIR = "mlflow"
+_RUN_FOLDER = re.compile(r"^(?:offline-)?run-(\d{8}_\d{6}-.+)$")
+RECENT_S = 120
+# Numbers of Record.record_type. Core alone makes stats, output_raw and environment records.
+CONFIG, RUN, EXIT = 5, 17, 18
+_CORE_ONLY = frozenset({7, 13, 26})
+_PEEKED = frozenset({CONFIG, RUN, EXIT})
+
+
+@dataclass(frozen=True, slots=True)
+class RunLog:
+    """One recording of a run: a first start or a resumption."""
+
+    segment: str
+    wandb_file: Path | None
+    journal: Path | None = None
+
+    @property
+    def files_dir(self) -> Path | None:
+        return None if self.wandb_file is None else self.wandb_file.parent / "files"
+
+
+class WandbDir:
+    """A `Source` over local folders.
+
+    Args:
+        path: a folder that holds run folders (``wandb``), its parent, a run folder, or a file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damage: list[Damage] = []
+        self._logs: dict[tuple[str, str, str], list[RunLog]] = {}
+
+    def runs(self, selection: Selection) -> Iterator[RunInfo]:
+        """Yield runs by the time of their first log. Logs of one run id are one run.
+
+        Raises:
+            SourceError: there is no run here.
+        """
+        logs = find_logs(self.path)
+        if not logs:
+            raise SourceError(
+                f"no W&B runs in {self.path}: pass a wandb folder, a run folder or a .wandb file"
+            )
+        found: dict[tuple[str, str, str], RunInfo] = {}
+        for log in logs:
+            try:
+                info = peek(log)
+            except (SourceError, JournalError) as error:
+                self.damage.append(Damage(log.segment, 0, 0, str(error)))
+                continue
+            key = (info.entity, info.project, info.run_id)
+            self._logs.setdefault(key, []).append(log)
+            before = found.get(key)
+            if before is not None:
+                config = {**before.config, **info.config}
+                segments = (*before.segments, log.segment)
+                started = before.started_ms
+                info = replace(info, segments=segments, started_ms=started, config=config)
+            found[key] = info
+        for info in found.values():
+            if not selection.runs or {info.run_id, info.name} & set(selection.runs):
+                yield info
+
+    def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
+        logs = self._logs.get((run.entity, run.project, run.run_id), [])
+        yield from read_logs(logs, since)
+
+
+def find_logs(path: Path) -> list[RunLog]:
+    """All logs at ``path``, oldest first."""
+    if path.is_file():
+        return [_log_of_file(path)]
+    folders = [path] if _RUN_FOLDER.match(path.name) else _run_folders(path)
+    files = [file for folder in folders for file in sorted(folder.glob("*.wandb"))]
+    logs = [_log_of_file(file) for file in files]
+    seen = {log.segment for log in logs}
+    journals = path if path.name == JOURNAL_DIR else path / JOURNAL_DIR
+    logs += [
+        RunLog(file.stem, None, file)
+        for file in sorted(journals.glob(f"*{journal.SUFFIX}"))
+        if file.stem not in seen
+    ]
+    return sorted(logs, key=lambda log: log.segment)
+
+
+def _run_folders(path: Path) -> list[Path]:
+    for folder in (path, path / "wandb", path / ".wandb"):
+        found = sorted(f for f in folder.glob("*run-*") if _RUN_FOLDER.match(f.name) and f.is_dir())
+        if found:
+            return found
+    return []
+
+
+def _log_of_file(file: Path) -> RunLog:
+    segment = segment_of(file)
+    ours = file.parent.parent / JOURNAL_DIR / f"{segment}{journal.SUFFIX}"
+    return RunLog(segment, file, ours if ours.is_file() else None)
+
+
+def segment_of(wandb_file: Path) -> str:
+    """The name of a log: its run folder's, without what tells online from offline."""
+    match = _RUN_FOLDER.match(wandb_file.parent.name)
+    return match[1] if match else wandb_file.stem
+
+
+def peek(log: RunLog) -> RunInfo:
+    """A run's identity, config and state, without decoding its history.
+
+    Raises:
+        SourceError, JournalError: the log cannot be read or does not say whose it is.
+    """
+    decoder = RunDecoder()
+    decoder.begin(log.segment, None)
+    if log.wandb_file is not None:
+        for frame in LogReader(log.wandb_file).read():
+            if record_type(frame.payload) in _PEEKED:
+                decoder.feed(frame.payload)
+    if log.journal is not None:
+        for entry in journal.JournalReader(log.journal).read():
+            if entry.kind == journal.RECORD:
+                decoder.feed(entry.payload, rows=False)
+    info = decoder.info()
+    if not info.run_id:
+        raise SourceError("the log ends before it says which run it is of: nothing was logged")
+    return replace(info, state=_state(log, info.state))
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a growing log has come.
+
+    Attributes:
+        closed: the training process has said that it appends no more.
+        core_done: wandb-core has written the run's exit to its file.
+    """
+
+    closed: bool = False
+    core_done: bool = False
+
+
+def read_logs(
+    logs: list[RunLog],
+    since: Mapping[str, int],
+    follow: Callable[[Progress], bool] | None = None,
+) -> Iterator[Item]:
+    """Yield everything in ``logs``, the last of which may still grow.
+
+    Args:
+        since: positions already carried; ``journal:SEGMENT`` for journals, -1 for a whole log.
+        follow: called when all that is there has been read; it waits, and returns whether to
+            look again. None: read once.
+    """
+    decoder = RunDecoder()
+    state: RunState = "running"
+    for log in logs:
+        reading = _LogReading(log, decoder, since)
+        yield from reading.run(follow if log is logs[-1] else None)
+        state = _state(log, decoder.run.state())
+        yield from reading.finish(over=state != "running")
+    ended = None if state == "running" else decoder.run.ended_ms
+    yield replace(decoder.info(), state=state, ended_ms=ended)
+
+
+class _LogReading:
+    """Reads one log through the run's decoder."""
+
+    def __init__(self, log: RunLog, decoder: RunDecoder, since: Mapping[str, int]) -> None:
+        self._log = log
+        self._decoder = decoder
+        self._file = None if log.wandb_file is None else LogReader(log.wandb_file)
+        self._journal = None if log.journal is None else journal.JournalReader(log.journal)
+        self._segment = log.segment if log.journal is None else f"journal:{log.segment}"
+        self._since = since.get(self._segment, 0)
+        self._carried = since.get(log.segment) == TO_THE_END
+        self._rows_from_file = self._journal is None
+        self._progress = Progress()
+        decoder.begin(log.segment, log.files_dir)
+
+    def run(self, follow: Callable[[Progress], bool] | None) -> Iterator[Item]:
+        yield from self._blocks()
+        if follow is None:
+            return
+        yield self._decoder.info()
+        while follow(self._progress):
+            yield from self._blocks()
+            if self._decoder.changed:
+                yield self._decoder.info()
+
+    def finish(self, over: bool) -> Iterator[Item]:
+        """Read the rest; ``over`` says that the log will grow no more."""
+        yield from self._blocks()
+        if over:
+            self._decoder.end()
+            yield from self._block(self._position)
+        for reader in (self._file, self._journal):
+            if reader is not None:
+                if over:
+                    reader.finish()
+                yield from reader.damage
+        if not self._carried:
+            yield from self._all_files()
+
+    @property
+    def _position(self) -> int:
+        if self._journal is not None:
+            return self._journal.position
+        return 0 if self._file is None else self._file.position
+
+    def _blocks(self) -> Iterator[Item]:
+        if self._journal is not None:
+            yield from self._journal_blocks(self._journal)
+        if self._file is not None:
+            yield from self._file_blocks(self._file)
+
+    def _journal_blocks(self, reader: journal.JournalReader) -> Iterator[Item]:
+        decoder = self._decoder
+        skipping = reader.position < self._since
+        for entry in reader.read():
+            if entry.kind == journal.RECORD:
+                decoder.feed(entry.payload, rows=not self._rows_from_file)
+            elif entry.kind == journal.NOTE:
+                self._heed(entry.document())
+            crossed = skipping and entry.end >= self._since
+            if crossed or decoder.points >= BLOCK_POINTS:
+                yield from self._block(entry.end)
+                skipping = entry.end < self._since
+        yield from self._block(reader.position)
+
+    def _file_blocks(self, reader: LogReader) -> Iterator[Item]:
+        decoder = self._decoder
+        try:
+            for frame in reader.read():
+                if self._journal is None:
+                    decoder.feed(frame.payload)
+                else:
+                    self._feed_core_record(frame.payload)
+                if decoder.points >= BLOCK_POINTS:
+                    yield from self._block(self._position)
+        except SourceError:
+            # Not there yet (wandb-core has just started), or not ours to read: the journal leads.
+            if self._journal is None:
+                raise
+        yield from self._block(self._position)
+
+    def _feed_core_record(self, payload: bytes) -> None:
+        kind = record_type(payload)
+        if kind == EXIT:
+            self._decoder.core_exit(payload)
+            self._progress.core_done = True
+        elif kind in _CORE_ONLY or (kind == HISTORY and self._rows_from_file):
+            self._decoder.feed(payload)
+
+    def _heed(self, note: Mapping[str, object]) -> None:
+        """Notes of the tap. Where several processes share the run, or TensorBoard feeds it, only
+        wandb-core knows the rows: they are read from its file."""
+        if note.get("rows_from_file"):
+            self._rows_from_file = True
+        if note.get("shared"):
+            self._decoder.shared_mode()
+        if note.get("closed"):
+            self._progress.closed = True
+
+    def _block(self, position: int) -> Iterator[Item]:
+        if self._carried:
+            for _ in self._decoder.take():
+                pass
+            return
+        keep = position > self._since or self._rows_from_file
+        yield from self._decoder.take(keep_points=keep)
+        if position > self._since:
+            yield Mark(self._segment, position)
+
+    def _all_files(self) -> Iterator[Item]:
+        """Every file of the run's folder: console log, requirements, diff, code, media, saved."""
+        root = self._log.files_dir
+        if root is None or not root.is_dir():
+            return
+        for folder, subfolders, names in os.walk(root):
+            subfolders.sort()
+            for name in sorted(names):
+                local = Path(folder, name)
+                yield FileRef(local.relative_to(root).as_posix(), local)
+
+
+def _state(log: RunLog, said: RunState) -> RunState:
+    """A run that never said how it ended was killed, unless somebody still writes its log."""
+    if said != "running":
+        return said
+    if log.journal is not None:
+        alive = journal.trainer_alive(log.journal)
+    else:
+        alive = log.wandb_file is not None and written_to(log.wandb_file)
+    return "running" if alive else "killed"
+
+
+def written_to(path: Path) -> bool:
+    """Whether another process has ``path`` open (Linux), else whether it changed lately."""
+    processes = Path("/proc")
+    if not (processes / "self" / "fd").is_dir():
+        return time.time() - path.stat().st_mtime < RECENT_S
+    wanted = path.stat()
+    for fd in processes.glob("[0-9]*/fd/*"):
+        try:
+            state = fd.stat()
+        except OSError:
+            continue
+        same = (state.st_dev, state.st_ino) == (wanted.st_dev, wanted.st_ino)
+        if same and fd.parts[2] != str(os.getpid()):
+            return True
+    return False

@@ -1,0 +1,117 @@
+"""What ties a run's two homes together, and the verdict on a run that a backfill meets.
+
+All state lives on the target, as tags: any machine can go on where another stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from mlflow_wandb_plugin.mapping import MAPPING_VERSION, without_credentials
+from mlflow_wandb_plugin.model import RunInfo
+
+RUN_ID = "wandb.run_id"
+RUN_PATH = "wandb.run_path"
+PROJECT = "wandb.project"
+ENTITY = "wandb.entity"
+ORIGIN = "wandb.sync.origin"
+STATE = "wandb.sync.state"
+POSITION = "wandb.sync.position"
+MAPPING = "wandb.sync.mapping"
+LOSSES = "wandb.sync.losses"
+REWRITES = "wandb.sync.rewrites"
+
+EWM_RUN_ID = "wandb_run_id"
+EWM_COMPLETE = "wandb_migration_complete"
+"""The tags that export-wandb-to-mlflow writes."""
+
+Origin: TypeAlias = Literal["dual", "backfill"]
+SyncState: TypeAlias = Literal["live", "complete", "partial"]
+Verdict: TypeAlias = Literal["new", "dual-written", "partial", "existing", "foreign"]
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """The run in MLflow that replicates a W&B run.
+
+    Attributes:
+        position: how far each log has been carried, by segment; -1 stands for "to its end".
+        foreign: another tool wrote the run (export-wandb-to-mlflow, MosaicML Composer).
+    """
+
+    run_id: str
+    experiment_id: str
+    origin: str
+    state: str
+    position: Mapping[str, int]
+    foreign: bool = False
+
+    def complete(self, info: RunInfo) -> bool:
+        """Everything of ``info`` that is known to be logged has arrived."""
+        return self.state == "complete" and all(
+            self.position.get(segment) == TO_THE_END for segment in info.segments
+        )
+
+
+TO_THE_END = -1
+
+
+def verdict(info: RunInfo, twin: Twin | None) -> Verdict:
+    """What a backfill is to make of ``info``, given its twin on the target."""
+    if twin is None:
+        return "new"
+    if twin.foreign:
+        return "foreign"
+    if not twin.complete(info):
+        return "partial"
+    return "dual-written" if twin.origin == "dual" else "existing"
+
+
+def identity_tags(info: RunInfo, origin: Origin) -> dict[str, str]:
+    """Tags set when a run is opened. ``origin`` says who opened it first and stays."""
+    tags = {
+        RUN_ID: info.run_id,
+        RUN_PATH: info.path,
+        PROJECT: info.project,
+        ORIGIN: origin,
+        STATE: "live",
+        MAPPING: MAPPING_VERSION,
+    }
+    return tags | ({ENTITY: info.entity} if info.entity else {})
+
+
+def same_run(info: RunInfo, tags: Mapping[str, str]) -> bool:
+    """Whether tags name ``info``. An entity that one side does not know does not part them."""
+    if tags.get(RUN_ID) != info.run_id or tags.get(PROJECT, info.project) != info.project:
+        return False
+    entity = tags.get(ENTITY, "")
+    return not entity or not info.entity or entity == info.entity
+
+
+def config_keys(run_id: str, experiment_id: str, tracking_uri: str) -> dict[str, str]:
+    """What the W&B run's config says of its twin; MosaicML Composer writes the same keys."""
+    return {
+        "mlflow_run_id": run_id,
+        "mlflow_experiment_id": experiment_id,
+        "mlflow_tracking_uri": without_credentials(tracking_uri),
+    }
+
+
+def write_position(position: Mapping[str, int], limit: int) -> str:
+    """The position tag's value; the oldest segments go where the tag would grow too long."""
+    entries = dict(position)
+    while len(text := json.dumps(entries)) > limit:
+        del entries[next(iter(entries))]
+    return text
+
+
+def read_position(tags: Mapping[str, str]) -> dict[str, int]:
+    """The inverse of `write_position`; a tag that cannot be read counts as "nothing yet"."""
+    try:
+        position = json.loads(tags.get(POSITION, "{}"))
+        return {str(segment): int(offset) for segment, offset in position.items()}
+    except (ValueError, AttributeError, TypeError):
+        return {}

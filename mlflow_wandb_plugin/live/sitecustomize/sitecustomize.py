@@ -1,0 +1,74 @@
+"""Brought onto PYTHONPATH by ``mlflow-wandb run``: taps wandb as soon as a script imports it.
+
+Python imports ``sitecustomize`` at start-up. Any other module of that name further down the path
+is run as well.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+class _AfterWandb(MetaPathFinder):
+    """Finds wandb as everybody would, and adds a step behind its import."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != "wandb":
+            return None
+        spec = PathFinder.find_spec(name, path)
+        if spec is not None and spec.loader is not None:
+            sys.meta_path.remove(self)
+            spec.loader = _Tapping(spec.loader)
+        return spec
+
+
+class _Tapping(Loader):
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__spec__ is not None:
+            module.__spec__.loader = module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        try:
+            import mlflow_wandb_plugin
+        except ImportError:
+            print(
+                "mlflow-wandb: this Python has no mlflow-wandb-plugin, nothing is replicated",
+                file=sys.stderr,
+            )
+            return
+        try:
+            mlflow_wandb_plugin.autolog()
+        except mlflow_wandb_plugin.MlflowWandbError as error:
+            print(f"mlflow-wandb: {error}", file=sys.stderr)
+
+
+def _run_the_next_one() -> None:
+    here = Path(__file__).resolve().parent
+    elsewhere = [folder for folder in sys.path if Path(folder or ".").resolve() != here]
+    spec = PathFinder.find_spec("sitecustomize", elsewhere)
+    if spec is not None and spec.loader is not None:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+
+
+if os.environ.get("MLFLOW_WANDB_AUTOLOG"):
+    sys.meta_path.insert(0, _AfterWandb())
+_run_the_next_one()

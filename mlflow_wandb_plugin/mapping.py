@@ -1,0 +1,323 @@
+"""The rule book: what each W&B thing becomes in MLflow.
+
+Pure functions of what W&B recorded; the live path and every backfill go through them, so that
+both give equal runs. Change a rule and `MAPPING_VERSION` goes up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from mlflow_wandb_plugin.model import Key, RunInfo, RunState, flatten
+
+MAPPING_VERSION = "1"
+
+INTERNAL_CONFIG_KEY = "_wandb"
+IDENTITY_CONFIG_KEYS = ("mlflow_run_id", "mlflow_experiment_id", "mlflow_tracking_uri")
+
+STATUS: Mapping[RunState, str] = {
+    "running": "RUNNING",
+    "finished": "FINISHED",
+    "failed": "FAILED",
+    "crashed": "FAILED",
+    "killed": "KILLED",
+    "preempted": "KILLED",
+}
+"""W&B's run states as MLflow's run status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Lengths in characters that MLflow accepts."""
+
+    key: int
+    param_value: int
+    tag_value: int
+    experiment_name: int
+    batch_metrics: int
+    batch_params: int
+    run_name: int = 250
+
+    @classmethod
+    @lru_cache
+    def installed(cls) -> Limits:
+        """The limits of the installed MLflow, where it states them."""
+        from mlflow.utils import validation
+
+        return cls(
+            key=getattr(validation, "MAX_ENTITY_KEY_LENGTH", 250),
+            param_value=getattr(validation, "MAX_PARAM_VAL_LENGTH", 6000),
+            tag_value=getattr(validation, "MAX_TAG_VAL_LENGTH", 5000),
+            experiment_name=getattr(validation, "MAX_EXPERIMENT_NAME_LENGTH", 500),
+            batch_metrics=getattr(validation, "MAX_METRICS_PER_BATCH", 1000),
+            batch_params=getattr(validation, "MAX_PARAMS_TAGS_PER_BATCH", 100),
+        )
+
+
+# -- names ------------------------------------------------------------------------------------
+
+_ILLEGAL = re.compile(r"[^/\w.\- :]")
+
+
+def legal_name(name: str, limit: int) -> str:
+    """``name`` if MLflow takes it as a metric, param or tag key, else its rewritten form.
+
+    Illegal characters become ``_``; path parts that are empty, ``.`` or ``..`` become ``_``; a
+    name over ``limit`` characters is cut and ends in a hash of the whole.
+    Source: mlflow.utils.validation, which wants ``[/\\w.\\- :]*`` and a normalised path.
+    """
+    parts = _ILLEGAL.sub("_", name).split("/")
+    clean = "/".join("_" * max(1, len(part)) if part in ("", ".", "..") else part for part in parts)
+    return clean if len(clean) <= limit else _with_hash(clean, name, limit)
+
+
+def _with_hash(clean: str, original: str, limit: int) -> str:
+    digest = hashlib.sha256(original.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{clean[: limit - 9]}-{digest}"
+
+
+class Namer:
+    """Gives each W&B key of a run its MLflow name; no two keys get the same one.
+
+    A key whose name is taken by another key gets a hash suffix. ``renamed`` holds the originals
+    of all names that differ from the dotted key.
+    """
+
+    def __init__(self, limit: int, known: Mapping[str, list[str]] | None = None) -> None:
+        self.renamed: dict[str, list[str]] = {
+            name: list(key) for name, key in (known or {}).items()
+        }
+        self._limit = limit
+        self._names: dict[Key, str] = {tuple(key): name for name, key in self.renamed.items()}
+        self._taken: dict[str, Key] = {name: key for key, name in self._names.items()}
+
+    def name(self, key: Key) -> str:
+        known = self._names.get(key)
+        if known is not None:
+            return known
+        dotted = ".".join(key)
+        name = legal_name(dotted, self._limit)
+        if name in self._taken:
+            name = _with_hash(name, json.dumps(key), self._limit)
+        self._names[key] = name
+        self._taken[name] = key
+        if name != dotted or (len(key) > 1 and any("." in label for label in key)):
+            self.renamed[name] = list(key)
+        return name
+
+
+SYSTEM_NAMES: Mapping[str, str] = {
+    "cpu": "cpu_utilization_percentage",
+    "memory_percent": "system_memory_usage_percentage",
+    "memory": "system_memory_usage_percentage",
+    "proc.memory.rssMB": "process_memory_usage_megabytes",
+    "proc.memory.percent": "process_memory_usage_percentage",
+    "proc.memory.availableMB": "system_memory_available_megabytes",
+    "network.sent": "network_transmit_megabytes",
+    "network.recv": "network_receive_megabytes",
+    "disk": "disk_usage_percentage",
+    "disk./.usagePercent": "disk_usage_percentage",
+}
+_GPU_NAMES: Mapping[str, str] = {
+    "gpu": "utilization_percentage",
+    "memoryAllocated": "memory_usage_percentage",
+    "memoryAllocatedBytes": "memory_usage_megabytes",
+    "powerWatts": "power_usage_watts",
+    "powerPercent": "power_usage_percentage",
+    "temp": "temperature_celsius",
+}
+_BYTES = re.compile(r"^network\.(sent|recv)$|\.memoryAllocatedBytes$")
+
+
+def system_metric(key: str, value: float) -> tuple[str, float]:
+    """MLflow's name and unit of a W&B system metric; bytes become megabytes (10**6).
+
+    Names that MLflow's System metrics tab knows are used where W&B measures the same thing;
+    anything else keeps W&B's name below ``system/``.
+    """
+    if key.startswith("system."):
+        key = key.removeprefix("system.")
+    scaled = value / 1e6 if _BYTES.search(key) else value
+    gpu = re.fullmatch(r"gpu\.(\d+)\.(\w+)", key)
+    if gpu and gpu[2] in _GPU_NAMES:
+        return f"system/gpu_{gpu[1]}_{_GPU_NAMES[gpu[2]]}", scaled
+    return f"system/{SYSTEM_NAMES.get(key, key)}", scaled
+
+
+# -- config and summary -----------------------------------------------------------------------
+
+
+def params(info: RunInfo) -> dict[Key, str]:
+    """Config leaves as param values, untruncated: text as it is, lists as JSON."""
+    return {
+        path: param_value(value)
+        for path, value in info.first_config.items()
+        if path[0] != INTERNAL_CONFIG_KEY and path[0] not in IDENTITY_CONFIG_KEYS
+    }
+
+
+def param_value(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (list, tuple, dict)):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+def changed_params(info: RunInfo) -> int:
+    """How many config leaves no longer hold the value that became their param."""
+    now = flatten(info.config)
+    return sum(
+        1
+        for path, first in info.first_config.items()
+        if path[0] != INTERNAL_CONFIG_KEY
+        and path[0] not in IDENTITY_CONFIG_KEYS
+        and (path not in now or param_value(now[path]) != param_value(first))
+    )
+
+
+def config_document(info: RunInfo) -> dict[str, Any]:
+    """The user's whole config as it stands, for ``wandb/config.json``."""
+    return {key: value for key, value in info.config.items() if key != INTERNAL_CONFIG_KEY}
+
+
+def summary_points(info: RunInfo) -> dict[Key, tuple[float, int, int]]:
+    """Summary numbers that history does not end with: key to (value, step, timestamp in ms).
+
+    They stand at the last step. A key that history has with another last value is stamped 1 ms
+    later, so that MLflow's latest value is the one that W&B's summary shows.
+    """
+    step = info.last_step or 0
+    at = info.last_ms if info.last_ms is not None else info.started_ms or 0
+    points: dict[Key, tuple[float, int, int]] = {}
+    for path, value in flatten(info.summary).items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or _in_media(info, path):
+            continue
+        logged = info.last.get(path)
+        number = float(value)
+        if logged is None:
+            points[path] = (number, step, at)
+        elif logged != number and not (math.isnan(logged) and math.isnan(number)):
+            points[path] = (number, step, at + 1)
+    return points
+
+
+def _in_media(info: RunInfo, path: Key) -> bool:
+    node: Any = info.summary
+    for label in path[:-1]:
+        node = node[label]
+        if isinstance(node, Mapping) and "_type" in node:
+            return True
+    return False
+
+
+# -- the run itself ---------------------------------------------------------------------------
+
+
+def run_name(info: RunInfo) -> str:
+    return (info.name or info.run_id)[: Limits.installed().run_name]
+
+
+def run_tags(info: RunInfo) -> dict[str, str]:
+    """All tags that describe the run, uncut. Identity tags are `identity.py`'s."""
+    facts = info.facts
+    tags = {
+        "mlflow.user": facts.get("user") or facts.get("email") or "",
+        "mlflow.note.content": info.notes,
+        "mlflow.source.name": facts.get("program", ""),
+        "mlflow.source.type": "LOCAL" if facts.get("program") else "",
+        "mlflow.source.git.commit": facts.get("git_commit", ""),
+        "mlflow.source.git.repoURL": without_credentials(facts.get("git_remote", "")),
+        "wandb.name": info.name,
+        "wandb.url": info.url,
+        "wandb.group": info.group,
+        "run_group": info.group,
+        "wandb.job_type": info.job_type,
+        "wandb.sweep_id": info.sweep_id,
+        "wandb.state": info.state if info.state != "running" else "",
+        "wandb.exit_code": "" if info.exit_code is None else str(info.exit_code),
+        "wandb.tags": json.dumps(list(info.tags), ensure_ascii=False) if info.tags else "",
+    }
+    for name in ("host", "os", "python", "executable", "docker", "gpu", "gpu_count", "cuda"):
+        tags[f"wandb.{name}"] = str(facts.get(name, ""))
+    if facts.get("args"):
+        tags["wandb.args"] = json.dumps(facts["args"], ensure_ascii=False)
+    for tag in info.tags:
+        tags[f"wandb.tag.{tag}"] = "true"
+    changed = changed_params(info)
+    if changed:
+        tags["wandb.config.changed"] = str(changed)
+    return {key: value for key, value in tags.items() if value}
+
+
+def experiment_name(template: str, entity: str, project: str) -> str:
+    """The experiment of a project. ``{entity}`` and ``{project}`` are filled in."""
+    name = template.replace("{entity}", entity).replace("{project}", project)
+    return name[: Limits.installed().experiment_name]
+
+
+def experiment_tags(entity: str, project: str) -> dict[str, str]:
+    """The tags that export-wandb-to-mlflow writes too."""
+    path = f"{entity}/{project}" if entity else project
+    return {"migrate_from_wandb_project": path, "wandb_project_name": project}
+
+
+def without_credentials(uri: str) -> str:
+    """``uri`` without a user name or password: ``scheme://user:pw@host`` to ``scheme://host``."""
+    return re.sub(r"(?<=://)[^/@]*@", "", uri)
+
+
+# -- artifacts --------------------------------------------------------------------------------
+
+FILES_DIR = "wandb/files"
+ARTIFACTS_DIR = "wandb/artifacts"
+CONFIG_FILE = "wandb/config.json"
+SUMMARY_FILE = "wandb/summary.json"
+HISTORY_FILE = "wandb/history.jsonl"
+RENAMED_FILE = "wandb/renamed.json"
+LINEAGE_FILE = "wandb/lineage.json"
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|#%]')
+
+
+def safe_path(path: str) -> str:
+    """A relative posix path that stays in its folder, whatever a server or user called it.
+
+    Parts that are empty, ``.`` or ``..`` and characters that some file system or MLflow's
+    artifact paths refuse are rewritten; a rewritten path ends its name in a hash of the
+    original, so that two different names stay different.
+    """
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    clean = [_UNSAFE.sub("_", "__" if part == ".." else part)[:120] for part in parts] or ["_"]
+    joined = "/".join(clean[-16:])
+    if joined == path:
+        return joined
+    stem, dot, suffix = clean[-1].rpartition(".")
+    digest = hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    clean[-1] = f"{stem}-{digest}.{suffix}" if dot and stem else f"{clean[-1]}-{digest}"
+    return "/".join(clean[-16:])
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys; a float without fraction is written as an integer.
+
+    W&B's core and its server rewrite ``1.0`` as ``1``: without this rule a document would depend
+    on which way it came.
+    """
+    return json.dumps(_canonical(value), ensure_ascii=False, sort_keys=True, default=str)
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(below) for key, below in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(below) for below in value]
+    return value

@@ -1,0 +1,178 @@
+"""What passes between rooms: a run and its parts, in W&B's terms.
+
+A source yields these, a target takes them; neither knows the other. All times are Unix
+milliseconds, all values are what W&B recorded: names and limits of MLflow are the rule
+book's business (`mapping.py`), not the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+Key: TypeAlias = tuple[str, ...]
+"""A W&B key as the labels of its nesting: ``{"a": {"b": 1}}`` is ``("a", "b")``."""
+
+RunState: TypeAlias = Literal["running", "finished", "failed", "crashed", "killed", "preempted"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """Everything about a run that is not a series or a file.
+
+    Attributes:
+        segments: the logs this run was recorded in, oldest first; a resumed run has several.
+        started_ms, ended_ms: Unix ms; ended_ms is None while the run goes on.
+        config: the config as it stands.
+        first_config: each config leaf's first value, by nested path. A param in MLflow cannot
+            change, so this is what params are made of, however late the reader comes.
+        summary: the summary as W&B shows it, nested.
+        last: each numeric history key's last value.
+        last_step, last_ms: of the last history row; None when there is none.
+        facts: origin of the run: program, args, host, user, email, python, git_commit, …
+    """
+
+    run_id: str
+    project: str
+    entity: str = ""
+    name: str = ""
+    notes: str = ""
+    tags: tuple[str, ...] = ()
+    group: str = ""
+    job_type: str = ""
+    sweep_id: str = ""
+    url: str = ""
+    segments: tuple[str, ...] = ()
+    state: RunState = "running"
+    exit_code: int | None = None
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    first_config: Mapping[Key, Any] = field(default_factory=dict)
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    last: Mapping[Key, float] = field(default_factory=dict)
+    last_step: int | None = None
+    last_ms: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        """W&B's run path, ``entity/project/run_id``, without the parts that are unknown."""
+        return "/".join(part for part in (self.entity, self.project, self.run_id) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Points of one numeric key, in the order in which they were logged.
+
+    The three sequences have one length. ``kind`` is "history" for what the user logged,
+    "system" for what W&B measured; a system point's step is meaningless (0).
+    """
+
+    key: Key
+    steps: Sequence[int]
+    timestamps_ms: Sequence[int]
+    values: Sequence[float]
+    kind: Literal["history", "system"] = "history"
+
+
+@dataclass(frozen=True, slots=True)
+class RowObjects:
+    """The values of one history row that are no numbers: text, lists, media, histograms, null."""
+
+    step: int
+    timestamp_ms: int
+    values: Mapping[Key, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FileRef:
+    """A file of the run. ``path`` is relative, posix, below W&B's ``files/``."""
+
+    path: str
+    local: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactEntry:
+    """One file of an artifact: a local copy, or a reference to somewhere else, or neither."""
+
+    path: str
+    digest: str
+    size: int
+    local: Path | None = None
+    ref: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactRef:
+    """A W&B artifact that the run logged or used."""
+
+    type: str
+    name: str
+    version: str
+    digest: str = ""
+    description: str = ""
+    aliases: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    entries: tuple[ArtifactEntry, ...] = ()
+    used: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """All that was yielded before this stands at ``position`` in log ``segment``."""
+
+    segment: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A part of a source that could not be read: nothing is dropped silently."""
+
+    where: str
+    offset: int
+    length: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.length} bytes at byte {self.offset} unreadable ({self.reason})"
+
+
+Item: TypeAlias = RunInfo | Series | RowObjects | FileRef | ArtifactRef | Mark | Damage
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which runs of a source are meant. Empty means all."""
+
+    runs: tuple[str, ...] = ()
+
+
+def flatten(tree: Mapping[str, Any], prefix: Key = ()) -> dict[Key, Any]:
+    """Leaves of a nested mapping by path. An empty mapping below the top is a leaf."""
+    leaves: dict[Key, Any] = {}
+    for label, value in tree.items():
+        path = (*prefix, str(label))
+        if isinstance(value, Mapping) and value:
+            leaves.update(flatten(value, path))
+        else:
+            leaves[path] = value
+    return leaves
+
+
+def nest(leaves: Mapping[Key, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`. Where a leaf stands in the way of a branch, the later wins."""
+    tree: dict[str, Any] = {}
+    for path, value in leaves.items():
+        node = tree
+        for label in path[:-1]:
+            below = node.get(label)
+            if not isinstance(below, dict):
+                below = node[label] = {}
+            node = below
+        node[path[-1]] = value
+    return tree

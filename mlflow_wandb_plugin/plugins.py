@@ -1,0 +1,76 @@
+"""Loads plugins, ours and installed ones, and opens sources and targets through them."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, entry_points
+
+import pluggy
+
+from mlflow_wandb_plugin import hookspecs
+from mlflow_wandb_plugin.endpoints import builtin
+from mlflow_wandb_plugin.endpoints.base import Source, Target
+from mlflow_wandb_plugin.errors import PluginError, UsageError
+
+GROUP = "mlflow_wandb_plugin"
+
+
+@functools.lru_cache
+def manager() -> pluggy.PluginManager:
+    """The plugin manager with everything loaded.
+
+    Raises:
+        PluginError: a plugin implements a hook that does not exist.
+    """
+    plugins = pluggy.PluginManager(hookspecs.PROJECT)
+    plugins.add_hookspecs(hookspecs)
+    plugins.register(builtin, "builtin")
+    for entry in installed():
+        try:
+            plugins.register(entry.load(), entry.name)
+        except ImportError as error:
+            # An integration whose third party is not installed is no reason to fail.
+            if error.name is None or error.name.startswith("mlflow_wandb"):
+                warnings.warn(f"plugin {entry.name} cannot be loaded: {error}", stacklevel=2)
+    try:
+        plugins.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(str(error)) from error
+    return plugins
+
+
+def installed() -> Iterator[EntryPoint]:
+    """The entry points under our group, each name once."""
+    seen: set[str] = set()
+    for entry in entry_points(group=GROUP):
+        if entry.name not in seen:
+            seen.add(entry.name)
+            yield entry
+
+
+def open_source(uri: str) -> Source:
+    """The source that ``uri`` names.
+
+    Raises:
+        UsageError: nobody knows it.
+    """
+    source: Source | None = manager().hook.open_source(uri=uri)
+    if source is None:
+        raise UsageError(
+            f"{uri} is no source: pass a wandb folder, a run folder or a .wandb file that exists"
+        )
+    return source
+
+
+def open_target(uri: str, experiment: str) -> Target:
+    """The target that ``uri`` names; empty means MLflow's own tracking URI.
+
+    Raises:
+        UsageError: nobody knows it.
+    """
+    target: Target | None = manager().hook.open_target(uri=uri, experiment=experiment)
+    if target is None:
+        raise UsageError(f"{uri} is no target: pass an MLflow tracking URI")
+    return target

@@ -1,0 +1,1 @@
+"""The helper process that ships journals: follow, batch, back off, checkpoint, recover."""

@@ -1,0 +1,198 @@
+"""Ship one journal into MLflow: live beside its trainer, or later by ``mlflow-wandb sync``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mlflow_wandb_plugin import journal
+from mlflow_wandb_plugin.backfill.engine import replicate
+from mlflow_wandb_plugin.endpoints.wandb_dir import Progress, RunLog, peek, read_logs
+from mlflow_wandb_plugin.errors import MlflowWandbError, SourceError, TargetUnavailableError
+from mlflow_wandb_plugin.live import tracking
+from mlflow_wandb_plugin.retry import Backoff
+
+POLL_S = 0.2
+CORE_PATIENCE_S = 5.0
+"""How long wandb-core may take to write a run's exit once the SDK is done with the run."""
+DEAD_TRAINER_PATIENCE_S = 1.0
+"""wandb-core outlives a killed trainer by about 100 ms."""
+
+
+class Shipment:
+    """Ships one journal. Whoever calls `ship` must be the only one: it takes the journal's lock.
+
+    Args:
+        path: the journal.
+        uri: MLflow's tracking URI, maybe with credentials; empty means MLflow's default.
+        experiment: template of the experiment's name.
+        follow: stay with a trainer that is alive until it is done.
+        keep_trying: asked before each wait for an MLflow that does not answer.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        uri: str,
+        experiment: str,
+        follow: bool,
+        keep_trying: Callable[[], bool],
+    ) -> None:
+        self.path = path
+        self._uri = uri
+        self._experiment = experiment
+        self._follow = follow
+        self._keep_trying = keep_trying
+        self._status: dict[str, Any] = {"pid": os.getpid()}
+        self._closed_at: float | None = None
+
+    def ship(self) -> str:
+        """Ship what there is, and what comes. Returns the state reached: complete, partial
+        (the trainer lives, or something was lost), waiting (MLflow does not answer), failed,
+        empty (nothing was ever logged), or busy (another process ships it)."""
+        with journal.shipping_lock(self.path) as mine:
+            if not mine:
+                return "busy"
+            if not self.path.exists():
+                return str(journal.read_status(self.path).get("state", "complete"))
+            try:
+                return self._ship()
+            except TargetUnavailableError as error:
+                return self._say("waiting", error=str(error))
+            except MlflowWandbError as error:
+                return self._say("failed", error=str(error))
+
+    def _ship(self) -> str:
+        header = journal.read_header(self.path)
+        wandb_file = Path(header["wandb_file"])
+        log = RunLog(self.path.stem, wandb_file, self.path)
+        try:
+            info = peek(log)
+        except SourceError:
+            return self._drop_empty()
+        backoff = Backoff(None, self._wait, self._on_trouble, self._on_recovery)
+        self._check_reachable(backoff)
+
+        from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
+
+        target = MlflowTarget(self._uri or None, self._experiment, backoff)
+        twin = target.find(info)
+        writer = target.open(info, "dual", twin)
+        try:
+            self._say(
+                "live",
+                run_id=writer.run_id,
+                experiment_id=writer.experiment_id,
+                tracking_uri=tracking.shown(target.uri),
+                where=tracking.where(target.uri, writer.experiment_id, writer.run_id),
+            )
+            follow = self._look_again if self._follow else None
+            carried = replicate(read_logs([log], writer.position, follow), writer)
+        finally:
+            writer.close()
+        assert carried.info is not None
+        result = {
+            "points": carried.points,
+            "losses": dict(writer.losses),
+            "damage": [str(damage) for damage in carried.damage],
+        }
+        if carried.info.state == "running":
+            return self._say("partial", **result)
+        self._say("complete", **result)
+        self._clean_up(header, wandb_file)
+        return "complete"
+
+    # -- while it grows -------------------------------------------------------------------
+
+    def _look_again(self, progress: Progress) -> bool:
+        """Wait a moment; False once neither the SDK nor wandb-core has anything to add."""
+        over = progress.closed or not journal.trainer_alive(self.path)
+        if over:
+            now = time.monotonic()
+            self._closed_at = self._closed_at or now
+            patience = CORE_PATIENCE_S if progress.closed else DEAD_TRAINER_PATIENCE_S
+            if progress.core_done or now - self._closed_at > patience:
+                return False
+            time.sleep(0.05)
+        else:
+            time.sleep(POLL_S)
+        return True
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait for MLflow, in small steps: the trainer may end, or ``sync`` may take over."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self._follow and (handover_wanted(self.path) or not self._keep_trying()):
+                return False
+            time.sleep(min(POLL_S, max(0.0, deadline - time.monotonic())))
+        return self._keep_trying()
+
+    def _on_trouble(self, error: Exception, pause_s: float) -> None:
+        self._say("waiting", error=str(error))
+
+    def _on_recovery(self) -> None:
+        self._say("live", error="")
+
+    def _check_reachable(self, backoff: Backoff) -> None:
+        """Ask the socket first: MLflow's client would take minutes to say that nobody listens."""
+        address = urlsplit(self._uri)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            return
+        port = address.port or (443 if address.scheme == "https" else 80)
+
+        def connect() -> None:
+            try:
+                socket.create_connection((address.hostname, port), timeout=5).close()
+            except OSError as error:
+                shown = tracking.shown(self._uri)
+                raise TargetUnavailableError(
+                    f"MLflow at {shown} cannot be reached: {error}"
+                ) from error
+
+        if not (
+            os.environ.get("HTTPS_PROXY")
+            or os.environ.get("HTTP_PROXY")
+            or os.environ.get("https_proxy")
+            or os.environ.get("http_proxy")
+        ):
+            backoff.call(connect)
+
+    # -- the end --------------------------------------------------------------------------
+
+    def _say(self, state: str, **more: Any) -> str:
+        self._status.update(more, state=state, updated=time.time())
+        with contextlib.suppress(OSError):
+            journal.write_status(self.path, self._status)
+        return state
+
+    def _drop_empty(self) -> str:
+        """A journal of a run that never came to be."""
+        if journal.trainer_alive(self.path):
+            return self._say("partial")
+        journal.remove(self.path)
+        return self._say("empty")
+
+    def _clean_up(self, header: dict[str, Any], wandb_file: Path) -> None:
+        journal.remove(self.path)
+        shutil.rmtree(self.path.with_suffix(".files"), ignore_errors=True)
+        folder = wandb_file.parent
+        ours = folder.name == f"offline-run-{self.path.stem}" and not folder.is_symlink()
+        if header.get("homes") == "mlflow" and ours:
+            # The cut-over: MLflow is the run's only home now.
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def handover_file(path: Path) -> Path:
+    """Exists while ``sync`` wants a journal that a lingering replicator holds."""
+    return path.with_suffix(".handover")
+
+
+def handover_wanted(path: Path) -> bool:
+    return handover_file(path).exists()

@@ -1,0 +1,108 @@
+"""Deliver what trainers left behind: find journals, ship each, once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow_wandb_plugin import journal
+from mlflow_wandb_plugin.endpoints.wandb_dir import JOURNAL_DIR
+from mlflow_wandb_plugin.errors import JournalError, UsageError
+from mlflow_wandb_plugin.live import tracking
+from mlflow_wandb_plugin.replicator.shipping import Shipment, handover_file
+
+LOCK_PATIENCE_S = 60.0
+TARGET_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One journal and the state it reached, see `Shipment.ship`."""
+
+    journal: Path
+    state: str
+    error: str = ""
+    run_id: str = ""
+    points: int = 0
+
+
+def default_folder() -> Path:
+    """Where wandb itself writes: ``WANDB_DIR``, else the current folder."""
+    return Path(os.environ.get("WANDB_DIR") or ".")
+
+
+def find_journals(folder: Path) -> list[Path]:
+    """Journals below ``folder``: a project's, a wandb folder's, or the journals' own."""
+    return _find(folder, (journal.SUFFIX,))
+
+
+def find_statuses(folder: Path) -> list[Path]:
+    """The journals below ``folder`` that there are or were, for `journal.read_status`."""
+    return _find(folder, (journal.SUFFIX, ".status"))
+
+
+def _find(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    own = os.environ.get("MLFLOW_WANDB_JOURNAL_DIR")
+    places = [
+        folder,
+        folder / JOURNAL_DIR,
+        folder / "wandb" / JOURNAL_DIR,
+        folder / ".wandb" / JOURNAL_DIR,
+    ]
+    places += [Path(own)] if own else []
+    found = {
+        path.absolute().with_suffix(journal.SUFFIX)
+        for place in places
+        for suffix in suffixes
+        for path in place.glob(f"[!.]*{suffix}")
+    }
+    return sorted(found, key=lambda path: path.stem)
+
+
+def deliver(journals: list[Path], to: str = "") -> Iterator[Delivery]:
+    """Ship each journal to ``to``, or to where its header says.
+
+    A journal that a lingering replicator still holds is taken over from it.
+    """
+    for path in journals:
+        try:
+            header = journal.read_header(path)
+            uri = _uri(header.get("tracking_uri", ""), to)
+        except (JournalError, UsageError) as error:
+            yield Delivery(path, "failed", str(error))
+            continue
+        yield _deliver_one(path, uri, str(header.get("experiment", "{project}")))
+
+
+def _deliver_one(path: Path, uri: str, experiment: str) -> Delivery:
+    give_up = time.monotonic() + TARGET_PATIENCE_S
+    shipment = Shipment(
+        path, uri, experiment, follow=False, keep_trying=lambda: time.monotonic() < give_up
+    )
+    handover = handover_file(path)
+    handover.touch(mode=0o600)
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    try:
+        while (state := shipment.ship()) == "busy" and time.monotonic() < deadline:
+            if journal.trainer_alive(path):
+                return Delivery(path, "live", "its trainer is at work, a replicator follows it")
+            time.sleep(0.2)
+    finally:
+        handover.unlink(missing_ok=True)
+    status = journal.read_status(path)
+    return Delivery(
+        path, state, status.get("error", ""), status.get("run_id", ""), status.get("points", 0)
+    )
+
+
+def _uri(recorded: str, to: str) -> str:
+    """The journal's MLflow. It was written down without credentials: the environment has them."""
+    if to:
+        return to
+    current = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not recorded or tracking.shown(current) == recorded:
+        return current
+    return recorded

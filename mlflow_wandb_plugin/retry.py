@@ -1,0 +1,71 @@
+"""Back-off for a target that does not answer."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from mlflow_wandb_plugin.errors import TargetUnavailableError
+
+T = TypeVar("T")
+
+
+class Backoff:
+    """Repeats a call while its target is unavailable.
+
+    Args:
+        patience_s: give up when this much time has passed since the first failure; None never.
+        wait: sleeps for so many seconds; returns False when waiting has become pointless
+            (then the error is raised). Default: an uninterrupted sleep.
+        on_trouble: told of the error and the seconds until the next try.
+        on_recovery: told when a call succeeds after trouble.
+    """
+
+    first_s = 0.25
+    longest_s = 15.0
+
+    def __init__(
+        self,
+        patience_s: float | None = 300.0,
+        wait: Callable[[float], bool] | None = None,
+        on_trouble: Callable[[Exception, float], None] | None = None,
+        on_recovery: Callable[[], None] | None = None,
+    ) -> None:
+        self._patience_s = patience_s
+        self._wait = wait or _sleep
+        self._on_trouble = on_trouble
+        self._on_recovery = on_recovery
+
+    def call(self, what: Callable[[], T]) -> T:
+        """Return ``what()``.
+
+        Raises:
+            TargetUnavailableError: patience has run out.
+        """
+        delay, since = self.first_s, None
+        while True:
+            try:
+                result = what()
+            except TargetUnavailableError as error:
+                now = time.monotonic()
+                since = now if since is None else since
+                spread = delay * random.uniform(0.75, 1.25)
+                pause = max(spread, error.retry_after_s or 0.0)
+                if self._patience_s is not None and now + pause - since > self._patience_s:
+                    raise
+                if self._on_trouble is not None:
+                    self._on_trouble(error, pause)
+                if not self._wait(pause):
+                    raise
+                delay = min(delay * 2, self.longest_s)
+            else:
+                if since is not None and self._on_recovery is not None:
+                    self._on_recovery()
+                return result
+
+
+def _sleep(seconds: float) -> bool:
+    time.sleep(seconds)
+    return True

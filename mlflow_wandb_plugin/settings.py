@@ -1,0 +1,72 @@
+"""All settings in one typed object: arguments, then MLFLOW_WANDB_* variables, then defaults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeAlias, get_args
+
+from mlflow_wandb_plugin.errors import UsageError
+
+Homes: TypeAlias = Literal["both", "wandb", "mlflow"]
+
+PREFIX = "MLFLOW_WANDB_"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Each field is also an environment variable: ``MLFLOW_WANDB_`` and its name in capitals.
+
+    Attributes:
+        homes: where runs live: both, wandb alone (the package does nothing), or mlflow alone
+            (wandb runs offline, its local files go once MLflow has everything).
+        tracking_uri: MLflow's tracking URI; empty means MLflow's own setting.
+        experiment: template of the experiment's name, with {entity} and {project}.
+        init_timeout: seconds that ``wandb.init`` waits at most for the MLflow run id.
+        finish_timeout: seconds that ``finish()`` waits at most for the replica.
+        linger: seconds that the replicator goes on trying to reach MLflow after its trainer
+            is gone; what is left then waits for ``mlflow-wandb sync`` or the next start.
+        journal_dir: folder of the journals; empty means ``mlflow`` inside wandb's own folder.
+    """
+
+    homes: Homes = "both"
+    tracking_uri: str = ""
+    experiment: str = "{project}"
+    init_timeout: float = 10.0
+    finish_timeout: float = 60.0
+    linger: float = 30.0
+    journal_dir: str = ""
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, **arguments: Any) -> Settings:
+        """Settings from ``arguments`` (None means "not given"), the environment and defaults.
+
+        Raises:
+            UsageError: a value does not fit; the message names the setting.
+        """
+        environ = os.environ if environ is None else environ
+        known = {field.name for field in fields(cls)}
+        unknown = set(arguments) - known
+        if unknown:
+            raise UsageError(f"no such setting: {', '.join(sorted(unknown))}")
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            given = arguments.get(field.name)
+            if given is None:
+                given = environ.get(PREFIX + field.name.upper()) or None
+            if given is not None:
+                values[field.name] = _converted(field.name, field.default, given)
+        return cls(**values)
+
+
+def _converted(name: str, default: Any, given: Any) -> Any:
+    if name == "homes" and given not in get_args(Homes):
+        raise UsageError(
+            f"{PREFIX}HOMES must be one of {', '.join(get_args(Homes))}: not {given!r}"
+        )
+    try:
+        return type(default)(given)
+    except (TypeError, ValueError):
+        kind = type(default).__name__
+        raise UsageError(f"{PREFIX}{name.upper()} must be a {kind}: not {given!r}") from None

@@ -1,0 +1,403 @@
+"""Transaction-log records in, model items out: one decoder for ``.wandb`` files and journals.
+
+A ``.wandb`` file holds finished rows, a journal the partial-history requests that make them. Both
+go through here, so a run read live and the same run read later come out equal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow_wandb_plugin.model import FileRef, Item, Key, RowObjects, RunInfo, Series, nest
+from mlflow_wandb_plugin.translog.artifacts import artifact_ref, used_artifact_ref
+from mlflow_wandb_plugin.translog.metrics import MetricDefinitions
+from mlflow_wandb_plugin.translog.run_state import RunFacts
+from mlflow_wandb_plugin.translog.steps import StepMachine, typed_json
+from mlflow_wandb_plugin.translog.summary import SummaryFold
+
+if TYPE_CHECKING:
+    from wandb.proto.wandb_internal_pb2 import HistoryRecord, Record, StatsRecord, SummaryRecord
+
+# Field numbers of wandb's Record.record_type that are looked at before parsing.
+HISTORY, SUMMARY, REQUEST = 2, 3, 100
+_RECORD_TYPES = frozenset({*range(2, 14), 17, 18, *range(20, 28), 100})
+
+BLOCK_POINTS = 200_000
+
+
+class RunDecoder:
+    """Decodes the logs of one run, one segment after another.
+
+    Call `begin` for each log, `feed` its records in order, `take` whenever convenient, and
+    `end` behind each log.
+    """
+
+    def __init__(self) -> None:
+        from wandb.proto.wandb_internal_pb2 import Record
+
+        self._parse = Record.FromString
+        self.run = RunFacts()
+        self.points = 0
+        self.changed = False
+        self._summary = SummaryFold()
+        self._metrics = MetricDefinitions(self._summary)
+        self._machine = StepMachine(self._metrics)
+        self._files_dir: Path | None = None
+        self._held_summary: bytes | None = None
+        self._out: list[Item] = []
+        self._last: dict[Key, float] = {}
+        self._objects: dict[Key, Any] = {}
+        self._bools: set[Key] = set()
+        self._new_block()
+
+    # -- one log after another ------------------------------------------------------------
+
+    def begin(self, segment: str, files_dir: Path | None) -> None:
+        """The next records come from log ``segment``; its files lie in ``files_dir``."""
+        self.run.begin(segment)
+        self._files_dir = files_dir
+        self._machine = StepMachine(self._metrics)
+
+    def core_exit(self, payload: bytes) -> None:
+        """The exit as wandb-core recorded it, beside a journal: it alone tells the run time."""
+        self.run.add_exit(self._parse(payload).exit)
+        self.changed = True
+
+    def end(self) -> None:
+        """The log has ended: what waits for a next record need wait no longer."""
+        self._apply_held_summary()
+        self._add_rows(self._machine.flush())
+
+    # -- records --------------------------------------------------------------------------
+
+    def feed(self, payload: bytes, rows: bool = True) -> None:
+        """Take one serialized record; ``rows=False`` leaves history out."""
+        kind = record_type(payload)
+        if not rows and kind in (HISTORY, REQUEST):
+            record = self._parse(payload)
+            if kind == HISTORY or record.request.WhichOneof("request_type") == "partial_history":
+                return
+        if kind == SUMMARY:
+            self._apply_held_summary()
+            self._held_summary = None if _is_runtime_summary(payload) else payload
+            return
+        if kind == HISTORY:
+            # Core writes a row's own summary right before it; ours is folded from the rows.
+            self._held_summary = None
+            self._add_history(self._parse(payload).history)
+            return
+        self._apply_held_summary()
+        self.feed_record(self._parse(payload))
+
+    def feed_record(self, record: Record) -> None:
+        """Take one parsed record of any type that is not history from a ``.wandb`` file."""
+        kind = record.WhichOneof("record_type")
+        handler = getattr(self, f"_on_{kind}", None)
+        if handler is not None:
+            handler(getattr(record, kind))
+
+    def _on_history(self, history: HistoryRecord) -> None:
+        self._add_history(history)
+
+    def _on_request(self, request: Any) -> None:
+        kind = request.WhichOneof("request_type")
+        if kind == "partial_history":
+            self._add_rows(self._machine.add(request.partial_history))
+        elif kind == "run_start":
+            self._on_run(request.run_start.run)
+        elif kind == "log_artifact":
+            self._on_artifact(request.log_artifact.artifact)
+
+    def _on_run(self, run: Any) -> None:
+        first = not self.run.seen_in_segment
+        self.run.add_run(run)
+        if run.starting_step and (first or not self._machine.step):
+            self._machine.step = run.starting_step
+
+        self.changed = True
+
+    def _on_config(self, config: Any) -> None:
+        self.run.add_config(config)
+        self.changed = True
+
+    def _on_environment(self, environment: Any) -> None:
+        self.run.add_environment(environment)
+        self.changed = True
+
+    def _on_metric(self, metric: Any) -> None:
+        self._fold()
+        self._metrics.define(metric)
+
+    def _on_summary(self, summary: SummaryRecord) -> None:
+        self._fold()
+        for item in summary.update:
+            path = tuple(item.nested_key) or (item.key,)
+            self._summary.set(path, json.loads(item.value_json))
+        for item in summary.remove:
+            self._summary.remove(tuple(item.nested_key) or (item.key,))
+
+    def _on_files(self, files: Any) -> None:
+        for item in files.files:
+            if self._files_dir is not None and item.path.startswith("media/"):
+                self._out.append(FileRef(item.path, self._files_dir / item.path))
+
+    def _on_artifact(self, artifact: Any) -> None:
+        self._out.append(artifact_ref(artifact))
+
+    def _on_use_artifact(self, used: Any) -> None:
+        self._out.append(used_artifact_ref(used))
+
+    def _on_preempting(self, _: Any) -> None:
+        self.run.preempting = True
+
+    def _on_output_raw(self, output: Any) -> None:
+        self.run.saw(output.timestamp.ToMilliseconds())
+
+    def _on_stats(self, stats: StatsRecord) -> None:
+        timestamp_ms = stats.timestamp.ToMilliseconds()
+        self.run.saw(timestamp_ms)
+        for item in stats.item:
+            try:
+                value = float(json.loads(item.value_json))
+            except (TypeError, ValueError):
+                continue
+            self._out.append(Series((item.key,), (0,), (timestamp_ms,), (value,), "system"))
+
+    def _on_exit(self, exit_record: Any) -> None:
+        self._add_rows(self._machine.flush())
+        self.run.add_exit(exit_record)
+        self.changed = True
+
+    def shared_mode(self) -> None:
+        """The run is one of several writers: W&B's server assigns the steps, not the SDK."""
+        self._machine.shared = True
+
+    # -- rows -----------------------------------------------------------------------------
+
+    def _add_rows(self, rows: Iterator[Any]) -> None:
+        for row in rows:
+            timestamp = row.values.pop(("_timestamp",), None)
+            self._open_row(row.step, timestamp)
+            nested = []
+            for path, text in row.values.items():
+                if len(path) > 1:
+                    nested.append((path, text))
+                elif path[0] not in ("_step", "_runtime"):
+                    self._add_value(path, text)
+            if nested:
+                self._add_nested(nested)
+            self._close_row()
+
+    def _add_history(self, history: HistoryRecord) -> None:
+        step: int | None = history.step.num if history.HasField("step") else None
+        timestamp: str | None = None
+        nested: list[tuple[Key, str]] = []
+        pairs: list[tuple[str, str]] = []
+        for item in history.item:
+            path = item.nested_key
+            text = item.value_json
+            if len(path) > 1:
+                nested.append((tuple(path), text))
+                continue
+            key = path[0] if path else item.key
+            if not text:
+                text = typed_json(item)
+            if key[:1] == "_" and key in ("_step", "_runtime", "_timestamp"):
+                if key == "_timestamp":
+                    timestamp = text
+                elif key == "_step" and step is None:
+                    step = int(float(text))
+            else:
+                pairs.append((key, text))
+        self._open_row(step, timestamp)
+        if self._metrics.has_globs:
+            for key, _ in pairs:
+                self._metrics.match_glob((key,))
+            for path, _ in nested:
+                self._metrics.match_glob(path)
+        row, columns = self._row, self._columns
+        for key, text in pairs:
+            try:
+                value = float(text)
+            except ValueError:
+                self._add_value((key,), text)
+                continue
+            column = columns.get((key,))
+            if column is None:
+                column = columns[(key,)] = ([], [])
+            column[0].append(row)
+            column[1].append(value)
+        self.points += len(pairs)
+        if nested:
+            self._add_nested(nested)
+        self._close_row()
+
+    def _open_row(self, step: int | None, timestamp: str | None) -> None:
+        run = self.run
+        timestamp_ms = _milliseconds(timestamp)
+        if timestamp_ms is None:
+            timestamp_ms = run.last_ms if run.last_ms is not None else run.started_ms or 0
+        if step is None:
+            step = 0 if run.last_step is None else run.last_step + 1
+        run.last_step, run.last_ms = step, timestamp_ms
+        run.saw(timestamp_ms)
+        self._row = len(self._steps)
+        self._steps.append(step)
+        self._times.append(timestamp_ms)
+
+    def _close_row(self) -> None:
+        if self._objects:
+            self._out.append(RowObjects(self._steps[-1], self._times[-1], self._objects))
+            self._objects = {}
+
+    def _add_value(self, path: Key, text: str) -> None:
+        try:
+            value = float(text)
+        except ValueError:
+            self._add_other(path, json.loads(text))
+            return
+        self._add_number(path, value)
+
+    def _add_number(self, path: Key, value: float) -> None:
+        column = self._columns.setdefault(path, ([], []))
+        column[0].append(self._row)
+        column[1].append(value)
+        self.points += 1
+
+    def _add_other(self, path: Key, value: Any) -> None:
+        if isinstance(value, bool):
+            self._fold_one(path)
+            self._add_number(path, float(value))
+            self._bools.add(path)
+            self._fold_one(path)
+        elif isinstance(value, dict) and value and "_type" not in value:
+            for label, below in value.items():
+                self._add_other((*path, label), below)
+        elif isinstance(value, (int, float)):
+            self._add_number(path, float(value))
+        else:
+            self._fold_one(path)
+            self._objects[path] = value
+            if value is not None:
+                self._summary.other(path, value)
+
+    def _add_nested(self, items: list[tuple[Key, str]]) -> None:
+        """Numbers below nested keys are metrics, unless they belong to a typed W&B value."""
+        typed = {path[:-1] for path, text in items if path[-1] == "_type" and text[:1] == '"'}
+        groups: dict[Key, dict[Key, Any]] = {}
+        for path, text in items:
+            owner = next((path[:n] for n in range(1, len(path)) if path[:n] in typed), None)
+            if owner is None:
+                self._add_value(path, text)
+            else:
+                groups.setdefault(owner, {})[path[len(owner) :]] = json.loads(text)
+        for owner, leaves in groups.items():
+            self._add_other(owner, nest(leaves))
+
+    # -- blocks ---------------------------------------------------------------------------
+
+    def take(self, keep_points: bool = True) -> Iterator[Item]:
+        """Yield what has come since the last call; ``keep_points=False`` drops the series."""
+        self._fold()
+        if keep_points:
+            steps, times = self._steps, self._times
+            for key, (rows, values) in self._columns.items():
+                if not values:
+                    continue
+                if len(rows) == len(steps):
+                    yield Series(key, steps, times, values)
+                else:
+                    at_steps, at_times = [steps[i] for i in rows], [times[i] for i in rows]
+                    yield Series(key, at_steps, at_times, values)
+        out, self._out = self._out, []
+        self._new_block()
+        yield from out
+
+    def info(self) -> RunInfo:
+        """The run as known so far."""
+        self.changed = False
+        self._fold()
+        return self.run.info(self._summary.tree(), self._last)
+
+    def _new_block(self) -> None:
+        self.points = 0
+        self._row = 0
+        self._steps: list[int] = []
+        self._times: list[int] = []
+        self._columns: dict[Key, tuple[list[int], list[float]]] = {}
+        self._folded: dict[Key, int] = {}
+        self._objects = {}
+        self._bools = set()
+
+    def _fold(self) -> None:
+        for path in self._columns:
+            self._fold_one(path)
+
+    def _fold_one(self, path: Key) -> None:
+        """Bring the summary up to date with one column."""
+        column = self._columns.get(path)
+        done = self._folded.get(path, 0)
+        if column is None or len(column[1]) == done:
+            return
+        values = column[1][done:] if done else column[1]
+        if path in self._bools:
+            self._bools.discard(path)
+            self._summary.other(path, bool(values[-1]))
+        else:
+            self._summary.numbers(path, values)
+        self._last[path] = values[-1]
+        self._folded[path] = len(column[1])
+
+    def _apply_held_summary(self) -> None:
+        if self._held_summary is not None:
+            held, self._held_summary = self._held_summary, None
+            self.feed_record(self._parse(held))
+
+
+def record_type(payload: bytes) -> int:
+    """The field number of a serialized record's type, found without parsing the record."""
+    at, end = 0, len(payload)
+    while at < end:
+        tag, at = _varint(payload, at)
+        number, wire = tag >> 3, tag & 7
+        if number in _RECORD_TYPES:
+            return number
+        if wire == 0:
+            _, at = _varint(payload, at)
+        elif wire == 2:
+            size, at = _varint(payload, at)
+            at += size
+        elif wire in (1, 5):
+            at += 8 if wire == 1 else 4
+        else:
+            return 0
+    return 0
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(data):
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            break
+        shift += 7
+    return value, at
+
+
+def _is_runtime_summary(payload: bytes) -> bool:
+    """Core's own note of the run time before each row; it carries nothing else."""
+    return len(payload) < 100 and b"\x12\x06_wandb\x12\x07runtime" in payload[:30]
+
+
+def _milliseconds(timestamp: str | None) -> int | None:
+    if timestamp is None:
+        return None
+    try:
+        return int(float(timestamp) * 1000)
+    except (ValueError, OverflowError):
+        return None

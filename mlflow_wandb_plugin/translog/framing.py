@@ -1,0 +1,204 @@
+"""The framing of a ``.wandb`` file: write, read, follow.
+
+The layout is LevelDB's log format under W&B's own file header. A file is a sequence of 32 KiB
+blocks, counted from the start of the file. A chunk is a 7-byte header (crc32 over type byte and
+payload, payload length, type) and its payload; a record is one FULL chunk or a FIRST, any MIDDLE
+and a LAST. A block's last bytes are left empty when no header fits.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from mlflow_wandb_plugin.errors import SourceError
+from mlflow_wandb_plugin.model import Damage
+
+MAGIC = b":W&B"
+VERSION = 0
+FILE_HEADER = MAGIC + struct.pack("<HB", 0xBEE1, VERSION)
+BLOCK = 32 * 1024
+READ_SIZE = 4 * 1024 * 1024
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+_chunk_header = struct.Struct("<IHB")
+_type_crc = {kind: zlib.crc32(bytes([kind])) for kind in range(5)}
+
+
+class Frame(NamedTuple):
+    """A record's payload and the file offset just behind it."""
+
+    end: int
+    payload: bytes
+
+
+class LogWriter:
+    """Writes a ``.wandb`` file that wandb's own reader accepts.
+
+    Each record is handed to the operating system before `append` returns. Not thread-safe.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by close()
+        self._file.write(FILE_HEADER)
+        self._position = len(FILE_HEADER)
+
+    def append(self, payload: bytes) -> int:
+        """Append one record and return the file offset behind it."""
+        out = bytearray()
+        rest = memoryview(payload)
+        first = True
+        while first or rest:
+            room = BLOCK - (self._position + len(out)) % BLOCK
+            if room < _chunk_header.size:
+                out += bytes(room)
+                room = BLOCK
+            size = min(len(rest), room - _chunk_header.size)
+            piece, rest = rest[:size], rest[size:]
+            kind = (FULL if not rest else FIRST) if first else (LAST if not rest else MIDDLE)
+            out += _chunk_header.pack(zlib.crc32(piece, _type_crc[kind]), size, kind)
+            out += piece
+            first = False
+        self._file.write(out)
+        self._position += len(out)
+        return self._position
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> LogWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class LogReader:
+    """Reads a ``.wandb`` file, also while it grows.
+
+    `read` yields the records that are whole and returns at the end of what is there; call it
+    again for what has come since. Damage inside the file is skipped up to the next block and
+    kept in `damage`; an unfinished record at the end is not damage until `finish` says that
+    nothing more will come.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damage: list[Damage] = []
+        self.position = len(FILE_HEADER)
+        self._header_seen = False
+
+    def read(self) -> Iterator[Frame]:
+        """Yield records that were completed since the last call.
+
+        Raises:
+            SourceError: the file cannot be opened or does not start like a transaction log.
+        """
+        try:
+            file = open(self.path, "rb")  # noqa: SIM115 - the with is below
+        except OSError as error:
+            raise SourceError(f"cannot read {self.path}: {error.strerror}") from error
+        with file:
+            if not self._header_seen and not self._check_header(file.read(len(FILE_HEADER))):
+                return
+            file.seek(self.position)
+            base, buffer = self.position, b""
+            while data := file.read(READ_SIZE):
+                buffer = buffer + data if buffer else data
+                yield from self._records(buffer, base)
+                buffer = buffer[self.position - base :]
+                base = self.position
+
+    def finish(self) -> None:
+        """Nothing more will come: whatever is left behind the last record is damage."""
+        try:
+            size = self.path.stat().st_size
+        except OSError:
+            return
+        left = size - self.position
+        if self._header_seen and left > 0 and any(self._tail()):
+            reason = "the log ends inside a record"
+            self.damage.append(Damage(str(self.path), self.position, left, reason))
+            self.position = size
+        elif not self._header_seen:
+            self.damage.append(Damage(str(self.path), 0, size, "no header: an empty log"))
+
+    def _tail(self) -> bytes:
+        with open(self.path, "rb") as file:
+            file.seek(self.position)
+            return file.read(READ_SIZE)
+
+    def _check_header(self, header: bytes) -> bool:
+        if len(header) < len(FILE_HEADER):
+            if FILE_HEADER.startswith(header):
+                return False
+        elif header[:4] == MAGIC and header[6] <= VERSION:
+            self._header_seen = True
+            return True
+        raise SourceError(f"{self.path} is not a W&B transaction log (its header is {header!r})")
+
+    def _records(self, buffer: bytes, base: int) -> Iterator[Frame]:
+        """Parse ``buffer``, which starts at file offset ``base``; advances `position`."""
+        unpack, crc32 = _chunk_header.unpack_from, zlib.crc32
+        at, end = 0, len(buffer)
+        parts: list[bytes] = []
+        while True:
+            room = BLOCK - (base + at) % BLOCK
+            if room < 7:
+                at += room
+                if not parts and at <= end:
+                    self.position = base + at
+                continue
+            if at + 7 > end:
+                return
+            crc, size, kind = unpack(buffer, at)
+            stop = at + 7 + size
+            if size + 7 > room or not 1 <= kind <= 4:
+                if crc == size == kind == 0 and not any(buffer[at : at + room]):
+                    reason = "" if at + room <= end else "wait"
+                else:
+                    reason = "impossible chunk header"
+            elif stop > end:
+                return
+            else:
+                payload = buffer[at + 7 : stop]
+                reason = "" if crc32(payload, _type_crc[kind]) == crc else "checksum mismatch"
+                if not reason and (kind in (MIDDLE, LAST)) != bool(parts):
+                    reason = "a record without its beginning or end"
+                    if kind in (FULL, FIRST):
+                        # The record before was cut short; this one is sound.
+                        self._lose(base + at, reason)
+                        parts = []
+                        reason = ""
+                if not reason:
+                    at = stop
+                    parts.append(payload)
+                    if kind in (FULL, LAST):
+                        self.position = base + at
+                        yield Frame(self.position, parts[0] if kind == FULL else b"".join(parts))
+                        parts = []
+                    continue
+            if reason == "wait":
+                return
+            parts = []
+            next_block = base + at + room
+            if next_block > base + end:
+                # The damage reaches into what is not written yet: finish() will report it.
+                return
+            if reason:
+                self._lose(next_block, reason)
+            at = next_block - base
+            self.position = next_block
+
+    def _lose(self, until: int, reason: str) -> None:
+        self.damage.append(Damage(str(self.path), self.position, until - self.position, reason))
+        self.position = until

@@ -1,0 +1,109 @@
+"""A run's summary, folded from its rows and from what the user set, as wandb-core does it."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_wandb_plugin.model import Key, nest
+
+
+@dataclass(slots=True)
+class _Entry:
+    latest: Any = None
+    first: Any = None
+    low: float = math.nan
+    high: float = math.nan
+    total: float = 0.0
+    count: int = 0
+    statistics: frozenset[str] = frozenset()
+    hidden: bool = False
+    has_data: bool = False
+
+    def value(self) -> Any:
+        if not self.statistics:
+            return self.latest
+        known = {
+            "last": self.latest,
+            "first": self.first,
+            "max": self.high if self.count else 0.0,
+            "min": self.low if self.count else 0.0,
+            "mean": self.total / self.count if self.count else math.nan,
+        }
+        return {name: known[name] for name in known if name in self.statistics}
+
+
+class SummaryFold:
+    """The summary of one run. Feed it in log order."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Key, _Entry] = {}
+
+    def configure(self, path: Key, hidden: bool, statistics: frozenset[str]) -> None:
+        """Apply ``define_metric(summary=…)``."""
+        entry = self._at(path)
+        entry.hidden, entry.statistics = hidden, statistics
+
+    def numbers(self, path: Key, values: Sequence[float]) -> None:
+        """Fold in the next logged numbers of one key (not empty)."""
+        entry = self._at(path)
+        if not entry.has_data:
+            entry.first = values[0]
+        entry.latest, entry.has_data = values[-1], True
+        # Left to right, one addition a value: mean must come out as core's running total does.
+        entry.total = functools.reduce(operator.add, values, entry.total)
+        nan = math.isnan(entry.total) and any(value != value for value in values)
+        low, high = (math.nan, math.nan) if nan else (min(values), max(values))
+        if entry.count:
+            # Go's min and max give NaN as soon as one side is NaN.
+            low = math.nan if nan or entry.low != entry.low else min(entry.low, low)
+            high = math.nan if nan or entry.high != entry.high else max(entry.high, high)
+        entry.low, entry.high = low, high
+        entry.count += len(values)
+
+    def other(self, path: Key, value: Any) -> None:
+        """Fold in a logged value that is no number."""
+        entry = self._at(path)
+        if not entry.has_data:
+            entry.first = value
+        entry.latest, entry.has_data = value, True
+
+    def set(self, path: Key, value: Any) -> None:
+        """The user set ``run.summary[…]``: it stands until the key is logged again."""
+        entry = self._at(path)
+        entry.latest, entry.statistics, entry.has_data = value, frozenset(), True
+
+    def remove(self, path: Key) -> None:
+        """The user deleted a summary key, with all that is nested below it."""
+        entry = self._entries.get(path)
+        if entry is not None:
+            entry.latest, entry.has_data = None, False
+            return
+        for other in [other for other in self._entries if other[: len(path)] == path]:
+            del self._entries[other]
+
+    def tree(self) -> Mapping[str, Any]:
+        """The summary, nested, without W&B's internal keys."""
+        return nest(
+            {
+                path: entry.value()
+                for path, entry in sorted(self._entries.items())
+                if entry.has_data
+                and not entry.hidden
+                and entry.value() is not None
+                and path[0] not in INTERNAL_KEYS
+            }
+        )
+
+    def _at(self, path: Key) -> _Entry:
+        entry = self._entries.get(path)
+        if entry is None:
+            entry = self._entries[path] = _Entry()
+        return entry
+
+
+INTERNAL_KEYS = frozenset({"_wandb", "_step", "_runtime", "_timestamp"})

@@ -1,0 +1,1 @@
+"""What several tests share: isolated environments, processes that end, MLflow as it is."""

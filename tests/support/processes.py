@@ -1,0 +1,123 @@
+"""Child processes in groups of their own, ended by pid whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+
+def run_script(
+    code: str,
+    env: Mapping[str, str],
+    cwd: Path,
+    timeout: float = 120,
+    check: bool = True,
+    python: str = sys.executable,
+) -> subprocess.CompletedProcess[str]:
+    """Run Python source in a child and wait for it; its output is part of a failure's message."""
+    script = cwd / "script.py"
+    script.write_text(code)
+    with started([python, str(script)], env, cwd) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+            raise AssertionError(f"no end after {timeout} s\n{out}\n{err}") from None
+    if check and process.returncode:
+        raise AssertionError(f"exit code {process.returncode}\n{out}\n{err}")
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@contextlib.contextmanager
+def started(
+    command: Sequence[str], env: Mapping[str, str], cwd: Path
+) -> Iterator[subprocess.Popen[str]]:
+    """A process in its own group; the whole group is killed at the end."""
+    process = subprocess.Popen(
+        list(command),
+        env=dict(env),
+        cwd=cwd,
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30, what: str = "") -> None:
+    """Poll ``condition`` until it holds.
+
+    Raises:
+        AssertionError: it did not hold in time.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def mlflow_server(
+    folder: Path, port: int | None = None, workers: int = 1, uri: str = ""
+) -> Iterator[str]:
+    """A real `mlflow server` on loopback; yields its URL. Data stays in ``folder``."""
+    from tests.support.environment import isolated
+
+    port = port or free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
+        "--workers", str(workers),
+        "--backend-store-uri", uri or f"sqlite:///{folder / 'server.db'}",
+        "--artifacts-destination", str(folder / "artifacts"),
+    ]  # fmt: skip
+    env = isolated(folder / "env", PYTHONUNBUFFERED="1")
+    log = open(folder / "server.log", "ab")  # noqa: SIM115
+    process = subprocess.Popen(
+        command, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True
+    )
+    try:
+        wait_until(lambda: _answers(port) or process.poll() is not None, 90, "mlflow server")
+        assert process.poll() is None, (folder / "server.log").read_text()[-3000:]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)
+        log.close()
+
+
+def _answers(port: int) -> bool:
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
