@@ -31,6 +31,7 @@ class RunInfo:
         summary: the summary as W&B shows it, nested.
         last: each numeric history key's last value.
         last_step, last_ms: of the last history row; None when there is none.
+        missing: part of the run's log is known to be lost; it cannot be called complete.
         facts: origin of the run: program, args, host, user, email, python, git_commit, …
     """
 
@@ -55,6 +56,7 @@ class RunInfo:
     last: Mapping[Key, float] = field(default_factory=dict)
     last_step: int | None = None
     last_ms: int | None = None
+    missing: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -91,8 +91,8 @@ def replicate(
         elif isinstance(item, (FileRef, ArtifactRef, RowObjects)):
             writer.add(item)
     if carried.info is not None:
-        ended = carried.info.state != "running"
-        writer.finish(carried.info, complete=complete and ended)
+        whole = carried.info.state != "running" and not carried.info.missing
+        writer.finish(carried.info, complete=complete and whole)
     return carried
 
 

@@ -164,10 +164,12 @@ class Progress:
 
     Attributes:
         closed: the training process has said that it appends no more.
+        broken: it could not write all of its journal (disk full, …).
         core_done: wandb-core has written the run's exit to its file.
     """
 
     closed: bool = False
+    broken: bool = False
     core_done: bool = False
 
 
@@ -185,13 +187,19 @@ def read_logs(
     """
     decoder = RunDecoder()
     state: RunState = "running"
+    missing = False
     for log in logs:
         reading = _LogReading(log, decoder, since)
         yield from reading.run(follow if log is logs[-1] else None)
         state = _state(log, decoder.run.state())
+        if state != "running" and reading.file_knows_better:
+            # Read it as any backfill would: wandb-core wrote it to its end, the tap did not.
+            decoder = RunDecoder()
+            reading = _LogReading(replace(log, journal=None), decoder, since)
         yield from reading.finish(over=state != "running")
+        missing = missing or reading.missing
     ended = None if state == "running" else decoder.run.ended_ms
-    yield replace(decoder.info(), state=state, ended_ms=ended)
+    yield replace(decoder.info(), state=state, ended_ms=ended, missing=missing)
 
 
 class _LogReading:
@@ -219,11 +227,24 @@ class _LogReading:
             if self._decoder.changed:
                 yield self._decoder.info()
 
+    @property
+    def file_knows_better(self) -> bool:
+        """wandb-core came to the end of the run, and the journal did not."""
+        progress = self._progress
+        cut_short = progress.broken or not progress.closed
+        return self._journal is not None and progress.core_done and cut_short
+
+    @property
+    def missing(self) -> bool:
+        """Records are known to be lost, and are in no other log."""
+        return self._journal is not None and self._progress.broken
+
     def finish(self, over: bool) -> Iterator[Item]:
         """Read the rest; ``over`` says that the log will grow no more."""
         yield from self._blocks()
         if over:
             self._decoder.end()
+            self._catch_up()
             yield from self._block(self._position)
         for reader in (self._file, self._journal):
             if reader is not None:
@@ -283,15 +304,29 @@ class _LogReading:
         elif kind in _CORE_ONLY or (kind == HISTORY and self._rows_from_file):
             self._decoder.feed(payload)
 
+    def _catch_up(self) -> None:
+        """Rows that a journal cut short lacks and the file has: those of later steps."""
+        if self._journal is None or self._progress.closed or self._rows_from_file:
+            return
+        if self._log.wandb_file is None or not self._log.wandb_file.is_file():
+            return
+        last = self._decoder.run.last_step
+        for frame in LogReader(self._log.wandb_file).read():
+            if record_type(frame.payload) == HISTORY:
+                self._decoder.feed_row_after(last, frame.payload)
+
     def _heed(self, note: Mapping[str, object]) -> None:
         """Notes of the tap. Where several processes share the run, or TensorBoard feeds it, only
         wandb-core knows the rows: they are read from its file."""
-        if note.get("rows_from_file"):
+        if note.get("rows_from_file") and not self._rows_from_file:
             self._rows_from_file = True
+            self._decoder.forget_pending()
         if note.get("shared"):
             self._decoder.shared_mode()
         if note.get("closed"):
             self._progress.closed = True
+        if note.get("broken"):
+            self._progress.broken = True
 
     def _block(self, position: int) -> Iterator[Item]:
         if self._carried:

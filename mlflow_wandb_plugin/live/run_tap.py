@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
@@ -72,7 +73,7 @@ class RunTap:
             if self.closed or self._journal is None or self.pid != os.getpid():
                 return
             self.closed = True
-            self._note(closed=True)
+            self._note(closed=True, broken=self._broken)
             self._journal.close()
         if not self._replicator.alive():
             self._replicator.start(self.path.parent)
@@ -136,6 +137,9 @@ class RunTap:
 
     def _give_up(self, error: JournalError) -> None:
         self._broken = True
+        if self._journal is not None:
+            with contextlib.suppress(JournalError):
+                self._journal.note(broken=True)
         folder = self._wandb_file.parent.parent
         warn_once(
             f"{error}. The run goes on in W&B alone; "

@@ -175,6 +175,16 @@ class RunDecoder:
         """The run is one of several writers: W&B's server assigns the steps, not the SDK."""
         self._machine.shared = True
 
+    def forget_pending(self) -> None:
+        """Drop the row that is not finished: it will come, whole, from elsewhere."""
+        self._machine.forget()
+
+    def feed_row_after(self, step: int | None, payload: bytes) -> None:
+        """Take a serialized history record of a ``.wandb`` file if its step is later."""
+        history = self._parse(payload).history
+        if step is None or history.step.num > step:
+            self._add_history(history)
+
     # -- rows -----------------------------------------------------------------------------
 
     def _add_rows(self, rows: Iterator[Any]) -> None:

@@ -68,6 +68,10 @@ class StepMachine:
             self._metrics.insert_steps(values)
             yield Row(step, values)
 
+    def forget(self) -> None:
+        """Drop the pending row."""
+        self._pending, self._nested = {}, False
+
     def _set_tree(self, path: Key, tree: object) -> None:
         if isinstance(tree, dict):
             for label, value in tree.items():

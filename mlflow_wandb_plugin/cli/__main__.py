@@ -1,0 +1,5 @@
+"""``python -m mlflow_wandb_plugin.cli``: the command without its console script."""
+
+from mlflow_wandb_plugin.cli import main
+
+main()
