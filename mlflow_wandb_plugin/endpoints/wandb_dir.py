@@ -32,6 +32,8 @@ from mlflow_wandb_plugin.translog.framing import LogReader
 JOURNAL_DIR = "mlflow"
 _RUN_FOLDER = re.compile(r"^(?:offline-)?run-(\d{8}_\d{6}-.+)$")
 RECENT_S = 120
+LOOK_EVERY = 64
+"""Records between two looks at how large the block has grown."""
 # Numbers of Record.record_type. Core alone makes stats, output_raw and environment records.
 CONFIG, RUN, EXIT = 5, 17, 18
 _CORE_ONLY = frozenset({7, 13, 26})
@@ -283,12 +285,10 @@ class _LogReading:
     def _file_blocks(self, reader: LogReader) -> Iterator[Item]:
         decoder = self._decoder
         try:
-            for frame in reader.read():
-                if self._journal is None:
-                    decoder.feed(frame.payload)
-                else:
-                    self._feed_core_record(frame.payload)
-                if decoder.points >= BLOCK_POINTS:
+            feed = decoder.feed if self._journal is None else self._feed_core_record
+            for count, (_, payload) in enumerate(reader.read()):
+                feed(payload)
+                if not count % LOOK_EVERY and decoder.points >= BLOCK_POINTS:
                     yield from self._block(self._position)
         except SourceError:
             # Not there yet (wandb-core has just started), or not ours to read: the journal leads.

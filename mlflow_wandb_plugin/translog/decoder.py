@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.model import FileRef, Item, Key, RowObjects, RunInfo, Series, nest
 from mlflow_wandb_plugin.translog.artifacts import artifact_ref, used_artifact_ref
+from mlflow_wandb_plugin.translog.columns import Columns, PlainRows
 from mlflow_wandb_plugin.translog.metrics import MetricDefinitions
 from mlflow_wandb_plugin.translog.run_state import RunFacts
 from mlflow_wandb_plugin.translog.steps import StepMachine, typed_json
@@ -40,17 +41,16 @@ class RunDecoder:
 
         self._parse = Record.FromString
         self.run = RunFacts()
-        self.points = 0
         self.changed = False
         self._summary = SummaryFold()
         self._metrics = MetricDefinitions(self._summary)
         self._machine = StepMachine(self._metrics)
+        self._plain = PlainRows(self._metrics.match_glob)
         self._files_dir: Path | None = None
         self._held_summary: bytes | None = None
         self._out: list[Item] = []
         self._last: dict[Key, float] = {}
         self._objects: dict[Key, Any] = {}
-        self._bools: set[Key] = set()
         self._new_block()
 
     # -- one log after another ------------------------------------------------------------
@@ -87,7 +87,10 @@ class RunDecoder:
         if kind == HISTORY:
             # Core writes a row's own summary right before it; ours is folded from the rows.
             self._held_summary = None
-            self._add_history(self._parse(payload).history)
+            if not self._plain.add(payload):
+                self._flush_plain()
+                if not self._plain.add(payload):
+                    self._add_history(self._parse(payload).history)
             return
         self._apply_held_summary()
         self.feed_record(self._parse(payload))
@@ -130,6 +133,7 @@ class RunDecoder:
     def _on_metric(self, metric: Any) -> None:
         self._fold()
         self._metrics.define(metric)
+        self._plain.forget_schema()
 
     def _on_summary(self, summary: SummaryRecord) -> None:
         self._fold()
@@ -181,6 +185,7 @@ class RunDecoder:
 
     def feed_row_after(self, step: int | None, payload: bytes) -> None:
         """Take a serialized history record of a ``.wandb`` file if its step is later."""
+        self._flush_plain()
         history = self._parse(payload).history
         if step is None or history.step.num > step:
             self._add_history(history)
@@ -205,47 +210,39 @@ class RunDecoder:
         step: int | None = history.step.num if history.HasField("step") else None
         timestamp: str | None = None
         nested: list[tuple[Key, str]] = []
-        pairs: list[tuple[str, str]] = []
+        flat: list[tuple[Key, str]] = []
         for item in history.item:
-            path = item.nested_key
-            text = item.value_json
+            path = tuple(item.nested_key) or (item.key,)
+            text = item.value_json or typed_json(item)
             if len(path) > 1:
-                nested.append((tuple(path), text))
-                continue
-            key = path[0] if path else item.key
-            if not text:
-                text = typed_json(item)
-            if key[:1] == "_" and key in ("_step", "_runtime", "_timestamp"):
-                if key == "_timestamp":
-                    timestamp = text
-                elif key == "_step" and step is None:
-                    step = int(float(text))
-            else:
-                pairs.append((key, text))
+                nested.append((path, text))
+            elif path == ("_timestamp",):
+                timestamp = text
+            elif path == ("_step",):
+                step = int(float(text)) if step is None else step
+            elif path != ("_runtime",):
+                flat.append((path, text))
         self._open_row(step, timestamp)
         if self._metrics.has_globs:
-            for key, _ in pairs:
-                self._metrics.match_glob((key,))
-            for path, _ in nested:
+            for path, _ in flat + nested:
                 self._metrics.match_glob(path)
-        row, columns = self._row, self._columns
-        for key, text in pairs:
-            try:
-                value = float(text)
-            except ValueError:
-                self._add_value((key,), text)
-                continue
-            column = columns.get((key,))
-            if column is None:
-                column = columns[(key,)] = ([], [])
-            column[0].append(row)
-            column[1].append(value)
-        self.points += len(pairs)
+        for path, text in flat:
+            self._add_value(path, text)
         if nested:
             self._add_nested(nested)
         self._close_row()
 
+    def _flush_plain(self) -> None:
+        """Rows that were taken without parsing join the others."""
+        if not self._plain.waiting:
+            return
+        self._plain.flush(self._columns)
+        run, columns = self.run, self._columns
+        run.last_step, run.last_ms = columns.steps[-1], columns.times_ms[-1]
+        run.saw(max(columns.times_ms))
+
     def _open_row(self, step: int | None, timestamp: str | None) -> None:
+        self._flush_plain()
         run = self.run
         timestamp_ms = _milliseconds(timestamp)
         if timestamp_ms is None:
@@ -254,13 +251,12 @@ class RunDecoder:
             step = 0 if run.last_step is None else run.last_step + 1
         run.last_step, run.last_ms = step, timestamp_ms
         run.saw(timestamp_ms)
-        self._row = len(self._steps)
-        self._steps.append(step)
-        self._times.append(timestamp_ms)
+        self._columns.open_row(step, timestamp_ms)
 
     def _close_row(self) -> None:
         if self._objects:
-            self._out.append(RowObjects(self._steps[-1], self._times[-1], self._objects))
+            step, timestamp_ms = self._columns.steps[-1], self._columns.times_ms[-1]
+            self._out.append(RowObjects(step, timestamp_ms, self._objects))
             self._objects = {}
 
     def _add_value(self, path: Key, text: str) -> None:
@@ -269,25 +265,18 @@ class RunDecoder:
         except ValueError:
             self._add_other(path, json.loads(text))
             return
-        self._add_number(path, value)
-
-    def _add_number(self, path: Key, value: float) -> None:
-        column = self._columns.setdefault(path, ([], []))
-        column[0].append(self._row)
-        column[1].append(value)
-        self.points += 1
+        self._columns.add(path, value)
 
     def _add_other(self, path: Key, value: Any) -> None:
         if isinstance(value, bool):
             self._fold_one(path)
-            self._add_number(path, float(value))
-            self._bools.add(path)
-            self._fold_one(path)
+            self._columns.add(path, float(value))
+            self._fold_one(path, as_bool=True)
         elif isinstance(value, dict) and value and "_type" not in value:
             for label, below in value.items():
                 self._add_other((*path, label), below)
         elif isinstance(value, (int, float)):
-            self._add_number(path, float(value))
+            self._columns.add(path, float(value))
         else:
             self._fold_one(path)
             self._objects[path] = value
@@ -309,21 +298,19 @@ class RunDecoder:
 
     # -- blocks ---------------------------------------------------------------------------
 
+    @property
+    def points(self) -> int:
+        """Points since the last `take`."""
+        return self._columns.points + self._plain.points
+
     def take(self, keep_points: bool = True) -> Iterator[Item]:
         """Yield what has come since the last call; ``keep_points=False`` drops the series."""
         self._fold()
-        if keep_points:
-            steps, times = self._steps, self._times
-            for key, (rows, values) in self._columns.items():
-                if not values:
-                    continue
-                if len(rows) == len(steps):
-                    yield Series(key, steps, times, values)
-                else:
-                    at_steps, at_times = [steps[i] for i in rows], [times[i] for i in rows]
-                    yield Series(key, at_steps, at_times, values)
-        out, self._out = self._out, []
+        columns, out = self._columns, self._out
+        self._out = []
         self._new_block()
+        if keep_points:
+            yield from columns.series()
         yield from out
 
     def info(self) -> RunInfo:
@@ -333,33 +320,27 @@ class RunDecoder:
         return self.run.info(self._summary.tree(), self._last)
 
     def _new_block(self) -> None:
-        self.points = 0
-        self._row = 0
-        self._steps: list[int] = []
-        self._times: list[int] = []
-        self._columns: dict[Key, tuple[list[int], list[float]]] = {}
+        self._columns = Columns()
         self._folded: dict[Key, int] = {}
-        self._objects = {}
-        self._bools = set()
 
     def _fold(self) -> None:
-        for path in self._columns:
+        """Bring the summary up to date with the columns."""
+        self._flush_plain()
+        for path in self._columns.paths():
             self._fold_one(path)
 
-    def _fold_one(self, path: Key) -> None:
-        """Bring the summary up to date with one column."""
-        column = self._columns.get(path)
+    def _fold_one(self, path: Key, as_bool: bool = False) -> None:
+        values = self._columns.values(path)
         done = self._folded.get(path, 0)
-        if column is None or len(column[1]) == done:
+        if len(values) == done:
             return
-        values = column[1][done:] if done else column[1]
-        if path in self._bools:
-            self._bools.discard(path)
-            self._summary.other(path, bool(values[-1]))
+        new = values[done:] if done else values
+        if as_bool:
+            self._summary.other(path, bool(new[-1]))
         else:
-            self._summary.numbers(path, values)
-        self._last[path] = values[-1]
-        self._folded[path] = len(column[1])
+            self._summary.numbers(path, new)
+        self._last[path] = new[-1]
+        self._folded[path] = len(values)
 
     def _apply_held_summary(self) -> None:
         if self._held_summary is not None:
@@ -371,12 +352,17 @@ def record_type(payload: bytes) -> int:
     """The field number of a serialized record's type, found without parsing the record."""
     at, end = 0, len(payload)
     while at < end:
-        tag, at = _varint(payload, at)
+        tag = payload[at]
+        at += 1
+        if tag > 0x7F:
+            tag, at = _varint(payload, at - 1)
         number, wire = tag >> 3, tag & 7
         if number in _RECORD_TYPES:
             return number
         if wire == 0:
-            _, at = _varint(payload, at)
+            while at < end and payload[at] > 0x7F:
+                at += 1
+            at += 1
         elif wire == 2:
             size, at = _varint(payload, at)
             at += size
