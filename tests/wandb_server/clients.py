@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +41,7 @@ def environment(
 ) -> dict[str, str]:
     """The whole environment of a client: nothing of wandb's is inherited."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
+    kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
     return {**kept, **server.env(private), **(extra or {})}
 
 
@@ -94,21 +97,24 @@ class Client:
 
     def end(self) -> None:
         """Kill the process and all it started; nothing happens if they are gone."""
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        self._kill()
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout, self._log):
             if stream:
                 stream.close()
+
+    def _kill(self) -> None:
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
 
 def run_python(
     server: WandbServer, private: str | Path, code: str, timeout: float = 60.0, **extra: str
 ) -> str:
     """Run code in a fresh client and wait for it; `extra` goes into its environment."""
-    with Client(server, private, ["-c", code], extra) as client:
+    with Client(server, private, ["-c", textwrap.dedent(code)], extra) as client:
         return client.wait(timeout)
 
 
@@ -121,15 +127,22 @@ class Worker(Client):
     def __enter__(self) -> Worker:
         return self
 
-    def call(self, code: str) -> Any:
-        """Run code, and give back what it left in `result` (through JSON)."""
+    def call(self, code: str, timeout: float = 60.0) -> Any:
+        """Run code, and give back what it left in `result` (through JSON).
+
+        A worker that takes too long is killed, and can not be called again.
+        """
         requests: IO[bytes] | None = self.process.stdin
         answers: IO[bytes] | None = self.process.stdout
         assert requests is not None
         assert answers is not None
-        requests.write(json.dumps(code).encode() + b"\n")
+        requests.write(json.dumps(textwrap.dedent(code)).encode() + b"\n")
         requests.flush()
+        limit = threading.Timer(timeout, self._kill)
+        limit.start()
         line = answers.readline()
+        limit.cancel()
+        limit.join()
         if not line:
             raise ClientError(f"the worker is gone:\n{self.output}")
         answer = json.loads(line)

@@ -51,6 +51,7 @@ class Handler(BaseHTTPRequestHandler):
     """One connection; `server` is set on the class made for each WandbServer."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each answer waits 40 ms for an acknowledgement
     wandb: WandbServer
 
     def handle_one_request(self) -> None:
@@ -91,13 +92,9 @@ class Handler(BaseHTTPRequestHandler):
         payload: Any = body
         if path == "/graphql":
             payload = json.loads(body or b"{}")
-            variables = payload.get("variables") or {}
+            request.variables = payload.get("variables") or {}
             request.operation = payload.get("operationName") or operation_name(payload["query"])
-            request.variables = variables
-            given = variables.get("input")
-            sources = (variables, given if isinstance(given, dict) else {})
-            values = (source.get(n) for source in sources for n in ("runName", "run", "name"))
-            request.run = next((value for value in values if isinstance(value, str)), "")
+            request.run = _run_of(request)
         elif path.startswith("/files/"):
             request.run = [*_segments(path), "", "", ""][3]
         return request, payload
@@ -131,7 +128,9 @@ class Handler(BaseHTTPRequestHandler):
                 return Answer.error(404, "run not found")
             if last == "file_stream" and self.command == "POST":
                 writer = self.headers.get("X-WANDB-ASYNC-CLIENT-ID")
-                return Answer.json(receive(run, json.loads(payload or b"{}"), writer))
+                derive = self.headers.get("X-WANDB-SERVER-SIDE-DERIVED-SUMMARY") == "true"
+                message = json.loads(payload or b"{}")
+                return Answer.json(receive(run, message, writer, derive))
             blob = run.files.get(last)
         return self._download(blob)
 
@@ -185,6 +184,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: requests are recorded instead."""
+
+
+def _run_of(request: Request) -> str:
+    """The run that an operation is about; most, but not all, name it in the same way."""
+    names = ["runName", "run"]
+    if request.operation.startswith("Run") or request.operation == "UpsertBucket":
+        names.append("name")
+    given = request.variables.get("input")
+    sources = (request.variables, given if isinstance(given, dict) else {})
+    values = (source.get(name) for source in sources for name in names)
+    return next((value for value in values if isinstance(value, str)), "")
 
 
 def _segments(path: str) -> list[str]:

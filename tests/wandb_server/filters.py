@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any
 
 MISSING: Any = object()
@@ -102,13 +103,18 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?")
 
 def _comparable(value: Any) -> Any:
     """Dates written in two ways are the same date."""
-    if isinstance(value, str) and _DATE.fullmatch(value):
-        try:
-            parsed = datetime.fromisoformat(value.replace("Z", "+00:00"))
-        except ValueError:
-            return value
-        return parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)
-    return value
+    return _date_or_text(value) if isinstance(value, str) else value
+
+
+@lru_cache(maxsize=100_000)
+def _date_or_text(value: str) -> str | datetime:
+    if not _DATE.fullmatch(value):
+        return value
+    try:
+        parsed = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    except ValueError:
+        return value
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)
 
 
 def sort_key(value: Any) -> tuple[int, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .parquet import read_rows, write_rows
+from .parquet import read_complete, read_rows, take, write_rows
 
 Row = dict[str, Any]
 
@@ -66,8 +66,8 @@ class History:
     def write(self, offset: int, lines: Sequence[str], writer: str | None = None) -> None:
         """Store streamed lines; a repeated upload of the same lines changes nothing.
 
-        With a writer (shared mode) the offset counts that writer's lines, and rows without a
-        step get the next one.
+        With a writer (shared mode) the offset counts that writer's lines, and its rows are
+        numbered anew, in the order in which they arrive.
         """
         if writer is None:
             start = max(0, offset - self.exported_rows)
@@ -76,13 +76,13 @@ class History:
             return
         fresh = lines[max(0, self.writers[writer] - offset) :]
         self.writers[writer] = max(self.writers[writer], offset + len(lines))
-        self.append(json.loads(line) for line in fresh)
+        self.append({**json.loads(line), "_step": None} for line in fresh)
 
     def append(self, rows: Iterable[Row]) -> None:
         """Add rows at the end; one without `_step` gets the step after the last."""
         step = self.last_step
         for row in rows:
-            step = row.get("_step", step + 1)
+            step = step + 1 if row.get("_step") is None else row["_step"]
             self.live.append(_parse(json.dumps({**row, "_step": step})))
 
     def truncate(self, last_step: int) -> None:
@@ -108,7 +108,11 @@ class History:
 
     def live_data(self, keys: Sequence[str]) -> list[Row]:
         """The values of some keys in the live rows that have them all."""
-        return [_plain(row) for row in _project((line.row for line in self.live), keys)]
+        return [_plain(row) for row in self.live_rows(keys)]
+
+    def live_rows(self, keys: Sequence[str]) -> list[Row]:
+        rows = (line.row for line in self.live)
+        return [{key: row[key] for key in keys} for row in rows if all(key in row for key in keys)]
 
     def sampled(self, limit: int) -> list[str]:
         """At most `limit` rows, evenly spaced, as JSON texts."""
@@ -121,16 +125,24 @@ class History:
         return kept + [self.live[i].text for i in _spread(len(self.live), share)]
 
     def sampled_keys(self, spec: Row) -> list[Row]:
-        """Rows that have every key of the spec, evenly spaced, holding those keys only."""
+        """Rows that have every key of the spec, evenly spaced, holding those keys only.
+
+        A spec with step bounds reads the live tail, like `page`.
+        """
+        keys, bounded = spec["keys"], "minStep" in spec
         low: float = spec.get("minStep") or 0
         high: float = math.inf if spec.get("maxStep") is None else spec["maxStep"]
-        exported = self._at(range(self.exported_rows)) if "minStep" not in spec else iter(())
-        rows = [
-            row
-            for row in _project(_chain(exported, (line.row for line in self.live)), spec["keys"])
-            if low <= row.get("_step", low) <= high
-        ]
-        return [_plain(rows[i]) for i in _spread(len(rows), spec.get("samples") or 500)]
+        tables = [] if bounded else [read_complete(export.path, keys) for export in self.exports]
+        live = [row for row in self.live_rows(keys) if low <= row.get("_step", low) <= high]
+        total = sum(table.num_rows for table in tables) + len(live)
+        wanted = _spread(total, spec.get("samples") or 500)
+        rows: list[Row] = []
+        start = 0
+        for table in tables:
+            rows += take(table, [i - start for i in wanted if 0 <= i - start < table.num_rows])
+            start += table.num_rows
+        rows += [live[i - start] for i in wanted if i >= start]
+        return [_plain(row) for row in rows]
 
     def keys(self) -> dict[str, Any] | None:
         """What a run says about the keys of its history; nothing without history."""
@@ -170,21 +182,10 @@ def _parse(text: str) -> Line:
     return Line(text, row, row.get("_step", 0))
 
 
-def _chain(*parts: Iterable[Row]) -> Iterator[Row]:
-    for part in parts:
-        yield from part
-
-
 def _spread(count: int, limit: int) -> list[int]:
     if count <= limit:
         return list(range(count))
     return sorted({i * (count - 1) // max(1, limit - 1) for i in range(limit)})
-
-
-def _project(rows: Iterable[Row], keys: Sequence[str]) -> Iterator[Row]:
-    for row in rows:
-        if all(key in row for key in keys):
-            yield {key: row[key] for key in keys}
 
 
 def _plain(value: Any) -> Any:

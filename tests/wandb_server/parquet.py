@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -33,11 +33,21 @@ def write_synthetic(path: Path, first_step: int, steps: int, keys: Sequence[str]
     pq.write_table(pa.table(columns), path, compression="snappy")
 
 
-def read_rows(path: Path, indices: Sequence[int]) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path, indices: Sequence[int]) -> list[dict[str, Any]]:
     """Some rows of a file, without the keys they do not have."""
-    table = pq.read_table(path).take(pa.array(indices, pa.int64()))
-    for row in table.to_pylist():
-        yield {key: value for key, value in row.items() if value is not None}
+    return take(pq.read_table(path), indices)
+
+
+def read_complete(path: Path, keys: Sequence[str]) -> pa.Table:
+    """The rows of a file that have all the keys, and those columns only."""
+    if not set(keys) <= set(pq.read_schema(path).names):
+        return pa.table({key: [] for key in keys})
+    return pq.read_table(path, columns=list(keys)).drop_null()
+
+
+def take(table: pa.Table, indices: Sequence[int]) -> list[dict[str, Any]]:
+    rows = table.take(pa.array(indices, pa.int64())).to_pylist()
+    return [{key: value for key, value in row.items() if value is not None} for row in rows]
 
 
 def _column(values: list[Any]) -> pa.Array:

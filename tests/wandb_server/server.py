@@ -18,6 +18,9 @@ from .schema.mutation import Mutation
 from .schema.query import Query
 from .state import Artifact, Project, Run, Store, Sweep, User
 
+_RETRIERS = ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
+"""Parts of the client that wait before a second try; it takes whole seconds only."""
+
 
 class WandbServer:
     """A W&B server on 127.0.0.1 for the length of a `with` block.
@@ -76,9 +79,7 @@ class WandbServer:
             "WANDB_API_KEY": self.api_key,
             "WANDB_ENTITY": self.store.user.username,
             "WANDB_ERROR_REPORTING": "false",
-            "WANDB_X_GRAPHQL_RETRY_WAIT_MIN_SECONDS": "0.05",
-            "WANDB_X_FILE_STREAM_RETRY_WAIT_MIN_SECONDS": "0.05",
-            "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MIN_SECONDS": "0.05",
+            **{f"WANDB_X_{kind}_RETRY_WAIT_MIN_SECONDS": "1" for kind in _RETRIERS},
             "DO_NOT_TRACK": "1",
             "NO_PROXY": "127.0.0.1",
         }

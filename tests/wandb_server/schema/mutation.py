@@ -65,7 +65,6 @@ class Mutation(ArtifactMutation):
         project = self._project(input.get("entityName"), input.get("modelName"))
         name = input.get("name") or uuid.uuid4().hex[:8]
         if name in project.runs:
-            project.runs[name].state = "running"
             return project.runs[name], False
         run = project.runs[name] = Run(project, name, user=self._store.user)
         return run, True

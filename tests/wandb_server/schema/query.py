@@ -15,7 +15,7 @@ from .artifacts import (
 from .connection import connection, global_id
 from .context import Context, project_fields, user_info
 from .execute import GraphQLFailure, View, obj
-from .runs import RunView, select_runs
+from .runs import RunView, filter_runs, select_runs
 from .sweeps import SweepView
 
 Json = dict[str, Any]
@@ -113,7 +113,7 @@ class ProjectView(View):
         return user_info(self._ctx.store.user)
 
     def runCount(self, filters: str | None = None) -> int:
-        return len(select_runs(list(self._project.runs.values()), filters, None))
+        return len(filter_runs(self._project.runs.values(), filters))
 
     def runs(
         self,
@@ -122,7 +122,7 @@ class ProjectView(View):
         first: int | None = None,
         after: str | None = None,
     ) -> Json:
-        chosen = select_runs(list(self._project.runs.values()), filters, order)
+        chosen = select_runs(self._project.runs.values(), filters, order)
         return connection("Run", chosen, lambda run: RunView(self._ctx, run), first, after)
 
     def run(self, name: str) -> RunView | None:

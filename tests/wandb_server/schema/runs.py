@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import mimetypes
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -179,13 +180,18 @@ def _log_line(item: tuple[int, str]) -> Json:
     return obj("LogLine", number=number, **fields)
 
 
-def select_runs(runs: list[Run], filters: str | None, order: str | None) -> list[Run]:
-    """The runs that match a filter, in the order asked for (creation when none is)."""
+def filter_runs(runs: Iterable[Run], filters: str | None) -> list[Run]:
+    """The runs that match a filter."""
     query = json.loads(filters) if filters else {}
     try:
-        found = [run for run in runs if matches(partial(run_field, run), query)]
+        return [run for run in runs if matches(partial(run_field, run), query)]
     except BadFilter as error:
         raise GraphQLFailure(str(error)) from None
+
+
+def select_runs(runs: Iterable[Run], filters: str | None, order: str | None) -> list[Run]:
+    """The runs that match a filter, in the order asked for (creation when none is)."""
+    found = filter_runs(runs, filters)
     order = order or "+created_at"
     key = order.lstrip("+-")
     return sorted(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
 import uuid
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ class SweepView(View):
     def bestLoss(self) -> float | None:
         metric = _config(self._sweep).get("metric", {})
         values = [run.summary.get(metric.get("name")) for run in self._sweep.runs]
-        numbers = [value for value in values if isinstance(value, int | float)]
+        numbers = [v for v in values if isinstance(v, int | float) and math.isfinite(v)]
         best = max if metric.get("goal") == "maximize" else min
         return best(numbers, default=None)
 
