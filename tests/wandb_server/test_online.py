@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from . import Run, WandbServer
 from .clients import Client, Worker, run_python
+from .compare import same
 
 RICH = """
 import math
@@ -260,8 +260,3 @@ def test_a_wrong_key_is_refused(server: WandbServer, private: Path) -> None:
     """A client with another API key does not get in."""
     with pytest.raises(AssertionError, match="exit code 1"):
         run_python(server, private, "import wandb; wandb.Api().viewer", WANDB_API_KEY="1" * 40)
-
-
-def same(left: Any, right: Any) -> bool:
-    """Equality in which NaN equals NaN."""
-    return json.dumps(left, sort_keys=True) == json.dumps(right, sort_keys=True)
