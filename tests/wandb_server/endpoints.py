@@ -114,6 +114,8 @@ class Handler(BaseHTTPRequestHandler):
                 )
         if parts[0] == "files" and len(parts) == 5:
             return self._run_endpoint(parts[1:4], parts[4], payload)
+        if parts[0] == "artifactsV2" and len(parts) >= 6:
+            return self._artifact_file(parts[2], parts[3], parts[-2])
         return Answer.error(404, f"no such address: {request.path}")
 
     def _authorised(self) -> bool:
@@ -132,6 +134,14 @@ class Handler(BaseHTTPRequestHandler):
                 message = json.loads(payload or b"{}")
                 return Answer.json(receive(run, message, writer, derive))
             blob = run.files.get(last)
+        return self._download(blob)
+
+    def _artifact_file(self, entity: str, project_name: str, hex_digest: str) -> Answer:
+        """A stored file by its content; the address names more than is needed to find it."""
+        with self.wandb.store.lock:
+            project = self.wandb.store.project(entity, project_name)
+            digest = base64.b64encode(bytes.fromhex(hex_digest)).decode()
+            blob = self.wandb.store.stored(project, digest) if project else None
         return self._download(blob)
 
     def _storage(self, token: str, payload: bytes) -> Answer:

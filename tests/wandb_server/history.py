@@ -116,13 +116,9 @@ class History:
 
     def sampled(self, limit: int) -> list[str]:
         """At most `limit` rows, evenly spaced, as JSON texts."""
-        rows = [json.dumps(row) for row in self._at(_spread(self.exported_rows, limit))]
-        everything = self.line_count
-        if everything <= limit:
-            return rows + [line.text for line in self.live]
-        share = max(1, round(limit * len(self.live) / everything)) if self.live else 0
-        kept = rows[: limit - share] if len(rows) > limit - share else rows
-        return kept + [self.live[i].text for i in _spread(len(self.live), share)]
+        wanted, exported = _spread(self.line_count, limit), self.exported_rows
+        rows = [json.dumps(row) for row in self._at(wanted)]
+        return rows + [self.live[i - exported].text for i in wanted if i >= exported]
 
     def sampled_keys(self, spec: Row) -> list[Row]:
         """Rows that have every key of the spec, evenly spaced, holding those keys only.

@@ -142,6 +142,9 @@ class Artifact:
     created_at: str = field(default_factory=now)
     updated_at: str | None = None
 
+    def __repr__(self) -> str:
+        return f"<Artifact {self.collection.name}:v{self.version} {self.state}>"
+
 
 @dataclass(eq=False, repr=False)
 class Collection:
@@ -220,6 +223,14 @@ class Store:
 
     def runs(self) -> list[Run]:
         return [run for project in self.projects.values() for run in project.runs.values()]
+
+    def stored(self, project: Project, digest: str) -> Blob | None:
+        """Content that arrived with some artifact of the project."""
+        for artifact in self.artifacts.values():
+            blob = artifact.files.get(digest)
+            if artifact.collection.project is project and blob and blob.digest == digest:
+                return blob
+        return None
 
     def new_blob(self, content: bytes | None = None) -> Blob:
         """A place for an upload, under a name of the server's own choosing."""

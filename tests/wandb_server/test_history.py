@@ -121,8 +121,7 @@ def test_samples_are_spread_over_exports_and_live_tail(server: WandbServer, read
         """
     )
     assert same(every, ROWS)
-    assert len(some) == 10
-    assert (some[0]["_step"], some[-1]["_step"]) == (0, 198)
+    assert [row["_step"] for row in some] == list(range(0, 200, 22))
     assert [row["_step"] for row in keyed] == [0, 48, 98, 148, 198]
     assert keyed[0] == {"_step": 0, "odd": "NaN", "loss": 1.0}
 

@@ -222,6 +222,60 @@ def test_the_public_api_changes_a_run(server: WandbServer, reader: Worker) -> No
     assert list(server.project("edited").runs) == ["r"]
 
 
+def test_the_public_api_changes_an_artifact(server: WandbServer, rich: Run, reader: Worker) -> None:
+    """Aliases, tags, description and metadata are stored; a single file can be had; links work."""
+    seen = reader.call(
+        """
+        import wandb
+        api = wandb.Api()
+        artifact = api.artifact("online/model:v0")
+        artifact.aliases.append("chosen")
+        artifact.tags.append("checked")
+        artifact.description = "the first"
+        artifact.metadata["note"] = 1
+        artifact.save()
+        artifact.link("elsewhere/portfolio", aliases=["linked"])
+        again = wandb.Api().artifact("online/model:chosen")
+        link = wandb.Api().artifact("elsewhere/portfolio:linked")
+        result = {
+            "tags": again.tags, "description": again.description, "metadata": again.metadata,
+            "aliases": again.aliases, "card": open(again.get_entry("card.txt").download()).read(),
+            "link": [link.is_link, link.source_name],
+        }
+        """
+    )
+    assert seen == {
+        "tags": ["checked"],
+        "description": "the first",
+        "metadata": {"version": 0, "note": 1},
+        "aliases": ["chosen"],
+        "card": "version 0",
+        "link": [True, "model:v0"],
+    }
+
+
+def test_an_offline_run_is_synced(server: WandbServer, private: Path) -> None:
+    """What `wandb sync` uploads later is the same run, with the times it was logged at."""
+    run_python(
+        server,
+        private,
+        """
+        import wandb
+        with wandb.init(project="offline", id="later", mode="offline") as run:
+            for i in range(5):
+                run.log({"x": i, "_timestamp": 1.5e9 + i})
+        """,
+    )
+    assert not server.project("offline").runs
+    folders = [str(path) for path in (private / "dir" / "wandb").glob("offline-run-*")]
+    with Client(server, private, ["-m", "wandb", "sync", *folders]) as sync:
+        sync.wait()
+    run = server.run("offline/later")
+    assert [line.row["x"] for line in run.history.live] == list(range(5))
+    assert [line.row["_timestamp"] for line in run.history.live] == [1.5e9 + i for i in range(5)]
+    assert run.state == "finished"
+
+
 SHARED = """
 import sys, wandb
 label = sys.argv[1]

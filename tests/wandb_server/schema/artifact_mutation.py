@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..state import Artifact, Blob, Collection, Project, Run, now
+from ..state import Artifact, Collection, Project, Run, now
 from .artifacts import ArtifactView, artifact_id, membership
 from .connection import global_id
 from .context import Context
@@ -86,7 +86,7 @@ class ArtifactMutation(View):
         for spec in input["artifactFiles"]:
             artifact = self._artifact(spec["artifactID"])
             digest = spec.get("md5") or spec.get("digest")
-            stored = self._stored(artifact.collection.project, digest)
+            stored = self._store.stored(artifact.collection.project, digest)
             blob = stored or artifact.files.get(digest) or self._store.new_blob()
             artifact.files[digest] = blob
             node = obj(
@@ -99,13 +99,6 @@ class ArtifactMutation(View):
             )
             edges.append(obj("FileEdge", node=node))
         return obj("CreateArtifactFilesPayload", files=obj("FileConnection", edges=edges))
-
-    def _stored(self, project: Project, digest: str) -> Blob | None:
-        for artifact in self._store.artifacts.values():
-            blob = artifact.files.get(digest)
-            if artifact.collection.project is project and blob and blob.digest == digest:
-                return blob
-        return None
 
     def commitArtifact(self, input: Json) -> Json:
         artifact = self._artifact(input["artifactID"])
