@@ -71,8 +71,8 @@ class History:
         """
         if writer is None:
             start = max(0, offset - self.exported_rows)
-            skip = max(0, self.exported_rows - offset)
-            self.live[start : start + len(lines) - skip] = map(_parse, lines[skip:])
+            kept = [_parse(line) for line in lines[max(0, self.exported_rows - offset) :]]
+            self.live[start : start + len(kept)] = kept
             return
         fresh = lines[max(0, self.writers[writer] - offset) :]
         self.writers[writer] = max(self.writers[writer], offset + len(lines))

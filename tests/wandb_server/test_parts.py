@@ -117,6 +117,18 @@ def test_repeated_lines_are_stored_once(sizes: list[int], random: Any) -> None:
     assert [line.step for line in history.live] == list(range(offset))
 
 
+def test_lines_repeated_after_their_export_change_nothing(server: WandbServer) -> None:
+    """A late repetition of exported lines leaves both exports and live tail alone."""
+    run = server.add_run("parts", "late")
+    lines = [f'{{"_step": {i}}}' for i in range(10)]
+    run.history.write(0, lines)
+    server.parquet(run, 6)
+    for first, last in [(0, 3), (4, 8), (0, 10)]:
+        run.history.write(first, lines[first:last])
+        assert run.history.exported_rows == 6
+        assert [line.step for line in run.history.live] == [6, 7, 8, 9]
+
+
 def test_downloads_honour_ranges(server: WandbServer) -> None:
     """Part of a file is given for a range, and a range past the end is refused."""
     blob = server.store.new_blob(b"0123456789")
