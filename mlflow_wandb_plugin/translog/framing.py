@@ -24,6 +24,7 @@ FILE_HEADER = MAGIC + struct.pack("<HB", 0xBEE1, VERSION)
 BLOCK = 32 * 1024
 READ_SIZE = 4 * 1024 * 1024
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+CUT_SHORT = "a record without its end"
 
 _chunk_header = struct.Struct("<IHB")
 _type_crc = {kind: zlib.crc32(bytes([kind])) for kind in range(5)}
@@ -161,44 +162,58 @@ class LogReader:
             if at + 7 > end:
                 return
             crc, size, kind = unpack(buffer, at)
-            stop = at + 7 + size
-            if size + 7 > room or not 1 <= kind <= 4:
-                if crc == size == kind == 0 and not any(buffer[at : at + room]):
-                    reason = "" if at + room <= end else "wait"
-                else:
-                    reason = "impossible chunk header"
+            stop, next_block = at + 7 + size, at + room
+            if stop > next_block or not 1 <= kind <= 4:
+                sound, reason, resume = False, "impossible chunk header", next_block
+                if not any(buffer[at:next_block]):
+                    reason = CUT_SHORT if parts else ""
             elif stop > end:
                 return
             else:
                 payload = buffer[at + 7 : stop]
-                reason = "" if crc32(payload, _type_crc[kind]) == crc else "checksum mismatch"
-                if not reason and (kind in (MIDDLE, LAST)) != bool(parts):
-                    reason = "a record without its beginning or end"
-                    if kind in (FULL, FIRST):
-                        # The record before was cut short; this one is sound.
-                        self._lose(base + at, reason)
-                        parts = []
-                        reason = ""
-                if not reason:
-                    at = stop
-                    parts.append(payload)
-                    if kind in (FULL, LAST):
-                        self.position = base + at
-                        yield Frame(self.position, parts[0] if kind == FULL else b"".join(parts))
-                        parts = []
-                    continue
-            if reason == "wait":
-                return
-            parts = []
-            next_block = base + at + room
-            if next_block > base + end:
-                # The damage reaches into what is not written yet: finish() will report it.
-                return
-            if reason:
-                self._lose(next_block, reason)
-            at = next_block - base
-            self.position = next_block
+                sound, reason, resume = crc32(payload, _type_crc[kind]) == crc, "", stop
+                if not sound:
+                    reason = "checksum mismatch"
+                    resume = stop if _sound_chunk(buffer, stop, next_block) else next_block
+                elif kind in (MIDDLE, LAST) and not parts:
+                    sound, reason = False, "a record without its beginning"
+            if not sound:
+                if resume > end:
+                    # It reaches into what is not written yet: finish() will report it.
+                    return
+                parts = []
+                if reason:
+                    self._lose(base + resume, reason)
+                at = resume
+                self.position = base + at
+                continue
+            if kind in (FULL, FIRST) and parts:
+                self._lose(base + at, CUT_SHORT)
+                parts = []
+            at = stop
+            parts.append(payload)
+            if kind in (FULL, LAST):
+                self.position = base + at
+                yield Frame(self.position, parts[0] if kind == FULL else b"".join(parts))
+                parts = []
 
     def _lose(self, until: int, reason: str) -> None:
-        self.damage.append(Damage(str(self.path), self.position, until - self.position, reason))
+        """Count what lies between `position` and ``until`` as damage, as one with its neighbour."""
+        start = self.position
+        if self.damage and self.damage[-1].offset + self.damage[-1].length == start:
+            before = self.damage.pop()
+            start, reason = before.offset, before.reason
+        self.damage.append(Damage(str(self.path), start, until - start, reason))
         self.position = until
+
+
+def _sound_chunk(buffer: bytes, at: int, next_block: int) -> bool:
+    """Whether a whole chunk with a right checksum stands at ``at``: then it is safe to go on."""
+    limit = min(next_block, len(buffer))
+    if at + 7 > limit:
+        return False
+    crc, size, kind = _chunk_header.unpack_from(buffer, at)
+    stop = at + 7 + size
+    if stop > limit or not 1 <= kind <= 4:
+        return False
+    return bool(zlib.crc32(buffer[at + 7 : stop], _type_crc[kind]) == crc)
