@@ -37,7 +37,7 @@ def __getattr__(name: str) -> Any:
 
         return dual_write
     if name == "backfill":
-        from mlflow_wandb_plugin.backfill import api
+        import importlib
 
-        return api.backfill_runs
+        return importlib.import_module("mlflow_wandb_plugin.backfill")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,12 +9,29 @@ import pytest
 
 from tests.support.environment import isolated
 from tests.support.processes import mlflow_server
+from tests.support.stores import copy_store, make_template
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database to copy."""
+    return make_template(tmp_path_factory.mktemp("empty-store") / "empty.db")
 
 
 @pytest.fixture
-def env(tmp_path: Path) -> dict[str, str]:
+def env(tmp_path: Path, empty_store: Path) -> dict[str, str]:
     """Environment of a child process, isolated in the test's folder; MLflow is a SQLite file."""
+    copy_store(empty_store, tmp_path / "mlflow.db")
     return isolated(tmp_path)
+
+
+@pytest.fixture
+def fresh_store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URI of an MLflow that has seen nothing; what this process writes stays in the test's folder
+    (MLflow puts artifacts of a SQLite store below the current one)."""
+    (tmp_path / "fresh").mkdir()
+    monkeypatch.chdir(tmp_path / "fresh")
+    return copy_store(empty_store, tmp_path / "fresh" / "fresh.db")
 
 
 @pytest.fixture(autouse=True)

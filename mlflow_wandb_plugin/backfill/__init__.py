@@ -1,1 +1,25 @@
-"""Backfill: plan, engine, verify, report."""
+"""Backfill: plan, engine, verify, report.
+
+The package's public function has this room's name, and Python binds the name to whichever was
+imported last. So the room itself can be called: ``mlflow_wandb_plugin.backfill(source, to)``.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow_wandb_plugin.backfill.engine import Outcome
+
+
+class _Callable(ModuleType):
+    def __call__(self, source: str, to: str = "", **options: Any) -> list[Outcome]:
+        """See `mlflow_wandb_plugin.backfill.api.backfill_runs`."""
+        from mlflow_wandb_plugin.backfill.api import backfill_runs
+
+        return backfill_runs(source, to, **options)
+
+
+sys.modules[__name__].__class__ = _Callable
