@@ -60,12 +60,14 @@ class RunTap:
             reason = status.get("error") or "MLflow has not answered yet"
             warn_once(f"{reason}; training goes on, the journal keeps everything for MLflow")
 
-    def before_exit(self) -> None:
-        """The last moment at which the W&B run can be told of its twin."""
-        if not self._told_wandb:
-            status = journal.read_status(self.path)
-            if status.get("run_id"):
-                self._tell_wandb(status)
+    def before_finish(self) -> None:
+        """The last moment at which the W&B run can be told of its twin: wandb takes no config
+        from a run that it calls finished."""
+        if self._told_wandb or self.closed or self.pid != os.getpid():
+            return
+        status = journal.read_status(self.path)
+        if status.get("run_id"):
+            self._tell_wandb(status)
 
     def finished(self) -> None:
         """wandb is done with the run: close the journal and wait for the replica."""
@@ -188,7 +190,11 @@ class RunTap:
         keys = identity.config_keys(
             status["run_id"], status["experiment_id"], status["tracking_uri"]
         )
-        self._run.config.update(keys, allow_val_change=True)
+        try:
+            self._run.config.update(keys, allow_val_change=True)
+        except Exception as error:
+            # Whatever wandb makes of it, the user's run goes on.
+            warn_once(f"the W&B config cannot name the MLflow run {status['run_id']}: {error}")
         say(f"MLflow run {status['run_id']} {status.get('where', '')}".rstrip())
 
 

@@ -95,11 +95,13 @@ def _tapped(set_backend: Any) -> Any:
 def _finishing(finish: Any) -> Any:
     @functools.wraps(finish)
     def wrapper(run: Any, *args: Any, **kwargs: Any) -> Any:
+        tap = _taps.get(run.settings.run_id)
+        if tap is not None:
+            tap.before_finish()
         try:
             return finish(run, *args, **kwargs)
         finally:
             # Only now has wandb-core written the end of the run's file.
-            tap = _taps.get(run.settings.run_id)
             if tap is not None:
                 tap.finished()
 
@@ -135,14 +137,11 @@ def _shadow(interface: Any, tap: RunTap) -> None:
     def tapped_deliver(record: Any, *args: Any, **kwargs: Any) -> Any:
         if not _kept(record):
             return deliver(record, *args, **kwargs)
-        kind = record.WhichOneof("record_type")
-        if kind == "exit":
-            tap.before_exit()
         with tap.lock:
             kept = tap.keeping_files(record) if _is_artifact(record) else record
             result = deliver(record, *args, **kwargs)
             tap.write(kept)
-        if kind == "request" and record.request.HasField("run_start"):
+        if _is_run_start(record):
             tap.started()
         return result
 
@@ -154,6 +153,11 @@ def _kept(record: Any) -> bool:
     if kind == "request":
         return record.request.WhichOneof("request_type") in KEPT_REQUESTS
     return kind in KEPT_RECORDS
+
+
+def _is_run_start(record: Any) -> bool:
+    kind = record.WhichOneof("record_type")
+    return bool(kind == "request" and record.request.HasField("run_start"))
 
 
 def _is_artifact(record: Any) -> bool:

@@ -129,7 +129,8 @@ class RunFacts:
             self.saw(self._segment_started_ms + exit_record.runtime * 1000)
 
     def state(self) -> RunState:
-        if self._exit is None or self._exit.not_complete:
+        # wandb 0.22 has no such field: its exits are always whole.
+        if self._exit is None or getattr(self._exit, "not_complete", False):
             return "running"
         if self._exit.exit_code == 0:
             return "finished"

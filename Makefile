@@ -1,0 +1,32 @@
+# Every target makes the virtual environment that it needs; Python 3.10 or later is all it asks for.
+PYTHON ?= python3
+NEW_ENOUGH = import sys; sys.exit("Python 3.10 or later is needed: make PYTHON=..." if sys.version_info < (3, 10) else 0)
+
+.PHONY: help test demo test-versions clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+test: .venv/made  ## Run every check and print how many passed
+	@.venv/bin/python scripts/check.py
+
+demo: .venvs/demo/made  ## Train twice, backfill, and see both runs in MLflow; no account, no server
+	@.venvs/demo/bin/python examples/demo/demo.py
+
+test-versions: .venv/made  ## Check old and new wandb and mlflow, each pair in an environment of its own
+	@.venv/bin/python scripts/test_versions.py
+
+clean:  ## Remove the environments, the demo and what tools cache
+	rm -rf .venv .venvs .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.venv/made: pyproject.toml
+	@$(PYTHON) -c '$(NEW_ENOUGH)'
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+.venvs/demo/made: pyproject.toml
+	@$(PYTHON) -c '$(NEW_ENOUGH)'
+	$(PYTHON) -m venv --clear .venvs/demo
+	.venvs/demo/bin/python -m pip install --quiet --editable .
+	@touch $@

@@ -1,0 +1,68 @@
+"""``make test``: every check, one after another, and a last line that counts them.
+
+The line counts each of pytest's tests and each other check as one. All checks run, also when an
+earlier one failed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+
+CHECKS = (
+    ("ruff", "format", "--check", "."),
+    ("ruff", "check", "."),
+    ("mypy",),
+    ("lint-imports",),
+    ("python", "scripts/check_wheel.py"),
+)
+PYTEST = ("pytest", "-n", "2", "--dist", "loadfile", "-o", "junit_family=xunit2")
+
+
+def run(command: tuple[str, ...]) -> bool:
+    """Run a tool of our environment in the checkout."""
+    print(f"\n$ {' '.join(command)}", flush=True)
+    return not subprocess.run([BIN / command[0], *command[1:]], cwd=ROOT).returncode
+
+
+def pytest(*arguments: str) -> Counter[str]:
+    """Run the tests; how many passed, failed and were skipped."""
+    with tempfile.TemporaryDirectory(prefix="mlflow-wandb-check-") as folder:
+        report = Path(folder) / "report.xml"
+        succeeded = run((*PYTEST, f"--junitxml={report}", *arguments))
+        counts = counted(report) if report.is_file() else Counter[str]()
+    if not succeeded and not counts["failed"]:
+        # Nothing was collected, a crash, a wrong option: no test can say so.
+        counts["failed"] = 1
+    return counts
+
+
+def counted(report: Path) -> Counter[str]:
+    """Tests by outcome in a JUnit report."""
+    counts: Counter[str] = Counter()
+    for case in ElementTree.parse(report).iter("testcase"):
+        told = {child.tag for child in case}
+        if told & {"failure", "error"}:
+            counts["failed"] += 1
+        else:
+            counts["skipped" if "skipped" in told else "passed"] += 1
+    return counts
+
+
+def main(arguments: list[str]) -> int:
+    counts: Counter[str] = Counter("passed" if run(check) else "failed" for check in CHECKS)
+    counts += pytest(*arguments)
+    line = f"{counts['passed']} passed, {counts['failed']} failed"
+    print(line + (f", {counts['skipped']} skipped" if counts["skipped"] else ""), flush=True)
+    return 1 if counts["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,124 @@
+"""Build the wheel, install it away from the checkout, and use it there.
+
+An editable install finds every file of the checkout, so only this shows that the wheel has them
+all. The second environment borrows this one's packages, but not its editable install.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SMOKE = """
+import importlib, pkgutil, sys
+from importlib.metadata import entry_points, files
+from pathlib import Path
+
+import mlflow_wandb_plugin
+
+home = Path(mlflow_wandb_plugin.__file__).parent
+assert home.is_relative_to(sys.prefix), f"imported from {home}, not from the wheel"
+names = [module.name for module in pkgutil.walk_packages([str(home)], "mlflow_wandb_plugin.")]
+names += ["mlflow_wandb_flyte", "mlflow_wandb_ray", "mlflow_wandb_torchtune"]
+for name in names:
+    importlib.import_module(name)
+assert (home / "live" / "sitecustomize" / "sitecustomize.py").is_file()
+assert (home / "py.typed").is_file()
+[script] = entry_points(group="console_scripts", name="mlflow-wandb")
+assert callable(script.load())
+ours = [e for e in entry_points() if e.dist and e.dist.name == "mlflow-wandb-plugin"]
+for entry in ours:
+    entry.load()
+print(f"{len(names)} modules and {len(set(ours))} entry points load")
+"""
+
+TRAINING = """
+import wandb
+with wandb.init(project="wheel") as run:
+    for step in range(3):
+        run.log({"loss": 1 / (step + 1)})
+"""
+
+LOOK = """
+from mlflow import MlflowClient
+client = MlflowClient()
+experiment = client.get_experiment_by_name("wheel")
+[run] = client.search_runs([experiment.experiment_id])
+losses = [point.value for point in client.get_metric_history(run.info.run_id, "loss")]
+assert losses == [1.0, 0.5, 1 / 3], losses
+assert run.data.tags["wandb.sync.state"] == "complete", run.data.tags
+print("a run was dual-written by the wheel")
+"""
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="mlflow-wandb-wheel-") as folder:
+        place = Path(folder)
+        python = install(build(place / "dist"), place / "venv")
+        command = python.with_name("mlflow-wandb")
+        env = environment(place)
+        use = Use(place, env)
+        use([command, "--help"], quiet=True)
+        use([python, "-c", SMOKE])
+        (place / "train.py").write_text(TRAINING)
+        use([command, "run", "--", str(python), "train.py"])
+        use([python, "-c", LOOK])
+
+
+def build(folder: Path) -> Path:
+    """Build the checkout's wheel into ``folder``."""
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder))
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(ROOT)], check=True)
+    [wheel] = folder.glob("*.whl")
+    return wheel
+
+
+def install(wheel: Path, folder: Path) -> Path:
+    """The Python of a new environment that has the wheel, and this one's other packages."""
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    pip = (sys.executable, "-m", "pip", "--python", str(python))
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", str(wheel)], check=True)
+    # A path that stands in a .pth file is not searched for .pth files itself: the editable
+    # install of this environment, which is one, stays out.
+    ours = sysconfig.get_path("purelib")
+    theirs = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
+    Path(theirs, "borrowed.pth").write_text(f"{ours}\n")
+    return python
+
+
+def environment(place: Path) -> dict[str, str]:
+    """Nobody's account, and no way back into the checkout."""
+    dropped = ("WANDB_", "MLFLOW_", "PYTHONPATH")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    return env | {
+        "HOME": str(place),
+        "WANDB_MODE": "offline",
+        "WANDB_ERROR_REPORTING": "false",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{place / 'mlflow.db'}",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+
+
+class Use:
+    """Runs commands in the new environment, away from the checkout."""
+
+    def __init__(self, place: Path, env: dict[str, str]) -> None:
+        self._place, self._env = place, env
+
+    def __call__(self, command: list[str | Path], quiet: bool = False) -> None:
+        out = subprocess.DEVNULL if quiet else None
+        subprocess.run(
+            command, cwd=self._place, env=self._env, check=True, timeout=300, stdout=out
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""MLflow answers after `wandb.init` has stopped waiting for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlflow_wandb_plugin.endpoints.wandb_dir import find_logs, peek
+from tests.support.mlflow_state import read_runs
+from tests.support.processes import run_script
+
+ANSWERS_BEFORE_FINISH = """
+import pathlib, time
+import mlflow_wandb_plugin
+from mlflow_wandb_plugin import journal
+import wandb
+
+mlflow_wandb_plugin.autolog(init_timeout=0)
+run = wandb.init(project="late")
+run.log({"loss": 1.0})
+[path] = pathlib.Path(run.settings.sync_file).parent.parent.glob("mlflow/*.journal")
+deadline = time.monotonic() + 60
+while not journal.read_status(path).get("run_id"):
+    assert time.monotonic() < deadline, "MLflow never answered"
+    time.sleep(0.05)
+assert "mlflow_run_id" not in run.config
+run.finish()
+"""
+
+
+def test_twin_is_named_at_finish_when_it_was_unknown_at_init(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    """A late MLflow run id reaches the W&B config before the run is finished, and nothing fails."""
+    run_script(ANSWERS_BEFORE_FINISH, env, tmp_path)
+    [state] = read_runs(env["MLFLOW_TRACKING_URI"]).values()
+    [log] = find_logs(tmp_path / "work" / "wandb")
+    assert peek(log).config["mlflow_run_id"] == state.run_id
+    assert state.status == "FINISHED"
