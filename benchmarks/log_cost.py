@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 from benchmarks.common import median, percentile, private_place, row
 
@@ -43,7 +44,7 @@ def measure(calls: int) -> None:
         data = {f"metric_{number}": number * 1.5 for number in range(keys)}
         for gap_s, name in ((0.0, "tight"), (0.002, "cold")):
             n = calls if not gap_s else calls // 2
-            a, b = paired(lambda: alone.log(data), lambda: dual.log(data), n, gap_s)
+            a, b = paired(partial(alone.log, data), partial(dual.log, data), n, gap_s)
             by_hand = {
                 synchronous: timed_mlflow(mlflow, experiment, data, n // 10, gap_s, synchronous)
                 for synchronous in (True, False)

@@ -20,6 +20,7 @@ ENTITY = "wandb.entity"
 ORIGIN = "wandb.sync.origin"
 STATE = "wandb.sync.state"
 POSITION = "wandb.sync.position"
+ROWS = "wandb.sync.rows"
 MAPPING = "wandb.sync.mapping"
 LOSSES = "wandb.sync.losses"
 REWRITES = "wandb.sync.rewrites"
@@ -39,6 +40,7 @@ class Twin:
 
     Attributes:
         position: how far each log has been carried, by segment; -1 stands for "to its end".
+        rows: number of history rows carried, by segment.
         foreign: another tool wrote the run (export-wandb-to-mlflow, MosaicML Composer).
     """
 
@@ -47,16 +49,28 @@ class Twin:
     origin: str
     state: str
     position: Mapping[str, int]
+    rows: Mapping[str, int]
     foreign: bool = False
 
     def complete(self, info: RunInfo) -> bool:
-        """Everything of ``info`` that is known to be logged has arrived."""
-        return self.state == "complete" and all(
-            self.position.get(segment) == TO_THE_END for segment in info.segments
-        )
+        """Everything of ``info`` that is known to be logged has arrived: all of its logs, or,
+        where W&B's server counts rows, as many rows as it has."""
+        if self.state != "complete":
+            return False
+        counted = info.rows.get(SERVER)
+        if counted is not None:
+            return counted == total_rows(self.rows)
+        return all(self.position.get(segment) == TO_THE_END for segment in info.segments)
 
 
 TO_THE_END = -1
+SERVER = "server"
+"""The one segment of a run that is read from W&B's server, which has joined the run's logs."""
+
+
+def total_rows(rows: Mapping[str, int]) -> int:
+    """History rows of a run, given their number by segment."""
+    return rows[SERVER] if SERVER in rows else sum(rows.values())
 
 
 def verdict(info: RunInfo, twin: Twin | None) -> Verdict:
@@ -100,18 +114,19 @@ def config_keys(run_id: str, experiment_id: str, tracking_uri: str) -> dict[str,
     }
 
 
-def write_position(position: Mapping[str, int], limit: int) -> str:
-    """The position tag's value; the oldest segments go where the tag would grow too long."""
-    entries = dict(position)
+def write_numbers(numbers: Mapping[str, int], limit: int) -> str:
+    """The value of a tag that holds a number a segment (`POSITION`, `ROWS`); the oldest segments
+    go where it would grow too long."""
+    entries = dict(numbers)
     while len(text := json.dumps(entries)) > limit:
         del entries[next(iter(entries))]
     return text
 
 
-def read_position(tags: Mapping[str, str]) -> dict[str, int]:
-    """The inverse of `write_position`; a tag that cannot be read counts as "nothing yet"."""
+def read_numbers(tags: Mapping[str, str], tag: str) -> dict[str, int]:
+    """A tag written by `write_numbers`; one that cannot be read counts as "nothing yet"."""
     try:
-        position = json.loads(tags.get(POSITION, "{}"))
+        position = json.loads(tags.get(tag, "{}"))
         return {str(segment): int(offset) for segment, offset in position.items()}
     except (ValueError, AttributeError, TypeError):
         return {}

@@ -7,6 +7,7 @@ book's business (`mapping.py`), not the model's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ class RunInfo:
             change, so this is what params are made of, however late the reader comes.
         summary: the summary as W&B shows it, nested.
         last: each numeric history key's last value.
+        rows: number of history rows, by segment.
         last_step, last_ms: of the last history row; None when there is none.
         missing: part of the run's log is known to be lost; it cannot be called complete.
         facts: origin of the run: program, args, host, user, email, python, git_commit, …
@@ -54,6 +56,7 @@ class RunInfo:
     first_config: Mapping[Key, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
     last: Mapping[Key, float] = field(default_factory=dict)
+    rows: Mapping[str, int] = field(default_factory=dict)
     last_step: int | None = None
     last_ms: int | None = None
     missing: bool = False
@@ -149,9 +152,53 @@ Item: TypeAlias = RunInfo | Series | RowObjects | FileRef | ArtifactRef | Mark |
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which runs of a source are meant. Empty means all."""
+    """Which runs of a source are meant. Empty means all.
+
+    Attributes:
+        runs: ids, display names, or regular expressions that match one of them whole.
+        filter: MongoDB-style filter as `wandb.Api().runs` takes; for W&B servers only.
+        states: W&B's run states.
+        since_ms, until_ms: when the run started, Unix ms; since is inclusive, until is not.
+        groups: W&B groups.
+        newest_first: the order; oldest first by default, so that MLflow lists the newest on top.
+    """
 
     runs: tuple[str, ...] = ()
+    filter: Mapping[str, Any] = field(default_factory=dict)
+    states: tuple[str, ...] = ()
+    since_ms: int | None = None
+    until_ms: int | None = None
+    groups: tuple[str, ...] = ()
+    newest_first: bool = False
+
+    def takes(self, info: RunInfo) -> bool:
+        """Whether ``info`` is selected; ``filter`` is the server's business."""
+        names = (info.run_id, info.name)
+        return (
+            (not self.runs or any(_matches(wanted, names) for wanted in self.runs))
+            and (not self.states or info.state in self.states)
+            and (not self.groups or info.group in self.groups)
+            and (self.since_ms is None or (info.started_ms or 0) >= self.since_ms)
+            and (self.until_ms is None or (info.started_ms or 0) < self.until_ms)
+        )
+
+
+def _matches(wanted: str, names: Sequence[str]) -> bool:
+    if wanted in names:
+        return True
+    try:
+        return any(re.fullmatch(wanted, name) for name in names)
+    except re.error:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What carrying a run would move: points of series, bytes of files, requests to the source."""
+
+    points: int = 0
+    file_bytes: int = 0
+    requests: int = 0
 
 
 def flatten(tree: Mapping[str, Any], prefix: Key = ()) -> dict[Key, Any]:

@@ -115,9 +115,7 @@ class Use:
 
     def __call__(self, command: list[str | Path], quiet: bool = False) -> None:
         out = subprocess.DEVNULL if quiet else None
-        subprocess.run(
-            command, cwd=self._place, env=self._env, check=True, timeout=300, stdout=out
-        )
+        subprocess.run(command, cwd=self._place, env=self._env, check=True, timeout=300, stdout=out)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from mlflow_wandb_plugin.model import (
     RunInfo,
     Selection,
     Series,
+    Size,
 )
 
 
@@ -26,6 +27,13 @@ class Source(Protocol):
 
         Raises:
             SourceError: the source cannot be listed.
+        """
+
+    def size(self, run: RunInfo) -> Size:
+        """What `read` would yield, counted or estimated, for a plan.
+
+        Raises:
+            SourceError: the run cannot be read.
         """
 
     def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:

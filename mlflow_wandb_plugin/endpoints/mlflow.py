@@ -106,7 +106,8 @@ def _twin(run: Run) -> Twin:
         experiment_id=run.info.experiment_id,
         origin=tags.get(identity.ORIGIN, ""),
         state=tags.get(identity.STATE, ""),
-        position=identity.read_position(tags),
+        position=identity.read_numbers(tags, identity.POSITION),
+        rows=identity.read_numbers(tags, identity.ROWS),
         foreign=identity.RUN_ID not in tags,
     )
 

@@ -37,7 +37,8 @@ class MlflowRunWriter:
         self._tags: dict[str, str] = dict(run.data.tags)
         self._params: dict[str, str] = dict(run.data.params)
         self._status = run.info.status
-        self.position: dict[str, int] = identity.read_position(self._tags)
+        self.position: dict[str, int] = identity.read_numbers(self._tags, identity.POSITION)
+        self._rows: dict[str, int] = identity.read_numbers(self._tags, identity.ROWS)
         self.losses: Counter[str] = Counter()
         self.rewrites: Counter[str] = Counter()
         self._files = RunFiles(client, self.run_id, self.losses, self.rewrites)
@@ -183,7 +184,7 @@ class MlflowRunWriter:
         self._flush()
         if self.position.get(mark.segment) != mark.position:
             self.position[mark.segment] = mark.position
-            self._set_tags({identity.POSITION: self._position_text()})
+            self._set_tags({identity.POSITION: self._numbers(self.position)})
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         for key, (value, step, at) in mapping.summary_points(info).items():
@@ -206,11 +207,21 @@ class MlflowRunWriter:
             self._client.call(
                 self._client.client.set_terminated, self.run_id, status, info.ended_ms
             )
+        if identity.SERVER in info.rows:
+            # The server has joined the run's logs: it counts each row that they held.
+            self._rows.clear()
+        self._rows.update(info.rows)
         if complete:
             for segment in info.segments:
                 self.position.pop(f"journal:{segment}", None)
                 self.position[segment] = identity.TO_THE_END
-            self._set_tags({identity.STATE: "complete", identity.POSITION: self._position_text()})
+            self._set_tags(
+                {
+                    identity.STATE: "complete",
+                    identity.POSITION: self._numbers(self.position),
+                    identity.ROWS: self._numbers(self._rows),
+                }
+            )
         elif status != "RUNNING":
             self._set_tags({identity.STATE: "partial"})
 
@@ -232,8 +243,8 @@ class MlflowRunWriter:
             self._files.save_names(self._names.renamed, self._param_names.renamed)
             self._saved_names = len(self._names.renamed)
 
-    def _position_text(self) -> str:
-        return identity.write_position(self.position, self._limits.tag_value)
+    def _numbers(self, numbers: Mapping[str, int]) -> str:
+        return identity.write_numbers(numbers, self._limits.tag_value)
 
 
 def _rewritten(key: list[str], namer: Namer) -> bool:

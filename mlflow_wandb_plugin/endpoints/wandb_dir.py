@@ -25,6 +25,8 @@ from mlflow_wandb_plugin.model import (
     RunInfo,
     RunState,
     Selection,
+    Series,
+    Size,
 )
 from mlflow_wandb_plugin.translog.decoder import BLOCK_POINTS, HISTORY, RunDecoder, record_type
 from mlflow_wandb_plugin.translog.framing import LogReader
@@ -92,9 +94,18 @@ class WandbDir:
                 started = before.started_ms
                 info = replace(info, segments=segments, started_ms=started, config=config)
             found[key] = info
-        for info in found.values():
-            if not selection.runs or {info.run_id, info.name} & set(selection.runs):
+        ordered = list(found.values())
+        for info in reversed(ordered) if selection.newest_first else ordered:
+            if selection.takes(info):
                 yield info
+
+    def size(self, run: RunInfo) -> Size:
+        """Points are counted by decoding: a local log is read faster than it is described."""
+        logs = self._logs.get((run.entity, run.project, run.run_id), [])
+        items = list(read_logs(logs, {}))
+        points = sum(len(item.values) for item in items if isinstance(item, Series))
+        files = [item.local for item in items if isinstance(item, FileRef)]
+        return Size(points, sum(file.stat().st_size for file in set(files) if file.is_file()))
 
     def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
         logs = self._logs.get((run.entity, run.project, run.run_id), [])

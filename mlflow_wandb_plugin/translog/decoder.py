@@ -234,11 +234,12 @@ class RunDecoder:
 
     def _flush_plain(self) -> None:
         """Rows that were taken without parsing join the others."""
-        if not self._plain.waiting:
+        waiting = self._plain.waiting
+        if not waiting:
             return
         self._plain.flush(self._columns)
         run, columns = self.run, self._columns
-        run.last_step, run.last_ms = columns.steps[-1], columns.times_ms[-1]
+        run.saw_rows(waiting, columns.steps[-1], columns.times_ms[-1])
         run.saw(max(columns.times_ms))
 
     def _open_row(self, step: int | None, timestamp: str | None) -> None:
@@ -249,8 +250,7 @@ class RunDecoder:
             timestamp_ms = run.last_ms if run.last_ms is not None else run.started_ms or 0
         if step is None:
             step = 0 if run.last_step is None else run.last_step + 1
-        run.last_step, run.last_ms = step, timestamp_ms
-        run.saw(timestamp_ms)
+        run.saw_rows(1, step, timestamp_ms)
         self._columns.open_row(step, timestamp_ms)
 
     def _close_row(self) -> None:

@@ -34,6 +34,7 @@ class RunFacts:
         self.last_ms: int | None = None
         self.preempting = False
         self.run_id = ""
+        self.rows: dict[str, int] = {}
         self._fields: dict[str, Any] = {}
         self._tags: tuple[str, ...] = ()
         self._segment_started_ms = 0
@@ -43,9 +44,17 @@ class RunFacts:
 
     def begin(self, segment: str) -> None:
         self.segments.append(segment)
+        self.rows[segment] = 0
         self.seen_in_segment = False
         self.preempting = False
         self._exit = None
+
+    def saw_rows(self, count: int, last_step: int, last_ms: int) -> None:
+        """So many history rows more; the last of them stands at ``last_step``."""
+        if self.segments:
+            self.rows[self.segments[-1]] += count
+        self.last_step, self.last_ms = last_step, last_ms
+        self.saw(last_ms)
 
     def saw(self, timestamp_ms: int) -> None:
         """Something of the run happened then: the run did not end before."""
@@ -159,6 +168,7 @@ class RunFacts:
             first_config=dict(self.first_config),
             summary=summary,
             last=dict(last),
+            rows=dict(self.rows),
             last_step=self.last_step,
             last_ms=self.last_ms,
             facts=dict(self.facts),
