@@ -21,6 +21,9 @@ ORIGIN = "wandb.sync.origin"
 STATE = "wandb.sync.state"
 POSITION = "wandb.sync.position"
 ROWS = "wandb.sync.rows"
+CLAIM = "wandb.sync.claim"
+SWEEP = "wandb.sweep"
+"""Carried by the run that is the parent of a sweep's runs; they carry `wandb.sweep_id`."""
 MAPPING = "wandb.sync.mapping"
 LOSSES = "wandb.sync.losses"
 REWRITES = "wandb.sync.rewrites"
@@ -41,7 +44,9 @@ class Twin:
     Attributes:
         position: how far each log has been carried, by segment; -1 stands for "to its end".
         rows: number of history rows carried, by segment.
-        foreign: another tool wrote the run (export-wandb-to-mlflow, MosaicML Composer).
+        foreign: export-wandb-to-mlflow migrated the run.
+        adopted: the W&B config names it, but it carries none of our tags yet: another tool
+            (MosaicML Composer) dual-writes it, with times and a density of its own.
     """
 
     run_id: str
@@ -51,6 +56,7 @@ class Twin:
     position: Mapping[str, int]
     rows: Mapping[str, int]
     foreign: bool = False
+    adopted: bool = False
 
     def complete(self, info: RunInfo) -> bool:
         """Everything of ``info`` that is known to be logged has arrived: all of its logs, or,

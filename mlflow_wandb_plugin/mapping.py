@@ -282,6 +282,7 @@ CONFIG_FILE = "wandb/config.json"
 SUMMARY_FILE = "wandb/summary.json"
 HISTORY_FILE = "wandb/history.jsonl"
 RENAMED_FILE = "wandb/renamed.json"
+SWEEP_CONFIG_FILE = "wandb/sweep_config.json"
 LINEAGE_FILE = "wandb/lineage.json"
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|#%]')
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.backfill.engine import Outcome, backfill
+from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.model import Selection
 
 
@@ -14,19 +15,21 @@ def backfill_runs(
     to: str = "",
     *,
     experiment: str = "{project}",
-    runs: Sequence[str] = (),
-    workers: int = 1,
+    selection: Selection | None = None,
+    **options: Any,
 ) -> list[Outcome]:
     """Carry W&B runs into MLflow; skip those that are there, fill those that have holes.
 
     Args:
-        source: a wandb folder, a run folder or a ``.wandb`` file.
-        to: an MLflow tracking URI; empty means MLflow's own.
+        source: a wandb folder, a run folder, a ``.wandb`` file, or another source's URI.
+        to: an MLflow tracking URI, or another target's URI; empty means MLflow's own.
         experiment: template of the experiment's name, with {entity} and {project}.
-        runs: ids or names; empty means all.
+        selection: which runs; None means all.
+        options: fields of `mlflow_wandb_plugin.backfill.options.BackfillOptions`.
 
     Raises:
         UsageError, SourceError: nothing could be started. A run that fails is an outcome.
     """
     opened = plugins.open_source(source), plugins.open_target(to, experiment)
-    return list(backfill(*opened, Selection(tuple(runs)), workers))
+    chosen = BackfillOptions(**options)
+    return list(backfill(*opened, selection or Selection(), chosen))

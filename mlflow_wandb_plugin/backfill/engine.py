@@ -6,11 +6,13 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from mlflow_wandb_plugin import identity
+from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.endpoints.base import RunWriter, Source, Target
 from mlflow_wandb_plugin.errors import MlflowWandbError
-from mlflow_wandb_plugin.identity import Verdict
+from mlflow_wandb_plugin.identity import Twin, Verdict
 from mlflow_wandb_plugin.model import (
     ArtifactRef,
     Damage,
@@ -100,21 +102,24 @@ def backfill(
     source: Source,
     target: Target,
     selection: Selection,
-    workers: int = 1,
+    options: BackfillOptions | None = None,
     listener: Listener | None = None,
 ) -> Iterator[Outcome]:
     """Carry the selected runs to the target; yield an outcome a run, as each is done.
 
     Runs that the target already has complete are skipped, runs with holes are filled. One
     run's failure does not stop the others.
+
+    Raises:
+        SourceError: the source cannot be listed.
     """
-    listener = listener or Listener()
-    runs = source.runs(selection)
-    with concurrent.futures.ThreadPoolExecutor(workers, "mlflow-wandb-backfill") as pool:
+    options = options or BackfillOptions()
+    one = _OneRun(source, target, options, listener or Listener())
+    with concurrent.futures.ThreadPoolExecutor(options.workers, "mlflow-wandb-backfill") as pool:
         waiting: set[concurrent.futures.Future[Outcome]] = set()
-        for run in runs:
-            waiting.add(pool.submit(_one_run, source, target, run, listener))
-            if len(waiting) >= 2 * workers:
+        for run in source.runs(selection):
+            waiting.add(pool.submit(one.carry, run))
+            if len(waiting) >= 2 * options.workers:
                 done, waiting = concurrent.futures.wait(
                     waiting, return_when=concurrent.futures.FIRST_COMPLETED
                 )
@@ -123,37 +128,85 @@ def backfill(
             yield future.result()
 
 
-def _one_run(source: Source, target: Target, run: RunInfo, listener: Listener) -> Outcome:
-    verdict: Verdict = "new"
-    try:
-        twin = target.find(run)
-        verdict = identity.verdict(run, twin)
-        if verdict in ("dual-written", "existing", "foreign"):
-            assert twin is not None
-            outcome = Outcome(run, verdict, "skipped", _REASONS[verdict], twin.run_id)
-        else:
-            writer = target.open(run, "backfill", twin)
-            try:
-                carried = replicate(source.read(run, writer.position), writer, listener.points)
-            finally:
-                writer.close()
-            outcome = Outcome(
-                carried.info or run,
-                verdict,
-                "migrated" if verdict == "new" else "repaired",
-                mlflow_run_id=writer.run_id,
-                points=carried.points,
-                losses=dict(writer.losses),
-                damage=tuple(carried.damage),
-            )
-    except MlflowWandbError as error:
-        outcome = Outcome(run, verdict, "failed", str(error))
-    listener.run_done(outcome)
-    return outcome
+class _OneRun:
+    def __init__(
+        self, source: Source, target: Target, options: BackfillOptions, listener: Listener
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._options = options
+        self._listener = listener
+
+    def carry(self, run: RunInfo) -> Outcome:
+        decision = Decision("new", "migrate")
+        try:
+            decision = decide(run, self._target, self._options)
+            if decision.action == "migrate":
+                outcome = self._migrate(run, decision)
+            else:
+                twin_id = decision.twin.run_id if decision.twin is not None else ""
+                action = "skipped" if decision.action == "skip" else "failed"
+                outcome = Outcome(run, decision.verdict, action, decision.reason, twin_id)
+        except MlflowWandbError as error:
+            outcome = Outcome(run, decision.verdict, "failed", str(error))
+        self._listener.run_done(outcome)
+        return outcome
+
+    def _migrate(self, run: RunInfo, decision: Decision) -> Outcome:
+        writer = self._target.open(run, "backfill", decision.twin)
+        try:
+            items = self._options.wanted(self._source.read(run, writer.position))
+            carried = replicate(items, writer, self._listener.points)
+        finally:
+            writer.close()
+        return Outcome(
+            carried.info or run,
+            decision.verdict,
+            "migrated" if decision.twin is None else "repaired",
+            decision.reason,
+            mlflow_run_id=writer.run_id,
+            points=carried.points,
+            losses=dict(writer.losses),
+            damage=tuple(carried.damage),
+        )
 
 
-_REASONS = {
-    "dual-written": "dual-written and complete",
-    "existing": "migrated before and complete",
-    "foreign": "written by another tool",
-}
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do with a run, and why. ``twin`` is the run to go on with or to leave alone."""
+
+    verdict: Verdict
+    action: Literal["migrate", "skip", "refuse"]
+    reason: str = ""
+    twin: Twin | None = None
+
+
+def decide(run: RunInfo, target: Target, options: BackfillOptions) -> Decision:
+    """The verdict on ``run`` and what ``options`` make of it. Writes nothing.
+
+    Raises:
+        TargetUnavailableError, TargetError: the target cannot be asked.
+    """
+    twin = target.find(run, dual=options.dual_written != "ignore")
+    verdict = identity.verdict(run, twin)
+    if twin is None:
+        marker = run.config.get("mlflow_run_id")
+        lost = f"its marker leads to no live MLflow run ({marker})" if marker else ""
+        return Decision(verdict, "migrate", lost if options.dual_written != "ignore" else "")
+    if twin.origin == "dual" and options.dual_written == "trust":
+        return Decision("dual-written", "skip", "dual-written, by its marker", twin)
+    if verdict == "dual-written":
+        return Decision(verdict, "skip", "dual-written and complete", twin)
+    if verdict in ("existing", "foreign"):
+        return _existing(verdict, twin, options)
+    return Decision(verdict, "migrate", "", twin)
+
+
+def _existing(verdict: Verdict, twin: Twin, options: BackfillOptions) -> Decision:
+    what = "migrated by another tool" if verdict == "foreign" else "migrated before and complete"
+    if options.existing == "skip":
+        return Decision(verdict, "skip", what, twin)
+    if options.existing == "fail":
+        return Decision(verdict, "refuse", f"{what} (--existing fail)", twin)
+    # Another tool's points carry other times: ours beside them would double the run.
+    return Decision(verdict, "migrate", "", None if verdict == "foreign" else twin)

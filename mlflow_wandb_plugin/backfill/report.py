@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.backfill.engine import Outcome
+from mlflow_wandb_plugin.backfill.plan import PlannedRun
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -82,3 +83,61 @@ def _what(outcome: Outcome) -> str:
     if outcome.damage:
         text += "; " + "; ".join(str(damage) for damage in outcome.damage)
     return text
+
+
+def plan_as_json(planned: Sequence[PlannedRun]) -> dict[str, Any]:
+    """A plan as JSON-compatible values, with its totals."""
+    return {
+        "totals": _totals(planned),
+        "runs": [
+            {
+                "run_id": item.run.run_id,
+                "path": item.run.path,
+                "name": item.run.name,
+                "state": item.run.state,
+                "verdict": item.decision.verdict,
+                "action": item.decision.action,
+                "reason": item.decision.reason,
+                "points": item.size.points,
+                "bytes": item.size.file_bytes,
+                "requests": item.size.requests,
+            }
+            for item in planned
+        ],
+    }
+
+
+def plan_as_table(planned: Sequence[PlannedRun]) -> Table:
+    """A row a run, and a last one with the totals."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    totals = _totals(planned)
+    table = Table(title="Plan: nothing has been written", show_footer=True)
+    table.add_column("run", footer=f"{totals['runs']} runs")
+    table.add_column("id")
+    table.add_column("verdict")
+    table.add_column("action", footer=f"{totals['to_migrate']} to migrate")
+    for name, key in (("points", "points"), ("bytes", "bytes"), ("API calls", "requests")):
+        table.add_column(name, justify="right", footer=f"{totals[key]:,}")
+    for item in planned:
+        reason = item.decision.reason
+        what = f"{item.decision.action}: {reason}" if reason else str(item.decision.action)
+        table.add_row(
+            escape(item.run.name or item.run.run_id),
+            escape(item.run.run_id),
+            item.decision.verdict,
+            escape(what),
+            *(f"{n:,}" for n in (item.size.points, item.size.file_bytes, item.size.requests)),
+        )
+    return table
+
+
+def _totals(planned: Sequence[PlannedRun]) -> dict[str, int]:
+    return {
+        "runs": len(planned),
+        "to_migrate": sum(item.decision.action == "migrate" for item in planned),
+        "points": sum(item.size.points for item in planned),
+        "bytes": sum(item.size.file_bytes for item in planned),
+        "requests": sum(item.size.requests for item in planned),
+    }

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import sys
+import threading
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
 
 import click
 
 from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.backfill import report
-from mlflow_wandb_plugin.backfill.engine import Listener, Outcome
+from mlflow_wandb_plugin.backfill.curves import Curves
+from mlflow_wandb_plugin.backfill.engine import Outcome
 from mlflow_wandb_plugin.backfill.engine import backfill as run_backfill
-from mlflow_wandb_plugin.model import Selection
+from mlflow_wandb_plugin.backfill.options import BackfillOptions
+from mlflow_wandb_plugin.backfill.plan import dual_experiment, plan
+from mlflow_wandb_plugin.cli.progress import ProgressBar
+from mlflow_wandb_plugin.endpoints.base import Source, Target
+from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.model import RunInfo, Selection
+
+log = logging.getLogger("mlflow_wandb_plugin.backfill")
+
+STATES = ("running", "finished", "failed", "crashed", "killed", "preempted")
 
 
 @click.command()
@@ -20,67 +37,196 @@ from mlflow_wandb_plugin.model import Selection
 @click.option(
     "--experiment", default="{project}", show_default=True, help="Name of the MLflow experiment."
 )
-@click.option("--run", "runs", multiple=True, metavar="ID", help="Only this run (id or name).")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64))
+@click.option("--run", "runs", multiple=True, help="Only this run: id, name or regex.")
+@click.option("--filter", "filter_json", default="", help="MongoDB-style JSON, as wandb.Api takes.")
+@click.option("--state", "states", multiple=True, type=click.Choice(STATES))
+@click.option("--since", default="", metavar="DATE", help="Started then or later (ISO 8601).")
+@click.option("--until", default="", metavar="DATE", help="Started before then (ISO 8601).")
+@click.option("--group", "groups", multiple=True, help="Only runs of this W&B group.")
+@click.option("--include-metric", multiple=True, metavar="REGEX", help="Only these metrics.")
+@click.option("--exclude-metric", multiple=True, metavar="REGEX", help="Not these metrics.")
+@click.option("--artifacts/--no-artifacts", default=True, show_default=True)
+@click.option("--order", type=click.Choice(("oldest", "newest")), default="oldest",
+              show_default=True, help="Which runs come first.")  # fmt: skip
+@click.option("--dual-written", type=click.Choice(("verify", "trust", "ignore")), default="verify",
+              show_default=True, help="When to skip dual-written runs.")  # fmt: skip
+@click.option("--existing", type=click.Choice(("skip", "update", "fail")), default="skip",
+              show_default=True, help="What to do with runs migrated before.")  # fmt: skip
+@click.option("--into-dual-experiment", is_flag=True, help="Join the dual-written runs.")
+@click.option("--workers", default=4, show_default=True, type=click.IntRange(1, 64))
+@click.option("--plan", "only_plan", is_flag=True, help="Show what would be done; write nothing.")
+@click.option("--follow", is_flag=True, help="Keep topping up until interrupted.")
+@click.option("--every", default=60.0, show_default=True, help="Seconds between rounds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--report", "report_file", type=click.Path(path_type=Path),
+              help="Keep the report: .html, .json or text.")  # fmt: skip
+@click.option("--log-dir", type=click.Path(path_type=Path), help="Keep a log in this folder.")
 def backfill(
-    source: str, to: str, experiment: str, runs: tuple[str, ...], workers: int, as_json: bool
-) -> None:
+    source: str, to: str, experiment: str, runs: tuple[str, ...], filter_json: str,
+    states: tuple[Any, ...], since: str, until: str, groups: tuple[str, ...],
+    include_metric: tuple[str, ...], exclude_metric: tuple[str, ...], artifacts: bool,
+    order: str, dual_written: Any, existing: Any, into_dual_experiment: bool, workers: int,
+    only_plan: bool, follow: bool, every: float, as_json: bool, report_file: Path | None,
+    log_dir: Path | None,
+) -> None:  # fmt: skip
     """Carry W&B runs from SOURCE into MLflow.
 
-    SOURCE is a wandb folder, a run folder or a .wandb file. Runs that MLflow has complete,
-    dual-written or migrated before, are skipped; runs with holes are filled. Run it again
-    whenever you like.
+    SOURCE is a wandb folder, a run folder, a .wandb file, or what a plugin offers. Runs that
+    MLflow has complete, dual-written or migrated before, are skipped; runs with holes are
+    filled. Run it again whenever you like: it goes on where it stopped.
 
     Exit code: 0 all well, 1 some runs failed, 2 it could not start.
     """
-    opened = plugins.open_source(source), plugins.open_target(to, experiment)
+    selection = Selection(
+        runs=runs,
+        filter=_json(filter_json),
+        states=states,
+        since_ms=_milliseconds(since, "--since"),
+        until_ms=_milliseconds(until, "--until"),
+        groups=groups,
+        newest_first=order == "newest",
+    )
+    options = BackfillOptions(
+        dual_written=dual_written,
+        existing=existing,
+        include_metrics=include_metric,
+        exclude_metrics=exclude_metric,
+        artifacts=artifacts,
+        into_dual_experiment=into_dual_experiment,
+        workers=workers,
+    )
+    _keep_log(log_dir)
+    target = plugins.open_target(to, experiment)
+    opened = plugins.open_source(source)
+    if options.into_dual_experiment:
+        _join_dual(opened, target, selection)
+    if only_plan:
+        _show_plan(opened, target, selection, options, as_json)
+        return
+    curves = Curves()
+    failed = False
+    while True:
+        outcomes = _round(opened, target, selection, options, curves)
+        failed = any(outcome.action == "failed" for outcome in outcomes)
+        _show(outcomes, as_json)
+        if report_file is not None:
+            _keep_report(report_file, outcomes, curves, target)
+        if not follow or not _pause(every):
+            break
+        opened = plugins.open_source(source)
+    sys.exit(1 if failed else 0)
+
+
+def _round(
+    source: Source, target: Target, selection: Selection, options: BackfillOptions, curves: Curves
+) -> list[Outcome]:
+    outcomes = []
     with ProgressBar() as bar:
-        outcomes = list(run_backfill(*opened, Selection(runs), workers, bar))
+        watched = _Watched(source, curves)
+        for outcome in run_backfill(watched, target, selection, options, bar):
+            outcomes.append(outcome)
+            log.info("%s %s %s: %s %s", outcome.run.path, outcome.verdict, outcome.action,
+                     outcome.reason, dict(outcome.losses) or "")  # fmt: skip
+    return outcomes
+
+
+class _Watched:
+    """A source whose series also draw the report's curves."""
+
+    def __init__(self, source: Source, curves: Curves) -> None:
+        self.runs, self.size = source.runs, source.size
+        self._source = source
+        self._curves = curves
+
+    def read(self, run: RunInfo, since: Any) -> Any:
+        return self._curves.watch(run.run_id, self._source.read(run, since))
+
+
+def _show(outcomes: list[Outcome], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(report.as_json(outcomes), indent=1))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(report.as_table(outcomes))
+    console.print(report.one_line(outcomes), highlight=False)
+
+
+def _show_plan(
+    source: Source, target: Target, selection: Selection, options: BackfillOptions, as_json: bool
+) -> None:
+    planned = list(plan(source, target, selection, options))
+    if as_json:
+        click.echo(json.dumps(report.plan_as_json(planned), indent=1))
+        return
+    from rich.console import Console
+
+    Console().print(report.plan_as_table(planned))
+
+
+def _keep_report(path: Path, outcomes: list[Outcome], curves: Curves, target: Target) -> None:
+    if path.suffix == ".html":
+        from mlflow_wandb_plugin.backfill import html
+
+        text = html.page(outcomes, curves, getattr(target, "curve", lambda run_id, key: []))
+    elif path.suffix == ".json":
+        text = json.dumps(report.as_json(outcomes), indent=1)
     else:
         from rich.console import Console
 
-        console = Console()
+        console = Console(record=True, width=120, file=io.StringIO())
         console.print(report.as_table(outcomes))
-        console.print(report.one_line(outcomes), highlight=False)
-    sys.exit(1 if any(outcome.action == "failed" for outcome in outcomes) else 0)
+        text = console.export_text() + report.one_line(outcomes) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
-class ProgressBar(Listener):
-    """Runs and points on stderr; nothing where that is no terminal."""
+def _join_dual(source: Source, target: Target, selection: Selection) -> None:
+    write_into = getattr(target, "write_into", None)
+    if write_into is None:
+        raise UsageError("--into-dual-experiment needs an MLflow target")
+    write_into(dual_experiment(source, target, selection))
 
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        console = Console(stderr=True)
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.fields[runs]} runs"),
-            TextColumn("{task.completed:,.0f} points"),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-        self._task = self._progress.add_task("backfill", total=None, runs=0, rate="")
-        self._runs = 0
+def _pause(seconds: float) -> bool:
+    """Wait for the next round; False when interrupted."""
+    try:
+        threading.Event().wait(seconds)
+    except KeyboardInterrupt:
+        return False
+    return True
 
-    def points(self, count: int) -> None:
-        task = self._progress.tasks[0]
-        rate = f"{task.speed:,.0f} points/s" if task.speed else ""
-        self._progress.update(self._task, advance=count, rate=rate)
 
-    def run_done(self, outcome: Outcome) -> None:
-        self._runs += 1
-        self._progress.update(self._task, runs=self._runs)
+def _keep_log(folder: Path | None) -> None:
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    name = time.strftime("backfill-%Y%m%d-%H%M%S.log")
+    handler = logging.FileHandler(folder / name, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
 
-    def __enter__(self) -> ProgressBar:
-        self._progress.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+def _json(text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text or "{}")
+    except ValueError as error:
+        raise UsageError(f"--filter is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise UsageError("--filter must be a JSON object, as wandb.Api().runs takes")
+    return document
+
+
+def _milliseconds(date: str, option: str) -> int | None:
+    """An ISO 8601 date or time as Unix ms; without a zone it is UTC."""
+    if not date:
+        return None
+    try:
+        moment = datetime.fromisoformat(date.replace("Z", "+00:00"))
+    except ValueError as error:
+        raise UsageError(f"{option} must be a date such as 2024-05-31: {error}") from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return int(moment.timestamp() * 1000)

@@ -89,8 +89,12 @@ class RunWriter(Protocol):
 class Target(Protocol):
     """Somewhere runs can be written to."""
 
-    def find(self, info: RunInfo) -> Twin | None:
-        """The run that replicates ``info`` here, if there is one that is alive."""
+    def find(self, info: RunInfo, dual: bool = True) -> Twin | None:
+        """The run that replicates ``info`` here, if there is one that is alive.
+
+        Args:
+            dual: whether a dual-written one counts.
+        """
 
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> RunWriter:
         """Go on with ``twin``, or create the run."""

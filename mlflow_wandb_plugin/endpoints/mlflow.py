@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import threading
+import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin import identity, mapping
+from mlflow_wandb_plugin.endpoints.mlflow_adopted import AdoptedRunWriter
 from mlflow_wandb_plugin.endpoints.mlflow_client import Client, RefusedError
 from mlflow_wandb_plugin.endpoints.mlflow_writer import MlflowRunWriter
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.identity import Origin, Twin
-from mlflow_wandb_plugin.model import RunInfo
+from mlflow_wandb_plugin.model import Key, RunInfo
 from mlflow_wandb_plugin.retry import Backoff
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+
+
+PARENT_TAG = "mlflow.parentRunId"
 
 
 class MlflowTarget:
@@ -31,6 +37,9 @@ class MlflowTarget:
         self._client = Client(uri, backoff)
         self._experiment = experiment
         self._experiment_ids: dict[str, str] = {}
+        self._sweeps: dict[tuple[str, str], str] = {}
+        self._leave_dual = False
+        self._fixed_experiment: str | None = None
         self._lock = threading.Lock()
 
     @property
@@ -39,6 +48,8 @@ class MlflowTarget:
 
     def experiment_id(self, info: RunInfo) -> str:
         """The experiment that ``info`` belongs to, created if need be."""
+        if self._fixed_experiment is not None:
+            return self._fixed_experiment
         name = mapping.experiment_name(self._experiment, info.entity, info.project)
         if self.uri.startswith("databricks") and not name.startswith("/"):
             raise UsageError(
@@ -51,24 +62,121 @@ class MlflowTarget:
                 self._experiment_ids[name] = self._client.experiment_id(name, tags)
             return self._experiment_ids[name]
 
-    def find(self, info: RunInfo) -> Twin | None:
+    def write_into(self, experiment_id: str) -> None:
+        """Write all runs into this experiment, whatever their project."""
+        self._fixed_experiment = experiment_id
+
+    def curve(self, run_id: str, key: Key) -> list[tuple[int, float]]:
+        """A metric's points by step, for a report's curve; empty where there are none."""
+        name = mapping.legal_name(".".join(key), mapping.Limits.installed().key)
+        try:
+            history = self._client.call(self._client.client.get_metric_history, run_id, name)
+        except RefusedError:
+            return []
+        points = sorted((metric.step, metric.value) for metric in history)
+        return points[:: max(1, len(points) // 120)]
+
+    def _known_experiment(self, info: RunInfo) -> str | None:
+        """The experiment that ``info`` belongs to, if it exists: looking creates nothing."""
+        name = mapping.experiment_name(self._experiment, info.entity, info.project)
+        if self._fixed_experiment is not None or name in self._experiment_ids:
+            return self.experiment_id(info)
+        return self._client.find_experiment(name)
+
+    def find(self, info: RunInfo, dual: bool = True) -> Twin | None:
         """The live run that the W&B config names, or that carries the identity tags."""
-        run = self._named_in_config(info) or self._tagged(info)
-        return None if run is None else _twin(run)
+        self._leave_dual = not dual
+        run = self._named_in_config(info) if dual else None
+        if run is not None:
+            return _twin(run, named=True)
+        tagged = self._tagged(info, identity.RUN_ID)
+        if not dual:
+            tagged = [run for run in tagged if run.data.tags.get(identity.ORIGIN) != "dual"]
+        tagged = tagged or self._tagged(info, identity.EWM_RUN_ID)
+        return _twin(tagged[0], named=False) if tagged else None
 
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> MlflowRunWriter:
         tags = identity.identity_tags(info, origin)
         if twin is None:
-            run = self._client.call(
-                self._client.client.create_run,
-                self.experiment_id(info),
-                start_time=info.started_ms,
-                tags=tags,
-                run_name=mapping.run_name(info),
-            )
+            run, won = self._create(info, tags)
+            if won:
+                return MlflowRunWriter(self._client, run, info, None)
+            twin = _twin(run, named=False)
         else:
             run = self._client.call(self._client.client.get_run, twin.run_id)
-        return MlflowRunWriter(self._client, run, info, None if twin is None else tags)
+        if twin.adopted:
+            return AdoptedRunWriter(self._client, run, info, tags | {identity.ORIGIN: "dual"})
+        return MlflowRunWriter(self._client, run, info, tags)
+
+    def _create(self, info: RunInfo, tags: dict[str, str]) -> tuple[Run, bool]:
+        """Create the run, unless somebody else just did; returns it and whether it is ours.
+
+        MLflow has no "create if absent": two backfills may both find nothing and create. Each
+        then looks again, and the one that claimed the run later takes its own back.
+        """
+        claim = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+        parent = self._sweep_run(info)
+        run = self._client.call(
+            self._client.client.create_run,
+            self.experiment_id(info),
+            start_time=info.started_ms,
+            tags=tags | {identity.CLAIM: claim} | ({PARENT_TAG: parent} if parent else {}),
+            run_name=mapping.run_name(info),
+        )
+        rivals = [
+            other
+            for other in self._tagged(info, identity.RUN_ID)
+            if not (self._leave_dual and other.data.tags.get(identity.ORIGIN) == "dual")
+            and other.info.run_id != run.info.run_id
+            and other.data.tags.get(identity.CLAIM, "") < claim
+        ]
+        if not rivals:
+            return run, True
+        self._client.call(self._client.client.delete_run, run.info.run_id)
+        return min(rivals, key=lambda other: other.data.tags.get(identity.CLAIM, "")), False
+
+    def _sweep_run(self, info: RunInfo) -> str | None:
+        """The parent of a sweep's runs, created with the first of them."""
+        if not info.sweep_id:
+            return None
+        experiment = self.experiment_id(info)
+        with self._lock:
+            known = self._sweeps.get((experiment, info.sweep_id))
+            if known is None:
+                known = self._find_sweep(experiment, info) or self._create_sweep(experiment, info)
+                self._sweeps[experiment, info.sweep_id] = known
+            return known
+
+    def _find_sweep(self, experiment: str, info: RunInfo) -> str | None:
+        runs = self._search(experiment, identity.SWEEP, info.sweep_id)
+        first = min(runs, key=lambda run: run.data.tags.get(identity.CLAIM, ""), default=None)
+        return None if first is None else str(first.info.run_id)
+
+    def _create_sweep(self, experiment: str, info: RunInfo) -> str:
+        tags = {
+            identity.SWEEP: info.sweep_id,
+            identity.PROJECT: info.project,
+            identity.CLAIM: f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}",
+        }
+        created = self._client.call(
+            self._client.client.create_run,
+            experiment,
+            start_time=info.started_ms,
+            tags=tags,
+            run_name=f"sweep {info.facts.get('sweep_name') or info.sweep_id}",
+        )
+        run_id = str(created.info.run_id)
+        first = self._find_sweep(experiment, info) or run_id
+        if first != run_id:
+            self._client.call(self._client.client.delete_run, run_id)
+            return first
+        config = info.facts.get("sweep_config")
+        if config:
+            self._client.call(
+                self._client.client.log_dict, run_id, config, mapping.SWEEP_CONFIG_FILE
+            )
+        self._client.call(self._client.client.set_terminated, run_id)
+        return run_id
 
     def _named_in_config(self, info: RunInfo) -> Run | None:
         run_id = info.config.get("mlflow_run_id")
@@ -83,34 +191,46 @@ class MlflowTarget:
             return None
         return run if identity.RUN_ID not in tags or identity.same_run(info, tags) else None
 
-    def _tagged(self, info: RunInfo) -> Run | None:
-        experiment = self.experiment_id(info)
-        for tag in (identity.RUN_ID, identity.EWM_RUN_ID):
-            runs: Any = self._client.call(
+    def _tagged(self, info: RunInfo, tag: str) -> list[Run]:
+        """Runs of the project's experiment that carry the W&B run's id in ``tag``."""
+        experiment = self._known_experiment(info)
+        runs = [] if experiment is None else self._search(experiment, tag, info.run_id)
+        if tag == identity.EWM_RUN_ID:
+            return runs
+        return [run for run in runs if identity.same_run(info, run.data.tags)]
+
+    def _search(self, experiment: str, tag: str, value: str) -> list[Run]:
+        if "'" in value:
+            # MLflow's filters know no escape: match what they can say, then compare.
+            found = self._search(experiment, tag, "%") if value != "%" else []
+            return [run for run in found if run.data.tags.get(tag) == value]
+        operator = "LIKE" if value == "%" else "="
+        runs: list[Run] = []
+        token: str | None = None
+        while True:
+            page: Any = self._client.call(
                 self._client.client.search_runs,
                 [experiment],
-                filter_string=f"tags.`{tag}` = '{_quoted(info.run_id)}'",
-                max_results=100,
+                filter_string=f"tags.`{tag}` {operator} '{value}'",
+                max_results=1000,
+                page_token=token,
             )
-            for run in runs:
-                if tag == identity.EWM_RUN_ID or identity.same_run(info, run.data.tags):
-                    found: Run = run
-                    return found
-        return None
+            runs.extend(page)
+            token = page.token
+            if not token:
+                return runs
 
 
-def _twin(run: Run) -> Twin:
+def _twin(run: Run, named: bool) -> Twin:
     tags = run.data.tags
+    ours = identity.RUN_ID in tags
     return Twin(
         run_id=run.info.run_id,
         experiment_id=run.info.experiment_id,
-        origin=tags.get(identity.ORIGIN, ""),
+        origin=tags.get(identity.ORIGIN, "dual" if named else ""),
         state=tags.get(identity.STATE, ""),
         position=identity.read_numbers(tags, identity.POSITION),
         rows=identity.read_numbers(tags, identity.ROWS),
-        foreign=identity.RUN_ID not in tags,
+        foreign=not ours and not named,
+        adopted=named and not ours,
     )
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "")

@@ -82,6 +82,13 @@ class Client:
             synchronous=True,
         )
 
+    def find_experiment(self, name: str) -> str | None:
+        """The active experiment called ``name``, or None."""
+        experiment = self.call(self.client.get_experiment_by_name, name)
+        if experiment is None or experiment.lifecycle_stage != "active":
+            return None
+        return str(experiment.experiment_id)
+
     def experiment_id(self, name: str, tags: dict[str, str]) -> str:
         """The experiment called ``name``, created with ``tags`` if need be.
 

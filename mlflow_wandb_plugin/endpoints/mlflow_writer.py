@@ -207,6 +207,10 @@ class MlflowRunWriter:
             self._client.call(
                 self._client.client.set_terminated, self.run_id, status, info.ended_ms
             )
+        self._remember(info, complete)
+
+    def _remember(self, info: RunInfo, complete: bool) -> None:
+        """The last thing written: how far the run has been carried, and whether it is whole."""
         if identity.SERVER in info.rows:
             # The server has joined the run's logs: it counts each row that they held.
             self._rows.clear()
@@ -222,7 +226,10 @@ class MlflowRunWriter:
                     identity.ROWS: self._numbers(self._rows),
                 }
             )
-        elif status != "RUNNING":
+            if identity.CLAIM in self._tags:
+                self._client.call(self._client.client.delete_tag, self.run_id, identity.CLAIM)
+                del self._tags[identity.CLAIM]
+        elif info.state != "running":
             self._set_tags({identity.STATE: "partial"})
 
     def close(self) -> None:

@@ -1,0 +1,54 @@
+"""Thin curves of what passes through a backfill, for its report."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+
+from mlflow_wandb_plugin.model import Item, Key, Series
+
+CURVES_A_RUN = 3
+POINTS_A_CURVE = 120
+
+Curve = list[tuple[int, float]]
+
+
+class Curves:
+    """Watches series go by and keeps a few points of the first few keys of each run."""
+
+    def __init__(self) -> None:
+        self._curves: dict[str, dict[Key, _Thinned]] = {}
+        self._lock = threading.Lock()
+
+    def watch(self, run_id: str, items: Iterable[Item]) -> Iterator[Item]:
+        """Pass ``items`` on."""
+        with self._lock:
+            curves = self._curves.setdefault(run_id, {})
+        for item in items:
+            if isinstance(item, Series) and item.kind == "history":
+                if item.key not in curves and len(curves) < CURVES_A_RUN:
+                    curves[item.key] = _Thinned()
+                if item.key in curves:
+                    curves[item.key].add(item)
+            yield item
+
+    def of(self, run_id: str) -> dict[Key, Curve]:
+        return {key: thinned.points for key, thinned in self._curves.get(run_id, {}).items()}
+
+
+class _Thinned:
+    """Every n-th point, n doubling whenever there are too many."""
+
+    def __init__(self) -> None:
+        self.points: Curve = []
+        self._stride = 1
+        self._seen = 0
+
+    def add(self, series: Series) -> None:
+        for step, value in zip(series.steps, series.values, strict=True):
+            if self._seen % self._stride == 0:
+                self.points.append((step, value))
+                if len(self.points) > 2 * POINTS_A_CURVE:
+                    self.points = self.points[::2]
+                    self._stride *= 2
+            self._seen += 1

@@ -1,0 +1,65 @@
+"""How a backfill treats what it meets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.model import ArtifactRef, Item, RowObjects, Series
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillOptions:
+    """
+    Attributes:
+        dual_written: what to do with runs that were dual-written. "verify" skips them if they are
+            complete and fills them if not, "trust" skips them because their marker says so,
+            "ignore" migrates them into runs of their own.
+        existing: what to do with runs that were migrated before and are complete.
+        include_metrics, exclude_metrics: regular expressions searched in the full dotted key.
+        artifacts: carry W&B artifacts, too.
+        into_dual_experiment: write into the experiment that the dual-written runs are in.
+        workers: runs carried at the same time.
+    """
+
+    dual_written: Literal["verify", "trust", "ignore"] = "verify"
+    existing: Literal["skip", "update", "fail"] = "skip"
+    include_metrics: tuple[str, ...] = ()
+    exclude_metrics: tuple[str, ...] = ()
+    artifacts: bool = True
+    into_dual_experiment: bool = False
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        for pattern in (*self.include_metrics, *self.exclude_metrics):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UsageError(f"{pattern!r} is no regular expression: {error}") from error
+
+    def wanted(self, items: Iterable[Item]) -> Iterator[Item]:
+        """``items`` without what these options leave out."""
+        if not (self.include_metrics or self.exclude_metrics) and self.artifacts:
+            yield from items
+            return
+        for item in items:
+            if isinstance(item, Series) and not self._takes(item.key):
+                continue
+            if isinstance(item, ArtifactRef) and not self.artifacts:
+                continue
+            if isinstance(item, RowObjects):
+                kept = {key: value for key, value in item.values.items() if self._takes(key)}
+                if not kept:
+                    continue
+                item = RowObjects(item.step, item.timestamp_ms, kept)
+            yield item
+
+    def _takes(self, key: tuple[str, ...]) -> bool:
+        name = ".".join(key)
+        if any(re.search(pattern, name) for pattern in self.exclude_metrics):
+            return False
+        included = self.include_metrics
+        return not included or any(re.search(pattern, name) for pattern in included)

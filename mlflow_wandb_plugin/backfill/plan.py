@@ -1,0 +1,55 @@
+"""What a backfill would do, without doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mlflow_wandb_plugin.backfill.engine import Decision, decide
+from mlflow_wandb_plugin.backfill.options import BackfillOptions
+from mlflow_wandb_plugin.endpoints.base import Source, Target
+from mlflow_wandb_plugin.errors import TargetError, UsageError
+from mlflow_wandb_plugin.model import RunInfo, Selection, Size
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """One run, the decision on it, and what carrying it would move (nothing if it is skipped)."""
+
+    run: RunInfo
+    decision: Decision
+    size: Size
+
+
+def plan(
+    source: Source, target: Target, selection: Selection, options: BackfillOptions
+) -> Iterator[PlannedRun]:
+    """Decide on each selected run. Writes no run, point or file.
+
+    Raises:
+        SourceError, TargetUnavailableError, TargetError
+    """
+    for run in source.runs(selection):
+        decision = decide(run, target, options)
+        size = source.size(run) if decision.action == "migrate" else Size()
+        yield PlannedRun(run, decision, size)
+
+
+def dual_experiment(source: Source, target: Target, selection: Selection) -> str:
+    """The id of the MLflow experiment that the selected runs were dual-written into.
+
+    Raises:
+        UsageError: none of them was.
+    """
+    for run in source.runs(selection):
+        if run.config.get("mlflow_run_id"):
+            try:
+                twin = target.find(run)
+            except TargetError:
+                continue
+            if twin is not None and twin.origin == "dual":
+                return twin.experiment_id
+    raise UsageError(
+        "no dual-written run among the selected ones: leave --into-dual-experiment out, "
+        "or name the experiment with --experiment"
+    )
