@@ -21,7 +21,13 @@ from mlflow_wandb_plugin.model import Selection
     "--experiment", default="{project}", show_default=True, help="Name of the MLflow experiment."
 )
 @click.option("--run", "runs", multiple=True, metavar="ID", help="Only this run (id or name).")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64))
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="How many runs are carried at once.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def backfill(
     source: str, to: str, experiment: str, runs: tuple[str, ...], workers: int, as_json: bool
