@@ -11,6 +11,7 @@ from mlflow_wandb_plugin.mapping import without_credentials
 from mlflow_wandb_plugin.retry import Backoff
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Metric, Param, RunTag
 
 T = TypeVar("T")
@@ -47,15 +48,8 @@ class Client:
     """The few operations that replication needs, each repeated while MLflow is unavailable."""
 
     def __init__(self, uri: str | None, backoff: Backoff | None = None) -> None:
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-
         self._backoff = backoff or Backoff()
-        try:
-            self.client = MlflowClient(tracking_uri=uri)
-        except MlflowException as error:
-            shown = without_credentials(uri or "")
-            raise UsageError(f"MLflow cannot use the tracking URI {shown}: {error}") from error
+        self.client = self.call(_opened, uri)
         self.uri = self.client.tracking_uri
 
     def call(self, what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -112,6 +106,30 @@ class Client:
             if key not in experiment.tags:
                 self.call(self.client.set_experiment_tag, experiment.experiment_id, key, value)
         return str(experiment.experiment_id)
+
+
+def _opened(uri: str | None) -> MlflowClient:
+    """MLflow's client of ``uri``. It opens the store: a database may be down, its driver missing.
+
+    Raises:
+        UsageError: MLflow will never open this URI as things are.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return MlflowClient(tracking_uri=uri)
+    except (
+        MlflowException,
+        ImportError,
+        FileExistsError,
+        FileNotFoundError,
+        NotADirectoryError,
+        PermissionError,
+    ) as error:
+        shown = without_credentials(uri or "")
+        reason = _first_line(error)
+        raise UsageError(f"MLflow cannot use the tracking URI {shown}: {reason}") from error
 
 
 def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:

@@ -1,0 +1,50 @@
+"""The code blocks of our Markdown pages, each with what the page's author says about it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/cli.md", "docs/mapping.md")
+
+_BLOCK = re.compile(
+    r"(?:^<!--(?P<note>.*?)-->\n)?^```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.M | re.S
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block; ``note`` is the comment right before it."""
+
+    page: str
+    line: int
+    kind: str
+    note: str
+    code: str
+
+    @property
+    def reason_not_run(self) -> str:
+        return (
+            self.note.removeprefix("not run:").strip() if self.note.startswith("not run:") else ""
+        )
+
+    @property
+    def complete_runs(self) -> int | None:
+        """How many complete runs the block leaves in MLflow; None where its note says nothing."""
+        found = re.fullmatch(r"leaves (\d+) complete runs?", self.note)
+        return int(found[1]) if found else None
+
+
+def blocks() -> list[Block]:
+    """All blocks of all pages that hold commands or Python."""
+    found = []
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for match in _BLOCK.finditer(text):
+            if match["kind"] != "text":
+                line = text.count("\n", 0, match.start("code")) + 1
+                note = (match["note"] or "").strip()
+                found.append(Block(page, line, match["kind"], note, match["code"]))
+    return found

@@ -1,0 +1,59 @@
+"""The commands explain themselves, in the terminal and in the pages."""
+
+from __future__ import annotations
+
+import re
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from mlflow_wandb_plugin.cli import cli
+from tests.support.documents import ROOT
+
+COMMANDS = sorted(cli.commands.items())
+
+
+def names(items: list[tuple[str, click.Command]]) -> list[str]:
+    return [name for name, _ in items]
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS, ids=names(COMMANDS))
+def test_command_has_help_and_so_has_each_option(name: str, command: click.Command) -> None:
+    """``COMMAND --help`` exits with 0 and says what the command and each of its options do."""
+    result = CliRunner().invoke(cli, [name, "--help"])
+    assert result.exit_code == 0
+    assert command.help
+    first = " ".join(command.help.partition("\n\n")[0].split())
+    assert first in " ".join(result.output.split())
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help, f"{name} {option.opts[0]}"
+            assert option.opts[0] in result.output
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS, ids=names(COMMANDS))
+def test_command_is_documented(name: str, command: click.Command) -> None:
+    """README.md names each command, docs/cli.md has a section for it with all its options."""
+    assert f"mlflow-wandb {name}" in (ROOT / "README.md").read_text()
+    page = (ROOT / "docs" / "cli.md").read_text()
+    [section] = re.findall(rf"^## {name}\n(.*?)(?=^## |\Z)", page, re.M | re.S)
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.opts[0] in section, f"{name} {option.opts[0]}"
+
+
+def test_page_has_no_command_that_does_not_exist() -> None:
+    """docs/cli.md describes the commands that there are, and README.md uses no other."""
+    page = (ROOT / "docs" / "cli.md").read_text()
+    assert sorted(re.findall(r"^## (.*)$", page, re.M)) == names(COMMANDS)
+    used = re.findall(r"mlflow-wandb ([a-z]+)", (ROOT / "README.md").read_text())
+    assert set(used) <= set(names(COMMANDS))
+
+
+def test_help_of_all_lists_each_command() -> None:
+    """``mlflow-wandb -h`` names each command."""
+    result = CliRunner().invoke(cli, ["-h"])
+    assert result.exit_code == 0
+    for name in names(COMMANDS):
+        assert re.search(rf"^  {name} ", result.output, re.M)
