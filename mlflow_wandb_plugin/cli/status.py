@@ -44,6 +44,9 @@ def _row(path: Path) -> dict[str, object]:
     pending = path.exists()
     alive = pending and journal.trainer_alive(path)
     state = said.get("state", "waiting")
+    if not pending and state == "live":
+        # Delivered, and stopped between removing the journal and saying so.
+        state = "complete"
     return {
         "log": path.stem,
         "trainer": "alive" if alive else "ended",

@@ -7,6 +7,7 @@ them. What cannot be carried is counted in ``losses``.
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import json
 import os
 import shutil
@@ -47,7 +48,7 @@ class RunFiles:
         self._local: dict[str, Path] = {}
         self._media: list[tuple[str, RowObjects]] = []
         self._history = open(self._spool / "history.jsonl", "a", encoding="utf-8")  # noqa: SIM115
-        self._known_rows: set[str] = set()
+        self._known_rows: set[bytes] = set()
         self._lineage: list[dict[str, Any]] = []
         self._tables: list[dict[str, str]] = []
         self._long_tags: dict[str, str] = {}
@@ -65,7 +66,7 @@ class RunFiles:
         paths = {item.path for item in listed}
         if mapping.HISTORY_FILE in paths:
             text = self._download(mapping.HISTORY_FILE)
-            self._known_rows = set(text.splitlines())
+            self._known_rows = set(map(_digest, text.split("\n")))
             self._history.write(text)
         if mapping.CONFIG_FILE in paths:
             self._config = json.loads(self._download(mapping.CONFIG_FILE))
@@ -92,7 +93,9 @@ class RunFiles:
         """Keep a row's values that are no numbers; show its images and tables in MLflow."""
         document = nest(row.values)
         line = canonical_json({"_step": row.step, "_timestamp_ms": row.timestamp_ms, **document})
-        if line not in self._known_rows:
+        digest = _digest(line)
+        if digest not in self._known_rows:
+            self._known_rows.add(digest)
             self._history.write(line + "\n")
         for key, value in row.values.items():
             if isinstance(value, dict) and value.get("_type") in mlflow_media.SHOWN:
@@ -255,6 +258,11 @@ class RunFiles:
         uploads, self._uploads = self._uploads, []
         for upload in uploads:
             upload.result()
+
+
+def _digest(line: str) -> bytes:
+    """Stands for a history line: a row may come again when a log is read again."""
+    return hashlib.blake2b(line.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _describe(artifact: ArtifactRef) -> dict[str, Any]:

@@ -143,6 +143,13 @@ def _log_of_file(file: Path) -> RunLog:
     return RunLog(segment, file, ours if ours.is_file() else None)
 
 
+def _as_it_is_now(log: RunLog) -> RunLog:
+    """``log`` without its journal if that has been delivered and removed since it was found."""
+    if log.journal is None or log.wandb_file is None or log.journal.is_file():
+        return log
+    return replace(log, journal=None)
+
+
 def segment_of(wandb_file: Path) -> str:
     """The name of a log: its run folder's, without what tells online from offline."""
     match = _RUN_FOLDER.match(wandb_file.parent.name)
@@ -155,6 +162,7 @@ def peek(log: RunLog) -> RunInfo:
     Raises:
         SourceError, JournalError: the log cannot be read or does not say whose it is.
     """
+    log = _as_it_is_now(log)
     decoder = RunDecoder()
     decoder.begin(log.segment, None)
     if log.wandb_file is not None:
@@ -201,9 +209,9 @@ def read_logs(
     decoder = RunDecoder()
     state: RunState = "running"
     missing = False
-    for log in logs:
+    for log in map(_as_it_is_now, logs):
         reading = _LogReading(log, decoder, since)
-        yield from reading.run(follow if log is logs[-1] else None)
+        yield from reading.run(follow if log.segment == logs[-1].segment else None)
         state = _state(log, decoder.run.state())
         if state != "running" and reading.file_knows_better:
             # Read it as any backfill would: wandb-core wrote it to its end, the tap did not.
@@ -239,6 +247,8 @@ class _LogReading:
             yield from self._blocks()
             if self._decoder.changed:
                 yield self._decoder.info()
+        # The trainer's last words, and core's, came while we waited.
+        yield from self._blocks()
 
     @property
     def file_knows_better(self) -> bool:
@@ -341,8 +351,9 @@ class _LogReading:
 
     def _block(self, position: int) -> Iterator[Item]:
         if self._carried:
-            for _ in self._decoder.take():
-                pass
+            for item in self._decoder.take(keep_points=False):
+                if isinstance(item, Series) and item.kind == "history":
+                    yield item
             return
         keep = position > self._since or self._rows_from_file
         yield from self._decoder.take(keep_points=keep)

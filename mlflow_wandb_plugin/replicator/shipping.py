@@ -105,9 +105,10 @@ class Shipment:
         }
         if carried.info.state == "running":
             return self._say("partial", **result)
-        self._say("complete", **result)
-        self._clean_up(header, wandb_file)
-        return "complete"
+        flawed = carried.info.missing or writer.losses or carried.damage
+        self._clean_up(header, wandb_file, keep_wandb=bool(flawed))
+        # Said last: who waits for it may look at the folder at once.
+        return self._say("complete", **result)
 
     # -- while it grows -------------------------------------------------------------------
 
@@ -179,12 +180,12 @@ class Shipment:
         journal.remove(self.path)
         return self._say("empty")
 
-    def _clean_up(self, header: dict[str, Any], wandb_file: Path) -> None:
+    def _clean_up(self, header: dict[str, Any], wandb_file: Path, keep_wandb: bool) -> None:
         journal.remove(self.path)
         shutil.rmtree(self.path.with_suffix(".files"), ignore_errors=True)
         folder = wandb_file.parent
         ours = folder.name == f"offline-run-{self.path.stem}" and not folder.is_symlink()
-        if header.get("homes") == "mlflow" and ours:
+        if header.get("homes") == "mlflow" and ours and not keep_wandb:
             # The cut-over: MLflow is the run's only home now.
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -62,11 +62,19 @@ class Columns:
     def paths(self) -> Iterator[Key]:
         yield from self._columns
 
-    def series(self) -> Iterator[Series]:
-        """The block as series. Keys that every row has share their steps and times."""
+    def series(self, keep_points: bool = True) -> Iterator[Series]:
+        """The block as series, in the order of their first row, then by key: wandb-core and the
+        SDK order a row's keys differently, and the first of two clashing keys takes the name.
+
+        Keys that every row has share their steps and times. ``keep_points=False`` gives the keys
+        alone.
+        """
         steps, times = self.steps, self.times_ms
-        for path, (rows, values) in self._columns.items():
-            if len(rows) == len(steps):
+        columns = sorted(self._columns.items(), key=lambda item: (item[1][0][0], item[0]))
+        for path, (rows, values) in columns:
+            if not keep_points:
+                yield Series(path, (), (), ())
+            elif len(rows) == len(steps):
                 yield Series(path, steps, times, values)
             else:
                 yield Series(path, [steps[i] for i in rows], [times[i] for i in rows], values)

@@ -304,13 +304,13 @@ class RunDecoder:
         return self._columns.points + self._plain.points
 
     def take(self, keep_points: bool = True) -> Iterator[Item]:
-        """Yield what has come since the last call; ``keep_points=False`` drops the series."""
+        """Yield what has come since the last call; ``keep_points=False`` empties the series: names
+        are given by the order of keys, whoever has carried the points."""
         self._fold()
         columns, out = self._columns, self._out
         self._out = []
         self._new_block()
-        if keep_points:
-            yield from columns.series()
+        yield from columns.series(keep_points)
         yield from out
 
     def info(self) -> RunInfo:

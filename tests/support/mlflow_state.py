@@ -38,18 +38,20 @@ class RunState:
         }  # fmt: skip
 
 
-def read_runs(uri: str, folder: Path | None = None) -> dict[str, RunState]:
+def read_runs(uri: str, folder: Path | None = None, only: str = "") -> dict[str, RunState]:
     """All active runs of the store at ``uri`` by W&B run id (else MLflow's).
 
     Args:
         folder: where artifacts are downloaded to be hashed; None leaves them out.
+        only: a W&B run id; the others are left out.
     """
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
     states: dict[str, RunState] = {}
     for experiment in client.search_experiments():
-        for run in client.search_runs([experiment.experiment_id], max_results=1000):
+        wanted = f"tags.`wandb.run_id` = '{only}'" if only else ""
+        for run in client.search_runs([experiment.experiment_id], wanted, max_results=1000):
             run_id = run.info.run_id
             key = run.data.tags.get("wandb.run_id", run_id)
             assert key not in states, f"two MLflow runs replicate {key}"
