@@ -53,7 +53,8 @@ STATES = ("running", "finished", "failed", "crashed", "killed", "preempted")
 @click.option("--existing", type=click.Choice(("skip", "update", "fail")), default="skip",
               show_default=True, help="What to do with runs migrated before.")  # fmt: skip
 @click.option("--into-dual-experiment", is_flag=True, help="Join the dual-written runs.")
-@click.option("--workers", default=4, show_default=True, type=click.IntRange(1, 64))
+@click.option("--workers", default=4, show_default=True, type=click.IntRange(1, 64),
+              help="Runs carried at the same time.")  # fmt: skip
 @click.option("--plan", "only_plan", is_flag=True, help="Show what would be done; write nothing.")
 @click.option("--follow", is_flag=True, help="Keep topping up until interrupted.")
 @click.option("--every", default=60.0, show_default=True, help="Seconds between rounds.")
