@@ -11,7 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
+
+T = TypeVar("T")
 
 Key: TypeAlias = tuple[str, ...]
 """A W&B key as the labels of its nesting: ``{"a": {"b": 1}}`` is ``("a", "b")``."""
@@ -225,3 +227,14 @@ def nest(leaves: Mapping[Key, Any]) -> dict[str, Any]:
             node = below
         node[path[-1]] = value
     return tree
+
+
+def set_leaf(leaves: dict[Key, T], path: Key, value: T) -> None:
+    """Set one leaf of a tree kept by path; leaves above and below it give way."""
+    depth = len(path)
+    for other in [
+        other for other in leaves if other[:depth] == path or path[: len(other)] == other
+    ]:
+        if other != path:
+            del leaves[other]
+    leaves[path] = value

@@ -59,6 +59,10 @@ class Columns:
         column = self._columns.get(path)
         return [] if column is None else column[1]
 
+    def last_row(self, path: Key) -> int:
+        """The index of the last row that has ``path``."""
+        return self._columns[path][0][-1]
+
     def paths(self) -> Iterator[Key]:
         yield from self._columns
 
@@ -139,15 +143,19 @@ class PlainRows:
     def points(self) -> int:
         return 0 if self._schema is None else len(self._rows) * len(self._schema.paths)
 
-    def flush(self, columns: Columns) -> None:
-        """Move the rows into ``columns``."""
+    def flush(self, columns: Columns, time_before: int) -> None:
+        """Move the rows into ``columns``; one without a time gets that of the row before."""
         rows, schema = self._rows, self._schema
         if not rows or schema is None:
             return
         self._rows = []
         texts = list(zip(*rows, strict=True))
         steps = list(map(int, texts[schema.step_at]))
-        times_ms = [int(float(text) * 1000) for text in texts[schema.timestamp_at]]
+        times_ms = []
+        for text in texts[schema.timestamp_at]:
+            at = milliseconds(text)
+            time_before = time_before if at is None else at
+            times_ms.append(time_before)
         numbers = {path: list(map(float, texts[at])) for at, path in schema.paths}
         columns.add_rows(steps, times_ms, numbers)
 
@@ -208,3 +216,12 @@ def _path(raw: bytes) -> Key | None:
             return None
         at = end
     return tuple(labels)
+
+
+def milliseconds(timestamp: str | bytes | None) -> int | None:
+    """Unix ms of a row's time in seconds; None where it is no time that MLflow can hold."""
+    try:
+        at = int(float(timestamp) * 1000) if timestamp is not None else -1
+    except (ValueError, OverflowError):
+        return None
+    return at if 0 <= at < 2**63 else None

@@ -11,9 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_wandb_plugin.model import FileRef, Item, Key, RowObjects, RunInfo, Series, nest
+from mlflow_wandb_plugin.model import (
+    FileRef,
+    Item,
+    Key,
+    RowObjects,
+    RunInfo,
+    Series,
+    as_float,
+    nest,
+)
 from mlflow_wandb_plugin.translog.artifacts import artifact_ref, used_artifact_ref
-from mlflow_wandb_plugin.translog.columns import Columns, PlainRows
+from mlflow_wandb_plugin.translog.columns import Columns, PlainRows, milliseconds
 from mlflow_wandb_plugin.translog.metrics import MetricDefinitions
 from mlflow_wandb_plugin.translog.run_state import RunFacts
 from mlflow_wandb_plugin.translog.steps import StepMachine, typed_json
@@ -51,6 +60,8 @@ class RunDecoder:
         self._out: list[Item] = []
         self._last: dict[Key, float] = {}
         self._objects: dict[Key, Any] = {}
+        self._rows_before = 0
+        self._columns = Columns()
         self._new_block()
 
     # -- one log after another ------------------------------------------------------------
@@ -139,7 +150,7 @@ class RunDecoder:
         self._fold()
         for item in summary.update:
             path = tuple(item.nested_key) or (item.key,)
-            self._summary.set(path, json.loads(item.value_json))
+            self._summary.set(path, json.loads(item.value_json), self._now + 1)
         for item in summary.remove:
             self._summary.remove(tuple(item.nested_key) or (item.key,))
 
@@ -237,26 +248,33 @@ class RunDecoder:
         waiting = self._plain.waiting
         if not waiting:
             return
-        self._plain.flush(self._columns)
         run, columns = self.run, self._columns
+        self._plain.flush(columns, self._time_before)
         run.saw_rows(waiting, columns.steps[-1], columns.times_ms[-1])
         run.saw(max(columns.times_ms))
 
     def _open_row(self, step: int | None, timestamp: str | None) -> None:
         self._flush_plain()
         run = self.run
-        timestamp_ms = _milliseconds(timestamp)
+        timestamp_ms = milliseconds(timestamp)
         if timestamp_ms is None:
-            timestamp_ms = run.last_ms if run.last_ms is not None else run.started_ms or 0
+            timestamp_ms = self._time_before
         if step is None:
             step = 0 if run.last_step is None else run.last_step + 1
         run.saw_rows(1, step, timestamp_ms)
         self._columns.open_row(step, timestamp_ms)
 
+    @property
+    def _time_before(self) -> int:
+        """What a row gets that has no time of its own, ms."""
+        run = self.run
+        return run.last_ms if run.last_ms is not None else run.started_ms or 0
+
     def _close_row(self) -> None:
         if self._objects:
             step, timestamp_ms = self._columns.steps[-1], self._columns.times_ms[-1]
-            self._out.append(RowObjects(step, timestamp_ms, self._objects))
+            objects = dict(sorted(self._objects.items()))
+            self._out.append(RowObjects(step, timestamp_ms, objects))
             self._objects = {}
 
     def _add_value(self, path: Key, text: str) -> None:
@@ -276,12 +294,21 @@ class RunDecoder:
             for label, below in value.items():
                 self._add_other((*path, label), below)
         elif isinstance(value, (int, float)):
-            self._columns.add(path, float(value))
+            self._columns.add(path, as_float(value))
         else:
             self._fold_one(path)
             self._objects[path] = value
-            if value is not None:
-                self._summary.other(path, value)
+            self._summarize(path, value)
+
+    def _summarize(self, path: Key, value: Any) -> None:
+        """To the summary a typed W&B value is a tree like any other, defined leaf by leaf."""
+        if isinstance(value, dict):
+            for label, below in value.items():
+                self._summarize((*path, label), below)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            self._summary.numbers(path, (as_float(value),), self._now)
+        elif value is not None:
+            self._summary.other(path, value, self._now)
 
     def _add_nested(self, items: list[tuple[Key, str]]) -> None:
         """Numbers below nested keys are metrics, unless they belong to a typed W&B value."""
@@ -320,6 +347,7 @@ class RunDecoder:
         return self.run.info(self._summary.tree(), self._last)
 
     def _new_block(self) -> None:
+        self._rows_before += len(self._columns.steps)
         self._columns = Columns()
         self._folded: dict[Key, int] = {}
 
@@ -335,12 +363,18 @@ class RunDecoder:
         if len(values) == done:
             return
         new = values[done:] if done else values
+        at = 2 * (self._rows_before + self._columns.last_row(path) + 1)
         if as_bool:
-            self._summary.other(path, bool(new[-1]))
+            self._summary.other(path, bool(new[-1]), at)
         else:
-            self._summary.numbers(path, new)
+            self._summary.numbers(path, new, at)
         self._last[path] = new[-1]
         self._folded[path] = len(values)
+
+    @property
+    def _now(self) -> int:
+        """The summary's clock: row n strikes 2n, what the user sets after it has 2n + 1."""
+        return 2 * (self._rows_before + len(self._columns.steps))
 
     def _apply_held_summary(self) -> None:
         if self._held_summary is not None:
@@ -388,12 +422,3 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 def _is_runtime_summary(payload: bytes) -> bool:
     """Core's own note of the run time before each row; it carries nothing else."""
     return len(payload) < 100 and b"\x12\x06_wandb\x12\x07runtime" in payload[:30]
-
-
-def _milliseconds(timestamp: str | None) -> int | None:
-    if timestamp is None:
-        return None
-    try:
-        return int(float(timestamp) * 1000)
-    except (ValueError, OverflowError):
-        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlflow_wandb_plugin.model import Key
+from mlflow_wandb_plugin.model import Key, set_leaf
 
 if TYPE_CHECKING:
     from wandb.proto.wandb_internal_pb2 import MetricRecord
@@ -100,7 +100,7 @@ class MetricDefinitions:
                 continue
             step_path = tuple(definition.step_metric.split("."))
             if step_path not in row:
-                row[step_path] = self._latest_step[definition.step_metric]
+                set_leaf(row, step_path, self._latest_step[definition.step_metric])
 
     def _configure(self, name: str) -> None:
         definition = self._exact[name]

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from mlflow_wandb_plugin.model import Key
+from mlflow_wandb_plugin.model import Key, set_leaf
 
 if TYPE_CHECKING:
     from wandb.proto.wandb_internal_pb2 import PartialHistoryRequest
@@ -80,18 +80,11 @@ class StepMachine:
             self._set(path, json.dumps(tree))
 
     def _set(self, path: Key, text: str) -> None:
-        """Set a leaf; what stood above or below it in the tree goes, as in core's tree."""
         if len(path) > 1 or self._nested:
             self._nested = True
-            depth = len(path)
-            clash = [
-                other
-                for other in self._pending
-                if other != path and (other[:depth] == path or path[: len(other)] == other)
-            ]
-            for other in clash:
-                del self._pending[other]
-        self._pending[path] = text
+            set_leaf(self._pending, path, text)
+        else:
+            self._pending[path] = text
 
 
 def typed_json(item: object) -> str:

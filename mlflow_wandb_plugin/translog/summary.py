@@ -23,6 +23,9 @@ class _Entry:
     statistics: frozenset[str] = frozenset()
     hidden: bool = False
     has_data: bool = False
+    # What W&B was last told, where that is not what the entry's value would be now.
+    told: Any = None
+    at: int = 0
 
     def value(self) -> Any:
         if not self.statistics:
@@ -36,24 +39,38 @@ class _Entry:
         }
         return {name: known[name] for name in known if name in self.statistics}
 
+    def shown(self) -> Any:
+        """What W&B shows; None when it shows nothing."""
+        if self.told is not None:
+            return self.told
+        return self.value() if self.has_data and not self.hidden else None
+
+    def take(self, latest: Any, at: int) -> None:
+        """Something was logged: its value is told, unless it is hidden."""
+        self.latest, self.has_data = latest, True
+        if not self.hidden:
+            self.told, self.at = None, at
+
 
 class SummaryFold:
-    """The summary of one run. Feed it in log order."""
+    """The summary of one run. Feed it in log order, each key by itself; ``at`` orders keys among
+    each other, for a key may hold a number in one row and a tree in the next."""
 
     def __init__(self) -> None:
         self._entries: dict[Key, _Entry] = {}
 
     def configure(self, path: Key, hidden: bool, statistics: frozenset[str]) -> None:
-        """Apply ``define_metric(summary=…)``."""
+        """Apply ``define_metric(summary=…)``: it shows when the key is logged again."""
         entry = self._at(path)
+        entry.told = entry.shown()
         entry.hidden, entry.statistics = hidden, statistics
 
-    def numbers(self, path: Key, values: Sequence[float]) -> None:
+    def numbers(self, path: Key, values: Sequence[float], at: int = 0) -> None:
         """Fold in the next logged numbers of one key (not empty)."""
         entry = self._at(path)
         if not entry.has_data:
             entry.first = values[0]
-        entry.latest, entry.has_data = values[-1], True
+        entry.take(values[-1], at)
         # Left to right, one addition a value: mean must come out as core's running total does.
         entry.total = functools.reduce(operator.add, values, entry.total)
         nan = math.isnan(entry.total) and any(value != value for value in values)
@@ -65,23 +82,24 @@ class SummaryFold:
         entry.low, entry.high = low, high
         entry.count += len(values)
 
-    def other(self, path: Key, value: Any) -> None:
+    def other(self, path: Key, value: Any, at: int = 0) -> None:
         """Fold in a logged value that is no number."""
         entry = self._at(path)
         if not entry.has_data:
             entry.first = value
-        entry.latest, entry.has_data = value, True
+        entry.take(value, at)
 
-    def set(self, path: Key, value: Any) -> None:
+    def set(self, path: Key, value: Any, at: int = 0) -> None:
         """The user set ``run.summary[…]``: it stands until the key is logged again."""
-        entry = self._at(path)
+        entry = self._entries[path] = self._entries.pop(path, _Entry())
         entry.latest, entry.statistics, entry.has_data = value, frozenset(), True
+        entry.told, entry.at = value, at
 
     def remove(self, path: Key) -> None:
         """The user deleted a summary key, with all that is nested below it."""
         entry = self._entries.get(path)
         if entry is not None:
-            entry.latest, entry.has_data = None, False
+            entry.latest, entry.has_data, entry.told = None, False, None
             return
         for other in [other for other in self._entries if other[: len(path)] == path]:
             del self._entries[other]
@@ -90,12 +108,9 @@ class SummaryFold:
         """The summary, nested, without W&B's internal keys."""
         return nest(
             {
-                path: entry.value()
-                for path, entry in sorted(self._entries.items())
-                if entry.has_data
-                and not entry.hidden
-                and entry.value() is not None
-                and path[0] not in INTERNAL_KEYS
+                path: entry.shown()
+                for path, entry in sorted(self._entries.items(), key=_time)
+                if entry.shown() is not None and path[0] not in INTERNAL_KEYS
             }
         )
 
@@ -104,6 +119,10 @@ class SummaryFold:
         if entry is None:
             entry = self._entries[path] = _Entry()
         return entry
+
+
+def _time(item: tuple[Key, _Entry]) -> int:
+    return item[1].at
 
 
 INTERNAL_KEYS = frozenset({"_wandb", "_step", "_runtime", "_timestamp"})
