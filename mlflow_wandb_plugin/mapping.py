@@ -10,12 +10,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from mlflow_wandb_plugin.model import Key, RunInfo, RunState, flatten
+from mlflow_wandb_plugin.model import Key, RunInfo, RunState, as_float, flatten
 
 MAPPING_VERSION = "1"
 
@@ -69,12 +69,14 @@ _ILLEGAL = re.compile(r"[^/\w.\- :]")
 def legal_name(name: str, limit: int) -> str:
     """``name`` if MLflow takes it as a metric, param or tag key, else its rewritten form.
 
-    Illegal characters become ``_``; path parts that are empty, ``.`` or ``..`` become ``_``; a
-    name over ``limit`` characters is cut and ends in a hash of the whole.
+    Illegal characters become ``_``, path parts that are empty, ``.`` or ``..`` and two dots at
+    the start too; a name over ``limit`` characters is cut and ends in a hash of the whole.
     Source: mlflow.utils.validation, which wants ``[/\\w.\\- :]*`` and a normalised path.
     """
     parts = _ILLEGAL.sub("_", name).split("/")
     clean = "/".join("_" * max(1, len(part)) if part in ("", ".", "..") else part for part in parts)
+    if clean.startswith(".."):
+        clean = "__" + clean[2:]
     return clean if len(clean) <= limit else _with_hash(clean, name, limit)
 
 
@@ -88,15 +90,26 @@ class Namer:
 
     A key whose name is taken by another key gets a hash suffix. ``renamed`` holds the originals
     of all names that differ from the dotted key.
+
+    Args:
+        limit: the longest name, in characters.
+        known: what ``renamed`` held when the run was written before.
+        taken: all names that the run has; those not in ``known`` are their keys' own.
     """
 
-    def __init__(self, limit: int, known: Mapping[str, list[str]] | None = None) -> None:
+    def __init__(
+        self,
+        limit: int,
+        known: Mapping[str, list[str]] | None = None,
+        taken: Iterable[str] = (),
+    ) -> None:
         self.renamed: dict[str, list[str]] = {
             name: list(key) for name, key in (known or {}).items()
         }
         self._limit = limit
         self._names: dict[Key, str] = {tuple(key): name for name, key in self.renamed.items()}
-        self._taken: dict[str, Key] = {name: key for key, name in self._names.items()}
+        self._taken: set[str] = {*self._names.values(), *taken}
+        self._unclaimed = self._taken - self.renamed.keys()
 
     def name(self, key: Key) -> str:
         known = self._names.get(key)
@@ -104,13 +117,23 @@ class Namer:
             return known
         dotted = ".".join(key)
         name = legal_name(dotted, self._limit)
-        if name in self._taken:
-            name = _with_hash(name, json.dumps(key), self._limit)
+        if name == dotted and name in self._unclaimed:
+            self._unclaimed.discard(name)
+        elif name in self._taken:
+            name = self._free_name(name, key)
         self._names[key] = name
-        self._taken[name] = key
+        self._taken.add(name)
         if name != dotted or (len(key) > 1 and any("." in label for label in key)):
             self.renamed[name] = list(key)
         return name
+
+    def _free_name(self, name: str, key: Key) -> str:
+        original = json.dumps(key)
+        while True:
+            hashed = _with_hash(name, original, self._limit)
+            if hashed not in self._taken:
+                return hashed
+            original += "'"
 
 
 SYSTEM_NAMES: Mapping[str, str] = {
@@ -164,11 +187,17 @@ def params(info: RunInfo) -> dict[Key, str]:
 
 
 def param_value(value: Any) -> str:
-    if isinstance(value, str):
-        return value
     if isinstance(value, (list, tuple, dict)):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value)
+        value = json.dumps(value, ensure_ascii=False)
+    return storable(str(value))
+
+
+def storable(text: str) -> str:
+    """``text`` without what databases and protocols refuse: NUL and lone surrogates."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def changed_params(info: RunInfo) -> int:
@@ -201,7 +230,7 @@ def summary_points(info: RunInfo) -> dict[Key, tuple[float, int, int]]:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or _in_media(info, path):
             continue
         logged = info.last.get(path)
-        number = float(value)
+        number = as_float(value)
         if logged is None:
             points[path] = (number, step, at)
         elif logged != number and not (math.isnan(logged) and math.isnan(number)):
@@ -254,7 +283,7 @@ def run_tags(info: RunInfo) -> dict[str, str]:
     changed = changed_params(info)
     if changed:
         tags["wandb.config.changed"] = str(changed)
-    return {key: value for key, value in tags.items() if value}
+    return {key: storable(value) for key, value in tags.items() if value}
 
 
 def experiment_name(template: str, entity: str, project: str) -> str:
@@ -270,8 +299,15 @@ def experiment_tags(entity: str, project: str) -> dict[str, str]:
 
 
 def without_credentials(uri: str) -> str:
-    """``uri`` without a user name or password: ``scheme://user:pw@host`` to ``scheme://host``."""
-    return re.sub(r"(?<=://)[^/@]*@", "", uri)
+    """``uri`` without a user name or password: ``scheme://user:pw@host`` to ``scheme://host``.
+
+    A password may hold ``@`` and ``/``, or stand in the query; ``uri`` may be a whole sentence.
+    """
+    return _SECRET_IN_QUERY.sub(r"\1***", _SECRET_IN_AUTHORITY.sub("", uri))
+
+
+_SECRET_IN_AUTHORITY = re.compile(r"(?<=://)(?:[^/\s]*@|[^/@:\s]*:(?!\d+/)[^@\s]*@)")
+_SECRET_IN_QUERY = re.compile(r"([?&;](?:password|passwd|pwd|token|access_token|api_key)=)[^&;\s]+")
 
 
 # -- artifacts --------------------------------------------------------------------------------
@@ -284,7 +320,8 @@ HISTORY_FILE = "wandb/history.jsonl"
 RENAMED_FILE = "wandb/renamed.json"
 SWEEP_CONFIG_FILE = "wandb/sweep_config.json"
 LINEAGE_FILE = "wandb/lineage.json"
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|#%]')
+_UNSAFE = re.compile('[\x00-\x1f\x7f\\\\:*?"<>|#%\ud800-\udfff]')
+_PART_BYTES = 200
 
 
 def safe_path(path: str) -> str:
@@ -295,7 +332,7 @@ def safe_path(path: str) -> str:
     original, so that two different names stay different.
     """
     parts = [part for part in path.split("/") if part not in ("", ".")]
-    clean = [_UNSAFE.sub("_", "__" if part == ".." else part)[:120] for part in parts] or ["_"]
+    clean = [_cut(_UNSAFE.sub("_", "__" if part == ".." else part)) for part in parts] or ["_"]
     joined = "/".join(clean[-16:])
     if joined == path:
         return joined
@@ -305,13 +342,20 @@ def safe_path(path: str) -> str:
     return "/".join(clean[-16:])
 
 
+def _cut(part: str) -> str:
+    """A file name within what file systems take, which count bytes."""
+    return part.encode()[:_PART_BYTES].decode(errors="ignore")
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys; a float without fraction is written as an integer.
 
     W&B's core and its server rewrite ``1.0`` as ``1``: without this rule a document would depend
     on which way it came.
     """
-    return json.dumps(_canonical(value), ensure_ascii=False, sort_keys=True, default=str)
+    text = json.dumps(_canonical(value), ensure_ascii=False, sort_keys=True, default=str)
+    # A lone surrogate, which UTF-8 has no place for, becomes JSON's own escape of it.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _canonical(value: Any) -> Any:

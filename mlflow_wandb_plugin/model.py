@@ -7,6 +7,7 @@ book's business (`mapping.py`), not the model's.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -238,3 +239,11 @@ def set_leaf(leaves: dict[Key, T], path: Key, value: T) -> None:
         if other != path:
             del leaves[other]
     leaves[path] = value
+
+
+def as_float(value: float) -> float:
+    """``value`` as a double; integers beyond its range become infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf

@@ -17,8 +17,8 @@ def _dict(items: dict[str, str]) -> str:
 FLAT = ["a", "b", "a.b", "a/b", "g/x", "g/y", "h.z", "s", "recall@5", "recall_5", "ü", "a b"]
 _numbers = st.sampled_from(
     ["0", "1", "-2", "7", "2**53", "-2**63", "1.5", "0.1", "-0.0", "1e-300", "1e300", "nan", "inf",
-     "-inf", "True", "False", "np.float32(0.1)", "np.int64(3)", "np.float64('nan')", "np.array(2.5)",
-     "np.array([4])", "np.bool_(True)", "10**30"]
+     "-inf", "True", "False", "np.float32(0.1)", "np.int64(3)", "np.float64('nan')",
+     "np.array(2.5)", "np.array([4])", "np.bool_(True)", "10**30"]
 )  # fmt: skip
 _others = st.sampled_from(
     ["None", "'text'", "''", "'nan'", "'1.5'", "[1, nan, 'x']", "[]", "{}", "(1, 2)", "b'raw'",
