@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
+from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH as LIMIT
 from mlflow.utils.validation import (
     _validate_experiment_name,
     _validate_metric_name,
     _validate_param_name,
     _validate_tag_name,
 )
-from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH as LIMIT
 
 from mlflow_wandb_plugin import mapping
 from mlflow_wandb_plugin.mapping import Namer, canonical_json, legal_name, safe_path
@@ -109,7 +109,7 @@ def test_a_legal_key_keeps_its_name_against_one_that_comes_in_a_later_session() 
 
 @given(texts)
 def test_a_path_never_leaves_its_folder(text: str) -> None:
-    """No part is empty, ``.`` or ``..``, no name is too long for a file system, none unprintable."""
+    """No part is empty, ``.`` or ``..``, none too long for a file system, none unprintable."""
     path = safe_path(text)
     parts = path.split("/")
     assert not PurePosixPath(path).is_absolute()
