@@ -32,8 +32,8 @@ class RunInfo:
         config: the config as it stands.
         first_config: each config leaf's first value, by nested path. A param in MLflow cannot
             change, so this is what params are made of, however late the reader comes.
-        summary: the summary as W&B shows it, nested.
-        last: each numeric history key's last value.
+        summary: the summary, nested; of a resumed run, as its latest log has it.
+        last: each numeric history key's last value in that log.
         rows: number of history rows, by segment.
         last_step, last_ms: of the last history row; None when there is none.
         missing: part of the run's log is known to be lost; it cannot be called complete.

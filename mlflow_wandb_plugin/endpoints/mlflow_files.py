@@ -25,15 +25,24 @@ from mlflow_wandb_plugin.mapping import canonical_json, safe_path
 from mlflow_wandb_plugin.model import ArtifactEntry, ArtifactRef, FileRef, RowObjects, RunInfo, nest
 
 LONG_TAGS_FILE = "wandb/long_tags.json"
+TABLES_TAG = "mlflow.loggedArtifacts"
 LOSSES_FILE = "wandb/losses.jsonl"
 UPLOAD_THREADS = 2
 
 
 class RunFiles:
-    """Collects and uploads. ``losses`` and ``rewrites`` are the run's counters, shared."""
+    """Collects and uploads.
+
+    ``losses`` and ``rewrites`` are the run's counters, shared; ``tags`` are those it has.
+    """
 
     def __init__(
-        self, client: Client, run_id: str, losses: Counter[str], rewrites: Counter[str]
+        self,
+        client: Client,
+        run_id: str,
+        losses: Counter[str],
+        rewrites: Counter[str],
+        tags: Mapping[str, str],
     ) -> None:
         self.tags: dict[str, str] = {}
         self._client = client
@@ -50,7 +59,7 @@ class RunFiles:
         self._history = open(self._spool / "history.jsonl", "a", encoding="utf-8")  # noqa: SIM115
         self._known_rows: set[bytes] = set()
         self._lineage: list[dict[str, Any]] = []
-        self._tables: list[dict[str, str]] = []
+        self._tables: list[dict[str, str]] = json.loads(tags.get(TABLES_TAG, "[]"))
         self._long_tags: dict[str, str] = {}
         self._lost: list[dict[str, str]] = []
         self._config: dict[str, Any] = {}
@@ -101,6 +110,10 @@ class RunFiles:
             if isinstance(value, dict) and value.get("_type") in mlflow_media.SHOWN:
                 self._media.append((".".join(key), RowObjects(row.step, row.timestamp_ms, value)))
 
+    def add_summary(self, summary: Mapping[str, Any]) -> None:
+        """The summary of one log; its keys stand over those of earlier logs."""
+        self._summary.update(summary)
+
     def add_file(self, ref: FileRef) -> None:
         self._local[ref.path] = ref.local
         self._upload(ref.local, f"{mapping.FILES_DIR}/{safe_path(ref.path)}", "file_missing")
@@ -150,7 +163,7 @@ class RunFiles:
             self._show(key, row)
         self._media = []
         self._write_document(mapping.CONFIG_FILE, {**self._config, **mapping.config_document(info)})
-        self._write_document(mapping.SUMMARY_FILE, {**self._summary, **info.summary})
+        self._write_document(mapping.SUMMARY_FILE, self._summary)
         self._history.flush()
         history = self._spool / "history.jsonl"
         if history.stat().st_size:
@@ -163,7 +176,7 @@ class RunFiles:
         if self._lost:
             self._write_document(LOSSES_FILE, self._lost)
         if self._tables:
-            self.tags["mlflow.loggedArtifacts"] = json.dumps(self._listed_tables())
+            self.tags[TABLES_TAG] = json.dumps(self._listed_tables())
         self._wait()
 
     def close(self) -> None:
@@ -180,7 +193,7 @@ class RunFiles:
             return
         for local, target in shown.files:
             self._upload(local, target, "media_missing")
-        self._tables.extend(shown.tables)
+        self._tables.extend(table for table in shown.tables if table not in self._tables)
         self.tags.update(shown.tags)
 
     def _listed_tables(self) -> list[dict[str, str]]:

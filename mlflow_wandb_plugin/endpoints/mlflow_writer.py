@@ -41,14 +41,13 @@ class MlflowRunWriter:
         self._rows: dict[str, int] = identity.read_numbers(self._tags, identity.ROWS)
         self.losses: Counter[str] = Counter()
         self.rewrites: Counter[str] = Counter()
-        self._files = RunFiles(client, self.run_id, self.losses, self.rewrites)
+        self._files = RunFiles(client, self.run_id, self.losses, self.rewrites, self._tags)
         self._names = Namer(self._limits.key, self._files.known_names(reopen_tags is not None))
         self._param_names = Namer(self._limits.key)
         self._tag_names = Namer(self._limits.key)
         self._saved_names = len(self._names.renamed)
         self._pending: list[Metric] = []
         self._system_names: dict[str, str] = {}
-        self._first_points: set[str] = set()
         if reopen_tags is not None:
             self._reopen(reopen_tags)
 
@@ -68,6 +67,14 @@ class MlflowRunWriter:
             wanted[identity.ENTITY] = info.entity
         self._set_tags(wanted)
         self._remove_wandb_tags(wanted)
+        if info.state != "running":
+            self._end_of_log(info)
+
+    def _end_of_log(self, info: RunInfo) -> None:
+        """Each log of a resumed run has a summary of its own: later ones add to it."""
+        for key, (value, step, at) in mapping.summary_points(info).items():
+            self._append_points(self._names.name(key), (value,), (at,), (step,))
+        self._files.add_summary(info.summary)
 
     def _log_params(self, info: RunInfo) -> None:
         from mlflow.entities import Param
@@ -187,10 +194,7 @@ class MlflowRunWriter:
             self._set_tags({identity.POSITION: self._numbers(self.position)})
 
     def finish(self, info: RunInfo, complete: bool) -> None:
-        for key, (value, step, at) in mapping.summary_points(info).items():
-            self._append_points(self._names.name(key), (value,), (at,), (step,))
         self._flush()
-        self.update(info)
         for namer in (self._names, self._param_names, self._tag_names):
             self.rewrites["name"] += sum(
                 1 for key in namer.renamed.values() if _rewritten(key, namer)

@@ -199,7 +199,8 @@ def read_logs(
     since: Mapping[str, int],
     follow: Callable[[Progress], bool] | None = None,
 ) -> Iterator[Item]:
-    """Yield everything in ``logs``, the last of which may still grow.
+    """Yield everything in ``logs``, the last of which may still grow, with a `RunInfo` behind
+    each log.
 
     Args:
         since: positions already carried; ``journal:SEGMENT`` for journals, -1 for a whole log.
@@ -219,8 +220,8 @@ def read_logs(
             reading = _LogReading(replace(log, journal=None), decoder, since)
         yield from reading.finish(over=state != "running")
         missing = missing or reading.missing
-    ended = None if state == "running" else decoder.run.ended_ms
-    yield replace(decoder.info(), state=state, ended_ms=ended, missing=missing)
+        ended = None if state == "running" else decoder.run.ended_ms
+        yield replace(decoder.info(), state=state, ended_ms=ended, missing=missing)
 
 
 class _LogReading:
@@ -242,11 +243,11 @@ class _LogReading:
         yield from self._blocks()
         if follow is None:
             return
-        yield self._decoder.info()
+        yield replace(self._decoder.info(), state="running", ended_ms=None)
         while follow(self._progress):
             yield from self._blocks()
             if self._decoder.changed:
-                yield self._decoder.info()
+                yield replace(self._decoder.info(), state="running", ended_ms=None)
         # The trainer's last words, and core's, came while we waited.
         yield from self._blocks()
 

@@ -19,7 +19,7 @@ from mlflow_wandb_plugin.live.replica import Replicator
 from mlflow_wandb_plugin.live.say import ProgressLine, say, warn_once
 from mlflow_wandb_plugin.settings import Settings
 
-TROUBLE_PATIENCE_S = 3.0
+TROUBLE_PATIENCE_S = 10.0
 """How long finish() waits for an MLflow that is known not to answer."""
 
 

@@ -8,6 +8,7 @@ wandb alone.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import threading
@@ -54,6 +55,11 @@ def install(settings: Settings) -> None:
         tapped._set_backend = _tapped(tapped._set_backend)
         tapped._finish = _finishing(tapped._finish)
         _installed = True
+    if "WANDB_SERVICE" not in os.environ:
+        # Registered before wandb's own exit hook, ours runs after it: by then wandb-core has
+        # ended the runs that the script left open. Where wandb was first, the replicator sees
+        # this process end, and nobody waits.
+        atexit.register(_finish_left_open)
 
 
 def current_settings() -> Settings:
@@ -165,6 +171,11 @@ def _is_artifact(record: Any) -> bool:
     if kind == "request":
         return bool(record.request.HasField("log_artifact"))
     return bool(kind == "artifact")
+
+
+def _finish_left_open() -> None:
+    for tap in _taps.values():
+        tap.finished()
 
 
 def _after_fork() -> None:

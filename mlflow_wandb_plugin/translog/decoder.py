@@ -51,26 +51,31 @@ class RunDecoder:
         self._parse = Record.FromString
         self.run = RunFacts()
         self.changed = False
+        self._files_dir: Path | None = None
+        self._held_summary: bytes | None = None
+        self._out: list[Item] = []
+        self._objects: dict[Key, Any] = {}
+        self._rows_before = 0
+        self._columns = Columns()
+        self._new_log()
+        self._new_block()
+
+    def _new_log(self) -> None:
+        """wandb-core starts each log with no summary and no definitions, also on resume."""
         self._summary = SummaryFold()
         self._metrics = MetricDefinitions(self._summary)
         self._machine = StepMachine(self._metrics)
         self._plain = PlainRows(self._metrics.match_glob)
-        self._files_dir: Path | None = None
-        self._held_summary: bytes | None = None
-        self._out: list[Item] = []
         self._last: dict[Key, float] = {}
-        self._objects: dict[Key, Any] = {}
-        self._rows_before = 0
-        self._columns = Columns()
-        self._new_block()
 
     # -- one log after another ------------------------------------------------------------
 
     def begin(self, segment: str, files_dir: Path | None) -> None:
         """The next records come from log ``segment``; its files lie in ``files_dir``."""
+        self._fold()
+        self._new_log()
         self.run.begin(segment)
         self._files_dir = files_dir
-        self._machine = StepMachine(self._metrics)
 
     def core_exit(self, payload: bytes) -> None:
         """The exit as wandb-core recorded it, beside a journal: it alone tells the run time."""
