@@ -2,4 +2,5 @@
 
 from mlflow_wandb_plugin.cli import main
 
-main()
+if __name__ == "__main__":
+    main()
