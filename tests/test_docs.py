@@ -136,7 +136,7 @@ def test_rule_book_page_lists_every_tag() -> None:
         facts=dict.fromkeys(facts, "x"),
     )  # fmt: skip
     tags = {*mapping.run_tags(run), *identity.identity_tags(run, "dual"), identity.POSITION}
-    tags |= {identity.LOSSES, identity.REWRITES}
+    tags |= {identity.LOSSES, identity.REWRITES, identity.ROWS, identity.CLAIM, identity.SWEEP}
     page = (ROOT / "docs" / "mapping.md").read_text()
     [listed] = re.findall(r"^\| (.*) \| `wandb\.<name>`; args as JSON \|$", page, re.M)
     machine = {f"wandb.{name}" for name in listed.split(", ")}
