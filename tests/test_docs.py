@@ -51,7 +51,13 @@ def test_block_runs_and_leaves_the_runs_it_says(
     shutil.copytree(project, work, dirs_exist_ok=True)
     uri = copy_store(empty_store, work / "mlflow.db")
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = isolated(tmp_path, WANDB_DIR=str(work), MLFLOW_TRACKING_URI=uri, PATH=tools)
+    env = isolated(
+        tmp_path,
+        WANDB_DIR=str(work),
+        MLFLOW_TRACKING_URI=uri,
+        MLFLOW_WANDB_FINISH_TIMEOUT="180",
+        PATH=tools,
+    )
     if block.kind == "python":
         command = [sys.executable, "-c", block.code]
     else:
