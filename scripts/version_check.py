@@ -65,7 +65,7 @@ run.finish()
 
 def main(folder: Path) -> list[str]:
     """Run the check below ``folder``; return what is wrong."""
-    env = isolated(folder)
+    env = isolated(folder, MLFLOW_WANDB_INIT_TIMEOUT="120", MLFLOW_WANDB_FINISH_TIMEOUT="240")
     run_script(PROGRAM, env, folder, timeout=300)
     backfilled_uri = f"sqlite:///{folder / 'backfilled.db'}"
     command = [

@@ -40,7 +40,8 @@ def test_command_is_documented(name: str, command: click.Command) -> None:
     [section] = re.findall(rf"^## {name}\n(.*?)(?=^## |\Z)", page, re.M | re.S)
     for option in command.params:
         if isinstance(option, click.Option):
-            assert option.opts[0] in section, f"{name} {option.opts[0]}"
+            for spelling in (*option.opts, *option.secondary_opts):
+                assert f"`{spelling}" in section, f"{name} {spelling}"
 
 
 def test_page_has_no_command_that_does_not_exist() -> None:

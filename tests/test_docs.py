@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from tests.support.documents import PAGES, ROOT, Block, blocks
 from tests.support.environment import isolated
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import run_script
+from tests.support.stores import copy_store
 
 TRAIN = """
 import wandb
@@ -42,14 +44,20 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("block", RUN, ids=lambda block: f"{block.page}:{block.line}")
 def test_block_runs_and_leaves_the_runs_it_says(
-    block: Block, project: Path, env: dict[str, str], tmp_path: Path
+    block: Block, project: Path, empty_store: Path, tmp_path: Path
 ) -> None:
     """A documented block exits with 0 in a user's folder and leaves the runs it says in MLflow."""
     work = tmp_path / "work"
     shutil.copytree(project, work, dirs_exist_ok=True)
-    uri = f"sqlite:///{work / 'mlflow.db'}"
-    tools = f"{Path(sys.executable).parent}:{env['PATH']}"
-    env |= {"WANDB_DIR": str(work), "MLFLOW_TRACKING_URI": uri, "PATH": tools}
+    uri = copy_store(empty_store, work / "mlflow.db")
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = isolated(
+        tmp_path,
+        WANDB_DIR=str(work),
+        MLFLOW_TRACKING_URI=uri,
+        MLFLOW_WANDB_FINISH_TIMEOUT="180",
+        PATH=tools,
+    )
     if block.kind == "python":
         command = [sys.executable, "-c", block.code]
     else:
@@ -134,7 +142,7 @@ def test_rule_book_page_lists_every_tag() -> None:
         facts=dict.fromkeys(facts, "x"),
     )  # fmt: skip
     tags = {*mapping.run_tags(run), *identity.identity_tags(run, "dual"), identity.POSITION}
-    tags |= {identity.LOSSES, identity.REWRITES}
+    tags |= {identity.LOSSES, identity.REWRITES, identity.ROWS, identity.CLAIM, identity.SWEEP}
     page = (ROOT / "docs" / "mapping.md").read_text()
     [listed] = re.findall(r"^\| (.*) \| `wandb\.<name>`; args as JSON \|$", page, re.M)
     machine = {f"wandb.{name}" for name in listed.split(", ")}

@@ -61,6 +61,8 @@ def environment(folder: Path, tracking_uri: str) -> dict[str, str]:
         "WANDB_ERROR_REPORTING": "false",
         "MLFLOW_TRACKING_URI": tracking_uri,
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Making a new MLflow database takes a while on a busy machine.
+        "MLFLOW_WANDB_FINISH_TIMEOUT": "240",
         "MLFLOW_CONFIGURE_LOGGING": "false",
         "PYTHONWARNINGS": "ignore",
     }

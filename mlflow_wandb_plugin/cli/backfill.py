@@ -40,14 +40,14 @@ STATES = ("running", "finished", "failed", "crashed", "killed", "preempted")
 @click.option("--run", "runs", multiple=True, help="Only this run: id, name or regex.")
 @click.option("--filter", "filter_json", default="", help="MongoDB-style JSON, as wandb.Api takes.")
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES),
-              help="Only runs in this state; repeatable.")  # fmt: skip
+              help="Only runs in this W&B state.")  # fmt: skip
 @click.option("--since", default="", metavar="DATE", help="Started then or later (ISO 8601).")
 @click.option("--until", default="", metavar="DATE", help="Started before then (ISO 8601).")
 @click.option("--group", "groups", multiple=True, help="Only runs of this W&B group.")
 @click.option("--include-metric", multiple=True, metavar="REGEX", help="Only these metrics.")
 @click.option("--exclude-metric", multiple=True, metavar="REGEX", help="Not these metrics.")
 @click.option("--artifacts/--no-artifacts", default=True, show_default=True,
-              help="Carry W&B artifacts.")  # fmt: skip
+              help="Carry W&B artifacts, too.")  # fmt: skip
 @click.option("--order", type=click.Choice(("oldest", "newest")), default="oldest",
               show_default=True, help="Which runs come first.")  # fmt: skip
 @click.option("--dual-written", type=click.Choice(("verify", "trust", "ignore")), default="verify",
