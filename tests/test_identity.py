@@ -23,6 +23,7 @@ def twin(**fields: Any) -> Twin:
 
 
 RUN = RunInfo("r", "p", entity="e", segments=("one",))
+ON_SERVER = RunInfo("r", "p", segments=(SERVER,), rows={SERVER: 5})
 
 
 @pytest.mark.parametrize(
@@ -36,8 +37,9 @@ RUN = RunInfo("r", "p", entity="e", segments=("one",))
         (RUN, twin(position={"one": 77}), "partial"),
         (RUN, twin(position={}), "partial"),
         (RunInfo("r", "p", segments=("one", "two")), twin(origin="dual"), "partial"),
-        (RunInfo("r", "p", segments=(SERVER,), rows={SERVER: 5}), twin(origin="dual"), "dual-written"),
-        (RunInfo("r", "p", segments=(SERVER,), rows={SERVER: 6}), twin(origin="dual"), "partial"),
+        (ON_SERVER, twin(origin="dual"), "dual-written"),
+        (ON_SERVER, twin(origin="dual", rows={"one": 3, "two": 1}), "partial"),
+        (ON_SERVER, twin(origin="dual", rows={"one": 3, "two": 2}), "dual-written"),
         (RUN, twin(foreign=True, origin="", state=""), "foreign"),
     ],
 )  # fmt: skip

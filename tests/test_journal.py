@@ -90,7 +90,7 @@ def test_following_equals_reading_at_once(
     """Slices of any size yield each record as soon as it is whole, and once."""
     ends = written(path, payloads)
     whole = path.read_bytes()
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=6))) + [len(whole)]
+    cuts = [*sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=6))), len(whole)]
     path.write_bytes(b"")
     reader, seen, start = JournalReader(path), 0, 0
     for cut in cuts:
@@ -246,7 +246,7 @@ for pid in children: assert os.waitpid(pid, 0)[1] == 0
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     """The message names the file and the reason."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(JournalError, match="cannot write the journal .*x.journal: "):
+    with pytest.raises(JournalError, match=r"cannot write the journal .*x\.journal: "):
         Journal(tmp_path / "file" / "x.journal", {})
 
 

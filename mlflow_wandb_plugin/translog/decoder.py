@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.message import DecodeError
+
+from mlflow_wandb_plugin.errors import RecordError
 from mlflow_wandb_plugin.model import (
     FileRef,
     Item,
@@ -85,7 +88,17 @@ class RunDecoder:
     # -- records --------------------------------------------------------------------------
 
     def feed(self, payload: bytes, rows: bool = True) -> None:
-        """Take one serialized record; ``rows=False`` leaves history out."""
+        """Take one serialized record; ``rows=False`` leaves history out.
+
+        Raises:
+            RecordError: it is no record that this version understands.
+        """
+        try:
+            self._feed(payload, rows)
+        except (DecodeError, ValueError) as error:
+            raise RecordError(f"not a record: {error}") from error
+
+    def _feed(self, payload: bytes, rows: bool) -> None:
         kind = record_type(payload)
         if not rows and kind in (HISTORY, REQUEST):
             record = self._parse(payload)
