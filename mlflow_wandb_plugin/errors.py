@@ -13,6 +13,10 @@ class SourceError(MlflowWandbError):
     """A run, folder or log cannot be read."""
 
 
+class RecordError(SourceError):
+    """One record of a log cannot be understood; those around it can."""
+
+
 class TargetError(MlflowWandbError):
     """The target refused a request for good; repeating it would not help."""
 

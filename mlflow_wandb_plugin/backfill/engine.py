@@ -149,6 +149,9 @@ class _OneRun:
                 outcome = Outcome(run, decision.verdict, action, decision.reason, twin_id)
         except MlflowWandbError as error:
             outcome = Outcome(run, decision.verdict, "failed", str(error))
+        except Exception as error:
+            # Whatever one run's log holds, the other runs go on.
+            outcome = Outcome(run, decision.verdict, "failed", f"{type(error).__name__}: {error}")
         self._listener.run_done(outcome)
         return outcome
 

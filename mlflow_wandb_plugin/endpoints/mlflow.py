@@ -184,7 +184,9 @@ class MlflowTarget:
             return None
         try:
             run = self._client.call(self._client.client.get_run, run_id)
-        except RefusedError:
+        except RefusedError as error:
+            if error.code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
             return None
         tags = run.data.tags
         if run.info.lifecycle_stage != "active":

@@ -30,9 +30,15 @@ _FOR_GOOD = frozenset(
         "FEATURE_DISABLED",
         "PERMISSION_DENIED",
         "UNAUTHENTICATED",
+        "CUSTOMER_UNAUTHORIZED",
     }
 )
-WAIT_STATUS = ("429", "500", "502", "503", "504")
+ITEM_FAULTS = frozenset(
+    {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS"}
+)
+"""Codes that may be the fault of one item of a batch; the others concern the whole request."""
+WAIT_STATUS = ("408", "425", "429", "500", "502", "503", "504")
+TOO_LARGE = "413"
 _STATUS_IN_TEXT = re.compile(r"failed with error code (\d{3})|status code:? (\d{3})")
 
 
@@ -143,17 +149,27 @@ def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     except MlflowException as error:
         code = str(getattr(error, "error_code", ""))
         text = _first_line(error)
-        if code in _FOR_GOOD and not _asked_to_wait(text):
+        status = _status(text)
+        if status == TOO_LARGE or isinstance(error.__cause__, _UNSTORABLE):
+            raise RefusedError(f"MLflow: {text}", "BAD_REQUEST") from error
+        refused = code in _FOR_GOOD or status.startswith("4")
+        if refused and status not in WAIT_STATUS:
             raise RefusedError(f"MLflow: {text}", code) from error
         raise TargetUnavailableError(f"MLflow: {text}") from error
+    except _UNSTORABLE as error:
+        raise RefusedError(f"MLflow: {_first_line(error)}", "BAD_REQUEST") from error
     except (SQLAlchemyError, requests.RequestException, OSError) as error:
         raise TargetUnavailableError(f"MLflow: {_first_line(error)}") from error
 
 
-def _asked_to_wait(text: str) -> bool:
-    """MLflow gives every non-JSON answer one code: a 429 or 503 shows only in the text."""
+_UNSTORABLE = (OverflowError, UnicodeError)
+"""What a value raises that the store or the protocol cannot hold; MLflow calls it internal."""
+
+
+def _status(text: str) -> str:
+    """The HTTP status of an answer that is no JSON: MLflow gives most of them one code."""
     found = _STATUS_IN_TEXT.search(text)
-    return found is not None and (found[1] or found[2]) in WAIT_STATUS
+    return "" if found is None else found[1] or found[2]
 
 
 def _first_line(error: Exception) -> str:

@@ -14,9 +14,9 @@ import shutil
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from mlflow_wandb_plugin import mapping
 from mlflow_wandb_plugin.endpoints import mlflow_media
@@ -28,6 +28,11 @@ LONG_TAGS_FILE = "wandb/long_tags.json"
 TABLES_TAG = "mlflow.loggedArtifacts"
 LOSSES_FILE = "wandb/losses.jsonl"
 UPLOAD_THREADS = 2
+KEPT_LOSSES = 10_000
+FILE_GONE = "FILE_GONE"
+
+Names: TypeAlias = Mapping[str, list[str]]
+"""Keys, as labels, by the name that they were given."""
 
 
 class RunFiles:
@@ -61,16 +66,17 @@ class RunFiles:
         self._lineage: list[dict[str, Any]] = []
         self._tables: list[dict[str, str]] = json.loads(tags.get(TABLES_TAG, "[]"))
         self._long_tags: dict[str, str] = {}
-        self._lost: list[dict[str, str]] = []
+        self._lost: dict[str, None] = {}
+        self._saved_losses = 0
         self._config: dict[str, Any] = {}
         self._summary: dict[str, Any] = {}
 
     # -- what an earlier session left on the run ------------------------------------------
 
-    def known_names(self, reopened: bool) -> dict[str, list[str]]:
-        """The metric names rewritten before; also takes up the run's earlier documents."""
+    def known_names(self, reopened: bool) -> tuple[Names, Names]:
+        """Metric and param names rewritten before; also takes up the run's earlier documents."""
         if not reopened:
-            return {}
+            return {}, {}
         listed = self._client.call(self._client.client.list_artifacts, self._run_id, "wandb")
         paths = {item.path for item in listed}
         if mapping.HISTORY_FILE in paths:
@@ -83,10 +89,16 @@ class RunFiles:
             self._summary = json.loads(self._download(mapping.SUMMARY_FILE))
         if mapping.LINEAGE_FILE in paths:
             self._lineage = json.loads(self._download(mapping.LINEAGE_FILE))
+        if LOSSES_FILE in paths:
+            lines = self._download(LOSSES_FILE).split("\n")
+            self._lost = {line: None for line in lines if line}
+            metrics = sum("step" in json.loads(line) for line in self._lost)
+            if metrics:
+                self._losses["metric_refused"] = metrics
         if mapping.RENAMED_FILE not in paths:
-            return {}
-        names = json.loads(self._download(mapping.RENAMED_FILE)).get("metrics", {})
-        return {str(name): [str(label) for label in key] for name, key in names.items()}
+            return {}, {}
+        names = json.loads(self._download(mapping.RENAMED_FILE))
+        return names.get("metrics", {}), names.get("params", {})
 
     def _download(self, path: str) -> str:
         folder = self._spool / "earlier"
@@ -140,14 +152,34 @@ class RunFiles:
         """The whole of a tag that MLflow would cut."""
         self._long_tags[key] = text
 
-    def keep_loss(self, item: Any, reason: str) -> None:
-        """What MLflow refused, and why: counted, and written out in full."""
+    def keep_loss(self, item: Any, reason: str) -> bool:
+        """What MLflow refused, and why, is written out in full (the first `KEPT_LOSSES`).
+
+        Returns:
+            Whether it is new: an item may come again when a log is read again.
+        """
         lost = {
             name: str(getattr(item, name))
             for name in ("key", "value", "step", "timestamp")
             if hasattr(item, name)
         }
-        self._lost.append({**lost, "reason": reason})
+        return self._note_loss({**lost, "reason": reason})
+
+    def _note_loss(self, lost: Mapping[str, str]) -> bool:
+        line = canonical_json(lost)
+        with self._lock:
+            if line in self._lost:
+                return False
+            if len(self._lost) < KEPT_LOSSES:
+                self._lost[line] = None
+            return True
+
+    def save_losses(self) -> None:
+        """Losses reach MLflow before the position that leaves them behind."""
+        if len(self._lost) != self._saved_losses:
+            self._saved_losses = len(self._lost)
+            self._write_lines(LOSSES_FILE, self._lost)
+            self._wait()
 
     def save_names(self, metrics: Mapping[str, list[str]], params: Mapping[str, list[str]]) -> None:
         if metrics or params:
@@ -173,11 +205,10 @@ class RunFiles:
             self._log_inputs()
         if self._long_tags:
             self._write_document(LONG_TAGS_FILE, self._long_tags)
-        if self._lost:
-            self._write_document(LOSSES_FILE, self._lost)
         if self._tables:
             self.tags[TABLES_TAG] = json.dumps(self._listed_tables())
         self._wait()
+        self.save_losses()
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -228,14 +259,13 @@ class RunFiles:
     # -- uploading ------------------------------------------------------------------------
 
     def _write_document(self, target: str, document: Any) -> None:
-        folder = self._spool / "documents"
-        local = folder / safe_path(target)
+        text = json.dumps(json.loads(canonical_json(document)), indent=1, ensure_ascii=False)
+        self._write_lines(target, [text.encode("utf-8", "backslashreplace").decode()])
+
+    def _write_lines(self, target: str, lines: Iterable[str]) -> None:
+        local = self._spool / "documents" / safe_path(target)
         local.parent.mkdir(parents=True, exist_ok=True)
-        if target.endswith(".jsonl"):
-            text = "".join(canonical_json(line) + "\n" for line in document)
-        else:
-            text = json.dumps(json.loads(canonical_json(document)), indent=1, ensure_ascii=False)
-        local.write_text(text, encoding="utf-8")
+        local.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         self._upload(local, target, "document_missing")
 
     def _upload(self, local: Path, target: str, loss: str) -> None:
@@ -244,8 +274,7 @@ class RunFiles:
         except OSError:
             state = None
         if state is None or not local.is_file() or not os.access(local, os.R_OK):
-            self._losses[loss] += 1
-            self._lost.append({"key": target, "reason": f"no readable file {local.name}"})
+            self._lose(target, loss, f"no readable file {local.name}")
             return
         stamp = (state.st_size, state.st_mtime_ns)
         if self._sent.get(target) != stamp:
@@ -254,17 +283,30 @@ class RunFiles:
 
     def _send(self, local: Path, target: str, loss: str) -> None:
         folder, _, name = target.rpartition("/")
-        if local.name != name:
-            # MLflow names the artifact after the local file.
-            with self._lock:
-                named = Path(tempfile.mkdtemp(dir=self._spool)) / name
-            shutil.copyfile(local, named)
-            local = named
         try:
-            self._client.call(self._client.client.log_artifact, self._run_id, str(local), folder)
+            self._client.call(self._log_artifact, local, folder, name)
         except RefusedError as error:
-            self._losses[loss.replace("missing", "refused")] += 1
-            self._lost.append({"key": target, "reason": str(error)})
+            kind = loss if error.code == FILE_GONE else loss.replace("missing", "refused")
+            self._lose(target, kind, str(error))
+
+    def _log_artifact(self, local: Path, folder: str, name: str) -> None:
+        """Upload one file under ``name``; what is wrong with the file is not MLflow's fault."""
+        try:
+            with open(local, "rb"):
+                pass
+            if local.name != name:
+                # MLflow names the artifact after the local file.
+                named = Path(tempfile.mkdtemp(dir=self._spool)) / name
+                shutil.copyfile(local, named)
+                local = named
+        except OSError as error:
+            raise RefusedError(f"no readable file {local.name}", FILE_GONE) from error
+        self._client.client.log_artifact(self._run_id, str(local), folder)
+
+    def _lose(self, target: str, kind: str, reason: str) -> None:
+        self._note_loss({"key": target, "reason": reason})
+        with self._lock:
+            self._losses[kind] += 1
 
     def _wait(self) -> None:
         """Wait for all uploads. An upload that failed for want of MLflow is the caller's error."""

@@ -8,15 +8,14 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin import identity, mapping
-from mlflow_wandb_plugin.endpoints.mlflow_client import Client, RefusedError
+from mlflow_wandb_plugin.endpoints.mlflow_client import ITEM_FAULTS, Client, RefusedError
 from mlflow_wandb_plugin.endpoints.mlflow_files import RunFiles
+from mlflow_wandb_plugin.errors import TargetError
 from mlflow_wandb_plugin.mapping import Limits, Namer
 from mlflow_wandb_plugin.model import ArtifactRef, FileRef, Mark, RowObjects, RunInfo, Series
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
-
-_GONE = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"})
 
 
 class MlflowRunWriter:
@@ -41,13 +40,24 @@ class MlflowRunWriter:
         self._rows: dict[str, int] = identity.read_numbers(self._tags, identity.ROWS)
         self.losses: Counter[str] = Counter()
         self.rewrites: Counter[str] = Counter()
+<<<<<<< HEAD
         self._files = RunFiles(client, self.run_id, self.losses, self.rewrites, self._tags)
         self._names = Namer(self._limits.key, self._files.known_names(reopen_tags is not None))
         self._param_names = Namer(self._limits.key)
+=======
+        self._files = RunFiles(client, self.run_id, self.losses, self.rewrites)
+        metrics, params = self._files.known_names(reopen_tags is not None)
+        self._names = Namer(self._limits.key, metrics, run.data.metrics)
+        self._param_names = Namer(self._limits.key, params, run.data.params)
+>>>>>>> unit
         self._tag_names = Namer(self._limits.key)
         self._saved_names = len(self._names.renamed)
         self._pending: list[Metric] = []
         self._system_names: dict[str, str] = {}
+<<<<<<< HEAD
+=======
+        self._cut: set[tuple[str, str]] = set()
+>>>>>>> unit
         if reopen_tags is not None:
             self._reopen(reopen_tags)
 
@@ -84,8 +94,7 @@ class MlflowRunWriter:
             name = self._param_names.name(path)
             if len(value) > self._limits.param_value:
                 value = value[: self._limits.param_value]
-                if name not in self._params:
-                    self.rewrites["param_cut"] += 1
+                self._count_cut("param_cut", name)
             if name not in self._params:
                 self._params[name] = value
                 new.append(Param(name, value))
@@ -100,15 +109,20 @@ class MlflowRunWriter:
         for key, value in wanted.items():
             if len(value) > self._limits.tag_value:
                 value = value[: self._limits.tag_value]
-                if self._tags.get(key) != value:
-                    self.rewrites["tag_cut"] += 1
-                    self._files.keep_text(key, wanted[key])
+                self._count_cut("tag_cut", key)
+                self._files.keep_text(key, wanted[key])
             if self._tags.get(key) != value:
                 self._tags[key] = value
                 changed.append(RunTag(key, value))
         for start in range(0, len(changed), self._limits.batch_params):
             batch = changed[start : start + self._limits.batch_params]
             self._one_by_one(lambda items: self._client.log_batch(self.run_id, tags=items), batch)
+
+    def _count_cut(self, kind: str, name: str) -> None:
+        """Once a name, however often it is written, and also if an earlier session cut it."""
+        if (kind, name) not in self._cut:
+            self._cut.add((kind, name))
+            self.rewrites[kind] += 1
 
     def _remove_wandb_tags(self, wanted: Mapping[str, str]) -> None:
         """A W&B tag that was taken off the run goes here too."""
@@ -160,20 +174,35 @@ class MlflowRunWriter:
     def _log_metrics(self, metrics: list[Any]) -> None:
         self._client.log_batch(self.run_id, metrics=metrics)
 
-    def _one_by_one(self, log: Any, batch: list[Any]) -> None:
+    def _one_by_one(self, log: Any, batch: list[Any], whole: bool = True) -> None:
         """Log a batch; if MLflow refuses it, halve until the bad item alone is left out."""
         try:
             log(batch)
         except RefusedError as error:
-            if error.code in _GONE:
+            if error.code not in ITEM_FAULTS:
                 raise
+            if whole:
+                self._check_active()
             if len(batch) == 1:
-                self.losses[f"{type(batch[0]).__name__.lower()}_refused"] += 1
-                self._files.keep_loss(batch[0], str(error))
+                if self._files.keep_loss(batch[0], str(error)):
+                    self.losses[f"{type(batch[0]).__name__.lower()}_refused"] += 1
                 return
             middle = len(batch) // 2
-            self._one_by_one(log, batch[:middle])
-            self._one_by_one(log, batch[middle:])
+            self._one_by_one(log, batch[:middle], whole=False)
+            self._one_by_one(log, batch[middle:], whole=False)
+
+    def _check_active(self) -> None:
+        """MLflow refuses every item of a deleted run with the code of a bad item.
+
+        Raises:
+            TargetError: the run was deleted.
+        """
+        run = self._client.call(self._client.client.get_run, self.run_id)
+        if run.info.lifecycle_stage != "active":
+            raise TargetError(
+                f"the MLflow run {self.run_id} was deleted: restore it (mlflow runs restore), "
+                "or backfill the W&B run into a new one"
+            )
 
     # -- files and the rest of rows -------------------------------------------------------
 
@@ -189,16 +218,27 @@ class MlflowRunWriter:
 
     def checkpoint(self, mark: Mark) -> None:
         self._flush()
+        self._files.save_losses()
         if self.position.get(mark.segment) != mark.position:
             self.position[mark.segment] = mark.position
             self._set_tags({identity.POSITION: self._numbers(self.position)})
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         self._flush()
+<<<<<<< HEAD
         for namer in (self._names, self._param_names, self._tag_names):
             self.rewrites["name"] += sum(
                 1 for key in namer.renamed.values() if _rewritten(key, namer)
             )
+=======
+        self.update(info)
+        self.rewrites["name"] = sum(
+            1
+            for namer in (self._names, self._param_names, self._tag_names)
+            for key in namer.renamed.values()
+            if _rewritten(key, namer)
+        )
+>>>>>>> unit
         self._files.finish(info)
         self._save_names(params=True)
         tags = {

@@ -7,6 +7,7 @@ machine, the exit's run time) from the file. Live replication reads the same way
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlflow_wandb_plugin import journal
-from mlflow_wandb_plugin.errors import JournalError, SourceError
+from mlflow_wandb_plugin.errors import JournalError, RecordError, SourceError
 from mlflow_wandb_plugin.identity import TO_THE_END
 from mlflow_wandb_plugin.model import (
     Damage,
@@ -28,8 +29,8 @@ from mlflow_wandb_plugin.model import (
     Series,
     Size,
 )
-from mlflow_wandb_plugin.translog.decoder import BLOCK_POINTS, HISTORY, RunDecoder, record_type
-from mlflow_wandb_plugin.translog.framing import LogReader
+from mlflow_wandb_plugin.translog.decoder import BLOCK_POINTS, RunDecoder
+from mlflow_wandb_plugin.translog.framing import Frame, LogReader
 
 JOURNAL_DIR = "mlflow"
 _RUN_FOLDER = re.compile(r"^(?:offline-)?run-(\d{8}_\d{6}-.+)$")
@@ -79,6 +80,7 @@ class WandbDir:
                 f"no W&B runs in {self.path}: pass a wandb folder, a run folder or a .wandb file"
             )
         found: dict[tuple[str, str, str], RunInfo] = {}
+        self._logs, self.damage = {}, []
         for log in logs:
             try:
                 info = peek(log)
@@ -120,10 +122,12 @@ def find_logs(path: Path) -> list[RunLog]:
     files = [file for folder in folders for file in sorted(folder.glob("*.wandb"))]
     logs = [_log_of_file(file) for file in files]
     seen = {log.segment for log in logs}
-    journals = path if path.name == JOURNAL_DIR else path / JOURNAL_DIR
+    beside = {folder.parent for folder in folders} if path not in folders else set()
+    places = [path, *sorted({place / JOURNAL_DIR for place in {path, *beside}})]
     logs += [
         RunLog(file.stem, None, file)
-        for file in sorted(journals.glob(f"*{journal.SUFFIX}"))
+        for place in places
+        for file in sorted(place.glob(f"*{journal.SUFFIX}"))
         if file.stem not in seen
     ]
     return sorted(logs, key=lambda log: log.segment)
@@ -168,11 +172,13 @@ def peek(log: RunLog) -> RunInfo:
     if log.wandb_file is not None:
         for frame in LogReader(log.wandb_file).read():
             if record_type(frame.payload) in _PEEKED:
-                decoder.feed(frame.payload)
+                with contextlib.suppress(RecordError):
+                    decoder.feed(frame.payload)
     if log.journal is not None:
         for entry in journal.JournalReader(log.journal).read():
             if entry.kind == journal.RECORD:
-                decoder.feed(entry.payload, rows=False)
+                with contextlib.suppress(RecordError):
+                    decoder.feed(entry.payload, rows=False)
     info = decoder.info()
     if not info.run_id:
         raise SourceError("the log ends before it says which run it is of: nothing was logged")
@@ -210,18 +216,30 @@ def read_logs(
     decoder = RunDecoder()
     state: RunState = "running"
     missing = False
+    done: list[RunLog] = []
     for log in map(_as_it_is_now, logs):
         reading = _LogReading(log, decoder, since)
         yield from reading.run(follow if log.segment == logs[-1].segment else None)
         state = _state(log, decoder.run.state())
         if state != "running" and reading.file_knows_better:
             # Read it as any backfill would: wandb-core wrote it to its end, the tap did not.
-            decoder = RunDecoder()
-            reading = _LogReading(replace(log, journal=None), decoder, since)
+            log = replace(log, journal=None)
+            decoder = _decoder_behind(done)
+            reading = _LogReading(log, decoder, since)
         yield from reading.finish(over=state != "running")
+        done.append(log)
         missing = missing or reading.missing
         ended = None if state == "running" else decoder.run.ended_ms
         yield replace(decoder.info(), state=state, ended_ms=ended, missing=missing)
+
+
+def _decoder_behind(logs: list[RunLog]) -> RunDecoder:
+    """A decoder that knows ``logs``, whose items have been yielded before."""
+    decoder = RunDecoder()
+    for log in logs:
+        for _ in _LogReading(log, decoder, {log.segment: TO_THE_END}).finish(over=True):
+            pass
+    return decoder
 
 
 class _LogReading:
@@ -295,7 +313,10 @@ class _LogReading:
         skipping = reader.position < self._since
         for entry in reader.read():
             if entry.kind == journal.RECORD:
-                decoder.feed(entry.payload, rows=not self._rows_from_file)
+                try:
+                    decoder.feed(entry.payload, rows=not self._rows_from_file)
+                except RecordError as error:
+                    reader.damage.append(_unreadable(reader.path, entry, error))
             elif entry.kind == journal.NOTE:
                 self._heed(entry.document())
             crossed = skipping and entry.end >= self._since
@@ -308,8 +329,11 @@ class _LogReading:
         decoder = self._decoder
         try:
             feed = decoder.feed if self._journal is None else self._feed_core_record
-            for count, (_, payload) in enumerate(reader.read()):
-                feed(payload)
+            for count, frame in enumerate(reader.read()):
+                try:
+                    feed(frame.payload)
+                except RecordError as error:
+                    reader.damage.append(_unreadable(reader.path, frame, error))
                 if not count % LOOK_EVERY and decoder.points >= BLOCK_POINTS:
                     yield from self._block(self._position)
         except SourceError:
@@ -371,6 +395,11 @@ class _LogReading:
             for name in sorted(names):
                 local = Path(folder, name)
                 yield FileRef(local.relative_to(root).as_posix(), local)
+
+
+def _unreadable(path: Path, frame: Frame | journal.Frame, error: RecordError) -> Damage:
+    size = len(frame.payload)
+    return Damage(str(path), frame.end - size, size, str(error))
 
 
 def _state(log: RunLog, said: RunState) -> RunState:

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.message import DecodeError
+
+from mlflow_wandb_plugin.errors import RecordError
 from mlflow_wandb_plugin.model import (
     FileRef,
     Item,
@@ -24,6 +27,13 @@ from mlflow_wandb_plugin.model import (
 from mlflow_wandb_plugin.translog.artifacts import artifact_ref, used_artifact_ref
 from mlflow_wandb_plugin.translog.columns import Columns, PlainRows, milliseconds
 from mlflow_wandb_plugin.translog.metrics import MetricDefinitions
+from mlflow_wandb_plugin.translog.records import (
+    HISTORY,
+    REQUEST,
+    SUMMARY,
+    is_runtime_summary,
+    record_type,
+)
 from mlflow_wandb_plugin.translog.run_state import RunFacts
 from mlflow_wandb_plugin.translog.steps import StepMachine, typed_json
 from mlflow_wandb_plugin.translog.summary import SummaryFold
@@ -31,9 +41,6 @@ from mlflow_wandb_plugin.translog.summary import SummaryFold
 if TYPE_CHECKING:
     from wandb.proto.wandb_internal_pb2 import HistoryRecord, Record, StatsRecord, SummaryRecord
 
-# Field numbers of wandb's Record.record_type that are looked at before parsing.
-HISTORY, SUMMARY, REQUEST = 2, 3, 100
-_RECORD_TYPES = frozenset({*range(2, 14), 17, 18, *range(20, 28), 100})
 
 BLOCK_POINTS = 200_000
 
@@ -90,7 +97,17 @@ class RunDecoder:
     # -- records --------------------------------------------------------------------------
 
     def feed(self, payload: bytes, rows: bool = True) -> None:
-        """Take one serialized record; ``rows=False`` leaves history out."""
+        """Take one serialized record; ``rows=False`` leaves history out.
+
+        Raises:
+            RecordError: it is no record that this version understands.
+        """
+        try:
+            self._feed(payload, rows)
+        except (DecodeError, ValueError) as error:
+            raise RecordError(f"not a record: {error}") from error
+
+    def _feed(self, payload: bytes, rows: bool) -> None:
         kind = record_type(payload)
         if not rows and kind in (HISTORY, REQUEST):
             record = self._parse(payload)
@@ -98,7 +115,7 @@ class RunDecoder:
                 return
         if kind == SUMMARY:
             self._apply_held_summary()
-            self._held_summary = None if _is_runtime_summary(payload) else payload
+            self._held_summary = None if is_runtime_summary(payload) else payload
             return
         if kind == HISTORY:
             # Core writes a row's own summary right before it; ours is folded from the rows.
@@ -385,45 +402,3 @@ class RunDecoder:
         if self._held_summary is not None:
             held, self._held_summary = self._held_summary, None
             self.feed_record(self._parse(held))
-
-
-def record_type(payload: bytes) -> int:
-    """The field number of a serialized record's type, found without parsing the record."""
-    at, end = 0, len(payload)
-    while at < end:
-        tag = payload[at]
-        at += 1
-        if tag > 0x7F:
-            tag, at = _varint(payload, at - 1)
-        number, wire = tag >> 3, tag & 7
-        if number in _RECORD_TYPES:
-            return number
-        if wire == 0:
-            while at < end and payload[at] > 0x7F:
-                at += 1
-            at += 1
-        elif wire == 2:
-            size, at = _varint(payload, at)
-            at += size
-        elif wire in (1, 5):
-            at += 8 if wire == 1 else 4
-        else:
-            return 0
-    return 0
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(data):
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            break
-        shift += 7
-    return value, at
-
-
-def _is_runtime_summary(payload: bytes) -> bool:
-    """Core's own note of the run time before each row; it carries nothing else."""
-    return len(payload) < 100 and b"\x12\x06_wandb\x12\x07runtime" in payload[:30]

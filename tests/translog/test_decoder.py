@@ -165,12 +165,13 @@ def test_blocks_do_not_change_what_a_run_is() -> None:
 
 
 def test_points_that_are_not_kept_still_count_in_the_summary() -> None:
-    """A reader that goes on in the middle of a log leaves points out, not what they add up to."""
+    """A reader that goes on in the middle of a log leaves points out, not what they add up to, and
+    still tells the keys, for names are given by their order."""
     decoder = RunDecoder()
     decoder.begin("log", None)
     for payload in bytes_of(run_record(), history_record({"a": 1}, 0, 1.0)):
         decoder.feed(payload)
-    assert list(decoder.take(keep_points=False)) == []
+    assert list(decoder.take(keep_points=False)) == [Series(("a",), (), (), ())]
     info = decoder.info()
     assert (info.summary, info.last, info.last_step) == ({"a": 1}, {("a",): 1.0}, 0)
 

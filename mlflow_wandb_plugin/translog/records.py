@@ -1,0 +1,49 @@
+"""What can be told of a serialized record without parsing it."""
+
+from __future__ import annotations
+
+# Field numbers of wandb's Record.record_type that are looked at before parsing.
+HISTORY, SUMMARY, REQUEST = 2, 3, 100
+_RECORD_TYPES = frozenset({*range(2, 14), 17, 18, *range(20, 28), 100})
+
+
+def record_type(payload: bytes) -> int:
+    """The field number of a serialized record's type, found without parsing the record."""
+    at, end = 0, len(payload)
+    while at < end:
+        tag = payload[at]
+        at += 1
+        if tag > 0x7F:
+            tag, at = _varint(payload, at - 1)
+        number, wire = tag >> 3, tag & 7
+        if number in _RECORD_TYPES:
+            return number
+        if wire == 0:
+            while at < end and payload[at] > 0x7F:
+                at += 1
+            at += 1
+        elif wire == 2:
+            size, at = _varint(payload, at)
+            at += size
+        elif wire in (1, 5):
+            at += 8 if wire == 1 else 4
+        else:
+            return 0
+    return 0
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(data):
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            break
+        shift += 7
+    return value, at
+
+
+def is_runtime_summary(payload: bytes) -> bool:
+    """Core's own note of the run time before each row; it carries nothing else."""
+    return len(payload) < 100 and b"\x12\x06_wandb\x12\x07runtime" in payload[:30]

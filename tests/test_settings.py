@@ -1,0 +1,55 @@
+"""Settings: arguments before variables before defaults, each of its own type."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.settings import PREFIX, Settings
+
+
+def test_nothing_given_means_the_defaults() -> None:
+    """An empty environment, and variables that are set but empty, change nothing."""
+    assert Settings.load({}) == Settings()
+    assert Settings.load({PREFIX + "LINGER": "", PREFIX + "HOMES": ""}) == Settings()
+
+
+def test_arguments_win_over_variables() -> None:
+    """And None means that an argument was not given."""
+    environ = {PREFIX + "EXPERIMENT": "from the environment", PREFIX + "LINGER": "5"}
+    settings = Settings.load(environ, experiment="argument", linger=None)
+    assert (settings.experiment, settings.linger) == ("argument", 5.0)
+
+
+@pytest.mark.parametrize("field", fields(Settings), ids=lambda field: field.name)
+def test_every_field_is_a_variable(field: object) -> None:
+    """Its value has the type of the default."""
+    name = field.name  # type: ignore[attr-defined]
+    default = getattr(Settings(), name)
+    text = "mlflow" if name == "homes" else "12.5" if isinstance(default, float) else "text"
+    value = getattr(Settings.load({PREFIX + name.upper(): text}), name)
+    assert value == type(default)(text)
+    assert type(value) is type(default)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({PREFIX + "HOMES": "nowhere"}, "MLFLOW_WANDB_HOMES must be one of both, wandb, mlflow"),
+        ({PREFIX + "LINGER": "soon"}, "MLFLOW_WANDB_LINGER must be a float: not 'soon'"),
+    ],
+)
+def test_a_value_that_does_not_fit_names_its_variable(
+    environ: dict[str, str], message: str
+) -> None:
+    """The user sees what to change."""
+    with pytest.raises(UsageError, match=message):
+        Settings.load(environ)
+
+
+def test_an_unknown_setting_is_an_error() -> None:
+    """A misspelt argument is not silently ignored."""
+    with pytest.raises(UsageError, match="no such setting: tracking_url"):
+        Settings.load({}, tracking_url="x")
