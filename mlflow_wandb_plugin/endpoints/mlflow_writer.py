@@ -40,24 +40,15 @@ class MlflowRunWriter:
         self._rows: dict[str, int] = identity.read_numbers(self._tags, identity.ROWS)
         self.losses: Counter[str] = Counter()
         self.rewrites: Counter[str] = Counter()
-<<<<<<< HEAD
         self._files = RunFiles(client, self.run_id, self.losses, self.rewrites, self._tags)
-        self._names = Namer(self._limits.key, self._files.known_names(reopen_tags is not None))
-        self._param_names = Namer(self._limits.key)
-=======
-        self._files = RunFiles(client, self.run_id, self.losses, self.rewrites)
         metrics, params = self._files.known_names(reopen_tags is not None)
         self._names = Namer(self._limits.key, metrics, run.data.metrics)
         self._param_names = Namer(self._limits.key, params, run.data.params)
->>>>>>> unit
         self._tag_names = Namer(self._limits.key)
         self._saved_names = len(self._names.renamed)
         self._pending: list[Metric] = []
         self._system_names: dict[str, str] = {}
-<<<<<<< HEAD
-=======
         self._cut: set[tuple[str, str]] = set()
->>>>>>> unit
         if reopen_tags is not None:
             self._reopen(reopen_tags)
 
@@ -225,20 +216,12 @@ class MlflowRunWriter:
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         self._flush()
-<<<<<<< HEAD
-        for namer in (self._names, self._param_names, self._tag_names):
-            self.rewrites["name"] += sum(
-                1 for key in namer.renamed.values() if _rewritten(key, namer)
-            )
-=======
-        self.update(info)
         self.rewrites["name"] = sum(
             1
             for namer in (self._names, self._param_names, self._tag_names)
             for key in namer.renamed.values()
             if _rewritten(key, namer)
         )
->>>>>>> unit
         self._files.finish(info)
         self._save_names(params=True)
         tags = {

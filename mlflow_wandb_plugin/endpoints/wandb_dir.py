@@ -31,6 +31,7 @@ from mlflow_wandb_plugin.model import (
 )
 from mlflow_wandb_plugin.translog.decoder import BLOCK_POINTS, RunDecoder
 from mlflow_wandb_plugin.translog.framing import Frame, LogReader
+from mlflow_wandb_plugin.translog.records import HISTORY, record_type
 
 JOURNAL_DIR = "mlflow"
 _RUN_FOLDER = re.compile(r"^(?:offline-)?run-(\d{8}_\d{6}-.+)$")

@@ -105,7 +105,7 @@ def test_a_run_folder_and_a_file_name_one_run(tmp_path: Path) -> None:
 
 def test_a_folder_without_runs_says_what_to_pass(tmp_path: Path) -> None:
     """A typing mistake is one clear line."""
-    with pytest.raises(SourceError, match="no W&B runs in .*: pass a wandb folder"):
+    with pytest.raises(SourceError, match=r"no W&B runs in .*: pass a wandb folder"):
         list(WandbDir(tmp_path).runs(Selection()))
 
 
