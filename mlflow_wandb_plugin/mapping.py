@@ -347,13 +347,14 @@ def _cut(part: str) -> str:
     return part.encode()[:_PART_BYTES].decode(errors="ignore")
 
 
-def canonical_json(value: Any) -> str:
+def canonical_json(value: Any, indent: int | None = None) -> str:
     """JSON with sorted keys; a float without fraction is written as an integer.
 
     W&B's core and its server rewrite ``1.0`` as ``1``: without this rule a document would depend
     on which way it came.
     """
-    text = json.dumps(_canonical(value), ensure_ascii=False, sort_keys=True, default=str)
+    document = _canonical(value)
+    text = json.dumps(document, ensure_ascii=False, sort_keys=True, default=str, indent=indent)
     # A lone surrogate, which UTF-8 has no place for, becomes JSON's own escape of it.
     return text.encode("utf-8", "backslashreplace").decode()
 

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,26 +58,31 @@ class RunFiles:
 
     # -- what an earlier session left on the run ------------------------------------------
 
-    def known_names(self, reopened: bool) -> dict[str, list[str]]:
-        """The metric names rewritten before; also takes up the run's earlier documents."""
-        if not reopened:
-            return {}
+    def take_up(self, tags: Mapping[str, str]) -> dict[str, dict[str, list[str]]]:
+        """Take up the run's earlier documents; the names rewritten before, by metrics and params.
+
+        Args:
+            tags: the run's.
+        """
         listed = self._client.call(self._client.client.list_artifacts, self._run_id, "wandb")
         paths = {item.path for item in listed}
         if mapping.HISTORY_FILE in paths:
             text = self._download(mapping.HISTORY_FILE)
             self._known_rows = set(map(_digest, text.split("\n")))
             self._history.write(text)
-        if mapping.CONFIG_FILE in paths:
-            self._config = json.loads(self._download(mapping.CONFIG_FILE))
-        if mapping.SUMMARY_FILE in paths:
-            self._summary = json.loads(self._download(mapping.SUMMARY_FILE))
-        if mapping.LINEAGE_FILE in paths:
-            self._lineage = json.loads(self._download(mapping.LINEAGE_FILE))
-        if mapping.RENAMED_FILE not in paths:
-            return {}
-        names = json.loads(self._download(mapping.RENAMED_FILE)).get("metrics", {})
-        return {str(name): [str(label) for label in key] for name, key in names.items()}
+        self._config = self._earlier(mapping.CONFIG_FILE, paths, {})
+        self._summary = self._earlier(mapping.SUMMARY_FILE, paths, {})
+        self._lineage = self._earlier(mapping.LINEAGE_FILE, paths, [])
+        self._long_tags = self._earlier(LONG_TAGS_FILE, paths, {})
+        try:
+            self._tables = json.loads(tags.get("mlflow.loggedArtifacts", "[]"))
+        except ValueError:
+            self._tables = []
+        names: dict[str, dict[str, list[str]]] = self._earlier(mapping.RENAMED_FILE, paths, {})
+        return names
+
+    def _earlier(self, path: str, paths: Container[str], otherwise: Any) -> Any:
+        return json.loads(self._download(path)) if path in paths else otherwise
 
     def _download(self, path: str) -> str:
         folder = self._spool / "earlier"
@@ -180,7 +185,7 @@ class RunFiles:
             return
         for local, target in shown.files:
             self._upload(local, target, "media_missing")
-        self._tables.extend(shown.tables)
+        self._tables.extend(table for table in shown.tables if table not in self._tables)
         self.tags.update(shown.tags)
 
     def _listed_tables(self) -> list[dict[str, str]]:
@@ -221,7 +226,7 @@ class RunFiles:
         if target.endswith(".jsonl"):
             text = "".join(canonical_json(line) + "\n" for line in document)
         else:
-            text = json.dumps(json.loads(canonical_json(document)), indent=1, ensure_ascii=False)
+            text = canonical_json(document, indent=1)
         local.write_text(text, encoding="utf-8")
         self._upload(local, target, "document_missing")
 
