@@ -197,6 +197,7 @@ def storable(text: str) -> str:
     return _UNSTORABLE.sub("\ufffd", text)
 
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -355,8 +356,8 @@ def canonical_json(value: Any, indent: int | None = None) -> str:
     """
     document = _canonical(value)
     text = json.dumps(document, ensure_ascii=False, sort_keys=True, default=str, indent=indent)
-    # A lone surrogate, which UTF-8 has no place for, becomes JSON's own escape of it.
-    return text.encode("utf-8", "backslashreplace").decode()
+    # UTF-8 has no place for a lone surrogate; wandb-core writes the same in its stead.
+    return _LONE_SURROGATE.sub("\ufffd", text)
 
 
 def _canonical(value: Any) -> Any:
