@@ -197,6 +197,7 @@ def storable(text: str) -> str:
     return _UNSTORABLE.sub("\ufffd", text)
 
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -347,15 +348,16 @@ def _cut(part: str) -> str:
     return part.encode()[:_PART_BYTES].decode(errors="ignore")
 
 
-def canonical_json(value: Any) -> str:
+def canonical_json(value: Any, indent: int | None = None) -> str:
     """JSON with sorted keys; a float without fraction is written as an integer.
 
     W&B's core and its server rewrite ``1.0`` as ``1``: without this rule a document would depend
     on which way it came.
     """
-    text = json.dumps(_canonical(value), ensure_ascii=False, sort_keys=True, default=str)
-    # A lone surrogate, which UTF-8 has no place for, becomes JSON's own escape of it.
-    return text.encode("utf-8", "backslashreplace").decode()
+    document = _canonical(value)
+    text = json.dumps(document, ensure_ascii=False, sort_keys=True, default=str, indent=indent)
+    # UTF-8 has no place for a lone surrogate; wandb-core writes the same in its stead.
+    return _LONE_SURROGATE.sub("\ufffd", text)
 
 
 def _canonical(value: Any) -> Any:

@@ -69,6 +69,7 @@ def open_target(uri: str, experiment: str) -> Target:
 
     Raises:
         UsageError: nobody knows it.
+        TargetUnavailableError: nobody answers there.
     """
     target: Target | None = manager().hook.open_target(uri=uri, experiment=experiment)
     if target is None:

@@ -126,6 +126,14 @@ def backfill(
                 yield from (future.result() for future in done)
         for future in concurrent.futures.as_completed(waiting):
             yield future.result()
+    yield from map(_unlisted, getattr(source, "damage", ()))
+
+
+def _unlisted(damage: Damage) -> Outcome:
+    """A run of which the source knows no more than that it cannot be read, or is empty."""
+    action = "failed" if damage.length else "skipped"
+    run = RunInfo(damage.where, project="", state="crashed")
+    return Outcome(run, "new", action, damage.reason)
 
 
 class _OneRun:

@@ -138,6 +138,7 @@ class _Watched:
 
     def __init__(self, source: Source, curves: Curves) -> None:
         self.runs, self.size = source.runs, source.size
+        self.damage = getattr(source, "damage", ())
         self._source = source
         self._curves = curves
 

@@ -12,7 +12,7 @@ from mlflow_wandb_plugin.replicator import sync as syncing
 
 
 @click.command()
-@click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def status(folders: tuple[Path, ...], as_json: bool) -> None:
     """Show runs and how far their replicas in MLflow are.

@@ -13,7 +13,7 @@ from mlflow_wandb_plugin.replicator import sync as syncing
 
 
 @click.command()
-@click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--to", default="", metavar="URI", help="MLflow tracking URI. Default: as recorded.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def sync(folders: tuple[Path, ...], to: str, as_json: bool) -> None:

@@ -20,7 +20,11 @@ from mlflow_wandb_plugin.model import (
 
 
 class Source(Protocol):
-    """Somewhere runs can be read from."""
+    """Somewhere runs can be read from.
+
+    A source that meets runs it cannot even list has them in ``damage``, a sequence of `Damage`
+    whose ``where`` is the run id, complete once `runs` has ended.
+    """
 
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
         """Yield the selected runs, oldest first, cheaply: without their history.

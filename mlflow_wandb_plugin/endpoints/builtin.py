@@ -24,5 +24,8 @@ def open_source(uri: str) -> Source | None:
 def open_target(uri: str, experiment: str) -> Target | None:
     """Any MLflow tracking URI."""
     from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
+    from mlflow_wandb_plugin.endpoints.mlflow_client import check_reachable
 
-    return MlflowTarget(uri or os.environ.get("MLFLOW_TRACKING_URI") or None, experiment)
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    check_reachable(uri)
+    return MlflowTarget(uri or None, experiment)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
 from mlflow_wandb_plugin.mapping import without_credentials
@@ -136,6 +139,24 @@ def _opened(uri: str | None) -> MlflowClient:
         shown = without_credentials(uri or "")
         reason = _first_line(error)
         raise UsageError(f"MLflow cannot use the tracking URI {shown}: {reason}") from error
+
+
+def check_reachable(uri: str) -> None:
+    """Ask the socket: MLflow's client would take minutes to say that nobody listens.
+
+    Raises:
+        TargetUnavailableError: no connection to an http(s) tracking server. Other URIs, and
+            servers behind a proxy, are not asked.
+    """
+    address = urlsplit(uri)
+    if address.scheme not in ("http", "https") or not address.hostname or getproxies():
+        return
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname, port), timeout=5).close()
+    except OSError as error:
+        shown = without_credentials(uri)
+        raise TargetUnavailableError(f"MLflow at {shown} cannot be reached: {error}") from error
 
 
 def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:

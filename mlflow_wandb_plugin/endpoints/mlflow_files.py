@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -73,32 +73,29 @@ class RunFiles:
 
     # -- what an earlier session left on the run ------------------------------------------
 
-    def known_names(self, reopened: bool) -> tuple[Names, Names]:
-        """Metric and param names rewritten before; also takes up the run's earlier documents."""
-        if not reopened:
-            return {}, {}
+    def take_up(self) -> tuple[Names, Names]:
+        """Take up the run's earlier documents; the metric and param names rewritten before."""
         listed = self._client.call(self._client.client.list_artifacts, self._run_id, "wandb")
         paths = {item.path for item in listed}
         if mapping.HISTORY_FILE in paths:
             text = self._download(mapping.HISTORY_FILE)
             self._known_rows = set(map(_digest, text.split("\n")))
             self._history.write(text)
-        if mapping.CONFIG_FILE in paths:
-            self._config = json.loads(self._download(mapping.CONFIG_FILE))
-        if mapping.SUMMARY_FILE in paths:
-            self._summary = json.loads(self._download(mapping.SUMMARY_FILE))
-        if mapping.LINEAGE_FILE in paths:
-            self._lineage = json.loads(self._download(mapping.LINEAGE_FILE))
+        self._config = self._earlier(mapping.CONFIG_FILE, paths, {})
+        self._summary = self._earlier(mapping.SUMMARY_FILE, paths, {})
+        self._lineage = self._earlier(mapping.LINEAGE_FILE, paths, [])
+        self._long_tags = self._earlier(LONG_TAGS_FILE, paths, {})
         if LOSSES_FILE in paths:
             lines = self._download(LOSSES_FILE).split("\n")
             self._lost = {line: None for line in lines if line}
             metrics = sum("step" in json.loads(line) for line in self._lost)
             if metrics:
                 self._losses["metric_refused"] = metrics
-        if mapping.RENAMED_FILE not in paths:
-            return {}, {}
-        names = json.loads(self._download(mapping.RENAMED_FILE))
+        names = self._earlier(mapping.RENAMED_FILE, paths, {})
         return names.get("metrics", {}), names.get("params", {})
+
+    def _earlier(self, path: str, paths: Container[str], otherwise: Any) -> Any:
+        return json.loads(self._download(path)) if path in paths else otherwise
 
     def _download(self, path: str) -> str:
         folder = self._spool / "earlier"
@@ -259,8 +256,7 @@ class RunFiles:
     # -- uploading ------------------------------------------------------------------------
 
     def _write_document(self, target: str, document: Any) -> None:
-        text = json.dumps(json.loads(canonical_json(document)), indent=1, ensure_ascii=False)
-        self._write_lines(target, [text.encode("utf-8", "backslashreplace").decode()])
+        self._write_lines(target, [canonical_json(document, indent=1)])
 
     def _write_lines(self, target: str, lines: Iterable[str]) -> None:
         local = self._spool / "documents" / safe_path(target)

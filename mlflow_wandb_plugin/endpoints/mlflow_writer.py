@@ -41,14 +41,15 @@ class MlflowRunWriter:
         self.losses: Counter[str] = Counter()
         self.rewrites: Counter[str] = Counter()
         self._files = RunFiles(client, self.run_id, self.losses, self.rewrites, self._tags)
-        metrics, params = self._files.known_names(reopen_tags is not None)
+        self._before = dict(self._tags)
+        metrics, params = ({}, {}) if reopen_tags is None else self._files.take_up()
         self._names = Namer(self._limits.key, metrics, run.data.metrics)
         self._param_names = Namer(self._limits.key, params, run.data.params)
         self._tag_names = Namer(self._limits.key)
         self._saved_names = len(self._names.renamed)
         self._pending: list[Metric] = []
         self._system_names: dict[str, str] = {}
-        self._cut: set[tuple[str, str]] = set()
+        self._rewritten_texts: set[tuple[str, str, str]] = set()
         if reopen_tags is not None:
             self._reopen(reopen_tags)
 
@@ -81,11 +82,9 @@ class MlflowRunWriter:
         from mlflow.entities import Param
 
         new: list[Any] = []
-        for path, value in mapping.params(info).items():
+        for path, whole in mapping.params(info).items():
             name = self._param_names.name(path)
-            if len(value) > self._limits.param_value:
-                value = value[: self._limits.param_value]
-                self._count_cut("param_cut", name)
+            value = self._fitting("param", name, whole, self._limits.param_value)
             if name not in self._params:
                 self._params[name] = value
                 new.append(Param(name, value))
@@ -97,11 +96,10 @@ class MlflowRunWriter:
         from mlflow.entities import RunTag
 
         changed: list[Any] = []
-        for key, value in wanted.items():
-            if len(value) > self._limits.tag_value:
-                value = value[: self._limits.tag_value]
-                self._count_cut("tag_cut", key)
-                self._files.keep_text(key, wanted[key])
+        for key, whole in wanted.items():
+            value = self._fitting("tag", key, whole, self._limits.tag_value)
+            if value != whole:
+                self._files.keep_text(key, whole)
             if self._tags.get(key) != value:
                 self._tags[key] = value
                 changed.append(RunTag(key, value))
@@ -109,11 +107,14 @@ class MlflowRunWriter:
             batch = changed[start : start + self._limits.batch_params]
             self._one_by_one(lambda items: self._client.log_batch(self.run_id, tags=items), batch)
 
-    def _count_cut(self, kind: str, name: str) -> None:
-        """Once a name, however often it is written, and also if an earlier session cut it."""
-        if (kind, name) not in self._cut:
-            self._cut.add((kind, name))
-            self.rewrites[kind] += 1
+    def _fitting(self, kind: str, name: str, text: str, limit: int) -> str:
+        """``text`` as MLflow takes it; a change is counted once, however often it comes."""
+        value = mapping.storable(text)
+        for what, changed in (("cut", len(value) > limit), ("text", value != text)):
+            if changed and (kind, name, what) not in self._rewritten_texts:
+                self._rewritten_texts.add((kind, name, what))
+                self.rewrites[f"{kind}_{what}"] += 1
+        return value[:limit]
 
     def _remove_wandb_tags(self, wanted: Mapping[str, str]) -> None:
         """A W&B tag that was taken off the run goes here too."""
@@ -225,8 +226,8 @@ class MlflowRunWriter:
         self._files.finish(info)
         self._save_names(params=True)
         tags = {
-            identity.LOSSES: json.dumps(dict(sorted((+self.losses).items()))),
-            identity.REWRITES: json.dumps(dict(sorted((+self.rewrites).items()))),
+            identity.LOSSES: json.dumps(dict(sorted(self._all_losses().items()))),
+            identity.REWRITES: json.dumps(dict(sorted(self._all_rewrites().items()))),
         }
         self._set_tags(tags | self._files.tags)
         status = mapping.STATUS[info.state]
@@ -261,6 +262,17 @@ class MlflowRunWriter:
 
     def close(self) -> None:
         self._files.close()
+
+    def _all_losses(self) -> Counter[str]:
+        """Ours, and those of logs that were complete before and did not come again."""
+        before = Counter(identity.read_numbers(self._before, identity.LOSSES))
+        if self._before.get(identity.STATE) == "complete":
+            return before + self.losses
+        return before | self.losses
+
+    def _all_rewrites(self) -> Counter[str]:
+        """Names, config and tags come again with each log: nothing is to be added up."""
+        return Counter(identity.read_numbers(self._before, identity.REWRITES)) | self.rewrites
 
     def _reopen(self, tags: Mapping[str, str]) -> None:
         """Take up a run that existed: its origin stays, its status says that it goes on."""

@@ -30,7 +30,7 @@ from mlflow_wandb_plugin.model import (
     Size,
 )
 from mlflow_wandb_plugin.translog.decoder import BLOCK_POINTS, RunDecoder
-from mlflow_wandb_plugin.translog.framing import Frame, LogReader
+from mlflow_wandb_plugin.translog.framing import FILE_HEADER, Frame, LogReader
 from mlflow_wandb_plugin.translog.records import HISTORY, record_type
 
 JOURNAL_DIR = "mlflow"
@@ -67,6 +67,7 @@ class WandbDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.damage: list[Damage] = []
+        """Selected logs that do not say whose they are; length 0: nothing was ever logged."""
         self._logs: dict[tuple[str, str, str], list[RunLog]] = {}
 
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
@@ -86,7 +87,9 @@ class WandbDir:
             try:
                 info = peek(log)
             except (SourceError, JournalError) as error:
-                self.damage.append(Damage(log.segment, 0, 0, str(error)))
+                unreadable = RunInfo(log.segment.partition("-")[2] or log.segment, project="")
+                if selection.takes(unreadable):
+                    self.damage.append(Damage(unreadable.run_id, 0, _size(log), str(error)))
                 continue
             key = (info.entity, info.project, info.run_id)
             self._logs.setdefault(key, []).append(log)
@@ -132,6 +135,16 @@ def find_logs(path: Path) -> list[RunLog]:
         if file.stem not in seen
     ]
     return sorted(logs, key=lambda log: log.segment)
+
+
+def _size(log: RunLog) -> int:
+    """Bytes behind the header of a log."""
+    if log.wandb_file is None:
+        return 0
+    try:
+        return max(0, log.wandb_file.stat().st_size - len(FILE_HEADER))
+    except OSError:
+        return 0
 
 
 def _run_folders(path: Path) -> list[Path]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from mlflow_wandb_plugin import journal
 from mlflow_wandb_plugin.backfill.engine import replicate
+from mlflow_wandb_plugin.endpoints.mlflow_client import check_reachable
 from mlflow_wandb_plugin.endpoints.wandb_dir import Progress, RunLog, peek, read_logs
 from mlflow_wandb_plugin.errors import MlflowWandbError, SourceError, TargetUnavailableError
 from mlflow_wandb_plugin.live import tracking
@@ -78,7 +77,7 @@ class Shipment:
         except SourceError:
             return self._drop_empty()
         backoff = Backoff(None, self._wait, self._on_trouble, self._on_recovery)
-        self._check_reachable(backoff)
+        backoff.call(lambda: check_reachable(self._uri))
 
         from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
 
@@ -140,30 +139,6 @@ class Shipment:
 
     def _on_recovery(self) -> None:
         self._say("live", error="")
-
-    def _check_reachable(self, backoff: Backoff) -> None:
-        """Ask the socket first: MLflow's client would take minutes to say that nobody listens."""
-        address = urlsplit(self._uri)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            return
-        port = address.port or (443 if address.scheme == "https" else 80)
-
-        def connect() -> None:
-            try:
-                socket.create_connection((address.hostname, port), timeout=5).close()
-            except OSError as error:
-                shown = tracking.shown(self._uri)
-                raise TargetUnavailableError(
-                    f"MLflow at {shown} cannot be reached: {error}"
-                ) from error
-
-        if not (
-            os.environ.get("HTTPS_PROXY")
-            or os.environ.get("HTTP_PROXY")
-            or os.environ.get("https_proxy")
-            or os.environ.get("http_proxy")
-        ):
-            backoff.call(connect)
 
     # -- the end --------------------------------------------------------------------------
 

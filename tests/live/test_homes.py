@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from mlflow_wandb_plugin import backfill
 from tests.support.commands import journals, mlflow_wandb, wandb_folder
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import free_port, run_script
+
+pytestmark = pytest.mark.usefixtures("patient")
 
 SCRIPT = """
 import mlflow_wandb_plugin.wandb as wandb

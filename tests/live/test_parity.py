@@ -149,7 +149,7 @@ class Replicas:
 @pytest.fixture(scope="module")
 def replicas(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Replicas:
     folder = tmp_path_factory.mktemp("parity")
-    env = isolated(folder)
+    env = isolated(folder, MLFLOW_WANDB_FINISH_TIMEOUT="120", MLFLOW_WANDB_INIT_TIMEOUT="90")
     copy_store(empty_store, folder / "mlflow.db")
     run_script(SCRIPT, env, folder / "work")
     assert not journals(env), "finish() returned with something left to deliver"

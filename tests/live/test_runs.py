@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from mlflow_wandb_plugin import backfill
 from tests.support.commands import journals, wandb_folder
 from tests.support.mlflow_state import read_runs
-from tests.support.processes import run_script
+from tests.support.processes import run_script, wait_until
+
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 def test_several_runs_in_one_process(env: dict[str, str], tmp_path: Path) -> None:
@@ -79,12 +83,13 @@ wandb.log({{"m": 2}}, commit=False)
             check=False,
         )
         assert done.returncode == code, done.stderr
+    # An uncaught exception ends the process before wandb's own finish: the replicator goes on.
+    wait_until(lambda: not journals(env), 60, "all delivered")
     runs = read_runs(env["MLFLOW_TRACKING_URI"])
     assert {name: run.status for name, run in runs.items()} == {
         "normal": "FINISHED", "exit": "FAILED", "raise": "FAILED",
     }  # fmt: skip
     assert all(run.points("m") == [(0, 1.0), (1, 2.0)] for run in runs.values())
-    assert not journals(env)
 
 
 def test_a_resumed_run_goes_on_in_the_same_mlflow_run(
@@ -144,9 +149,9 @@ print("AFTER", json.dumps(where()))
     (outcome,) = backfill(str(wandb_folder(env)), fresh_store)
     assert outcome.action == "migrated"
     (filled,) = read_runs(fresh_store, tmp_path / "filled").values()
-    assert {k: v for k, v in filled.metrics.items() if not k.startswith("system/")} == {
-        k: v for k, v in run.metrics.items() if not k.startswith("system/")
-    }
+    # Summary-only numbers stand at the last step there was when the run, or its part, ended.
+    assert filled.metrics["m"] == run.metrics["m"]
+    assert (filled.latest["final1"], filled.latest["final2"]) == (1.0, 2.0)
     assert (filled.params, filled.start, filled.status) == (run.params, run.start, run.status)
     assert set(filled.artifacts) == set(run.artifacts)
 

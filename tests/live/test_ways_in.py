@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.commands import mlflow_wandb, wandb_folder
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import run_script
+
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 def test_the_drop_in_is_wandb_itself(env: dict[str, str], tmp_path: Path) -> None:

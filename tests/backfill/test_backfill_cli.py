@@ -1,0 +1,298 @@
+"""``mlflow-wandb backfill`` on real W&B folders: exit codes, reports, damage, repetition."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlflow_wandb_plugin import backfill
+from mlflow_wandb_plugin.cli import main
+from tests.support.commands import mlflow_wandb
+from tests.support.environment import isolated
+from tests.support.mlflow_state import read_runs
+from tests.support.processes import free_port, run_script, started, wait_until
+
+PLAIN = """
+import wandb
+for number in range(3):
+    with wandb.init(project="history", id=f"old{number}", name=f"name {number}") as run:
+        for i in range(200):
+            run.log({"m": i + 1000 * number, "text": f"row {i}"})
+with wandb.init(project="history", id="crashed") as run:
+    run.log({"m": 1})
+    run.finish(exit_code=1)
+"""
+ROWS = 200
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wandb folder with three runs that finished and one that failed, made by wandb alone."""
+    folder = tmp_path_factory.mktemp("history")
+    run_script(PLAIN, isolated(folder), folder / "work")
+    return folder / "work" / "wandb"
+
+
+@pytest.fixture
+def folder(recorded: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(recorded, tmp_path / "wandb", symlinks=True))
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command in this process: exit code, stdout, stderr."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mlflow-wandb", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+def log_of(folder: Path, run_id: str) -> Path:
+    (log,) = folder.glob(f"*-{run_id}/*.wandb")
+    return log
+
+
+def test_a_folder_arrives_and_a_second_time_is_skipped(
+    folder: Path, fresh_store: str, command: Command, tmp_path: Path
+) -> None:
+    """Exit code 0, a table with a row a run, and nothing written twice."""
+    code, out, err = command("backfill", folder, "--to", fresh_store)
+    assert (code, err) == (0, "")
+    assert "4 migrated, 0 skipped" in out
+    first = read_runs(fresh_store, tmp_path / "first")
+    assert set(first) == {"old0", "old1", "old2", "crashed"}
+    for number in range(3):
+        points = first[f"old{number}"].points("m")
+        assert points == [(i, 1000.0 * number + i) for i in range(ROWS)]
+        assert first[f"old{number}"].tags["wandb.sync.origin"] == "backfill"
+    assert (first["crashed"].status, first["old0"].status) == ("FAILED", "FINISHED")
+
+    code, out, err = command("backfill", folder, "--to", fresh_store)
+    assert (code, err) == (0, "")
+    assert "0 migrated, 4 skipped as existing" in out
+    assert read_runs(fresh_store, tmp_path / "second") == first
+
+
+def test_json_and_the_choice_of_runs(folder: Path, fresh_store: str, command: Command) -> None:
+    """``--json`` is JSON and nothing else; ``--run`` takes ids and names, repeatedly."""
+    code, out, err = command(
+        "backfill", folder, "--to", fresh_store, "--json", "--run", "old1", "--run", "name 2"
+    )
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert report["counts"] == {"migrated": 2, "repaired": 0, "skipped": 0, "failed": 0}
+    runs = {run["run_id"]: run for run in report["runs"]}
+    assert set(runs) == {"old1", "old2"} == set(read_runs(fresh_store))
+    assert runs["old1"]["points"] >= ROWS
+    assert runs["old1"]["mlflow_run_id"] == read_runs(fresh_store)["old1"].run_id
+
+
+def test_one_run_folder_and_one_file(folder: Path, fresh_store: str, command: Command) -> None:
+    """SOURCE may be a run's folder, its file, or the folder above wandb's."""
+    assert command("backfill", log_of(folder, "old0").parent, "--to", fresh_store)[0] == 0
+    assert set(read_runs(fresh_store)) == {"old0"}
+    assert command("backfill", log_of(folder, "old1"), "--to", fresh_store)[0] == 0
+    assert set(read_runs(fresh_store)) == {"old0", "old1"}
+    code, out, _ = command("backfill", folder.parent, "--to", fresh_store)
+    assert code == 0
+    assert "2 migrated, 2 skipped as existing" in out
+
+
+def test_usage_errors_are_one_line_and_exit_code_2(
+    tmp_path: Path, fresh_store: str, command: Command
+) -> None:
+    """An empty folder, a path that is not there, a URI that is none."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for source, words in ((empty, "no W&B runs in"), (tmp_path / "absent", "is no source")):
+        code, out, err = command("backfill", source, "--to", fresh_store)
+        assert code == 2, (out, err)
+        assert words in err
+        assert str(source) in err
+        assert len(err.splitlines()) == 1
+    assert read_runs(fresh_store) == {}
+
+
+def test_a_target_that_mlflow_does_not_know(folder: Path, command: Command) -> None:
+    """One line that names the URI, exit code 2."""
+    code, _, err = command("backfill", folder, "--to", "nonsense://somewhere")
+    assert code == 2
+    assert "nonsense://somewhere" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_truncated_log_is_read_up_to_its_end(
+    folder: Path, fresh_store: str, command: Command
+) -> None:
+    """Every whole record arrives, the run counts as killed, the byte offset is reported."""
+    log = log_of(folder, "old0")
+    whole = log.read_bytes()
+    log.write_bytes(whole[: len(whole) * 2 // 3])
+    code, out, _ = command("backfill", folder, "--to", fresh_store, "--json", "--run", "old0")
+    assert code == 0
+    (run,) = json.loads(out)["runs"]
+    assert run["action"] == "migrated"
+    assert any("at byte" in damage for damage in run["damage"])
+    state = read_runs(fresh_store)["old0"]
+    points = state.points("m")
+    assert points == [(i, float(i)) for i in range(len(points))]
+    assert ROWS / 2 < len(points) < ROWS
+    assert state.status == "KILLED"
+
+
+def test_a_corrupt_log_loses_no_sound_record(
+    folder: Path, fresh_store: str, command: Command
+) -> None:
+    """Bytes overwritten in the middle: what is before and behind them arrives, and is reported."""
+    log = log_of(folder, "old1")
+    data = bytearray(log.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = b"\xff" * 64
+    log.write_bytes(bytes(data))
+    code, out, _ = command("backfill", folder, "--to", fresh_store, "--json", "--run", "old1")
+    assert code == 0
+    (run,) = json.loads(out)["runs"]
+    assert any("at byte" in damage for damage in run["damage"])
+    points = dict(read_runs(fresh_store)["old1"].points("m"))
+    assert len(points) > 0
+    assert all(value == 1000.0 + step for step, value in points.items())
+    assert 0 in points
+    assert len(points) < ROWS
+
+
+def test_a_broken_run_among_good_ones(folder: Path, fresh_store: str, command: Command) -> None:
+    """The others arrive; the broken one is a failure with its reason; an empty one is none."""
+    log_of(folder, "old1").write_bytes(b"this is no log")
+    log = log_of(folder, "old2")
+    log.write_bytes(log.read_bytes()[:7])
+    code, out, err = command("backfill", folder, "--to", fresh_store, "--json")
+    assert {"old0", "crashed"} == set(read_runs(fresh_store))
+    assert (code, err) == (1, "")
+    runs = {run["run_id"]: (run["action"], run["reason"]) for run in json.loads(out)["runs"]}
+    assert runs["old1"][0] == "failed"
+    assert "is not a W&B transaction log" in runs["old1"][1]
+    assert runs["old2"][0] == "skipped"
+    assert "nothing was logged" in runs["old2"][1]
+    assert {runs["old0"][0], runs["crashed"][0]} == {"migrated"}
+
+
+def test_an_interrupted_backfill_is_repaired(
+    folder: Path, fresh_store: str, command: Command, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """Stopped before the end: the next one fills it, and it equals an undisturbed one."""
+    from mlflow_wandb_plugin.endpoints.mlflow_files import RunFiles
+    from mlflow_wandb_plugin.errors import TargetUnavailableError
+
+    def unavailable(self: RunFiles, info: object) -> None:
+        raise TargetUnavailableError("MLflow: gone in the middle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFiles, "finish", unavailable)
+        code, out, _ = command("backfill", folder, "--to", fresh_store, "--run", "old0")
+        assert code == 1
+        assert "gone in the middle" in " ".join(out.split())
+    before = read_runs(fresh_store)["old0"]
+    assert (before.status, before.tags["wandb.sync.state"]) == ("RUNNING", "live")
+    code, out, _ = command("backfill", folder, "--to", fresh_store, "--run", "old0", "--json")
+    assert code == 0
+    (run,) = json.loads(out)["runs"]
+    assert (run["verdict"], run["action"]) == ("partial", "repaired")
+    after = read_runs(fresh_store, tmp_path / "after")["old0"]
+    assert after.run_id == before.run_id
+    other = tmp_path / "other.db"
+    (outcome,) = backfill(str(log_of(folder, "old0")), f"sqlite:///{other}")
+    assert outcome.action == "migrated"
+    undisturbed = read_runs(f"sqlite:///{other}", tmp_path / "undisturbed")["old0"]
+    left, right = after.comparable(), undisturbed.comparable()
+    for part in left:
+        assert left[part] == right[part], part
+
+
+@pytest.mark.slow
+def test_a_run_that_is_being_written_is_topped_up(
+    env: dict[str, str], tmp_path: Path, fresh_store: str, command: Command
+) -> None:
+    """RUNNING in MLflow while it runs; the rest comes with the next backfill."""
+    go = tmp_path / "go"
+    script = tmp_path / "work" / "train.py"
+    script.write_text(f"""
+import os, time, wandb
+run = wandb.init(project="p", id="growing")
+for i in range(5000):
+    run.log({{"m": i}})
+print("half", flush=True)
+while not os.path.exists({str(go)!r}):
+    time.sleep(0.05)
+for i in range(5000, 6000):
+    run.log({{"m": i}})
+run.finish()
+""")
+    source = tmp_path / "work" / "wandb"
+    with started([sys.executable, str(script)], env, tmp_path / "work") as process:
+        wait_until(lambda: list(source.glob("*-growing/*.wandb")), 60, "the log")
+        log = log_of(source, "growing")
+        wait_until(lambda: log.stat().st_size > 65536, 60, "flushed blocks")
+        code, out, _ = command("backfill", source, "--to", fresh_store, "--json")
+        assert code == 0
+        (row,) = json.loads(out)["runs"]
+        assert (row["action"], row["state"]) == ("migrated", "running")
+        half = read_runs(fresh_store)["growing"]
+        assert half.status == "RUNNING"
+        assert half.tags["wandb.sync.state"] == "live"
+        count = len(half.points("m"))
+        assert half.points("m") == [(i, float(i)) for i in range(count)]
+        assert 0 < count <= 5000
+        go.touch()
+        process.communicate(timeout=60)
+    code, out, _ = command("backfill", source, "--to", fresh_store, "--json")
+    (row,) = json.loads(out)["runs"]
+    assert (code, row["verdict"], row["action"]) == (0, "partial", "repaired")
+    whole = read_runs(fresh_store)["growing"]
+    assert whole.run_id == half.run_id
+    assert whole.points("m") == [(i, float(i)) for i in range(6000)]
+    assert (whole.status, whole.tags["wandb.sync.state"]) == ("FINISHED", "complete")
+
+
+def test_an_mlflow_that_cannot_be_reached_is_one_clear_line(
+    folder: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    """As a user calls it: soon, without a traceback, exit code 2."""
+    port = free_port()
+    began = time.monotonic()
+    done = mlflow_wandb(
+        "backfill", folder, "--to", f"http://127.0.0.1:{port}", "--run", "old0",
+        env=env, cwd=tmp_path, timeout=240,
+    )  # fmt: skip
+    seconds = time.monotonic() - began
+    assert done.returncode == 2
+    assert f"MLflow at http://127.0.0.1:{port} cannot be reached" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert seconds < 60, f"{seconds:.0f} s"
+
+
+def test_no_progress_bar_where_there_is_no_terminal(
+    folder: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    """The installed command, its output in a pipe: no control characters, nothing on stderr."""
+    done = mlflow_wandb("backfill", folder, "--run", "crashed", env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 migrated" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "points/s" not in done.stderr
+    assert set(read_runs(env["MLFLOW_TRACKING_URI"])) == {"crashed"}

@@ -1,0 +1,135 @@
+"""``mlflow-wandb`` as a user calls it: status, sync, plugins, doctor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.support.commands import journals, mlflow_wandb
+from tests.support.mlflow_state import read_runs
+from tests.support.processes import free_port, run_script
+
+SCRIPT = """
+import mlflow_wandb_plugin.wandb as wandb
+run = wandb.init(project="p", id="ID")
+for i in range(5):
+    run.log({"m": i})
+run.finish()
+"""
+
+
+def test_sync_and_status_with_nothing_to_do(env: dict[str, str], tmp_path: Path) -> None:
+    """They say so, in words and in JSON, and exit with 0."""
+    work = tmp_path / "work"
+    done = mlflow_wandb("sync", env=env, cwd=work)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "nothing to deliver\n", "")
+    for command in ("sync", "status"):
+        done = mlflow_wandb(command, "--json", env=env, cwd=work)
+        assert (done.returncode, json.loads(done.stdout)) == (0, [])
+    assert mlflow_wandb("sync", tmp_path / "absent", env=env, cwd=work).returncode == 2
+
+
+def test_status_and_sync_of_a_run_whose_mlflow_was_away(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    """The run is listed with its trouble; sync fails with 1 while MLflow is away, then delivers."""
+    work, store = tmp_path / "work", env["MLFLOW_TRACKING_URI"]
+    away = f"http://127.0.0.1:{free_port()}"
+    done = run_script(
+        SCRIPT.replace("ID", "away"),
+        {**env, "MLFLOW_TRACKING_URI": away, "MLFLOW_WANDB_LINGER": "0"},
+        work,
+    )
+    assert f"MLflow at {away} cannot be reached" in done.stderr
+    assert "mlflow-wandb sync" in done.stderr
+    (row,) = json.loads(mlflow_wandb("status", "--json", env=env, cwd=work).stdout)
+    assert (row["trainer"], row["replica"], row["MLflow run"]) == ("ended", "waiting", "")
+    assert away in row["trouble"]
+    assert row["not yet shipped"].endswith("bytes")
+    table = mlflow_wandb("status", env={**env, "COLUMNS": "200"}, cwd=work).stdout
+    assert "-away" in table
+    assert "waiting" in table
+
+    done = mlflow_wandb("sync", "--to", store, env=env, cwd=work)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "-away: complete" in done.stdout
+    assert not journals(env)
+    (run,) = read_runs(store).values()
+    assert (run.status, run.points("m")) == ("FINISHED", [(i, float(i)) for i in range(5)])
+    (row,) = json.loads(mlflow_wandb("status", "--json", env=env, cwd=work).stdout)
+    assert (row["replica"], row["MLflow run"], row["not yet shipped"]) == (
+        "complete", run.run_id, "",
+    )  # fmt: skip
+
+
+def test_plugins_of_others_and_one_that_is_broken(env: dict[str, str], tmp_path: Path) -> None:
+    """A distribution found by its entry point is listed and used; a broken one is left out."""
+    site = tmp_path / "site"
+    for name in ("thirdparty", "broken", "absentee"):
+        info = site / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[mlflow_wandb_plugin]\n{name} = {name}_module\n")
+    (site / "thirdparty_module.py").write_text("""
+from mlflow_wandb_plugin.hookspecs import hookimpl
+from mlflow_wandb_plugin.model import RunInfo
+
+class Tape:
+    def runs(self, selection):
+        yield RunInfo("taped", "tapes", name="a tape", state="finished", segments=("tape",),
+                      started_ms=1_000, ended_ms=2_000)
+    def size(self, run):
+        from mlflow_wandb_plugin.model import Size
+        return Size(2, 0)
+    def read(self, run, since):
+        from mlflow_wandb_plugin.model import Series
+        yield Series(("hiss",), (0, 1), (1_000, 2_000), (0.5, 0.25))
+        yield run
+
+@hookimpl
+def open_source(uri):
+    return Tape() if uri.startswith("tape:") else None
+""")
+    (site / "absentee_module.py").write_text("import a_third_party_that_is_not_installed\n")
+    path = f"{site}:{env.get('PYTHONPATH', '')}".rstrip(":")
+    extended = {**env, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
+    done = mlflow_wandb("plugins", "--json", env=extended, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row["hooks"] for row in json.loads(done.stdout)}
+    assert rows["thirdparty"] == ["open_source"]
+    assert set(rows["builtin"]) >= {"open_source", "open_target"}
+    assert not {"broken", "absentee"} & set(rows)
+
+    done = mlflow_wandb("backfill", "tape:any", env=extended, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = read_runs(env["MLFLOW_TRACKING_URI"]).values()
+    assert (run.name, run.points("hiss")) == ("a tape", [(0, 0.5), (1, 0.25)])
+
+
+def test_a_misspelt_hook_is_said(env: dict[str, str], tmp_path: Path) -> None:
+    """A plugin that implements a hook nobody calls fails loudly, in one line."""
+    info = tmp_path / "site" / "typo-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: typo\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mlflow_wandb_plugin]\ntypo = typo_module\n")
+    (tmp_path / "site" / "typo_module.py").write_text(
+        "from mlflow_wandb_plugin.hookspecs import hookimpl\n"
+        "@hookimpl\ndef open_sauce(uri):\n    return None\n"
+    )
+    path = f"{tmp_path / 'site'}:{env.get('PYTHONPATH', '')}".rstrip(":")
+    done = mlflow_wandb("plugins", env={**env, "PYTHONPATH": path}, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "open_sauce" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor(env: dict[str, str], tmp_path: Path) -> None:
+    """All well on this machine; an MLflow that is not there is a problem and exit code 1."""
+    done = mlflow_wandb("doctor", env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("ok ") == 2
+    away = {**env, "MLFLOW_TRACKING_URI": f"http://user:secret@127.0.0.1:{free_port()}"}
+    done = mlflow_wandb("doctor", env=away, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "problem MLflow answers" in done.stdout
+    assert "secret" not in done.stdout + done.stderr

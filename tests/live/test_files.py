@@ -1,0 +1,157 @@
+"""Bad input and files through the live path: the run completes, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from mlflow_wandb_plugin import backfill
+from tests.support.commands import journals, wandb_folder
+from tests.support.mlflow_state import read_runs
+from tests.support.processes import run_script
+
+pytestmark = pytest.mark.usefixtures("patient")
+
+LONG = "k" * 300
+KEYS = [
+    "recall@5", "recall#5", "a//b", "/lead", "trail/", "../up", "🎉", "loss 🎉", "ünï", "x.y",
+    LONG + "1", LONG + "2", "tab\there", "eq=1,2", "ok/name.with-all_ 1:2",
+]  # fmt: skip
+
+
+def test_names_and_values_that_mlflow_refuses(
+    env: dict[str, str], tmp_path: Path, fresh_store: str
+) -> None:
+    """Rewritten by one rule, told apart, counted in a tag, the originals in documents."""
+    run_script(
+        f"""
+import mlflow_wandb_plugin.wandb as wandb
+KEYS = {KEYS!r}
+config = {{f"key {{i}}": i for i in range(10_000)}}
+config.update({{"long": "v" * 20_000, "at@1": 1, "at#1": 2, "e🎉": 3, "half": "a\\ud800b",
+                "lines": "one\\u2028two\\x85three"}})
+run = wandb.init(project="bad", id="bad", config=config, notes="n" * 9000,
+                 tags=["a@b", "a#b", "🎉"])
+for step in range(3):
+    run.log({{key: step * 100 + i for i, key in enumerate(KEYS)}} | {{"x": {{"y": -step}}}})
+run.log({{"half": "a\\ud800b", "lines": "one\\u2028two\\x85three", "huge": 10**400,
+         "tiny": 1e-320}})
+run.summary["s@1"] = 1
+run.finish()
+""",
+        env,
+        tmp_path / "work",
+    )
+    assert not journals(env)
+    (run,) = read_runs(env["MLFLOW_TRACKING_URI"], tmp_path / "dual").values()
+    folder = tmp_path / "dual" / run.run_id / "wandb"
+    assert (run.status, run.tags["wandb.sync.state"]) == ("FINISHED", "complete")
+    assert run.tags["wandb.sync.losses"] == "{}"
+
+    renamed = json.loads((folder / "renamed.json").read_text())
+    names = {tuple(key): name for name, key in renamed["metrics"].items()}
+    for number, key in enumerate(KEYS):
+        name = names.get((key,), key)
+        assert run.points(name) == [(step, step * 100.0 + number) for step in range(3)], key
+    nested = names.get(("x", "y"), "x.y")
+    assert run.points(nested) == [(0, 0.0), (1, -1.0), (2, -2.0)]
+    untouched = {"ünï", "ok/name.with-all_ 1:2", "recall_5", "x.y"}
+    assert untouched <= set(run.metrics)
+    assert ("ünï",) not in names
+
+    assert len(run.params) == 10_000 + 6
+    assert all(run.params[f"key {i}"] == str(i) for i in range(10_000))
+    assert run.params["long"] == "v" * 6000
+    params = {tuple(key): name for name, key in renamed["params"].items()}
+    assert {run.params[params["at@1",]], run.params[params["at#1",]]} == {"1", "2"}
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["long"], config["at@1"], config["e🎉"]) == ("v" * 20_000, 1, 3)
+    assert config["lines"] == "one\u2028two\x85three"
+
+    tags = {key: run.tags[key] for key in run.tags if key.startswith("wandb.tag.")}
+    assert len(tags) == 3
+    assert json.loads(run.tags["wandb.tags"]) == ["a@b", "a#b", "🎉"]
+    long_tags = json.loads((folder / "long_tags.json").read_text())
+    assert long_tags == {"mlflow.note.content": "n" * 9000}
+    rewrites = json.loads(run.tags["wandb.sync.rewrites"])
+    assert (rewrites["param_cut"], rewrites["tag_cut"]) == (1, 1)
+    dotted = sum(1 for key, name in names.items() if ".".join(key) != name)
+    assert rewrites["name"] == dotted + 3 + 3
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().split("\n") if line]
+    assert [row["lines"] for row in rows] == ["one\u2028two\x85three"]
+
+    (outcome,) = backfill(str(wandb_folder(env)), fresh_store)
+    assert outcome.action == "migrated", outcome.reason
+    (filled,) = read_runs(fresh_store, tmp_path / "filled").values()
+    left, right = run.comparable(), filled.comparable()
+    for part in left:
+        assert left[part] == right[part], part
+
+
+def test_files_that_come_go_and_are_refused(env: dict[str, str], tmp_path: Path) -> None:
+    """Odd names, an overwritten file, one that vanished, one in a folder: carried or counted."""
+    run_script(
+        """
+import os, pathlib
+import mlflow_wandb_plugin.wandb as wandb
+run = wandb.init(project="files", id="files")
+pathlib.Path("deep/er").mkdir(parents=True)
+pathlib.Path("deep/er/in.txt").write_text("deep")
+run.save("deep/er/in.txt", base_path=".", policy="now")
+pathlib.Path("odd # 100% name.txt").write_text("odd")
+run.save("odd # 100% name.txt", policy="now")
+pathlib.Path("twice.txt").write_text("first")
+run.save("twice.txt", policy="live")
+pathlib.Path("twice.txt").write_text("second")
+pathlib.Path("gone.txt").write_text("gone")
+artifact = wandb.Artifact("odd", "data set")
+artifact.add_file("gone.txt", policy="immutable")
+run.log_artifact(artifact)
+os.unlink("gone.txt")
+run.log({"m": 1})
+run.finish()
+""",
+        env,
+        tmp_path / "work",
+    )
+    (run,) = read_runs(env["MLFLOW_TRACKING_URI"], tmp_path / "dual").values()
+    folder = tmp_path / "dual" / run.run_id / "wandb"
+    assert (folder / "files/deep/er/in.txt").read_text() == "deep"
+    assert (folder / "files/twice.txt").read_text() == "second"
+    odd = [path for path in (folder / "files").iterdir() if path.name.startswith("odd")]
+    assert [path.read_text() for path in odd] == ["odd"]
+    missing = json.loads(run.tags["wandb.sync.losses"])
+    assert missing == {"artifact_file_missing": 1}
+    lost = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
+    assert ["gone.txt" in entry["key"] for entry in lost] == [True]
+    assert (run.status, run.points("m")) == ("FINISHED", [(0, 1.0)])
+    assert math.isfinite(run.latest["m"])
+
+
+def test_a_journal_that_cannot_be_written(env: dict[str, str], tmp_path: Path) -> None:
+    """One warning that says what to do; W&B has everything; a backfill brings it to MLflow."""
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file, not a folder")
+    done = run_script(
+        """
+import mlflow_wandb_plugin.wandb as wandb
+run = wandb.init(project="p", id="unwritable")
+for i in range(100):
+    run.log({"m": i})
+run.finish()
+""",
+        {**env, "MLFLOW_WANDB_JOURNAL_DIR": str(blocked / "journals")},
+        tmp_path / "work",
+    )
+    warnings = [line for line in done.stderr.splitlines() if "mlflow-wandb" in line]
+    assert any("cannot write the journal" in line for line in warnings), done.stderr
+    assert any(f"mlflow-wandb backfill {wandb_folder(env)}" in line for line in warnings)
+    assert "Traceback" not in done.stderr
+    assert read_runs(env["MLFLOW_TRACKING_URI"]) == {}
+    (outcome,) = backfill(str(wandb_folder(env)), env["MLFLOW_TRACKING_URI"])
+    assert (outcome.action, outcome.points) == ("migrated", outcome.points)
+    (run,) = read_runs(env["MLFLOW_TRACKING_URI"]).values()
+    assert run.points("m") == [(i, float(i)) for i in range(100)]
