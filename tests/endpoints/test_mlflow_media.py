@@ -20,6 +20,11 @@ def image_file(folder: Path, name: str = "a.png", mode: str = "RGB") -> Path:
     return path
 
 
+def image_format(path: Path) -> str | None:
+    with Image.open(path) as image:
+        return image.format
+
+
 def image_value(path: str = "media/images/a.png") -> dict[str, Any]:
     return {"_type": "image-file", "path": path, "width": 64, "height": 48}
 
@@ -39,7 +44,7 @@ def test_an_image_becomes_a_png_and_a_small_webp(tmp_path: Path, name: str) -> N
     targets = [target for _, target in shown.files]
     assert targets[0].startswith("images/val~pred+step+3+timestamp+5000+")
     assert [Path(target).suffix for target in targets] == [".png", ".webp"]
-    assert [Image.open(path).format for path, _ in shown.files] == ["PNG", "WEBP"]
+    assert [image_format(path) for path, _ in shown.files] == ["PNG", "WEBP"]
     assert [target for _, target in render("val/pred", row, local, tmp_path).files] == targets
     assert shown.tags == {"mlflow.loggedImages": "True"}
 
