@@ -185,10 +185,15 @@ def peek(log: RunLog) -> RunInfo:
     decoder = RunDecoder()
     decoder.begin(log.segment, None)
     if log.wandb_file is not None:
-        for frame in LogReader(log.wandb_file).read():
-            if record_type(frame.payload) in _PEEKED:
-                with contextlib.suppress(RecordError):
-                    decoder.feed(frame.payload)
+        try:
+            for frame in LogReader(log.wandb_file).read():
+                if record_type(frame.payload) in _PEEKED:
+                    with contextlib.suppress(RecordError):
+                        decoder.feed(frame.payload)
+        except SourceError:
+            # Deleted, or never written: the journal alone is a run, too.
+            if log.journal is None:
+                raise
     if log.journal is not None:
         for entry in journal.JournalReader(log.journal).read():
             if entry.kind == journal.RECORD:
