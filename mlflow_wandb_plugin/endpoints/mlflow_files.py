@@ -216,7 +216,8 @@ class RunFiles:
         """Put an image or table where MLflow's UI looks for it."""
         try:
             shown = mlflow_media.render(key, row, self._local, self._spool)
-        except (OSError, ValueError, ImportError, KeyError):
+        except Exception:
+            # Whatever is wrong with a picture or table: its file and its value are carried.
             self._rewrites["media_not_shown"] += 1
             return
         for local, target in shown.files:

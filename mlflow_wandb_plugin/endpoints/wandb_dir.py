@@ -35,6 +35,7 @@ from mlflow_wandb_plugin.translog.records import HISTORY, record_type
 
 JOURNAL_DIR = "mlflow"
 _RUN_FOLDER = re.compile(r"^(?:offline-)?run-(\d{8}_\d{6}-.+)$")
+_WANDB_FOLDERS = ("wandb", ".wandb")
 RECENT_S = 120
 LOOK_EVERY = 64
 """Records between two looks at how large the block has grown."""
@@ -126,8 +127,8 @@ def find_logs(path: Path) -> list[RunLog]:
     files = [file for folder in folders for file in sorted(folder.glob("*.wandb"))]
     logs = [_log_of_file(file) for file in files]
     seen = {log.segment for log in logs}
-    beside = {folder.parent for folder in folders} if path not in folders else set()
-    places = [path, *sorted({place / JOURNAL_DIR for place in {path, *beside}})]
+    below = () if path in folders else (path, *(path / name for name in _WANDB_FOLDERS))
+    places = [path, *(folder / JOURNAL_DIR for folder in below)]
     logs += [
         RunLog(file.stem, None, file)
         for place in places
@@ -148,7 +149,7 @@ def _size(log: RunLog) -> int:
 
 
 def _run_folders(path: Path) -> list[Path]:
-    for folder in (path, path / "wandb", path / ".wandb"):
+    for folder in (path, *(path / name for name in _WANDB_FOLDERS)):
         found = sorted(f for f in folder.glob("*run-*") if _RUN_FOLDER.match(f.name) and f.is_dir())
         if found:
             return found
@@ -184,10 +185,15 @@ def peek(log: RunLog) -> RunInfo:
     decoder = RunDecoder()
     decoder.begin(log.segment, None)
     if log.wandb_file is not None:
-        for frame in LogReader(log.wandb_file).read():
-            if record_type(frame.payload) in _PEEKED:
-                with contextlib.suppress(RecordError):
-                    decoder.feed(frame.payload)
+        try:
+            for frame in LogReader(log.wandb_file).read():
+                if record_type(frame.payload) in _PEEKED:
+                    with contextlib.suppress(RecordError):
+                        decoder.feed(frame.payload)
+        except SourceError:
+            # Deleted, or never written: the journal alone is a run, too.
+            if log.journal is None:
+                raise
     if log.journal is not None:
         for entry in journal.JournalReader(log.journal).read():
             if entry.kind == journal.RECORD:

@@ -74,7 +74,12 @@ def deliver(journals: list[Path], to: str = "") -> Iterator[Delivery]:
         except (JournalError, UsageError) as error:
             yield Delivery(path, "failed", str(error))
             continue
-        yield _deliver_one(path, uri, str(header.get("experiment", "{project}")))
+        try:
+            delivery = _deliver_one(path, uri, str(header.get("experiment", "{project}")))
+        except Exception as error:
+            # Whatever is wrong with one journal, the others are delivered.
+            delivery = Delivery(path, "failed", f"{type(error).__name__}: {error}")
+        yield delivery
 
 
 def _deliver_one(path: Path, uri: str, experiment: str) -> Delivery:

@@ -22,7 +22,7 @@ def artifact_ref(record: ArtifactRecord) -> ArtifactRef:
         digest=record.digest,
         description=record.description,
         aliases=tuple(record.aliases),
-        metadata=json.loads(record.metadata) if record.metadata else {},
+        metadata=_metadata(record.metadata),
         entries=tuple(_entries(record)),
     )
 
@@ -31,6 +31,14 @@ def used_artifact_ref(record: UseArtifactRecord) -> ArtifactRef:
     """An artifact that the run used as an input."""
     name, _, version = record.name.partition(":")
     return ArtifactRef(type=record.type, name=name, version=version or record.id, used=True)
+
+
+def _metadata(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except ValueError:
+        value = text
+    return value if isinstance(value, dict) else {"metadata": value}
 
 
 def _entries(record: ArtifactRecord) -> list[ArtifactEntry]:
@@ -50,12 +58,13 @@ def _entries(record: ArtifactRecord) -> list[ArtifactEntry]:
 
 
 def _entries_of_manifest_file(path: Path) -> list[ArtifactEntry]:
-    """Large manifests travel beside the record, as gzipped JSON lines."""
+    """Large manifests travel beside the record, as gzipped JSON lines. One that cannot be read is
+    itself a file that is missing: it must not look like an artifact without files."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             rows: list[dict[str, Any]] = [json.loads(line) for line in file if line.strip()]
-    except (OSError, ValueError):
-        return []
+    except (OSError, EOFError, ValueError):
+        return [ArtifactEntry(path=path.name, digest="", size=0)]
     return [
         ArtifactEntry(
             path=row.get("path", ""),

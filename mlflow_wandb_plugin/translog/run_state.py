@@ -108,7 +108,8 @@ class RunFacts:
             path = tuple(item.nested_key) or (item.key,)
             node = self.config
             for label in path[:-1]:
-                node = node.get(label, {})
+                below = node.get(label)
+                node = below if isinstance(below, dict) else {}
             node.pop(path[-1], None)
 
     def add_environment(self, environment: EnvironmentRecord) -> None:

@@ -1,0 +1,82 @@
+"""Delivering what trainers left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlflow_wandb_plugin import journal
+from mlflow_wandb_plugin.journal import Journal
+from mlflow_wandb_plugin.replicator import sync
+from mlflow_wandb_plugin.replicator.sync import deliver, find_journals, find_statuses
+from tests.replicator.test_shipping import WHOLE, open_journal, written
+from tests.support.mlflow_state import read_runs
+from tests.support.records import exit_record, partial_record, run_record
+
+
+@pytest.mark.parametrize("place", [".", "wandb", "wandb/mlflow"])
+def test_journals_are_found_from_wherever_one_stands(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each once, with those of the folder that is set for journals."""
+    inside = written(tmp_path / "wandb")
+    elsewhere = written(tmp_path / "elsewhere", name="20260102_000000-r2")
+    assert find_journals(tmp_path / place) == [inside]
+    monkeypatch.setenv("MLFLOW_WANDB_JOURNAL_DIR", str(elsewhere.parent))
+    assert find_journals(tmp_path / place) == [inside, elsewhere]
+
+
+def test_a_delivered_journal_is_known_by_its_status(fresh_store: str, tmp_path: Path) -> None:
+    """`status` shows it, `sync` has nothing to do."""
+    path = written(tmp_path, *WHOLE)
+    (delivery,) = deliver([path], fresh_store)
+    assert (delivery.state, delivery.points, delivery.error) == ("complete", 2, "")
+    assert delivery.run_id == read_runs(fresh_store)["r1"].run_id
+    assert find_journals(tmp_path) == []
+    assert find_statuses(tmp_path) == [path]
+
+
+def test_one_journal_that_cannot_be_delivered_does_not_stop_the_others(
+    fresh_store: str, tmp_path: Path
+) -> None:
+    """Junk, a header that lacks what it must have, a missing file: each is told."""
+    folder = tmp_path / "mlflow"
+    good = written(tmp_path, *WHOLE)
+    junk = folder / "junk.journal"
+    junk.write_bytes(b"no journal")
+    bare = folder / "bare.journal"
+    Journal(bare, {}).close()
+    gone = folder / "gone.journal"
+    states = {
+        d.journal: (d.state, bool(d.error)) for d in deliver([junk, bare, gone, good], fresh_store)
+    }
+    assert states == {
+        junk: ("failed", True), bare: ("failed", True), gone: ("failed", True),
+        good: ("complete", False),
+    }  # fmt: skip
+    assert list(folder.glob("*.handover")) == []
+
+
+def test_each_run_goes_where_its_header_says(
+    fresh_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The header has no password: where the environment names the same MLflow, it is used."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host")
+    assert sync._uri("http://host", "") == "http://me:secret@host"
+    assert sync._uri("http://other", "") == "http://other"
+    assert sync._uri("http://other", "sqlite:///x") == "sqlite:///x"
+    assert sync._uri("", "") == "http://me:secret@host"
+    path = written(tmp_path, *WHOLE, tracking_uri=fresh_store, experiment="E {project}")
+    assert [delivery.state for delivery in deliver([path])] == ["complete"]
+
+
+def test_a_trainer_at_work_is_left_alone(fresh_store: str, tmp_path: Path) -> None:
+    """Its replicator holds the journal."""
+    ours = open_journal(tmp_path, run_record("r1"), partial_record({"a": 1.0}))
+    with journal.shipping_lock(ours.path):
+        (delivery,) = deliver([ours.path], fresh_store)
+    assert delivery.state == "live"
+    ours.append(journal.RECORD, exit_record().SerializeToString())
+    ours.close()
+    assert [delivery.state for delivery in deliver([ours.path], fresh_store)] == ["complete"]
