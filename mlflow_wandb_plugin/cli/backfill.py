@@ -138,9 +138,12 @@ class _Watched:
 
     def __init__(self, source: Source, curves: Curves) -> None:
         self.runs, self.size = source.runs, source.size
-        self.damage = getattr(source, "damage", ())
         self._source = source
         self._curves = curves
+
+    @property
+    def damage(self) -> Any:
+        return getattr(self._source, "damage", ())
 
     def read(self, run: RunInfo, since: Any) -> Any:
         return self._curves.watch(run.run_id, self._source.read(run, since))

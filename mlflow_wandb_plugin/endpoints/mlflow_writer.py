@@ -48,6 +48,7 @@ class MlflowRunWriter:
         self._tag_names = Namer(self._limits.key)
         self._saved_names = len(self._names.renamed)
         self._pending: list[Metric] = []
+        self._ended_logs: set[tuple[str, ...]] = set()
         self._system_names: dict[str, str] = {}
         self._rewritten_texts: set[tuple[str, str, str]] = set()
         if reopen_tags is not None:
@@ -69,7 +70,8 @@ class MlflowRunWriter:
             wanted[identity.ENTITY] = info.entity
         self._set_tags(wanted)
         self._remove_wandb_tags(wanted)
-        if info.state != "running":
+        if info.state != "running" and info.segments not in self._ended_logs:
+            self._ended_logs.add(info.segments)
             self._end_of_log(info)
 
     def _end_of_log(self, info: RunInfo) -> None:
@@ -216,6 +218,7 @@ class MlflowRunWriter:
             self._set_tags({identity.POSITION: self._numbers(self.position)})
 
     def finish(self, info: RunInfo, complete: bool) -> None:
+        self.update(info)
         self._flush()
         self.rewrites["name"] = sum(
             1
@@ -266,9 +269,12 @@ class MlflowRunWriter:
     def _all_losses(self) -> Counter[str]:
         """Ours, and those of logs that were complete before and did not come again."""
         before = Counter(identity.read_numbers(self._before, identity.LOSSES))
-        if self._before.get(identity.STATE) == "complete":
-            return before + self.losses
-        return before | self.losses
+        complete = self._before.get(identity.STATE) == "complete"
+        losses = before + self.losses if complete else before | self.losses
+        # Refused points are kept by name: ours already count those of before.
+        refused = max(before["metric_refused"], self.losses["metric_refused"])
+        losses["metric_refused"] = refused
+        return +losses
 
     def _all_rewrites(self) -> Counter[str]:
         """Names, config and tags come again with each log: nothing is to be added up."""

@@ -126,7 +126,7 @@ def test_a_log_without_a_run_is_reported_and_the_others_are_read(tmp_path: Path)
     wandb_file(tmp_path, "20260103_000000-r2", run_record("r2"))
     source = WandbDir(tmp_path)
     assert [run.run_id for run in source.runs(Selection())] == ["r2"]
-    assert [damage.where for damage in source.damage] == [FIRST, SECOND]
+    assert [damage.where for damage in source.damage] == ["r1", "r1"]
 
 
 def test_logs_of_one_id_are_one_run(tmp_path: Path) -> None:
