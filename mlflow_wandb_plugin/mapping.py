@@ -189,7 +189,7 @@ def params(info: RunInfo) -> dict[Key, str]:
 def param_value(value: Any) -> str:
     if isinstance(value, (list, tuple, dict)):
         value = json.dumps(value, ensure_ascii=False)
-    return storable(str(value))
+    return str(value)
 
 
 def storable(text: str) -> str:
@@ -284,7 +284,7 @@ def run_tags(info: RunInfo) -> dict[str, str]:
     changed = changed_params(info)
     if changed:
         tags["wandb.config.changed"] = str(changed)
-    return {key: storable(value) for key, value in tags.items() if value}
+    return {key: value for key, value in tags.items() if value}
 
 
 def experiment_name(template: str, entity: str, project: str) -> str:

@@ -164,10 +164,15 @@ def test_a_document_with_text_that_is_no_unicode_can_be_stored() -> None:
     assert json.loads(text.encode()) == {"path": "a\ufffd", "é": math.inf}
 
 
-def test_params_are_what_a_database_can_hold() -> None:
-    """NUL and lone surrogates, which databases refuse, are replaced; the rest stays."""
-    info = RunInfo("r", "p", first_config={("a",): "x\x00y\udcffé", ("b",): ["\udcff", 1]})
-    assert mapping.params(info) == {("a",): "x\ufffdy\ufffdé", ("b",): '["\ufffd", 1]'}
+@given(st.text(st.characters()))
+def test_a_text_that_every_database_can_hold(text: str) -> None:
+    """NUL and lone surrogates are replaced one by one; any other text stays as it is."""
+    kept = mapping.storable(text)
+    kept.encode()
+    assert len(kept) == len(text)
+    assert all(one == two or two == "\ufffd" for one, two in zip(text, kept, strict=True))
+    assert mapping.storable("é\U0001f600\n") == "é\U0001f600\n"
+    assert mapping.storable("a\x00b\udcffc") == "a\ufffdb\ufffdc"
 
 
 def test_params_leave_out_what_is_not_the_users() -> None:

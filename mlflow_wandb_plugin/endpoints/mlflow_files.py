@@ -29,6 +29,7 @@ TABLES_TAG = "mlflow.loggedArtifacts"
 LOSSES_FILE = "wandb/losses.jsonl"
 UPLOAD_THREADS = 2
 KEPT_LOSSES = 10_000
+POINT_LOSS = "metric_refused"
 FILE_GONE = "FILE_GONE"
 
 Names: TypeAlias = Mapping[str, list[str]]
@@ -90,7 +91,7 @@ class RunFiles:
             self._lost = {line: None for line in lines if line}
             metrics = sum("step" in json.loads(line) for line in self._lost)
             if metrics:
-                self._losses["metric_refused"] = metrics
+                self._losses[POINT_LOSS] = metrics
         names = self._earlier(mapping.RENAMED_FILE, paths, {})
         return names.get("metrics", {}), names.get("params", {})
 

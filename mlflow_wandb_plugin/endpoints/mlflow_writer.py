@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin import identity, mapping
 from mlflow_wandb_plugin.endpoints.mlflow_client import ITEM_FAULTS, Client, RefusedError
-from mlflow_wandb_plugin.endpoints.mlflow_files import RunFiles
+from mlflow_wandb_plugin.endpoints.mlflow_files import POINT_LOSS, RunFiles
 from mlflow_wandb_plugin.errors import TargetError
 from mlflow_wandb_plugin.mapping import Limits, Namer
 from mlflow_wandb_plugin.model import ArtifactRef, FileRef, Mark, RowObjects, RunInfo, Series
@@ -269,12 +269,12 @@ class MlflowRunWriter:
     def _all_losses(self) -> Counter[str]:
         """Ours, and those of logs that were complete before and did not come again."""
         before = Counter(identity.read_numbers(self._before, identity.LOSSES))
+        # Refused points are written out one by one: ours are counted from there on.
+        points = max(before.pop(POINT_LOSS, 0), self.losses[POINT_LOSS])
         complete = self._before.get(identity.STATE) == "complete"
-        losses = before + self.losses if complete else before | self.losses
-        # Refused points are kept by name: ours already count those of before.
-        refused = max(before["metric_refused"], self.losses["metric_refused"])
-        losses["metric_refused"] = refused
-        return +losses
+        total = before + self.losses if complete else before | self.losses
+        total[POINT_LOSS] = points
+        return +total
 
     def _all_rewrites(self) -> Counter[str]:
         """Names, config and tags come again with each log: nothing is to be added up."""

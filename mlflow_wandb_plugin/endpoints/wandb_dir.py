@@ -83,7 +83,8 @@ class WandbDir:
                 f"no W&B runs in {self.path}: pass a wandb folder, a run folder or a .wandb file"
             )
         found: dict[tuple[str, str, str], RunInfo] = {}
-        self._logs, self.damage = {}, []
+        self._logs.clear()
+        self.damage.clear()
         for log in logs:
             try:
                 info = peek(log)

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow_wandb_plugin.endpoints.mlflow_files import RunFiles
 from mlflow_wandb_plugin.errors import TargetUnavailableError
 from mlflow_wandb_plugin.model import ArtifactEntry, ArtifactRef, FileRef, RowObjects
-from tests.endpoints.writing import document, downloaded, opened, run_info, the_run
+from tests.endpoints.writing import document, downloaded, end, opened, run_info, the_run
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def write(uri: str, *items: Any) -> None:
     with opened(uri, info) as writer:
         for item in items:
             writer.add(item)
-        writer.finish(info, complete=True)
+        end(writer, info)
 
 
 # -- files --------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def test_a_file_that_changes_is_sent_again(fresh_store: str, local: Path, tmp_pa
             writer.add(FileRef("output.log", path))
             writer.add(FileRef("output.log", path))
             writer._files._wait()
-        writer.finish(info, complete=True)
+        end(writer, info)
     run = the_run(fresh_store)
     text = downloaded(fresh_store, run, "wandb/files/output.log", tmp_path).read_text()
     assert text == "one and two"
@@ -129,7 +129,7 @@ def test_an_mlflow_that_is_down_is_the_callers_error(
         monkeypatch.setattr(writer._client.client, "log_artifact", down)
         writer.add(FileRef("a", file(local, "a")))
         with pytest.raises(TargetUnavailableError, match="MLflow is gone"):
-            writer.finish(info, complete=True)
+            end(writer, info)
         assert writer.losses == {}
     assert the_run(fresh_store).tags["wandb.sync.state"] == "live"
 
@@ -152,7 +152,7 @@ def test_a_file_that_mlflow_refuses_is_counted(
         monkeypatch.setattr(writer._client.client, "log_artifact", picky)
         writer.add(FileRef("bad.bin", file(local, "bad.bin")))
         writer.add(FileRef("good.bin", file(local, "good.bin")))
-        writer.finish(info, complete=True)
+        end(writer, info)
     assert losses(fresh_store) == {"file_refused": 1}
     run = the_run(fresh_store)
     assert downloaded(fresh_store, run, "wandb/files/good.bin", tmp_path).exists()
@@ -254,12 +254,12 @@ def test_documents_of_an_earlier_session_are_kept(fresh_store: str, tmp_path: Pa
     with opened(fresh_store, info) as writer:
         writer.add(RowObjects(1, 10, {("t",): "one"}))
         writer.add(ArtifactRef("dataset", "one", "v1", used=True))
-        writer.finish(info, complete=True)
+        end(writer, info)
     later = run_info(config={"b": 2}, summary={"x": 5}, segments=("seg", "seg2"))
     with opened(fresh_store, later) as writer:
         writer.add(RowObjects(2, 20, {("t",): "two"}))
         writer.add(ArtifactRef("dataset", "two", "v1", used=True))
-        writer.finish(later, complete=True)
+        end(writer, later)
     run = the_run(fresh_store)
     rows = document(fresh_store, run, "wandb/history.jsonl", tmp_path)
     assert [row["t"] for row in rows] == ["one", "two"]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mlflow_wandb_plugin.endpoints.mlflow_media import render
 from mlflow_wandb_plugin.model import FileRef, RowObjects
-from tests.endpoints.writing import opened, run_info, the_run
+from tests.endpoints.writing import end, opened, run_info, the_run
 
 
 def image_file(folder: Path, name: str = "a.png", mode: str = "RGB") -> Path:
@@ -92,7 +92,7 @@ def test_media_that_cannot_be_shown_is_counted(
         writer.add(FileRef("media/bad.json", bad))
         writer.add(FileRef("media/odd.json", odd))
         writer.add(RowObjects(1, 10, {("pic",): value}))
-        writer.finish(info, complete=True)
+        end(writer, info)
     run = the_run(fresh_store, tmp_path / "artifacts")
     assert json.loads(run.tags["wandb.sync.rewrites"]) == {"media_not_shown": 1}
     assert "wandb/history.jsonl" in run.artifacts
@@ -107,7 +107,7 @@ def test_more_tables_than_a_tag_can_list(fresh_store: str, tmp_path: Path) -> No
         writer.add(FileRef("media/t.json", table))
         for step in range(250):
             writer.add(RowObjects(step, step, {("t" * 40,): value}))
-        writer.finish(info, complete=True)
+        end(writer, info)
     run = the_run(fresh_store)
     listed = json.loads(run.tags["mlflow.loggedArtifacts"])
     rewrites = json.loads(run.tags["wandb.sync.rewrites"])

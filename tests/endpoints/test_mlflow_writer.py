@@ -13,7 +13,7 @@ from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
 from mlflow_wandb_plugin.errors import TargetError
 from mlflow_wandb_plugin.model import Mark, RowObjects, Series
-from tests.endpoints.writing import document, opened, points, run_info, the_run
+from tests.endpoints.writing import document, end, opened, points, run_info, the_run
 
 AWKWARD_KEYS = [
     "recall@5", "recall_5", "recall#5", "a//b", "/a", "../x", "x" * 300, "😀", "", "...", "..a",
@@ -28,7 +28,7 @@ def test_more_points_than_a_batch_holds(fresh_store: str) -> None:
     with opened(fresh_store, info) as writer:
         writer.append(points("a", values))
         writer.append(points("b", [math.nan, math.inf, -math.inf]))
-        writer.finish(info, complete=True)
+        end(writer, info)
     client, run = MlflowClient(fresh_store), the_run_without_history(fresh_store)
     assert run.data.metrics["a"] == 10_499.0
     history = client.get_metric_history(run.info.run_id, "a")
@@ -51,7 +51,7 @@ def test_ten_thousand_config_keys(fresh_store: str) -> None:
     """Every leaf is a param, in batches of MLflow's size."""
     info = run_info(first_config={("c", str(number)): number for number in range(10_000)})
     with opened(fresh_store, info) as writer:
-        writer.finish(info, complete=True)
+        end(writer, info)
     params = the_run_without_history(fresh_store).data.params
     assert params == {f"c.{number}": str(number) for number in range(10_000)}
 
@@ -62,7 +62,7 @@ def test_long_values_are_cut_counted_and_kept_whole(fresh_store: str, tmp_path: 
     info = run_info(first_config={("p",): long}, config={"p": long}, notes=note)
     with opened(fresh_store, info) as writer:
         writer.update(info)
-        writer.finish(info, complete=True)
+        end(writer, info)
     run = the_run(fresh_store)
     assert run.params == {"p": long[:MAX_PARAM_VAL_LENGTH]}
     assert run.tags["mlflow.note.content"] == note[:MAX_TAG_VAL_LENGTH]
@@ -83,7 +83,7 @@ def test_awkward_keys_keep_all_their_points(fresh_store: str, tmp_path: Path) ->
         for number, key in enumerate(AWKWARD_KEYS):
             writer.append(points(key, [float(number)]))
         writer.append(points(("a", "b"), [99.0]))
-        writer.finish(info, complete=True)
+        end(writer, info)
     run = the_run(fresh_store)
     assert json.loads(run.tags["wandb.sync.losses"]) == {}
     originals = document(fresh_store, run, "wandb/renamed.json", tmp_path)
@@ -111,7 +111,7 @@ def test_a_point_that_mlflow_refuses_costs_itself_alone(
         writer.append(points("a", [float(number) for number in range(700)]))
         writer.append(Series(("bad",), [step], [at], [7.0]))
         writer.append(points("b", [float(number) for number in range(700)]))
-        writer.finish(info, complete=True)
+        end(writer, info)
     run = the_run(fresh_store)
     assert (len(run.metrics["a"]), len(run.metrics["b"])) == (700, 700)
     assert "bad" not in run.metrics
@@ -131,29 +131,28 @@ def test_losses_of_an_earlier_session_are_not_forgotten(fresh_store: str, tmp_pa
     with opened(fresh_store, info) as writer:
         writer.append(bad)
         writer.append(Series(("bad",), [2], [-5], [8.0]))
-        writer.finish(info, complete=True)
+        end(writer, info)
     with opened(fresh_store, info) as writer:
-        writer.finish(info, complete=True)
+        end(writer, info)
     run = the_run(fresh_store)
     assert json.loads(run.tags["wandb.sync.losses"]) == {"metric_refused": 2}
     assert len(document(fresh_store, run, "wandb/losses.jsonl", tmp_path)) == 2
 
 
 def test_values_that_no_database_takes(fresh_store: str, tmp_path: Path) -> None:
-    """NUL is replaced in MLflow and kept in JSON; a lone surrogate becomes what wandb-core makes
-    of it, wherever it stands: so live and backfilled documents are alike."""
-    kept = "a\ufffdb\x00c"
+    """Lone surrogates and NUL in config and notes are replaced and counted; JSON keeps the NUL."""
     odd = "a\udcffb\x00c"
     info = run_info(first_config={("p",): odd}, config={"p": odd}, notes=odd, summary={"t": odd})
     with opened(fresh_store, info) as writer:
         writer.add(RowObjects(3, 1_500_000, {("t",): odd}))
-        writer.finish(info, complete=True)
+        end(writer, info)
     run = the_run(fresh_store)
     assert run.params == {"p": "a\ufffdb\ufffdc"}
     assert run.tags["mlflow.note.content"] == "a\ufffdb\ufffdc"
-    assert document(fresh_store, run, "wandb/config.json", tmp_path) == {"p": kept}
+    assert json.loads(run.tags["wandb.sync.rewrites"]) == {"param_text": 1, "tag_text": 1}
+    assert document(fresh_store, run, "wandb/config.json", tmp_path) == {"p": "a\ufffdb\x00c"}
     (row,) = document(fresh_store, run, "wandb/history.jsonl", tmp_path)
-    assert row["t"] == kept
+    assert row["t"] == "a\ufffdb\x00c"
 
 
 def test_a_run_deleted_in_the_middle_is_one_clear_error(
@@ -183,7 +182,7 @@ def test_repeating_everything_changes_nothing(fresh_store: str, tmp_path: Path) 
         writer.append(points("recall@5", [1.0, math.nan, 3.0]))
         writer.add(RowObjects(1, 1_001_000, {("text",): "x\u2028y\x85z"}))
         writer.checkpoint(Mark("seg", 50))
-        writer.finish(info, complete=True)
+        end(writer, info)
 
     with opened(fresh_store, info) as writer:
         write(writer)
@@ -204,7 +203,7 @@ def test_a_resumed_run_goes_on_where_it_ended(fresh_store: str, tmp_path: Path) 
     with opened(fresh_store, first) as writer:
         writer.append(points("recall_5", [1.0]))
         writer.add(RowObjects(0, 1_000_000, {("t",): "one"}))
-        writer.finish(first, complete=True)
+        end(writer, first)
     second = run_info(
         segments=("seg", "seg2"), first_config={("lr",): 0.5, ("new",): 2},
         config={"lr": 0.5, "new": 2}, ended_ms=3_000_000, summary={"b": 2},
@@ -214,7 +213,7 @@ def test_a_resumed_run_goes_on_where_it_ended(fresh_store: str, tmp_path: Path) 
         writer.append(points("recall@5", [5.0], first_step=1))
         writer.append(points("recall_5", [2.0], first_step=1))
         writer.add(RowObjects(1, 1_001_000, {("t",): "two"}))
-        writer.finish(second, complete=True)
+        end(writer, second)
     run = the_run(fresh_store)
     assert (run.status, run.end) == ("FINISHED", 3_000_000)
     assert run.points("recall_5") == [(0, 1.0), (1, 2.0)]
@@ -259,7 +258,7 @@ def test_how_a_run_ended(fresh_store: str, state: Any, status: str) -> None:
     """W&B's states become MLflow's, at W&B's time."""
     info = run_info(state=state)
     with opened(fresh_store, info) as writer:
-        writer.finish(info, complete=False)
+        end(writer, info, complete=False)
     run = the_run(fresh_store)
     assert (run.status, run.start, run.end) == (status, 1_000_000, 2_000_000)
     assert run.tags["wandb.sync.state"] == "partial"
@@ -271,6 +270,6 @@ def test_system_points_step_by_seconds_since_the_start(fresh_store: str) -> None
     with opened(fresh_store, info) as writer:
         for at in (1_000_400, 1_015_900, 999_000):
             writer.append(Series(("cpu",), (0,), (at,), (50.0,), "system"))
-        writer.finish(info, complete=True)
+        end(writer, info)
     points_ = the_run(fresh_store).metrics["system/cpu_utilization_percentage"]
     assert points_ == [(50.0, 999_000, 0), (50.0, 1_000_400, 0), (50.0, 1_015_900, 15)]

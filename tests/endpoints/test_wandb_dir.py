@@ -119,14 +119,17 @@ def test_a_journal_whose_run_folder_is_gone_is_a_run(tmp_path: Path, place: str)
 
 
 def test_a_log_without_a_run_is_reported_and_the_others_are_read(tmp_path: Path) -> None:
-    """Nothing was logged, or it is another file: neither stops the listing."""
+    """Nothing was logged, or it is another file: neither stops the listing. Of each the size
+    behind a file header is told."""
     wandb_file(tmp_path, FIRST)
     other = wandb_file(tmp_path, SECOND)
     other.write_bytes(b"something else entirely")
     wandb_file(tmp_path, "20260103_000000-r2", run_record("r2"))
     source = WandbDir(tmp_path)
     assert [run.run_id for run in source.runs(Selection())] == ["r2"]
-    assert [damage.where for damage in source.damage] == ["r1", "r1"]
+    assert [(damage.where, damage.length) for damage in source.damage] == [
+        ("r1", 0), ("r1", len(b"something else entirely") - 7),
+    ]  # fmt: skip
 
 
 def test_logs_of_one_id_are_one_run(tmp_path: Path) -> None:

@@ -46,6 +46,12 @@ def opened(uri: str, info: RunInfo, patience_s: float = 0.0) -> Iterator[MlflowR
         writer.close()
 
 
+def end(writer: MlflowRunWriter, info: RunInfo, complete: bool = True) -> None:
+    """What the engine does at the end of a run."""
+    writer.update(info)
+    writer.finish(info, complete)
+
+
 def the_run(uri: str, folder: Path | None = None) -> RunState:
     """The only run of the store."""
     (run,) = read_runs(uri, folder).values()
