@@ -124,8 +124,9 @@ class ArchiveTarget:
             raise UsageError(f"{root} cannot be an archive: {error}") from error
         _check_version(root)
 
-    def find(self, info: RunInfo) -> Twin | None:
-        """The archived run. An entity that one side does not know does not part them."""
+    def find(self, info: RunInfo, dual: bool = True) -> Twin | None:
+        """The archived run, whoever wrote it. An entity that one side does not know does not
+        part them."""
         for folder in self._folders(info):
             run = self._read(folder)
             if run is not None and same_run(run.info, info):
@@ -149,7 +150,7 @@ class ArchiveTarget:
         below = own.relative_to(own.parents[2]).parts[1:]
         others = [self._root / NO_NAME] if info.entity else sorted(self._root.iterdir())
         for entity in others:
-            if entity.joinpath(*below) != own:
+            if entity.is_dir() and entity.joinpath(*below) != own:
                 yield entity.joinpath(*below)
 
     def _read(self, folder: Path) -> RunDocument | None:

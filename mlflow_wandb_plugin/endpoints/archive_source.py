@@ -24,7 +24,7 @@ from mlflow_wandb_plugin.endpoints.archive_run import (
     run_folder,
 )
 from mlflow_wandb_plugin.errors import SourceError
-from mlflow_wandb_plugin.identity import TO_THE_END
+from mlflow_wandb_plugin.identity import SERVER, TO_THE_END
 from mlflow_wandb_plugin.model import Damage, Item, Mark, RunInfo, Selection, Size
 
 
@@ -183,9 +183,10 @@ class _RunReading:
         return since is not None and segment not in self._rewound and checkpoint.position <= since
 
     def _carried_whole(self, segment: str | None) -> bool:
-        return (
-            segment is not None and self._since.get(segment.removeprefix("journal:")) == TO_THE_END
-        )
+        """A server's log that was carried to its end may have grown since: it is read again."""
+        if segment is None or segment == SERVER:
+            return False
+        return self._since.get(segment.removeprefix("journal:")) == TO_THE_END
 
     def _damage(self, path: Path, offset: int, length: int, error: Exception) -> Damage:
         self._damaged = True

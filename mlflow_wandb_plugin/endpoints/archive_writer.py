@@ -172,25 +172,23 @@ class ArchiveRunWriter:
 
 
 class _RowsFile:
-    """``rows.jsonl``. Lines that an earlier session wrote are not written again."""
+    """``rows.jsonl``. A row that comes again is not written again."""
 
     def __init__(self, path: Path, size: int) -> None:
-        self._earlier: Counter[bytes] = Counter()
+        self._known: set[bytes] = set()
         self._file = open(path, "ab")  # noqa: SIM115
         self._file.truncate(size)
         self._file.seek(size)
         if size:
             with open(path, "rb") as file:
-                self._earlier.update(_digest(line) for line in file)
+                self._known.update(_digest(line) for line in file)
 
     def add(self, row: RowObjects) -> None:
         line = encode_row(row).encode() + b"\n"
-        if self._earlier:
-            digest = _digest(line)
-            if self._earlier[digest] > 0:
-                self._earlier[digest] -= 1
-                return
-        self._file.write(line)
+        digest = _digest(line)
+        if digest not in self._known:
+            self._known.add(digest)
+            self._file.write(line)
 
     def sync(self) -> int:
         """Bring everything to disk; returns the size in bytes."""
