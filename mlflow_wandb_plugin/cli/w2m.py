@@ -23,7 +23,7 @@ from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.w2m_flags import Flags, parse
 from mlflow_wandb_plugin.endpoints.base import Source, Target
 from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
-from mlflow_wandb_plugin.model import Item, RunInfo, Selection, Size
+from mlflow_wandb_plugin.model import Damage, Item, RunInfo, Selection, Size
 
 log = logging.getLogger("mlflow_wandb_plugin.w2m")
 USAGE = 2
@@ -211,6 +211,12 @@ class Narrowed:
         self.listed = 0
         self._source = source
         self._narrowing = narrowing
+
+    @property
+    def damage(self) -> Sequence[Damage]:
+        """Runs that could not be listed."""
+        found: Sequence[Damage] = getattr(self._source, "damage", ())
+        return found
 
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
         for info in self._source.runs(selection):

@@ -46,6 +46,8 @@ class RunDocument:
     """What ``run.json`` holds.
 
     Attributes:
+        logs: the run as it was at the end of each log, each with that log's summary; `info` is
+            the run as it is now.
         state: live (a session is at work or was cut off), partial, or complete.
         position, rows: as `identity.Twin` has them.
         points: how many points the parts hold, by folder.
@@ -54,6 +56,7 @@ class RunDocument:
 
     info: RunInfo
     origin: str
+    logs: list[RunInfo] = field(default_factory=list)
     state: str = "live"
     position: dict[str, int] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
@@ -66,6 +69,19 @@ class RunDocument:
     def end(self) -> Checkpoint:
         """How far the folder's files count."""
         return self.checkpoints[-1] if self.checkpoints else Checkpoint(None, 0)
+
+    @property
+    def earlier_logs(self) -> list[RunInfo]:
+        """The ends of all logs but the latest, whose end is `info`."""
+        return [info for info in self.logs if info.segments[-1:] != self.info.segments[-1:]]
+
+    def log_ended(self, info: RunInfo) -> None:
+        """Remember ``info``; what was known of the end of the same log gives way."""
+        for at, known in enumerate(self.logs):
+            if known.segments[-1:] == info.segments[-1:]:
+                self.logs[at] = info
+                return
+        self.logs.append(info)
 
     def last_of(self, folder: str) -> tuple[int, int]:
         return self.last.get(folder, NOTHING_YET)
@@ -81,6 +97,7 @@ class RunDocument:
             "last": {name: list(pair) for name, pair in self.last.items()},
             "checkpoints": [_write_checkpoint(checkpoint) for checkpoint in self.checkpoints],
         }
+        document["earlier_logs"] = [info_document(info) for info in self.earlier_logs]
         document["info"] = info_document(self.info)
         write_atomically(folder / RUN_FILE, dumps(document, indent=1))
 
@@ -101,6 +118,7 @@ def read_run(folder: Path) -> RunDocument | None:
         return RunDocument(
             info=info_from(document["info"]),
             origin=str(document["origin"]),
+            logs=[info_from(item) for item in document["earlier_logs"]],
             state=str(document["state"]),
             position=_numbers(document["position"]),
             rows=_numbers(document["rows"]),

@@ -41,6 +41,7 @@ class ArchiveSource:
         self._path = path
         self._folders: dict[tuple[str, str, str], Path] = {}
         self.damage: list[Damage] = []
+        """Runs that cannot be listed, by their folder."""
 
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
         """Yield runs by the time they started; one description is in memory at a time.
@@ -48,6 +49,7 @@ class ArchiveSource:
         Raises:
             SourceError: there is no run here.
         """
+        self.damage = []
         started: list[tuple[int, str]] = []
         for folder in self._run_folders():
             run = self._read(folder)
@@ -95,9 +97,8 @@ class ArchiveSource:
         try:
             return read_run(folder)
         except (SourceError, OSError) as error:
-            damage = Damage(str(folder / RUN_FILE), 0, 0, str(error))
-            if damage not in self.damage:
-                self.damage.append(damage)
+            name = folder.relative_to(self._root).as_posix()
+            self.damage.append(Damage(name, 0, 1, str(error)))
             return None
 
 
@@ -125,6 +126,7 @@ class _RunReading:
                 yield Mark(checkpoint.segment, checkpoint.position)
             before = checkpoint
         yield from self._files()
+        yield from self._run.earlier_logs
         yield self._info()
 
     def _points(self, kind: Kind, start: int, end: int) -> Iterator[Item]:

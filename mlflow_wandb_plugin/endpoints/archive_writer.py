@@ -78,6 +78,8 @@ class ArchiveRunWriter:
 
     def update(self, info: RunInfo) -> None:
         self._run.info = self._known(info)
+        if info.state != "running":
+            self._run.log_ended(info)
 
     def append(self, series: Series) -> None:
         with _writing(self._folder):
@@ -165,8 +167,6 @@ class ArchiveRunWriter:
             ),
             first_config=first,
             config={**before.config, **info.config},
-            summary={**before.summary, **info.summary},
-            last={**before.last, **info.last},
             rows=info.rows if identity.SERVER in info.rows else {**before.rows, **info.rows},
         )
 

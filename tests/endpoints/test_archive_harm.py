@@ -205,7 +205,13 @@ def test_a_damaged_run_file_does_not_hide_the_other_runs(tmp_path: Path) -> None
     (run_folder(tmp_path, one) / "run.json").write_text("{")
     source: Any = open_archive(f"archive:{tmp_path}")
     assert list(source.runs(Selection())) == [other]
-    assert "run.json is damaged" in str(source.damage[0])
+    [damage] = source.damage
+    assert (damage.where, "run.json is damaged" in damage.reason) == ("e/p/one", True)
+    outcomes = backfill(f"archive:{tmp_path}", f"archive:{tmp_path / 'copy'}")
+    assert [(o.run.run_id, o.action) for o in outcomes] == [
+        ("other", "migrated"),
+        ("e/p/one", "failed"),
+    ]
     with pytest.raises(TargetError, match=r"run\.json is damaged"):
         target.find(one)
 
