@@ -32,7 +32,7 @@ for name in names:
 assert (home / "live" / "sitecustomize" / "sitecustomize.py").is_file()
 assert (home / "py.typed").is_file()
 entries = distribution("mlflow-wandb-plugin").entry_points
-assert "mlflow-wandb" in entries.names
+assert {"mlflow-wandb", "w2m"} <= entries.names
 for entry in entries:
     entry.load()
 print(f"{len(names)} modules and {len(entries)} entry points load")

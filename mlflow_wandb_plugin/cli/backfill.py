@@ -33,7 +33,9 @@ STATES = ("running", "finished", "failed", "crashed", "killed", "preempted")
 
 @click.command()
 @click.argument("source")
-@click.option("--to", default="", metavar="URI", help="MLflow tracking URI. Default: MLflow's own.")
+@click.option(
+    "--to", default="", metavar="URI", help="MLflow tracking URI or archive:DIR. Default: MLflow's."
+)
 @click.option(
     "--experiment", default="{project}", show_default=True, help="Name of the MLflow experiment."
 )

@@ -11,7 +11,11 @@ from mlflow_wandb_plugin.hookspecs import hookimpl
 
 @hookimpl
 def open_source(uri: str) -> Source | None:
-    """Local W&B folders and files."""
+    """Archives, local W&B folders and files."""
+    if uri.startswith("archive:"):
+        from mlflow_wandb_plugin.endpoints.archive import open_archive
+
+        return open_archive(uri)
     path = Path(uri.removeprefix("file://"))
     if "://" in uri.removeprefix("file://") or not path.exists():
         return None
@@ -22,7 +26,11 @@ def open_source(uri: str) -> Source | None:
 
 @hookimpl(trylast=True)
 def open_target(uri: str, experiment: str) -> Target | None:
-    """Any MLflow tracking URI."""
+    """An archive, or any MLflow tracking URI."""
+    if uri.startswith("archive:"):
+        from mlflow_wandb_plugin.endpoints.archive import create_archive
+
+        return create_archive(uri)
     from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
     from mlflow_wandb_plugin.endpoints.mlflow_client import check_reachable
 

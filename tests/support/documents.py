@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/cli.md", "docs/mapping.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/archive.md",
+    "docs/cli.md",
+    "docs/mapping.md",
+    "docs/w2m.md",
+)
 
 _BLOCK = re.compile(
     r"(?:^<!--(?P<note>.*?)-->\n)?^```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.M | re.S
