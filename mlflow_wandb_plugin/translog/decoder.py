@@ -329,7 +329,9 @@ class RunDecoder:
                 self._summarize((*path, label), below)
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             self._summary.numbers(path, (as_float(value),), self._now)
-        elif value is not None:
+        elif value is None:
+            self._summary.null(path, self._now)
+        else:
             self._summary.other(path, value, self._now)
 
     def _add_nested(self, items: list[tuple[Key, str]]) -> None:

@@ -68,7 +68,7 @@ class SummaryFold:
     def numbers(self, path: Key, values: Sequence[float], at: int = 0) -> None:
         """Fold in the next logged numbers of one key (not empty)."""
         entry = self._at(path)
-        if not entry.has_data:
+        if not entry.has_data or entry.first is None:
             entry.first = values[0]
         entry.take(values[-1], at)
         # Left to right, one addition a value: mean must come out as core's running total does.
@@ -85,15 +85,22 @@ class SummaryFold:
     def other(self, path: Key, value: Any, at: int = 0) -> None:
         """Fold in a logged value that is no number."""
         entry = self._at(path)
-        if not entry.has_data:
+        if not entry.has_data or entry.first is None:
             entry.first = value
         entry.take(value, at)
+
+    def null(self, path: Key, at: int = 0) -> None:
+        """Fold in a logged null: it changes no value, but W&B then shows statistics of nothing."""
+        entry = self._entries.get(path)
+        if entry is not None and entry.statistics and not entry.has_data:
+            entry.take(None, at)
 
     def set(self, path: Key, value: Any, at: int = 0) -> None:
         """The user set ``run.summary[…]``: it stands until the key is logged again."""
         entry = self._entries[path] = self._entries.pop(path, _Entry())
         entry.latest, entry.statistics, entry.has_data = value, frozenset(), True
-        entry.told, entry.at = value, at
+        if not entry.hidden:
+            entry.told, entry.at = value, at
 
     def remove(self, path: Key) -> None:
         """The user deleted a summary key, with all that is nested below it."""

@@ -208,9 +208,16 @@ def _above(upper: tuple[str, ...], lower: tuple[str, ...]) -> bool:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 @given(program=PROGRAMS)
 @example(program={"define": [], "calls": [("log", {"r@5": 1, "r#5": 2}, None, None)]})
+@example(
+    program={
+        "define": [{"name": "a", "summary": "mean"}, {"name": "loss", "summary": "min,max"}],
+        "calls": [("log", {"a": None, "loss": None}, None, None)],
+    }
+)
+@example(program={"define": [{"name": "b", "summary": "none"}], "calls": [("summary", "b", 0)]})
 @example(program={"define": [], "calls": [("log", {"x": {"y": 1}, "x.y": 2}, None, None)]})
 def test_random_programs_arrive_alike_and_as_logged(
     recorder: Recorder, program: dict[str, Any]
