@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
 from mlflow_wandb_plugin.mapping import without_credentials
@@ -149,7 +149,9 @@ def check_reachable(uri: str) -> None:
             servers behind a proxy, are not asked.
     """
     address = urlsplit(uri)
-    if address.scheme not in ("http", "https") or not address.hostname or getproxies():
+    if address.scheme not in ("http", "https") or not address.hostname:
+        return
+    if {address.scheme, "all"} & set(getproxies()) and not proxy_bypass(address.hostname):
         return
     port = address.port or (443 if address.scheme == "https" else 80)
     try:
