@@ -183,7 +183,8 @@ def test_a_broken_run_among_good_ones(folder: Path, fresh_store: str, command: C
     code, out, err = command("backfill", folder, "--to", fresh_store, "--json")
     assert {"old0", "crashed"} == set(read_runs(fresh_store))
     assert (code, err) == (1, "")
-    runs = {run["run_id"]: (run["action"], run["reason"]) for run in json.loads(out)["runs"]}
+    rows = json.loads(out)["runs"]
+    runs = {row["run_id"].split("-")[-1]: (row["action"], row["reason"]) for row in rows}
     assert runs["old1"][0] == "failed"
     assert "is not a W&B transaction log" in runs["old1"][1]
     assert runs["old2"][0] == "skipped"

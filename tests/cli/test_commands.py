@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.support.commands import journals, mlflow_wandb
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import free_port, run_script
@@ -29,6 +31,7 @@ def test_sync_and_status_with_nothing_to_do(env: dict[str, str], tmp_path: Path)
     assert mlflow_wandb("sync", tmp_path / "absent", env=env, cwd=work).returncode == 2
 
 
+@pytest.mark.slow
 def test_status_and_sync_of_a_run_whose_mlflow_was_away(
     env: dict[str, str], tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ KEYS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_names_and_values_that_mlflow_refuses(
     env: dict[str, str], tmp_path: Path, fresh_store: str
 ) -> None:

@@ -63,6 +63,7 @@ with wandb.init(project="other", id="elsewhere") as run:
     assert not journals(env)
 
 
+@pytest.mark.slow
 def test_a_script_that_never_calls_finish_finishes_all_the_same(
     env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -92,6 +93,7 @@ wandb.log({{"m": 2}}, commit=False)
     assert all(run.points("m") == [(0, 1.0), (1, 2.0)] for run in runs.values())
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_in_the_same_mlflow_run(
     env: dict[str, str], tmp_path: Path, fresh_store: str
 ) -> None:

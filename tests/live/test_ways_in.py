@@ -44,6 +44,7 @@ assert wandb.run is None
     assert runs["dropin"].points("m") == [(0, 1.0), (1, 2.0), (2, 3.0)]
 
 
+@pytest.mark.slow
 def test_autolog_before_and_after_wandb_and_twice(env: dict[str, str], tmp_path: Path) -> None:
     """One line in any order; a name imported from wandb earlier is tapped, too; no double rows."""
     run_script(
@@ -189,6 +190,7 @@ assert wandb.run is None
     assert named["sync"].params == {"lr": "1"}
 
 
+@pytest.mark.slow
 def test_an_unmodified_script_under_mlflow_wandb_run(env: dict[str, str], tmp_path: Path) -> None:
     """Arguments, exit code, another sitecustomize and children are as without the command."""
     work = tmp_path / "work"
