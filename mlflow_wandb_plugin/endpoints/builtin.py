@@ -11,7 +11,11 @@ from mlflow_wandb_plugin.hookspecs import hookimpl
 
 @hookimpl
 def open_source(uri: str) -> Source | None:
-    """Local W&B folders and files."""
+    """Projects and runs of W&B servers, local W&B folders and files."""
+    if uri.startswith(("wandb://", "wandb+https://", "wandb+http://")):
+        from mlflow_wandb_plugin.endpoints.wandb_server import open_wandb_server
+
+        return open_wandb_server(uri)
     path = Path(uri.removeprefix("file://"))
     if "://" in uri.removeprefix("file://") or not path.exists():
         return None
