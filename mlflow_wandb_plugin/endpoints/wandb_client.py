@@ -1,8 +1,8 @@
 """Requests to a W&B server: GraphQL operations and downloads, limited, repeated, counted.
 
 wandb's own `Api` is not used for them. It keeps every listed run in memory and makes a folder
-named by each, its helper process hides what the limiter has to see (429s and how long to wait),
-and its cached scans lose rows. The operations are the ones that it sends.
+for each, its helper process hides what the limiter has to see (429s and how long to wait), and its
+scans lose rows that are exported meanwhile. The operations are the ones that it sends.
 """
 
 from __future__ import annotations

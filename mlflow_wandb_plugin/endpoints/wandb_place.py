@@ -43,8 +43,6 @@ def find_place(uri: str) -> Place:
     Raises:
         UsageError: the URI has another shape, or there is no key for the server.
     """
-    from wandb import util
-
     base_url, rest = _server_and_rest(uri)
     parts = [unquote(part) for part in rest.strip("/").split("/")]
     if len(parts) == 4 and parts[2] == "runs":
@@ -52,7 +50,7 @@ def find_place(uri: str) -> Place:
         del parts[2]
     if len(parts) not in (2, 3) or not all(parts):
         raise UsageError(f"{uri} does not name a W&B project: pass {_SHAPE}")
-    app_url = util.app_url(base_url).rstrip("/")
+    app_url = _app_url(base_url)
     run_id = parts[2] if len(parts) == 3 else ""
     return Place(base_url, app_url, parts[0], parts[1], run_id, find_api_key(base_url))
 
@@ -103,6 +101,15 @@ def _netrc_key(base_url: str) -> str | None:
     except (AuthenticationError, ValueError) as error:
         raise UsageError(f"the API key in the netrc file is of no use: {error}") from error
     return key
+
+
+def _app_url(base_url: str) -> str:
+    from wandb import util
+
+    # wandb 0.30 gave the function another name, and warns of the old one.
+    derived = getattr(util, "api_to_app_url", None) or util.app_url
+    url: str = os.environ.get("WANDB_APP_URL") or derived(base_url)
+    return url.rstrip("/")
 
 
 def _default_server() -> str:

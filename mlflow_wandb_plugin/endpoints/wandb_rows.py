@@ -140,10 +140,7 @@ class Block:
 
     def _number(self, name: str, value: Any) -> float | None:
         if isinstance(value, (int, float)):
-            try:
-                return float(value)
-            except OverflowError:
-                return math.copysign(math.inf, value)
+            return as_float(value)
         if isinstance(value, str) and value in _NON_FINITE and self._keys.is_number(name):
             return _NON_FINITE[value]
         return None
@@ -162,16 +159,25 @@ class Block:
 
 
 def with_numbers(summary: Mapping[str, Any], last: LastValues) -> Mapping[str, Any]:
-    """``summary`` with numbers for the texts that JSON has instead of NaN and the infinities, at
-    keys that history has numbers for."""
-    leaves = flatten(summary)
-    texts = {path for path, value in leaves.items() if isinstance(value, str) and path in last}
-    if not texts:
-        return summary
-    return nest({
-        path: _NON_FINITE.get(value, value) if path in texts else value
-        for path, value in leaves.items()
-    })  # fmt: skip
+    """``summary`` with floats for what JSON or Python cannot hold in one: integers beyond floats,
+    and NaN and the infinities, which come as text, at keys that history has numbers for."""
+
+    def number(path: Key, value: Any) -> Any:
+        if isinstance(value, str) and path in last:
+            return _NON_FINITE.get(value, value)
+        if isinstance(value, int) and math.isinf(as_float(value)):
+            return as_float(value)
+        return value
+
+    return nest({path: number(path, value) for path, value in flatten(summary).items()})
+
+
+def as_float(value: int | float) -> float:
+    """``value`` as a float; infinite, as in a local log, if no float is that large."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def row_time_ms(row: Mapping[str, Any], started_ms: int) -> int:
