@@ -313,11 +313,9 @@ def test_no_mark_passes_rows_that_moved(wandb: WandbServer) -> None:
     wandb.fail("HistoryPage", skip=2, before=lambda: wandb.parquet(run, 25))
     wandb.fail("HistoryPage", skip=5, status=400, times=None)
     source = source_of(wandb, "moved-marks", page_rows=10)
-    items, seen = source.read(only_run(source), {}), []
+    stopped = Read()
     with pytest.raises(SourceError):
-        for item in items:
-            seen.append(item)
-    stopped = gather(seen)
+        gather(source.read(only_run(source), {}), stopped)
     wandb.heal()
     rest = read_run(source, since={SERVER: stopped.marks[-1]})
     assert set(stopped.steps) | set(rest.steps) == {row["_step"] for row in ROWS}
@@ -484,12 +482,11 @@ def test_a_fault_that_stays_is_one_clear_line(
     run = wandb.add_run(f"broken-{operation}-{fault}", "r", rows=ROWS)
     wandb.fail(operation, skip=1 if operation == "HistoryPage" else 0, times=None, **fault)
     source = source_of(wandb, run.project.name, patience_s=1, page_rows=10)
-    seen = []
+    info, read = only_run(source), Read()
     with pytest.raises(SourceError, match=message) as caught:
-        for item in source.read(only_run(source), {}):
-            seen.append(item)
+        gather(source.read(info, {}), read)
     assert "\n" not in str(caught.value)
-    assert max(gather(seen).marks, default=0) <= 20
+    assert max(read.marks, default=0) <= 20
 
 
 def test_an_export_cut_short_is_fetched_again(wandb: WandbServer) -> None:

@@ -78,8 +78,9 @@ def read_run(
     return gather(source.read(info or only_run(source), since or {}))
 
 
-def gather(items: Iterable[Item]) -> Read:
-    read = Read()
+def gather(items: Iterable[Item], into: Read | None = None) -> Read:
+    """Sort items out, into a `Read` of the caller's if reading may fail on the way."""
+    read = Read() if into is None else into
     for item in items:
         if isinstance(item, Series):
             _add_series(read, item)
