@@ -89,9 +89,11 @@ class WandbServerSource:
         downloads = RunDownloads(self._client, run.run_id, folder)
         node = self._lister.node(run.run_id)
         first = self._lister.info(node)
-        yield first
+        # Whatever it says, to its target the run goes on until its rows have been read.
+        begun = replace(first, state="running", ended_ms=None)
+        yield begun
         yield from downloads.new_files()
-        yield with_metadata(first, downloads.metadata)
+        yield with_metadata(begun, downloads.metadata)
         keys = RunKeys(node.get("historyKeys"), first.summary)
         history = RunHistory(
             self._client,

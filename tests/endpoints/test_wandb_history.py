@@ -12,7 +12,7 @@ import pytest
 from mlflow_wandb_plugin.endpoints.wandb_server import WandbServerSource
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.identity import SERVER
-from mlflow_wandb_plugin.model import Mark, RowObjects, Series
+from mlflow_wandb_plugin.model import Mark, RowObjects, RunInfo, Series
 from mlflow_wandb_plugin.translog.decoder import BLOCK_POINTS
 from tests.support.wandb_source import Read, gather, only_run, read_run, source_of
 from tests.wandb_server import WandbServer
@@ -193,6 +193,17 @@ def test_numbers_beyond_floats_do_not_stop_a_run(wandb: WandbServer) -> None:
     assert read.values("y") == {0: -math.inf}
     assert read.values("z") == {0: float(2**70)}
     assert read.last.summary["x"] == math.inf
+
+
+def test_only_the_last_word_says_that_the_run_is_over(wandb: WandbServer) -> None:
+    """A target takes an ended run's summary for final: until the rows are read, the run goes on."""
+    wandb.add_run("last-word", "r", rows=ROWS, files={"a": b"a"})
+    source = source_of(wandb, "last-word")
+    items = list(source.read(only_run(source), {}))
+    states = [item.state for item in items if isinstance(item, RunInfo)]
+    assert states[-1] == "finished"
+    assert set(states[:-1]) == {"running"}
+    assert isinstance(items[-1], RunInfo)
 
 
 def test_a_run_without_rows_is_complete(wandb: WandbServer) -> None:
