@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -252,29 +253,26 @@ def test_a_backfill_killed_on_the_way_is_gone_on_with(
         tmp_path / "env", WANDB_API_KEY=wandb.api_key, TARGET=uri,
         SOURCE=f"wandb+{wandb.url}/tester/killed", PYTHONPATH=os.environ.get("PYTHONPATH", ""),
     )  # fmt: skip
-    import sys
-
     for page in (2, 5):
-        reached: list[bool] = []
-        before = len(wandb.asked("HistoryPage"))
-        wandb.fail(
-            "HistoryPage", skip=page, times=None, before=lambda: reached.append(True), delay=60
-        )
-        with started([sys.executable, str(script)], env, tmp_path) as process:
-            wait_until(
-                lambda: len(wandb.asked("HistoryPage")) > before + page or process.poll(), 60
-            )
-            assert process.poll() is None
-            os.kill(process.pid, signal.SIGKILL)
-        wandb.heal()
-        state = read_runs(uri)["r1"]
-        assert state.tags["wandb.sync.state"] != "complete"
+        kill_at(wandb, page, script, env)
+        assert read_runs(uri)["r1"].tags["wandb.sync.state"] != "complete"
     with started([sys.executable, str(script)], env, tmp_path) as process:
         out, err = process.communicate(timeout=120)
     assert process.returncode == 0, out + err
     (state,) = read_runs(uri).values()
     assert_metrics(state, 120)
     assert state.tags["wandb.sync.state"] == "complete"
+
+
+def kill_at(wandb: WandbServer, page: int, script: Path, env: dict[str, str]) -> None:
+    """Start the script and kill it while it waits for a page of history."""
+    before = len(wandb.asked("HistoryPage"))
+    wandb.fail("HistoryPage", skip=page, times=None, delay=60)
+    with started([sys.executable, str(script)], env, script.parent) as process:
+        wait_until(lambda: len(wandb.asked("HistoryPage")) > before + page or process.poll(), 60)
+        assert process.poll() is None
+        os.kill(process.pid, signal.SIGKILL)
+    wandb.heal()
 
 
 def test_a_project_logged_with_the_sdk_equals_its_local_backfill(
