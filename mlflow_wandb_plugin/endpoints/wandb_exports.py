@@ -124,6 +124,13 @@ def _numbers(column: pa.Array, first: int) -> tuple[list[int], list[float]]:
 
 
 def _times_ms(batch: pa.RecordBatch, started_ms: int) -> list[int]:
+    import numpy as np
+
+    if "_timestamp" in batch.schema.names and not batch.column("_timestamp").null_count:
+        seconds = batch.column("_timestamp").to_numpy(zero_copy_only=False).astype(np.float64)
+        if np.isfinite(seconds).all():
+            whole: list[int] = (seconds * 1000).astype(np.int64).tolist()
+            return whole
     names = [name for name in ("_timestamp", "_runtime") if name in batch.schema.names]
     columns = [batch.column(name).to_pylist() for name in names]
     if not columns:
