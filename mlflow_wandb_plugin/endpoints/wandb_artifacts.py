@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.endpoints.wandb_client import WandbClient
+from mlflow_wandb_plugin.endpoints.wandb_client import WandbClient, one_line
 from mlflow_wandb_plugin.endpoints.wandb_files import FILES_A_PAGE, fetch, json_object, number
 from mlflow_wandb_plugin.endpoints.wandb_lent import LentFolder
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
@@ -80,7 +80,7 @@ class RunArtifacts:
 
     def _logged(self, node: Mapping[str, Any]) -> Iterator[Item]:
         kind, name, version = _names(node)
-        where = f"{self._where} {name}:{version}"
+        where = one_line(f"{self._where} {name}:{version}")
         damage: list[Damage] = []
         entries: tuple[ArtifactEntry, ...] = ()
         try:
@@ -116,7 +116,7 @@ class RunArtifacts:
                     raise
                 except SourceError as error:
                     size = number(stored[path].get("size"))
-                    damage.append(Damage(f"{where}/{path}", 0, size, str(error)))
+                    damage.append(Damage(one_line(f"{where}/{path}"), 0, size, str(error)))
         for path, entry in manifest.items():
             digest, size = str(entry.get("digest") or ""), number(entry.get("size"))
             yield ArtifactEntry(path, digest, size, copies.get(path), entry.get("ref"))

@@ -134,7 +134,7 @@ class WandbClient:
         errors = answer.get("errors") if isinstance(answer, dict) else None
         data = answer.get("data") if isinstance(answer, dict) else None
         if errors or not isinstance(data, dict):
-            text = _one_line("; ".join(_messages(errors)) or "no data")
+            text = one_line("; ".join(_messages(errors)) or "no data")
             kind = SourceUnavailableError if _WAIT_TEXT.search(text) else SourceError
             raise kind(f"W&B refused {operation}: {text}")
         return data
@@ -148,7 +148,7 @@ class WandbClient:
             SourceError, SourceUnavailableError: as `query` does.
         """
         if urlsplit(url).scheme not in ("http", "https"):
-            raise SourceError(f"W&B keeps a file where it cannot be fetched: {_one_line(url)}")
+            raise SourceError(f"W&B keeps a file where it cannot be fetched: {one_line(url)}")
         return self._repeat("download", lambda: self._fetch(url, local))
 
     def _fetch(self, url: str, local: Path) -> str:
@@ -270,7 +270,7 @@ def _explanation(response: requests.Response) -> str:
     except (ValueError, OSError):
         return response.reason or "no reason given"
     errors = answer.get("errors") or answer.get("error") if isinstance(answer, dict) else None
-    return _one_line("; ".join(_messages(errors)) or response.reason or "no reason given")
+    return one_line("; ".join(_messages(errors)) or response.reason or "no reason given")
 
 
 def _messages(errors: Any) -> list[str]:
@@ -281,5 +281,6 @@ def _messages(errors: Any) -> list[str]:
     ]
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """What a server wrote, fit for a message: no control characters, not endless."""
     return re.sub(r"\s+", " ", re.sub(r"[\x00-\x1f\x7f]", " ", text)).strip()[:300]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.endpoints.wandb_client import WandbClient
+from mlflow_wandb_plugin.endpoints.wandb_client import WandbClient, one_line
 from mlflow_wandb_plugin.endpoints.wandb_lent import LentFolder
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.mapping import safe_path
@@ -94,7 +94,7 @@ class RunDownloads:
                 raise
             except SourceError as error:
                 local.unlink(missing_ok=True)
-                where = f"{self._where}: file {name}"
+                where = one_line(f"{self._where}: file {name}")
                 yield Damage(where, 0, number(node.get("sizeBytes")), str(error))
             else:
                 if name == METADATA_FILE:

@@ -11,7 +11,7 @@ rows. Where that does not hold the counts differ, and the run is said to have ro
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
@@ -25,7 +25,7 @@ from mlflow_wandb_plugin.endpoints.wandb_rows import (
     RunKeys,
     row_time_ms,
 )
-from mlflow_wandb_plugin.errors import SourceError
+from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.identity import SERVER
 from mlflow_wandb_plugin.model import Item, Key, Mark
 from mlflow_wandb_plugin.translog.decoder import BLOCK_POINTS
@@ -51,6 +51,12 @@ query RunParquetHistory($entity: String!, $project: String!, $run: String!,
       parquetHistory(liveKeys: $liveKeys) { parquetUrls liveData }
     }
   }
+}
+"""
+
+COUNT = """
+query RunHistoryCount($entity: String!, $project: String!, $run: String!) {
+  project(name: $project, entityName: $entity) { run(name: $run) { historyLineCount } }
 }
 """
 
@@ -119,6 +125,7 @@ class RunHistory:
         folder: where exports are kept while they are read.
         started_ms: Unix ms; the time of rows that have none.
         page_rows: live rows a request.
+        refresh: brings ``keys`` up to date; called when it is known which rows will be read.
     """
 
     def __init__(
@@ -130,6 +137,7 @@ class RunHistory:
         folder: Path,
         started_ms: int,
         page_rows: int = PAGE_ROWS,
+        refresh: Callable[[], None] | None = None,
     ) -> None:
         self.last = LastValues()
         self._client = client
@@ -140,6 +148,7 @@ class RunHistory:
         self._started_ms = started_ms
         self._block_rows = max(1, BLOCK_POINTS // keys.width)
         self._page_rows = min(page_rows, self._block_rows)
+        self._refresh = refresh
         self._taken = Taken()
         self._files: dict[str, Path] = {}
         self._groups: list[RowGroup] = []
@@ -157,6 +166,8 @@ class RunHistory:
             SourceError: an answer or export cannot be read.
         """
         count = self._look()
+        if self._refresh is not None:
+            self._refresh()
         yield from self._read_exports()
         live = _ints(self._live)
         unmet: list[int] = live[self._taken.unmet(live)].tolist()
@@ -165,7 +176,7 @@ class RunHistory:
 
     def _look(self) -> int:
         """Ask where the rows are now; returns how many the server says there are."""
-        run = self._client.run(EXPORTS, self._run_id, liveKeys=["_step"])
+        run = self._where()
         history = run.get("parquetHistory") or {}
         # Signatures in addresses change; what they lead to does not.
         urls = {urlsplit(str(url)).path: str(url) for url in history.get("parquetUrls") or ()}
@@ -178,6 +189,17 @@ class RunHistory:
         live = {int(row["_step"]) for row in history.get("liveData") or () if "_step" in row}
         self._live = sorted(live)
         return int(run.get("historyLineCount") or 0)
+
+    def _where(self) -> dict[str, Any]:
+        try:
+            return self._client.run(EXPORTS, self._run_id, liveKeys=["_step"])
+        except SourceUnavailableError:
+            raise
+        except SourceError as error:
+            if "parquetHistory" not in str(error):
+                raise
+            # A server of one's own, from before exports.
+            return self._client.run(COUNT, self._run_id)
 
     # -- exports ----------------------------------------------------------------------------
 

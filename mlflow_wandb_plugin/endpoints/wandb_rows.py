@@ -24,12 +24,20 @@ class RunKeys:
     """
 
     def __init__(self, history_keys: Any, summary: Mapping[str, Any]) -> None:
-        listed = history_keys.get("keys") if isinstance(history_keys, Mapping) else None
-        self.types: dict[str, dict[str, int]] = {
-            str(name): _type_counts(entry) for name, entry in (listed or {}).items()
-        }
+        self.types: dict[str, dict[str, int]] = {}
+        self._nested: dict[str, Key] = {}
         self._paths: dict[str, Key] = {}
-        self._nested = {".".join(path): path for path in flatten(summary)}
+        self.learn(history_keys, summary)
+
+    def learn(self, history_keys: Any, summary: Mapping[str, Any]) -> None:
+        """Take up what the server says now. A path that was given out stays."""
+        listed = history_keys.get("keys") if isinstance(history_keys, Mapping) else None
+        self.types.update(
+            {str(name): _type_counts(entry) for name, entry in (listed or {}).items()}
+        )
+        for path in flatten(summary):
+            for length in range(2, len(path) + 1):
+                self._nested[".".join(path[:length])] = path[:length]
         self._nested.update({name: (name,) for name in summary})
 
     def path(self, name: str) -> Key:

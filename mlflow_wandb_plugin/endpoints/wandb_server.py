@@ -95,6 +95,11 @@ class WandbServerSource:
         yield from downloads.new_files()
         yield with_metadata(begun, downloads.metadata)
         keys = RunKeys(node.get("historyKeys"), first.summary)
+
+        def refresh() -> None:
+            fresh = self._lister.node(run.run_id)
+            keys.learn(fresh.get("historyKeys"), self._lister.info(fresh).summary)
+
         history = RunHistory(
             self._client,
             run.run_id,
@@ -104,6 +109,7 @@ class WandbServerSource:
             folder=folder.new(),
             started_ms=first.started_ms or 0,
             page_rows=self._page_rows,
+            refresh=refresh if first.state == "running" else None,
         )
         now = yield from self._rows(history, first)
         yield from downloads.system_metrics(number(node.get("eventsLineCount")))

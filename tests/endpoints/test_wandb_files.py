@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from mlflow_wandb_plugin.endpoints.wandb_lent import LentFolder
 from mlflow_wandb_plugin.errors import SourceUnavailableError
 from mlflow_wandb_plugin.model import ArtifactRef, FileRef, RowObjects
+from tests.support.environment import isolated
+from tests.support.processes import run_script
 from tests.support.wandb_source import only_run, read_run, source_of
 from tests.wandb_server import WandbServer
 from tests.wandb_server.clients import Worker
@@ -85,6 +88,26 @@ def test_lent_paths_do_not_meet() -> None:
     one.write_text("one")
     two.write_text("two")
     assert (one.read_text(), two.read_text()) == ("one", "two")
+
+
+def test_folders_of_killed_readers_are_removed(tmp_path: Path) -> None:
+    """The next folder clears away what a killed process left, and nothing that is in use."""
+    code = (
+        "import os, signal\n"
+        "from mlflow_wandb_plugin.endpoints.wandb_lent import LentFolder\n"
+        "folder = LentFolder('mlflow-wandb-killed-')\n"
+        "folder.lend('x').write_text('x')\n"
+        "print(folder.path, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ours = LentFolder("mlflow-wandb-killed-")
+    env = {**isolated(tmp_path), "TMPDIR": tempfile.gettempdir()}
+    done = run_script(code, env, tmp_path, check=False)
+    left = Path(done.stdout.strip())
+    assert (left / "000001" / "x").is_file()
+    LentFolder("mlflow-wandb-killed-")
+    assert not left.exists()
+    assert ours.path.is_dir()
 
 
 def test_media_come_before_the_rows_that_show_them(wandb: WandbServer) -> None:

@@ -18,6 +18,8 @@ from tests.support.wandb_source import Read, gather, only_run, read_run, source_
 from tests.wandb_server import WandbServer
 from tests.wandb_server.clients import Worker
 from tests.wandb_server.history import History
+from tests.wandb_server.schema.execute import GraphQLFailure
+from tests.wandb_server.schema.runs import RunView
 
 ROWS: list[dict[str, Any]] = [
     {
@@ -407,6 +409,36 @@ def test_a_server_that_does_not_name_its_live_rows_is_read_by_ranges(wandb: Wand
     assert read.steps == [row["_step"] for row in rows]
     assert (read.last.missing, read.marks[1:]) == (False, [])
     assert source.calls["HistoryPage"] < 40
+
+
+def test_a_server_without_exports_is_read(
+    wandb: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A W&B server of one's own may be older than exports: its rows are asked for by ranges."""
+
+    def unknown(self: RunView, liveKeys: list[str]) -> Any:
+        raise GraphQLFailure('Cannot query field "parquetHistory" on type "Run".')
+
+    monkeypatch.setattr(RunView, "parquetHistory", unknown)
+    wandb.add_run("no-exports", "r", rows=ROWS)
+    assert_rows(read_run(source_of(wandb, "no-exports", page_rows=30)), ROWS)
+
+
+def test_a_nested_key_has_one_path_from_its_first_row_on(wandb: WandbServer) -> None:
+    """A server may give nested keys with dots; the summary tells them from keys with dots, also
+    those that are new since the run was looked up."""
+    rows = [{"a.b": 1.0, "c.d": 2.0}]
+    run = wandb.add_run("paths", "r", rows=[{"x": 0.0}], state="running")
+
+    def grow() -> None:
+        wandb.grow(run, rows)
+        run.summary = {"a": {"b": 1.0}, "c.d": 2.0}
+
+    wandb.fail("RunFiles", before=grow)
+    source = source_of(wandb, "paths")
+    items = source.read(only_run(source), {})
+    keys = {item.key for item in items if isinstance(item, Series)}
+    assert keys == {("x",), ("a", "b"), ("c.d",)}
 
 
 def test_exports_that_overlap_are_read_without_doubles(wandb: WandbServer) -> None:
