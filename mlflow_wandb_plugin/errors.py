@@ -17,6 +17,18 @@ class RecordError(SourceError):
     """One record of a log cannot be understood; those around it can."""
 
 
+class SourceUnavailableError(SourceError):
+    """The source did not answer, or asked us to wait. The request may be repeated.
+
+    Attributes:
+        retry_after_s: seconds the source asked us to wait, or None.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class TargetError(MlflowWandbError):
     """The target refused a request for good; repeating it would not help."""
 

@@ -139,15 +139,20 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A part of a source that could not be read: nothing is dropped silently."""
+    """A part of a source that could not be read: nothing is dropped silently.
+
+    ``offset`` and ``length`` count bytes, or whatever plural noun ``unit`` says.
+    """
 
     where: str
     offset: int
     length: int
     reason: str
+    unit: str = "bytes"
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.length} bytes at byte {self.offset} unreadable ({self.reason})"
+        place = f"at {self.unit.removesuffix('s')} {self.offset}"
+        return f"{self.where}: {self.length} {self.unit} {place} unreadable ({self.reason})"
 
 
 Item: TypeAlias = RunInfo | Series | RowObjects | FileRef | ArtifactRef | Mark | Damage

@@ -59,7 +59,8 @@ def open_source(uri: str) -> Source:
     source: Source | None = manager().hook.open_source(uri=uri)
     if source is None:
         raise UsageError(
-            f"{uri} is no source: pass a wandb folder, a run folder or a .wandb file that exists"
+            f"{uri} is no source: pass a wandb folder, a run folder or a .wandb file that exists, "
+            "or wandb://ENTITY/PROJECT"
         )
     return source
 

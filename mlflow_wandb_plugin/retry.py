@@ -1,4 +1,4 @@
-"""Back-off for a target that does not answer."""
+"""Back-off for a source or target that does not answer."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from mlflow_wandb_plugin.errors import TargetUnavailableError
+from mlflow_wandb_plugin.errors import SourceUnavailableError, TargetUnavailableError
 
 T = TypeVar("T")
 
 
 class Backoff:
-    """Repeats a call while its target is unavailable.
+    """Repeats a call while its source or target is unavailable.
 
     Args:
         patience_s: give up when this much time has passed since the first failure; None never.
@@ -42,13 +42,13 @@ class Backoff:
         """Return ``what()``.
 
         Raises:
-            TargetUnavailableError: patience has run out.
+            SourceUnavailableError, TargetUnavailableError: patience has run out.
         """
         delay, since = self.first_s, None
         while True:
             try:
                 result = what()
-            except TargetUnavailableError as error:
+            except (SourceUnavailableError, TargetUnavailableError) as error:
                 now = time.monotonic()
                 since = now if since is None else since
                 spread = delay * random.uniform(0.75, 1.25)

@@ -11,7 +11,11 @@ from mlflow_wandb_plugin.hookspecs import hookimpl
 
 @hookimpl
 def open_source(uri: str) -> Source | None:
-    """Archives, local W&B folders and files."""
+    """W&B servers, archives, local W&B folders and files."""
+    if uri.startswith(("wandb://", "wandb+https://", "wandb+http://")):
+        from mlflow_wandb_plugin.endpoints.wandb_server import open_wandb_server
+
+        return open_wandb_server(uri)
     if uri.startswith("archive:"):
         from mlflow_wandb_plugin.endpoints.archive import open_archive
 

@@ -1,0 +1,124 @@
+"""Where a W&B project is, and the key that opens it: found as wandb finds them, never asked for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from mlflow_wandb_plugin.errors import UsageError
+
+_SHAPE = "wandb://ENTITY/PROJECT[/RUN] or wandb+https://HOST/ENTITY/PROJECT[/RUN]"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A project of a W&B server, or one run of it (``run_id`` is not empty).
+
+    Attributes:
+        base_url, app_url: of the API and of the pages for people, without a slash at the end.
+    """
+
+    base_url: str
+    app_url: str
+    entity: str
+    project: str
+    run_id: str = ""
+    api_key: str = field(default="", repr=False)
+
+    @property
+    def path(self) -> str:
+        return f"{self.entity}/{self.project}"
+
+    def run_url(self, run_id: str) -> str:
+        """The run's page."""
+        parts = (self.entity, self.project, "runs", run_id)
+        return "/".join([self.app_url, *(quote(part, safe="") for part in parts)])
+
+
+def find_place(uri: str) -> Place:
+    """The place that ``uri`` names, with its key.
+
+    Raises:
+        UsageError: the URI has another shape, or there is no key for the server.
+    """
+    base_url, rest = _server_and_rest(uri)
+    parts = [unquote(part) for part in rest.strip("/").split("/")]
+    if len(parts) == 4 and parts[2] == "runs":
+        # As in the address of the run's page.
+        del parts[2]
+    if len(parts) not in (2, 3) or not all(parts):
+        raise UsageError(f"{uri} does not name a W&B project: pass {_SHAPE}")
+    app_url = _app_url(base_url)
+    run_id = parts[2] if len(parts) == 3 else ""
+    return Place(base_url, app_url, parts[0], parts[1], run_id, find_api_key(base_url))
+
+
+def _server_and_rest(uri: str) -> tuple[str, str]:
+    if uri.startswith("wandb://"):
+        return _default_server(), uri.removeprefix("wandb://")
+    parts = urlsplit(uri.removeprefix("wandb+"))
+    if not parts.hostname:
+        raise UsageError(f"{uri} names no host: pass {_SHAPE}")
+    if "@" in parts.netloc:
+        raise UsageError(
+            "a W&B URI takes no user or key: set WANDB_API_KEY or run `wandb login --host HOST`"
+        )
+    return f"{parts.scheme}://{parts.netloc}", parts.path
+
+
+def find_api_key(base_url: str) -> str:
+    """The API key for a server: from WANDB_API_KEY, the netrc file, or wandb's settings.
+
+    Raises:
+        UsageError: there is none. Nobody is asked for it, terminal or not.
+    """
+    key = os.environ.get("WANDB_API_KEY") or _netrc_key(base_url)
+    if not key and _default_server() == base_url:
+        key = _settings().api_key
+    if not key:
+        raise UsageError(
+            f"no API key for the W&B server {base_url}: set WANDB_API_KEY, "
+            f"or run `wandb login --host {base_url}`"
+        )
+    return key
+
+
+def _netrc_key(base_url: str) -> str | None:
+    try:
+        from wandb.sdk.lib.wbauth import wbnetrc
+    except ImportError:
+        # Up to wandb 0.23, which read the file through requests.
+        from requests.utils import get_netrc_auth
+
+        found = get_netrc_auth(base_url)
+        return found[1] if found else None
+    from wandb.errors import AuthenticationError
+
+    try:
+        key: str | None = wbnetrc.read_netrc_auth(host=base_url)
+    except (AuthenticationError, ValueError) as error:
+        raise UsageError(f"the API key in the netrc file is of no use: {error}") from error
+    return key
+
+
+def _app_url(base_url: str) -> str:
+    from wandb import util
+
+    # wandb 0.30 gave the function another name, and warns of the old one.
+    derived = getattr(util, "api_to_app_url", None) or util.app_url
+    url: str = os.environ.get("WANDB_APP_URL") or derived(base_url)
+    return url.rstrip("/")
+
+
+def _default_server() -> str:
+    url: str = os.environ.get("WANDB_BASE_URL") or _settings().base_url
+    return url.rstrip("/")
+
+
+def _settings() -> Any:
+    """wandb's own settings: environment, files, and what this process was logged in with."""
+    from wandb.sdk import wandb_setup
+
+    return wandb_setup.singleton().settings
