@@ -60,7 +60,7 @@ def open_source(uri: str) -> Source:
     if source is None:
         raise UsageError(
             f"{uri} is no source: pass a wandb folder, a run folder or a .wandb file that exists, "
-            "or wandb://ENTITY/PROJECT"
+            "wandb://ENTITY/PROJECT, or archive:DIR"
         )
     return source
 
@@ -74,5 +74,5 @@ def open_target(uri: str, experiment: str) -> Target:
     """
     target: Target | None = manager().hook.open_target(uri=uri, experiment=experiment)
     if target is None:
-        raise UsageError(f"{uri} is no target: pass an MLflow tracking URI")
+        raise UsageError(f"{uri} is no target: pass an MLflow tracking URI or archive:DIR")
     return target

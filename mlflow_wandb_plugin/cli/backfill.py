@@ -76,9 +76,10 @@ def backfill(
 ) -> None:  # fmt: skip
     """Carry W&B runs from SOURCE into MLflow.
 
-    SOURCE is a wandb folder, a run folder, a .wandb file, or what a plugin offers. Runs that
-    MLflow has complete, dual-written or migrated before, are skipped; runs with holes are
-    filled. Run it again whenever you like: it goes on where it stopped.
+    SOURCE is a wandb folder, a run folder, a .wandb file, wandb://ENTITY/PROJECT[/RUN],
+    wandb+https://HOST/ENTITY/PROJECT[/RUN], archive:DIR, or what a plugin offers. Runs that MLflow
+    has complete, dual-written or migrated before, are skipped; runs with holes are filled. Run it
+    again whenever you like: it goes on where it stopped.
 
     Exit code: 0 all well, 1 some runs failed, 2 it could not start.
     """
