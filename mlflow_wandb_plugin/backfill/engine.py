@@ -114,6 +114,9 @@ def backfill(
         SourceError: the source cannot be listed.
     """
     options = options or BackfillOptions()
+    if hasattr(source, "artifacts"):
+        # A source that can leave them out need not fetch them first.
+        source.artifacts = options.artifacts
     one = _OneRun(source, target, options, listener or Listener())
     with concurrent.futures.ThreadPoolExecutor(options.workers, "mlflow-wandb-backfill") as pool:
         waiting: set[concurrent.futures.Future[Outcome]] = set()

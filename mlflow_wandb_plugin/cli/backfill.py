@@ -148,6 +148,15 @@ class _Watched:
     def damage(self) -> Any:
         return getattr(self._source, "damage", ())
 
+    @property
+    def artifacts(self) -> bool:
+        return bool(getattr(self._source, "artifacts", True))
+
+    @artifacts.setter
+    def artifacts(self, wanted: bool) -> None:
+        if hasattr(self._source, "artifacts"):
+            self._source.artifacts = wanted
+
     def read(self, run: RunInfo, since: Any) -> Any:
         return self._curves.watch(run.run_id, self._source.read(run, since))
 

@@ -116,6 +116,18 @@ def test_a_finished_run_costs_no_history_when_met_again(
     assert source.calls == {"Runs": 1}
 
 
+def test_without_artifacts_none_is_asked_for(wandb: WandbServer, fresh_store: str) -> None:
+    """`--no-artifacts` saves the requests, not only the uploads."""
+    wandb.add_run("plain", "p1", rows=rows(3), state="finished")
+    before = len(wandb.requests)
+    carry(source_of(wandb, "plain"), fresh_store, artifacts=False)
+    asked = {request.operation for request in wandb.requests[before:]}
+    assert not [name for name in asked if "Artifact" in (name or "")]
+    carry(source_of(wandb, "plain"), fresh_store, artifacts=True, existing="update")
+    asked = {request.operation for request in wandb.requests[before:]}
+    assert [name for name in asked if "Artifact" in (name or "")]
+
+
 def test_a_running_run_is_topped_up_until_it_ends(
     wandb: WandbServer, fresh_store: str, tmp_path: Path
 ) -> None:
