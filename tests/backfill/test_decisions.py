@@ -1,0 +1,172 @@
+"""Against a real MLflow: whose a run is, what a plan touches, and how rivals agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from mlflow_wandb_plugin.backfill import html
+from mlflow_wandb_plugin.backfill.curves import Curves
+from mlflow_wandb_plugin.backfill.engine import Outcome, backfill
+from mlflow_wandb_plugin.backfill.options import BackfillOptions
+from mlflow_wandb_plugin.backfill.plan import dual_experiment, plan
+from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
+from mlflow_wandb_plugin.endpoints.wandb_dir import WandbDir
+from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.model import RunInfo, Selection
+from mlflow_wandb_plugin.translog.framing import LogWriter
+from tests.support.mlflow_state import read_runs
+from tests.support.records import exit_record, history_record, run_record
+
+
+def local_run(folder: Path, run_id: str = "r1", steps: int = 6, **fields: Any) -> None:
+    """A finished run as wandb writes it, with `loss` at each step."""
+    place = folder / f"offline-run-20260101_000000-{run_id}"
+    place.mkdir(parents=True)
+    with LogWriter(place / f"run-{run_id}.wandb") as log:
+        log.append(run_record(run_id, **fields).SerializeToString())
+        for step in range(steps):
+            record = history_record({"loss": step * 1.5}, step, 1_700_000_000.0 + step)
+            log.append(record.SerializeToString())
+        log.append(exit_record().SerializeToString())
+
+
+def carry(folder: Path, uri: str, **options: Any) -> Outcome:
+    source, target = WandbDir(folder), MlflowTarget(uri)
+    (outcome,) = backfill(source, target, Selection(), BackfillOptions(**options))
+    return outcome
+
+
+def composer_run(uri: str) -> str:
+    """A run as MosaicML Composer dual-writes it: every second step, times of its own."""
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("composer")
+    run = client.create_run(experiment, run_name="llm")
+    for step in (0, 2, 4):
+        client.log_metric(run.info.run_id, "loss", step * 1.5, timestamp=5_000 + step, step=step)
+    client.set_terminated(run.info.run_id)
+    return str(run.info.run_id)
+
+
+def test_a_thinned_run_of_composer_gets_just_the_steps_it_lacks(
+    tmp_path: Path, fresh_store: str
+) -> None:
+    """What it had keeps its times; its name and status stay; met again, it is skipped."""
+    run_id = composer_run(fresh_store)
+    local_run(tmp_path, config={"mlflow_run_id": run_id})
+    outcome = carry(tmp_path, fresh_store)
+    assert (outcome.action, outcome.mlflow_run_id) == ("repaired", run_id)
+    (run,) = read_runs(fresh_store).values()
+    assert run.points("loss") == [(step, step * 1.5) for step in range(6)]
+    assert [at for _, at, step in run.metrics["loss"] if step % 2 == 0] == [5_000, 5_002, 5_004]
+    assert (run.name, run.status) == ("llm", "FINISHED")
+    outcome = carry(tmp_path, fresh_store)
+    assert (outcome.action, outcome.verdict) == ("skipped", "dual-written")
+
+
+def test_trust_skips_by_the_marker_and_ignore_makes_a_run_of_its_own(
+    tmp_path: Path, fresh_store: str
+) -> None:
+    """`--dual-written trust` and `ignore`; ignore twice does not make a third run."""
+    run_id = composer_run(fresh_store)
+    local_run(tmp_path, config={"mlflow_run_id": run_id})
+    assert carry(tmp_path, fresh_store, dual_written="trust").action == "skipped"
+    assert carry(tmp_path, fresh_store, dual_written="ignore").action == "migrated"
+    outcome = carry(tmp_path, fresh_store, dual_written="ignore")
+    assert (outcome.action, outcome.verdict) == ("skipped", "existing")
+    points = MlflowClient(fresh_store).get_metric_history(run_id, "loss")
+    assert len(points) == 3
+
+
+def test_a_marker_that_leads_nowhere_is_said_and_the_run_migrated(
+    tmp_path: Path, fresh_store: str
+) -> None:
+    """The MLflow run was deleted: a marker is no proof."""
+    run_id = composer_run(fresh_store)
+    MlflowClient(fresh_store).delete_run(run_id)
+    local_run(tmp_path, config={"mlflow_run_id": run_id})
+    outcome = carry(tmp_path, fresh_store)
+    assert outcome.action == "migrated"
+    assert run_id in outcome.reason
+
+
+def test_a_run_of_export_wandb_to_mlflow_counts_as_existing(
+    tmp_path: Path, fresh_store: str
+) -> None:
+    """It is left alone, or refused, or migrated beside; never written to."""
+    client = MlflowClient(fresh_store)
+    experiment = client.create_experiment("unit")
+    tags = {"wandb_run_id": "r1", "wandb_migration_complete": "True"}
+    old = client.create_run(experiment, tags=tags).info.run_id
+    local_run(tmp_path)
+    outcome = carry(tmp_path, fresh_store)
+    assert (outcome.action, outcome.verdict) == ("skipped", "foreign")
+    assert carry(tmp_path, fresh_store, existing="fail").action == "failed"
+    assert carry(tmp_path, fresh_store, existing="update").action == "migrated"
+    assert client.get_run(old).data.metrics == {}
+
+
+def test_a_plan_writes_nothing(tmp_path: Path, fresh_store: str) -> None:
+    """Not even the experiment is created; points are counted all the same."""
+    local_run(tmp_path, steps=7)
+    source, target = WandbDir(tmp_path), MlflowTarget(fresh_store)
+    (planned,) = plan(source, target, Selection(), BackfillOptions())
+    assert (planned.decision.verdict, planned.size.points) == ("new", 7)
+    assert [e.name for e in MlflowClient(fresh_store).search_experiments()] == ["Default"]
+
+
+def test_two_backfills_that_create_one_run_at_once_settle_on_one(
+    tmp_path: Path, fresh_store: str
+) -> None:
+    """Both looked, both found nothing: the later claim takes its own run back."""
+    local_run(tmp_path)
+    (info,) = WandbDir(tmp_path).runs(Selection())
+    first, second = MlflowTarget(fresh_store), MlflowTarget(fresh_store)
+    assert first.find(info) is None
+    assert second.find(info) is None
+    writers = [target.open(info, "backfill") for target in (first, second)]
+    assert writers[0].run_id == writers[1].run_id
+    for writer in writers:
+        writer.close()
+    assert list(read_runs(fresh_store)) == ["r1"]
+
+
+def test_into_dual_experiment_finds_where_the_dual_runs_are(
+    tmp_path: Path, fresh_store: str
+) -> None:
+    """New runs join the experiment of a dual-written one; without one it is said."""
+    run_id = composer_run(fresh_store)
+    local_run(tmp_path, "old", config={"mlflow_run_id": run_id})
+    local_run(tmp_path, "new")
+    source, target = WandbDir(tmp_path), MlflowTarget(fresh_store)
+    experiment = dual_experiment(source, target, Selection())
+    assert experiment == MlflowClient(fresh_store).get_run(run_id).info.experiment_id
+    target.write_into(experiment)
+    list(backfill(source, target, Selection()))
+    runs = MlflowClient(fresh_store).search_runs([experiment])
+    assert {run.data.tags["wandb.run_id"] for run in runs} == {"old", "new"}
+    with pytest.raises(UsageError, match="no dual-written run"):
+        dual_experiment(source, target, Selection(runs=("new",)))
+
+
+def test_runs_of_a_sweep_have_one_parent(tmp_path: Path, fresh_store: str) -> None:
+    """The sweep is a run of its own; its runs are nested under it."""
+    for run_id in ("a", "b"):
+        local_run(tmp_path, run_id, sweep_id="s1")
+    list(backfill(WandbDir(tmp_path), MlflowTarget(fresh_store), Selection()))
+    runs = read_runs(fresh_store)
+    parents = {runs[run_id].tags["mlflow.parentRunId"] for run_id in ("a", "b")}
+    (parent,) = [run for run in runs.values() if "wandb.sweep" in run.tags]
+    assert parents == {parent.run_id}
+    assert parent.name == "sweep s1"
+
+
+def test_html_in_a_name_is_text_in_the_report() -> None:
+    """Names come from a server: the page shows them, and runs nothing."""
+    run = RunInfo("r1", "p", name="<script>alert(1)</script>")
+    page = html.page([Outcome(run, "new", "migrated")], Curves(), lambda run_id, key: [])
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
