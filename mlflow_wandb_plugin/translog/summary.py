@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow_wandb_plugin.model import Key, nest
+from mlflow_wandb_plugin.model import Key, nest, set_leaf
 
 
 @dataclass(slots=True)
@@ -113,13 +113,18 @@ class SummaryFold:
 
     def tree(self) -> Mapping[str, Any]:
         """The summary, nested, without W&B's internal keys."""
-        return nest(
-            {
-                path: entry.shown()
-                for path, entry in sorted(self._entries.items(), key=_time)
-                if entry.shown() is not None and path[0] not in INTERNAL_KEYS
-            }
-        )
+        shown = {
+            path: entry.shown()
+            for path, entry in sorted(self._entries.items(), key=_time)
+            if entry.shown() is not None and path[0] not in INTERNAL_KEYS
+        }
+        above = {path[:depth] for path in shown for depth in range(1, len(path))}
+        if above.isdisjoint(shown):
+            return nest(shown)
+        leaves: dict[Key, Any] = {}
+        for path, value in shown.items():
+            set_leaf(leaves, path, value)
+        return nest(leaves)
 
     def _at(self, path: Key) -> _Entry:
         entry = self._entries.get(path)

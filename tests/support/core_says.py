@@ -38,16 +38,30 @@ def rows(path: Path) -> list[tuple[int, dict[tuple[str, ...], Any]]]:
 
 
 def summary(path: Path) -> dict[str, Any]:
-    """The summary records one after another, the last one wins; null counts as absent."""
-    tree: dict[str, Any] = {}
+    """The summary records one after another, the last one wins; null counts as absent.
+
+    This is what wandb-core sends to W&B's server. (`run.summary` while the run goes on is another
+    thing: it hides what a definition hides, though W&B has been told of it.)
+    """
+    leaves: dict[tuple[str, ...], Any] = {}
     for record in records(path):
         if record.WhichOneof("record_type") == "summary":
             for item in record.summary.remove:
-                _remove(tree, list(item.nested_key) or [item.key])
+                _clear(leaves, tuple(item.nested_key) or (item.key,))
             for item in record.summary.update:
-                _set(tree, list(item.nested_key) or [item.key], json.loads(item.value_json))
-    shown = {key: value for key, value in tree.items() if value is not None}
-    return {key: comparable(value) for key, value in shown.items() if key not in INTERNAL}
+                key = tuple(item.nested_key) or (item.key,)
+                _clear(leaves, key)
+                for above in range(1, len(key)):
+                    leaves.pop(key[:above], None)
+                leaves[key] = json.loads(item.value_json)
+    tree: dict[str, Any] = {}
+    for key, value in leaves.items():
+        if key[0] not in INTERNAL and value is not None:
+            node = tree
+            for label in key[:-1]:
+                node = node.setdefault(label, {})
+            node[key[-1]] = comparable(value)
+    return tree
 
 
 def comparable(value: Any) -> Any:
@@ -61,18 +75,6 @@ def comparable(value: Any) -> Any:
     return [comparable(below) for below in value] if isinstance(value, list) else value
 
 
-def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
-    *above, last = path
-    for label in above:
-        below = tree.get(label)
-        if not isinstance(below, dict):
-            below = tree[label] = {}
-        tree = below
-    tree[last] = value
-
-
-def _remove(tree: dict[str, Any], path: list[str]) -> None:
-    *above, last = path
-    for label in above:
-        tree = tree.get(label, {})
-    tree.pop(last, None)
+def _clear(leaves: dict[tuple[str, ...], Any], key: tuple[str, ...]) -> None:
+    for other in [other for other in leaves if other[: len(key)] == key]:
+        del leaves[other]

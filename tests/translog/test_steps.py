@@ -45,7 +45,7 @@ def machine_rows(path: Path) -> Rows:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(lines=programs(mixed=True))
+@given(lines=programs())
 def test_rows_are_those_of_wandb_core(sdk: LoggingChild, lines: list[str]) -> None:
     """From the SDK's calls alone the machine makes the rows that wandb-core wrote to its file."""
     recorded = sdk.run(lines)

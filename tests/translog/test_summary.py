@@ -102,6 +102,14 @@ def test_a_number_and_a_tree_under_one_key() -> None:
     assert (later.tree(), earlier.tree()) == ({"a": {"u": 1.0}}, {"a": 0.0})
 
 
+def test_a_tree_that_the_user_set_gives_way_to_what_is_logged_below_it() -> None:
+    """wandb-core keeps it as one value, and replaces it."""
+    fold = SummaryFold()
+    fold.set(("t",), {"u": 1}, 1)
+    fold.numbers(("t", "v"), [3.0], 2)
+    assert fold.tree() == {"t": {"v": 3.0}}
+
+
 def test_wandbs_own_keys_are_left_out() -> None:
     """They are no results."""
     fold = SummaryFold()
