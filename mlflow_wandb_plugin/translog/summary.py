@@ -96,11 +96,11 @@ class SummaryFold:
             entry.take(None, at)
 
     def set(self, path: Key, value: Any, at: int = 0) -> None:
-        """The user set ``run.summary[…]``: it stands until the key is logged again."""
+        """The user set ``run.summary[…]``: it stands until the key is logged again. W&B is told of
+        it also where a definition hides what is logged."""
         entry = self._entries[path] = self._entries.pop(path, _Entry())
         entry.latest, entry.statistics, entry.has_data = value, frozenset(), True
-        if not entry.hidden:
-            entry.told, entry.at = value, at
+        entry.told, entry.at = value, at
 
     def remove(self, path: Key) -> None:
         """The user deleted a summary key, with all that is nested below it."""

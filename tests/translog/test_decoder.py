@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, example, given, note, settings
 
 from mlflow_wandb_plugin import journal
 from mlflow_wandb_plugin.model import FileRef, Item, RowObjects, Series
@@ -102,6 +102,8 @@ def users_config(decoded: Decoded) -> Any:
 
 @real
 @given(lines=programs())
+@example(lines=["run.define_metric('a', summary='mean')", "run.log({'a': None})"])
+@example(lines=["run.define_metric('b', summary='none')", "run.summary['b'] = 0"])
 def test_journal_and_file_tell_the_same_run(sdk: LoggingChild, lines: list[str]) -> None:
     """Points, other values, config and summary of a journal equal those of wandb-core's file."""
     recorded = sdk.run(lines)

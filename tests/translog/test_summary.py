@@ -68,6 +68,14 @@ def test_a_hidden_key_is_not_shown() -> None:
     assert fold.tree() == {"late": 1.0}
 
 
+def test_what_the_user_sets_shows_though_the_key_is_hidden() -> None:
+    """wandb-core sends it to W&B all the same (asked against the loopback server)."""
+    fold = SummaryFold()
+    fold.configure(("b",), True, frozenset())
+    fold.set(("b",), 0, 1)
+    assert fold.tree() == {"b": 0}
+
+
 def test_what_the_user_sets_stands_until_the_key_is_logged() -> None:
     """A statistic gives way to it; deleting it leaves nothing."""
     fold = SummaryFold()
