@@ -209,7 +209,8 @@ def changed_params(info: RunInfo) -> int:
         for path, first in info.first_config.items()
         if path[0] != INTERNAL_CONFIG_KEY
         and path[0] not in IDENTITY_CONFIG_KEYS
-        and (path not in now or param_value(now[path]) != param_value(first))
+        # As MLflow stores them: wandb-core may have replaced the odd characters in between.
+        and (path not in now or storable(param_value(now[path])) != storable(param_value(first)))
     )
 
 

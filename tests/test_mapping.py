@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import pytest
@@ -268,3 +269,10 @@ def test_changed_config_is_counted() -> None:
 def test_system_metrics(key: str, value: float, expected: tuple[str, float]) -> None:
     """MLflow's names and units where it has them, W&B's below ``system/`` where not."""
     assert mapping.system_metric(key, value) == expected
+
+
+def test_a_value_that_only_lost_odd_characters_has_not_changed() -> None:
+    """wandb-core replaces lone surrogates in a config that it sends back."""
+    info = RunInfo("r", "p", first_config={("k",): "a\udcffb"}, config={"k": "a\ufffdb"})
+    assert mapping.changed_params(info) == 0
+    assert mapping.changed_params(replace(info, config={"k": "c"})) == 1
