@@ -49,7 +49,6 @@ class MlflowRunWriter:
         self._saved_names = len(self._names.renamed)
         self._pending: list[Metric] = []
         self._ended_logs: set[tuple[str, ...]] = set()
-        self._system_names: dict[str, str] = {}
         self._rewritten_texts: set[tuple[str, str, str]] = set()
         if reopen_tags is not None:
             self._reopen(reopen_tags)
@@ -148,10 +147,7 @@ class MlflowRunWriter:
         whoever computes them, also when the run was resumed elsewhere."""
         for value, at in zip(series.values, series.timestamps_ms, strict=True):
             dotted, scaled = mapping.system_metric(series.key[0], value)
-            name = self._system_names.get(dotted)
-            if name is None:
-                name = self._names.name((dotted,))
-                self._system_names[dotted] = name
+            name = self._names.name((dotted,))
             self._append_points(name, (scaled,), (at,), (max(0, at - self._start_ms) // 1000,))
 
     def _flush(self) -> None:

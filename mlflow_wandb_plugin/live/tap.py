@@ -62,10 +62,6 @@ def install(settings: Settings) -> None:
         atexit.register(_finish_left_open)
 
 
-def current_settings() -> Settings:
-    return _settings
-
-
 def run_class() -> Any:
     """wandb's Run, if it can be tapped.
 
