@@ -11,6 +11,9 @@ from typing import Any
 
 from mlflow_wandb_plugin.model import Key, nest, set_leaf
 
+# A null that the user set: it shows nothing, and replaces what stood below or above its key.
+_NULL = object()
+
 
 @dataclass(slots=True)
 class _Entry:
@@ -100,7 +103,7 @@ class SummaryFold:
         it also where a definition hides what is logged."""
         entry = self._entries[path] = self._entries.pop(path, _Entry())
         entry.latest, entry.statistics, entry.has_data = value, frozenset(), True
-        entry.told, entry.at = value, at
+        entry.told, entry.at = _NULL if value is None else value, at
 
     def remove(self, path: Key) -> None:
         """The user deleted a summary key, with all that is nested below it."""
@@ -119,12 +122,13 @@ class SummaryFold:
             if entry.shown() is not None and path[0] not in INTERNAL_KEYS
         }
         above = {path[:depth] for path in shown for depth in range(1, len(path))}
-        if above.isdisjoint(shown):
-            return nest(shown)
         leaves: dict[Key, Any] = {}
-        for path, value in shown.items():
-            set_leaf(leaves, path, value)
-        return nest(leaves)
+        if above.isdisjoint(shown):
+            leaves = shown
+        else:
+            for path, value in shown.items():
+                set_leaf(leaves, path, value)
+        return nest({path: value for path, value in leaves.items() if value is not _NULL})
 
     def _at(self, path: Key) -> _Entry:
         entry = self._entries.get(path)

@@ -52,7 +52,7 @@ for line in sys.stdin:
             run.config.update({arguments[0]: arguments[1]}, allow_val_change=True)
         calls.append([int(before * 1000), int(time.time() * 1000)])
     run.finish()
-    print(json.dumps({"calls": calls}), flush=True)
+    print(json.dumps({"id": program["id"], "calls": calls}), flush=True)
 """
 
 NUMBERS = st.one_of(
@@ -113,6 +113,7 @@ class Recorder:
         self._child.stdin.flush()
         line = self._child.stdout.readline()
         assert line, "the child ended"
+        assert json.loads(line)["id"] == run_id, "an answer was lost"
         (log,) = wandb_folder({"WANDB_DIR": str(self._folder / "work")}).glob(f"*-{run_id}")
         (outcome,) = backfill(str(log), self._fresh)
         assert (outcome.action, outcome.verdict) == ("migrated", "new"), outcome
@@ -209,6 +210,7 @@ def _above(upper: tuple[str, ...], lower: tuple[str, ...]) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # what shrinking a failure may take
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 @given(program=PROGRAMS)
 @example(program={"define": [], "calls": [("log", {"r@5": 1, "r#5": 2}, None, None)]})
@@ -220,6 +222,12 @@ def _above(upper: tuple[str, ...], lower: tuple[str, ...]) -> bool:
 )
 @example(program={"define": [{"name": "b", "summary": "none"}], "calls": [("summary", "b", 0)]})
 @example(program={"define": [], "calls": [("log", {"x": {"y": 1}, "x.y": 2}, None, None)]})
+@example(
+    program={
+        "define": [],
+        "calls": [("log", {"x.y": {"y": 7}}, None, None), ("summary", "x.y", None)],
+    }
+)
 def test_random_programs_arrive_alike_and_as_logged(
     recorder: Recorder, program: dict[str, Any]
 ) -> None:

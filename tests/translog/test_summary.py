@@ -125,3 +125,13 @@ def test_wandbs_own_keys_are_left_out() -> None:
         fold.numbers((key,), [1.0])
     fold.other(("_wandb", "runtime"), 3)
     assert fold.tree() == {}
+
+
+def test_a_null_that_the_user_set_stands_for_the_tree_below_it() -> None:
+    """wandb-core then shows nothing, until something below it is logged again."""
+    fold = SummaryFold()
+    fold.numbers(("t", "v"), [3.0], 1)
+    fold.set(("t",), None, 2)
+    assert fold.tree() == {}
+    fold.numbers(("t", "v"), [4.0], 3)
+    assert fold.tree() == {"t": {"v": 4.0}}
