@@ -110,8 +110,7 @@ class SummaryFold:
         entry = self._entries.get(path)
         if entry is not None:
             entry.latest, entry.has_data, entry.told = None, False, None
-            return
-        for other in [other for other in self._entries if other[: len(path)] == path]:
+        for other in [other for other in self._entries if other[: len(path)] == path != other]:
             del self._entries[other]
 
     def tree(self) -> Mapping[str, Any]:

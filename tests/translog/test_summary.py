@@ -135,3 +135,12 @@ def test_a_null_that_the_user_set_stands_for_the_tree_below_it() -> None:
     assert fold.tree() == {}
     fold.numbers(("t", "v"), [4.0], 3)
     assert fold.tree() == {"t": {"v": 4.0}}
+
+
+def test_a_deleted_key_takes_the_tree_along_that_it_had_replaced() -> None:
+    """What a number replaced does not come back when the number goes."""
+    fold = SummaryFold()
+    fold.numbers(("t", "v"), [3.0], 1)
+    fold.numbers(("t",), [4.0], 2)
+    fold.remove(("t",))
+    assert fold.tree() == {}
