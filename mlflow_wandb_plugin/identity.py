@@ -6,7 +6,7 @@ All state lives on the target, as tags: any machine can go on where another stop
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -72,6 +72,19 @@ class Twin:
 TO_THE_END = -1
 SERVER = "server"
 """The one segment of a run that is read from W&B's server, which has joined the run's logs."""
+
+
+def ended(position: Mapping[str, int], segments: Sequence[str]) -> dict[str, int]:
+    """Where a complete run stands in its logs: at the end of each.
+
+    A server's log may go on when the run is resumed, behind where it ended: that place is kept.
+    """
+    standing = {key: at for key, at in position.items() if not _journal_of(key, segments)}
+    return standing | {segment: TO_THE_END for segment in segments if segment != SERVER}
+
+
+def _journal_of(key: str, segments: Sequence[str]) -> bool:
+    return key.startswith("journal:") and key.removeprefix("journal:") in segments
 
 
 def total_rows(rows: Mapping[str, int]) -> int:

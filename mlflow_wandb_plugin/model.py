@@ -131,10 +131,14 @@ class ArtifactRef:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """All that was yielded before this stands at ``position`` in log ``segment``."""
+    """All that was yielded before this stands at ``position`` in log ``segment``.
+
+    ``rows_too``: who reads from here meets no `RowObjects` of earlier rows again either.
+    """
 
     segment: str
     position: int
+    rows_too: bool = False
 
 
 @dataclass(frozen=True, slots=True)

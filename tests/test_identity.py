@@ -103,3 +103,10 @@ def test_config_keys_hold_no_password() -> None:
     assert keys == {
         "mlflow_run_id": "m", "mlflow_experiment_id": "1", "mlflow_tracking_uri": "http://host",
     }  # fmt: skip
+
+
+def test_a_complete_run_stands_at_the_end_of_its_logs_but_where_it_was_in_a_servers() -> None:
+    """A server's log goes on when the run is resumed; a journal's place is no longer needed."""
+    position = {"one": 5, "journal:one": 7, "journal:other": 8}
+    assert identity.ended(position, ["one"]) == {"one": TO_THE_END, "journal:other": 8}
+    assert identity.ended({"server": 9}, ["server"]) == {"server": 9}

@@ -66,12 +66,9 @@ def replicate(
     items: Iterable[Item],
     writer: RunWriter,
     progress: Callable[[int], None] | None = None,
-    complete: bool = True,
 ) -> Carried:
-    """Write ``items`` of one run; the last `RunInfo` among them finishes it.
-
-    Args:
-        complete: whether the run may be marked complete. It is only if it has ended.
+    """Write ``items`` of one run; the last `RunInfo` among them finishes it. It is marked complete
+    if it has ended and nothing of it is known to be missing.
 
     Raises:
         MlflowWandbError: reading or writing failed; nothing is marked as done.
@@ -94,7 +91,7 @@ def replicate(
             writer.add(item)
     if carried.info is not None:
         whole = carried.info.state != "running" and not carried.info.missing
-        writer.finish(carried.info, complete=complete and whole)
+        writer.finish(carried.info, complete=whole)
     return carried
 
 
@@ -169,7 +166,9 @@ class _OneRun:
     def _migrate(self, run: RunInfo, decision: Decision) -> Outcome:
         writer = self._target.open(run, "backfill", decision.twin)
         try:
-            items = self._options.wanted(self._source.read(run, writer.position))
+            # `--existing update` looks at everything again: other metrics may be wanted now.
+            since = {} if decision.verdict == "existing" else writer.position
+            items = self._options.wanted(self._source.read(run, since))
             carried = replicate(items, writer, self._listener.points)
         finally:
             writer.close()

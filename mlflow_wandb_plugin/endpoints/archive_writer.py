@@ -113,9 +113,7 @@ class ArchiveRunWriter:
                 run.rows.clear()
             run.rows.update(info.rows)
             if complete:
-                for segment in info.segments:
-                    run.position.pop(f"journal:{segment}", None)
-                    run.position[segment] = identity.TO_THE_END
+                run.position = identity.ended(run.position, info.segments)
                 run.state = "complete"
             elif info.state != "running":
                 run.state = "partial"

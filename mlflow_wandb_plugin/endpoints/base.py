@@ -43,8 +43,9 @@ class Source(Protocol):
     def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
         """Yield all of one run in log order, in bounded blocks, with a `RunInfo` at the end.
 
-        Series before ``since`` (a position by segment) may be left out; everything else comes
-        again, for it is small or written as a whole.
+        Series before ``since`` (a position by segment) may be left out, and row objects where the
+        mark of that position said so; everything else comes again, for it is small or written as
+        a whole.
 
         Raises:
             SourceError: the run cannot be read.

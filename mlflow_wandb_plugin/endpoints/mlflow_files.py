@@ -64,6 +64,7 @@ class RunFiles:
         self._media: list[tuple[str, RowObjects]] = []
         self._history = open(self._spool / "history.jsonl", "a", encoding="utf-8")  # noqa: SIM115
         self._known_rows: set[bytes] = set()
+        self._saved_rows = 0
         self._lineage: list[dict[str, Any]] = []
         self._tables: list[dict[str, str]] = json.loads(tags.get(TABLES_TAG, "[]"))
         self._long_tags: dict[str, str] = {}
@@ -82,6 +83,7 @@ class RunFiles:
             text = self._download(mapping.HISTORY_FILE)
             self._known_rows = set(map(_digest, text.split("\n")))
             self._history.write(text)
+            self._saved_rows = self._rows_size()
         self._config = self._earlier(mapping.CONFIG_FILE, paths, {})
         self._summary = self._earlier(mapping.SUMMARY_FILE, paths, {})
         self._lineage = self._earlier(mapping.LINEAGE_FILE, paths, [])
@@ -179,6 +181,34 @@ class RunFiles:
             self._write_lines(LOSSES_FILE, self._lost)
             self._wait()
 
+    def save_rows(self) -> bool:
+        """Bring what rows hold beside numbers to MLflow, before a position leaves them behind.
+
+        Returns:
+            False while they are few beside those there: the document is written as a whole.
+        """
+        size = self._rows_size()
+        if size > self._saved_rows:
+            if size < 2 * self._saved_rows:
+                return False
+            self._write_rows()
+            self._wait()
+        return True
+
+    def _rows_size(self) -> int:
+        self._history.flush()
+        return os.fstat(self._history.fileno()).st_size
+
+    def _write_rows(self) -> None:
+        for key, row in self._media:
+            self._show(key, row)
+        self._media = []
+        if self._tables:
+            self.tags[TABLES_TAG] = json.dumps(self._listed_tables())
+        self._saved_rows = self._rows_size()
+        if self._saved_rows:
+            self._upload(self._spool / "history.jsonl", mapping.HISTORY_FILE, "document_missing")
+
     def save_names(self, metrics: Mapping[str, list[str]], params: Mapping[str, list[str]]) -> None:
         if metrics or params:
             names = {"metrics": dict(metrics), "params": dict(params)}
@@ -189,22 +219,14 @@ class RunFiles:
 
     def finish(self, info: RunInfo) -> None:
         """Upload the documents and wait for everything."""
-        for key, row in self._media:
-            self._show(key, row)
-        self._media = []
+        self._write_rows()
         self._write_document(mapping.CONFIG_FILE, {**self._config, **mapping.config_document(info)})
         self._write_document(mapping.SUMMARY_FILE, self._summary)
-        self._history.flush()
-        history = self._spool / "history.jsonl"
-        if history.stat().st_size:
-            self._upload(history, mapping.HISTORY_FILE, "document_missing")
         if self._lineage:
             self._write_document(mapping.LINEAGE_FILE, self._lineage)
             self._log_inputs()
         if self._long_tags:
             self._write_document(LONG_TAGS_FILE, self._long_tags)
-        if self._tables:
-            self.tags[TABLES_TAG] = json.dumps(self._listed_tables())
         self._wait()
         self.save_losses()
 
@@ -232,7 +254,7 @@ class RunFiles:
         listed = list(self._tables)
         while len(json.dumps(listed)) > limit:
             listed.pop()
-        self._rewrites["table_not_listed"] += len(self._tables) - len(listed)
+        self._rewrites["table_not_listed"] = len(self._tables) - len(listed)
         return listed
 
     def _log_inputs(self) -> None:

@@ -48,6 +48,7 @@ class MlflowRunWriter:
         self._tag_names = Namer(self._limits.key)
         self._saved_names = len(self._names.renamed)
         self._pending: list[Metric] = []
+        self._held_mark: Mark | None = None
         self._ended_logs: set[tuple[str, ...]] = set()
         self._rewritten_texts: set[tuple[str, str, str]] = set()
         if reopen_tags is not None:
@@ -209,6 +210,15 @@ class MlflowRunWriter:
     def checkpoint(self, mark: Mark) -> None:
         self._flush()
         self._files.save_losses()
+        if mark.rows_too:
+            if not self._files.save_rows():
+                self._held_mark = mark
+                return
+            self._set_tags(self._files.tags)
+        self._move(mark)
+
+    def _move(self, mark: Mark) -> None:
+        self._held_mark = None
         if self.position.get(mark.segment) != mark.position:
             self.position[mark.segment] = mark.position
             self._set_tags({identity.POSITION: self._numbers(self.position)})
@@ -234,6 +244,8 @@ class MlflowRunWriter:
             self._client.call(
                 self._client.client.set_terminated, self.run_id, status, info.ended_ms
             )
+        if self._held_mark is not None:
+            self._move(self._held_mark)
         self._remember(info, complete)
 
     def _remember(self, info: RunInfo, complete: bool) -> None:
@@ -243,9 +255,10 @@ class MlflowRunWriter:
             self._rows.clear()
         self._rows.update(info.rows)
         if complete:
-            for segment in info.segments:
-                self.position.pop(f"journal:{segment}", None)
-                self.position[segment] = identity.TO_THE_END
+            if identity.CLAIM in self._tags:
+                self._client.call(self._client.client.delete_tag, self.run_id, identity.CLAIM)
+                del self._tags[identity.CLAIM]
+            self.position = identity.ended(self.position, info.segments)
             self._set_tags(
                 {
                     identity.STATE: "complete",
@@ -253,9 +266,6 @@ class MlflowRunWriter:
                     identity.ROWS: self._numbers(self._rows),
                 }
             )
-            if identity.CLAIM in self._tags:
-                self._client.call(self._client.client.delete_tag, self.run_id, identity.CLAIM)
-                del self._tags[identity.CLAIM]
         elif info.state != "running":
             self._set_tags({identity.STATE: "partial"})
 

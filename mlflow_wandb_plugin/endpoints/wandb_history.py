@@ -298,7 +298,7 @@ class RunHistory:
 
     def _mark(self, position: int) -> Iterator[Mark]:
         if position > self._since:
-            yield Mark(SERVER, position)
+            yield Mark(SERVER, position, rows_too=True)
 
     # -- what a resumed read has not seen ---------------------------------------------------
 

@@ -273,3 +273,24 @@ def test_system_points_step_by_seconds_since_the_start(fresh_store: str) -> None
         end(writer, info)
     points_ = the_run(fresh_store).metrics["system/cpu_utilization_percentage"]
     assert points_ == [(50.0, 999_000, 0), (50.0, 1_000_400, 0), (50.0, 1_015_900, 15)]
+
+
+def test_rows_that_do_not_come_again_arrive_before_the_position(
+    fresh_store: str, tmp_path: Path
+) -> None:
+    """A session that dies behind such a mark has left its texts; a few more may hold it back."""
+    info = run_info(state="running", ended_ms=None, exit_code=None)
+    with opened(fresh_store, info) as writer:
+        writer.add(RowObjects(0, 1000, {("t",): "a long enough first line"}))
+        writer.checkpoint(Mark("server", 1, rows_too=True))
+        assert dict(writer.position) == {"server": 1}
+    (row,) = document(fresh_store, the_run(fresh_store), "wandb/history.jsonl", tmp_path)
+    assert row["t"] == "a long enough first line"
+    with opened(fresh_store, info) as writer:
+        writer.add(RowObjects(1, 2000, {("t",): "b"}))
+        writer.checkpoint(Mark("server", 2, rows_too=True))
+        assert dict(writer.position) == {"server": 1}
+        writer.finish(info, complete=False)
+        assert dict(writer.position) == {"server": 2}
+    rows = document(fresh_store, the_run(fresh_store), "wandb/history.jsonl", tmp_path)
+    assert [row["t"] for row in rows] == ["a long enough first line", "b"]

@@ -83,7 +83,10 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _handle
 
     def _read_body(self) -> bytes:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:
+            raise ConnectionError("the client went away in the middle of its request")
         return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
 
     def _describe(self, body: bytes) -> tuple[Request, Any]:
