@@ -310,7 +310,7 @@ def _ids(states: dict[str, RunState]) -> set[str]:
 
 
 def _replica(state: RunState) -> dict[str, Any]:
-    """What must not depend on kills: not the sweep's id, nor when a run that goes on was claimed."""
+    """What must not depend on kills: not the sweep's id, nor when a running run was claimed."""
     found = state.comparable()
     found["tags"] = {
         key: value
