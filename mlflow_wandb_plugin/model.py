@@ -35,6 +35,7 @@ class RunInfo:
         summary: the summary, nested; of a resumed run, as its latest log has it.
         last: each numeric history key's last value in that log.
         rows: number of history rows, by segment.
+        points: about how many points of series the run has, where that is known early.
         last_step, last_ms: of the last history row; None when there is none.
         missing: part of the run's log is known to be lost; it cannot be called complete.
         facts: origin of the run: program, args, host, user, email, python, git_commit, …
@@ -60,6 +61,7 @@ class RunInfo:
     summary: Mapping[str, Any] = field(default_factory=dict)
     last: Mapping[Key, float] = field(default_factory=dict)
     rows: Mapping[str, int] = field(default_factory=dict)
+    points: int | None = None
     last_step: int | None = None
     last_ms: int | None = None
     missing: bool = False

@@ -30,6 +30,6 @@ def backfill_runs(
     Raises:
         UsageError, SourceError: nothing could be started. A run that fails is an outcome.
     """
+    chosen = BackfillOptions.of(**options)
     opened = plugins.open_source(source), plugins.open_target(to, experiment)
-    chosen = BackfillOptions(**options)
     return list(backfill(*opened, selection or Selection(), chosen))

@@ -11,7 +11,7 @@ from typing import Literal
 from mlflow_wandb_plugin import identity
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.endpoints.base import RunWriter, Source, Target
-from mlflow_wandb_plugin.errors import MlflowWandbError
+from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
 from mlflow_wandb_plugin.identity import Twin, Verdict
 from mlflow_wandb_plugin.model import (
     ArtifactRef,
@@ -28,6 +28,8 @@ from mlflow_wandb_plugin.model import (
 
 class Listener:
     """Told of progress. The default hears nothing; the CLI draws a bar."""
+
+    def points_expected(self, count: int) -> None: ...
 
     def points(self, count: int) -> None: ...
 
@@ -117,7 +119,7 @@ def backfill(
     one = _OneRun(source, target, options, listener or Listener())
     with concurrent.futures.ThreadPoolExecutor(options.workers, "mlflow-wandb-backfill") as pool:
         waiting: set[concurrent.futures.Future[Outcome]] = set()
-        for run in source.runs(selection):
+        for run in selected(source, selection):
             waiting.add(pool.submit(one.carry, run))
             if len(waiting) >= 2 * options.workers:
                 done, waiting = concurrent.futures.wait(
@@ -126,14 +128,34 @@ def backfill(
                 yield from (future.result() for future in done)
         for future in concurrent.futures.as_completed(waiting):
             yield future.result()
-    yield from map(_unlisted, getattr(source, "damage", ()))
+    yield from map(_outcome, getattr(source, "damage", ()))
 
 
-def _unlisted(damage: Damage) -> Outcome:
+def selected(source: Source, selection: Selection) -> Iterator[RunInfo]:
+    """The selected runs of ``source``.
+
+    Raises:
+        UsageError: a filter is given, and the source knows none.
+        SourceError: the source cannot be listed.
+    """
+    if selection.filter and not getattr(source, "filters", False):
+        raise UsageError(
+            "--filter is W&B's own language, which only a W&B server speaks: "
+            "use --run, --state, --group, --since or --until"
+        )
+    return source.runs(selection)
+
+
+def unlisted(damage: Damage) -> tuple[RunInfo, Decision]:
     """A run of which the source knows no more than that it cannot be read, or is empty."""
-    action = "failed" if damage.length else "skipped"
     run = RunInfo(damage.where, project="", state="crashed")
-    return Outcome(run, "new", action, damage.reason)
+    return run, Decision("new", "refuse" if damage.length else "skip", damage.reason)
+
+
+def _outcome(damage: Damage) -> Outcome:
+    run, decision = unlisted(damage)
+    action = "skipped" if decision.action == "skip" else "failed"
+    return Outcome(run, decision.verdict, action, decision.reason)
 
 
 class _OneRun:
@@ -169,7 +191,7 @@ class _OneRun:
             # `--existing update` looks at everything again: other metrics may be wanted now.
             since = {} if decision.verdict == "existing" else writer.position
             items = self._options.wanted(self._source.read(run, since))
-            carried = replicate(items, writer, self._listener.points)
+            carried = replicate(self._announced(items), writer, self._listener.points)
         finally:
             writer.close()
         return Outcome(
@@ -182,6 +204,14 @@ class _OneRun:
             losses=dict(writer.losses),
             damage=tuple(carried.damage),
         )
+
+    def _announced(self, items: Iterable[Item]) -> Iterator[Item]:
+        told = False
+        for item in items:
+            if not told and isinstance(item, RunInfo) and item.points is not None:
+                told = True
+                self._listener.points_expected(item.points)
+            yield item
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.model import ArtifactRef, Item, RowObjects, Series
@@ -32,6 +32,18 @@ class BackfillOptions:
     artifacts: bool = True
     into_dual_experiment: bool = False
     workers: int = 1
+
+    @classmethod
+    def of(cls, **options: Any) -> BackfillOptions:
+        """Options by name.
+
+        Raises:
+            UsageError: there is no such option, or a value does not fit.
+        """
+        unknown = sorted(set(options) - {field.name for field in fields(cls)})
+        if unknown:
+            raise UsageError(f"no such option: {', '.join(unknown)}")
+        return cls(**options)
 
     def __post_init__(self) -> None:
         for pattern in (*self.include_metrics, *self.exclude_metrics):

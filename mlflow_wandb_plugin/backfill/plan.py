@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mlflow_wandb_plugin.backfill.engine import Decision, decide
+from mlflow_wandb_plugin.backfill.engine import Decision, decide, selected, unlisted
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.endpoints.base import Source, Target
 from mlflow_wandb_plugin.errors import TargetError, UsageError
@@ -29,10 +29,12 @@ def plan(
     Raises:
         SourceError, TargetUnavailableError, TargetError
     """
-    for run in source.runs(selection):
+    for run in selected(source, selection):
         decision = decide(run, target, options)
         size = source.size(run) if decision.action == "migrate" else Size()
         yield PlannedRun(run, decision, size)
+    for damage in getattr(source, "damage", ()):
+        yield PlannedRun(*unlisted(damage), Size())
 
 
 def dual_experiment(source: Source, target: Target, selection: Selection) -> str:

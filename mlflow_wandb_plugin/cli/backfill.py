@@ -127,13 +127,19 @@ def _round(
     source: Source, target: Target, selection: Selection, options: BackfillOptions, curves: Curves
 ) -> list[Outcome]:
     outcomes = []
-    with ProgressBar() as bar:
+    with ProgressBar(lambda: _count(source, selection)) as bar:
         watched = _Watched(source, curves)
         for outcome in run_backfill(watched, target, selection, options, bar):
             outcomes.append(outcome)
             log.info("%s %s %s: %s %s", outcome.run.path, outcome.verdict, outcome.action,
                      outcome.reason, dict(outcome.losses) or "")  # fmt: skip
     return outcomes
+
+
+def _count(source: Source, selection: Selection) -> int | None:
+    """How many runs there will be, where that costs little."""
+    count = getattr(source, "count", None)
+    return count(selection) if count is not None else sum(1 for _ in source.runs(selection))
 
 
 class _Watched:
@@ -147,6 +153,10 @@ class _Watched:
     @property
     def damage(self) -> Any:
         return getattr(self._source, "damage", ())
+
+    @property
+    def filters(self) -> bool:
+        return bool(getattr(self._source, "filters", False))
 
     @property
     def artifacts(self) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+
 from mlflow_wandb_plugin.backfill.engine import Listener, Outcome
 
 
@@ -9,13 +12,14 @@ class ProgressBar(Listener):
     """Runs and points as they are carried; nothing where stderr is no terminal.
 
     Args:
-        runs, points: how many are expected, where that is known: then there is an ETA.
+        count: asks how many runs there will be, for an ETA; called only where a bar is drawn.
     """
 
-    def __init__(self, runs: int | None = None, points: int | None = None) -> None:
+    def __init__(self, count: Callable[[], int | None] = lambda: None) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
+            MofNCompleteColumn,
             Progress,
             TextColumn,
             TimeElapsedColumn,
@@ -26,7 +30,7 @@ class ProgressBar(Listener):
         self._progress = Progress(
             TextColumn("{task.description:>6}"),
             BarColumn(),
-            TextColumn("{task.completed:,.0f}"),
+            MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
@@ -34,8 +38,17 @@ class ProgressBar(Listener):
             disable=not console.is_terminal,
             transient=True,
         )
+        runs = None if self._progress.disable else count()
         self._runs = self._progress.add_task("runs", total=runs, rate="")
-        self._points = self._progress.add_task("points", total=points, rate="")
+        self._points = self._progress.add_task("points", total=None, rate="")
+        self._expected = 0
+        self._lock = threading.Lock()
+
+    def points_expected(self, count: int) -> None:
+        """Of one more run: the points of runs not begun yet are not known."""
+        with self._lock:
+            self._expected += count
+            self._progress.update(self._points, total=self._expected)
 
     def points(self, count: int) -> None:
         speed = self._progress.tasks[1].speed

@@ -41,6 +41,12 @@ query Run($entity: String!, $project: String!, $run: String!) {{
 }}
 """
 
+COUNT = """
+query RunCount($entity: String!, $project: String!, $filters: JSONString) {
+  project(name: $project, entityName: $entity) { runCount(filters: $filters) }
+}
+"""
+
 SWEEP = """
 query GetSweep($entity: String!, $project: String!, $name: String!) {
   project(name: $project, entityName: $entity) {
@@ -88,6 +94,17 @@ class RunLister:
             if info.run_id not in seen and selection.takes(info):
                 yield info
             seen.add(info.run_id)
+
+    def count(self, selection: Selection) -> int:
+        """How many runs the server finds, before `Selection.takes` looks at each.
+
+        Raises:
+            SourceError: the project cannot be listed.
+        """
+        if self._client.place.run_id:
+            return 1
+        filters = json.dumps(server_filter(selection))
+        return int(self._client.project(COUNT, filters=filters).get("runCount") or 0)
 
     def _page(self, selection: Selection, cursor: str | None) -> Mapping[str, Any] | None:
         project = self._client.project(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from math import ceil
+from typing import Any
 
 from mlflow_wandb_plugin.endpoints.wandb_artifacts import LOGGED, RunArtifacts, list_artifacts
 from mlflow_wandb_plugin.endpoints.wandb_client import WandbClient
@@ -46,6 +47,8 @@ class WandbServerSource:
         pauses_s: see `PAUSES_S`.
     """
 
+    filters = True
+
     def __init__(
         self,
         client: WandbClient,
@@ -67,13 +70,16 @@ class WandbServerSource:
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
         return self._lister.runs(selection)
 
+    def count(self, selection: Selection) -> int:
+        """About how many runs are selected: names and groups are told apart only when listed."""
+        return self._lister.count(selection)
+
     def size(self, run: RunInfo) -> Size:
         """Counted from what the server says of the run; no history is read."""
         node = self._lister.node(run.run_id)
         keys = RunKeys(node.get("historyKeys"), {})
         rows = number(node.get("historyLineCount"))
-        events = number(node.get("eventsLineCount"))
-        points = keys.points + events * len(flatten(document(node.get("systemMetrics"))))
+        points = _points(keys, node)
         files = [number(file.get("sizeBytes")) for file in list_files(self._client, run.run_id)]
         artifacts = []
         if self.artifacts:
@@ -90,11 +96,11 @@ class WandbServerSource:
         node = self._lister.node(run.run_id)
         first = self._lister.info(node)
         # Whatever it says, to its target the run goes on until its rows have been read.
-        begun = replace(first, state="running", ended_ms=None)
+        keys = RunKeys(node.get("historyKeys"), first.summary)
+        begun = replace(first, state="running", ended_ms=None, points=_points(keys, node))
         yield begun
         yield from downloads.new_files()
         yield with_metadata(begun, downloads.metadata)
-        keys = RunKeys(node.get("historyKeys"), first.summary)
 
         def refresh() -> None:
             fresh = self._lister.node(run.run_id)
@@ -155,3 +161,9 @@ class WandbServerSource:
             last_ms=last.ms,
             missing=lacking > 0,
         )
+
+
+def _points(keys: RunKeys, node: Mapping[str, Any]) -> int:
+    """About how many points a run has, by what the server says of it."""
+    events = number(node.get("eventsLineCount"))
+    return keys.points + events * len(flatten(document(node.get("systemMetrics"))))

@@ -14,6 +14,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from mlflow_wandb_plugin import backfill
 from mlflow_wandb_plugin.cli import main
+from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.translog.framing import LogReader
 from tests.support.commands import mlflow_wandb
 from tests.support.environment import isolated
@@ -137,6 +138,34 @@ def test_usage_errors_are_one_line_and_exit_code_2(
         assert str(source) in err
         assert len(err.splitlines()) == 1
     assert read_runs(fresh_store) == {}
+
+
+def test_a_filter_is_for_servers_only(folder: Path, fresh_store: str, command: Command) -> None:
+    """Ignoring it would migrate runs that nobody asked for."""
+    arguments = (folder, "--to", fresh_store, "--filter", '{"group": "a"}')
+    for more in ((), ("--plan",)):
+        code, _, err = command("backfill", *arguments, *more)
+        assert code == 2
+        assert "--filter" in err
+        assert len(err.splitlines()) == 1
+    assert read_runs(fresh_store) == {}
+
+
+def test_a_plan_lists_what_cannot_be_read(folder: Path, fresh_store: str, command: Command) -> None:
+    """The broken run is refused with its reason, beside the others."""
+    log_of(folder, "old1").write_bytes(b"this is no log")
+    code, out, _ = command("backfill", folder, "--to", fresh_store, "--plan", "--json")
+    assert code == 0
+    runs = {run["run_id"]: run for run in json.loads(out)["runs"]}
+    assert runs["old1"]["action"] == "refuse"
+    assert runs["old1"]["reason"]
+    assert runs["old0"]["action"] == "migrate"
+
+
+def test_an_option_that_does_not_exist_is_named(folder: Path, fresh_store: str) -> None:
+    """The function's options are checked as the command's are."""
+    with pytest.raises(UsageError, match="unknown"):
+        backfill(str(folder), fresh_store, unknown=1)
 
 
 def test_a_target_that_mlflow_does_not_know(folder: Path, command: Command) -> None:
