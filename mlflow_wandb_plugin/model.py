@@ -147,7 +147,8 @@ class Mark:
 class Damage:
     """A part of a source that could not be read: nothing is dropped silently.
 
-    ``offset`` and ``length`` count bytes, or whatever plural noun ``unit`` says.
+    ``offset`` and ``length`` count bytes, or whatever plural noun ``unit`` says. ``lost`` is False
+    where another log brings the same, or a later look at the source may.
     """
 
     where: str
@@ -155,6 +156,7 @@ class Damage:
     length: int
     reason: str
     unit: str = "bytes"
+    lost: bool = True
 
     def __str__(self) -> str:
         place = f"at {self.unit.removesuffix('s')} {self.offset}"

@@ -89,6 +89,8 @@ def replicate(
             carried.info = item
         elif isinstance(item, Damage):
             carried.damage.append(item)
+            if item.lost:
+                writer.lose(item)
         elif isinstance(item, (FileRef, ArtifactRef, RowObjects)):
             writer.add(item)
     if carried.info is not None:
@@ -189,7 +191,7 @@ class _OneRun:
         writer = self._target.open(run, "backfill", decision.twin)
         try:
             # `--existing update` looks at everything again: other metrics may be wanted now.
-            since = {} if decision.verdict == "existing" else writer.position
+            since = writer.anew() if decision.verdict == "existing" else writer.position
             items = self._options.wanted(self._source.read(run, since))
             carried = replicate(self._announced(items), writer, self._listener.points)
         finally:

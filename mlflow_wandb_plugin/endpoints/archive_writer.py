@@ -24,7 +24,15 @@ from mlflow_wandb_plugin.endpoints.archive_run import (
 )
 from mlflow_wandb_plugin.errors import TargetError
 from mlflow_wandb_plugin.identity import Origin
-from mlflow_wandb_plugin.model import ArtifactRef, FileRef, Mark, RowObjects, RunInfo, Series
+from mlflow_wandb_plugin.model import (
+    ArtifactRef,
+    Damage,
+    FileRef,
+    Mark,
+    RowObjects,
+    RunInfo,
+    Series,
+)
 
 LOCK_FILE = ".lock"
 
@@ -93,6 +101,13 @@ class ArchiveRunWriter:
                 self._files.add_artifact(item)
             else:
                 self._files.add_file(item)
+
+    def lose(self, damage: Damage) -> None:
+        self.losses[f"damaged_{damage.unit}"] += damage.length
+
+    def anew(self) -> Mapping[str, int]:
+        """Parts are only added to: what the archive has is not asked for again."""
+        return self.position
 
     def checkpoint(self, mark: Mark) -> None:
         with _writing(self._folder):

@@ -8,6 +8,7 @@ from typing import Protocol
 from mlflow_wandb_plugin.identity import Origin, Twin
 from mlflow_wandb_plugin.model import (
     ArtifactRef,
+    Damage,
     FileRef,
     Item,
     Mark,
@@ -80,6 +81,12 @@ class RunWriter(Protocol):
 
     def add(self, item: FileRef | ArtifactRef | RowObjects) -> None:
         """A file, an artifact, or what a row holds beside numbers."""
+
+    def lose(self, damage: Damage) -> None:
+        """Count what the source could not read."""
+
+    def anew(self) -> Mapping[str, int]:
+        """The whole of a complete run is to come again; returns where it should be read from."""
 
     def checkpoint(self, mark: Mark) -> None:
         """Make everything so far durable and remember ``mark`` with it."""

@@ -12,7 +12,15 @@ from mlflow_wandb_plugin.endpoints.mlflow_client import ITEM_FAULTS, Client, Ref
 from mlflow_wandb_plugin.endpoints.mlflow_files import POINT_LOSS, RunFiles
 from mlflow_wandb_plugin.errors import TargetError
 from mlflow_wandb_plugin.mapping import Limits, Namer
-from mlflow_wandb_plugin.model import ArtifactRef, FileRef, Mark, RowObjects, RunInfo, Series
+from mlflow_wandb_plugin.model import (
+    ArtifactRef,
+    Damage,
+    FileRef,
+    Mark,
+    RowObjects,
+    RunInfo,
+    Series,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -204,6 +212,13 @@ class MlflowRunWriter:
             self._files.add_artifact(item)
         else:
             self._files.add_file(item)
+
+    def lose(self, damage: Damage) -> None:
+        self.losses[f"damaged_{damage.unit}"] += damage.length
+
+    def anew(self) -> Mapping[str, int]:
+        self._before.pop(identity.LOSSES, None)
+        return {}
 
     # -- progress and the end -------------------------------------------------------------
 

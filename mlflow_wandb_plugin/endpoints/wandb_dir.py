@@ -313,7 +313,8 @@ class _LogReading:
             if reader is not None:
                 if over:
                     reader.finish()
-                yield from reader.damage
+                leads = reader is self._journal or self._journal is None
+                yield from (replace(damage, lost=leads) for damage in reader.damage)
         if not self._carried:
             yield from self._all_files()
 

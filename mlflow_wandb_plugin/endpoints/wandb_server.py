@@ -147,7 +147,7 @@ class WandbServerSource:
         lacking = now.rows[SERVER] - history.rows if over else 0
         if lacking > 0:
             reason = f"W&B counts {now.rows[SERVER]} rows and gives {history.rows}"
-            yield Damage(now.path, history.rows, lacking, reason, "rows")
+            yield Damage(now.path, history.rows, lacking, reason, "rows", lost=False)
         if over:
             history.fill_last({path for path in flatten(now.summary) if keys.logged(path)})
         last = history.last

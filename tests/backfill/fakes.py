@@ -10,6 +10,7 @@ from typing import Any
 from mlflow_wandb_plugin.identity import TO_THE_END, Origin, Twin
 from mlflow_wandb_plugin.model import (
     ArtifactRef,
+    Damage,
     FileRef,
     Item,
     Mark,
@@ -67,6 +68,12 @@ class MemoryWriter:
 
     def add(self, item: FileRef | ArtifactRef | RowObjects) -> None:
         self.calls.append(("add", item))
+
+    def lose(self, damage: Damage) -> None:
+        self.calls.append(("lose", damage))
+
+    def anew(self) -> Mapping[str, int]:
+        return {}
 
     def checkpoint(self, mark: Mark) -> None:
         self.calls.append(("checkpoint", mark))

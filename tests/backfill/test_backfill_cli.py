@@ -208,7 +208,9 @@ def test_a_corrupt_log_loses_no_sound_record(
     assert code == 0
     (run,) = json.loads(out)["runs"]
     assert any("at byte" in damage for damage in run["damage"])
-    points = dict(read_runs(fresh_store)["old1"].points("m"))
+    state = read_runs(fresh_store)["old1"]
+    assert 64 <= json.loads(state.tags["wandb.sync.losses"])["damaged_bytes"] < 1000
+    points = dict(state.points("m"))
     assert all(value == 1000.0 + step for step, value in points.items())
     assert ROWS / 4 <= len(points) < ROWS
     assert points.keys() >= set(range(100))

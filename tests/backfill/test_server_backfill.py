@@ -327,3 +327,13 @@ def test_a_project_logged_with_the_sdk_equals_its_local_backfill(
 
 def _user_metrics(state: RunState) -> dict[str, Any]:
     return {name: points for name, points in state.metrics.items() if name[:7] != "system/"}
+
+
+def test_an_update_looks_at_everything_again(wandb: WandbServer, fresh_store: str) -> None:
+    """`--existing update`: a metric that was left out before is carried now."""
+    wandb.add_run("update", "r1", rows=rows(20))
+    carry(source_of(wandb, "update"), fresh_store, exclude_metrics=("^loss",))
+    assert "loss" not in read_runs(fresh_store)["r1"].metrics
+    outcome = carry(source_of(wandb, "update"), fresh_store, existing="update")["r1"]
+    assert (outcome.verdict, outcome.action) == ("existing", "repaired")
+    assert_metrics(read_runs(fresh_store)["r1"], 20)
