@@ -64,7 +64,8 @@ def write_log(path: Path, steps: int, keys: int) -> None:
 
 
 def decode(path: Path) -> None:
-    from mlflow_wandb_plugin.endpoints.wandb_dir import RunLog, read_logs
+    from mlflow_wandb_plugin.endpoints.wandb_folders import RunLog
+    from mlflow_wandb_plugin.endpoints.wandb_log import read_logs
 
     for _ in read_logs([RunLog("bench", path)], {}):
         pass

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_wandb_plugin import identity, journal
-from mlflow_wandb_plugin.endpoints.wandb_dir import JOURNAL_DIR, segment_of
+from mlflow_wandb_plugin.endpoints.wandb_folders import JOURNAL_DIR, segment_of
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import Journal
 from mlflow_wandb_plugin.live import tracking

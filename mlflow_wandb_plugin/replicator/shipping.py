@@ -13,7 +13,8 @@ from typing import Any
 from mlflow_wandb_plugin import journal
 from mlflow_wandb_plugin.backfill.engine import replicate
 from mlflow_wandb_plugin.endpoints.mlflow_client import check_reachable
-from mlflow_wandb_plugin.endpoints.wandb_dir import Progress, RunLog, peek, read_logs
+from mlflow_wandb_plugin.endpoints.wandb_folders import RunLog
+from mlflow_wandb_plugin.endpoints.wandb_log import Progress, peek, read_logs
 from mlflow_wandb_plugin.errors import MlflowWandbError, SourceError, TargetUnavailableError
 from mlflow_wandb_plugin.live import tracking
 from mlflow_wandb_plugin.retry import Backoff

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_wandb_plugin import journal
-from mlflow_wandb_plugin.endpoints.wandb_dir import JOURNAL_DIR
+from mlflow_wandb_plugin.endpoints.wandb_folders import JOURNAL_DIR
 from mlflow_wandb_plugin.errors import JournalError, UsageError
 from mlflow_wandb_plugin.live import tracking
 from mlflow_wandb_plugin.replicator.shipping import Shipment, handover_file

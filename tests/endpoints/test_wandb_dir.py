@@ -10,14 +10,9 @@ from typing import Any
 
 import pytest
 
-from mlflow_wandb_plugin.endpoints.wandb_dir import (
-    RunLog,
-    WandbDir,
-    find_logs,
-    peek,
-    read_logs,
-    written_to,
-)
+from mlflow_wandb_plugin.endpoints.wandb_dir import WandbDir
+from mlflow_wandb_plugin.endpoints.wandb_folders import RunLog, find_logs
+from mlflow_wandb_plugin.endpoints.wandb_log import peek, read_logs, written_to
 from mlflow_wandb_plugin.errors import SourceError
 from mlflow_wandb_plugin.journal import RECORD, Journal
 from mlflow_wandb_plugin.model import (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlflow_wandb_plugin.endpoints.wandb_dir import find_logs, peek
+from mlflow_wandb_plugin.endpoints.wandb_folders import find_logs
+from mlflow_wandb_plugin.endpoints.wandb_log import peek
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import run_script
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.endpoints.wandb_dir import EXIT
+from mlflow_wandb_plugin.endpoints.wandb_log import EXIT
 from mlflow_wandb_plugin.translog.framing import LogReader
 from mlflow_wandb_plugin.translog.records import record_type
 from tests.support.processes import wait_until
