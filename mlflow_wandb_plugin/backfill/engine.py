@@ -118,6 +118,8 @@ def backfill(
     if hasattr(source, "artifacts"):
         # A source that can leave them out need not fetch them first.
         source.artifacts = options.artifacts
+    if options.write_path != "auto":
+        _choose_write_path(target, options)
     one = _OneRun(source, target, options, listener or Listener())
     with concurrent.futures.ThreadPoolExecutor(options.workers, "mlflow-wandb-backfill") as pool:
         waiting: set[concurrent.futures.Future[Outcome]] = set()
@@ -131,6 +133,13 @@ def backfill(
         for future in concurrent.futures.as_completed(waiting):
             yield future.result()
     yield from map(_outcome, getattr(source, "damage", ()))
+
+
+def _choose_write_path(target: Target, options: BackfillOptions) -> None:
+    use = getattr(target, "use_write_path", None)
+    if use is None:
+        raise UsageError("--write-path needs an MLflow target")
+    use(options.write_path)
 
 
 def selected(source: Source, selection: Selection) -> Iterator[RunInfo]:

@@ -22,6 +22,8 @@ class BackfillOptions:
         include_metrics, exclude_metrics: regular expressions searched in the full dotted key.
         artifacts: carry W&B artifacts, too.
         into_dual_experiment: write into the experiment that the dual-written runs are in.
+        write_path: how points reach MLflow: "bulk" into its database, "api" by its own calls,
+            "auto" in bulk where that can be done.
         workers: runs carried at the same time.
     """
 
@@ -31,6 +33,7 @@ class BackfillOptions:
     exclude_metrics: tuple[str, ...] = ()
     artifacts: bool = True
     into_dual_experiment: bool = False
+    write_path: Literal["auto", "bulk", "api"] = "auto"
     workers: int = 1
 
     @classmethod

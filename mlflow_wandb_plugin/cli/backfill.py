@@ -59,6 +59,8 @@ STATES = ("running", "finished", "failed", "crashed", "killed", "preempted")
 @click.option("--into-dual-experiment", is_flag=True, help="Join the dual-written runs.")
 @click.option("--workers", default=4, show_default=True, type=click.IntRange(1, 64),
               help="Runs carried at the same time.")  # fmt: skip
+@click.option("--write-path", type=click.Choice(("auto", "bulk", "api")), default="auto",
+              show_default=True, help="Into MLflow's database, or by its API.")  # fmt: skip
 @click.option("--plan", "only_plan", is_flag=True, help="Show what would be done; write nothing.")
 @click.option("--follow", is_flag=True, help="Keep topping up until interrupted.")
 @click.option("--every", default=60.0, show_default=True, help="Seconds between rounds.")
@@ -71,6 +73,7 @@ def backfill(
     states: tuple[Any, ...], since: str, until: str, groups: tuple[str, ...],
     include_metric: tuple[str, ...], exclude_metric: tuple[str, ...], artifacts: bool,
     order: str, dual_written: Any, existing: Any, into_dual_experiment: bool, workers: int,
+    write_path: Any,
     only_plan: bool, follow: bool, every: float, as_json: bool, report_file: Path | None,
     log_dir: Path | None,
 ) -> None:  # fmt: skip
@@ -99,6 +102,7 @@ def backfill(
         exclude_metrics=exclude_metric,
         artifacts=artifacts,
         into_dual_experiment=into_dual_experiment,
+        write_path=write_path,
         workers=workers,
     )
     _keep_log(log_dir)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin import identity, mapping
 from mlflow_wandb_plugin.endpoints.mlflow_adopted import AdoptedRunWriter
+from mlflow_wandb_plugin.endpoints.mlflow_bulk import SqlBulk, WritePath, open_bulk
 from mlflow_wandb_plugin.endpoints.mlflow_client import Client, RefusedError
 from mlflow_wandb_plugin.endpoints.mlflow_writer import MlflowRunWriter
 from mlflow_wandb_plugin.errors import UsageError
@@ -40,6 +41,7 @@ class MlflowTarget:
         self._sweeps: dict[tuple[str, str], str] = {}
         self._leave_dual = False
         self._fixed_experiment: str | None = None
+        self._bulk = _bulk_if_any(self._client)
         self._lock = threading.Lock()
 
     @property
@@ -65,6 +67,18 @@ class MlflowTarget:
     def write_into(self, experiment_id: str) -> None:
         """Write all runs into this experiment, whatever their project."""
         self._fixed_experiment = experiment_id
+
+    def use_write_path(self, path: WritePath) -> None:
+        """How points are written: "bulk" into the database behind MLflow, "api" by MLflow's own
+        calls, "auto" in bulk where that can be done.
+
+        Raises:
+            UsageError: "bulk", and it cannot be done here.
+        """
+        if path == "bulk":
+            self._bulk = open_bulk(self._client.client)
+        else:
+            self._bulk = None if path == "api" else _bulk_if_any(self._client)
 
     def curve(self, run_id: str, key: Key) -> list[tuple[int, float]]:
         """A metric's points by step, for a report's curve; empty where there are none."""
@@ -100,13 +114,14 @@ class MlflowTarget:
         if twin is None:
             run, won = self._create(info, tags)
             if won:
-                return MlflowRunWriter(self._client, run, info, None)
+                return MlflowRunWriter(self._client, run, info, None, self._bulk)
             twin = _twin(run, named=False)
         else:
             run = self._client.call(self._client.client.get_run, twin.run_id)
         if twin.adopted:
-            return AdoptedRunWriter(self._client, run, info, tags | {identity.ORIGIN: "dual"})
-        return MlflowRunWriter(self._client, run, info, tags)
+            tags |= {identity.ORIGIN: "dual"}
+            return AdoptedRunWriter(self._client, run, info, tags, self._bulk)
+        return MlflowRunWriter(self._client, run, info, tags, self._bulk)
 
     def _create(self, info: RunInfo, tags: dict[str, str]) -> tuple[Run, bool]:
         """Create the run, unless somebody else just did; returns it and whether it is ours.
@@ -221,6 +236,13 @@ class MlflowTarget:
             token = page.token
             if not token:
                 return runs
+
+
+def _bulk_if_any(client: Client) -> SqlBulk | None:
+    try:
+        return open_bulk(client.client)
+    except UsageError:
+        return None
 
 
 def _twin(run: Run, named: bool) -> Twin:

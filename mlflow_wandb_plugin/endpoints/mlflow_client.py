@@ -141,6 +141,14 @@ def _opened(uri: str | None) -> MlflowClient:
         raise UsageError(f"MLflow cannot use the tracking URI {shown}: {reason}") from error
 
 
+def deleted(run_id: str) -> TargetError:
+    """What to say of a run that takes no points any more."""
+    return TargetError(
+        f"the MLflow run {run_id} was deleted: restore it (mlflow runs restore), "
+        "or backfill the W&B run into a new one"
+    )
+
+
 def check_reachable(uri: str) -> None:
     """Ask the socket: MLflow's client would take minutes to say that nobody listens.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin import identity, mapping
-from mlflow_wandb_plugin.endpoints.mlflow_client import ITEM_FAULTS, Client, RefusedError
+from mlflow_wandb_plugin.endpoints.mlflow_bulk import SqlBulk
+from mlflow_wandb_plugin.endpoints.mlflow_client import Client
 from mlflow_wandb_plugin.endpoints.mlflow_files import POINT_LOSS, RunFiles
-from mlflow_wandb_plugin.errors import TargetError
+from mlflow_wandb_plugin.endpoints.mlflow_points import Batches, PointWriter
 from mlflow_wandb_plugin.mapping import Limits, Namer
 from mlflow_wandb_plugin.model import (
     ArtifactRef,
@@ -23,7 +24,7 @@ from mlflow_wandb_plugin.model import (
 )
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Run
 
 
 class MlflowRunWriter:
@@ -31,10 +32,16 @@ class MlflowRunWriter:
 
     Args:
         reopen_tags: identity tags to put on a run that existed; None for a new run.
+        bulk: the way into MLflow's own database; None for its API.
     """
 
     def __init__(
-        self, client: Client, run: Run, info: RunInfo, reopen_tags: Mapping[str, str] | None
+        self,
+        client: Client,
+        run: Run,
+        info: RunInfo,
+        reopen_tags: Mapping[str, str] | None,
+        bulk: SqlBulk | None = None,
     ) -> None:
         self._client = client
         self._limits = Limits.installed()
@@ -55,7 +62,10 @@ class MlflowRunWriter:
         self._param_names = Namer(self._limits.key, params, run.data.params)
         self._tag_names = Namer(self._limits.key)
         self._saved_names = len(self._names.renamed)
-        self._pending: list[Metric] = []
+        self._batches = Batches(client, self.run_id, self._files, self.losses)
+        self._points = PointWriter(
+            client, self.run_id, self._batches, self._limits.batch_metrics, bulk
+        )
         self._held_mark: Mark | None = None
         self._ended_logs: set[tuple[str, ...]] = set()
         self._rewritten_texts: set[tuple[str, str, str]] = set()
@@ -100,7 +110,7 @@ class MlflowRunWriter:
                 new.append(Param(name, value))
         for start in range(0, len(new), self._limits.batch_params):
             batch = new[start : start + self._limits.batch_params]
-            self._one_by_one(lambda items: self._client.log_batch(self.run_id, params=items), batch)
+            self._batches.log("params", batch)
 
     def _set_tags(self, wanted: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -115,7 +125,7 @@ class MlflowRunWriter:
                 changed.append(RunTag(key, value))
         for start in range(0, len(changed), self._limits.batch_params):
             batch = changed[start : start + self._limits.batch_params]
-            self._one_by_one(lambda items: self._client.log_batch(self.run_id, tags=items), batch)
+            self._batches.log("tags", batch)
 
     def _fitting(self, kind: str, name: str, text: str, limit: int) -> str:
         """``text`` as MLflow takes it; a change is counted once, however often it comes."""
@@ -143,65 +153,26 @@ class MlflowRunWriter:
             self._append_points(name, series.values, series.timestamps_ms, series.steps)
 
     def _append_points(
-        self, name: str, values: Iterable[float], times: Iterable[int], steps: Iterable[int]
+        self, name: str, values: Sequence[float], times: Sequence[int], steps: Sequence[int]
     ) -> None:
-        from mlflow.entities import Metric
-
-        self._pending.extend(map(Metric, [name] * _length(values), values, times, steps))
-        if len(self._pending) >= 10 * self._limits.batch_metrics:
+        self._points.append(name, values, times, steps)
+        if self._points.full:
             self._flush()
 
     def _append_system(self, series: Series) -> None:
         """System points step by whole seconds since the run's start: increasing, and the same
         whoever computes them, also when the run was resumed elsewhere."""
-        for value, at in zip(series.values, series.timestamps_ms, strict=True):
-            dotted, scaled = mapping.system_metric(series.key[0], value)
-            name = self._names.name((dotted,))
-            self._append_points(name, (scaled,), (at,), (max(0, at - self._start_ms) // 1000,))
+        named = [mapping.system_metric(series.key[0], value) for value in series.values]
+        if named:
+            steps = [max(0, at - self._start_ms) // 1000 for at in series.timestamps_ms]
+            values = [scaled for _, scaled in named]
+            self._append_points(
+                self._names.name((named[0][0],)), values, list(series.timestamps_ms), steps
+            )
 
     def _flush(self) -> None:
         self._save_names()
-        pending, self._pending = self._pending, []
-        try:
-            while pending:
-                batch = pending[: self._limits.batch_metrics]
-                self._one_by_one(self._log_metrics, batch)
-                del pending[: len(batch)]
-        finally:
-            self._pending = pending + self._pending
-
-    def _log_metrics(self, metrics: list[Any]) -> None:
-        self._client.log_batch(self.run_id, metrics=metrics)
-
-    def _one_by_one(self, log: Any, batch: list[Any], whole: bool = True) -> None:
-        """Log a batch; if MLflow refuses it, halve until the bad item alone is left out."""
-        try:
-            log(batch)
-        except RefusedError as error:
-            if error.code not in ITEM_FAULTS:
-                raise
-            if whole:
-                self._check_active()
-            if len(batch) == 1:
-                if self._files.keep_loss(batch[0], str(error)):
-                    self.losses[f"{type(batch[0]).__name__.lower()}_refused"] += 1
-                return
-            middle = len(batch) // 2
-            self._one_by_one(log, batch[:middle], whole=False)
-            self._one_by_one(log, batch[middle:], whole=False)
-
-    def _check_active(self) -> None:
-        """MLflow refuses every item of a deleted run with the code of a bad item.
-
-        Raises:
-            TargetError: the run was deleted.
-        """
-        run = self._client.call(self._client.client.get_run, self.run_id)
-        if run.info.lifecycle_stage != "active":
-            raise TargetError(
-                f"the MLflow run {self.run_id} was deleted: restore it (mlflow runs restore), "
-                "or backfill the W&B run into a new one"
-            )
+        self._points.flush()
 
     # -- files and the rest of rows -------------------------------------------------------
 
@@ -322,7 +293,3 @@ class MlflowRunWriter:
 
 def _rewritten(key: list[str], namer: Namer) -> bool:
     return namer.name(tuple(key)) != ".".join(key)
-
-
-def _length(values: Any) -> int:
-    return len(values)

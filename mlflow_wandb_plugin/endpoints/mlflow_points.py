@@ -1,0 +1,125 @@
+"""How points, params and tags reach MLflow: batches of its API, and points in bulk where it can."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mlflow_wandb_plugin.endpoints.mlflow_bulk import Points, SqlBulk
+from mlflow_wandb_plugin.endpoints.mlflow_client import (
+    ITEM_FAULTS,
+    Client,
+    RefusedError,
+    deleted,
+)
+from mlflow_wandb_plugin.endpoints.mlflow_files import RunFiles
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+
+BULK_POINTS = 100_000
+"""Points that wait in memory for the bulk path."""
+
+
+class Batches:
+    """Logs items of one run in batches; an item that MLflow refuses is left out and counted."""
+
+    def __init__(self, client: Client, run_id: str, files: RunFiles, losses: Counter[str]) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._files = files
+        self._losses = losses
+
+    def log(self, kind: str, items: list[Any]) -> None:
+        """Log one batch of ``metrics``, ``params`` or ``tags``."""
+        self._log(lambda some: self._client.log_batch(self._run_id, **{kind: some}), items)
+
+    def _log(self, log: Callable[[list[Any]], None], batch: list[Any], whole: bool = True) -> None:
+        """If MLflow refuses a batch, halve until the bad item alone is left out."""
+        try:
+            log(batch)
+        except RefusedError as error:
+            if error.code not in ITEM_FAULTS:
+                raise
+            if whole:
+                self._check_active()
+            if len(batch) == 1:
+                if self._files.keep_loss(batch[0], str(error)):
+                    self._losses[f"{type(batch[0]).__name__.lower()}_refused"] += 1
+                return
+            middle = len(batch) // 2
+            self._log(log, batch[:middle], whole=False)
+            self._log(log, batch[middle:], whole=False)
+
+    def _check_active(self) -> None:
+        """MLflow refuses every item of a deleted run with the code of a bad item.
+
+        Raises:
+            TargetError: the run was deleted.
+        """
+        run = self._client.call(self._client.client.get_run, self._run_id)
+        if run.info.lifecycle_stage != "active":
+            raise deleted(self._run_id)
+
+
+class PointWriter:
+    """Keeps points of one run until they are many, or `flush` is called."""
+
+    def __init__(
+        self, client: Client, run_id: str, batches: Batches, batch_size: int, bulk: SqlBulk | None
+    ) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._batches = batches
+        self._batch_size = batch_size
+        self._bulk = bulk
+        self._waiting: list[Points] = []
+        self._count = 0
+        self._most = 10 * batch_size if bulk is None else BULK_POINTS
+        self._metrics: list[Metric] = []
+
+    @property
+    def full(self) -> bool:
+        return self._count >= self._most
+
+    def append(
+        self,
+        name: str,
+        values: Sequence[float],
+        timestamps_ms: Sequence[int],
+        steps: Sequence[int],
+    ) -> None:
+        if len(values):
+            self._waiting.append(Points(name, values, timestamps_ms, steps))
+            self._count += len(values)
+
+    def flush(self) -> None:
+        """Write all that waits. What could not be written waits on.
+
+        Raises:
+            TargetUnavailableError, TargetError
+        """
+        if self._bulk is not None:
+            self._flush_bulk(self._bulk)
+        waiting, self._waiting, self._count = self._waiting, [], 0
+        self._metrics.extend(_metrics(waiting))
+        while self._metrics:
+            self._batches.log("metrics", self._metrics[: self._batch_size])
+            del self._metrics[: self._batch_size]
+
+    def _flush_bulk(self, bulk: SqlBulk) -> None:
+        sound = [points for points in self._waiting if points.storable()]
+        if sound:
+            self._client.call(bulk.write, self._run_id, sound)
+        self._waiting = [points for points in self._waiting if not points.storable()]
+
+
+def _metrics(waiting: Sequence[Points]) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    return [
+        Metric(points.name, value, at, step)
+        for points in waiting
+        for value, at, step in zip(*points[1:], strict=True)
+    ]
