@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from mlflow_wandb_plugin.mapping import MAPPING_VERSION, without_credentials
+from mlflow_wandb_plugin.mapping import MAPPING_VERSION, step_metric, without_credentials
 from mlflow_wandb_plugin.model import RunInfo
 
 RUN_ID = "wandb.run_id"
@@ -25,6 +25,8 @@ CLAIM = "wandb.sync.claim"
 SWEEP = "wandb.sweep"
 """Carried by the run that is the parent of a sweep's runs; they carry `wandb.sweep_id`."""
 MAPPING = "wandb.sync.mapping"
+STEP_METRIC = "wandb.sync.step_metric"
+"""Decided when the run is first written: a run has one kind of step."""
 LOSSES = "wandb.sync.losses"
 REWRITES = "wandb.sync.rewrites"
 
@@ -113,7 +115,8 @@ def identity_tags(info: RunInfo, origin: Origin) -> dict[str, str]:
         STATE: "live",
         MAPPING: MAPPING_VERSION,
     }
-    return tags | ({ENTITY: info.entity} if info.entity else {})
+    optional = {ENTITY: info.entity, STEP_METRIC: step_metric(info)}
+    return tags | {key: value for key, value in optional.items() if value}
 
 
 def same_run(info: RunInfo, tags: Mapping[str, str]) -> bool:

@@ -17,10 +17,20 @@ from typing import Any
 
 from mlflow_wandb_plugin.model import Key, RunInfo, RunState, as_float, flatten
 
-MAPPING_VERSION = "1"
+MAPPING_VERSION = "2"
 
 INTERNAL_CONFIG_KEY = "_wandb"
-IDENTITY_CONFIG_KEYS = ("mlflow_run_id", "mlflow_experiment_id", "mlflow_tracking_uri")
+STEP_METRIC_CONFIG_KEY = "mlflow_step_metric"
+"""A config key of the user's: the dotted key of the metric whose values are MLflow's steps."""
+GIVEN_RUN_CONFIG_KEY = "mlflow_run_given"
+"""True where ``mlflow_run_id`` names a run that the user gave us to write."""
+IDENTITY_CONFIG_KEYS = (
+    "mlflow_run_id",
+    "mlflow_experiment_id",
+    "mlflow_tracking_uri",
+    STEP_METRIC_CONFIG_KEY,
+    GIVEN_RUN_CONFIG_KEY,
+)
 
 STATUS: Mapping[RunState, str] = {
     "running": "RUNNING",
@@ -219,13 +229,32 @@ def config_document(info: RunInfo) -> dict[str, Any]:
     return {key: value for key, value in info.config.items() if key != INTERNAL_CONFIG_KEY}
 
 
-def summary_points(info: RunInfo) -> dict[Key, tuple[float, int, int]]:
+def step_metric(info: RunInfo) -> str:
+    """The dotted key of the metric whose values are MLflow's steps; empty for W&B's own step."""
+    named = info.config.get(STEP_METRIC_CONFIG_KEY)
+    return named if isinstance(named, str) else ""
+
+
+def is_step(value: float) -> bool:
+    """Whether MLflow takes the number as a step: a whole one of 64 bits."""
+    return float(value).is_integer() and abs(value) < 2**63
+
+
+def last_step(info: RunInfo, step_metric: str = "") -> int:
+    """The step of the last history row, by ``step_metric`` where the row has it as a number."""
+    for path, value in info.last.items():
+        if ".".join(path) == step_metric and is_step(value):
+            return int(value)
+    return info.last_step or 0
+
+
+def summary_points(info: RunInfo, step_metric: str = "") -> dict[Key, tuple[float, int, int]]:
     """Summary numbers that history does not end with: key to (value, step, timestamp in ms).
 
     They stand at the last step. A key that history has with another last value is stamped 1 ms
     later, so that MLflow's latest value is the one that W&B's summary shows.
     """
-    step = info.last_step or 0
+    step = last_step(info, step_metric)
     at = info.last_ms if info.last_ms is not None else info.started_ms or 0
     points: dict[Key, tuple[float, int, int]] = {}
     for path, value in flatten(info.summary).items():

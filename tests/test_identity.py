@@ -95,6 +95,8 @@ def test_identity_tags_of_a_run() -> None:
         "wandb.sync.mapping": identity.MAPPING_VERSION,
     }  # fmt: skip
     assert identity.ENTITY not in identity.identity_tags(RunInfo("r", "p"), "dual")
+    stepped = RunInfo("r", "p", config={"mlflow_step_metric": "epoch"})
+    assert identity.identity_tags(stepped, "dual")[identity.STEP_METRIC] == "epoch"
 
 
 def test_config_keys_hold_no_password() -> None:

@@ -102,7 +102,8 @@ class MlflowTarget:
         self._leave_dual = not dual
         run = self._named_in_config(info) if dual else None
         if run is not None:
-            return _twin(run, named=True)
+            given = info.config.get(mapping.GIVEN_RUN_CONFIG_KEY) is True
+            return _twin(run, named=True, given=given)
         tagged = self._tagged(info, identity.RUN_ID)
         if not dual:
             tagged = [run for run in tagged if run.data.tags.get(identity.ORIGIN) != "dual"]
@@ -245,7 +246,7 @@ def _bulk_if_any(client: Client) -> SqlBulk | None:
         return None
 
 
-def _twin(run: Run, named: bool) -> Twin:
+def _twin(run: Run, named: bool, given: bool = False) -> Twin:
     tags = run.data.tags
     ours = identity.RUN_ID in tags
     return Twin(
@@ -256,5 +257,5 @@ def _twin(run: Run, named: bool) -> Twin:
         position=identity.read_numbers(tags, identity.POSITION),
         rows=identity.read_numbers(tags, identity.ROWS),
         foreign=not ours and not named,
-        adopted=named and not ours,
+        adopted=named and not ours and not given,
     )

@@ -19,11 +19,10 @@ class AdoptedRunWriter(MlflowRunWriter):
         tags = mapping.run_tags(info)
         self._set_tags({key: value for key, value in tags.items() if key.startswith("wandb.")})
 
-    def append(self, series: Series) -> None:
-        if series.kind == "history":
-            series = self._missing(series)
+    def _append_history(self, series: Series) -> None:
+        series = self._missing(series)
         if series.values:
-            super().append(series)
+            super()._append_history(series)
 
     def _missing(self, series: Series) -> Series:
         name = self._names.name(series.key)
@@ -37,6 +36,7 @@ class AdoptedRunWriter(MlflowRunWriter):
         return Series(series.key, steps, times, values)
 
     def finish(self, info: RunInfo, complete: bool) -> None:
+        self._append_all(self._axis.release())
         self._flush()
         self.update(info)
         self._remember(info, complete)

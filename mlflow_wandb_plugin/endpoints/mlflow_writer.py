@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin import identity, mapping
@@ -12,6 +12,7 @@ from mlflow_wandb_plugin.endpoints.mlflow_bulk import SqlBulk
 from mlflow_wandb_plugin.endpoints.mlflow_client import Client
 from mlflow_wandb_plugin.endpoints.mlflow_files import POINT_LOSS, RunFiles
 from mlflow_wandb_plugin.endpoints.mlflow_points import Batches, PointWriter
+from mlflow_wandb_plugin.endpoints.mlflow_steps import StepAxis
 from mlflow_wandb_plugin.mapping import Limits, Namer
 from mlflow_wandb_plugin.model import (
     ArtifactRef,
@@ -51,6 +52,8 @@ class MlflowRunWriter:
         self._tags: dict[str, str] = dict(run.data.tags)
         self._params: dict[str, str] = dict(run.data.params)
         self._status = run.info.status
+        self._step_metric = self._decided_step_metric(reopen_tags or {})
+        self._axis = StepAxis(self._step_metric)
         self.position: dict[str, int] = identity.read_numbers(self._tags, identity.POSITION)
         self._rows: dict[str, int] = identity.read_numbers(self._tags, identity.ROWS)
         self.losses: Counter[str] = Counter()
@@ -94,7 +97,7 @@ class MlflowRunWriter:
 
     def _end_of_log(self, info: RunInfo) -> None:
         """Each log of a resumed run has a summary of its own: later ones add to it."""
-        for key, (value, step, at) in mapping.summary_points(info).items():
+        for key, (value, step, at) in mapping.summary_points(info, self._step_metric).items():
             self._append_points(self._names.name(key), (value,), (at,), (step,))
         self._files.add_summary(info.summary)
 
@@ -148,9 +151,18 @@ class MlflowRunWriter:
     def append(self, series: Series) -> None:
         if series.kind == "system":
             self._append_system(series)
+        elif self._step_metric:
+            self._append_all(self._axis.add(series))
         else:
-            name = self._names.name(series.key)
-            self._append_points(name, series.values, series.timestamps_ms, series.steps)
+            self._append_history(series)
+
+    def _append_all(self, ready: Iterable[Series]) -> None:
+        for series in ready:
+            self._append_history(series)
+
+    def _append_history(self, series: Series) -> None:
+        name = self._names.name(series.key)
+        self._append_points(name, series.values, series.timestamps_ms, series.steps)
 
     def _append_points(
         self, name: str, values: Sequence[float], times: Sequence[int], steps: Sequence[int]
@@ -194,6 +206,7 @@ class MlflowRunWriter:
     # -- progress and the end -------------------------------------------------------------
 
     def checkpoint(self, mark: Mark) -> None:
+        self._append_all(self._axis.release())
         self._flush()
         self._files.save_losses()
         if mark.rows_too:
@@ -210,6 +223,7 @@ class MlflowRunWriter:
             self._set_tags({identity.POSITION: self._numbers(self.position)})
 
     def finish(self, info: RunInfo, complete: bool) -> None:
+        self._append_all(self._axis.release())
         self.update(info)
         self._flush()
         self.rewrites["name"] = sum(
@@ -274,12 +288,20 @@ class MlflowRunWriter:
 
     def _reopen(self, tags: Mapping[str, str]) -> None:
         """Take up a run that existed: its origin stays, its status says that it goes on."""
-        keep = {key: value for key, value in tags.items() if key != identity.ORIGIN}
+        decided = (identity.ORIGIN, identity.STEP_METRIC)
+        keep = {key: value for key, value in tags.items() if key not in decided}
+        if self._step_metric:
+            keep[identity.STEP_METRIC] = self._step_metric
         if identity.ORIGIN not in self._tags:
             keep[identity.ORIGIN] = tags[identity.ORIGIN]
         self._set_tags(keep)
         if self._status != "RUNNING":
             self._client.call(self._client.client.update_run, self.run_id, status="RUNNING")
+
+    def _decided_step_metric(self, reopen_tags: Mapping[str, str]) -> str:
+        """As it was when we first wrote the run, whatever the W&B config says by now."""
+        tags = self._tags if identity.RUN_ID in self._tags else reopen_tags
+        return tags.get(identity.STEP_METRIC, "")
 
     def _save_names(self, params: bool = False) -> None:
         """Originals of rewritten names reach MLflow before the points under them."""

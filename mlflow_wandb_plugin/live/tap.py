@@ -79,6 +79,12 @@ def run_class() -> Any:
     return found
 
 
+def follows(run: Any) -> bool:
+    """Whether ``run`` is being replicated: it started after `install` and was not left alone."""
+    tap = _taps.get(run.settings.run_id)
+    return tap is not None and not tap.closed
+
+
 def _tapped(set_backend: Any) -> Any:
     @functools.wraps(set_backend)
     def wrapper(run: Any, backend: Any) -> Any:

@@ -14,6 +14,28 @@ from tests.support.processes import run_script
 pytestmark = pytest.mark.usefixtures("patient")
 
 
+def test_it_is_known_which_runs_are_followed(env: dict[str, str], tmp_path: Path) -> None:
+    """Those that start after the tap is installed, until they end."""
+    run_script(
+        """
+import wandb
+from mlflow_wandb_plugin import autolog
+from mlflow_wandb_plugin.live.tap import follows
+before = wandb.init(project="p", id="before")
+autolog()
+assert not follows(before)
+after = wandb.init(project="p", id="after", reinit="create_new")
+assert follows(after)
+after.finish()
+assert not follows(after)
+before.finish()
+""",
+        env,
+        tmp_path / "work",
+    )
+    assert set(read_runs(env["MLFLOW_TRACKING_URI"])) == {"after"}
+
+
 def test_the_drop_in_is_wandb_itself(env: dict[str, str], tmp_path: Path) -> None:
     """Same module, same classes; ``wandb.run`` follows the run; disabled mode does nothing."""
     run_script(
