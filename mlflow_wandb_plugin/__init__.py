@@ -10,7 +10,7 @@ from typing import Any
 from mlflow_wandb_plugin.errors import MlflowWandbError
 
 __version__ = "0.1.0"
-__all__ = ["MlflowWandbError", "__version__", "autolog", "backfill", "dual_write"]
+__all__ = ["MlflowWandbError", "__version__", "autolog", "backfill", "dual_write", "verify"]
 
 
 def autolog(**settings: Any) -> None:
@@ -40,4 +40,8 @@ def __getattr__(name: str) -> Any:
         import importlib
 
         return importlib.import_module("mlflow_wandb_plugin.backfill")
+    if name == "verify":
+        from mlflow_wandb_plugin.backfill.api import verify_runs
+
+        return verify_runs
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""`mlflow_wandb_plugin.backfill`: the command as a function."""
+"""`mlflow_wandb_plugin.backfill` and `verify`: the commands as functions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.backfill.engine import Outcome, backfill
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
+from mlflow_wandb_plugin.backfill.verify import Verified, verify
 from mlflow_wandb_plugin.model import Selection
 
 
@@ -33,3 +34,24 @@ def backfill_runs(
     chosen = BackfillOptions.of(**options)
     opened = plugins.open_source(source), plugins.open_target(to, experiment)
     return list(backfill(*opened, selection or Selection(), chosen))
+
+
+def verify_runs(
+    source: str,
+    to: str = "",
+    *,
+    experiment: str = "{project}",
+    selection: Selection | None = None,
+    **options: Any,
+) -> list[Verified]:
+    """Compare W&B runs with their twins in MLflow, value by value; write nothing.
+
+    Args:
+        source, to, experiment, selection, options: as `backfill_runs` takes them.
+
+    Raises:
+        UsageError, SourceError: nothing could be compared.
+    """
+    chosen = BackfillOptions.of(**options)
+    opened = plugins.open_source(source), plugins.open_target(to, experiment)
+    return list(verify(*opened, selection or Selection(), chosen))

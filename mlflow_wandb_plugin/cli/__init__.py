@@ -13,6 +13,7 @@ from mlflow_wandb_plugin.cli.plugins import plugins
 from mlflow_wandb_plugin.cli.run import run
 from mlflow_wandb_plugin.cli.status import status
 from mlflow_wandb_plugin.cli.sync import sync
+from mlflow_wandb_plugin.cli.verify import verify
 from mlflow_wandb_plugin.errors import MlflowWandbError
 
 USAGE = 2
@@ -24,7 +25,7 @@ def cli() -> None:
     """One training run, two homes: Weights & Biases and MLflow."""
 
 
-for command in (backfill, doctor, plugins, run, status, sync):
+for command in (backfill, doctor, plugins, run, status, sync, verify):
     cli.add_command(command)
 
 

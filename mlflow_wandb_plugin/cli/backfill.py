@@ -8,7 +8,6 @@ import logging
 import sys
 import threading
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,12 @@ from mlflow_wandb_plugin.backfill.engine import backfill as run_backfill
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.plan import dual_experiment, plan
 from mlflow_wandb_plugin.cli.progress import ProgressBar
+from mlflow_wandb_plugin.cli.selecting import selecting, selection
 from mlflow_wandb_plugin.endpoints.base import Source, Target
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.model import RunInfo, Selection
 
 log = logging.getLogger("mlflow_wandb_plugin.backfill")
-
-STATES = ("running", "finished", "failed", "crashed", "killed", "preempted")
 
 
 @click.command()
@@ -39,17 +37,7 @@ STATES = ("running", "finished", "failed", "crashed", "killed", "preempted")
 @click.option(
     "--experiment", default="{project}", show_default=True, help="Name of the MLflow experiment."
 )
-@click.option("--run", "runs", multiple=True, help="Only this run: id, name or regex.")
-@click.option("--filter", "filter_json", default="", help="MongoDB-style JSON, as wandb.Api takes.")
-@click.option("--state", "states", multiple=True, type=click.Choice(STATES),
-              help="Only runs in this W&B state.")  # fmt: skip
-@click.option("--since", default="", metavar="DATE", help="Started then or later (ISO 8601).")
-@click.option("--until", default="", metavar="DATE", help="Started before then (ISO 8601).")
-@click.option("--group", "groups", multiple=True, help="Only runs of this W&B group.")
-@click.option("--include-metric", multiple=True, metavar="REGEX", help="Only these metrics.")
-@click.option("--exclude-metric", multiple=True, metavar="REGEX", help="Not these metrics.")
-@click.option("--artifacts/--no-artifacts", default=True, show_default=True,
-              help="Carry W&B artifacts, too.")  # fmt: skip
+@selecting
 @click.option("--order", type=click.Choice(("oldest", "newest")), default="oldest",
               show_default=True, help="Which runs come first.")  # fmt: skip
 @click.option("--dual-written", type=click.Choice(("verify", "trust", "ignore")), default="verify",
@@ -86,15 +74,7 @@ def backfill(
 
     Exit code: 0 all well, 1 some runs failed, 2 it could not start.
     """
-    selection = Selection(
-        runs=runs,
-        filter=_json(filter_json),
-        states=states,
-        since_ms=_milliseconds(since, "--since"),
-        until_ms=_milliseconds(until, "--until"),
-        groups=groups,
-        newest_first=order == "newest",
-    )
+    chosen = selection(runs, filter_json, states, since, until, groups, order == "newest")
     options = BackfillOptions(
         dual_written=dual_written,
         existing=existing,
@@ -109,14 +89,14 @@ def backfill(
     target = plugins.open_target(to, experiment)
     opened = plugins.open_source(source)
     if options.into_dual_experiment:
-        _join_dual(opened, target, selection)
+        _join_dual(opened, target, chosen)
     if only_plan:
-        _show_plan(opened, target, selection, options, as_json)
+        _show_plan(opened, target, chosen, options, as_json)
         return
     curves = Curves()
     failed = False
     while True:
-        outcomes = _round(opened, target, selection, options, curves)
+        outcomes = _round(opened, target, chosen, options, curves)
         failed = any(outcome.action == "failed" for outcome in outcomes)
         _show(outcomes, as_json)
         if report_file is not None:
@@ -240,26 +220,3 @@ def _keep_log(folder: Path | None) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-
-
-def _json(text: str) -> dict[str, Any]:
-    try:
-        document = json.loads(text or "{}")
-    except ValueError as error:
-        raise UsageError(f"--filter is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise UsageError("--filter must be a JSON object, as wandb.Api().runs takes")
-    return document
-
-
-def _milliseconds(date: str, option: str) -> int | None:
-    """An ISO 8601 date or time as Unix ms; without a zone it is UTC."""
-    if not date:
-        return None
-    try:
-        moment = datetime.fromisoformat(date.replace("Z", "+00:00"))
-    except ValueError as error:
-        raise UsageError(f"{option} must be a date such as 2024-05-31: {error}") from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return int(moment.timestamp() * 1000)

@@ -11,6 +11,7 @@ from mlflow_wandb_plugin import identity, mapping
 from mlflow_wandb_plugin.endpoints.mlflow_adopted import AdoptedRunWriter
 from mlflow_wandb_plugin.endpoints.mlflow_bulk import SqlBulk, WritePath, open_bulk
 from mlflow_wandb_plugin.endpoints.mlflow_client import Client, RefusedError
+from mlflow_wandb_plugin.endpoints.mlflow_compare import RunComparison
 from mlflow_wandb_plugin.endpoints.mlflow_writer import MlflowRunWriter
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.identity import Origin, Twin
@@ -123,6 +124,11 @@ class MlflowTarget:
             tags |= {identity.ORIGIN: "dual"}
             return AdoptedRunWriter(self._client, run, info, tags, self._bulk)
         return MlflowRunWriter(self._client, run, info, tags, self._bulk)
+
+    def compare(self, info: RunInfo, twin: Twin) -> RunComparison:
+        """A writer that writes nothing and tells what in ``twin`` differs from what it is given."""
+        run = self._client.call(self._client.client.get_run, twin.run_id)
+        return RunComparison(self._client, run, info)
 
     def _create(self, info: RunInfo, tags: dict[str, str]) -> tuple[Run, bool]:
         """Create the run, unless somebody else just did; returns it and whether it is ours.

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from mlflow_wandb_plugin.endpoints.mlflow_client import deleted
 from mlflow_wandb_plugin.errors import UsageError
@@ -50,6 +50,12 @@ class Points(NamedTuple):
         """Whether MLflow would take every point; if not, log_batch says which it refuses."""
         times, steps = self.timestamps_ms, self.steps
         return min(times) >= 0 and max(times) < INT64 and -INT64 <= min(steps) <= max(steps) < INT64
+
+
+class BulkWriter(Protocol):
+    """Whoever takes points of a run in columns."""
+
+    def write(self, run_id: str, blocks: Sequence[Points]) -> None: ...
 
 
 class SqlBulk:

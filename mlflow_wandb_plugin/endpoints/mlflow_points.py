@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlflow_wandb_plugin.endpoints.mlflow_bulk import Points, SqlBulk
+from mlflow_wandb_plugin.endpoints.mlflow_bulk import BulkWriter, Points
 from mlflow_wandb_plugin.endpoints.mlflow_client import (
     ITEM_FAULTS,
     Client,
@@ -67,7 +67,12 @@ class PointWriter:
     """Keeps points of one run until they are many, or `flush` is called."""
 
     def __init__(
-        self, client: Client, run_id: str, batches: Batches, batch_size: int, bulk: SqlBulk | None
+        self,
+        client: Client,
+        run_id: str,
+        batches: Batches,
+        batch_size: int,
+        bulk: BulkWriter | None,
     ) -> None:
         self._client = client
         self._run_id = run_id
@@ -108,7 +113,7 @@ class PointWriter:
             self._batches.log("metrics", self._metrics[: self._batch_size])
             del self._metrics[: self._batch_size]
 
-    def _flush_bulk(self, bulk: SqlBulk) -> None:
+    def _flush_bulk(self, bulk: BulkWriter) -> None:
         sound = [points for points in self._waiting if points.storable()]
         if sound:
             self._client.call(bulk.write, self._run_id, sound)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin import identity, mapping
-from mlflow_wandb_plugin.endpoints.mlflow_bulk import SqlBulk
+from mlflow_wandb_plugin.endpoints.mlflow_bulk import BulkWriter
 from mlflow_wandb_plugin.endpoints.mlflow_client import Client
 from mlflow_wandb_plugin.endpoints.mlflow_files import POINT_LOSS, RunFiles
 from mlflow_wandb_plugin.endpoints.mlflow_points import Batches, PointWriter
@@ -42,7 +42,7 @@ class MlflowRunWriter:
         run: Run,
         info: RunInfo,
         reopen_tags: Mapping[str, str] | None,
-        bulk: SqlBulk | None = None,
+        bulk: BulkWriter | None = None,
     ) -> None:
         self._client = client
         self._limits = Limits.installed()

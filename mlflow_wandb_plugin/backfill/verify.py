@@ -1,0 +1,85 @@
+"""Compares runs of a source with their twins in the target, value by value. Writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mlflow_wandb_plugin.backfill.engine import Listener, replicate, selected
+from mlflow_wandb_plugin.backfill.options import BackfillOptions
+from mlflow_wandb_plugin.endpoints.base import Source, Target
+from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
+from mlflow_wandb_plugin.model import RunInfo, Selection
+
+Result = Literal["equal", "different", "absent", "foreign", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What came of comparing one run.
+
+    Attributes:
+        result: absent: the target has no such run; foreign: another tool wrote it, by rules that
+            are not ours; failed: it could not be compared, ``reason`` says why.
+        checked: how many values were compared, by kind.
+        differences: one line each; ``count`` of them in all.
+    """
+
+    run: RunInfo
+    result: Result
+    mlflow_run_id: str = ""
+    checked: Mapping[str, int] = field(default_factory=dict)
+    differences: tuple[str, ...] = ()
+    count: int = 0
+    reason: str = ""
+
+
+def verify(
+    source: Source,
+    target: Target,
+    selection: Selection,
+    options: BackfillOptions | None = None,
+    listener: Listener | None = None,
+) -> Iterator[Verified]:
+    """Compare each selected run with its twin: points with their steps and times, params, tags,
+    name, status, end, files by content.
+
+    Raises:
+        UsageError: the target cannot be compared with.
+        SourceError: the source cannot be listed.
+    """
+    compare: Any = getattr(target, "compare", None)
+    if compare is None:
+        raise UsageError("verify compares with an MLflow tracking URI: pass one with --to")
+    options, listener = options or BackfillOptions(), listener or Listener()
+    for run in selected(source, selection):
+        try:
+            yield _verified(run, source, target, options, listener)
+        except MlflowWandbError as error:
+            yield Verified(run, "failed", reason=str(error))
+
+
+def _verified(
+    run: RunInfo, source: Source, target: Any, options: BackfillOptions, listener: Listener
+) -> Verified:
+    twin = target.find(run)
+    if twin is None:
+        return Verified(run, "absent", reason="no run in MLflow names it")
+    if twin.foreign or twin.adopted:
+        return Verified(run, "foreign", twin.run_id, reason="another tool wrote it")
+    comparison = target.compare(run, twin)
+    try:
+        carried = replicate(options.wanted(source.read(run, {})), comparison, listener.points)
+    finally:
+        comparison.close()
+    for damage in carried.damage:
+        comparison.differs(str(damage))
+    return Verified(
+        carried.info or run,
+        "different" if comparison.count else "equal",
+        twin.run_id,
+        dict(comparison.checked),
+        tuple(comparison.differences),
+        comparison.count,
+    )

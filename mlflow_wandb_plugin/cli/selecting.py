@@ -1,0 +1,93 @@
+"""Options that choose runs, shared by the commands that read a source."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any, TypeVar
+
+import click
+
+from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.model import Selection
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+STATES = ("running", "finished", "failed", "crashed", "killed", "preempted")
+_OPTIONS = (
+    click.option("--run", "runs", multiple=True, help="Only this run: id, name or regex."),
+    click.option(
+        "--filter", "filter_json", default="", help="MongoDB-style JSON, as wandb.Api takes."
+    ),
+    click.option(
+        "--state", "states", multiple=True, type=click.Choice(STATES),
+        help="Only runs in this W&B state.",
+    ),
+    click.option(
+        "--since", default="", metavar="DATE", help="Started then or later (ISO 8601)."
+    ),
+    click.option("--until", default="", metavar="DATE", help="Started before then (ISO 8601)."),
+    click.option("--group", "groups", multiple=True, help="Only runs of this W&B group."),
+    click.option("--include-metric", multiple=True, metavar="REGEX", help="Only these metrics."),
+    click.option("--exclude-metric", multiple=True, metavar="REGEX", help="Not these metrics."),
+    click.option(
+        "--artifacts/--no-artifacts", default=True, show_default=True,
+        help="Carry W&B artifacts, too.",
+    ),
+)  # fmt: skip
+
+
+def selecting(command: F) -> F:
+    """Give a command the options."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def selection(
+    runs: tuple[str, ...],
+    filter_json: str,
+    states: tuple[Any, ...],
+    since: str,
+    until: str,
+    groups: tuple[str, ...],
+    newest_first: bool = False,
+) -> Selection:
+    """What the options choose.
+
+    Raises:
+        UsageError: one of them is malformed.
+    """
+    return Selection(
+        runs=runs,
+        filter=_json(filter_json),
+        states=states,
+        since_ms=_milliseconds(since, "--since"),
+        until_ms=_milliseconds(until, "--until"),
+        groups=groups,
+        newest_first=newest_first,
+    )
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text or "{}")
+    except ValueError as error:
+        raise UsageError(f"--filter is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise UsageError("--filter must be a JSON object, as wandb.Api().runs takes")
+    return document
+
+
+def _milliseconds(date: str, option: str) -> int | None:
+    """An ISO 8601 date or time as Unix ms; without a zone it is UTC."""
+    if not date:
+        return None
+    try:
+        moment = datetime.fromisoformat(date.replace("Z", "+00:00"))
+    except ValueError as error:
+        raise UsageError(f"{option} must be a date such as 2024-05-31: {error}") from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return int(moment.timestamp() * 1000)

@@ -1,0 +1,72 @@
+"""``mlflow-wandb verify``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from mlflow_wandb_plugin import plugins
+from mlflow_wandb_plugin.backfill.options import BackfillOptions
+from mlflow_wandb_plugin.backfill.verify import Verified
+from mlflow_wandb_plugin.backfill.verify import verify as compare
+from mlflow_wandb_plugin.cli.progress import ProgressBar
+from mlflow_wandb_plugin.cli.selecting import selecting, selection
+
+SHOWN_DIFFERENCES = 5
+
+
+@click.command()
+@click.argument("source")
+@click.option("--to", default="", metavar="URI", help="MLflow tracking URI. Default: MLflow's.")
+@click.option(
+    "--experiment", default="{project}", show_default=True, help="Name of the MLflow experiment."
+)
+@selecting
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def verify(
+    source: str, to: str, experiment: str, runs: tuple[str, ...], filter_json: str,
+    states: tuple[Any, ...], since: str, until: str, groups: tuple[str, ...],
+    include_metric: tuple[str, ...], exclude_metric: tuple[str, ...], artifacts: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Compare the runs of SOURCE with those in MLflow, value by value; write nothing.
+
+    SOURCE is what `mlflow-wandb backfill` takes. Every point with its step and time, params,
+    tags, name, status and end are compared, and files by their content.
+
+    Exit code: 0 all equal, 1 something differs or is absent, 2 it could not start.
+    """
+    chosen = selection(runs, filter_json, states, since, until, groups)
+    options = BackfillOptions(
+        include_metrics=include_metric, exclude_metrics=exclude_metric, artifacts=artifacts
+    )
+    target = plugins.open_target(to, experiment)
+    with ProgressBar() as bar:
+        results = list(compare(plugins.open_source(source), target, chosen, options, bar))
+    if as_json:
+        click.echo(json.dumps([_document(result) for result in results], indent=1))
+    else:
+        for result in results:
+            _show(result)
+    sys.exit(0 if all(result.result in ("equal", "foreign") for result in results) else 1)
+
+
+def _document(result: Verified) -> dict[str, Any]:
+    run = result.run
+    document = {"run_id": run.run_id, "path": run.path, "name": run.name, **asdict(result)}
+    del document["run"]
+    return document
+
+
+def _show(result: Verified) -> None:
+    checked = ", ".join(f"{number:,} {kind}" for kind, number in sorted(result.checked.items()))
+    said = result.reason or checked
+    click.echo(f"{result.run.path}: {result.result} ({said})")
+    for difference in result.differences[:SHOWN_DIFFERENCES]:
+        click.echo(f"  {difference}")
+    if result.count > SHOWN_DIFFERENCES:
+        click.echo(f"  and {result.count - SHOWN_DIFFERENCES:,} more; --json lists the first 100")

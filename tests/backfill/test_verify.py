@@ -1,0 +1,176 @@
+"""`verify` finds what differs, and nothing in what was carried faithfully."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from mlflow_wandb_plugin import backfill, verify
+from mlflow_wandb_plugin.backfill.verify import Verified
+from mlflow_wandb_plugin.cli import main
+from mlflow_wandb_plugin.errors import UsageError
+from tests.support.environment import isolated
+from tests.support.mlflow_state import read_runs
+from tests.support.processes import run_script
+from tests.support.stores import copy_store
+
+SCRIPT = """
+import pathlib
+import numpy as np
+import {wandb} as wandb
+with wandb.init(project="verified", id="r1", name="a name", notes="n", tags=["x"],
+                config={{"lr": 0.5, "o": {{"p": [1, 2]}}}},
+                settings=wandb.Settings(x_stats_sampling_interval=0.2)) as run:
+    run.define_metric("low", summary="min")
+    for i in range(30):
+        run.log({{"m": i / 7, "odd": [float("nan"), float("inf"), 1.0][i % 3], "low": -i,
+                 "a@b": i, "t": f"row {{i}}"}})
+    run.log({{"image": wandb.Image(np.zeros((4, 4, 3), dtype="uint8")),
+             "table": wandb.Table(columns=["x"], data=[[1]])}})
+    run.summary["extra"] = 3
+    pathlib.Path("saved.txt").write_text("saved")
+    run.save("saved.txt", policy="now")
+    artifact = wandb.Artifact("w", "model")
+    artifact.add_file("saved.txt")
+    run.log_artifact(artifact)
+"""
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+    """A folder with a run that was dual-written, and a store that it was backfilled into, too."""
+    folder = tmp_path_factory.mktemp("verified")
+    copy_store(empty_store, folder / "mlflow.db")
+    script = SCRIPT.format(wandb="mlflow_wandb_plugin.wandb")
+    run_script(script, isolated(folder), folder / "work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        uri = copy_store(empty_store, folder / "filled.db")
+        (outcome,) = backfill(str(folder / "work" / "wandb"), uri, dual_written="ignore")
+        assert outcome.action == "migrated"
+    return folder
+
+
+@pytest.fixture
+def filled(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A copy of the backfilled store to break; its artifacts are the original's."""
+    monkeypatch.chdir(tmp_path)
+    return copy_store(recorded / "filled.db", tmp_path / "copy.db")
+
+
+def check(recorded: Path, uri: str, **options: object) -> Verified:
+    (result,) = verify(str(recorded / "work" / "wandb"), uri, **options)  # type: ignore[arg-type]
+    return result
+
+
+@pytest.mark.parametrize("store", ["mlflow.db", "filled.db"])
+def test_what_was_carried_is_equal(recorded: Path, store: str) -> None:
+    """Dual-written or backfilled: points, params, tags, status, files, documents, media."""
+    before = read_runs(f"sqlite:///{recorded / store}")
+    result = check(recorded, f"sqlite:///{recorded / store}")
+    assert (result.result, result.differences) == ("equal", ())
+    assert result.checked["points"] > 4 * 30
+    assert result.checked["params"] == 2 or result.checked["params"] == 3
+    assert result.checked["files"] > 6
+    assert result.checked["status"] == 1
+    assert read_runs(f"sqlite:///{recorded / store}") == before
+
+
+def _sql(statement: str) -> Callable[[str], None]:
+    def damage(uri: str) -> None:
+        with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as db:
+            assert db.execute(statement).rowcount == 1
+            db.commit()
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_sql("delete from metrics where key = 'm' and step = 7"), "metric m: no point 1.0"),
+        (_sql("update metrics set value = 9 where key = 'm' and step = 3"), "metric m: no point"),
+        (_sql("update metrics set timestamp = 9 where key = 'm' and step = 3"), "metric m"),
+        (_sql("update metrics set is_nan = 0 where key = 'odd' and step = 0"), "point NaN"),
+        (_sql("update params set value = '1' where key = 'lr'"), "param lr is '1', not '0.5'"),
+        (_sql("delete from params where key = 'lr'"), "param lr is absent"),
+        (_sql("delete from tags where key = 'wandb.tag.x'"), "tag wandb.tag.x is absent"),
+        (_sql("update runs set status = 'FAILED'"), "status is FAILED, not FINISHED"),
+        (_sql("update runs set end_time = 1"), "the run's end is 1 ms"),
+        (_sql("update runs set name = 'b'"), "the run's name is 'b', not 'a name'"),
+    ],
+)
+def test_each_difference_is_told(
+    recorded: Path, filled: str, damage: Callable[[str], None], words: str
+) -> None:
+    """One line that names it."""
+    damage(filled)
+    result = check(recorded, filled)
+    assert result.result == "different"
+    assert (result.count, len(result.differences)) == (1, 1)
+    assert words in result.differences[0]
+
+
+def test_files_are_compared_by_content(recorded: Path, filled: str, tmp_path: Path) -> None:
+    """One that is gone and one that was changed."""
+    client = MlflowClient(filled)
+    state = read_runs(filled)["r1"]
+    kept = client.download_artifacts(state.run_id, "", str(tmp_path))
+    original = recorded / "mlruns"
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    (found,) = original.rglob(state.run_id)
+    held = (found / "artifacts" / "wandb" / "files" / "saved.txt").read_bytes()
+    try:
+        (found / "artifacts" / "wandb" / "files" / "saved.txt").write_text("other")
+        (found / "artifacts" / "wandb" / "config.json").rename(moved / "config.json")
+        result = check(recorded, filled)
+    finally:
+        (found / "artifacts" / "wandb" / "files" / "saved.txt").write_bytes(held)
+        (moved / "config.json").rename(found / "artifacts" / "wandb" / "config.json")
+    assert Path(kept).is_dir()
+    assert sorted(result.differences) == [
+        "file wandb/files/saved.txt has another content", "no file wandb/config.json"
+    ]  # fmt: skip
+
+
+def test_what_mlflow_has_beside_it_is_counted(recorded: Path, filled: str) -> None:
+    """A point that the user logged to MLflow alone is no difference."""
+    client = MlflowClient(filled)
+    client.log_metric(read_runs(filled)["r1"].run_id, "m", 1.0, timestamp=1, step=1000)
+    result = check(recorded, filled)
+    assert result.result == "equal"
+    assert result.checked["points of MLflow alone"] == 1
+
+
+def test_a_run_that_is_not_there_is_absent(
+    recorded: Path, fresh_store: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """By function and by command, whose exit code is 1."""
+    assert check(recorded, fresh_store).result == "absent"
+    arguments = ["verify", str(recorded / "work" / "wandb"), "--to", fresh_store]
+    monkeypatch.setattr(sys, "argv", ["mlflow-wandb", *arguments, "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    (document,) = json.loads(capsys.readouterr().out)
+    assert (ended.value.code, document["result"], document["run_id"]) == (1, "absent", "r1")
+    uri = f"sqlite:///{recorded / 'filled.db'}"
+    monkeypatch.setattr(sys, "argv", ["mlflow-wandb", *arguments[:-1], uri])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert "verified/r1: equal" in capsys.readouterr().out
+
+
+def test_an_archive_cannot_be_compared_with(recorded: Path, tmp_path: Path) -> None:
+    """It has no values of MLflow's."""
+    with pytest.raises(UsageError, match="MLflow tracking URI"):
+        check(recorded, f"archive:{tmp_path / 'a'}")
