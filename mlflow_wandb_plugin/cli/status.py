@@ -32,8 +32,8 @@ def status(folders: tuple[Path, ...], as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(title="Replicas")
-    columns = ("log", "trainer", "home", "replica", "MLflow run")
-    columns += ("not yet shipped", "not carried", "trouble")
+    columns = ["log", "trainer", "home", "replica", "MLflow run"]
+    columns += ["not yet shipped", "not carried", "trouble"]
     for column in columns:
         table.add_column(column)
     for row in rows:
