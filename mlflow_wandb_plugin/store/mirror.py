@@ -104,8 +104,8 @@ class Mirror:
             return handlers._get_tracking_store()
         from mlflow.tracking._tracking_service import utils
 
-        store: Any = utils
-        return store._get_store()
+        untyped: Any = utils
+        return untyped._get_store()
 
     @functools.cached_property
     def owner(self) -> str:
