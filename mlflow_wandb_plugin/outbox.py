@@ -21,9 +21,10 @@ restore  none
 inputs   datasets [{name, digest, source_type, source, schema, profile, tags}], models [id, …]
 outputs  models [[id, step], …]
 file     path (in the run), file (its name in the files folder), model (id, or null)
-unfile   path
+unfile   path, model (id, or null): what lies below it, too; empty for all
 model    id, name, type, params, tags, status; repeated when one of them changes
-version  name, version, model (id or null), source, aliases [alias, …]
+version  name, version, model (id or null), source, aliases [alias, …], tags, description,
+         deleted (true or false); repeated when one of them changes
 alias    name, alias, version (null: the alias was taken away)
 trace    count: that many more traces were written, which W&B has no place for
 lost     what, count: could not be journalled (a file that went away, …)
@@ -45,7 +46,8 @@ OPERATION = 4
 
 BORN = "mlflow"
 """Value of ``born`` in the header of such a journal. The header also has mlflow_run_id,
-experiment_id, experiment (its name), tracking_uri (without credentials), project, entity."""
+experiment_id, experiment (its name), tracking_uri (without credentials), project, entity, and
+role: a "client" keeps the journal open until its run or it ends, a "server" closes idle ones."""
 
 FOLDER = "mirror"
 
