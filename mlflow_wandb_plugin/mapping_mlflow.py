@@ -232,6 +232,26 @@ class Version(NamedTuple):
     tags: Mapping[str, str] = {}
     deleted: bool = False
 
+    def with_alias(self, name: str, alias: str, version: str | None) -> Version:
+        """This version once ``alias`` of the registered model ``name`` points to ``version``."""
+        if name != self.name:
+            return self
+        rest = tuple(other for other in self.aliases if other != alias)
+        if version != self.version:
+            return self._replace(aliases=rest)
+        return self if alias in self.aliases else self._replace(aliases=(*rest, alias))
+
+    @classmethod
+    def told(cls, document: Mapping[str, Any]) -> Version:
+        """The inverse of `document`."""
+        return cls(
+            str(document.get("name")),
+            str(document.get("version")),
+            tuple(document.get("aliases") or ()),
+            description=str(document.get("description") or ""),
+            tags=dict(document.get("tags") or {}),
+        )
+
     def document(self) -> dict[str, Any]:
         """What the artifact's metadata says of it."""
         return {

@@ -117,7 +117,7 @@ def test_only_a_table_is_a_table() -> None:
     text = json.dumps({"columns": ["a", "b"], "data": [[1, {"type": "image"}], [None, [2]]]})
     assert rules.table(text) == (["a", "b"], [[1, '{"type": "image"}'], [None, "[2]"]])
     for other in (
-        "{}", "[]", "not json", '{"columns": ["a"], "data": [[1, 2]]}', '{"columns": 1, "data": []}',
+        "{}", "[]", "no json", '{"columns": ["a"], "data": [[1, 2]]}', '{"columns": 1, "data": []}',
         '{"columns": ["a"], "data": [[1]], "more": 1}', '{"columns": ["a"], "data": [1]}',
     ):  # fmt: skip
         assert rules.table(other) is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import wandb
 
 TYPE = "model"
+DELETED = "DELETED"
+"""Status of a logged model that was deleted in MLflow. W&B keeps the artifact, and says so."""
+REGISTERED = "mlflow_registered_versions"
 MODEL_ID = "mlflow_model_id"
 WAIT_S = 600
 
@@ -52,15 +55,35 @@ class Model:
             "mlflow_params": dict(self.params),
             "mlflow_tags": dict(self.tags),
             "mlflow_steps": list(self.steps),
-            "mlflow_registered_versions": registered,
+            REGISTERED: registered,
         }
+
+
+def of_run(path: str) -> Iterator[wandb.Artifact]:
+    """The models that the run at ``path`` logged, oldest first."""
+    for artifact in _api().run(path).logged_artifacts():
+        if artifact.type == TYPE:
+            yield artifact
+
+
+def set_alias(path: str, name: str, alias: str, version: str | None) -> None:
+    """Let ``alias`` of a registered model point to ``version`` (None: to nothing), as far as
+    models of the run at ``path`` are registered under ``name``."""
+    for artifact in of_run(path):
+        registered = artifact.metadata.get(REGISTERED) or ()
+        before = [rules.Version.told(document) for document in registered]
+        now = [told.with_alias(name, alias, version) for told in before]
+        if now != before:
+            artifact.aliases = sorted(rules.aliases(artifact.aliases, registered, now))
+            artifact.metadata = {**artifact.metadata, REGISTERED: [v.document() for v in now]}
+            artifact.save()
 
 
 def find(path: str, model_id: str) -> wandb.Artifact | None:
     """The newest artifact of the run at ``path`` that holds the model."""
     found = None
-    for artifact in _api().run(path).logged_artifacts():
-        if artifact.type == TYPE and artifact.metadata.get(MODEL_ID) == model_id:
+    for artifact in of_run(path):
+        if artifact.metadata.get(MODEL_ID) == model_id:
             found = artifact
     return found
 
@@ -70,13 +93,17 @@ def log(run: wandb.Run, model: Model, wait: bool) -> None:
     import wandb
 
     artifact = wandb.Artifact(rules.artifact_name(model.name), type=TYPE, metadata=model.metadata)
+    if not model.files:
+        # Or all models without files would be one: W&B tells artifacts apart by content.
+        with artifact.new_file("mlflow_model.json") as file:
+            json.dump(artifact.metadata, file, sort_keys=True, indent=1)
     _add(artifact, model.files, wait)
     _log(run, artifact, rules.aliases({model.model_id}, (), model.versions.values()), wait)
 
 
 def update(run: wandb.Run, artifact: wandb.Artifact, model: Model) -> None:
     """Bring files, metadata and aliases of an artifact that W&B has up to date."""
-    registered = artifact.metadata.get("mlflow_registered_versions") or ()
+    registered = artifact.metadata.get(REGISTERED) or ()
     before = {*artifact.aliases, model.model_id}
     aliases = rules.aliases(before, registered, model.versions.values())
     metadata = {**artifact.metadata, **_told(model, artifact.metadata)}
@@ -159,11 +186,11 @@ def _told(model: Model, before: Mapping[str, Any]) -> dict[str, Any]:
     told = {(version.name, version.version) for version in model.versions.values()}
     kept = [
         entry
-        for entry in before.get("mlflow_registered_versions") or ()
+        for entry in before.get(REGISTERED) or ()
         if (entry.get("name"), entry.get("version")) not in told
     ]
     now = [version.document() for version in model.versions.values() if not version.deleted]
-    return {**metadata, "mlflow_registered_versions": kept + now}
+    return {**metadata, REGISTERED: kept + now}
 
 
 def _api() -> Any:

@@ -123,13 +123,8 @@ class WandbRunWriter:
                 self._run.name = name
             if notes is not None and notes != before_notes:
                 self._run.notes = notes
-            if labels:
-                if labels != before_labels:
-                    self._run.tags = labels
-            elif self._run.tags and self._online:
-                # The SDK's record of a run cannot say "no tags any more".
-                wandb_models.clear_labels(self._path)
-                self._run.tags = ()
+            if labels and labels != before_labels:
+                self._run.tags = labels
             if changed:
                 update: Any = self._run.config.update
                 update(changed, allow_val_change=True)
@@ -167,8 +162,17 @@ class WandbRunWriter:
             known = self._online and wandb_models.find(self._path, model.model_id)
             if known:
                 wandb_models.update(self._run, known, model)
-            else:
+            elif model.status != wandb_models.DELETED:
                 wandb_models.log(self._run, model, wait=self._online)
+
+    def alias(self, name: str, alias: str, version: str | None) -> bool:
+        """Move an alias of a registered model among the run's models; False where W&B cannot be
+        asked for them (the SDK's offline mode)."""
+        if not self._online:
+            return False
+        with _translated():
+            wandb_models.set_alias(self._path, name, alias, version)
+        return True
 
     def use_dataset(self, dataset: Mapping[str, Any]) -> bool:
         """Mark a dataset as used by the run; False where W&B cannot (the SDK's offline mode)."""
@@ -178,15 +182,14 @@ class WandbRunWriter:
             wandb_models.use_dataset(self._run, dataset)
         return True
 
-    def summarize(self, document: Mapping[str, Any]) -> None:
-        """Set keys of the run's summary."""
-        with _translated():
-            self._run.summary.update(dict(document))
-
     def finish(self, exit_code: int) -> None:
         """Wait until wandb-core has sent everything, and end the run."""
+        unlabelled = self._online and self._run.tags and not self._said[2]
         with _translated():
             self._run.finish(exit_code=exit_code)
+            if unlabelled:
+                # The SDK's record of a run cannot say "no tags any more".
+                wandb_models.clear_labels(self._path)
 
     @property
     def _online(self) -> bool:

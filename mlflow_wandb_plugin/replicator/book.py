@@ -10,11 +10,11 @@ from typing import Any, TypeAlias
 
 from mlflow_wandb_plugin import identity
 from mlflow_wandb_plugin import mapping_mlflow as rules
-from mlflow_wandb_plugin.endpoints.wandb_models import Model
+from mlflow_wandb_plugin.endpoints.wandb_models import DELETED, Model
 from mlflow_wandb_plugin.endpoints.wandb_run import TABLE_BYTES
 
-DONE = frozenset({"READY", "FAILED"})
-"""Status of a logged model that changes no more."""
+DONE = frozenset({"READY", "FAILED", DELETED})
+"""Status of a logged model whose files change no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +76,15 @@ class Book:
         self.to_drop: list[str] = []
         self.to_save: dict[str, Path] = {}
         self.to_use: list[dict[str, Any]] = []
+        self.to_alias: list[tuple[str, str, str | None]] = []
         self.changed_models: set[str] = set()
         self.used_files: list[Path] = []
-        self.said_anything = False
         self._untagged: set[str] = set()
 
     # -- taking ---------------------------------------------------------------------------
 
     def take(self, operation: Mapping[str, Any]) -> Iterator[Entry]:
         """Take an operation; yield the rows that it becomes."""
-        self.said_anything = True
         taken = getattr(self, f"_take_{operation['op']}", None)
         if taken is None:
             self.lost[f"unknown operation {operation['op']}"] += 1
@@ -160,9 +159,11 @@ class Book:
 
     def _take_unfile(self, op: Mapping[str, Any]) -> None:
         path = str(op.get("path") or "")
-        for known in [p for p in self.to_save if _is_below(p, path)]:
-            del self.to_save[known]
-        self.to_drop.append(path)
+        files = self._model(op["model"]).files if op.get("model") else self.to_save
+        for known in [name for name in files if _is_below(name, path)]:
+            del files[known]
+        if not op.get("model"):
+            self.to_drop.append(path)
 
     def _take_model(self, op: Mapping[str, Any]) -> None:
         model = self._model(op["id"])
@@ -191,15 +192,19 @@ class Book:
 
     def _take_alias(self, op: Mapping[str, Any]) -> None:
         name, alias, pointed = str(op["name"]), str(op["alias"]), op.get("version")
+        version = None if pointed is None else str(pointed)
+        met = False
         for model in self.models.values():
-            for key, version in list(model.versions.items()):
-                if key[0] != name:
-                    continue
-                rest = tuple(other for other in version.aliases if other != alias)
-                now = (*rest, alias) if str(pointed) == key[1] else rest
-                if now != version.aliases:
-                    model.versions[key] = version._replace(aliases=now)
+            for key, before in list(model.versions.items()):
+                now = before.with_alias(name, alias, version)
+                met = met or key == (name, version)
+                if now != before:
+                    met = True
+                    model.versions[key] = now
                     self.changed_models.add(model.model_id)
+        if not met:
+            # Of a version that an earlier journal told of.
+            self.to_alias.append((name, alias, version))
 
     def _take_trace(self, op: Mapping[str, Any]) -> None:
         self.traces += int(op.get("count") or 1)

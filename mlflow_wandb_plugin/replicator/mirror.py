@@ -291,6 +291,10 @@ class Passage:
             writer.use_dataset(dataset)
         book.to_use.clear()
         self._send_models(book, writer, over)
+        for alias in book.to_alias:
+            if not writer.alias(*alias):
+                book.lost["alias of a model that was written offline before"] += 1
+        book.to_alias.clear()
         for loss in writer.losses:
             book.lost[loss] += 1
         writer.losses.clear()
