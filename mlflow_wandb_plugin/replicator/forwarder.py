@@ -32,6 +32,7 @@ AT_ONCE = 64
 """Runs that are open in W&B at the same time."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 """Between two tries to carry a journal."""
+FAIR_S = 15.0
 ASK_EVERY_S = 5.0
 GIVEN_UP = ("waiting", "failed")
 
@@ -45,10 +46,16 @@ class Charge:
     state: str = ""
     pause_s: float = FIRST_PAUSE_S
     due: float = 0.0
+    began: float = 0.0
 
     @property
     def busy(self) -> bool:
         return self.thread is not None and self.thread.is_alive()
+
+    @property
+    def just_begun(self) -> bool:
+        """Under way, and it is too early to say that W&B does not take it."""
+        return self.busy and time.monotonic() - self.began < FAIR_S
 
 
 @dataclass
@@ -101,6 +108,7 @@ class Forwarder:
                 charge.thread = threading.Thread(
                     target=self._ship, args=(charge,), name=charge.path.stem, daemon=True
                 )
+                charge.began = now
                 charge.thread.start()
                 running += 1
 
@@ -112,7 +120,7 @@ class Forwarder:
             if charge is None:
                 if is_mirrored(path):
                     return True
-            elif journal.trainer_alive(path):
+            elif journal.trainer_alive(path) or charge.just_begun:
                 return True
             else:
                 under_way = under_way or charge.state not in GIVEN_UP

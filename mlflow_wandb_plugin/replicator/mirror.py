@@ -32,7 +32,7 @@ DEAD_S = 1.0
 """Quiet of a run whose script is gone, before it counts as dead."""
 PARKED_S = 1800.0
 """Quiet of a run on a server, before its W&B run is let go; it is resumed with the next write."""
-ARRIVAL_PATIENCE_S = 20.0
+ARRIVAL_PATIENCE_S = 10.0
 """How long W&B may take to show what it took."""
 
 

@@ -102,10 +102,10 @@ def forwarder(
         process.wait(timeout=30)
 
 
-def forward(folder: Path, env: Mapping[str, str], cwd: Path, timeout: float = 60) -> str:
+def forward(folder: Path, env: Mapping[str, str], cwd: Path, linger: float = 1.0) -> str:
     """Run a forwarder to its end; returns what it logged."""
-    with forwarder(folder, env, cwd) as process:
-        process.wait(timeout)
+    with forwarder(folder, env, cwd, linger) as process:
+        process.wait(90)
     log = (folder / "forwarder.log").read_text()
     assert process.returncode == 0, log
     return log
