@@ -7,6 +7,7 @@ server that hands artifacts through, below the path that it is asked to write.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import re
@@ -86,9 +87,9 @@ def log_artifact_from_stream(
 ) -> Steps:
     place = place_of(repository, artifact_path, os.path.basename(artifact_file_name))
     if place is not None:
-        copy = Copy(place)
-        yield Changed((_Tee(stream, copy), artifact_file_name, artifact_path), {})
-        copy.journal()
+        with Copy(place) as copy:
+            yield Changed((_Tee(stream, copy), artifact_file_name, artifact_path), {})
+            copy.journal()
 
 
 def log_artifact_from_async_stream(
@@ -96,9 +97,9 @@ def log_artifact_from_async_stream(
 ) -> Steps:
     place = place_of(repository, artifact_path, os.path.basename(artifact_file_name))
     if place is not None:
-        copy = Copy(place)
-        yield Changed((_teed(chunks, copy), artifact_file_name, artifact_path), {})
-        copy.journal()
+        with Copy(place) as copy:
+            yield Changed((_teed(chunks, copy), artifact_file_name, artifact_path), {})
+            copy.journal()
 
 
 def complete_multipart_upload(repository: Any, local_file: Any, *args: Any, **kwargs: Any) -> Steps:
@@ -112,11 +113,13 @@ def complete_multipart_upload(repository: Any, local_file: Any, *args: Any, **kw
 
 
 class Copy:
-    """What passes through a stream, kept for W&B. A copy that fails costs the reader nothing."""
+    """What passes through a stream, kept for W&B. A copy that fails costs the reader nothing, and
+    one of an upload that fails goes."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
         self._error: OSError | None = None
+        self._journalled = False
         self._file: Any = None
 
     def write(self, data: bytes) -> None:
@@ -136,16 +139,20 @@ class Copy:
         except OSError as error:
             self._error = self._error or error
         if self._error is None:
+            self._journalled = True
             self._place.run.kept(self._file.name, self._place.path, self._place.model)
         else:
             reason = self._error.strerror or str(self._error)
             self._place.run.append("lost", what=f"file {self._place.path}: {reason}", count=1)
 
-    def __del__(self) -> None:
-        # The upload failed midway: MLflow has no such file either.
-        if self._file is not None and not self._file.closed:
-            self._file.close()
-            Path(self._file.name).unlink(missing_ok=True)
+    def __enter__(self) -> Copy:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None and not self._journalled:
+            with contextlib.suppress(OSError):
+                self._file.close()
+                Path(self._file.name).unlink()
 
 
 class _Tee:

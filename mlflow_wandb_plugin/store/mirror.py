@@ -168,12 +168,18 @@ class Mirror:
         """The run that made a logged model, if it is ours."""
         if model_id not in self._models:
             store = self.tracking_store() if store is None else store
-            self._models[model_id] = store.get_logged_model(model_id).source_run_id or ""
+            self.made(store.get_logged_model(model_id))
         run_id = self._models[model_id]
         if not run_id:
             warn_once("logged models that belong to no run stay in MLflow: W&B keeps them by run")
             return None
         return self.run(store, run_id)
+
+    def made(self, model: Any) -> None:
+        """Remember which run made a logged model."""
+        if len(self._models) >= KNOWN_AT_MOST:
+            self._models.clear()
+        self._models[model.model_id] = model.source_run_id or ""
 
     def _meet(self, store: Any, run_id: str) -> MirroredRun | None:
         run = store.get_run(run_id)

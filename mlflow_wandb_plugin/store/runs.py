@@ -21,6 +21,8 @@ Steps: TypeAlias = Generator["Changed | None", Any, None]
 TRACE_RUN = "mlflow.sourceRun"
 """The metadata key of a trace that names the run it was made in."""
 
+MODEL_HISTORY = "mlflow.log-model.history"
+
 
 # -- the run's life -----------------------------------------------------------------------------
 
@@ -191,7 +193,9 @@ def delete_logged_model(store: Any, model_id: str) -> Steps:
 
 
 def _append_model(store: Any, model: Any, status: str | None = None) -> None:
-    run = of_this_process().run_of_model(store, model.model_id) if model.source_run_id else None
+    mirror = of_this_process()
+    mirror.made(model)
+    run = mirror.run_of_model(store, model.model_id)
     if run is not None:
         run.append(
             "model",
@@ -202,6 +206,16 @@ def _append_model(store: Any, model: Any, status: str | None = None) -> None:
             tags=dict(model.tags or {}),
             status=status or str(getattr(model.status, "name", model.status)),
         )
+
+
+def record_logged_model(store: Any, run_id: str, mlflow_model: Any) -> Steps:
+    """The way of MLflow 2: a tag lists the models that lie among the run's files."""
+    run = of_this_process().run(store, run_id)
+    if run is not None:
+        yield None
+        tag = store.get_run(run_id).data.tags.get(MODEL_HISTORY)
+        if tag is not None:
+            run.append("batch", metrics=[], params={}, tags={MODEL_HISTORY: tag})
 
 
 # -- traces -------------------------------------------------------------------------------------
@@ -229,6 +243,7 @@ OPERATIONS: dict[str, Operation] = {
     "delete_tag": delete_tag,
     "log_inputs": log_inputs,
     "log_outputs": log_outputs,
+    "record_logged_model": record_logged_model,
     "create_logged_model": create_logged_model,
     "finalize_logged_model": finalize_logged_model,
     "log_logged_model_params": change_logged_model,

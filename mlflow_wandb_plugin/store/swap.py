@@ -6,6 +6,7 @@ in many places, and AbstractStore has a default for every method.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Generator, Mapping
@@ -72,7 +73,11 @@ def _mirrored(method: Callable[..., Any], name: str, operation: Operation) -> Ca
         token = _inside.set(True)
         try:
             steps, given = _begin(operation, name, self, args, kwargs)
-            result = method(self, *given.args, **given.kwargs)
+            try:
+                result = method(self, *given.args, **given.kwargs)
+            except BaseException:
+                _give_up(steps)
+                raise
             _end(steps, name, result, args)
         finally:
             _inside.reset(token)
@@ -85,7 +90,11 @@ def _mirrored(method: Callable[..., Any], name: str, operation: Operation) -> Ca
         token = _inside.set(True)
         try:
             steps, given = _begin(operation, name, self, args, kwargs)
-            result = await method(self, *given.args, **given.kwargs)
+            try:
+                result = await method(self, *given.args, **given.kwargs)
+            except BaseException:
+                _give_up(steps)
+                raise
             _end(steps, name, result, args)
         finally:
             _inside.reset(token)
@@ -106,6 +115,13 @@ def _begin(
     except Exception as error:
         of_this_process().failed(name, error, next(iter(args), None))
         return None, given
+
+
+def _give_up(steps: Generator[Changed | None, Any, None] | None) -> None:
+    """The method failed: the operation ends at its ``yield``, where it may clear up."""
+    if steps is not None:
+        with contextlib.suppress(Exception):
+            steps.close()
 
 
 def _end(

@@ -209,7 +209,7 @@ def test_journals_hold_models_and_versions(played: Played) -> None:
         ("copied", "1"): model_id,
     }
     version = sent.versions["registered", "1"]
-    assert version["tags"] == {"checked": "yes"}
+    assert version["tags"] == {"stage": "first", "checked": "yes"}
     assert version["description"] == "the first"
     assert sent.aliases == {("registered", "champion"): "1", ("registered", "old"): None}
 
