@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -121,6 +122,11 @@ def default_server() -> str:
 def mode() -> str:
     """online, offline, disabled…: what wandb's own settings say."""
     return str(_settings().mode)
+
+
+def wandb_folder() -> Path:
+    """Where wandb puts the folders of runs."""
+    return Path(_settings().wandb_dir).absolute()
 
 
 def _settings() -> Any:

@@ -36,15 +36,14 @@ def forget_users_run() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a W&B run is opened with. ``folder`` is where wandb keeps its files; None leaves that
-    to wandb. ``ends`` says that the run's state may be set at its end."""
+    """What a W&B run is opened with. ``folder`` is where wandb keeps its files meanwhile. ``ends``
+    says that the run's state may be set at its end."""
 
     run_id: str
     project: str
     entity: str
     mode: Mode
-    folder: Path | None = None
-    started_s: float | None = None
+    folder: Path
     ends: bool = True
     name: str | None = None
     notes: str | None = None
@@ -214,12 +213,10 @@ def _open(opening: Opening) -> wandb.Run:
         "x_disable_machine_info": True,
         "x_save_requirements": False,
         "x_update_finish_state": opening.ends,
-        "x_start_time": opening.started_s,
         **opening.source,
     }
     known = wandb.Settings.model_fields
-    if opening.folder is not None:
-        opening.folder.mkdir(parents=True, exist_ok=True)
+    opening.folder.mkdir(parents=True, exist_ok=True)
     described: dict[str, Any] = {
         "name": opening.name,
         "notes": opening.notes,
@@ -231,7 +228,7 @@ def _open(opening: Opening) -> wandb.Run:
         project=opening.project,
         entity=opening.entity or None,
         mode=opening.mode,
-        dir=str(opening.folder) if opening.folder is not None else None,
+        dir=str(opening.folder),
         resume="allow",
         reinit="create_new",
         config=dict(opening.config),

@@ -15,6 +15,7 @@ from typing import Any
 from mlflow_wandb_plugin import journal, outbox
 from mlflow_wandb_plugin import mapping_mlflow as rules
 from mlflow_wandb_plugin.endpoints.wandb_access import Access, Mode, Remote, wanted_mode
+from mlflow_wandb_plugin.endpoints.wandb_place import wandb_folder
 from mlflow_wandb_plugin.endpoints.wandb_run import Opening, WandbRunWriter
 from mlflow_wandb_plugin.errors import (
     MlflowWandbError,
@@ -149,12 +150,11 @@ class Passage:
         self._rows = 0
         self._saved: dict[str, Path] = {}
         self._folders: list[str] = []
-        if self._mode == "online":
-            shutil.rmtree(self._private, ignore_errors=True)
+        shutil.rmtree(self._private, ignore_errors=True)
 
     @property
     def _private(self) -> Path:
-        """Where wandb keeps the run's files until W&B has them."""
+        """Where wandb keeps what it writes until W&B has it, or the run is whole (offline)."""
         return self.path.with_suffix(".wandb")
 
     def _look(self) -> Remote:
@@ -210,8 +210,7 @@ class Passage:
         known = dict(about.get("journal") or {})
         if known.get("id") == name:
             for folder in map(Path, self._before.get("folders") or ()):
-                ours = folder.name.startswith("offline-run-") and self._run_id in folder.name
-                if ours and not folder.is_symlink():
+                if folder.name.startswith("offline-run-") and not folder.is_symlink():
                     shutil.rmtree(folder, ignore_errors=True)
         return about, known
 
@@ -236,7 +235,6 @@ class Passage:
         book = self._book
         assert book is not None
         online = self._mode == "online"
-        first = int(self._mark["row"]) == 0 and not self._remote.exists and not self._folders
         if ends is None:
             ends = not online or self._header.get("role") != "server" or book.over
         self._ends = ends
@@ -246,8 +244,7 @@ class Passage:
                 project=self._project,
                 entity=self._entity,
                 mode=self._mode,
-                folder=self._private if online else None,
-                started_s=book.start_ms / 1000 if book.start_ms and first else None,
+                folder=self._private,
                 ends=ends,
                 name=book.shown_name,
                 notes=book.notes,
@@ -257,9 +254,7 @@ class Passage:
                 source=rules.source(book.tags),
             )
         )
-        self._folders.append(str(self._writer.folder))
-        where = self._writer.url or self._folders[-1]
-        self._tell("live", where=where, folders=[] if online else self._folders)
+        self._tell("live", where=self._writer.url)
         return self._writer
 
     def _tell(self, state: str, **more: Any) -> str:
@@ -370,8 +365,23 @@ class Passage:
 
     def _close(self, code: int) -> None:
         writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.finish(code)
+        if writer is None:
+            return
+        writer.finish(code)
+        if self._mode == "offline":
+            self._put_in_place(writer.folder)
+
+    def _put_in_place(self, written: Path) -> None:
+        """A whole offline run goes where wandb has such runs; a half one is never seen there."""
+        target = wandb_folder() / written.name
+        for number in range(1, 1000):
+            if not target.exists():
+                break
+            target = target.with_name(f"{written.name}-{number}")
+        self._folders.append(str(target))
+        self._tell("live", where=str(target), folders=self._folders)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(written, target)
 
     def _verify(self) -> None:
         if self._access is None:
@@ -409,9 +419,10 @@ class Passage:
 
     def let_go(self) -> None:
         """Close a W&B run that is still open; what it lacks is carried by another passage."""
-        if self._writer is not None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
             with contextlib.suppress(MlflowWandbError):
-                self._close(rules.DIED)
+                writer.finish(rules.DIED)
 
 
 @contextlib.contextmanager

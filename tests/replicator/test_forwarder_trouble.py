@@ -41,7 +41,7 @@ def env(wandb: WandbServer, tmp_path: Path) -> dict[str, str]:
     more = {
         "WANDB_MODE": "online",
         "WANDB_DIR": str(tmp_path),
-        "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "0.5",
+        "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1",
     }
     return environment(wandb, tmp_path / "private", more)
 
