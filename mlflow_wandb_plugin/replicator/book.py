@@ -92,11 +92,11 @@ class Book:
         yield from taken(operation) or ()
 
     def _take_create(self, op: Mapping[str, Any]) -> None:
+        self._tag(op.get("tags") or {})
         self.name = op.get("name") or self.name
         self.user = op.get("user") or self.user
         self.start_ms = op.get("start_time") or self.start_ms
         self.status = self.status or "RUNNING"
-        self._tag(op.get("tags") or {})
 
     def _take_batch(self, op: Mapping[str, Any]) -> Iterator[Entry]:
         self.params.update(op.get("params") or {})
@@ -216,6 +216,7 @@ class Book:
         self.tags.update(tags)
         self._untagged -= tags.keys()
         self.parent = tags.get(rules.PARENT_TAG) or self.parent
+        self.name = tags.get(rules.NAME_TAG) or self.name
 
     def _model(self, model_id: str) -> Model:
         self.changed_models.add(model_id)
@@ -234,10 +235,6 @@ class Book:
         if rules.NOTES_TAG in self._untagged:
             return ""
         return self.tags.get(rules.NOTES_TAG)
-
-    @property
-    def shown_name(self) -> str | None:
-        return self.tags.get(rules.NAME_TAG) or self.name
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -246,7 +246,7 @@ class Passage:
                 mode=self._mode,
                 folder=self._private,
                 ends=ends,
-                name=book.shown_name,
+                name=book.name,
                 notes=book.notes,
                 group=book.parent,
                 labels=book.labels,
@@ -293,7 +293,7 @@ class Passage:
         for loss in writer.losses:
             book.lost[loss] += 1
         writer.losses.clear()
-        writer.describe(book.shown_name, book.notes, book.labels, book.config(self._mark))
+        writer.describe(book.name, book.notes, book.labels, book.config(self._mark))
 
     def _send_files(self, book: Book, writer: WandbRunWriter) -> None:
         if book.to_drop:
