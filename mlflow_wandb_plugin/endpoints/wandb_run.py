@@ -28,6 +28,10 @@ TABLE_BYTES = 50_000_000
 """A larger table is not read to be shown; its file is carried."""
 
 
+class CoreGoneError(TargetUnavailableError):
+    """wandb-core died. No run can be written from this process any more."""
+
+
 def forget_users_run() -> None:
     """Take variables that describe a run of the user's out of this process's environment."""
     for name in NOT_OURS:
@@ -268,9 +272,13 @@ def _translated() -> Any:
 
     try:
         yield
-    except (wandb.errors.CommError, TimeoutError, ConnectionError) as error:
+    except ConnectionError as error:
+        raise CoreGoneError(f"wandb-core is gone: {_one_line(error)}") from error
+    except (wandb.errors.CommError, TimeoutError) as error:
         raise TargetUnavailableError(f"W&B: {_one_line(error)}") from error
     except Exception as error:
+        if type(error).__name__ == "MailboxClosedError":
+            raise CoreGoneError("wandb-core is gone") from error
         raise TargetError(f"W&B: {type(error).__name__}: {_one_line(error)}") from error
 
 

@@ -34,6 +34,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 """Between two tries to carry a journal."""
 FAIR_S = 15.0
 ASK_EVERY_S = 5.0
+STARTS, MOST_STARTS = f"{PREFIX}FORWARDER_STARTS", 5
+"""How often a forwarder whose wandb-core died starts anew; the variable counts."""
 GIVEN_UP = ("waiting", "failed")
 
 
@@ -71,24 +73,26 @@ class Forwarder:
     _charges: dict[Path, Charge] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
     _ending: bool = False
+    _core_gone: bool = False
     _answered: bool = True
     _ask_again_at: float = 0.0
 
     def run(self) -> bool:
-        """Work until there is nothing left to do. False where another forwarder is at work."""
+        """Work until there is nothing left to do, or another forwarder is at work. False where
+        wandb-core died: a new process has to go on."""
         while True:
             with held(self.folder) as mine:
                 if not mine:
-                    return False
+                    return True
                 self._ending = False
                 self._work()
             # A journal that came while the lock was held had nobody else to start.
-            if not self._hopeful():
-                return True
+            if self._core_gone or not self._hopeful():
+                return not self._core_gone
 
     def _work(self) -> None:
         idle_since = time.monotonic()
-        while time.monotonic() - idle_since < self.linger_s:
+        while time.monotonic() - idle_since < self.linger_s and not self._core_gone:
             self._look_around()
             if self._hopeful():
                 idle_since = time.monotonic()
@@ -143,6 +147,7 @@ class Forwarder:
         mirror = Mirror(charge.path, follow=True, keep_going=lambda: not self._ending)
         try:
             charge.state = mirror.ship()
+            self._core_gone = self._core_gone or mirror.core_gone
         except Exception as error:
             # The journal is still there; another try, or another process, goes on from it.
             import traceback
@@ -197,11 +202,21 @@ def main() -> None:
     os.environ[f"{PREFIX}MIRROR"] = "off"
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    Forwarder(folder, Settings.load().linger).run()
+    whole = Forwarder(folder, Settings.load().linger).run()
     sys.stdout.flush()
     # Threads that wait for a W&B that does not answer would hold up the interpreter's end; their
     # journals are whole, and wandb-core ends with this process.
+    if not whole:
+        _start_anew()
     os._exit(0)
+
+
+def _start_anew() -> None:
+    """Replace this process by a new one of its kind; a wandb-core that always dies ends that."""
+    starts = int(os.environ.get(STARTS) or 0)
+    if starts < MOST_STARTS:
+        os.environ[STARTS] = str(starts + 1)
+        os.execv(sys.executable, [sys.executable, "-m", __spec__.name, *sys.argv[1:]])
 
 
 if __name__ == "__main__":

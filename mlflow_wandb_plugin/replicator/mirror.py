@@ -16,7 +16,7 @@ from mlflow_wandb_plugin import journal, outbox
 from mlflow_wandb_plugin import mapping_mlflow as rules
 from mlflow_wandb_plugin.endpoints.wandb_access import Access, Mode, Remote, wanted_mode
 from mlflow_wandb_plugin.endpoints.wandb_place import wandb_folder
-from mlflow_wandb_plugin.endpoints.wandb_run import Opening, WandbRunWriter
+from mlflow_wandb_plugin.endpoints.wandb_run import CoreGoneError, Opening, WandbRunWriter
 from mlflow_wandb_plugin.errors import (
     MlflowWandbError,
     SourceUnavailableError,
@@ -58,6 +58,8 @@ class Mirror:
         self._keep_going = keep_going
         self._access = access
         self._status: dict[str, Any] = {}
+        self.core_gone = False
+        """wandb-core died: only another process can go on."""
 
     def ship(self) -> str:
         """Carry what there is, and what comes. Returns the state reached: complete, live (its
@@ -75,6 +77,7 @@ class Mirror:
                     return "live"
                 return self._ship()
             except (UsageError, SourceUnavailableError, TargetUnavailableError) as error:
+                self.core_gone = isinstance(error, CoreGoneError)
                 return self.say("waiting", error=str(error))
             except MlflowWandbError as error:
                 return self.say("failed", error=str(error))

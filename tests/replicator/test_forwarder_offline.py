@@ -138,12 +138,13 @@ def test_a_forwarder_killed_offline_leaves_one_run(
 
 
 def test_an_offline_run_that_goes_on_is_numbered_on(
-    env: dict[str, str], folder: Path, tmp_path: Path
+    env: dict[str, str], folder: Path, tmp_path: Path, wandb: WandbServer
 ) -> None:
-    """A later journal makes a second offline run of the same id, whose rows follow the first's."""
-    write(folder).end()
+    """A later journal makes a second offline run of the same id, whose rows follow the first's,
+    also once both are synced."""
+    write(folder, "onward").end()
     forward(folder, env, tmp_path)
-    later = Written(folder, "off", project="offline")
+    later = Written(folder, "onward", project="offline")
     later.points(2, start=10)
     later.op("alias", name="fraud", alias="best", version="1")
     later.close()
@@ -151,7 +152,11 @@ def test_an_offline_run_that_goes_on_is_numbered_on(
     logs = [next(path.glob("*.wandb")) for path in offline_runs(folder)]
     steps = sorted([step for step, _ in core_says.rows(log)] for log in logs)
     assert steps == [list(range(11)), [11, 12]]
-    status = json.loads((folder / "off.status").read_text())
+    for path in offline_runs(folder):
+        sync(wandb, tmp_path, path)
+    there = [line.row["_step"] for line in wandb.run("offline/onward").history.live]
+    assert there == list(range(13))
+    status = json.loads((folder / "onward.status").read_text())
     assert status["losses"] == {"alias of a model that was written offline before": 1}
     assert status["about"]["status"] == "FINISHED"
 

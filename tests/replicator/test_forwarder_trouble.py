@@ -160,6 +160,35 @@ def test_a_forwarder_killed_again_and_again_beside_a_live_run(
     assert losses(wandb.run("again/again")) == expected(120)
 
 
+def test_a_dead_wandb_core_does_not_end_the_mirror(
+    wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path
+) -> None:
+    """The SDK cannot go on without its helper: the forwarder starts anew, with a new one."""
+    run = Written(folder, "core", project="core")
+    run.create()
+    run.points(10)
+    runs = wandb.project("core").runs
+    with forwarder(folder, env, tmp_path) as process:
+        wait_until(lambda: "core" in runs and runs["core"].history.live, what="rows in W&B")
+        for child in children(process.pid):
+            os.kill(child, signal.SIGKILL)
+        run.points(10, start=10)
+        run.end()
+        assert process.wait(60) == 0
+    assert losses(runs["core"]) == expected(20)
+    assert runs["core"].state == "finished"
+
+
+def children(pid: int) -> list[int]:
+    """The processes that ``pid`` started and that are still there."""
+    listing = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=True
+    )
+    found = [int(line) for line in listing.stdout.split()]
+    assert found, "no wandb-core"
+    return found
+
+
 def test_trouble_is_said_once_and_sync_delivers_later(
     wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
