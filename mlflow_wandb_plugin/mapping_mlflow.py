@@ -32,7 +32,7 @@ DIED = EXIT_CODES["KILLED"]
 LABEL_LENGTH = 64
 """What W&B takes as a tag, in characters. Source: wandb.Settings."""
 NAME_LENGTH = 128
-"""What W&B takes as the name of an artifact, in characters."""
+"""What W&B takes as the name of an artifact, and shows of a run's, in characters."""
 DELETED_LABEL = "mlflow-deleted"
 
 FILES_DIR = "artifacts"
@@ -118,6 +118,11 @@ def labels(tags: Mapping[str, str], deleted: bool = False) -> tuple[str, ...]:
         if 0 < len(label) <= LABEL_LENGTH:
             found.append(label)
     return (*found, DELETED_LABEL) if deleted else tuple(found)
+
+
+def run_name(name: str | None) -> str | None:
+    """The W&B run's name; a longer one stands whole in the config."""
+    return name[:NAME_LENGTH] if name else None
 
 
 def shown_tags(tags: Mapping[str, str]) -> dict[str, str]:

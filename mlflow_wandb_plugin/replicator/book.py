@@ -257,6 +257,7 @@ class Book:
         """What stands below `rules.ABOUT`. What was taken away is null: W&B merges a config."""
         tags: dict[str, str | None] = dict.fromkeys(sorted(self._untagged))
         told = {
+            "name": self.name if self.name != rules.run_name(self.name) else None,
             "user": self.tags.get("mlflow.user") or self.user,
             "experiment": self.header.get("experiment"),
             "status": self.status,

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mlflow_wandb_plugin import journal, outbox
 from mlflow_wandb_plugin import mapping_mlflow as rules
@@ -20,11 +20,14 @@ from mlflow_wandb_plugin.endpoints.wandb_run import CoreGoneError, Opening, Wand
 from mlflow_wandb_plugin.errors import (
     MlflowWandbError,
     SourceUnavailableError,
+    TargetError,
     TargetUnavailableError,
     UsageError,
 )
 from mlflow_wandb_plugin.journal import JournalReader
 from mlflow_wandb_plugin.replicator.book import DONE, Book, Entry, Picture, Table
+
+T = TypeVar("T")
 
 POLL_S = 0.2
 SETTLED_S = 0.5
@@ -98,6 +101,7 @@ class Mirror:
                 if passage.drain():
                     quiet_since = time.monotonic()
                     passage.settle()
+                    time.sleep(POLL_S)
                     continue
                 quiet_s = time.monotonic() - quiet_since
                 ending = passage.ending(alive, quiet_s, self._follow)
@@ -223,6 +227,18 @@ class Passage:
         writer = self._open()
         if number < writer.next_row:
             return
+        try:
+            self._write(writer, number, entry)
+        except TargetError as error:
+            print(f"{self.path.stem}: row {number} refused: {error}", flush=True)
+            book = self._book
+            assert book is not None
+            book.lost["row refused"] += 1
+            # The number is taken: later rows keep theirs.
+            writer.log(number, {})
+
+    @staticmethod
+    def _write(writer: WandbRunWriter, number: int, entry: Entry) -> None:
         if isinstance(entry, Picture):
             writer.show(number, entry.what, entry.local, entry.at_ms)
         elif isinstance(entry, Table):
@@ -249,7 +265,7 @@ class Passage:
                 mode=self._mode,
                 folder=self._private,
                 ends=ends,
-                name=book.name,
+                name=rules.run_name(book.name),
                 notes=book.notes,
                 group=book.parent,
                 labels=book.labels,
@@ -286,17 +302,27 @@ class Passage:
         writer = self._open()
         self._send_files(book, writer)
         for dataset in book.to_use:
-            writer.use_dataset(dataset)
+            self._try("dataset", writer.use_dataset, dataset)
         book.to_use.clear()
         self._send_models(book, writer, over)
         for alias in book.to_alias:
-            if not writer.alias(*alias):
+            if self._try("alias", writer.alias, *alias) is False:
                 book.lost["alias of a model that was written offline before"] += 1
         book.to_alias.clear()
         for loss in writer.losses:
             book.lost[loss] += 1
         writer.losses.clear()
-        writer.describe(book.name, book.notes, book.labels, book.config(self._mark))
+        writer.describe(rules.run_name(book.name), book.notes, book.labels, book.config(self._mark))
+
+    def _try(self, what: str, call: Callable[..., T], *arguments: Any) -> T | None:
+        """Call and return the result; what W&B refuses for good is counted, and the rest goes on."""
+        assert self._book is not None
+        try:
+            return call(*arguments)
+        except TargetError as error:
+            print(f"{self.path.stem}: {what} refused: {error}", flush=True)
+            self._book.lost[f"{what} refused"] += 1
+            return None
 
     def _send_files(self, book: Book, writer: WandbRunWriter) -> None:
         if book.to_drop:
@@ -304,7 +330,7 @@ class Passage:
             for path in dropped:
                 for saved in [s for s in self._saved if s == path or s.startswith(f"{path}/")]:
                     del self._saved[saved]
-            writer.drop(dropped)
+            self._try("removal of a file", writer.drop, dropped)
             book.to_drop.clear()
         files = {rules.file_path(path): local for path, local in book.to_save.items()}
         writer.save(files)
@@ -319,7 +345,7 @@ class Passage:
                 if not model.known and self._mode == "offline":
                     book.lost["version of a model that was written offline before"] += 1
                 else:
-                    writer.model(model)
+                    self._try("model", writer.model, model)
                 book.changed_models.discard(model_id)
 
     # -- the end --------------------------------------------------------------------------

@@ -242,6 +242,27 @@ def test_a_file_that_wandb_gave_up_on_is_sent_again(
     assert losses(there) == expected(3)
 
 
+def test_what_wandb_refuses_is_counted_and_the_rest_goes_on(
+    wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path
+) -> None:
+    """A model that W&B does not take holds up neither its run nor other models."""
+    wandb.fail("CreateArtifact", status=400)
+    run = Written(folder, "no", project="no")
+    run.create("n" * 200)
+    for name in ("first", "second"):
+        run.op("model", id=name, name=name, type="", params={}, tags={}, status="READY")
+        run.file("MLmodel", name.encode(), model=name)
+    run.points(3)
+    run.end()
+    forward(folder, env, tmp_path, linger=3)
+    there = wandb.run("no/no")
+    assert losses(there) == expected(3)
+    assert there.values["mlflow"]["lost"] == {"model refused": 1}
+    assert [artifact.collection.name for artifact in there.logged_artifacts] == ["second"]
+    assert (there.display_name, there.values["mlflow"]["name"]) == ("n" * 128, "n" * 200)
+    assert journal.read_status(run.path)["losses"] == {"model refused": 1}
+
+
 def test_sync_leaves_a_run_on_a_server_running(
     wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
