@@ -101,11 +101,9 @@ def test_a_run_is_followed_while_it_goes_on(
     [
         ("UpsertBucket", 0),
         (STREAM, 0),
-        (STREAM, 1),
         ("CreateRunFiles", 0),
         ("CommitArtifact", 0),
         ("MirroredRun", 1),
-        ("MirroredFiles", 0),
     ],
 )
 def test_a_forwarder_killed_at_any_moment_loses_and_doubles_nothing(
@@ -142,7 +140,7 @@ def test_a_forwarder_killed_again_and_again_beside_a_live_run(
     """Each goes on where W&B is; the journal keeps what the dead one had only read."""
     run = Written(folder, "again", project="again")
     run.create()
-    for attempt in range(3):
+    for attempt in range(2):
         run.points(40, start=40 * attempt)
         with forwarder(folder, env, tmp_path) as process:
             arrived = 10 + 40 * attempt
@@ -157,7 +155,7 @@ def test_a_forwarder_killed_again_and_again_beside_a_live_run(
             process.wait(30)
     run.end()
     forward(folder, env, tmp_path)
-    assert losses(wandb.run("again/again")) == expected(120)
+    assert losses(wandb.run("again/again")) == expected(80)
 
 
 def test_a_dead_wandb_core_does_not_end_the_mirror(
