@@ -29,6 +29,10 @@ STEP_METRIC = "wandb.sync.step_metric"
 """Decided when the run is first written: a run has one kind of step."""
 LOSSES = "wandb.sync.losses"
 REWRITES = "wandb.sync.rewrites"
+OWNER = "wandb.sync.owner"
+"""Which outbox mirrors a run that was born in MLflow: a client and its server may both see it."""
+MIRROR = "mirror"
+"""Value of `ORIGIN` of a run that was born in MLflow."""
 
 EWM_RUN_ID = "wandb_run_id"
 EWM_COMPLETE = "wandb_migration_complete"
@@ -98,6 +102,9 @@ def verdict(info: RunInfo, twin: Twin | None) -> Verdict:
     """What a backfill is to make of ``info``, given its twin on the target."""
     if twin is None:
         return "new"
+    if twin.origin == MIRROR:
+        # Born in MLflow: W&B holds the replica, and has nothing that MLflow lacks.
+        return "dual-written"
     if twin.foreign:
         return "foreign"
     if not twin.complete(info):

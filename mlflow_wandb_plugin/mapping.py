@@ -329,6 +329,22 @@ def experiment_tags(entity: str, project: str) -> dict[str, str]:
     return {"migrate_from_wandb_project": path, "wandb_project_name": project}
 
 
+def project_name(template: str, experiment: str) -> str:
+    """The W&B project of an MLflow experiment. ``{experiment}`` is filled in.
+
+    What W&B refuses in a project's name (``/ \\ # ? % :`` and control characters) becomes ``-``,
+    and a name over 128 characters is cut and ends in a hash of the whole.
+    Source: the validation of `wandb.init` (wandb.sdk.wandb_settings).
+    """
+    name = template.replace("{experiment}", experiment)
+    clean = _NOT_IN_PROJECT.sub("-", name).strip("-") or "mlflow"
+    return clean if len(clean) <= _PROJECT_LIMIT else _with_hash(clean, name, _PROJECT_LIMIT)
+
+
+_NOT_IN_PROJECT = re.compile(r"[/\\#?%:\x00-\x1f\x7f]")
+_PROJECT_LIMIT = 128
+
+
 def without_credentials(uri: str) -> str:
     """``uri`` without a user name or password: ``scheme://user:pw@host`` to ``scheme://host``.
 

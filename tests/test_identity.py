@@ -41,6 +41,7 @@ ON_SERVER = RunInfo("r", "p", segments=(SERVER,), rows={SERVER: 5})
         (ON_SERVER, twin(origin="dual", rows={"one": 3, "two": 1}), "partial"),
         (ON_SERVER, twin(origin="dual", rows={"one": 3, "two": 2}), "dual-written"),
         (RUN, twin(foreign=True, origin="", state=""), "foreign"),
+        (RUN, twin(origin="mirror", state="", adopted=True), "dual-written"),
     ],
 )  # fmt: skip
 def test_verdicts(run: RunInfo, found: Twin | None, verdict: str) -> None:

@@ -250,7 +250,8 @@ def decide(run: RunInfo, target: Target, options: BackfillOptions) -> Decision:
     if twin.origin == "dual" and options.dual_written == "trust":
         return Decision("dual-written", "skip", "dual-written, by its marker", twin)
     if verdict == "dual-written":
-        return Decision(verdict, "skip", "dual-written and complete", twin)
+        reason = "born in MLflow" if twin.origin == identity.MIRROR else "dual-written and complete"
+        return Decision(verdict, "skip", reason, twin)
     if verdict in ("existing", "foreign"):
         return _existing(verdict, twin, options)
     return Decision(verdict, "migrate", "", twin)

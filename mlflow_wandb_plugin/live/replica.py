@@ -6,14 +6,14 @@ import contextlib
 import dataclasses
 import json
 import os
-import site
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 from mlflow_wandb_plugin.live.say import warn_once
-from mlflow_wandb_plugin.settings import PREFIX, Settings
+from mlflow_wandb_plugin.processes import helper_environment
+from mlflow_wandb_plugin.settings import Settings
 
 LOG_NAME = "replicator.log"
 
@@ -56,7 +56,7 @@ class Replicator:
                         stdin=subprocess.PIPE,
                         stdout=log,
                         stderr=log,
-                        env=_environment(),
+                        env=helper_environment(),
                         start_new_session=True,
                     )
                 finally:
@@ -77,20 +77,3 @@ class Replicator:
             with contextlib.suppress(OSError):
                 self._process.stdin.write(json.dumps(order).encode() + b"\n")
                 self._process.stdin.flush()
-
-
-def _environment() -> dict[str, str]:
-    """Ours, without what would make the helper a trainer or join our wandb-core."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("WANDB_SERVICE", PREFIX + "AUTOLOG")
-    }
-    environment[PREFIX + "HOMES"] = "wandb"
-    environment["PYTHONSAFEPATH"] = "1"
-    package_home = str(Path(__file__).resolve().parents[2])
-    if package_home not in (*site.getsitepackages(), site.getusersitepackages()):
-        # A checkout that is on sys.path but not installed.
-        path = [package_home, environment.get("PYTHONPATH", "")]
-        environment["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
-    return environment

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from mlflow_wandb_plugin.mapping import without_credentials
+from mlflow_wandb_plugin.processes import absolute_uri
 from mlflow_wandb_plugin.settings import Settings
-
-SQLITE = "sqlite:///"
 
 
 def uri(settings: Settings) -> str:
@@ -19,7 +17,7 @@ def uri(settings: Settings) -> str:
     environment variable.
     """
     chosen = settings.tracking_uri or _told_to_mlflow() or os.environ.get("MLFLOW_TRACKING_URI", "")
-    return absolute(chosen)
+    return absolute_uri(chosen)
 
 
 def _told_to_mlflow() -> str:
@@ -27,16 +25,6 @@ def _told_to_mlflow() -> str:
     if mlflow is None or not hasattr(mlflow, "is_tracking_uri_set"):
         return ""
     return str(mlflow.get_tracking_uri()) if mlflow.is_tracking_uri_set() else ""
-
-
-def absolute(uri: str) -> str:
-    """A relative SQLite file or folder in terms of this process's folder: others will read it."""
-    if uri.startswith(SQLITE):
-        file = uri.removeprefix(SQLITE)
-        return uri if file.startswith(("/", ":")) else f"{SQLITE}{Path(file).absolute()}"
-    if not uri or "://" in uri or uri.startswith(("file:", "databricks", "uc:")):
-        return uri
-    return str(Path(uri).absolute())
 
 
 def shown(uri: str) -> str:

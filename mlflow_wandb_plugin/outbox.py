@@ -1,0 +1,81 @@
+"""What a run that is born in MLflow leaves for the replicator, in journals of one file a run.
+
+Every process that writes to a run (a script, each worker of an MLflow server) appends to the run's
+one journal, ``MLFLOW_RUN_ID.journal``: an append is one system call, so the file's order is the
+order of the writes, and the row that an operation becomes in W&B has a number that never changes.
+Files to carry lie in ``MLFLOW_RUN_ID.files/`` beside it. The last writer leaves the journal; the
+forwarder, one a folder, removes it when W&B has everything.
+
+A frame of kind `OPERATION` holds one JSON object, with bare NaN and Infinity as Python writes them.
+``op`` names it; times are Unix ms; ``at`` is when the operation was journalled:
+
+======== ===========================================================================================
+op       fields
+======== ===========================================================================================
+create   name, user, start_time, tags {key: value}
+batch    metrics [[key, value, timestamp, step], …], params {key: value}, tags {key: value}
+untag    key
+update   status, end_time, name: each may be null, which changes nothing
+delete   none: the run was deleted
+restore  none
+inputs   datasets [{name, digest, source_type, source, schema, profile, tags}], models [id, …]
+outputs  models [[id, step], …]
+file     path (in the run), file (its name in the files folder), model (id, or null)
+unfile   path, model (id, or null): what lies below it, too; empty for all
+model    id, name, type, params, tags, status; repeated when one of them changes
+version  name, version, model (id or null), source, aliases [alias, …], tags, description,
+         deleted (true or false); repeated when one of them changes
+alias    name, alias, version (null: the alias was taken away)
+trace    count: that many more traces were written, which W&B has no place for
+lost     what, count: could not be journalled (a file that went away, …)
+======== ===========================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlflow_wandb_plugin.journal import JournalReader
+
+OPERATION = 4
+"""The kind of a journal's frame that holds an operation."""
+
+BORN = "mlflow"
+"""Value of ``born`` in the header of such a journal. The header also has mlflow_run_id,
+experiment_id, experiment (its name), tracking_uri (without credentials), project, entity, and
+role: a "client" keeps the journal open until its run or it ends, a "server" closes idle ones."""
+
+FOLDER = "mirror"
+
+
+def folder() -> Path:
+    """Where the journals are: ``MLFLOW_WANDB_JOURNAL_DIR``, else ``mirror`` in wandb's own folder.
+
+    wandb's own folder is found as wandb finds it: below ``WANDB_DIR`` or the current folder.
+    """
+    chosen = os.environ.get("MLFLOW_WANDB_JOURNAL_DIR")
+    if chosen:
+        return Path(chosen).absolute()
+    base = Path(os.environ.get("WANDB_DIR") or ".").absolute()
+    hidden = base / ".wandb"
+    return (hidden if hidden.is_dir() else base / "wandb") / FOLDER
+
+
+def encode(op: str, **fields: Any) -> bytes:
+    """The payload of a frame."""
+    return json.dumps({"op": op, **fields}, separators=(",", ":")).encode()
+
+
+def operations(reader: JournalReader) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The operations appended since the last call, each with the offset just behind it.
+
+    Raises:
+        JournalError: the file cannot be opened.
+    """
+    for frame in reader.read():
+        if frame.kind == OPERATION:
+            yield frame.end, frame.document()

@@ -1,0 +1,37 @@
+"""What the helper processes of the package have in common: the environment they start in."""
+
+from __future__ import annotations
+
+import os
+import site
+from pathlib import Path
+
+from mlflow_wandb_plugin.settings import PREFIX
+
+
+def helper_environment(**more: str) -> dict[str, str]:
+    """Ours, without what would make the helper a trainer or join our wandb-core."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("WANDB_SERVICE", PREFIX + "AUTOLOG")
+    }
+    environment[PREFIX + "HOMES"] = "wandb"
+    environment["PYTHONSAFEPATH"] = "1"
+    package_home = str(Path(__file__).resolve().parents[1])
+    if package_home not in (*site.getsitepackages(), site.getusersitepackages()):
+        # A checkout that is on sys.path but not installed.
+        path = [package_home, environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
+    return environment | more
+
+
+def absolute_uri(uri: str) -> str:
+    """An MLflow URI with a relative SQLite file or folder in terms of this process's folder:
+    other processes will read it."""
+    scheme, _, file = uri.partition(":///")
+    if uri.startswith("sqlite") and file:
+        return uri if file.startswith(("/", ":")) else f"{scheme}:///{Path(file).absolute()}"
+    if not uri or "://" in uri or uri.startswith(("file:", "databricks", "uc:")):
+        return uri
+    return str(Path(uri).absolute())

@@ -1,0 +1,191 @@
+"""What MLflow's entry points load, while MLflow itself is being imported.
+
+Each of them is an attribute that is made when it is asked for: whatever was imported first, asking
+means that MLflow is loading this group now, and that the modules which the cures below change are
+there. Anything heavy is imported when a store is built; anything but ImportError and AttributeError
+would break ``import mlflow``.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.store import uris
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _ENTRIES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        apply_cures()
+        return _ENTRIES[name]
+
+
+def apply_cures() -> None:
+    """Take ``wandb+`` off wherever MLflow would read it; repeating it changes nothing."""
+    cure_environment()
+    cure_command_line(sys.argv, sys.orig_argv)
+    _replace("mlflow.tracking.registry", "StoreRegistry", "get_store_builder", _asking_builder)
+    _replace(
+        "mlflow.store.artifact.artifact_repository_registry",
+        "ArtifactRepositoryRegistry",
+        "get_artifact_repository",
+        _asking_repository,
+    )
+    # At this moment nobody has imported the function from its module yet.
+    _replace("mlflow.tracking._tracking_service.utils", "", "set_tracking_uri", _setting_uri)
+
+
+def cure_environment() -> None:
+    """Variables that name a store keep the native URI. One that cannot be stays, for MLflow to
+    meet when it builds the store: nothing may fail while it is imported."""
+    for variable in uris.URI_VARIABLES:
+        value = os.environ.get(variable)
+        if uris.is_prefixed(value):
+            assert value is not None
+            try:
+                native = uris.native(value)
+            except UsageError:
+                continue
+            uris.mirror(native)
+            os.environ[variable] = native
+
+
+def cure_command_line(arguments: list[str], original: list[str]) -> None:
+    """The arguments of the command ``mlflow`` itself, before it reads them.
+
+    A server checks its URIs and hands them to its workers before any store is built.
+
+    Raises:
+        SystemExit: an argument names no store; the reason is printed, the exit code is 2.
+    """
+    if not _is_mlflow_command(arguments, original):
+        return
+    for index, argument in enumerate(arguments):
+        option, equals, value = argument.rpartition("=") if argument[:1] == "-" else ("", "", "")
+        uri = value if equals else argument
+        if uris.is_prefixed(uri):
+            try:
+                native = uris.native(uri)
+            except UsageError as error:
+                print(f"mlflow: {error}", file=sys.stderr)
+                raise SystemExit(2) from None
+            uris.mirror(native)
+            arguments[index] = f"{option}{equals}{native}"
+
+
+def _is_mlflow_command(arguments: list[str], original: list[str]) -> bool:
+    if not arguments:
+        return False
+    if os.path.basename(arguments[0]) in ("mlflow", "mlflow.exe"):
+        return True
+    # `python -m mlflow` imports the package before it runs the module.
+    position = len(original) - len(arguments)
+    return (
+        arguments[0] == "-m"
+        and position > 0
+        and original[position - 1 : position + 1]
+        == [
+            "-m",
+            "mlflow",
+        ]
+    )
+
+
+def _replace(module: str, owner: str, name: str, wrapper: Callable[[Any], Any]) -> None:
+    """Wrap a function of MLflow once. A version that lacks it goes on with the entry points."""
+    holder: Any = sys.modules.get(module)
+    holder = getattr(holder, owner, None) if owner else holder
+    original = getattr(holder, name, None)
+    if original is not None and not hasattr(original, "_mlflow_wandb_original"):
+        wrapped: Any = functools.wraps(original)(wrapper(original))
+        wrapped._mlflow_wandb_original = original
+        setattr(holder, name, wrapped)
+
+
+def _setting_uri(original: Callable[..., None]) -> Callable[..., None]:
+    def set_tracking_uri(uri: Any) -> None:
+        if uris.is_prefixed(uri):
+            from mlflow_wandb_plugin.store.building import asked_for
+
+            uri = asked_for(uri)
+        original(uri)
+
+    return set_tracking_uri
+
+
+def _asking_builder(original: Callable[..., Any]) -> Callable[..., Any]:
+    def get_store_builder(registry: Any, store_uri: Any) -> Any:
+        if uris.any_mirrored() or uris.is_prefixed(store_uri):
+            from mlflow_wandb_plugin.store.building import store_builder
+
+            return store_builder(registry, functools.partial(original, registry), store_uri)
+        uris.built_plain(store_uri)
+        return original(registry, store_uri)
+
+    return get_store_builder
+
+
+def _asking_repository(original: Callable[..., Any]) -> Callable[..., Any]:
+    def get_artifact_repository(
+        registry: Any, artifact_uri: Any, tracking_uri: Any = None, registry_uri: Any = None
+    ) -> Any:
+        if uris.any_mirrored() or uris.is_prefixed(artifact_uri):
+            from mlflow_wandb_plugin.store.building import artifact_repository as build
+
+            asked = functools.partial(original, registry)
+            return build(asked, artifact_uri, tracking_uri, registry_uri)
+        return original(registry, artifact_uri, tracking_uri, registry_uri)
+
+    return get_artifact_repository
+
+
+def tracking_store(store_uri: str, artifact_uri: str | None = None) -> Any:
+    """Builds a mirrored tracking store; the signature is MLflow's."""
+    from mlflow_wandb_plugin.store.building import build_store
+
+    return build_store("mlflow.tracking_store", store_uri, artifact_uri=artifact_uri)
+
+
+def registry_store(store_uri: str, tracking_uri: str | None = None) -> Any:
+    """Builds a mirrored model registry store; the signature is MLflow's."""
+    from mlflow_wandb_plugin.store.building import build_store
+
+    return build_store("mlflow.model_registry_store", store_uri, tracking_uri=tracking_uri)
+
+
+def workspace_provider(workspace_uri: str) -> Any:
+    """Builds a workspace store: workspaces are MLflow's alone."""
+    from mlflow_wandb_plugin.store.building import build_workspace_store
+
+    return build_workspace_store(workspace_uri)
+
+
+def scorer_store(tracking_uri: str) -> Any:
+    """Builds a scorer store: scorers are MLflow's alone."""
+    from mlflow_wandb_plugin.store.building import build_scorer_store
+
+    return build_scorer_store(tracking_uri)
+
+
+def artifact_repository(
+    artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
+) -> Any:
+    """Builds the artifact repository of the URI behind ``wandb+``; the signature is MLflow's."""
+    from mlflow_wandb_plugin.store.building import build_repository
+
+    return build_repository(artifact_uri, tracking_uri, registry_uri)
+
+
+_ENTRIES = {
+    "tracking": tracking_store,
+    "registry": registry_store,
+    "workspace": workspace_provider,
+    "scorer": scorer_store,
+    "artifacts": artifact_repository,
+}

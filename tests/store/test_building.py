@@ -1,0 +1,168 @@
+"""Stores behind ``wandb+`` are MLflow's own, found under their native URI."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.tracking._tracking_service import utils
+
+from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.store import entry
+from tests.store.conftest import Sent
+from tests.support.environment import isolated
+
+
+def is_mirrored(store: object) -> bool:
+    return hasattr(type(store), "_mlflow_wandb_inner")
+
+
+def test_set_tracking_uri_leaves_the_native_uri(mirrored: str) -> None:
+    """MLflow compares schemes in many places: it finds none that it does not know."""
+    assert mlflow.get_tracking_uri() == mirrored
+    assert mlflow.get_registry_uri() == mirrored
+    assert os.environ["MLFLOW_TRACKING_URI"] == mirrored
+    store = utils._get_store()
+    assert isinstance(store, SqlAlchemyStore)
+    assert is_mirrored(store)
+
+
+def test_client_given_the_prefixed_uri(sqlite_uri: str, sent: Sent) -> None:
+    """A client of its own mirrors too, though nobody set the process's URI."""
+    client = MlflowClient(f"wandb+{sqlite_uri}")
+    run = client.create_run("0", run_name="mine")
+    client.create_registered_model("m")
+    client.create_model_version("m", f"runs:/{run.info.run_id}/x", run.info.run_id)
+    outgoing = sent()[run.info.run_id]
+    assert outgoing.name == "mine"
+    assert list(outgoing.versions) == [("m", "1")]
+
+
+def test_plain_uri_in_the_same_process_is_not_mirrored(
+    mirrored: str, empty_store: Path, tmp_path: Path, sent: Sent
+) -> None:
+    """Only what was asked for: another store stays alone, its artifacts too."""
+    from tests.support.stores import copy_store
+
+    other = MlflowClient(copy_store(empty_store, tmp_path / "other.db"))
+    run = other.create_run("0")
+    other.log_text(run.info.run_id, "text", "text.txt")
+    assert not sent()
+
+
+def test_store_that_was_built_plain_is_built_again(sqlite_uri: str, sent: Sent) -> None:
+    """MLflow caches stores by URI: asking for the mirror later does not get the old one."""
+    mlflow.set_tracking_uri(sqlite_uri)
+    assert not is_mirrored(utils._get_store())
+    mlflow.set_tracking_uri(f"wandb+{sqlite_uri}")
+    with mlflow.start_run() as run:
+        pass
+    assert run.info.run_id in sent()
+
+
+def test_variable_set_after_import(
+    sqlite_uri: str, monkeypatch: pytest.MonkeyPatch, sent: Sent
+) -> None:
+    """The first store that is built puts the native URI in its place."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"wandb+{sqlite_uri}")
+    with mlflow.start_run() as run:
+        assert mlflow.get_tracking_uri() == sqlite_uri
+    assert run.info.run_id in sent()
+
+
+def test_registry_uri_of_its_own(sqlite_uri: str, sent: Sent) -> None:
+    """`set_registry_uri` knows the prefix once its store is built."""
+    mlflow.set_tracking_uri(f"wandb+{sqlite_uri}")
+    mlflow.set_registry_uri(f"wandb+{sqlite_uri}")
+    MlflowClient().search_registered_models()
+    assert mlflow.get_registry_uri() == sqlite_uri
+
+
+@pytest.mark.parametrize("uri", ["wandb+foo://x", "wandb+databricks"])
+def test_wrong_uri_is_one_line(fresh_process: Path, uri: str) -> None:
+    """Both ways in refuse it at once, with MLflow's exception and the package's."""
+    for attempt in (mlflow.set_tracking_uri, lambda uri: MlflowClient(uri).search_experiments()):
+        with pytest.raises(MlflowException) as caught:
+            attempt(uri)
+        assert isinstance(caught.value, UsageError)
+        assert "\n" not in str(caught.value)
+        assert "wandb+" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("MLFLOW_WANDB_HOMES", "mlflow"), ("MLFLOW_WANDB_HOMES", "wandb"),
+                            ("MLFLOW_WANDB_MIRROR", "off")]
+)  # fmt: skip
+def test_switched_off(
+    sqlite_uri: str, monkeypatch: pytest.MonkeyPatch, sent: Sent, variable: str, value: str
+) -> None:
+    """With one home alone, the URI works and nothing is journalled."""
+    monkeypatch.setenv(variable, value)
+    mlflow.set_tracking_uri(f"wandb+{sqlite_uri}")
+    with mlflow.start_run():
+        mlflow.log_text("text", "text.txt")
+    assert not is_mirrored(utils._get_store())
+    assert not sent()
+
+
+def test_workspaces_and_scorers_are_mlflows(sqlite_uri: str) -> None:
+    """Their entry points build what the native URI builds."""
+    from mlflow.genai.scorers.registry import MlflowTrackingStore
+    from mlflow.store.workspace.sqlalchemy_store import SqlAlchemyStore as Workspaces
+    from mlflow.tracking._workspace.registry import get_workspace_store
+
+    assert isinstance(entry.scorer_store(f"wandb+{sqlite_uri}"), MlflowTrackingStore)
+    assert isinstance(get_workspace_store(f"wandb+{sqlite_uri}"), Workspaces)
+    assert isinstance(entry.workspace_provider(f"wandb+{sqlite_uri}"), Workspaces)
+
+
+def test_entry_points_alone_are_enough(
+    sqlite_uri: str, monkeypatch: pytest.MonkeyPatch, sent: Sent
+) -> None:
+    """On a version of MLflow whose registries cannot be asked first, its own way in still works."""
+    from mlflow.tracking.registry import StoreRegistry
+
+    original = StoreRegistry.get_store_builder._mlflow_wandb_original
+    monkeypatch.setattr(StoreRegistry, "get_store_builder", original)
+    client = MlflowClient(f"wandb+{sqlite_uri}")
+    run = client.create_run("0")
+    client.create_registered_model("m")
+    client.create_model_version("m", f"runs:/{run.info.run_id}/x", run.info.run_id)
+    assert list(sent()[run.info.run_id].versions) == [("m", "1")]
+
+
+def test_mlflow_still_has_what_is_replaced(mirrored: str) -> None:
+    """The functions and attributes of MLflow that the package wraps exist, and are wrapped."""
+    from mlflow.store.artifact.artifact_repository_registry import ArtifactRepositoryRegistry
+    from mlflow.tracking.registry import StoreRegistry
+
+    for function in (
+        StoreRegistry.get_store_builder,
+        ArtifactRepositoryRegistry.get_artifact_repository,
+        utils.set_tracking_uri,
+        mlflow.set_tracking_uri,
+    ):
+        assert hasattr(function, "_mlflow_wandb_original"), function
+    store = utils._get_store()
+    assert store._async_logging_queue._logging_func == store.log_batch
+
+
+@pytest.mark.slow
+def test_db_upgrade(tmp_path: Path) -> None:
+    """`mlflow db upgrade wandb+sqlite:///…` makes the tables, and SQLAlchemy knows the prefix."""
+    env = isolated(tmp_path)
+    command = [sys.executable, "-m", "mlflow", "db", "upgrade", "wandb+sqlite:///new.db"]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(f"wandb+sqlite:///{tmp_path / 'new.db'}")
+    assert "runs" in sqlalchemy.inspect(engine).get_table_names()
+    engine.dispose()

@@ -1,0 +1,136 @@
+"""The class swap: still MLflow's object, mirrored at the outermost call, harmless when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from mlflow_wandb_plugin.store.swap import Changed, swapped
+
+
+class Store:
+    def outer(self, value: int, extra: int = 0) -> int:
+        """MLflow's own text."""
+        return self.inner(value + extra)
+
+    def inner(self, value: int) -> int:
+        if value < 0:
+            raise ValueError("no")
+        return value * 2
+
+    async def later(self, value: int) -> int:
+        return self.inner(value)
+
+
+def noting(seen: list[Any]) -> Any:
+    def operation(store: Any, value: int, extra: int = 0) -> Generator[Any, Any, None]:
+        seen.append(("before", value))
+        result = yield None
+        seen.append(("after", result))
+
+    return operation
+
+
+def test_object_stays_what_it_was() -> None:
+    """Its class, names and documentation are MLflow's; swapping twice is swapping once."""
+    seen: list[Any] = []
+    operations = {"outer": noting(seen), "missing": noting(seen)}
+    store = swapped(Store(), operations)
+    assert isinstance(store, Store)
+    assert type(store).__name__ == "Store"
+    assert type(store).outer.__doc__ == "MLflow's own text."
+    assert not hasattr(store, "missing")
+    assert type(swapped(store, operations)) is type(store)
+    assert type(swapped(Store(), operations)) is type(store)
+
+
+def test_both_halves_run_around_the_method() -> None:
+    """The first half sees the arguments, the second the result."""
+    seen: list[Any] = []
+    assert swapped(Store(), {"outer": noting(seen)}).outer(2, extra=1) == 6
+    assert seen == [("before", 2), ("after", 6)]
+
+
+def test_inner_calls_are_part_of_the_outer_one() -> None:
+    """What a mirrored method calls itself is not mirrored again."""
+    seen: list[Any] = []
+    store = swapped(Store(), {"outer": noting(seen), "inner": noting(seen)})
+    store.outer(1)
+    assert seen == [("before", 1), ("after", 2)]
+    store.inner(1)
+    assert len(seen) == 4
+
+
+def test_failed_method_is_not_mirrored() -> None:
+    """Its error is the caller's, its second half does not run, the next call is mirrored."""
+    seen: list[Any] = []
+    store = swapped(Store(), {"inner": noting(seen)})
+    with pytest.raises(ValueError, match="no"):
+        store.inner(-1)
+    assert seen == [("before", -1)]
+    store.inner(1)
+    assert seen[-1] == ("after", 2)
+
+
+def test_changed_arguments_and_early_end() -> None:
+    """An operation can change the arguments, or have nothing to say."""
+
+    def adding(store: Any, value: int) -> Generator[Any, Any, None]:
+        yield Changed((value + 100,), {})
+
+    def silent(store: Any, value: int) -> Generator[Any, Any, None]:
+        return
+        yield
+
+    assert swapped(Store(), {"inner": adding}).inner(1) == 202
+    assert swapped(Store(), {"inner": silent}).inner(1) == 2
+
+
+@pytest.mark.parametrize("when", ["before", "after", "arguments"])
+def test_failing_operation_does_no_harm(
+    when: str, fresh_process: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MLflow's result comes back, and one warning says what failed."""
+
+    def failing(store: Any, value: int) -> Generator[Any, Any, None]:
+        if when == "before":
+            raise RuntimeError("oops")
+        yield None
+        raise RuntimeError("oops")
+
+    def lacking(store: Any) -> Generator[Any, Any, None]:
+        yield None
+
+    store = swapped(Store(), {"inner": lacking if when == "arguments" else failing})
+    with caplog.at_level(logging.WARNING):
+        assert store.inner(1) == 2
+        assert store.inner(2) == 4
+    assert [record.message[:40] for record in caplog.records] == [
+        "mlflow-wandb: inner reached MLflow, but n"[:40]
+    ]
+
+
+def test_coroutines_are_mirrored_when_they_end() -> None:
+    """A server's streams are read by coroutines."""
+    seen: list[Any] = []
+    store = swapped(Store(), {"later": noting(seen), "inner": noting(seen)})
+    assert asyncio.run(store.later(3)) == 6
+    assert seen == [("before", 3), ("after", 6)]
+
+
+def test_class_that_cannot_be_swapped(caplog: pytest.LogCaptureFixture, fresh_process: Any) -> None:
+    """It works on, unmirrored, and a warning says so."""
+
+    class Slotted:
+        __slots__ = ()
+
+        def inner(self, value: int) -> int:
+            return value
+
+    store = swapped(Slotted(), {"inner": noting([])})
+    assert store.inner(1) == 1
+    assert "Slotted cannot be mirrored" in caplog.text

@@ -1,0 +1,75 @@
+"""``wandb+URI``: what can be mirrored, and what the process remembers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.settings import MIRROR
+from mlflow_wandb_plugin.store import uris
+
+
+@pytest.mark.parametrize(
+    ("uri", "native"),
+    [
+        ("wandb+sqlite:///mlflow.db", "sqlite:///mlflow.db"),
+        ("wandb+sqlite+pysqlite:////a/b.db", "sqlite+pysqlite:////a/b.db"),
+        ("wandb+postgresql+psycopg2://u:p@h/d", "postgresql+psycopg2://u:p@h/d"),
+        ("wandb+mysql+pymysql://h/d?x=1", "mysql+pymysql://h/d?x=1"),
+        ("wandb+mssql+pyodbc://h/d", "mssql+pyodbc://h/d"),
+        ("wandb+http://h:5000", "http://h:5000"),
+        ("wandb+https://h/prefix", "https://h/prefix"),
+        ("wandb+databricks://", "databricks"),
+        ("wandb+databricks://profile", "databricks://profile"),
+        ("wandb+file:///runs", "file:///runs"),
+    ],
+)
+def test_prefix_comes_off(uri: str, native: str) -> None:
+    """What stands behind ``wandb+`` is a URI as MLflow knows it, driver and all."""
+    assert uris.is_prefixed(uri)
+    assert uris.native(uri) == native
+
+
+@pytest.mark.parametrize(
+    ("uri", "hint"),
+    [
+        ("wandb+foo://user:secret@host/db", "one of sqlite"),
+        ("wandb+databricks", "wandb+databricks://"),
+        ("wandb+", "one of sqlite"),
+        ("wandb+mlflow.db", "one of sqlite"),
+        ("wandb+wandb+sqlite:///x.db", "one of sqlite"),
+    ],
+)
+def test_what_is_no_store_is_refused_in_one_line(uri: str, hint: str) -> None:
+    """The message says what to write instead, and repeats no password."""
+    with pytest.raises(UsageError) as caught:
+        uris.native(uri)
+    message = str(caught.value)
+    assert hint in message
+    assert "\n" not in message
+    assert "secret" not in message
+
+
+def test_process_remembers_what_is_mirrored_without_the_password(
+    fresh_process: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Children read it from a variable, which holds hashes; ``off`` stays off."""
+    import os
+
+    one, two = "postgresql://u:secret@h/d", "sqlite:///two.db"
+    assert not uris.is_mirrored(one)
+    assert not uris.any_mirrored()
+    uris.mirror(one)
+    uris.mirror(one)
+    uris.mirror(two)
+    assert uris.is_mirrored(one)
+    assert uris.is_mirrored(two)
+    assert not uris.is_mirrored("sqlite:///three.db")
+    assert os.environ[MIRROR].count(",") == 1
+    assert "secret" not in os.environ[MIRROR]
+    monkeypatch.setenv(MIRROR, "off")
+    uris.mirror(one)
+    assert not uris.is_mirrored(one)
+    assert not uris.any_mirrored()
