@@ -354,10 +354,11 @@ def of_this_process() -> Mirror:
         UsageError: a setting does not fit.
     """
     global _mirror
-    with _making:
-        if _mirror is None:
-            _mirror = Mirror(outbox.folder())
-        return _mirror
+    if _mirror is None:
+        with _making:
+            if _mirror is None:
+                _mirror = Mirror(outbox.folder())
+    return _mirror
 
 
 def forget() -> None:

@@ -132,10 +132,14 @@ def _models(
             model.name,
             {
                 "run": names.get(model.source_run_id or "", ""),
-                "type": model.model_type,
+                # Over HTTP, MLflow gives "" for no type, and versions as text.
+                "type": model.model_type or None,
                 "status": str(model.status),
                 "params": dict(model.params),
-                "tags": {key: steady(value) for key, value in model.tags.items()},
+                "tags": {
+                    key: re.sub(r'"version": "?(\d+)"?', r'"version": \1', steady(value))
+                    for key, value in model.tags.items()
+                },
                 "metrics": sorted((m.key, m.value, m.step) for m in model.metrics or ()),
                 "files": _model_files(model, folder),
             },
@@ -158,7 +162,7 @@ def _all(client: MlflowClient) -> Any:
 def _registered(client: MlflowClient, model: Any) -> dict[str, Any]:
     versions = client.search_model_versions(f"name = '{model.name}'")
     return {
-        "aliases": dict(model.aliases),
+        "aliases": {alias: str(version) for alias, version in model.aliases.items()},
         "tags": dict(model.tags),
         "versions": {
             str(v.version): (steady(v.source), v.status, dict(v.tags), v.description)

@@ -252,3 +252,36 @@ def test_a_plain_uri_leaves_no_outbox(plain: Played) -> None:
     """The package is installed, but nobody asked for a mirror: there is nothing but the lock that
     the test took."""
     assert os.listdir(plain.outbox) == ["forwarder.lock"]
+
+
+@pytest.mark.slow
+def test_client_and_server_mirror_a_run_once(by_server: Played, fresh_process: Path) -> None:
+    """Both are asked to: whoever creates the run is its owner, and only the owner journals."""
+    import mlflow
+
+    plain = MlflowClient(by_server.uri)
+    servers = plain.create_run("0", run_name="the server's").info.run_id
+    mlflow.set_tracking_uri(f"wandb+{by_server.uri}")
+    with mlflow.start_run(run_name="the client's") as run:
+        for step in range(8):
+            mlflow.log_metric("x", step, step=step)
+            mlflow.log_text("text", f"{step}.txt")
+            MlflowClient().log_metric(servers, "y", step, step=step)
+            MlflowClient().log_text(servers, "text", f"{step}.txt")
+    MlflowClient().set_terminated(servers)
+    here, there = read_outbox(fresh_process), read_outbox(by_server.outbox)
+    assert set(here) == {run.info.run_id}
+    assert run.info.run_id not in there
+    assert len(here[run.info.run_id].metrics["x"]) == len(here[run.info.run_id].files) == 8
+    assert len(there[servers].metrics["y"]) == len(there[servers].files) == 8
+    assert there[servers].status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_server_runs_jobs_and_says_nothing_unusual(by_server: Played) -> None:
+    """MLflow refuses jobs, and more, on URIs whose scheme it does not know: it meets none."""
+    log = (by_server.folder / "server" / "server.log").read_text()
+    assert "wandb+" not in log
+    assert "job execution requirements not met" not in log
+    assert "mirrored into W&B by" not in log
+    assert "Traceback" not in log
