@@ -66,8 +66,18 @@ def folder() -> Path:
 
 
 def encode(op: str, **fields: Any) -> bytes:
-    """The payload of a frame."""
-    return json.dumps({"op": op, **fields}, separators=(",", ":")).encode()
+    """The payload of a frame. Numbers of numpy's become Python's."""
+    return _encode({"op": op, **fields}).encode()
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no place in a journal")
+
+
+# `json.dumps` with arguments makes an encoder each time.
+_encode = json.JSONEncoder(separators=(",", ":"), default=_plain, check_circular=False).encode
 
 
 def operations(reader: JournalReader) -> Iterator[tuple[int, dict[str, Any]]]:

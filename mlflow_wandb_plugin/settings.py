@@ -12,9 +12,6 @@ from mlflow_wandb_plugin.errors import UsageError
 Homes: TypeAlias = Literal["both", "wandb", "mlflow"]
 
 PREFIX = "MLFLOW_WANDB_"
-MIRROR = PREFIX + "MIRROR"
-"""The variable that tells a process and its children which MLflow stores are mirrored into W&B:
-hashes of their URIs, or ``off``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def place_of(repository: Any, *parts: str | None) -> Place | None:
 def log_artifact(repository: Any, local_file: Any, artifact_path: str | None = None) -> Steps:
     name = os.path.basename(local_file)
     place = place_of(repository, artifact_path, name)
-    if place is not None:
+    if place is not None and not _in_a_folder_under_way(repository, Path(local_file), place.path):
         yield None
         _append(repository, place, Path(local_file), posixpath.join(artifact_path or "", name))
 
@@ -57,12 +57,34 @@ def log_artifacts(repository: Any, local_dir: Any, artifact_path: str | None = N
     place = place_of(repository, artifact_path)
     if place is None:
         return
-    yield None
-    folder = Path(local_dir)
+    folder = Path(local_dir).absolute()
+    under_way = _folders(repository)
+    under_way.append((folder, place.path))
+    try:
+        yield None
+    finally:
+        under_way.remove((folder, place.path))
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
         inside = file.relative_to(folder).as_posix()
         there = place._replace(path=posixpath.join(place.path, inside))
         _append(repository, there, file, posixpath.join(artifact_path or "", inside))
+
+
+def _folders(repository: Any) -> list[tuple[Path, str]]:
+    """The folders that are being uploaded with ``repository``, each with its path in the run."""
+    folders: list[tuple[Path, str]] = repository.__dict__.setdefault("_mlflow_wandb_folders", [])
+    return folders
+
+
+def _in_a_folder_under_way(repository: Any, file: Path, path: str) -> bool:
+    """Whether a repository uploads a folder's files by its own `log_artifact`, in threads that do
+    not know of the call that they are part of."""
+    for folder, below in list(_folders(repository)):
+        with contextlib.suppress(ValueError):
+            inside = file.absolute().relative_to(folder).as_posix()
+            if posixpath.join(below, inside) == path:
+                return True
+    return False
 
 
 def _append(repository: Any, place: Place, local: Path, path: str) -> None:

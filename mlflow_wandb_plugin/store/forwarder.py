@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from mlflow_wandb_plugin.processes import helper_environment
-from mlflow_wandb_plugin.settings import MIRROR
 from mlflow_wandb_plugin.store.say import warn_once
+from mlflow_wandb_plugin.store.uris import MIRROR, OFF
 
 MODULE = "mlflow_wandb_plugin.replicator.forwarder"
 LOCK = "forwarder.lock"
@@ -80,7 +80,7 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=helper_environment(**{MIRROR: "off"}),
+            env=helper_environment(**{MIRROR: OFF}),
             start_new_session=True,
         )
     finally:

@@ -7,7 +7,6 @@ import os
 import threading
 import time
 import weakref
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,16 @@ request to another worker, and an open journal keeps the forwarder waiting."""
 ATTEMPTS = 20
 
 
+class _Open:
+    """A journal and when it was last written to."""
+
+    __slots__ = ("journal", "used")
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.used = time.monotonic()
+
+
 class Journals:
     """Opens, appends, closes. Thread-safe; a forked child begins with none.
 
@@ -33,7 +42,7 @@ class Journals:
     def __init__(self, folder: Path, closes_idle: bool) -> None:
         self.folder = folder
         self._closes_idle = closes_idle
-        self._open: OrderedDict[str, tuple[Journal, float]] = OrderedDict()
+        self._open: dict[str, _Open] = {}
         self._lock = threading.Lock()
         self._sweeper: threading.Thread | None = None
         _all.add(self)
@@ -45,20 +54,19 @@ class Journals:
             JournalError: it cannot be written; the message says why.
         """
         with self._lock:
-            known = self._open.get(run_id)
-            opened = known[0] if known is not None else self._opened(run_id, header)
-            opened.append(outbox.OPERATION, payload)
-            self._open[run_id] = (opened, time.monotonic())
-            self._open.move_to_end(run_id)
-            if len(self._open) > OPEN_AT_MOST:
-                self._open.popitem(last=False)[1][0].close()
+            writer = self._open.get(run_id)
+            if writer is None:
+                writer = self._open[run_id] = _Open(self._opened(run_id, header))
+                self._bound()
+            writer.journal.append(outbox.OPERATION, payload)
+            writer.used = time.monotonic()
 
     def close(self, run_id: str) -> None:
         """The run has ended, for now: let its journal go."""
         with self._lock:
-            known = self._open.pop(run_id, None)
-            if known is not None:
-                known[0].close()
+            writer = self._open.pop(run_id, None)
+            if writer is not None:
+                writer.journal.close()
 
     def path(self, run_id: str) -> Path:
         return self.folder / f"{run_id}{journal.SUFFIX}"
@@ -67,8 +75,13 @@ class Journals:
         """Close what was not written to for ``idle_s`` seconds."""
         before = time.monotonic() - idle_s
         with self._lock:
-            for run_id in [name for name, (_, used) in self._open.items() if used < before]:
-                self._open.pop(run_id)[0].close()
+            for run_id in [name for name, writer in self._open.items() if writer.used < before]:
+                self._open.pop(run_id).journal.close()
+
+    def _bound(self) -> None:
+        if len(self._open) > OPEN_AT_MOST:
+            oldest = min(self._open, key=lambda run_id: self._open[run_id].used)
+            self._open.pop(oldest).journal.close()
 
     def _opened(self, run_id: str, header: Mapping[str, Any]) -> Journal:
         """A journal that still has its name once it is locked: the forwarder removes a journal
@@ -90,9 +103,9 @@ class Journals:
 
     def _in_child(self) -> None:
         """After a fork: the parent's files are the parent's to hold open."""
-        for opened, _ in self._open.values():
-            opened.close()
-        self._open = OrderedDict()
+        for writer in self._open.values():
+            writer.journal.close()
+        self._open = {}
         self._lock = threading.Lock()
         self._sweeper = None
 

@@ -79,7 +79,9 @@ class Mirror:
         self._settings = Settings.load()
         self._runs: dict[str, MirroredRun | None] = {}
         self._stores: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
-        self._experiments: dict[tuple[int, str], str] = {}
+        self._experiments: weakref.WeakKeyDictionary[Any, dict[str, str]] = (
+            weakref.WeakKeyDictionary()
+        )
         self._models: dict[str, str] = {}
         self._next_look = 0.0
         self._lock = threading.Lock()
@@ -139,7 +141,6 @@ class Mirror:
     def created(self, store: Any, run: Any) -> MirroredRun:
         """A run that was just created, with our tags."""
         mirrored = self._remember(store, run)
-        assert mirrored is not None
         mirrored.append(
             "create",
             name=run.info.run_name or "",
@@ -151,7 +152,13 @@ class Mirror:
 
     def not_ours(self, run_id: str) -> None:
         """Somebody else mirrors the run, or it came from W&B."""
-        self._runs[run_id] = None
+        self._note(run_id, None)
+
+    def _note(self, run_id: str, run: MirroredRun | None) -> None:
+        with self._lock:
+            if len(self._runs) >= KNOWN_AT_MOST:
+                self._runs.pop(next(iter(self._runs)))
+            self._runs[run_id] = run
 
     def run(self, store: Any, run_id: str) -> MirroredRun | None:
         """The run, if it is ours to mirror. One that nobody mirrors yet becomes ours.
@@ -189,7 +196,7 @@ class Mirror:
             return self._remember(store, run)
         if owner is None and origin in (None, identity.MIRROR):
             return self._adopt(store, run)
-        self._runs[run_id] = None
+        self.not_ours(run_id)
         if owner is not None and self._role == "client":
             warn_once(
                 f"run {run_id} is mirrored into W&B by {owner}: what this process logs to it stays "
@@ -206,7 +213,7 @@ class Mirror:
             store.set_tag(run_id, RunTag(key, value))
         run = store.get_run(run_id)
         if run.data.tags.get(identity.OWNER) != self.owner:
-            self._runs[run_id] = None
+            self.not_ours(run_id)
             return None
         mirrored = self.created(store, run)
         metrics = [[m.key, m.value, m.timestamp, m.step] for m in run.data._metric_objs]
@@ -217,7 +224,7 @@ class Mirror:
             mirrored.append("lost", what=what, count=len(metrics))
         return mirrored
 
-    def _remember(self, store: Any, run: Any) -> MirroredRun | None:
+    def _remember(self, store: Any, run: Any) -> MirroredRun:
         info = run.info
         header = {
             "born": outbox.BORN,
@@ -229,21 +236,19 @@ class Mirror:
             "project": self._project(store, info.experiment_id),
             "entity": self._entity,
         }
-        with self._lock:
-            if len(self._runs) >= KNOWN_AT_MOST:
-                self._runs.pop(next(iter(self._runs)))
-            mirrored = self._runs[info.run_id] = MirroredRun(self, info.run_id, header)
+        mirrored = MirroredRun(self, info.run_id, header)
+        self._note(info.run_id, mirrored)
         return mirrored
 
     def _experiment(self, store: Any, experiment_id: str) -> str:
-        key = (id(store), str(experiment_id))
-        if key not in self._experiments:
-            self._experiments[key] = store.get_experiment(experiment_id).name
-        return self._experiments[key]
+        names = self._experiments.setdefault(store, {})
+        if str(experiment_id) not in names:
+            names[str(experiment_id)] = store.get_experiment(experiment_id).name
+        return names[str(experiment_id)]
 
     def renamed(self, store: Any, experiment_id: str) -> None:
         """An experiment has a new name: runs to come go to the project of that name."""
-        self._experiments.pop((id(store), str(experiment_id)), None)
+        self._experiments.setdefault(store, {}).pop(str(experiment_id), None)
 
     def _project(self, store: Any, experiment_id: str) -> str:
         return mapping.project_name(self._settings.project, self._experiment(store, experiment_id))
@@ -354,10 +359,11 @@ def of_this_process() -> Mirror:
         UsageError: a setting does not fit.
     """
     global _mirror
-    with _making:
-        if _mirror is None:
-            _mirror = Mirror(outbox.folder())
-        return _mirror
+    if _mirror is None:
+        with _making:
+            if _mirror is None:
+                _mirror = Mirror(outbox.folder())
+    return _mirror
 
 
 def forget() -> None:

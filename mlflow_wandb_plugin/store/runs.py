@@ -8,6 +8,7 @@ REST stores route one through the other.
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Generator, Iterable
 from typing import Any, TypeAlias
 
@@ -121,6 +122,9 @@ def log_batch(
         _append_batch(run, metrics or (), params or (), tags or ())
 
 
+_point = operator.attrgetter("key", "value", "timestamp", "step")
+
+
 def _append_batch(
     run: MirroredRun,
     metrics: Iterable[Any] = (),
@@ -129,7 +133,7 @@ def _append_batch(
 ) -> None:
     run.append(
         "batch",
-        metrics=[[m.key, float(m.value), int(m.timestamp), int(m.step or 0)] for m in metrics],
+        metrics=[*map(_point, metrics)],
         params={param.key: str(param.value) for param in params},
         tags={tag.key: str(tag.value) for tag in tags},
     )

@@ -12,9 +12,11 @@ import os
 import re
 
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.settings import MIRROR
 
 PREFIX = "wandb+"
+MIRROR = "MLFLOW_WANDB_MIRROR"
+"""The variable that tells a process and its children which MLflow stores are mirrored into W&B:
+hashes of their URIs, or `OFF`."""
 OFF = "off"
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")

@@ -20,13 +20,13 @@ def test_unknown_scheme_is_a_usage_error_without_the_password() -> None:
 
 
 @pytest.mark.skipif(
-    any(importlib.util.find_spec(name) for name in ("psycopg", "psycopg2")),
-    reason="a PostgreSQL driver is installed, so it is not missing",
+    importlib.util.find_spec("pymysql") is not None,
+    reason="this driver of MySQL is installed, so it is not missing",
 )
 def test_missing_database_driver_is_a_usage_error() -> None:
     """A database whose driver is not installed is told of by the driver's name."""
-    with pytest.raises(UsageError, match="psycopg"):
-        Client("postgresql://user:secret@127.0.0.1:1/x")
+    with pytest.raises(UsageError, match="pymysql"):
+        Client("mysql+pymysql://user:secret@127.0.0.1:1/x")
 
 
 def test_folder_that_cannot_be_is_a_usage_error(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_wandb_plugin.settings import MIRROR
 from mlflow_wandb_plugin.store import mirror, say, uris
 from tests.support.outboxes import Outgoing, no_forwarder, read_journal, read_outbox
 from tests.support.stores import copy_store
@@ -29,7 +28,7 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[P
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_WANDB_JOURNAL_DIR", str(outbox))
     # So that monkeypatch takes away what a test leaves in these.
-    for variable in (MIRROR, "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID", *uris.URI_VARIABLES):
+    for variable in (uris.MIRROR, "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID", *uris.URI_VARIABLES):
         monkeypatch.setenv(variable, "")
         monkeypatch.delenv(variable)
     monkeypatch.setattr(utils, "_tracking_uri", None)
@@ -38,6 +37,8 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[P
     monkeypatch.setattr(say, "_said", set())
     monkeypatch.setattr(uris, "_plain", set())
     utils._artifact_repos_cache.clear()
+    for kind in (TrackingStoreRegistry, ModelRegistryStoreRegistry):
+        kind._get_store_with_resolved_uri.cache_clear()
     with no_forwarder(outbox):
         yield outbox
         while mlflow.active_run() is not None:
@@ -45,8 +46,8 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[P
         if mirror._mirror is not None:
             mirror._mirror.journals.close_idle(-1)
         mirror.forget()
-    TrackingStoreRegistry._get_store_with_resolved_uri.cache_clear()
-    ModelRegistryStoreRegistry._get_store_with_resolved_uri.cache_clear()
+    for kind in (TrackingStoreRegistry, ModelRegistryStoreRegistry):
+        kind._get_store_with_resolved_uri.cache_clear()
 
 
 @pytest.fixture

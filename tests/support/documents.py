@@ -14,6 +14,7 @@ PAGES = (
     "docs/archive.md",
     "docs/cli.md",
     "docs/mapping.md",
+    "docs/store.md",
     "docs/w2m.md",
 )
 
