@@ -83,8 +83,7 @@ class Session:
             session = cls(wandb.run, owned=False, kept_in=None)
             session._join(config)
         else:
-            kept = _kept(homes, output_dir) if resume else None
-            run = wandb.init(**_arguments(homes, config, kept))
+            run = wandb.init(**_arguments(homes, config, _goes_on(homes, output_dir, resume)))
             session = cls(run, owned=True, kept_in=output_dir)
             session._keep_ids()
             session._watch_for_a_crash()
@@ -184,24 +183,35 @@ def _follow(homes: Homes) -> None:
         warn_once(f"{error}. The recipe logs to W&B alone")
 
 
-def _arguments(homes: Homes, config: Mapping[str, Any], kept: KeptIds | None) -> dict[str, Any]:
+def _arguments(
+    homes: Homes, config: Mapping[str, Any], goes_on: Mapping[str, str]
+) -> dict[str, Any]:
     """What `wandb.init` is called with; what the user chose stands over what we would."""
-    arguments = dict(homes.init)
     facts: dict[str, Any] = {STEP_METRIC_CONFIG_KEY: STEP_KEY}
     if homes.mlflow_run_id:
         facts |= {"mlflow_run_id": homes.mlflow_run_id, GIVEN_RUN_CONFIG_KEY: True}
-    elif kept is not None and kept.mlflow_run_id:
-        facts["mlflow_run_id"] = kept.mlflow_run_id
-    arguments["config"] = {**(arguments.get("config") or {}), **config, **facts}
-    if kept is not None:
-        arguments |= {"id": kept.wandb_run_id, "resume": "allow"}
-    return arguments
+    elif "mlflow_run_id" in goes_on:
+        facts["mlflow_run_id"] = goes_on["mlflow_run_id"]
+    known = {key: value for key, value in goes_on.items() if key != "mlflow_run_id"}
+    users = homes.init.get("config") or {}
+    return {**known, **homes.init, "config": {**users, **config, **facts}}
+
+
+def _goes_on(homes: Homes, output_dir: Path | None, resume: bool) -> dict[str, str]:
+    """What makes W&B and MLflow go on in the runs of a recipe that is resumed."""
+    if not resume or {"resume", "resume_from", "fork_from"} & homes.init.keys():
+        return {}
+    if "id" in homes.init:
+        return {"resume": "allow"}
+    kept = _kept(homes, output_dir)
+    if kept is None:
+        return {}
+    mlflow = {"mlflow_run_id": kept.mlflow_run_id} if kept.mlflow_run_id else {}
+    return {"id": kept.wandb_run_id, "resume": "allow"} | mlflow
 
 
 def _kept(homes: Homes, output_dir: Path | None) -> KeptIds | None:
-    """The ids to go on with, unless the user names a run; new runs are never made silently."""
-    if {"id", "resume", "resume_from", "fork_from"} & homes.init.keys():
-        return None
+    """The ids that an earlier run kept; new runs are never made silently."""
     kept = None if output_dir is None else KeptIds.read(output_dir)
     if kept is None:
         warn_once(f"{output_dir} knows no earlier run to go on with: new runs are made")

@@ -69,7 +69,7 @@ class TwoHomes:
 
     def assert_equal(self) -> None:
         """Every point with its time, the config, the files, the checkpoints and the status."""
-        self._assert_equal_points()
+        self.assert_equal_points()
         params = {".".join(path): _as_param(value) for path, value in flatten(self.config).items()}
         assert self.mlflow.params == params
         assert json.loads(self.document("wandb/config.json")).items() >= self.config.items()
@@ -82,7 +82,8 @@ class TwoHomes:
         assert self.mlflow.tags["wandb.sync.state"] == "complete"
         assert json.loads(self.mlflow.tags["wandb.sync.losses"]) == {}
 
-    def _assert_equal_points(self) -> None:
+    def assert_equal_points(self) -> None:
+        """Every point with its step and time."""
         keys = {key for row in self.rows for key in row} - OF_A_ROW
         assert keys == {key for key in self.mlflow.metrics if not key.startswith("system/")}
         for key in keys:

@@ -63,7 +63,7 @@ def recipe_config(material: Path, work: Path, **changes: Any) -> dict[str, Any]:
         "max_steps_per_epoch": STEPS_PER_EPOCH,
         "gradient_accumulation_steps": 1,
         "optimizer_in_bwd": False,
-        "clip_grad_norm": 1.0,
+        "clip_grad_norm": 0.5,
         "compile": False,
         "device": "cpu",
         "dtype": "fp32",
