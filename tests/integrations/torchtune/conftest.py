@@ -42,5 +42,4 @@ def place(
         folder, MLFLOW_WANDB_INIT_TIMEOUT="90", MLFLOW_WANDB_FINISH_TIMEOUT="120"
     ) | wandb.env(folder / "client")
     del env["WANDB_MODE"]
-    env["PYTHONWARNINGS"] = "ignore"
     return folder, env

@@ -9,19 +9,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tests.support.documents import ROOT
 from tests.support.processes import run_command
 
 TINY = "tests.integrations.torchtune.tiny"
 OUTPUT = "out"
 STEPS_PER_EPOCH = 4
-EVERY_LOSS = "torchtune.modules.loss.CEWithChunkedOutputLoss"
+EXAMPLE = ROOT / "examples" / "torchtune" / "full_finetune_single_device.yaml"
 
 
 def recipe_config(material: Path, work: Path, **changes: Any) -> dict[str, Any]:
-    """The config of a full fine-tuning: 2 epochs of 4 steps. ``changes`` replace whole sections."""
+    """The example's config on the tiny model and a CPU: 2 epochs of 4 steps. ``changes`` replace
+    whole sections."""
     base = material / "base"
-    config: dict[str, Any] = {
+    example = yaml.safe_load(EXAMPLE.read_text())
+    tiny: dict[str, Any] = {
         "output_dir": str(work / OUTPUT),
         "tokenizer": {
             "_component_": "torchtune.models.llama2.llama2_tokenizer",
@@ -35,44 +39,19 @@ def recipe_config(material: Path, work: Path, **changes: Any) -> dict[str, Any]:
             "split": "train",
         },
         "model": {"_component_": f"{TINY}.model"},
-        "checkpointer": {
-            "_component_": "torchtune.training.FullModelHFCheckpointer",
-            "checkpoint_dir": str(base),
-            "checkpoint_files": ["model.safetensors"],
-            "recipe_checkpoint": None,
-            "output_dir": "${output_dir}",
-            "model_type": "LLAMA2",
-        },
-        "loss": {"_component_": EVERY_LOSS},
-        "optimizer": {"_component_": "torch.optim.AdamW", "lr": 0.01},
-        "lr_scheduler": {
-            "_component_": "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup",
-            "num_warmup_steps": 2,
-        },
-        "metric_logger": {
-            "_component_": "mlflow_wandb_torchtune.DualLogger",
-            "project": "tiny",
-            "log_dir": "${output_dir}/logs",
-            "log_checkpoints": "all",
-        },
-        "resume_from_checkpoint": False,
-        "seed": None,
-        "shuffle": True,
-        "batch_size": 4,
+        "checkpointer": example["checkpointer"]
+        | {"checkpoint_dir": str(base), "model_type": "LLAMA2"},
+        "optimizer": example["optimizer"] | {"lr": 0.01},
+        "lr_scheduler": example["lr_scheduler"] | {"num_warmup_steps": 2},
+        "metric_logger": example["metric_logger"] | {"log_checkpoints": "all"},
         "epochs": 2,
         "max_steps_per_epoch": STEPS_PER_EPOCH,
         "gradient_accumulation_steps": 1,
-        "optimizer_in_bwd": False,
         "clip_grad_norm": 0.5,
-        "compile": False,
         "device": "cpu",
         "dtype": "fp32",
-        "enable_activation_checkpointing": False,
-        "enable_activation_offloading": False,
-        "log_every_n_steps": 1,
-        "log_peak_memory_stats": False,
     }
-    return config | changes
+    return {**example, **tiny, **changes}
 
 
 def run_recipe(
@@ -95,6 +74,5 @@ def run_recipe(
         "OMP_NUM_THREADS": "1",
         "HF_DATASETS_OFFLINE": "1",
         "HF_HUB_OFFLINE": "1",
-        "PYTHONWARNINGS": "ignore",
     }
     return run_command(command, {**env, **ours}, work, timeout=180, check=check)
