@@ -11,6 +11,7 @@ import torch
 import wandb
 from omegaconf import OmegaConf
 from torchtune import config as tune_config
+from torchtune.training import FullModelTorchTuneCheckpointer
 from torchtune.training.metric_logging import MetricLoggerInterface
 
 from mlflow_wandb_plugin.errors import UsageError
@@ -185,6 +186,63 @@ try:
     dual_logger(log_checkpoints="some")
 except Exception as error:
     found["refused"].append(str(error))
+
+# -- torchtune's checkpointer: the config's own, another of its class, one that cannot be logged
+pathlib.Path("base").mkdir()
+weights = {"weight": torch.zeros(2)}
+torch.save(weights, "base/base.pt")
+
+
+def checkpointer(output_dir):
+    return FullModelTorchTuneCheckpointer("base", ["base.pt"], "LLAMA2", output_dir)
+
+
+def save(into, epoch, intermediate):
+    state = {"model": weights, "seed": 5, "epochs_run": epoch + 1, "total_epochs": 9}
+    into.save_checkpoint(dict(state), epoch, intermediate_checkpoint=intermediate)
+
+
+def refuse(*args, **kwargs):
+    raise OSError("no artifact today")
+
+
+original = FullModelTorchTuneCheckpointer.save_checkpoint
+logger, config = dual_logger("out/saving", id="saving", log_checkpoints="final")
+config.checkpointer = {
+    "_component_": "torchtune.training.FullModelTorchTuneCheckpointer",
+    "output_dir": "${output_dir}",
+}
+logger.log_config(config)
+model, value_model = checkpointer("out/saving"), checkpointer("out/value")
+save(model, 0, intermediate=True)
+save(value_model, 1, intermediate=False)
+save(model, 1, intermediate=False)
+real, wandb.Artifact = wandb.Artifact, refuse
+save(model, 2, intermediate=False)
+wandb.Artifact = real
+logger.log("loss", 1, 1)
+logger.close()
+found["put back"] = FullModelTorchTuneCheckpointer.save_checkpoint is original
+found["saved"] = sorted(path.name for path in pathlib.Path("out/saving").glob("epoch_*"))
+
+# -- resumes that know no run to go on with, and one whose run the user names
+for run_id, kept in {
+    "garbage": "{",
+    "elsewhere": '{"project": "other", "entity": "", "wandb_run_id": "x"}',
+}.items():
+    os.makedirs(f"out/{run_id}")
+    pathlib.Path(f"out/{run_id}/dual_logger.json").write_text(kept)
+    logger, config = dual_logger(f"out/{run_id}", run_name=run_id)
+    config.resume_from_checkpoint = True
+    logger.log_config(config)
+    logger.log("loss", 1, 1)
+    logger.close()
+    found[run_id] = json.loads(pathlib.Path(f"out/{run_id}/dual_logger.json").read_text())
+logger, config = dual_logger("out/bare", id="bare")
+config.resume_from_checkpoint = True
+logger.log_config(config)
+logger.log("loss", 2, 1)
+logger.close()
 
 # -- a run of W&B's that is open already is logged into, and left open
 run = wandb.init(project="unit", id="theirs")

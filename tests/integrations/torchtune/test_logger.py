@@ -11,7 +11,7 @@ import pytest
 
 from tests.integrations.torchtune.homes import TwoHomes
 from tests.support.mlflow_state import read_runs
-from tests.support.processes import run_command
+from tests.support.processes import run_command, run_script
 from tests.wandb_server import WandbServer
 
 SCRIPT = Path(__file__).with_name("every_use.py")
@@ -20,7 +20,8 @@ SCRIPT = Path(__file__).with_name("every_use.py")
 class Logged:
     """What the script found, and its runs."""
 
-    def __init__(self, work: Path, wandb: WandbServer, uri: str) -> None:
+    def __init__(self, work: Path, wandb: WandbServer, uri: str, said: str) -> None:
+        self.said = said
         self.found = json.loads((work / "found.json").read_text())
         self.runs = read_runs(uri)
         self._wandb, self._uri, self._folder = wandb, uri, work / "read"
@@ -33,13 +34,24 @@ class Logged:
 def logged(place: tuple[Path, dict[str, str]], wandb: WandbServer) -> Logged:
     folder, env = place
     work = folder / "work"
-    run_command([sys.executable, str(SCRIPT)], env, work)
-    return Logged(work, wandb, env["MLFLOW_TRACKING_URI"])
+    done = run_command([sys.executable, str(SCRIPT)], env, work, timeout=200)
+    return Logged(work, wandb, env["MLFLOW_TRACKING_URI"], done.stderr)
 
 
 @pytest.mark.parametrize(
     "run_id",
-    ["full", "bare", "crashed", "remains", "cleaned", "fallback", "beside", "given", "custom"],
+    [
+        "full",
+        "bare",
+        "crashed",
+        "remains",
+        "cleaned",
+        "fallback",
+        "beside",
+        "given",
+        "custom",
+        "saving",
+    ],
 )
 def test_both_homes_hold_the_same(logged: Logged, run_id: str) -> None:
     """Every point with its time, config, files, artifacts and status of each run."""
@@ -152,6 +164,42 @@ def test_a_checkpoint_of_a_custom_recipe(logged: Logged) -> None:
     assert [homes.document(path) for path in bytes_there] == [b"more"]
 
 
+def test_only_the_final_checkpoint_of_the_configs_checkpointer(logged: Logged) -> None:
+    """Not those on the way, and not another checkpointer's of the same class, as PPO has."""
+    (name,) = logged.homes("saving").artifacts()
+    assert name == "torchtune_model_1"
+    artifact = logged.homes("saving").artifacts()[name]
+    assert list(artifact["files"]) == ["model-00001-of-00001.bin"]
+    assert artifact["metadata"] == {
+        "seed": 5, "epochs_run": 2, "total_epochs": 9, "max_steps_per_epoch": None,
+    }  # fmt: skip
+
+
+def test_a_checkpoint_that_cannot_be_logged_is_saved_all_the_same(logged: Logged) -> None:
+    """The recipe goes on, the user is told, and the class is as it was before."""
+    assert logged.found["saved"] == ["epoch_0", "epoch_1", "epoch_2"]
+    assert "checkpoint of epoch 2 is not logged: no artifact today" in logged.said
+    assert logged.found["put back"]
+
+
+@pytest.mark.parametrize("folder", ["garbage", "elsewhere"])
+def test_a_resume_that_knows_no_earlier_run_makes_new_ones(logged: Logged, folder: str) -> None:
+    """The file is damaged, or of another project: said, and the new ids are kept."""
+    kept = logged.found[folder]
+    assert (kept["project"], kept["wandb_run_id"] in logged.runs) == ("unit", True)
+    assert logged.runs[kept["wandb_run_id"]].name == folder
+    assert {"garbage": "knows no earlier run", "elsewhere": "earlier run is in other"}[
+        folder
+    ] in logged.said
+
+
+def test_a_resume_of_a_run_that_the_user_names(logged: Logged) -> None:
+    """With ``id`` in the config, W&B goes on in that run instead of starting it anew."""
+    homes = logged.homes("bare")
+    assert homes.points("loss") == [(0, 1), (1, 2)]
+    assert homes.mlflow.points("loss") == [(0, 1.0), (1, 2.0)]
+
+
 def test_what_cannot_be_is_refused_in_one_line(logged: Logged) -> None:
     """A checkpoint that is not there, an empty folder, a closed logger, a wrong argument."""
     gone, empty, closed, wrong = logged.found["refused"]
@@ -195,3 +243,27 @@ def test_the_config_file_has_no_path_of_the_machine(logged: Logged) -> None:
     """It is where W&B's files are, whatever output_dir is."""
     files = [path for path in logged.homes("full").mlflow.artifacts if "torchtune_config" in path]
     assert files == ["wandb/files/torchtune_config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("how", "exit_code", "status"),
+    [("pass", 1, "FAILED"), ("raise KeyboardInterrupt", 255, "KILLED")],
+)
+def test_a_process_that_ends_without_close(
+    place: tuple[Path, dict[str, str]], wandb: WandbServer, how: str, exit_code: int, status: str
+) -> None:
+    """A recipe that never reached its end failed; one that Ctrl-C ended was killed."""
+    folder, env = place
+    run_id = f"ends{exit_code}"
+    code = f"""
+from mlflow_wandb_torchtune import DualLogger
+logger = DualLogger(project="unit", id="{run_id}")
+logger.log("loss", 1.0, 1)
+{how}
+"""
+    (folder / run_id).mkdir()
+    run_script(code, env, folder / run_id, check=False)
+    homes = TwoHomes.of(wandb, env["MLFLOW_TRACKING_URI"], f"unit/{run_id}", folder / "ended")
+    homes.assert_equal_points()
+    assert (homes.wandb.exit_code, homes.mlflow.status) == (exit_code, status)
+    assert homes.mlflow.tags["wandb.sync.state"] == "complete"
