@@ -296,9 +296,11 @@ def test_client_and_server_mirror_a_run_once(by_server: Played, fresh_process: P
     import mlflow
 
     plain = MlflowClient(by_server.uri)
-    servers = plain.create_run("0", run_name="the server's").info.run_id
+    # The store's first experiment keeps its files elsewhere, where the server does not see them.
+    experiment = plain.create_experiment("of both")
+    servers = plain.create_run(experiment, run_name="the server's").info.run_id
     mlflow.set_tracking_uri(f"wandb+{by_server.uri}")
-    with mlflow.start_run(run_name="the client's") as run:
+    with mlflow.start_run(experiment_id=experiment, run_name="the client's") as run:
         for step in range(8):
             mlflow.log_metric("x", step, step=step)
             mlflow.log_text("text", f"{step}.txt")
