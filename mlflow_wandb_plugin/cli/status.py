@@ -7,15 +7,16 @@ from pathlib import Path
 
 import click
 
-from mlflow_wandb_plugin import journal
+from mlflow_wandb_plugin import journal, outbox
 from mlflow_wandb_plugin.replicator import sync as syncing
+from mlflow_wandb_plugin.replicator.mirror import is_mirrored
 
 
 @click.command()
 @click.argument("folders", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def status(folders: tuple[Path, ...], as_json: bool) -> None:
-    """Show runs and how far their replicas in MLflow are.
+    """Show runs and how far their replicas are: in MLflow, or in W&B of runs born in MLflow.
 
     FOLDERS default to where wandb writes: WANDB_DIR, else the current folder.
     """
@@ -31,7 +32,8 @@ def status(folders: tuple[Path, ...], as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(title="Replicas")
-    columns = ("log", "trainer", "replica", "MLflow run", "not yet shipped", "trouble")
+    columns = ["log", "trainer", "home", "replica", "MLflow run"]
+    columns += ["not yet shipped", "not carried", "trouble"]
     for column in columns:
         table.add_column(column)
     for row in rows:
@@ -41,17 +43,21 @@ def status(folders: tuple[Path, ...], as_json: bool) -> None:
 
 def _row(path: Path) -> dict[str, object]:
     said = journal.read_status(path)
+    mirrored = said.get("born") == outbox.BORN or (path.exists() and is_mirrored(path))
     pending = path.exists()
     alive = pending and journal.trainer_alive(path)
     state = said.get("state", "waiting")
     if not pending and state == "live":
         # Delivered, and stopped between removing the journal and saying so.
         state = "complete"
+    losses = said.get("losses") or {}
     return {
         "log": path.stem,
         "trainer": "alive" if alive else "ended",
+        "home": "W&B" if mirrored else "MLflow",
         "replica": "waiting" if pending and not alive and state == "live" else state,
-        "MLflow run": said.get("run_id", ""),
+        "MLflow run": path.stem if mirrored else said.get("run_id", ""),
         "not yet shipped": f"{path.stat().st_size:,} bytes" if pending else "",
+        "not carried": ", ".join(f"{what}: {count}" for what, count in losses.items()),
         "trouble": said.get("error", ""),
     }

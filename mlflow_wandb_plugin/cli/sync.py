@@ -14,10 +14,16 @@ from mlflow_wandb_plugin.replicator import sync as syncing
 
 @click.command()
 @click.argument("folders", nargs=-1, type=click.Path(exists=True, path_type=Path))
-@click.option("--to", default="", metavar="URI", help="MLflow tracking URI. Default: as recorded.")
+@click.option(
+    "--to",
+    default="",
+    metavar="URI",
+    help="MLflow tracking URI of runs that go to MLflow. Default: as recorded.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def sync(folders: tuple[Path, ...], to: str, as_json: bool) -> None:
-    """Deliver to MLflow what interrupted runs left in their journals.
+    """Deliver what interrupted runs left in their journals: to MLflow, or to W&B if the run was
+    born in MLflow.
 
     FOLDERS default to where wandb writes: WANDB_DIR, else the current folder. Runs whose
     trainer is dead get their final status.

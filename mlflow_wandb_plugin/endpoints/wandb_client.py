@@ -64,8 +64,9 @@ class WandbClient:
             SourceError: the server refused for good.
             SourceUnavailableError: it did not answer in the time that it is given.
         """
-        operation = document.split("(", 1)[0].split()[-1]
+        operation = re.split(r"[({]", document, maxsplit=1)[0].split()[-1]
         names = {"entity": self.place.entity, "project": self.place.project}
+        names = {name: value for name, value in names.items() if f"${name}" in document}
         body = {
             "operationName": operation,
             "query": document,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -57,7 +58,7 @@ def find_place(uri: str) -> Place:
 
 def _server_and_rest(uri: str) -> tuple[str, str]:
     if uri.startswith("wandb://"):
-        return _default_server(), uri.removeprefix("wandb://")
+        return default_server(), uri.removeprefix("wandb://")
     parts = urlsplit(uri.removeprefix("wandb+"))
     if not parts.hostname:
         raise UsageError(f"{uri} names no host: pass {_SHAPE}")
@@ -75,7 +76,7 @@ def find_api_key(base_url: str) -> str:
         UsageError: there is none. Nobody is asked for it, terminal or not.
     """
     key = os.environ.get("WANDB_API_KEY") or _netrc_key(base_url)
-    if not key and _default_server() == base_url:
+    if not key and default_server() == base_url:
         key = _settings().api_key
     if not key:
         raise UsageError(
@@ -112,9 +113,20 @@ def _app_url(base_url: str) -> str:
     return url.rstrip("/")
 
 
-def _default_server() -> str:
+def default_server() -> str:
+    """The server that wandb itself uses, without a slash at the end."""
     url: str = os.environ.get("WANDB_BASE_URL") or _settings().base_url
     return url.rstrip("/")
+
+
+def mode() -> str:
+    """online, offline, disabled…: what wandb's own settings say."""
+    return str(_settings().mode)
+
+
+def wandb_folder() -> Path:
+    """Where wandb puts the folders of runs."""
+    return Path(_settings().wandb_dir).absolute()
 
 
 def _settings() -> Any:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin import journal
+from mlflow_wandb_plugin import journal, outbox
 from mlflow_wandb_plugin.errors import MlflowWandbError
 from mlflow_wandb_plugin.live import tracking
 from mlflow_wandb_plugin.replicator.shipping import POLL_S, Shipment
@@ -70,6 +70,9 @@ class Helper:
             try:
                 header = journal.read_header(path)
             except MlflowWandbError:
+                continue
+            if header.get("born") == outbox.BORN:
+                # Of a run that was born in MLflow: it goes the other way.
                 continue
             if header.get("tracking_uri", "") == tracking.shown(ours):
                 self._start(

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_wandb_plugin import journal
+from mlflow_wandb_plugin import journal, outbox
 from mlflow_wandb_plugin.endpoints.wandb_dir import JOURNAL_DIR
+from mlflow_wandb_plugin.endpoints.wandb_run import forget_users_run
 from mlflow_wandb_plugin.errors import JournalError, UsageError
 from mlflow_wandb_plugin.live import tracking
+from mlflow_wandb_plugin.replicator.mirror import Mirror, is_mirrored
 from mlflow_wandb_plugin.replicator.shipping import Shipment, handover_file
 
 LOCK_PATIENCE_S = 60.0
@@ -20,13 +22,15 @@ TARGET_PATIENCE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One journal and the state it reached, see `Shipment.ship`."""
+    """One journal and the state it reached, see `Shipment.ship` and `Mirror.ship`. ``home`` is
+    where it was to go."""
 
     journal: Path
     state: str
     error: str = ""
     run_id: str = ""
     points: int = 0
+    home: str = "MLflow"
 
 
 def default_folder() -> Path:
@@ -46,12 +50,9 @@ def find_statuses(folder: Path) -> list[Path]:
 
 def _find(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     own = os.environ.get("MLFLOW_WANDB_JOURNAL_DIR")
-    places = [
-        folder,
-        folder / JOURNAL_DIR,
-        folder / "wandb" / JOURNAL_DIR,
-        folder / ".wandb" / JOURNAL_DIR,
-    ]
+    places = [folder]
+    for name in (JOURNAL_DIR, outbox.FOLDER):
+        places += [folder / name, folder / "wandb" / name, folder / ".wandb" / name]
     places += [Path(own)] if own else []
     found = {
         path.absolute().with_suffix(journal.SUFFIX)
@@ -70,6 +71,9 @@ def deliver(journals: list[Path], to: str = "") -> Iterator[Delivery]:
     for path in journals:
         try:
             header = journal.read_header(path)
+            if is_mirrored(path):
+                yield _mirror_one(path)
+                continue
             uri = _uri(header.get("tracking_uri", ""), to)
         except (JournalError, UsageError) as error:
             yield Delivery(path, "failed", str(error))
@@ -100,6 +104,30 @@ def _deliver_one(path: Path, uri: str, experiment: str) -> Delivery:
     status = journal.read_status(path)
     return Delivery(
         path, state, status.get("error", ""), status.get("run_id", ""), status.get("points", 0)
+    )
+
+
+def _mirror_one(path: Path) -> Delivery:
+    """A run that was born in MLflow goes to W&B. A forwarder that waits holds no journal."""
+    forget_users_run()
+    mirror = Mirror(path, follow=False)
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    try:
+        while (state := mirror.ship()) == "busy" and time.monotonic() < deadline:
+            if journal.trainer_alive(path):
+                return Delivery(path, "live", "its run goes on, a forwarder follows it")
+            time.sleep(0.2)
+    except Exception as error:
+        # Whatever is wrong with one journal, the others are delivered.
+        return Delivery(path, "failed", f"{type(error).__name__}: {error}")
+    status = journal.read_status(path)
+    return Delivery(
+        path,
+        state,
+        str(status.get("error", "")),
+        str(status.get("run_id", "")),
+        int(status.get("points", 0)),
+        home="W&B",
     )
 
 

@@ -1,0 +1,203 @@
+"""WANDB_MODE=offline: a run born in MLflow becomes what the SDK writes for `wandb sync`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlflow_wandb_plugin.backfill.engine import Outcome, backfill
+from mlflow_wandb_plugin.backfill.options import BackfillOptions
+from mlflow_wandb_plugin.endpoints.base import Source
+from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
+from mlflow_wandb_plugin.endpoints.wandb_dir import WandbDir
+from mlflow_wandb_plugin.model import RunInfo, Selection
+from tests.replicator.test_forwarder import MODEL, VERSION
+from tests.support import core_says
+from tests.support.environment import isolated
+from tests.support.mirrored import START_MS, Written, forward, forwarder
+from tests.support.mlflow_state import read_runs
+from tests.support.processes import started, wait_until
+from tests.support.wandb_source import source_of
+from tests.wandb_server import WandbServer
+from tests.wandb_server.clients import environment
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    return isolated(tmp_path)
+
+
+@pytest.fixture
+def folder(env: dict[str, str]) -> Path:
+    return Path(env["WANDB_DIR"]) / "wandb" / "mirror"
+
+
+@pytest.fixture(scope="module")
+def wandb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbServer]:
+    with WandbServer(tmp_path_factory.mktemp("wandb")) as running:
+        yield running
+        assert not running.executor.unknown, "fields that the server does not know"
+
+
+def offline_runs(folder: Path) -> list[Path]:
+    return sorted(folder.parent.glob("offline-run-*"))
+
+
+def write(folder: Path, run_id: str = "off", **header: Any) -> Written:
+    run = Written(folder, run_id, project="offline", **header)
+    run.create("an offline run", team="x", **{"mlflow.note.content": "noted"})
+    run.points(10)
+    run.batch(("loss", 5.0, START_MS - 1000, -3), params={"lr": "0.1"})
+    run.file("a/b.txt", b"content")
+    run.op("model", **MODEL, status="READY")
+    run.file("MLmodel", b"flavor", model="m-1")
+    run.op("version", **VERSION, aliases=["champion"])
+    return run
+
+
+def info_of(folder: Path) -> RunInfo:
+    (info,) = WandbDir(folder.parent).runs(Selection())
+    return info
+
+
+def sync(wandb: WandbServer, tmp_path: Path, *runs: Path) -> None:
+    """``wandb sync``, as a user types it."""
+    command = [sys.executable, "-m", "wandb", "sync", *map(str, runs)]
+    with started(command, environment(wandb, tmp_path / "sync"), tmp_path) as process:
+        out, err = process.communicate(timeout=90)
+    assert process.returncode == 0, out + err
+
+
+def test_an_offline_run_is_written_once_and_whole(
+    env: dict[str, str], folder: Path, tmp_path: Path, wandb: WandbServer
+) -> None:
+    """wandb-core's log holds rows, times, config and end; `wandb sync` delivers it all."""
+    write(folder).end("FAILED")
+    forward(folder, env, tmp_path)
+    (offline,) = offline_runs(folder)
+    (log,) = offline.glob("*.wandb")
+    assert core_says.rows(log) == [
+        (
+            number,
+            {
+                ("loss",): value, ("mlflow_step",): float(step),
+                ("_timestamp",): START_MS / 1000 + seconds,
+            },
+        )
+        for number, (value, step, seconds) in enumerate(
+            [(1 / (i + 1), i, i) for i in range(10)] + [(5.0, -3, -1)]
+        )
+    ]  # fmt: skip
+    info = info_of(folder)
+    assert (info.run_id, info.project, info.name) == ("off", "offline", "an offline run")
+    assert (info.state, info.exit_code, info.tags, info.notes) == (
+        "failed",
+        1,
+        ("team:x",),
+        "noted",
+    )
+    assert (info.config["lr"], info.config["mlflow_run_id"]) == (0.1, "off")
+    assert info.config["mlflow"]["start_time"] == START_MS
+    assert not list(folder.glob("off.[!s]*")), "the journal and its files"
+
+    sync(wandb, tmp_path, offline)
+    there = wandb.run("offline/off")
+    assert (there.state, there.exit_code, len(there.history.live)) == ("failed", 1, 11)
+    assert there.files["artifacts/a/b.txt"].path.read_bytes() == b"content"
+    model = wandb.artifact("offline/model:fraud-champion")
+    assert [blob.path.read_bytes() for blob in model.files.values()] == [b"flavor"]
+
+
+def test_a_forwarder_killed_offline_leaves_one_run(
+    env: dict[str, str], folder: Path, tmp_path: Path
+) -> None:
+    """The half that the dead one wrote is never seen, and written anew."""
+    run = write(folder)
+    with forwarder(folder, env, tmp_path) as process:
+        wait_until(
+            lambda: list(folder.glob("off.wandb/wandb/offline-run-*/*.wandb")), what="the log"
+        )
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
+    run.points(5, start=10)
+    run.end()
+    forward(folder, env, tmp_path)
+    (offline,) = offline_runs(folder)
+    (log,) = offline.glob("*.wandb")
+    assert [step for step, _ in core_says.rows(log)] == list(range(16))
+    assert info_of(folder).state == "finished"
+
+
+def test_an_offline_run_that_goes_on_is_numbered_on(
+    env: dict[str, str], folder: Path, tmp_path: Path, wandb: WandbServer
+) -> None:
+    """A later journal makes a second offline run of the same id, whose rows follow the first's,
+    also once both are synced."""
+    write(folder, "onward").end()
+    forward(folder, env, tmp_path)
+    later = Written(folder, "onward", project="offline")
+    later.points(2, start=10)
+    later.op("alias", name="fraud", alias="best", version="1")
+    later.close()
+    forward(folder, env, tmp_path)
+    logs = [next(path.glob("*.wandb")) for path in offline_runs(folder)]
+    steps = sorted([step for step, _ in core_says.rows(log)] for log in logs)
+    assert steps == [list(range(11)), [11, 12]]
+    for path in offline_runs(folder):
+        sync(wandb, tmp_path, path)
+    there = [line.row["_step"] for line in wandb.run("offline/onward").history.live]
+    assert there == list(range(13))
+    status = json.loads((folder / "onward.status").read_text())
+    assert status["losses"] == {"alias of a model that was written offline before": 1}
+    assert status["about"]["status"] == "FINISHED"
+
+
+def born(uri: str) -> str:
+    """A run in the MLflow at ``uri`` that was mirrored; returns its id."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    tags = {"wandb.sync.origin": "mirror", "wandb.sync.owner": "somebody", "wandb.project": "back"}
+    run = client.create_run("0", tags=tags)
+    client.log_metric(run.info.run_id, "loss", 1.0, timestamp=START_MS, step=0)
+    client.set_terminated(run.info.run_id)
+    return str(run.info.run_id)
+
+
+def carry(source: Source, uri: str) -> Outcome:
+    (outcome,) = backfill(source, MlflowTarget(uri), Selection(), BackfillOptions())
+    return outcome
+
+
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_a_backfill_leaves_a_mirrored_run_alone(
+    env: dict[str, str],
+    folder: Path,
+    tmp_path: Path,
+    wandb: WandbServer,
+    fresh_store: str,
+    mode: str,
+) -> None:
+    """Into the MLflow where it was born, the run is dual-written: skipped, and nothing changes."""
+    run_id = born(fresh_store)
+    write(folder, run_id, tracking_uri=fresh_store).end()
+    if mode == "online":
+        env = environment(wandb, tmp_path / "private", {"WANDB_MODE": "online"})
+    forward(folder, env, tmp_path)
+    source: Source = WandbDir(folder.parent)
+    if mode == "online":
+        source = source_of(wandb, "offline", run_id)
+    before = read_runs(fresh_store)
+    outcome = carry(source, fresh_store)
+    assert (outcome.run.run_id, outcome.mlflow_run_id) == (run_id, run_id)
+    assert (outcome.verdict, outcome.action) == ("dual-written", "skipped"), outcome
+    assert read_runs(fresh_store) == before
