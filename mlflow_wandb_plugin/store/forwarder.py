@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import subprocess
@@ -50,9 +51,9 @@ def ensure(folder: Path) -> None:
 
 
 def forget() -> None:
-    """After a fork: the parent's children are not ours to wait for."""
+    """After a fork the parent's children are not ours, and at the end ours outlives us: Popen is
+    not to complain that nobody waited."""
     for process in _processes.values():
-        # Nothing of the process is ours to collect, and Popen is not to complain about it.
         process.returncode = 0
     _processes.clear()
     _next.clear()
@@ -88,3 +89,4 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
 
 
 os.register_at_fork(after_in_child=forget)
+atexit.register(forget)

@@ -266,7 +266,7 @@ def test_header_names_the_twin_and_the_place_in_wandb(played: Played) -> None:
     assert header["born"] == "mlflow"
     assert header["project"] == "team-fluent"
     assert header["experiment"] == "team/fluent"
-    places = ("sqlite:////", "http://127.0.0.1:", "postgresql://127.0.0.1:")
+    places = ("sqlite:////", "http://127.0.0.1:", "postgresql+psycopg2://127.0.0.1:")
     assert header["tracking_uri"].startswith(places)
     assert header["role"] == ("server" if "workers" in str(played.outbox) else "client")
     assert runs["in the renamed one"].header["project"] == "after"
@@ -296,9 +296,11 @@ def test_client_and_server_mirror_a_run_once(by_server: Played, fresh_process: P
     import mlflow
 
     plain = MlflowClient(by_server.uri)
-    servers = plain.create_run("0", run_name="the server's").info.run_id
+    # The store's first experiment keeps its files elsewhere, where the server does not see them.
+    experiment = plain.create_experiment("of both")
+    servers = plain.create_run(experiment, run_name="the server's").info.run_id
     mlflow.set_tracking_uri(f"wandb+{by_server.uri}")
-    with mlflow.start_run(run_name="the client's") as run:
+    with mlflow.start_run(experiment_id=experiment, run_name="the client's") as run:
         for step in range(8):
             mlflow.log_metric("x", step, step=step)
             mlflow.log_text("text", f"{step}.txt")

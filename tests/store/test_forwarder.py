@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from mlflow_wandb_plugin.store import forwarder, say
+from tests.support.environment import isolated
 from tests.support.outboxes import no_forwarder
-from tests.support.processes import wait_until
+from tests.support.processes import run_script, wait_until
 
 STANDS_IN = """
 import fcntl, json, os, sys, time
@@ -70,6 +71,24 @@ def test_one_is_started_and_found_running(
     process = forwarder._processes[folder]
     look_again(folder)
     assert forwarder._processes[folder] is process
+
+
+def test_script_ends_without_a_complaint(tmp_path: Path) -> None:
+    """The forwarder outlives the script that started it: at the end nobody waits for it, which
+    Python would warn of."""
+    (tmp_path / "stands_in_for_the_forwarder.py").write_text("")
+    code = (
+        "import atexit\n"
+        "atexit.register(lambda: print([p.returncode is None for p in started]))\n"
+        "from pathlib import Path\n"
+        "from mlflow_wandb_plugin.store import forwarder\n"
+        "forwarder.MODULE = 'stands_in_for_the_forwarder'\n"
+        "forwarder.ensure(Path('outbox'))\n"
+        "started = list(forwarder._processes.values())\n"
+    )
+    path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+    done = run_script(code, isolated(tmp_path, PYTHONPATH=path), tmp_path)
+    assert (done.stdout, done.stderr) == ("[False]\n", "")
 
 
 def test_nobody_is_started_while_another_process_delivers(folder: Path) -> None:

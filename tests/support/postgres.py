@@ -42,7 +42,7 @@ def postgres_server() -> Iterator[str]:
             who, place,
         )  # fmt: skip
         with _serving(programs, place, who) as port:
-            yield f"postgresql://mlflow:{password}@127.0.0.1:{port}/postgres"
+            yield f"postgresql+psycopg2://mlflow:{password}@127.0.0.1:{port}/postgres"
     finally:
         shutil.rmtree(place)
 
