@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import signal
 import sys
-import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,16 +96,30 @@ def backfill(
         return
     curves = Curves()
     failed = False
-    while True:
-        outcomes = _round(opened, target, chosen, options, curves)
-        failed = any(outcome.action == "failed" for outcome in outcomes)
-        _show(outcomes, as_json)
-        if report_file is not None:
-            _keep_report(report_file, outcomes, curves, target)
-        if not follow or not _pause(every):
-            break
-        opened = plugins.open_source(source)
+    if follow:
+        # Containers are stopped so; it is as good an end as Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for _ in _rounds(follow, every):
+            outcomes = _round(opened, target, chosen, options, curves)
+            failed = any(outcome.action == "failed" for outcome in outcomes)
+            _show(outcomes, as_json)
+            if report_file is not None:
+                _keep_report(report_file, outcomes, curves, target)
+            if follow:
+                opened = plugins.open_source(source)
+    except KeyboardInterrupt:
+        if not follow:
+            raise
     sys.exit(1 if failed else 0)
+
+
+def _rounds(follow: bool, every_s: float) -> Iterator[None]:
+    """One round, or one after another with a pause between them."""
+    yield
+    while follow:
+        time.sleep(every_s)
+        yield
 
 
 def _round(
@@ -200,15 +215,6 @@ def _join_dual(source: Source, target: Target, selection: Selection) -> None:
     if write_into is None:
         raise UsageError("--into-dual-experiment needs an MLflow target")
     write_into(dual_experiment(source, target, selection))
-
-
-def _pause(seconds: float) -> bool:
-    """Wait for the next round; False when interrupted."""
-    try:
-        threading.Event().wait(seconds)
-    except KeyboardInterrupt:
-        return False
-    return True
 
 
 def _keep_log(folder: Path | None) -> None:

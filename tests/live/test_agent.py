@@ -38,7 +38,10 @@ def test_an_agents_runs_live_in_both_homes(tmp_path: Path, empty_store: Path) ->
         (home / "train.py").write_text(PROGRAM)
         command = ["-m", "mlflow_wandb_plugin.cli", "run", "--", sys.executable, "-m", "wandb",
                    "agent", f"tester/agents/{sweep}"]  # fmt: skip
-        extra = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        extra = {
+            "MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_WANDB_INIT_TIMEOUT": "120", "MLFLOW_WANDB_FINISH_TIMEOUT": "120",
+        }  # fmt: skip
         with Client(server, home, command, extra) as agent:
             agent.wait(240)
         runs = server.sweep(f"agents/{sweep}").runs
