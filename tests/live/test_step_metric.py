@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_wandb_plugin import backfill
+from mlflow_wandb_plugin import backfill, verify
 from tests.support.commands import wandb_folder
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import run_script
@@ -35,6 +35,9 @@ def test_dual_written_and_backfilled_stand_at_the_same_steps(
     assert sorted(dual.points("loss")) == [(10, 4.0), (20, 1.0), (20, 3.0), (30, 2.0)]
     assert (dual.points("val"), dual.points("best")) == ([(20, 0.5)], [(20, 0.25)])
     assert dual.params == {"lr": "0.1"}
+    monkeypatch.chdir(tmp_path / "work")
+    (compared,) = verify(str(wandb_folder(env)), env["MLFLOW_TRACKING_URI"])
+    assert (compared.result, compared.differences) == ("equal", ())
     fresh = copy_store(empty_store, tmp_path / "fresh.db")
     monkeypatch.chdir(tmp_path)
     (outcome,) = backfill(str(wandb_folder(env)), fresh)

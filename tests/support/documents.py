@@ -14,6 +14,7 @@ PAGES = (
     "docs/archive.md",
     "docs/cli.md",
     "docs/mapping.md",
+    "docs/torchtune.md",
     "docs/w2m.md",
 )
 
@@ -41,8 +42,14 @@ class Block:
     @property
     def complete_runs(self) -> int | None:
         """How many complete runs the block leaves in MLflow; None where its note says nothing."""
-        found = re.fullmatch(r"leaves (\d+) complete runs?", self.note)
+        found = re.fullmatch(r"(?:needs \w+; )?leaves (\d+) complete runs?", self.note)
         return int(found[1]) if found else None
+
+    @property
+    def needs(self) -> str:
+        """The third party of an integration that the block imports; empty for none."""
+        found = re.match(r"needs (\w+); ", self.note)
+        return found[1] if found else ""
 
 
 def blocks() -> list[Block]:
@@ -51,7 +58,7 @@ def blocks() -> list[Block]:
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
         for match in _BLOCK.finditer(text):
-            if match["kind"] != "text":
+            if match["kind"] not in ("text", "yaml"):
                 line = text.count("\n", 0, match.start("code")) + 1
                 note = (match["note"] or "").strip()
                 found.append(Block(page, line, match["kind"], note, match["code"]))

@@ -24,7 +24,18 @@ def run_script(
     """Run Python source in a child and wait for it; its output is part of a failure's message."""
     script = cwd / "script.py"
     script.write_text(code)
-    with started([python, str(script)], env, cwd) as process:
+    return run_command([python, str(script)], env, cwd, timeout, check)
+
+
+def run_command(
+    command: Sequence[str],
+    env: Mapping[str, str],
+    cwd: Path,
+    timeout: float = 120,
+    check: bool = True,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command and wait for it; its output is part of a failure's message."""
+    with started(command, env, cwd) as process:
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:

@@ -1,0 +1,228 @@
+"""A recipe's checkpoints as W&B artifacts, which MLflow gets with everything else."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.live.say import warn_once
+
+WEIGHTS = (".bin", ".pt", ".pth", ".safetensors")
+INDEX = ".index.json"
+ADAPTER, ADAPTER_CONFIG = "adapter_model.", "adapter_config.json"
+RECIPE_STATE = "recipe_state"
+
+Stamps: TypeAlias = dict[Path, tuple[int, int]]
+Which: TypeAlias = Literal["all", "final", "none"]
+
+
+class CheckpointLogging:
+    """Logs what the recipe's checkpointer saves, once it has saved it.
+
+    torchtune has no hook for that: `watch` wraps ``save_checkpoint`` of the class that the config
+    names, and `unwatch` puts the original back.
+    """
+
+    def __init__(self, which: Which) -> None:
+        self._which = which
+        self._run: Any = None
+        self._config: Mapping[str, Any] = {}
+        self._facts: dict[str, Any] = {}
+        self._originals: list[tuple[Any, str, Any]] = []
+
+    def watch(self, run: Any, config: Mapping[str, Any]) -> None:
+        """From now on, log what the config's checkpointer saves.
+
+        Args:
+            run: the W&B run to log to.
+            config: the recipe's config, with its interpolations filled in.
+        """
+        if self._which == "none" or self._originals:
+            return
+        section = config.get("checkpointer")
+        kind = _component(section)
+        if kind is None:
+            warn_once("the config's checkpointer is no class: call log_checkpoint yourself")
+            return
+        if config.get("enable_async_checkpointing") and self._which == "all":
+            warn_once("checkpoints saved asynchronously are not logged, only the final one is")
+        self._run = run
+        self._config = config
+        self._facts = _facts_of(config)
+        self._wrap(kind, "load_checkpoint", self._loading)
+        self._wrap(kind, "save_checkpoint", self._saving)
+
+    def unwatch(self) -> None:
+        """Put the checkpointer's own methods back."""
+        while self._originals:
+            kind, name, original = self._originals.pop()
+            if original is None:
+                delattr(kind, name)
+            else:
+                setattr(kind, name, original)
+
+    # -- the checkpointer -----------------------------------------------------------------
+
+    def _wrap(self, kind: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
+        self._originals.append((kind, name, vars(kind).get(name)))
+        setattr(kind, name, wrapper(getattr(kind, name)))
+
+    def _loading(self, load: Any) -> Any:
+        @functools.wraps(load)
+        def load_checkpoint(checkpointer: Any, *args: Any, **kwargs: Any) -> Any:
+            state = load(checkpointer, *args, **kwargs)
+            if isinstance(state, Mapping) and self._is_ours(checkpointer):
+                # The recipe takes these from the checkpoint, the number of epochs from its config.
+                self._facts |= _told(state, (_names().SEED_KEY, _names().MAX_STEPS_KEY))
+            return state
+
+        return load_checkpoint
+
+    def _saving(self, save: Any) -> Any:
+        @functools.wraps(save)
+        def save_checkpoint(
+            checkpointer: Any, state_dict: Any, epoch: int, *args: Any, **kwargs: Any
+        ) -> Any:
+            final = not kwargs.get("intermediate_checkpoint", args[0] if args else False)
+            wanted = self._is_ours(checkpointer) and (final or self._which == "all")
+            if not wanted:
+                return save(checkpointer, state_dict, epoch, *args, **kwargs)
+            # Taken now: saving takes the state apart.
+            metadata = self._metadata(state_dict, epoch)
+            before = _stamps(checkpointer._output_dir, epoch)
+            result = save(checkpointer, state_dict, epoch, *args, **kwargs)
+            self._log_saved(checkpointer._output_dir, epoch, before, metadata)
+            return result
+
+        return save_checkpoint
+
+    def _log_saved(
+        self, output_dir: Path, epoch: int, before: Stamps, metadata: Mapping[str, Any]
+    ) -> None:
+        """Whatever goes wrong here, the checkpoint is on disk and the recipe goes on."""
+        try:
+            files = written(before, _stamps(output_dir, epoch))
+            if not files:
+                warn_once(f"no model files appeared in {output_dir}: call log_checkpoint yourself")
+                return
+            folder = output_dir / f"epoch_{epoch}"
+            base = folder if all(folder in file.parents for file in files) else output_dir
+            log_files(self._run, files, base, epoch, metadata)
+        except Exception as error:
+            warn_once(f"the checkpoint of epoch {epoch} is not logged: {error}")
+
+    def _is_ours(self, checkpointer: Any) -> bool:
+        """A recipe may have several of one class (PPO): the config names the one for the model."""
+        wanted = self._config["checkpointer"].get("output_dir")
+        has = getattr(checkpointer, "_output_dir", None)
+        return has is not None and (wanted is None or Path(has) == Path(wanted))
+
+    def _metadata(self, state: Mapping[str, Any], epoch: int) -> dict[str, Any]:
+        """Intermediate checkpoints tell what the recipe really uses, the final one does not."""
+        names = _names()
+        lasting = (names.SEED_KEY, names.TOTAL_EPOCHS_KEY, names.MAX_STEPS_KEY)
+        self._facts |= _told(state, lasting)
+        epochs_run = {names.EPOCHS_KEY: epoch + 1} | _told(state, (names.EPOCHS_KEY,))
+        return self._facts | epochs_run
+
+
+def log_checkpoint(run: Any, path: Path, epoch: int, metadata: Mapping[str, Any]) -> None:
+    """Log a file, or all files of a folder, as the checkpoint of ``epoch``.
+
+    Raises:
+        UsageError: there is nothing to log.
+    """
+    if path.is_dir():
+        files, base = sorted(file for file in path.rglob("*") if file.is_file()), path
+    else:
+        files, base = [path] if path.is_file() else [], path.parent
+    if not files:
+        raise UsageError(f"{path} holds no checkpoint: pass a file, or a folder with files")
+    log_files(run, files, base, epoch, metadata)
+
+
+def log_files(
+    run: Any, files: Sequence[Path], base: Path, epoch: int, metadata: Mapping[str, Any]
+) -> None:
+    """Log ``files``, named relative to ``base``, as one artifact of the W&B run ``run``."""
+    import wandb
+
+    artifact = wandb.Artifact(
+        f"torchtune_model_{epoch}",
+        type="model",
+        description="Model checkpoint",
+        metadata=dict(metadata),
+    )
+    for file in files:
+        # torchtune leaves a saved checkpoint alone: no need to copy gigabytes first.
+        name = file.relative_to(base).as_posix()
+        artifact.add_file(str(file.absolute()), name=name, policy="immutable")
+    run.log_artifact(artifact)
+
+
+def written(before: Stamps, after: Stamps) -> list[Path]:
+    """The model and adapter files that a checkpointer has written, given a folder's state before
+    and after. It also copies what it finds beside the base model: that is left out.
+    """
+    new = [path for path, stamp in after.items() if before.get(path) != stamp]
+    adapter = any(path.name.startswith(ADAPTER) for path in new)
+    return sorted(
+        path
+        for path in new
+        if path.name.endswith((*WEIGHTS, INDEX)) or (adapter and path.name == ADAPTER_CONFIG)
+    )
+
+
+def _stamps(output_dir: Path, epoch: int) -> Stamps:
+    """Size and time of the files that a checkpoint of ``epoch`` may consist of."""
+    stamps: Stamps = {}
+    for folder in (output_dir, output_dir / f"epoch_{epoch}"):
+        if not folder.is_dir():
+            continue
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_file() and not entry.name.startswith(RECIPE_STATE):
+                    state = entry.stat()
+                    stamps[Path(entry.path)] = (state.st_size, state.st_mtime_ns)
+    return stamps
+
+
+def _facts_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the config says of the training. Recipes given no seed draw one for torch."""
+    import torch
+
+    seed = config.get("seed")
+    return {
+        _names().SEED_KEY: torch.initial_seed() if seed is None else seed,
+        _names().TOTAL_EPOCHS_KEY: config.get("epochs"),
+        _names().MAX_STEPS_KEY: config.get("max_steps_per_epoch"),
+    }
+
+
+def _told(state: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """What a checkpoint says under ``keys``, as far as it is plain values."""
+    return {key: state[key] for key in keys if isinstance(state.get(key), int | float | str)}
+
+
+def _names() -> Any:
+    """torchtune's names of what a checkpoint holds."""
+    from torchtune import training
+
+    return training
+
+
+def _component(section: Any) -> Any:
+    """The class that a section of a config names; None if it names none."""
+    path = section.get("_component_") if isinstance(section, Mapping) else None
+    module, _, name = str(path or "").rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name) if module else None
+    except (ImportError, AttributeError):
+        return None
+    usable = isinstance(found, type) and hasattr(found, "save_checkpoint")
+    return found if usable else None

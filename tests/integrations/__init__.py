@@ -1,0 +1,1 @@
+"""Tests of the integration packages, with the real libraries."""
