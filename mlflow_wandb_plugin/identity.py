@@ -93,6 +93,12 @@ def _journal_of(key: str, segments: Sequence[str]) -> bool:
     return key.startswith("journal:") and key.removeprefix("journal:") in segments
 
 
+def joined_rows(before: Mapping[str, int], rows: Mapping[str, int]) -> dict[str, int]:
+    """History rows carried, by segment, after ``rows`` more segments. A server has joined the run's
+    logs and counts each row that they held: its count stands alone."""
+    return dict(rows) if SERVER in rows else {**before, **rows}
+
+
 def total_rows(rows: Mapping[str, int]) -> int:
     """History rows of a run, given their number by segment."""
     return rows[SERVER] if SERVER in rows else sum(rows.values())

@@ -123,10 +123,7 @@ class ArchiveRunWriter:
             run = self._run
             run.info = self._known(info)
             run.losses = dict(sorted((+self.losses).items()))
-            if identity.SERVER in info.rows:
-                # The server has joined the run's logs: it counts each row that they held.
-                run.rows.clear()
-            run.rows.update(info.rows)
+            run.rows = identity.joined_rows(run.rows, info.rows)
             if complete:
                 run.position = identity.ended(run.position, info.segments)
                 run.state = "complete"
@@ -180,7 +177,7 @@ class ArchiveRunWriter:
             ),
             first_config=first,
             config={**before.config, **info.config},
-            rows=info.rows if identity.SERVER in info.rows else {**before.rows, **info.rows},
+            rows=identity.joined_rows(before.rows, info.rows),
         )
 
 

@@ -250,10 +250,7 @@ class MlflowRunWriter:
 
     def _remember(self, info: RunInfo, complete: bool) -> None:
         """The last thing written: how far the run has been carried, and whether it is whole."""
-        if identity.SERVER in info.rows:
-            # The server has joined the run's logs: it counts each row that they held.
-            self._rows.clear()
-        self._rows.update(info.rows)
+        self._rows = identity.joined_rows(self._rows, info.rows)
         if complete:
             if identity.CLAIM in self._tags:
                 self._client.call(self._client.client.delete_tag, self.run_id, identity.CLAIM)

@@ -217,6 +217,7 @@ def test_mlflow_going_down_in_the_middle(env: dict[str, str], tmp_path: Path) ->
             wait_until(lambda: t.status().get("state") == "live", 60, "recovery")
             t.stop()
             logged = t.logged()
+            wait_until(lambda: t.status().get("state") == "complete", 120, "the delivery")
             run = the_run(env["MLFLOW_TRACKING_URI"])
     assert t.process.returncode == 0
     assert_all_there(run, logged)
