@@ -147,6 +147,7 @@ def test_rule_book_page_lists_every_tag() -> None:
     tags = {*mapping.run_tags(run), *identity.identity_tags(run, "dual"), identity.POSITION}
     tags |= {identity.LOSSES, identity.REWRITES, identity.ROWS, identity.CLAIM, identity.SWEEP}
     tags |= {identity.STEP_METRIC}
+    tags |= {identity.PARENT_GROUP}
     page = (ROOT / "docs" / "mapping.md").read_text()
     [listed] = re.findall(r"^\| (.*) \| `wandb\.<name>`; args as JSON \|$", page, re.M)
     machine = {f"wandb.{name}" for name in listed.split(", ")}

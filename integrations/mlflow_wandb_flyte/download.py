@@ -129,9 +129,7 @@ async def download_wandb_run_logs(run_id: str, project: str = "", entity: str = 
 async def download_wandb_sweep_logs(sweep_id: str, project: str = "", entity: str = "") -> Dir[Any]:
     """`download_wandb_sweep_dirs` as a trace, so that Flyte's UI shows the files."""
     base = _folder(_default_folder() / f"sweep-{quote(sweep_id, safe='')}")
-    download_wandb_sweep_dirs(
-        sweep_id, str(base), project=project or None, entity=entity or None
-    )
+    download_wandb_sweep_dirs(sweep_id, str(base), project=project or None, entity=entity or None)
     return await Dir.from_local(str(base))
 
 

@@ -199,14 +199,10 @@ def wandb_host(host: str, context: dict[str, str], task_host: str = "") -> str:
 def run_link(host: str, template: str | None, experiment_id: str, run_id: str) -> str:
     """The page of an MLflow run."""
     shown = without_credentials(host.rstrip("/"))
-    return (template or RUN_TEMPLATE).format(
-        host=shown, experiment_id=experiment_id, run_id=run_id
-    )
+    return (template or RUN_TEMPLATE).format(host=shown, experiment_id=experiment_id, run_id=run_id)
 
 
-def _place(
-    link: Wandb, context: dict[str, str], reuses: bool = False
-) -> tuple[str, str] | None:
+def _place(link: Wandb, context: dict[str, str], reuses: bool = False) -> tuple[str, str] | None:
     """(entity, project) of the run; a shared run's are its parent's."""
     inherited = [context.get(f"_wandb_{key}") if reuses else None for key in ("entity", "project")]
     entity = inherited[0] or link.entity or context.get("wandb_entity")

@@ -63,7 +63,10 @@ class MlflowOptions:
             for key, rival in ((own, other), (other, own)):
                 if self.given.get(key):
                     merged.pop(rival, None)
-        autolog_kwargs = {**merged.get("autolog_kwargs", {}), **self.given.get("autolog_kwargs", {})}
+        autolog_kwargs = {
+            **merged.get("autolog_kwargs", {}),
+            **self.given.get("autolog_kwargs", {}),
+        }
         return {**merged, **self.given, "autolog_kwargs": autolog_kwargs}
 
 

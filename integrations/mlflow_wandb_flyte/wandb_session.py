@@ -181,7 +181,8 @@ class WandbSession:
             if self._options.on_backend_error == "raise":
                 raise
             logger.warning(
-                "W&B cannot be reached (%s): the run goes on offline; `wandb sync` uploads it", error
+                "W&B cannot be reached (%s): the run goes on offline; `wandb sync` uploads it",
+                error,
             )
             return wandb.init(**{**init, "mode": "offline", "settings": None, "resume": None})
 

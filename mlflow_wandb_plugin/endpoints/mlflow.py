@@ -31,17 +31,23 @@ class MlflowTarget:
     Args:
         uri: an MLflow tracking URI; None means MLflow's own default.
         experiment: the experiment's name; ``{entity}`` and ``{project}`` are filled in.
+        secondary: the runs are those of another process, too, which says how they end.
     """
 
     def __init__(
-        self, uri: str | None = None, experiment: str = "{project}", backoff: Backoff | None = None
+        self,
+        uri: str | None = None,
+        experiment: str = "{project}",
+        backoff: Backoff | None = None,
+        secondary: bool = False,
     ) -> None:
         self._client = Client(uri, backoff)
         self._experiment = experiment
         self._experiment_ids: dict[str, str] = {}
-        self._sweeps: dict[tuple[str, str], str] = {}
+        self._parents: dict[tuple[str, str, str], str] = {}
         self._leave_dual = False
         self._fixed_experiment: str | None = None
+        self._secondary = secondary
         self._bulk = _bulk_if_any(self._client)
         self._lock = threading.Lock()
 
@@ -116,14 +122,14 @@ class MlflowTarget:
         if twin is None:
             run, won = self._create(info, tags)
             if won:
-                return MlflowRunWriter(self._client, run, info, None, self._bulk)
+                return MlflowRunWriter(self._client, run, info, None, self._bulk, self._secondary)
             twin = _twin(run, named=False)
         else:
             run = self._client.call(self._client.client.get_run, twin.run_id)
         if twin.adopted:
             tags |= {identity.ORIGIN: "dual"}
             return AdoptedRunWriter(self._client, run, info, tags, self._bulk)
-        return MlflowRunWriter(self._client, run, info, tags, self._bulk)
+        return MlflowRunWriter(self._client, run, info, tags, self._bulk, self._secondary)
 
     def compare(self, info: RunInfo, twin: Twin) -> RunComparison:
         """A writer that writes nothing and tells what in ``twin`` differs from what it is given."""
@@ -137,7 +143,7 @@ class MlflowTarget:
         then looks again, and the one that claimed the run later takes its own back.
         """
         claim = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
-        parent = self._sweep_run(info)
+        parent = self._parent_run(info)
         run = self._client.call(
             self._client.client.create_run,
             self.experiment_id(info),
@@ -157,26 +163,41 @@ class MlflowTarget:
         self._client.call(self._client.client.delete_run, run.info.run_id)
         return min(rivals, key=lambda other: other.data.tags.get(identity.CLAIM, "")), False
 
-    def _sweep_run(self, info: RunInfo) -> str | None:
-        """The parent of a sweep's runs, created with the first of them."""
-        if not info.sweep_id:
-            return None
+    def _parent_run(self, info: RunInfo) -> str | None:
+        """The run that ``info`` is nested below: the one its config names, or that of its sweep or
+        group, which is created with the first of its runs."""
+        named = info.config.get(mapping.PARENT_RUN_KEY)
+        if isinstance(named, str) and named:
+            return named
+        group = info.config.get(mapping.PARENT_GROUP_KEY)
+        if info.sweep_id:
+            name = f"sweep {info.facts.get('sweep_name') or info.sweep_id}"
+            return self._common_parent(info, identity.SWEEP, info.sweep_id, name)
+        if isinstance(group, str) and group:
+            return self._common_parent(info, identity.PARENT_GROUP, group, group)
+        return None
+
+    def _common_parent(self, info: RunInfo, tag: str, value: str, name: str) -> str:
         experiment = self.experiment_id(info)
         with self._lock:
-            known = self._sweeps.get((experiment, info.sweep_id))
+            known = self._parents.get((experiment, tag, value))
             if known is None:
-                known = self._find_sweep(experiment, info) or self._create_sweep(experiment, info)
-                self._sweeps[experiment, info.sweep_id] = known
+                known = self._find_parent(experiment, tag, value) or self._create_parent(
+                    experiment, info, tag, value, name
+                )
+                self._parents[experiment, tag, value] = known
             return known
 
-    def _find_sweep(self, experiment: str, info: RunInfo) -> str | None:
-        runs = self._search(experiment, identity.SWEEP, info.sweep_id)
+    def _find_parent(self, experiment: str, tag: str, value: str) -> str | None:
+        runs = self._search(experiment, tag, value)
         first = min(runs, key=lambda run: run.data.tags.get(identity.CLAIM, ""), default=None)
         return None if first is None else str(first.info.run_id)
 
-    def _create_sweep(self, experiment: str, info: RunInfo) -> str:
+    def _create_parent(
+        self, experiment: str, info: RunInfo, tag: str, value: str, name: str
+    ) -> str:
         tags = {
-            identity.SWEEP: info.sweep_id,
+            tag: value,
             identity.PROJECT: info.project,
             identity.CLAIM: f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}",
         }
@@ -185,14 +206,14 @@ class MlflowTarget:
             experiment,
             start_time=info.started_ms,
             tags=tags,
-            run_name=f"sweep {info.facts.get('sweep_name') or info.sweep_id}",
+            run_name=name,
         )
         run_id = str(created.info.run_id)
-        first = self._find_sweep(experiment, info) or run_id
+        first = self._find_parent(experiment, tag, value) or run_id
         if first != run_id:
             self._client.call(self._client.client.delete_run, run_id)
             return first
-        config = info.facts.get("sweep_config")
+        config = info.facts.get("sweep_config") if tag == identity.SWEEP else None
         if config:
             self._client.call(
                 self._client.client.log_dict, run_id, config, mapping.SWEEP_CONFIG_FILE
