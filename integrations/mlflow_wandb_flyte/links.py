@@ -193,6 +193,8 @@ def wandb_host(host: str, context: dict[str, str], task_host: str = "") -> str:
 
     if host == WANDB_HOST:
         host = context.get("wandb_host") or task_host or os.environ.get("WANDB_BASE_URL") or host
+    if host.rstrip("/") in (WANDB_HOST, "https://api.wandb.ai"):
+        return WANDB_HOST
     return without_credentials(str(util.app_url(host)).rstrip("/"))
 
 

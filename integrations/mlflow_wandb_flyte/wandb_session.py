@@ -162,9 +162,8 @@ class WandbSession:
                 x_update_finish_state=shared.primary,
             )
             init.pop("mode", None)
-        elif self._options.resume_on_retry and not offline and not _decides_resume(init):
-            if _is_ours(init["id"]):
-                init["resume"] = "allow"
+        elif self._options.resume_on_retry and not offline and _is_retried(init):
+            init["resume"] = "allow"
         init["reinit"] = "create_new"
         with using(**self._tap_settings()):
             self.run = self._started(init)
@@ -269,8 +268,13 @@ def with_host(init: Mapping[str, Any]) -> dict[str, Any]:
     return {**init, "settings": _settings(init.get("settings"), base_url=config.host)}
 
 
-def _is_ours(run_id: str) -> bool:
-    """Whether a run that has this id already was opened by an earlier attempt of this action."""
+def _is_retried(init: Mapping[str, Any]) -> bool:
+    """Whether a run of this id, if there is one, is an earlier attempt's of this action."""
+    if any(init.get(key) for key in ("resume", "resume_from", "fork_from")):
+        return False
+    if "WANDB_RESUME" in os.environ:
+        return False
+    run_id = init["id"]
     opened_before = _opened.setdefault(run_id, base_id()) == base_id()
     return run_id.startswith(base_id()) or flyte.ctx().attempt_number > 0 or opened_before
 
@@ -285,11 +289,6 @@ def _settings(given: Any, **ours: Any) -> Any:
     for key, value in ours.items():
         setattr(copied, key, value)
     return copied
-
-
-def _decides_resume(init: Mapping[str, Any]) -> bool:
-    said = ("resume", "resume_from", "fork_from")
-    return any(init.get(key) for key in said) or "WANDB_RESUME" in os.environ
 
 
 def _add_config(init: dict[str, Any], more: Mapping[str, Any]) -> None:
