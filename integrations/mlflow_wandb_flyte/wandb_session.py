@@ -30,6 +30,8 @@ OnBackendError: TypeAlias = Literal["raise", "warn"]
 RUN_KEY = "_wandb_run"
 EXIT_CODES: Mapping[Ending, int] = {"finished": 0, "failed": 1, "killed": 255}
 """255 is what W&B gives an interrupted run; its server shows it as killed, and so does MLflow."""
+MLFLOW_PATIENCE_S = 60.0
+"""How long a task that logs into the replica waits for it at most."""
 OFFLINE_MODES = ("offline", "dryrun", "disabled")
 
 _open_runs: dict[str, Any] = {}
@@ -153,15 +155,17 @@ class WandbSession:
 
         init = with_host(init)
         offline = is_offline(init)
-        if shared is not None and not offline:
+        if shared is not None:
+            # Offline, too: then it is the replica that is told who says how the run ended.
             init["settings"] = _settings(
                 init.get("settings"),
-                mode="shared",
                 x_primary=shared.primary,
                 x_label=shared.label,
                 x_update_finish_state=shared.primary,
+                **({} if offline else {"mode": "shared"}),
             )
-            init.pop("mode", None)
+            if not offline:
+                init.pop("mode", None)
         elif self._options.resume_on_retry and not offline and _is_retried(init):
             init["resume"] = "allow"
         init["reinit"] = "create_new"
@@ -192,6 +196,9 @@ class WandbSession:
             "experiment": config.experiment_name if config else None,
         }
         given = {key: value for key, value in context.items() if value}
+        if self._options.with_mlflow and not os.environ.get("MLFLOW_WANDB_INIT_TIMEOUT"):
+            # The task is to log into the replica: without it, MLflow makes a stray run.
+            given["init_timeout"] = MLFLOW_PATIENCE_S
         return {**given, **self._options.settings}
 
     # -- inside ---------------------------------------------------------------------------
