@@ -16,6 +16,7 @@ from mlflow_wandb_flyte import active
 from mlflow_wandb_flyte.context import MlflowRunMode, get_mlflow_context
 from mlflow_wandb_flyte.session import Ending
 from mlflow_wandb_flyte.twin import MLFLOW_RUN_KEY, flyte_tags, passed_on
+from mlflow_wandb_plugin import identity
 
 logger = logging.getLogger(__name__)
 
@@ -189,9 +190,10 @@ class MlflowSession:
         found = self._client.search_runs(
             [experiment or fluent._get_experiment_id()],
             " and ".join(f"tags.`{key}` = '{value}'" for key, value in quoted.items()),
-            max_results=1,
         )
-        return found[0].info.run_id if found else None
+        # A W&B run's replica carries the action's tags, too.
+        own = [run for run in found if identity.ORIGIN not in run.data.tags]
+        return own[0].info.run_id if own else None
 
     def _autolog(self) -> None:
         """

@@ -47,7 +47,12 @@ def test_a_sweep_config_comes_back_as_it_was(**fields: Any) -> None:
     assert WandbSweepConfig.from_dict(context) == config
 
 
-@given(experiment_id=texts, run_name=texts, tags=st.dictionaries(texts, texts), log_models=st.booleans())
+@given(
+    experiment_id=texts,
+    run_name=texts,
+    tags=st.dictionaries(texts, texts),
+    log_models=st.booleans(),
+)
 def test_an_mlflow_config_comes_back_as_it_was(**fields: Any) -> None:
     """An experiment id of digits stays text."""
     config = mlflow_config(**fields)
@@ -82,7 +87,9 @@ def test_secrets_do_not_enter_the_context(caplog: pytest.LogCaptureFixture) -> N
         settings={"api_key": "s3cret", "base_url": "https://me:s3cret@h.example"},
         config={"login": {"password": "s3cret", "token_limit": 5}, "WANDB_API_KEY": "s3cret"},
     )
-    uri = mlflow_config(tracking_uri="postgresql://me:s3cret@db.example/ml", link_host="http://a:s3cret@h")
+    uri = mlflow_config(
+        tracking_uri="postgresql://me:s3cret@db.example/ml", link_host="http://a:s3cret@h"
+    )
     with caplog.at_level(logging.WARNING):
         context = {**config, **uri}
     assert "s3cret" not in json.dumps(context)

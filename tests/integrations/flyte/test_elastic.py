@@ -28,7 +28,8 @@ def launch(env: dict[str, str], nodes: int, *tasks: str) -> Homes:
         "PYTHONPATH": f"{ROOT}:{ROOT / 'integrations'}",
         "NODES": str(nodes),
         "NOTES": str(notes),
-        "PET_RDZV_ENDPOINT": f"127.0.0.1:{free_port()}",
+        # Nodes meet at an address; one alone finds a free one for each launch.
+        "PET_RDZV_ENDPOINT": f"127.0.0.1:{free_port() if nodes > 1 else 0}",
         "MLFLOW_WANDB_INIT_TIMEOUT": "120",
         "MLFLOW_WANDB_FINISH_TIMEOUT": "120",
         "OMP_NUM_THREADS": "1",

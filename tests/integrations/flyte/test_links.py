@@ -59,7 +59,9 @@ def test_a_run_that_the_user_names_is_linked_by_its_name() -> None:
     """The decorator's id comes before the context's; odd names are quoted."""
     assert link(Wandb(id="mine"), **PLACE, wandb_id="other").endswith("/runs/mine")
     assert link(Wandb(), **PLACE, wandb_id="other").endswith("/runs/other")
-    assert link(Wandb(project="a b", entity="é"), **PLACE).startswith("https://wandb.ai/%C3%A9/a%20b/")
+    assert link(Wandb(project="a b", entity="é"), **PLACE).startswith(
+        "https://wandb.ai/%C3%A9/a%20b/"
+    )
 
 
 def test_links_point_at_the_configured_host(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ class Online:
     mlflow: dict[str, RunState]
 
     def rows(self, path: str) -> list[dict[str, Any]]:
-        return [dict(row) for row in self.server.run(path).history.rows()]
+        return [line.row for line in self.server.run(path).history.live]
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,7 @@ from flyte.models import ActionID, RawDataPath
 from flyteidl2.task import common_pb2
 
 
-def in_container(
-    task: Any, run: str, action: str, context: Mapping[str, str] | None = None
-) -> str:
+def in_container(task: Any, run: str, action: str, context: Mapping[str, str] | None = None) -> str:
     """Run a task without inputs; returns the error's text, or nothing."""
     folder = Path(tempfile.mkdtemp())
     inputs = common_pb2.Inputs()

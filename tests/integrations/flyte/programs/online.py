@@ -118,7 +118,10 @@ AGENTS = 22
 def main() -> None:
     said["parent"] = in_container(parent, "run1", "a")
     said["context"] = in_container(
-        by_context, "run2", "a", wandb_config(project="given", entity="tester", id="named").to_dict()
+        by_context,
+        "run2",
+        "a",
+        wandb_config(project="given", entity="tester", id="named").to_dict(),
     )
     os.environ["FLYTE_ATTEMPT_NUMBER"] = "0"
     said["attempts"] = [in_container(retried, "run3", "a")]
@@ -127,7 +130,9 @@ def main() -> None:
     )
     said["downloads"] = in_container(downloads, "run4", "a")
     folder = here / "downloaded"
-    said["folder"] = download_wandb_run_dir("run4-a", str(folder), project="downloads", entity="tester")
+    said["folder"] = download_wandb_run_dir(
+        "run4-a", str(folder), project="downloads", entity="tester"
+    )
     said["offline"] = in_container(downloads_offline, "run5", "a")
     config = wandb_sweep_config(
         method="grid", parameters={"lr": {"values": [i / 10 for i in range(AGENTS)]}}
