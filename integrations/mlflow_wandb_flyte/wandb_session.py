@@ -155,6 +155,9 @@ class WandbSession:
 
         init = with_host(init)
         offline = is_offline(init)
+        if offline and init.get("mode") is None:
+            # wandb reads its variables once a process; this task may have come later.
+            init["mode"] = "disabled" if os.environ.get("WANDB_MODE") == "disabled" else "offline"
         if shared is not None:
             # Offline, too: then it is the replica that is told who says how the run ended.
             init["settings"] = _settings(

@@ -133,13 +133,15 @@ def test_a_failed_worker_fails_its_runs_and_its_peers_are_killed(ends: Homes) ->
 
 
 def test_a_killed_worker_goes_on_in_the_same_runs_when_it_is_retried(ends: Homes) -> None:
-    """SIGKILL of one and SIGTERM of the other; the next attempt finishes both runs."""
+    """SIGTERM of rank 0, SIGKILL of rank 1, whose own log wandb loses; the next attempt finishes
+    both runs, and MLflow has the points of both attempts."""
     assert (ends.said["killed_once:0"], ends.said["killed_once:1"]) == ("failed", "")
+    assert ends.wandb["killed-once-a0-rank-0"].states == ["killed", "finished"]
+    assert ends.wandb["killed-once-a0-rank-1"].states[-1] == "finished"
     for rank in (0, 1):
-        run_id = f"killed-once-a0-rank-{rank}"
-        assert ends.wandb[run_id].states == ["killed", "finished"]
-        assert ends.values(run_id, "rank") == [rank, rank]
-        assert ends.mlflow[run_id].status == "FINISHED"
+        twin = ends.mlflow[f"killed-once-a0-rank-{rank}"]
+        assert [value for _, value in twin.points("rank")] == [rank, rank]
+        assert twin.status == "FINISHED"
 
 
 def test_an_mlflow_run_of_a_killed_worker_is_killed(ends: Homes) -> None:
