@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
-import uuid
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin import identity, mapping
 from mlflow_wandb_plugin.endpoints.mlflow_adopted import AdoptedRunWriter
 from mlflow_wandb_plugin.endpoints.mlflow_bulk import SqlBulk, WritePath, open_bulk
+from mlflow_wandb_plugin.endpoints.mlflow_claims import PENDING, first, is_pending, settle
 from mlflow_wandb_plugin.endpoints.mlflow_client import Client, RefusedError
 from mlflow_wandb_plugin.endpoints.mlflow_compare import RunComparison
 from mlflow_wandb_plugin.endpoints.mlflow_writer import MlflowRunWriter
@@ -111,9 +110,8 @@ class MlflowTarget:
         if run is not None:
             given = info.config.get(mapping.GIVEN_RUN_CONFIG_KEY) is True
             return _twin(run, named=True, given=given)
-        tagged = self._tagged(info, identity.RUN_ID)
-        if not dual:
-            tagged = [run for run in tagged if run.data.tags.get(identity.ORIGIN) != "dual"]
+        # Who has just created one may take it back.
+        tagged = [run for run in self._alike(info) if not is_pending(run)]
         tagged = tagged or self._tagged(info, identity.EWM_RUN_ID)
         return _twin(tagged[0], named=False) if tagged else None
 
@@ -137,31 +135,25 @@ class MlflowTarget:
         return RunComparison(self._client, run, info)
 
     def _create(self, info: RunInfo, tags: dict[str, str]) -> tuple[Run, bool]:
-        """Create the run, unless somebody else just did; returns it and whether it is ours.
-
-        MLflow has no "create if absent": two backfills may both find nothing and create. Each
-        then looks again, and the one that claimed the run later takes its own back.
-        """
-        claim = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+        """Create the run, unless somebody else just did; returns it and whether it is ours."""
         parent = self._parent_run(info)
         run = self._client.call(
             self._client.client.create_run,
             self.experiment_id(info),
             start_time=info.started_ms,
-            tags=tags | {identity.CLAIM: claim} | ({PARENT_TAG: parent} if parent else {}),
+            tags=tags | {identity.CLAIM: PENDING} | ({PARENT_TAG: parent} if parent else {}),
             run_name=mapping.run_name(info),
         )
-        rivals = [
-            other
-            for other in self._tagged(info, identity.RUN_ID)
-            if not (self._leave_dual and other.data.tags.get(identity.ORIGIN) == "dual")
-            and other.info.run_id != run.info.run_id
-            and other.data.tags.get(identity.CLAIM, "") < claim
-        ]
-        if not rivals:
-            return run, True
-        self._client.call(self._client.client.delete_run, run.info.run_id)
-        return min(rivals, key=lambda other: other.data.tags.get(identity.CLAIM, "")), False
+        winner = settle(self._client, run, lambda: self._alike(info))
+        if winner.info.run_id != run.info.run_id:
+            return winner, False
+        return self._client.call(self._client.client.get_run, run.info.run_id), True
+
+    def _alike(self, info: RunInfo) -> list[Run]:
+        found = self._tagged(info, identity.RUN_ID)
+        if not self._leave_dual:
+            return found
+        return [run for run in found if run.data.tags.get(identity.ORIGIN) != "dual"]
 
     def _parent_run(self, info: RunInfo) -> str | None:
         """The run that ``info`` is nested below: the one its config names, or that of its sweep or
@@ -190,8 +182,8 @@ class MlflowTarget:
 
     def _find_parent(self, experiment: str, tag: str, value: str) -> str | None:
         runs = self._search(experiment, tag, value)
-        first = min(runs, key=lambda run: run.data.tags.get(identity.CLAIM, ""), default=None)
-        return None if first is None else str(first.info.run_id)
+        found = first([run for run in runs if not is_pending(run)])
+        return None if found is None else str(found.info.run_id)
 
     def _create_parent(
         self, experiment: str, info: RunInfo, tag: str, value: str, name: str
@@ -199,7 +191,7 @@ class MlflowTarget:
         tags = {
             tag: value,
             identity.PROJECT: info.project,
-            identity.CLAIM: f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}",
+            identity.CLAIM: PENDING,
         }
         created = self._client.call(
             self._client.client.create_run,
@@ -209,10 +201,9 @@ class MlflowTarget:
             run_name=name,
         )
         run_id = str(created.info.run_id)
-        first = self._find_parent(experiment, tag, value) or run_id
-        if first != run_id:
-            self._client.call(self._client.client.delete_run, run_id)
-            return first
+        winner = settle(self._client, created, lambda: self._search(experiment, tag, value))
+        if winner.info.run_id != run_id:
+            return str(winner.info.run_id)
         config = info.facts.get("sweep_config") if tag == identity.SWEEP else None
         if config:
             self._client.call(
