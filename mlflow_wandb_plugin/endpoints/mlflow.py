@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_wandb_plugin import identity, mapping
 from mlflow_wandb_plugin.endpoints.mlflow_adopted import AdoptedRunWriter
 from mlflow_wandb_plugin.endpoints.mlflow_bulk import SqlBulk, WritePath, open_bulk
-from mlflow_wandb_plugin.endpoints.mlflow_claims import PENDING, first, is_pending, settle
+from mlflow_wandb_plugin.endpoints.mlflow_claims import PENDING, settle, standing
 from mlflow_wandb_plugin.endpoints.mlflow_client import Client, RefusedError
 from mlflow_wandb_plugin.endpoints.mlflow_compare import RunComparison
 from mlflow_wandb_plugin.endpoints.mlflow_writer import MlflowRunWriter
@@ -110,10 +110,10 @@ class MlflowTarget:
         if run is not None:
             given = info.config.get(mapping.GIVEN_RUN_CONFIG_KEY) is True
             return _twin(run, named=True, given=given)
-        # Who has just created one may take it back.
-        tagged = [run for run in self._alike(info) if not is_pending(run)]
-        tagged = tagged or self._tagged(info, identity.EWM_RUN_ID)
-        return _twin(tagged[0], named=False) if tagged else None
+        run = standing(self._client, lambda: self._alike(info))
+        if run is None:
+            run = next(iter(self._tagged(info, identity.EWM_RUN_ID)), None)
+        return _twin(run, named=False) if run is not None else None
 
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> MlflowRunWriter:
         tags = identity.identity_tags(info, origin)
@@ -181,8 +181,7 @@ class MlflowTarget:
             return known
 
     def _find_parent(self, experiment: str, tag: str, value: str) -> str | None:
-        runs = self._search(experiment, tag, value)
-        found = first([run for run in runs if not is_pending(run)])
+        found = standing(self._client, lambda: self._search(experiment, tag, value))
         return None if found is None else str(found.info.run_id)
 
     def _create_parent(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PENDING = "pending"
 SETTLED = "settled"
-DECISION_S = 10.0
+DECISION_S = 5.0
 """How long a rival may take to decide; after that it counts as settled: its creator is gone."""
 
 
@@ -44,6 +44,15 @@ def settle(client: Client, run: Run, alike: Callable[[], Sequence[Run]]) -> Run:
             return run
     client.call(client.client.delete_run, run.info.run_id)
     return _decided(alike) or run
+
+
+def standing(client: Client, alike: Callable[[], Sequence[Run]]) -> Run | None:
+    """The run that stays, of those that exist; where one is just being created, once that is
+    decided. One whose creator is gone is taken over."""
+    winner = _decided(alike)
+    if winner is not None and is_pending(winner):
+        client.call(client.client.set_tag, winner.info.run_id, identity.CLAIM, SETTLED)
+    return winner
 
 
 def first(runs: Sequence[Run]) -> Run | None:

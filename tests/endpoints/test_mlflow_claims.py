@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlflow_wandb_plugin import identity
 from mlflow_wandb_plugin.endpoints import mlflow_claims
-from mlflow_wandb_plugin.endpoints.mlflow_claims import PENDING, settle
+from mlflow_wandb_plugin.endpoints.mlflow_claims import PENDING, settle, standing
 
 
 @dataclass
@@ -122,3 +122,14 @@ def test_a_creator_that_is_gone_is_not_waited_for_for_ever(monkeypatch: pytest.M
     ours = store.create("b")
     assert settle(store, ours, store.seen).info.run_id == "a"  # type: ignore[arg-type]
     assert list(store.runs) == ["a"]
+
+
+def test_a_run_whose_creator_is_gone_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who looks for the run finds it, settled from then on."""
+    monkeypatch.setattr(mlflow_claims, "DECISION_S", 0.0)
+    store = Store(lambda: None)
+    store.create("a")
+    found = standing(store, store.seen)  # type: ignore[arg-type]
+    assert found is not None
+    assert [found.info.run_id] == [run.info.run_id for run in store.seen()] == ["a"]
+    assert not mlflow_claims.is_pending(store.runs["a"])
