@@ -52,6 +52,8 @@ def test_block_runs_and_leaves_the_runs_it_says(
         pytest.skip(f"{block.needs} is not installed: pip install '.[{block.needs}]'")
     work = tmp_path / "work"
     shutil.copytree(project, work, dirs_exist_ok=True)
+    if "examples/" in block.code:
+        shutil.copytree(ROOT / "examples", work / "examples")
     uri = copy_store(empty_store, work / "mlflow.db")
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = isolated(

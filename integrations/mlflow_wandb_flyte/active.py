@@ -94,15 +94,18 @@ for _name in ("run", *OF_THE_RUN):
 
 
 def _set_globals(run: Any) -> None:
-    from wandb.sdk.lib import module
-
-    module.set_global(run=run, **{name: getattr(run, name) for name in OF_THE_RUN})
+    _names().set_global(run=run, **{name: getattr(run, name) for name in OF_THE_RUN})
 
 
 def _unset_globals() -> None:
+    _names().unset_globals()
+
+
+def _names() -> Any:
+    """What sets the names of the module wandb."""
     from wandb.sdk.lib import module
 
-    module.unset_globals()
+    return module
 
 
 class _Stack:

@@ -28,9 +28,9 @@ def _end(options: MlflowOptions) -> None:
     import mlflow
     from mlflow.tracking import fluent
 
-    given = options.arguments()
+    given: dict[str, Any] = options.arguments()
     client = mlflow.MlflowClient(given.get("tracking_uri"))
-    experiment = given.get("experiment_id")
+    experiment: Any = given.get("experiment_id")
     if not experiment and given.get("experiment_name"):
         named = client.get_experiment_by_name(given["experiment_name"])
         experiment = named.experiment_id if named else None
@@ -38,8 +38,7 @@ def _end(options: MlflowOptions) -> None:
     ours = " and ".join(
         f"tags.`{key}` = '{tags[key]}'" for key in ("flyte.run_name", "flyte.action_name")
     )
-    found = client.search_runs(
-        [experiment or fluent._get_experiment_id()], f"{ours} and attributes.status = 'RUNNING'"
-    )
+    experiment = experiment or fluent._get_experiment_id()
+    found = client.search_runs([str(experiment)], f"{ours} and attributes.status = 'RUNNING'")
     for run in found:
         client.set_terminated(run.info.run_id, "KILLED")

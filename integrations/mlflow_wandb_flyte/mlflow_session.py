@@ -15,7 +15,7 @@ import flyte
 from mlflow_wandb_flyte import active
 from mlflow_wandb_flyte.context import MlflowRunMode, get_mlflow_context
 from mlflow_wandb_flyte.session import Ending
-from mlflow_wandb_flyte.twin import MLFLOW_RUN_KEY, flyte_tags, passed_on
+from mlflow_wandb_flyte.twin import MLFLOW_RUN_KEY, as_active, flyte_tags, passed_on
 from mlflow_wandb_plugin import identity
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class MlflowSession:
             # Somebody else opened it, and ends it.
             for key, value in (self._options.given.get("tags") or {}).items():
                 self._client.set_tag(shared, key, value)
-            return mlflow.ActiveRun(self._client.get_run(shared))
+            return as_active(self._client.get_run(shared))
         start = {k: v for k, v in self._arguments.items() if k not in NOT_FOR_START_RUN}
         experiment = self._experiment_id()
         if flyte.ctx():

@@ -72,8 +72,10 @@ class SweepSession:
                 "flyte.with_runcontext() or as a context manager."
             )
         around = get_wandb_context()
-        self.project = self._options.project or config.project or (around and around.project)
-        self.entity = self._options.entity or config.entity or (around and around.entity)
+        self.project = (
+            self._options.project or config.project or (around.project if around else None)
+        )
+        self.entity = self._options.entity or config.entity or (around.entity if around else None)
         self.sweep_id = self._earlier_attempt() or self._create(config)
         _created[base_id()] = self.sweep_id
 

@@ -31,7 +31,7 @@ Options = WandbOptions | MlflowOptions | SweepOptions
 def track_task(task: Any, options: Options, links: Sequence[Any] = ()) -> Any:
     """Put a run around each execution of ``task``, in place; returns the task."""
     if not hasattr(task, "tracked_by"):
-        task.__class__ = tracked_class(type(task))
+        task.__class__ = _tracked(type(task))
         task.tracked_by = ()
     # The same decorator again takes the place of the one before.
     kept = [one for one in task.tracked_by if type(one) is not type(options)]
@@ -40,8 +40,7 @@ def track_task(task: Any, options: Options, links: Sequence[Any] = ()) -> Any:
     return task
 
 
-@functools.cache
-def tracked_class(plain: type) -> type:
+def tracked_class(plain: Any) -> Any:
     """The subclass of a task class whose tasks are tracked."""
 
     @dataclass(kw_only=True)
@@ -67,6 +66,9 @@ def tracked_class(plain: type) -> type:
     return Tracked
 
 
+_tracked: Any = functools.cache(tracked_class)
+
+
 def _with_ours(given: tuple[Any, ...], before: tuple[Any, ...]) -> tuple[Any, ...]:
     """Links that replace the user's own; those of our decorators stay."""
     return (*given, *(link for link in before if getattr(link, "_of_decorator", False)))
@@ -81,7 +83,7 @@ def _plain(task: Any) -> Any:
 
 
 def _as_tracked(plain: Any, tracked_by: tuple[Options, ...]) -> Any:
-    plain.__class__ = tracked_class(type(plain))
+    plain.__class__ = _tracked(type(plain))
     plain.tracked_by = tracked_by
     return plain
 

@@ -52,6 +52,14 @@ def passed_on(
         yield
 
 
+def as_active(run: Any) -> Any:
+    """A run as ``mlflow.active_run`` gives it."""
+    import mlflow
+
+    active_run: Any = mlflow.ActiveRun
+    return active_run(run)
+
+
 def flyte_tags() -> dict[str, str]:
     """What ties an MLflow run to the action that logs it."""
     action = flyte.ctx().action
@@ -76,7 +84,7 @@ def _twin(run: Any) -> Any:
         client = mlflow.MlflowClient()
         for key, value in flyte_tags().items():
             client.set_tag(run_id, key, value)
-        return mlflow.ActiveRun(client.get_run(run_id))
+        return as_active(client.get_run(run_id))
     except Exception as error:
         logger.warning("MLflow run %s cannot be used in the task: %s", run_id, error)
         return None

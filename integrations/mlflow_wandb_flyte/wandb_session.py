@@ -175,8 +175,9 @@ class WandbSession:
         with using(**self._tap_settings()):
             self.run = self._started(init)
         self._owner = True
+        run: Any = self.run
         with _lock:
-            _open_runs[self.run.id] = self.run
+            _open_runs[run.id] = run
 
     def _started(self, init: dict[str, Any]) -> Any:
         import wandb
@@ -198,7 +199,7 @@ class WandbSession:
             "tracking_uri": config.tracking_uri if config else None,
             "experiment": config.experiment_name if config else None,
         }
-        given = {key: value for key, value in context.items() if value}
+        given: dict[str, Any] = {key: value for key, value in context.items() if value}
         if self._options.with_mlflow and not os.environ.get("MLFLOW_WANDB_INIT_TIMEOUT"):
             # The task is to log into the replica: without it, MLflow makes a stray run.
             given["init_timeout"] = MLFLOW_PATIENCE_S
@@ -236,13 +237,14 @@ class WandbSession:
             if self._closed or not self._owner:
                 return
             self._closed = True
+        run: Any = self.run
         try:
-            self.run.finish(exit_code=EXIT_CODES[ending])
+            run.finish(exit_code=EXIT_CODES[ending])
         except Exception as error:
-            logger.warning("W&B run %s could not be ended: %s", self.run.id, error)
+            logger.warning("a W&B run could not be ended: %s", error)
         with _lock:
-            if _open_runs.get(self.run.id) is self.run:
-                del _open_runs[self.run.id]
+            for run_id in [key for key, opened in _open_runs.items() if opened is run]:
+                del _open_runs[run_id]
 
 
 PARENT_RUN_ID = "mlflow_parent_run_id"

@@ -109,25 +109,17 @@ def fails() -> int | None:
     return 1
 
 
+@mlflow_run(experiment_name="killed in MLflow", run_mode="new")
 @wandb_init(project="elastic", run_mode="new")
 @env.task
 def killed_once() -> int | None:
+    """In MLflow's run rank 0 logs alone; it is the one that is killed outright."""
     log_rank()
     if flyte.ctx().attempt_number == 0:
         wait_for_peer()
-        if rank() == 1:
+        if rank() == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(120)
-    return 1
-
-
-@mlflow_run(experiment_name="killed in MLflow")
-@env.task
-def killed_in_mlflow() -> int | None:
-    wait_for_peer()
-    if rank() == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(120)
     return 1
 
 
@@ -137,6 +129,23 @@ def wait_for_peer() -> None:
     dist.barrier()
 
 
+def statuses() -> dict[str, str]:
+    """Of all MLflow runs, by their Flyte run's name or W&B id, once none is open any more."""
+    client = mlflow.MlflowClient()
+    deadline = time.monotonic() + 60
+    while True:
+        experiments = [one.experiment_id for one in client.search_experiments()]
+        runs = client.search_runs(experiments)
+        found = {
+            run.data.tags.get("wandb.run_id")
+            or run.data.tags.get("flyte.run_name", "parent"): run.info.status
+            for run in runs
+        }
+        if "RUNNING" not in found.values() or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
+
+
 if __name__ == "__main__":
     said: dict[str, Any] = {}
     for argument in sys.argv[1:]:
@@ -144,4 +153,5 @@ if __name__ == "__main__":
         os.environ["FLYTE_ATTEMPT_NUMBER"] = attempt or "0"
         context = wandb_config(tags=["elastic"]).to_dict()
         said[argument] = in_container(globals()[name], name.replace("_", "-"), "a0", context)
+        said[f"after {argument}"] = statuses()
     print(json.dumps(said))
