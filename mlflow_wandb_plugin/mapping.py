@@ -24,12 +24,18 @@ STEP_METRIC_CONFIG_KEY = "mlflow_step_metric"
 """A config key of the user's: the dotted key of the metric whose values are MLflow's steps."""
 GIVEN_RUN_CONFIG_KEY = "mlflow_run_given"
 """True where ``mlflow_run_id`` names a run that the user gave us to write."""
+PARENT_RUN_KEY = "mlflow_parent_run_id"
+PARENT_GROUP_KEY = "mlflow_parent_group"
+"""Config keys that say below which MLflow run a run belongs: one that exists, or one that is made
+for the runs that name the same group."""
 IDENTITY_CONFIG_KEYS = (
     "mlflow_run_id",
     "mlflow_experiment_id",
     "mlflow_tracking_uri",
     STEP_METRIC_CONFIG_KEY,
     GIVEN_RUN_CONFIG_KEY,
+    PARENT_RUN_KEY,
+    PARENT_GROUP_KEY,
 )
 
 STATUS: Mapping[RunState, str] = {

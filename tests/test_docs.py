@@ -52,6 +52,8 @@ def test_block_runs_and_leaves_the_runs_it_says(
         pytest.skip(f"{block.needs} is not installed: pip install '.[{block.needs}]'")
     work = tmp_path / "work"
     shutil.copytree(project, work, dirs_exist_ok=True)
+    if "examples/" in block.code:
+        shutil.copytree(ROOT / "examples", work / "examples")
     uri = copy_store(empty_store, work / "mlflow.db")
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = isolated(
@@ -147,6 +149,7 @@ def test_rule_book_page_lists_every_tag() -> None:
     tags = {*mapping.run_tags(run), *identity.identity_tags(run, "dual"), identity.POSITION}
     tags |= {identity.LOSSES, identity.REWRITES, identity.ROWS, identity.CLAIM, identity.SWEEP}
     tags |= {identity.STEP_METRIC}
+    tags |= {identity.PARENT_GROUP}
     page = (ROOT / "docs" / "mapping.md").read_text()
     [listed] = re.findall(r"^\| (.*) \| `wandb\.<name>`; args as JSON \|$", page, re.M)
     machine = {f"wandb.{name}" for name in listed.split(", ")}

@@ -1,1 +1,79 @@
-"""Not built yet: see the project plan."""
+"""Flyte tasks whose runs live in both homes, Weights & Biases and MLflow.
+
+A drop-in for ``flyteplugins.wandb`` and ``flyteplugins.mlflow``: their names, one import line.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flyte
+
+from mlflow_wandb_flyte.context import (
+    RankScope,
+    RunMode,
+    get_mlflow_context,
+    get_wandb_context,
+    get_wandb_sweep_context,
+    mlflow_config,
+    wandb_config,
+    wandb_sweep_config,
+)
+from mlflow_wandb_flyte.decorators import mlflow_run, track, wandb_init, wandb_sweep
+from mlflow_wandb_flyte.distributed import get_distributed_info
+from mlflow_wandb_flyte.download import (
+    download_wandb_run_dir,
+    download_wandb_run_logs,
+    download_wandb_sweep_dirs,
+    download_wandb_sweep_logs,
+)
+from mlflow_wandb_flyte.links import Mlflow, Wandb, WandbSweep
+from mlflow_wandb_flyte.mlflow_session import current_run as get_mlflow_run
+from mlflow_wandb_flyte.sweep import get_wandb_sweep_id
+from mlflow_wandb_flyte.wandb_session import RUN_KEY
+
+__all__ = [
+    "Mlflow",
+    "RankScope",
+    "RunMode",
+    "Wandb",
+    "WandbSweep",
+    "download_wandb_run_dir",
+    "download_wandb_run_logs",
+    "download_wandb_sweep_dirs",
+    "download_wandb_sweep_logs",
+    "get_distributed_info",
+    "get_mlflow_context",
+    "get_mlflow_run",
+    "get_wandb_context",
+    "get_wandb_run",
+    "get_wandb_run_dir",
+    "get_wandb_sweep_context",
+    "get_wandb_sweep_id",
+    "mlflow_config",
+    "mlflow_run",
+    "track",
+    "wandb_config",
+    "wandb_init",
+    "wandb_sweep",
+    "wandb_sweep_config",
+]
+
+
+def get_wandb_run() -> Any:
+    """The W&B run of the running task or trace; outside of one, wandb's own current run.
+
+    None where there is none: also in a process of a distributed task that is not to log.
+    """
+    run = (flyte.ctx().data or {}).get(RUN_KEY)
+    if run is not None:
+        return run
+    import wandb
+
+    return wandb.run
+
+
+def get_wandb_run_dir() -> str | None:
+    """The folder of the current run's files on this machine, or None."""
+    run = get_wandb_run()
+    return None if run is None else str(run.dir)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
-import uuid
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin import identity, mapping
 from mlflow_wandb_plugin.endpoints.mlflow_adopted import AdoptedRunWriter
 from mlflow_wandb_plugin.endpoints.mlflow_bulk import SqlBulk, WritePath, open_bulk
+from mlflow_wandb_plugin.endpoints.mlflow_claims import PENDING, settle, standing
 from mlflow_wandb_plugin.endpoints.mlflow_client import Client, RefusedError
 from mlflow_wandb_plugin.endpoints.mlflow_compare import RunComparison
 from mlflow_wandb_plugin.endpoints.mlflow_writer import MlflowRunWriter
@@ -31,17 +30,23 @@ class MlflowTarget:
     Args:
         uri: an MLflow tracking URI; None means MLflow's own default.
         experiment: the experiment's name; ``{entity}`` and ``{project}`` are filled in.
+        secondary: the runs are those of another process, too, which says how they end.
     """
 
     def __init__(
-        self, uri: str | None = None, experiment: str = "{project}", backoff: Backoff | None = None
+        self,
+        uri: str | None = None,
+        experiment: str = "{project}",
+        backoff: Backoff | None = None,
+        secondary: bool = False,
     ) -> None:
         self._client = Client(uri, backoff)
         self._experiment = experiment
         self._experiment_ids: dict[str, str] = {}
-        self._sweeps: dict[tuple[str, str], str] = {}
+        self._parents: dict[tuple[str, str, str], str] = {}
         self._leave_dual = False
         self._fixed_experiment: str | None = None
+        self._secondary = secondary
         self._bulk = _bulk_if_any(self._client)
         self._lock = threading.Lock()
 
@@ -105,25 +110,24 @@ class MlflowTarget:
         if run is not None:
             given = info.config.get(mapping.GIVEN_RUN_CONFIG_KEY) is True
             return _twin(run, named=True, given=given)
-        tagged = self._tagged(info, identity.RUN_ID)
-        if not dual:
-            tagged = [run for run in tagged if run.data.tags.get(identity.ORIGIN) != "dual"]
-        tagged = tagged or self._tagged(info, identity.EWM_RUN_ID)
-        return _twin(tagged[0], named=False) if tagged else None
+        run = standing(self._client, lambda: self._alike(info))
+        if run is None:
+            run = next(iter(self._tagged(info, identity.EWM_RUN_ID)), None)
+        return _twin(run, named=False) if run is not None else None
 
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> MlflowRunWriter:
         tags = identity.identity_tags(info, origin)
         if twin is None:
             run, won = self._create(info, tags)
             if won:
-                return MlflowRunWriter(self._client, run, info, None, self._bulk)
+                return MlflowRunWriter(self._client, run, info, None, self._bulk, self._secondary)
             twin = _twin(run, named=False)
         else:
             run = self._client.call(self._client.client.get_run, twin.run_id)
         if twin.adopted:
             tags |= {identity.ORIGIN: "dual"}
             return AdoptedRunWriter(self._client, run, info, tags, self._bulk)
-        return MlflowRunWriter(self._client, run, info, tags, self._bulk)
+        return MlflowRunWriter(self._client, run, info, tags, self._bulk, self._secondary)
 
     def compare(self, info: RunInfo, twin: Twin) -> RunComparison:
         """A writer that writes nothing and tells what in ``twin`` differs from what it is given."""
@@ -131,68 +135,75 @@ class MlflowTarget:
         return RunComparison(self._client, run, info)
 
     def _create(self, info: RunInfo, tags: dict[str, str]) -> tuple[Run, bool]:
-        """Create the run, unless somebody else just did; returns it and whether it is ours.
-
-        MLflow has no "create if absent": two backfills may both find nothing and create. Each
-        then looks again, and the one that claimed the run later takes its own back.
-        """
-        claim = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
-        parent = self._sweep_run(info)
+        """Create the run, unless somebody else just did; returns it and whether it is ours."""
+        parent = self._parent_run(info)
         run = self._client.call(
             self._client.client.create_run,
             self.experiment_id(info),
             start_time=info.started_ms,
-            tags=tags | {identity.CLAIM: claim} | ({PARENT_TAG: parent} if parent else {}),
+            tags=tags | {identity.CLAIM: PENDING} | ({PARENT_TAG: parent} if parent else {}),
             run_name=mapping.run_name(info),
         )
-        rivals = [
-            other
-            for other in self._tagged(info, identity.RUN_ID)
-            if not (self._leave_dual and other.data.tags.get(identity.ORIGIN) == "dual")
-            and other.info.run_id != run.info.run_id
-            and other.data.tags.get(identity.CLAIM, "") < claim
-        ]
-        if not rivals:
-            return run, True
-        self._client.call(self._client.client.delete_run, run.info.run_id)
-        return min(rivals, key=lambda other: other.data.tags.get(identity.CLAIM, "")), False
+        winner = settle(self._client, run, lambda: self._alike(info))
+        if winner.info.run_id != run.info.run_id:
+            return winner, False
+        return self._client.call(self._client.client.get_run, run.info.run_id), True
 
-    def _sweep_run(self, info: RunInfo) -> str | None:
-        """The parent of a sweep's runs, created with the first of them."""
-        if not info.sweep_id:
-            return None
+    def _alike(self, info: RunInfo) -> list[Run]:
+        found = self._tagged(info, identity.RUN_ID)
+        if not self._leave_dual:
+            return found
+        return [run for run in found if run.data.tags.get(identity.ORIGIN) != "dual"]
+
+    def _parent_run(self, info: RunInfo) -> str | None:
+        """The run that ``info`` is nested below: the one its config names, or that of its sweep or
+        group, which is created with the first of its runs."""
+        named = info.config.get(mapping.PARENT_RUN_KEY)
+        if isinstance(named, str) and named:
+            return named
+        group = info.config.get(mapping.PARENT_GROUP_KEY)
+        if info.sweep_id:
+            name = f"sweep {info.facts.get('sweep_name') or info.sweep_id}"
+            return self._common_parent(info, identity.SWEEP, info.sweep_id, name)
+        if isinstance(group, str) and group:
+            return self._common_parent(info, identity.PARENT_GROUP, group, group)
+        return None
+
+    def _common_parent(self, info: RunInfo, tag: str, value: str, name: str) -> str:
         experiment = self.experiment_id(info)
         with self._lock:
-            known = self._sweeps.get((experiment, info.sweep_id))
+            known = self._parents.get((experiment, tag, value))
             if known is None:
-                known = self._find_sweep(experiment, info) or self._create_sweep(experiment, info)
-                self._sweeps[experiment, info.sweep_id] = known
+                known = self._find_parent(experiment, tag, value) or self._create_parent(
+                    experiment, info, tag, value, name
+                )
+                self._parents[experiment, tag, value] = known
             return known
 
-    def _find_sweep(self, experiment: str, info: RunInfo) -> str | None:
-        runs = self._search(experiment, identity.SWEEP, info.sweep_id)
-        first = min(runs, key=lambda run: run.data.tags.get(identity.CLAIM, ""), default=None)
-        return None if first is None else str(first.info.run_id)
+    def _find_parent(self, experiment: str, tag: str, value: str) -> str | None:
+        found = standing(self._client, lambda: self._search(experiment, tag, value))
+        return None if found is None else str(found.info.run_id)
 
-    def _create_sweep(self, experiment: str, info: RunInfo) -> str:
+    def _create_parent(
+        self, experiment: str, info: RunInfo, tag: str, value: str, name: str
+    ) -> str:
         tags = {
-            identity.SWEEP: info.sweep_id,
+            tag: value,
             identity.PROJECT: info.project,
-            identity.CLAIM: f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}",
+            identity.CLAIM: PENDING,
         }
         created = self._client.call(
             self._client.client.create_run,
             experiment,
             start_time=info.started_ms,
             tags=tags,
-            run_name=f"sweep {info.facts.get('sweep_name') or info.sweep_id}",
+            run_name=name,
         )
         run_id = str(created.info.run_id)
-        first = self._find_sweep(experiment, info) or run_id
-        if first != run_id:
-            self._client.call(self._client.client.delete_run, run_id)
-            return first
-        config = info.facts.get("sweep_config")
+        winner = settle(self._client, created, lambda: self._search(experiment, tag, value))
+        if winner.info.run_id != run_id:
+            return str(winner.info.run_id)
+        config = info.facts.get("sweep_config") if tag == identity.SWEEP else None
         if config:
             self._client.call(
                 self._client.client.log_dict, run_id, config, mapping.SWEEP_CONFIG_FILE

@@ -34,6 +34,7 @@ class MlflowRunWriter:
     Args:
         reopen_tags: identity tags to put on a run that existed; None for a new run.
         bulk: the way into MLflow's own database; None for its API.
+        secondary: another process says whether the run goes on and how it ends.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class MlflowRunWriter:
         info: RunInfo,
         reopen_tags: Mapping[str, str] | None,
         bulk: BulkWriter | None = None,
+        secondary: bool = False,
     ) -> None:
         self._client = client
         self._limits = Limits.installed()
@@ -54,6 +56,7 @@ class MlflowRunWriter:
         self._status = run.info.status
         self._step_metric = self._decided_step_metric(reopen_tags or {})
         self._axis = StepAxis(self._step_metric)
+        self._secondary = secondary
         self.position: dict[str, int] = identity.read_numbers(self._tags, identity.POSITION)
         self._rows: dict[str, int] = identity.read_numbers(self._tags, identity.ROWS)
         self.losses: Counter[str] = Counter()
@@ -240,7 +243,7 @@ class MlflowRunWriter:
         }
         self._set_tags(tags | self._files.tags)
         status = mapping.STATUS[info.state]
-        if status != "RUNNING":
+        if status != "RUNNING" and not self._secondary:
             self._client.call(
                 self._client.client.set_terminated, self.run_id, status, info.ended_ms
             )
@@ -292,7 +295,7 @@ class MlflowRunWriter:
         if identity.ORIGIN not in self._tags:
             keep[identity.ORIGIN] = tags[identity.ORIGIN]
         self._set_tags(keep)
-        if self._status != "RUNNING":
+        if self._status != "RUNNING" and not self._secondary:
             self._client.call(self._client.client.update_run, self.run_id, status="RUNNING")
 
     def _decided_step_metric(self, reopen_tags: Mapping[str, str]) -> str:

@@ -9,9 +9,13 @@ wandb alone.
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import functools
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,7 @@ KEPT_RECORDS = frozenset(
 KEPT_REQUESTS = frozenset({"run_start", "partial_history", "log_artifact"})
 
 _settings = Settings()
+_here: ContextVar[Settings | None] = ContextVar("mlflow_wandb_settings", default=None)
 _installed = False
 _taps: dict[str, RunTap] = {}
 _lock = threading.Lock()
@@ -62,6 +67,33 @@ def install(settings: Settings) -> None:
         atexit.register(_finish_left_open)
 
 
+def settings() -> Settings:
+    """The settings of a run that starts here and now."""
+    return _here.get() or (_settings if _installed else Settings.load())
+
+
+@contextmanager
+def using(**changes: Any) -> Iterator[None]:
+    """Tap the runs that start inside, with ``changes`` to the settings in force; runs that other
+    threads or tasks start meanwhile keep theirs.
+
+    Args:
+        changes: fields of `mlflow_wandb_plugin.settings.Settings`.
+
+    Raises:
+        UsageError: a setting is unknown or its value does not fit.
+        MlflowWandbError: this wandb has no place to tap.
+    """
+    changed = Settings.load(**{**dataclasses.asdict(settings()), **changes})
+    if not _installed:
+        install(Settings.load())
+    token = _here.set(changed)
+    try:
+        yield
+    finally:
+        _here.reset(token)
+
+
 def run_class() -> Any:
     """wandb's Run, if it can be tapped.
 
@@ -89,7 +121,7 @@ def _tapped(set_backend: Any) -> Any:
     @functools.wraps(set_backend)
     def wrapper(run: Any, backend: Any) -> Any:
         result = set_backend(run, backend)
-        if _settings.homes != "wandb":
+        if settings().homes != "wandb":
             try:
                 _attach(run, getattr(backend, "interface", backend))
             except Exception as error:
@@ -117,14 +149,13 @@ def _finishing(finish: Any) -> Any:
 
 
 def _attach(run: Any, interface: Any) -> None:
-    settings = run.settings
-    run_id = settings.run_id
+    run_id = run.settings.run_id
     tap = _taps.get(run_id)
     if tap is not None and not tap.closed and tap.pid != os.getpid():
         tap.shared_with_child()
     else:
-        log = Path(settings.sync_file)
-        tap = _taps[run_id] = RunTap(run, _settings, log)
+        log = Path(run.settings.sync_file)
+        tap = _taps[run_id] = RunTap(run, settings(), log)
         tap.prepare()
     _shadow(interface, tap)
 

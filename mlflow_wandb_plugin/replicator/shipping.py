@@ -82,7 +82,8 @@ class Shipment:
 
         from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
 
-        target = MlflowTarget(self._uri or None, self._experiment, backoff)
+        secondary = bool(header.get("secondary"))
+        target = MlflowTarget(self._uri or None, self._experiment, backoff, secondary)
         twin = target.find(info)
         writer = target.open(info, "dual", twin)
         try:

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from mlflow_wandb_plugin.backfill import html
 from mlflow_wandb_plugin.backfill.curves import Curves
-from mlflow_wandb_plugin.backfill.engine import Outcome, backfill
+from mlflow_wandb_plugin.backfill.engine import Outcome, backfill, replicate
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.plan import dual_experiment, plan
 from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
@@ -22,7 +22,9 @@ from tests.support.mlflow_state import read_runs
 from tests.support.records import exit_record, history_record, run_record
 
 
-def local_run(folder: Path, run_id: str = "r1", steps: int = 6, **fields: Any) -> None:
+def local_run(
+    folder: Path, run_id: str = "r1", steps: int = 6, exit_code: int = 0, **fields: Any
+) -> None:
     """A finished run as wandb writes it, with `loss` at each step."""
     place = folder / f"offline-run-20260101_000000-{run_id}"
     place.mkdir(parents=True)
@@ -31,7 +33,7 @@ def local_run(folder: Path, run_id: str = "r1", steps: int = 6, **fields: Any) -
         for step in range(steps):
             record = history_record({"loss": step * 1.5}, step, 1_700_000_000.0 + step)
             log.append(record.SerializeToString())
-        log.append(exit_record().SerializeToString())
+        log.append(exit_record(exit_code).SerializeToString())
 
 
 def carry(folder: Path, uri: str, **options: Any) -> Outcome:
@@ -150,6 +152,50 @@ def test_into_dual_experiment_finds_where_the_dual_runs_are(
     assert {run.data.tags["wandb.run_id"] for run in runs} == {"old", "new"}
     with pytest.raises(UsageError, match="no dual-written run"):
         dual_experiment(source, target, Selection(runs=("new",)))
+
+
+def test_runs_of_a_named_group_have_one_parent(tmp_path: Path, fresh_store: str) -> None:
+    """The config names the group; it makes a parent, and no param."""
+    for run_id in ("a", "b"):
+        local_run(tmp_path, run_id, config={"mlflow_parent_group": "pair"})
+    list(backfill(WandbDir(tmp_path), MlflowTarget(fresh_store), Selection()))
+    runs = read_runs(fresh_store)
+    (parent,) = [run for run in runs.values() if "wandb.parent_of_group" in run.tags]
+    assert parent.name == "pair"
+    assert [runs[run_id].tags["mlflow.parentRunId"] for run_id in ("a", "b")] == 2 * [parent.run_id]
+    assert not runs["a"].params
+
+
+def test_a_run_is_nested_below_the_run_that_its_config_names(
+    tmp_path: Path, fresh_store: str
+) -> None:
+    """A parent that exists is not made again."""
+    local_run(tmp_path, "above")
+    list(backfill(WandbDir(tmp_path), MlflowTarget(fresh_store), Selection()))
+    above = read_runs(fresh_store)["above"].run_id
+    local_run(tmp_path, "below", config={"mlflow_parent_run_id": above})
+    list(backfill(WandbDir(tmp_path), MlflowTarget(fresh_store), Selection()))
+    runs = read_runs(fresh_store)
+    assert sorted(runs) == ["above", "below"]
+    assert runs["below"].tags["mlflow.parentRunId"] == above
+
+
+def test_a_secondary_process_leaves_it_to_the_primary_how_a_run_ended(
+    tmp_path: Path, fresh_store: str
+) -> None:
+    """Its points arrive; the status and the time of the end are those of the primary."""
+    local_run(tmp_path / "first", "r1")
+    local_run(tmp_path / "second", "r1", exit_code=1)
+    list(backfill(WandbDir(tmp_path / "first"), MlflowTarget(fresh_store), Selection()))
+    before = read_runs(fresh_store)["r1"]
+    target = MlflowTarget(fresh_store, secondary=True)
+    source = WandbDir(tmp_path / "second")
+    (info,) = source.runs(Selection())
+    writer = target.open(info, "dual", target.find(info))
+    replicate(source.read(info, writer.position), writer)
+    writer.close()
+    after = read_runs(fresh_store)["r1"]
+    assert (after.status, after.end) == (before.status, before.end) == ("FINISHED", before.end)
 
 
 def test_runs_of_a_sweep_have_one_parent(tmp_path: Path, fresh_store: str) -> None:

@@ -13,6 +13,7 @@ PAGES = (
     "docs/architecture.md",
     "docs/archive.md",
     "docs/cli.md",
+    "docs/flyte.md",
     "docs/mapping.md",
     "docs/store.md",
     "docs/torchtune.md",

@@ -1,0 +1,331 @@
+"""``wandb_init``, ``wandb_sweep``, ``mlflow_run`` and ``track``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any, TypeVar, cast
+
+import flyte
+
+from mlflow_wandb_flyte.context import (
+    MlflowRunMode,
+    RankScope,
+    RunMode,
+    TrackRunMode,
+    only_one_of,
+)
+from mlflow_wandb_flyte.distributed import shape
+from mlflow_wandb_flyte.links import Mlflow, Wandb, WandbSweep
+from mlflow_wandb_flyte.mlflow_session import MlflowOptions, plain_run
+from mlflow_wandb_flyte.session import ending_of
+from mlflow_wandb_flyte.sweep import SweepOptions
+from mlflow_wandb_flyte.task import is_task, track_task
+from mlflow_wandb_flyte.wandb_session import (
+    EXIT_CODES,
+    RUN_KEY,
+    OnBackendError,
+    WandbOptions,
+)
+from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+F = TypeVar("F")
+OUR_SETTINGS = frozenset(field.name for field in fields(Settings)) - {"project", "entity"}
+
+
+def wandb_init(
+    _func: Any = None,
+    *,
+    run_mode: RunMode | None = None,
+    rank_scope: RankScope | None = None,
+    download_logs: bool | None = None,
+    project: str | None = None,
+    entity: str | None = None,
+    **kwargs: Any,
+) -> Any:
+    """A W&B run around a Flyte task, replicated to MLflow; or around a sweep's objective.
+
+    Stands above ``@env.task``. What is not given here is taken from `wandb_config`.
+
+    Args:
+        run_mode: "auto" (default) shares the parent task's run, or opens one if there is none;
+            "new" always opens one; "shared" always shares. In a distributed task: "auto", one
+            process logs; "shared", all log into one run; "new", each has a run of its own.
+        rank_scope: "global" (default) or "worker": whether that is so for all nodes together or
+            for each node.
+        download_logs: after the task, download the run's files into a Flyte trace.
+        kwargs: other arguments of ``wandb.init``.
+
+    Raises:
+        RuntimeError: when the task runs: the mode is "shared" and there is no run to share; or
+            the function is a trace.
+    """
+    given = {"project": project, "entity": entity}
+    init = {**{key: value for key, value in given.items() if value is not None}, **kwargs}
+    options = WandbOptions(init, run_mode, rank_scope, download_logs)
+
+    def decorate(func: Any) -> Any:
+        if is_task(func):
+            return track_task(func, options, _wandb_links(func, options))
+        return _around(func, functools.partial(_plain_wandb_run, init))
+
+    return decorate if _func is None else decorate(_func)
+
+
+def track(
+    _func: Any = None,
+    *,
+    run_mode: TrackRunMode | None = None,
+    rank_scope: RankScope | None = None,
+    download_logs: bool | None = None,
+    resume_on_retry: bool = True,
+    on_backend_error: OnBackendError = "raise",
+    link_host: str | None = None,
+    **kwargs: Any,
+) -> Any:
+    """One run in both homes around a Flyte task: a W&B run, and its replica as MLflow's active run.
+
+    What is logged to W&B reaches both. MLflow's own calls (``log_artifact``, autologging, …) land
+    in the same MLflow run; they are not copied to W&B.
+
+    Args:
+        run_mode: as of `wandb_init`, and "nested": a run of its own below the parent task's run,
+            in MLflow its child, in W&B in the group that is named by the parent's id.
+        rank_scope, download_logs: as of `wandb_init`.
+        resume_on_retry: a retried task goes on in the same runs.
+        on_backend_error: what to do if W&B cannot be reached: "raise", or "warn" and go on
+            offline; MLflow is written all the same.
+        link_host: URL of MLflow's UI.
+        kwargs: arguments of ``wandb.init``; ``tracking_uri``, ``experiment`` and the other fields
+            of `mlflow_wandb_plugin.settings.Settings` may stand among them.
+    """
+    _one_of("run_mode", run_mode, (None, "auto", "new", "shared", "nested"))
+    _one_of("on_backend_error", on_backend_error, ("raise", "warn"))
+    settings = {key: value for key, value in kwargs.items() if key in OUR_SETTINGS}
+    init = {key: value for key, value in kwargs.items() if key not in OUR_SETTINGS}
+    options = WandbOptions(
+        init, run_mode, rank_scope, download_logs, resume_on_retry, on_backend_error, settings,
+        with_mlflow=True, link_host=link_host,
+    )  # fmt: skip
+
+    def decorate(func: Any) -> Any:
+        if not is_task(func):
+            return _around(func, functools.partial(_plain_wandb_run, init, settings))
+        mode = run_mode if run_mode in ("new", "nested") else ""
+        mlflow = Mlflow(_decorator_run_mode=mode or "", _link_host=link_host or "")
+        mlflow._of_wandb_run = True
+        return track_task(func, options, [*_wandb_links(func, options), _ours(mlflow)])
+
+    return decorate if _func is None else decorate(_func)
+
+
+def wandb_sweep(
+    _func: Any = None,
+    *,
+    project: str | None = None,
+    entity: str | None = None,
+    download_logs: bool | None = None,
+    **kwargs: Any,
+) -> Any:
+    """A W&B sweep for a Flyte task, as `wandb_sweep_config` describes it.
+
+    Any number of agents may work on it. Its trials are nested below one run in MLflow.
+
+    Args:
+        download_logs: after the task, download the files of all runs into a Flyte trace.
+        kwargs: other arguments of ``wandb.sweep``.
+
+    Raises:
+        RuntimeError: this is no task; or, when it runs, there is no `wandb_sweep_config`.
+    """
+    options = SweepOptions(project, entity, download_logs, kwargs)
+
+    def decorate(func: Any) -> Any:
+        if not is_task(func):
+            raise RuntimeError("@wandb_sweep can only be used with Flyte tasks.")
+        link = WandbSweep(project=project, entity=entity, _task_host=_task_host(func))
+        return track_task(func, options, [_ours(link)])
+
+    return decorate if _func is None else decorate(_func)
+
+
+def mlflow_run(
+    _func: Any = None,
+    *,
+    run_mode: MlflowRunMode = "auto",
+    tracking_uri: str | None = None,
+    experiment_name: str | None = None,
+    experiment_id: str | None = None,
+    run_name: str | None = None,
+    run_id: str | None = None,
+    tags: dict[str, str] | None = None,
+    autolog: bool = False,
+    framework: str | None = None,
+    log_models: bool | None = None,
+    log_datasets: bool | None = None,
+    autolog_kwargs: dict[str, Any] | None = None,
+    rank: int | None = None,
+    **kwargs: Any,
+) -> Any:
+    """An MLflow run around a Flyte task or a function.
+
+    What is not given here is taken from `mlflow_config`. Together with `wandb_init` on one task,
+    its run is the W&B run's replica.
+
+    Args:
+        run_mode: "auto" shares the parent task's run, or starts one; "new" always starts one;
+            "nested" starts one below the parent's.
+        framework: whose autologging to switch on, such as "sklearn"; by default MLflow's own
+            choice.
+        rank: of this process, where the variable RANK does not say it; only rank 0 logs.
+        kwargs: other arguments of ``mlflow.start_run``; ``link_host`` and ``link_template``.
+
+    Raises:
+        ConfigError: arguments exclude each other.
+        RuntimeError: when the function runs: it is a trace.
+    """
+    only_one_of(experiment_name=experiment_name, experiment_id=experiment_id)
+    only_one_of(run_name=run_name, run_id=run_id)
+    named = {
+        "tracking_uri": tracking_uri, "experiment_name": experiment_name,
+        "experiment_id": experiment_id, "run_name": run_name, "run_id": run_id, "tags": tags,
+        "autolog": autolog or None, "framework": framework, "log_models": log_models,
+        "log_datasets": log_datasets, "autolog_kwargs": autolog_kwargs,
+    }  # fmt: skip
+    given = {**{key: value for key, value in named.items() if value is not None}, **kwargs}
+    options = MlflowOptions(run_mode, rank, given)
+
+    def decorate(func: Any) -> Any:
+        if not is_task(func):
+            return _around(func, functools.partial(_plain_mlflow_run, options))
+        for link in func.links:
+            if isinstance(link, Mlflow):
+                _tell(link, options)
+        return track_task(func, options)
+
+    return decorate if _func is None else decorate(_func)
+
+
+# -- functions that are no tasks ------------------------------------------------------------
+
+
+def _around(func: F, run: Callable[[], Any]) -> F:
+    wanted = cast(Any, func)
+    if inspect.iscoroutinefunction(wanted):
+
+        @functools.wraps(wanted)
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            with run():
+                return await wanted(*args, **kwargs)
+
+    else:
+
+        @functools.wraps(wanted)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with run():
+                return wanted(*args, **kwargs)
+
+    return cast(F, call)
+
+
+@contextmanager
+def _plain_wandb_run(
+    init: Mapping[str, Any], settings: Mapping[str, Any] | None = None
+) -> Iterator[Any]:
+    """Outside of Flyte, as in a sweep's agent, a run; inside a task, the task's run."""
+    if flyte.ctx():
+        run = (flyte.ctx().data or {}).get(RUN_KEY)
+        if run is None:
+            raise RuntimeError(
+                "@wandb_init cannot be applied to traces. Traces can access the parent's "
+                "wandb run via get_wandb_run()."
+            )
+        yield run
+        return
+    import wandb
+
+    from mlflow_wandb_plugin.live.tap import using
+
+    with using(**(settings or {})):
+        run = wandb.init(**init)
+    try:
+        yield run
+    except BaseException as error:
+        run.finish(exit_code=EXIT_CODES[ending_of(error)])
+        raise
+    run.finish(exit_code=0)
+
+
+@contextmanager
+def _plain_mlflow_run(options: MlflowOptions) -> Iterator[Any]:
+    if flyte.ctx():
+        raise RuntimeError(
+            "@mlflow_run cannot be applied to traces. Traces can access the parent's MLflow run "
+            "via get_mlflow_run()."
+        )
+    if not options.logs_here():
+        yield None
+        return
+    with plain_run(options) as run:
+        yield run
+
+
+# -- links ------------------------------------------------------------------------------------
+
+
+def _wandb_links(task: Any, options: WandbOptions) -> list[Any]:
+    nodes, processes = shape(task)
+    mode = options.run_mode or "auto"
+    common: dict[str, Any] = {
+        "project": options.init.get("project"),
+        "entity": options.init.get("entity"),
+        "id": options.init.get("id"),
+        "run_mode": mode,
+        "rank_scope": options.rank_scope or "global",
+        "_is_distributed": nodes * processes > 1,
+        "_several_nodes": nodes > 1,
+        "_mode_said": options.run_mode is not None,
+        "_scope_said": options.rank_scope is not None,
+        "_task_host": _task_host(task),
+    }
+    if nodes > 1 and options.rank_scope == "worker":
+        names = [f"Weights & Biases Worker {index}" for index in range(nodes)]
+        links = [
+            Wandb(**common, name=name, _worker_index=index) for index, name in enumerate(names)
+        ]
+    else:
+        links = [Wandb(**common)]
+    if nodes * processes > 1 and options.download_logs:
+        logger.warning("download_logs: a distributed task's logs are not downloaded")
+    return [_ours(link) for link in links]
+
+
+def _task_host(task: Any) -> str:
+    return str((getattr(task, "env_vars", None) or {}).get("WANDB_BASE_URL", ""))
+
+
+def _tell(link: Mlflow, options: MlflowOptions) -> None:
+    """A link is asked before the task runs: it has to know what the decorator said."""
+    if options.run_mode in ("new", "nested"):
+        link._decorator_run_mode = options.run_mode
+    if options.run_mode == "nested":
+        link.name = "MLflow (parent)"
+    link._link_host = options.given.get("link_host", "")
+    link._experiment_id = str(options.given.get("experiment_id", ""))
+
+
+def _ours(link: Any) -> Any:
+    link._of_decorator = True
+    return link
+
+
+def _one_of(name: str, given: Any, known: Sequence[Any]) -> None:
+    if given not in known:
+        raise UsageError(f"{name} must be one of {', '.join(map(repr, known))}: not {given!r}")

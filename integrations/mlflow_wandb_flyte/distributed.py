@@ -1,0 +1,91 @@
+"""Which process of a distributed task opens which W&B run: run_mode × rank_scope."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_wandb_flyte.context import RankScope, TrackRunMode
+
+
+def get_distributed_info() -> dict[str, int] | None:
+    """This process's place among the workers that torchrun or Flyte's launcher started.
+
+    Returns:
+        rank, local_rank, world_size, local_world_size, worker_index and num_workers; None where
+        there is only one process.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return None
+    world_size = _number("WORLD_SIZE", 1)
+    if world_size <= 1:
+        return None
+    # Flyte's launcher for JAX names nodes and starts one process on each.
+    nodes = _number("NNODES", 1)
+    local_world_size = _number("LOCAL_WORLD_SIZE", max(1, world_size // max(1, nodes)))
+    return {
+        "rank": _number("RANK", 0),
+        "local_rank": _number("LOCAL_RANK", 0),
+        "world_size": world_size,
+        "local_world_size": local_world_size,
+        "worker_index": _number("GROUP_RANK", _number("NODE_RANK", 0)),
+        "num_workers": max(1, world_size // max(1, local_world_size)),
+    }
+
+
+def _number(name: str, default: int) -> int:
+    return int(os.environ.get(name) or default)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One process's share in a distributed task's runs.
+
+    Attributes:
+        run_id: id of the W&B run that it opens; None if it opens none.
+        group: W&B group, and parent in MLflow, of the run; empty for none.
+        label: the process's name in a run that several share; empty if it has one to itself.
+        primary: of a shared run, the process that says how it ended.
+    """
+
+    run_id: str | None
+    group: str = ""
+    label: str = ""
+    primary: bool = True
+
+
+def share(mode: TrackRunMode, scope: RankScope, info: dict[str, int], base: str) -> Share:
+    """The share of the process that ``info`` describes.
+
+    Args:
+        base: id that the task's runs are named after.
+    """
+    several_nodes = info["num_workers"] > 1
+    per_worker = several_nodes and scope == "worker"
+    unit = f"{base}-worker-{info['worker_index']}" if per_worker else base
+    first = info["local_rank" if per_worker else "rank"] == 0
+    if mode == "shared":
+        rank = f"rank-{info['rank']}"
+        label = f"worker-{info['worker_index']}-rank-{info['local_rank']}"
+        return Share(unit, label=label if several_nodes else rank, primary=first)
+    if mode in ("new", "nested"):
+        return Share(f"{unit}-rank-{info['local_rank' if per_worker else 'rank']}", group=unit)
+    return Share(unit if first else None)
+
+
+def shape(task: Any) -> tuple[int, int]:
+    """(nodes, processes a node) that a Flyte task is configured for; the largest, if elastic."""
+    plugin = getattr(task, "plugin_config", None)
+    settings = getattr(plugin, "settings", None)
+    if settings is not None and hasattr(settings, "replicas"):
+        return _count(settings.replicas), _count(settings.nproc_per_node)
+    return _count(getattr(plugin, "nnodes", 1)), _count(getattr(plugin, "nproc_per_node", 1))
+
+
+def _count(given: Any) -> int:
+    """An int, or a text such as "2:4" for two to four; "auto" and "gpu" are not known before."""
+    try:
+        return max(1, int(str(given).rpartition(":")[2]))
+    except ValueError:
+        return 1

@@ -1,0 +1,211 @@
+"""Bring what W&B's server holds of runs into a local folder, and into Flyte's UI as a trace."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import flyte
+from flyte.io import Dir
+
+from mlflow_wandb_flyte.context import get_wandb_context, get_wandb_sweep_context
+from mlflow_wandb_flyte.sweep import get_wandb_sweep_id
+
+logger = logging.getLogger(__name__)
+
+
+def download_wandb_run_dir(
+    run_id: str | None = None,
+    path: str | None = None,
+    include_history: bool = True,
+    *,
+    project: str | None = None,
+    entity: str | None = None,
+) -> str:
+    """Download a run's files, its summary and its whole history.
+
+    Args:
+        run_id: by default the current run's.
+        path: the folder; by default ``wandb_runs/<run_id>`` in the temporary folder.
+        include_history: also write ``metrics_history.json``, a list of all rows.
+        project, entity: by default those of the current run, then those of ``wandb_config``.
+
+    Returns:
+        The folder, with ``summary.json`` beside the run's files.
+
+    Raises:
+        RuntimeError: no run is given or current, or W&B does not give it.
+    """
+    context = flyte.ctx().custom_context or {}
+    run_id = run_id or context.get("_wandb_run_id") or _current_id()
+    if run_id is None:
+        raise RuntimeError(
+            "No run_id provided and no active wandb run found in context: "
+            "pass run_id, or call from within a @wandb_init task"
+        )
+    config = get_wandb_context()
+    project = project or context.get("_wandb_project") or (config.project if config else None)
+    entity = entity or context.get("_wandb_entity") or (config.entity if config else None)
+    run_path = "/".join(filter(None, (entity if project else None, project, run_id)))
+    folder = _folder(path or _default_folder() / quote(run_id, safe=""))
+    run = _asked(f"run '{run_path}'", lambda: _api().run(run_path))
+    _asked(f"files of run '{run_path}'", lambda: _fetch_files(run, folder))
+    summary = _asked(f"summary of run '{run_path}'", lambda: dict(run.summary))
+    _write(folder / "summary.json", summary)
+    if include_history:
+        rows = _asked(f"history of run '{run_path}'", lambda: _rows(run))
+        _write(folder / "metrics_history.json", rows)
+    return str(folder)
+
+
+def download_wandb_sweep_dirs(
+    sweep_id: str | None = None,
+    base_path: str | None = None,
+    include_history: bool = True,
+    *,
+    project: str | None = None,
+    entity: str | None = None,
+) -> list[str]:
+    """Download every run of a sweep, each into a folder named by its id.
+
+    Args:
+        sweep_id: by default the current sweep's.
+        base_path: by default ``wandb_runs`` in the temporary folder.
+        project, entity: by default the sweep's own, then those of the configuration.
+
+    Returns:
+        The folders. Runs that cannot be had are named in a warning.
+
+    Raises:
+        RuntimeError: no sweep is given or current, its entity or project is not known, W&B does
+            not give it, or gives none of its runs.
+    """
+    sweep_id = sweep_id or get_wandb_sweep_id()
+    if sweep_id is None:
+        raise RuntimeError(
+            "No sweep_id provided and no active wandb sweep found in context: "
+            "pass sweep_id, or call from within a @wandb_sweep task"
+        )
+    entity, project = _sweep_place(entity, project)
+    if not entity or not project:
+        raise RuntimeError(
+            "Cannot query sweep without entity and project: set them via wandb_config()"
+        )
+    where = f"{entity}/{project}/{sweep_id}"
+    run_ids = _asked(f"sweep '{where}'", lambda: [run.id for run in _api().sweep(where).runs])
+    base = Path(base_path) if base_path else _default_folder()
+    found, failed = [], []
+    for run_id in run_ids:
+        target = str(base / quote(run_id, safe=""))
+        try:
+            found.append(
+                download_wandb_run_dir(
+                    run_id, target, include_history, project=project, entity=entity
+                )
+            )
+        except RuntimeError as error:
+            failed.append(f"{run_id} ({error})")
+    if failed and not found:
+        raise RuntimeError(f"Failed to download all runs of sweep '{sweep_id}': {failed}")
+    if failed:
+        logger.warning("%d of %d runs were not had: %s", len(failed), len(run_ids), failed)
+    return found
+
+
+@flyte.trace
+async def download_wandb_run_logs(run_id: str, project: str = "", entity: str = "") -> Dir[Any]:
+    """`download_wandb_run_dir` as a trace, so that Flyte's UI shows the files."""
+    return await Dir.from_local(
+        download_wandb_run_dir(run_id, project=project or None, entity=entity or None)
+    )
+
+
+@flyte.trace
+async def download_wandb_sweep_logs(sweep_id: str, project: str = "", entity: str = "") -> Dir[Any]:
+    """`download_wandb_sweep_dirs` as a trace, so that Flyte's UI shows the files."""
+    base = _folder(_default_folder() / f"sweep-{quote(sweep_id, safe='')}")
+    download_wandb_sweep_dirs(sweep_id, str(base), project=project or None, entity=entity or None)
+    return await Dir.from_local(str(base))
+
+
+def _sweep_place(entity: str | None, project: str | None) -> tuple[str | None, str | None]:
+    context = flyte.ctx().custom_context or {}
+    configs = (get_wandb_sweep_context(), get_wandb_context())
+    known = {"entity": entity, "project": project}
+    for key in known:
+        said = [context.get(f"_wandb_sweep_{key}"), *(getattr(c, key, None) for c in configs)]
+        known[key] = known[key] or next(filter(None, said), None)
+    return known["entity"] or _default_entity(), known["project"]
+
+
+def _default_entity() -> str | None:
+    return _asked("the default entity", lambda: _api().default_entity)  # type: ignore[no-any-return]
+
+
+def _current_id() -> str | None:
+    import wandb
+
+    return str(wandb.run.id) if wandb.run is not None else None
+
+
+def _api() -> Any:
+    import wandb
+
+    config = get_wandb_context()
+    overrides = {"base_url": config.host} if config and config.host else None
+    return wandb.Api(overrides=overrides)
+
+
+def _rows(run: Any) -> list[dict[str, Any]]:
+    # history() samples, and a cached scan loses rows of a run that has grown.
+    return [dict(row) for row in run.scan_history(use_cache=False)]
+
+
+def _fetch_files(run: Any, folder: Path) -> None:
+    for file in run.files():
+        target = (folder / file.name).resolve()
+        if not target.is_relative_to(folder):
+            raise RuntimeError(f"the server names a file outside of the folder: {file.name!r}")
+        file.download(root=str(folder), replace=True)
+
+
+def _asked(what: str, ask: Callable[[], Any]) -> Any:
+    """
+    Raises:
+        RuntimeError: W&B did not give it; the message says what to do.
+    """
+    import wandb
+
+    try:
+        return ask()
+    except wandb.errors.AuthenticationError as error:
+        raise RuntimeError(
+            f"Authentication failed for the {what}: set WANDB_API_KEY. {error}"
+        ) from error
+    except Exception as error:
+        raise RuntimeError(f"W&B does not give the {what}: {error}") from error
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, default=str))
+
+
+def _default_folder() -> Path:
+    return Path(tempfile.gettempdir()) / "wandb_runs"
+
+
+def _folder(path: str | Path) -> Path:
+    """
+    Raises:
+        RuntimeError: it cannot be made.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RuntimeError(f"Failed to create download directory {path}: {error}") from error
+    return Path(path).resolve()

@@ -1,0 +1,313 @@
+"""The W&B run of a task, and with it its replica in MLflow."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import flyte
+
+from mlflow_wandb_flyte import active
+from mlflow_wandb_flyte.context import (
+    RankScope,
+    TrackRunMode,
+    changed_context,
+    get_mlflow_context,
+    get_wandb_context,
+)
+from mlflow_wandb_flyte.distributed import Share, get_distributed_info, share
+from mlflow_wandb_flyte.session import Ending
+
+logger = logging.getLogger(__name__)
+
+OnBackendError: TypeAlias = Literal["raise", "warn"]
+RUN_KEY = "_wandb_run"
+EXIT_CODES: Mapping[Ending, int] = {"finished": 0, "failed": 1, "killed": 255}
+"""255 is what W&B gives an interrupted run; its server shows it as killed, and so does MLflow."""
+MLFLOW_PATIENCE_S = 60.0
+"""How long a task that logs into the replica waits for it at most."""
+OFFLINE_MODES = ("offline", "dryrun", "disabled")
+
+_open_runs: dict[str, Any] = {}
+"""The runs that tasks of this process have open, by id: a child of the same process shares one."""
+_opened: dict[str, str] = {}
+"""Which action opened an id first."""
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class WandbOptions:
+    """What a decorator asks for. None leaves it to ``wandb_config``.
+
+    Attributes:
+        init: arguments of ``wandb.init``.
+        settings: fields of `mlflow_wandb_plugin.settings.Settings` for this run.
+        with_mlflow: the replica is MLflow's active run inside the task.
+        link_host: URL of MLflow's UI.
+    """
+
+    init: Mapping[str, Any] = field(default_factory=dict)
+    run_mode: TrackRunMode | None = None
+    rank_scope: RankScope | None = None
+    download_logs: bool | None = None
+    resume_on_retry: bool = True
+    on_backend_error: OnBackendError = "raise"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    with_mlflow: bool = False
+    link_host: str | None = None
+
+    def mode(self) -> TrackRunMode:
+        config = get_wandb_context()
+        return self.run_mode or (config.run_mode if config else None) or "auto"
+
+    def scope(self) -> RankScope:
+        config = get_wandb_context()
+        return self.rank_scope or (config.rank_scope if config else None) or "global"
+
+    def wants_logs(self) -> bool:
+        config = get_wandb_context()
+        if self.download_logs is None:
+            return bool(config and config.download_logs)
+        return self.download_logs
+
+
+class WandbSession:
+    """A `Session` of one call of a task."""
+
+    def __init__(self, options: WandbOptions) -> None:
+        self._options = options
+        self._owner = False
+        self._closing = threading.Lock()
+        self._closed = False
+        self.run: Any = None
+
+    # -- opening --------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """
+        Raises:
+            RuntimeError: the mode is shared, and there is no run to share.
+        """
+        distributed = get_distributed_info()
+        if distributed is not None:
+            self._open_share(distributed)
+        else:
+            self._open_alone()
+
+    def _open_share(self, distributed: dict[str, int]) -> None:
+        """One process of several: all know the ids without asking each other."""
+        init = self._arguments()
+        base = init.pop("id", None) or base_id()
+        mine = share(self._options.mode(), self._options.scope(), distributed, base)
+        if mine.run_id is None:
+            return
+        init["id"] = mine.run_id
+        if mine.group:
+            init.setdefault("group", mine.group)
+            _add_config(init, {PARENT_GROUP: mine.group})
+        self._init(init, mine if mine.label else None)
+
+    def _open_alone(self) -> None:
+        context = flyte.ctx().custom_context or {}
+        mode = self._options.mode()
+        parent = context.get("_wandb_run_id")
+        if mode == "shared" and not parent:
+            raise RuntimeError("Cannot reuse parent run: no parent run ID found")
+        init = self._arguments()
+        if parent and mode in ("auto", "shared"):
+            self._join(parent, context, init)
+            return
+        init["id"] = init.get("id") or base_id()
+        if mode == "nested" and parent:
+            init.setdefault("group", parent)
+            if context.get("_mlflow_run_id"):
+                _add_config(init, {PARENT_RUN_ID: context["_mlflow_run_id"]})
+        remote = flyte.ctx().mode == "remote"
+        label = flyte.ctx().action.name
+        # Children elsewhere may log into this run: W&B calls that shared mode.
+        self._init(init, Share(init["id"], label=label) if remote else None)
+
+    def _join(self, parent: str, context: Mapping[str, str], init: dict[str, Any]) -> None:
+        """Log into the parent's run, which is in this process or in another."""
+        run = _open_runs.get(parent)
+        if run is not None:
+            self.run = run
+            return
+        for key in ("entity", "project", "mode"):
+            if context.get(f"_wandb_{key}"):
+                init[key] = context[f"_wandb_{key}"]
+        init["id"] = parent
+        label = flyte.ctx().action.name
+        self._init(init, Share(parent, label=label, primary=False))
+
+    def _arguments(self) -> dict[str, Any]:
+        config = get_wandb_context()
+        return {**(config.init_arguments() if config else {}), **self._options.init}
+
+    def _init(self, init: dict[str, Any], shared: Share | None) -> None:
+        from mlflow_wandb_plugin.live.tap import using
+
+        init = with_host(init)
+        offline = is_offline(init)
+        if offline and init.get("mode") is None:
+            # wandb reads its variables once a process; this task may have come later.
+            init["mode"] = "disabled" if os.environ.get("WANDB_MODE") == "disabled" else "offline"
+        if shared is not None:
+            # Offline, too: then it is the replica that is told who says how the run ended.
+            init["settings"] = _settings(
+                init.get("settings"),
+                x_primary=shared.primary,
+                x_label=shared.label,
+                x_update_finish_state=shared.primary,
+                **({} if offline else {"mode": "shared"}),
+            )
+            if not offline:
+                init.pop("mode", None)
+        elif self._options.resume_on_retry and not offline and _is_retried(init):
+            init["resume"] = "allow"
+        init["reinit"] = "create_new"
+        with using(**self._tap_settings()):
+            self.run = self._started(init)
+        self._owner = True
+        run: Any = self.run
+        with _lock:
+            _open_runs[run.id] = run
+
+    def _started(self, init: dict[str, Any]) -> Any:
+        import wandb
+
+        try:
+            return wandb.init(**init)
+        except Exception as error:
+            if self._options.on_backend_error == "raise":
+                raise
+            logger.warning(
+                "W&B cannot be reached (%s): the run goes on offline; `wandb sync` uploads it",
+                error,
+            )
+            return wandb.init(**{**init, "mode": "offline", "settings": None, "resume": None})
+
+    def _tap_settings(self) -> dict[str, Any]:
+        config = get_mlflow_context()
+        context = {
+            "tracking_uri": config.tracking_uri if config else None,
+            "experiment": config.experiment_name if config else None,
+        }
+        given: dict[str, Any] = {key: value for key, value in context.items() if value}
+        if self._options.with_mlflow and not os.environ.get("MLFLOW_WANDB_INIT_TIMEOUT"):
+            # The task is to log into the replica: without it, MLflow makes a stray run.
+            given["init_timeout"] = MLFLOW_PATIENCE_S
+        return {**given, **self._options.settings}
+
+    # -- inside ---------------------------------------------------------------------------
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        if self.run is None:
+            yield
+            return
+        passed = {
+            "_wandb_run_id": self.run.id,
+            "_wandb_entity": self.run.entity,
+            "_wandb_project": self.run.project,
+            "_wandb_mode": "offline" if self.run.offline else "",
+        }
+        known = {key: str(value) for key, value in passed.items() if value}
+        with ExitStack() as stack:
+            # The configured id has found its run: children are not to take it for theirs.
+            drop = ("wandb_id",) if self._owner else ()
+            stack.enter_context(changed_context(add=known, drop=drop, data={RUN_KEY: self.run}))
+            stack.enter_context(active.wandb_run(self.run))
+            if self._options.with_mlflow:
+                from mlflow_wandb_flyte.twin import active_twin
+
+                stack.enter_context(active_twin(self.run, self._options.link_host))
+            yield
+
+    # -- closing --------------------------------------------------------------------------
+
+    def close(self, ending: Ending) -> None:
+        with self._closing:
+            if self._closed or not self._owner:
+                return
+            self._closed = True
+        run: Any = self.run
+        try:
+            run.finish(exit_code=EXIT_CODES[ending])
+        except Exception as error:
+            logger.warning("a W&B run could not be ended: %s", error)
+        with _lock:
+            for run_id in [key for key, opened in _open_runs.items() if opened is run]:
+                del _open_runs[run_id]
+
+
+PARENT_RUN_ID = "mlflow_parent_run_id"
+PARENT_GROUP = "mlflow_parent_group"
+
+
+def base_id() -> str:
+    """What a task's runs are named after."""
+    action = flyte.ctx().action
+    return f"{action.run_name}-{action.name}"
+
+
+def is_offline(init: Mapping[str, Any]) -> bool:
+    """Whether ``wandb.init`` with these arguments would talk to no server."""
+    settings = init.get("settings")
+    said = (
+        init.get("mode"),
+        settings.get("mode") if isinstance(settings, Mapping) else getattr(settings, "mode", None),
+        os.environ.get("WANDB_MODE"),
+    )
+    if os.environ.get("MLFLOW_WANDB_HOMES") == "mlflow":
+        return True
+    # A wandb.Settings object says "online" where nobody has said anything.
+    chosen = next((mode for mode in said if mode and mode != "online"), said[0])
+    return init.get("mode") != "online" and chosen in OFFLINE_MODES
+
+
+def with_host(init: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of ``wandb.init`` that send the run to the configured server."""
+    config = get_wandb_context()
+    if config is None or not config.host:
+        return dict(init)
+    return {**init, "settings": _settings(init.get("settings"), base_url=config.host)}
+
+
+def _is_retried(init: Mapping[str, Any]) -> bool:
+    """Whether a run of this id, if there is one, is an earlier attempt's of this action."""
+    if any(init.get(key) for key in ("resume", "resume_from", "fork_from")):
+        return False
+    if "WANDB_RESUME" in os.environ:
+        return False
+    run_id = init["id"]
+    opened_before = _opened.setdefault(run_id, base_id()) == base_id()
+    return run_id.startswith(base_id()) or flyte.ctx().attempt_number > 0 or opened_before
+
+
+def _settings(given: Any, **ours: Any) -> Any:
+    """The user's settings and ours; a Settings object is copied, for wandb.init changes it."""
+    import wandb
+
+    if given is None or isinstance(given, Mapping):
+        return wandb.Settings(**{**(given or {}), **ours})
+    copied = copy.deepcopy(given)
+    for key, value in ours.items():
+        setattr(copied, key, value)
+    return copied
+
+
+def _add_config(init: dict[str, Any], more: Mapping[str, Any]) -> None:
+    config = init.get("config")
+    if config is None or isinstance(config, Mapping):
+        init["config"] = {**(config or {}), **more}
+    elif hasattr(config, "__dict__"):
+        init["config"] = {**vars(config), **more}
+    else:
+        logger.warning("a config of %s cannot name the run's parent in MLflow", type(config))

@@ -1,0 +1,1 @@
+"""The Flyte integration, with real Flyte: skipped where Flyte is not installed."""

@@ -1,0 +1,1 @@
+"""Programs with Flyte tasks; tests run them in processes of their own."""

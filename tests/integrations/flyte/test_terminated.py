@@ -1,0 +1,33 @@
+"""SIGTERM, as Kubernetes sends it: the runs are ended before the container is gone."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.integrations.flyte.homes import PROGRAMS, ROOT, read_homes
+from tests.support.processes import started, wait_until
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_terminated_tasks_runs_are_killed(offline: Callable[[str], dict[str, str]]) -> None:
+    """By the time that the process is gone both homes know, and it died of the signal."""
+    env = {**offline("terminated"), "PYTHONPATH": f"{ROOT}:{ROOT / 'integrations'}"}
+    env["MLFLOW_WANDB_INIT_TIMEOUT"] = "90"
+    work = Path(env["WANDB_DIR"])
+    with started([sys.executable, str(PROGRAMS / "terminated.py")], env, work) as process:
+        wait_until((work / "works").exists, 120, "the task works")
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM, out + err
+    homes = read_homes(env)
+    assert homes.wandb["run-a"].info.state == "killed"
+    assert homes.mlflow["run-a"].status == "KILLED"
+    assert homes.values("run-a", "x") == [1]
+    (born,) = [run for run in homes.mlflow.values() if "wandb.run_id" not in run.tags]
+    assert (born.status, born.points("y")) == ("KILLED", [(0, 2.0)])
