@@ -23,7 +23,9 @@ CHECKS = (
     ("lint-imports",),
     ("python", "scripts/check_wheel.py"),
 )
-PYTEST = ("pytest", "-n", "2", "--dist", "loadfile", "-o", "junit_family=xunit2")
+PYTEST = (
+    "pytest", "-n", "2", "--dist", "loadfile", "-o", "junit_family=xunit2", "-m", "not browser",
+)  # fmt: skip
 
 
 def run(command: tuple[str, ...]) -> bool:
