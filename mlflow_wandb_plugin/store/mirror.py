@@ -251,11 +251,13 @@ class Mirror:
         self._experiments.setdefault(store, {}).pop(str(experiment_id), None)
 
     def _project(self, store: Any, experiment_id: str) -> str:
-        return mapping.project_name(self._settings.project, self._experiment(store, experiment_id))
+        return mapping.project_name(
+            self._settings.mirror_project, self._experiment(store, experiment_id)
+        )
 
     @property
     def _entity(self) -> str:
-        return self._settings.entity or os.environ.get("WANDB_ENTITY", "")
+        return self._settings.mirror_entity or os.environ.get("WANDB_ENTITY", "")
 
     # -- journals -------------------------------------------------------------------------
 

@@ -30,12 +30,12 @@ def test_new_run_says_who_mirrors_it(mirrored: str, sent_of: SentOf, fresh_proce
     assert sent_of(run.info.run_id).tags[identity.OWNER] == tags[identity.OWNER]
 
 
-@pytest.mark.parametrize("variable", ["MLFLOW_WANDB_ENTITY", "WANDB_ENTITY"])
+@pytest.mark.parametrize("variable", ["MLFLOW_WANDB_MIRROR_ENTITY", "WANDB_ENTITY"])
 def test_project_and_entity_are_settings(
     sqlite_uri: str, monkeypatch: pytest.MonkeyPatch, sent: Sent, variable: str
 ) -> None:
     """A template of the project; the entity, ours or wandb's own."""
-    monkeypatch.setenv("MLFLOW_WANDB_PROJECT", "from mlflow/{experiment}")
+    monkeypatch.setenv("MLFLOW_WANDB_MIRROR_PROJECT", "from mlflow/{experiment}")
     monkeypatch.setenv(variable, "team")
     mlflow.set_tracking_uri(f"wandb+{sqlite_uri}")
     mlflow.set_experiment("a/b: c?")
