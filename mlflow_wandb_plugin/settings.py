@@ -30,6 +30,8 @@ class Settings:
         journal_dir: folder of the journals; empty means ``mlflow`` inside wandb's own folder.
         mirror_project: template of the W&B project of a run that is born in MLflow, with
             {experiment}.
+        mirror_wait: seconds that a process that mirrors waits at most, at its end, until W&B has
+            its runs: for containers, in which the forwarder ends with it.
         mirror_entity: W&B entity of such runs; empty means ``WANDB_ENTITY``, else W&B's default.
     """
 
@@ -42,6 +44,7 @@ class Settings:
     journal_dir: str = ""
     mirror_project: str = "{experiment}"
     mirror_entity: str = ""
+    mirror_wait: float = 0.0
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **arguments: Any) -> Settings:

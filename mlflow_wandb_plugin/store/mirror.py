@@ -88,6 +88,11 @@ class Mirror:
         self._told: set[str] = set()
         self._lock = threading.Lock()
 
+    @property
+    def run_ids(self) -> list[str]:
+        """The runs that this process mirrors."""
+        return [run_id for run_id, run in list(self._runs.items()) if run is not None]
+
     # -- stores ---------------------------------------------------------------------------
 
     def add_store(self, store: Any, uri: str) -> None:
