@@ -2,7 +2,7 @@
 PYTHON ?= python3
 NEW_ENOUGH = import sys; sys.exit("Python 3.10 or later is needed: make PYTHON=..." if sys.version_info < (3, 10) else 0)
 
-.PHONY: help test demo test-browser test-versions clean
+.PHONY: help test demo test-browser test-torch test-versions clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -16,6 +16,9 @@ demo: .venvs/demo/made  ## Train twice, backfill, and see both runs in MLflow; n
 test-browser: .venv/made  ## See a run in MLflow's own UI, in headless Chromium
 	@.venv/bin/python -m pytest -m browser tests/store/test_ui.py
 
+test-torch: .venv/torch  ## Check torchtune's recipes and Flyte's Elastic workers, with torch on the CPU
+	@.venv/bin/python -m pytest tests/integrations/torchtune tests/integrations/flyte/test_elastic.py
+
 test-versions: .venv/made  ## Check old and new wandb and mlflow, each pair in an environment of its own
 	@.venv/bin/python scripts/test_versions.py
 
@@ -26,6 +29,11 @@ clean:  ## Remove the environments, the demo and what tools cache
 	@$(PYTHON) -c '$(NEW_ENOUGH)'
 	$(PYTHON) -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+.venv/torch: .venv/made
+	.venv/bin/python -m pip install --quiet torch==2.13.0
+	.venv/bin/python -m pip install --quiet --editable '.[torchtune]' flyteplugins-pytorch
 	@touch $@
 
 .venvs/demo/made: pyproject.toml
