@@ -113,7 +113,7 @@ def test_readme_lists_every_setting_with_its_default() -> None:
         (
             field.name,
             PREFIX + field.name.upper(),
-            f"`{field.default}`" if field.default else "empty",
+            "empty" if field.default == "" else f"`{field.default}`",
         )
         for field in fields(Settings)
     ]
