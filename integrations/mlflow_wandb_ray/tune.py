@@ -78,23 +78,23 @@ class DualLoggerCallback(LoggerCallback):  # type: ignore[misc]
 
     def log_trial_start(self, trial: Any) -> None:
         """Also called when a trial starts anew, perhaps with another config."""
-        lane = self._lanes.get(trial.trial_id)
         config = shown(trial.config or {})
-        if lane is None:
+        if trial.trial_id in self._lanes:
+            self._note_config(trial, config)
+        else:
+            self._configs[trial.trial_id] = config
             self._lanes[trial.trial_id] = self._begin(trial, config)
-        elif config != self._configs[trial.trial_id]:
-            lane.call(lambda run: run.config.update(config, allow_val_change=True))
-        self._configs[trial.trial_id] = config
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
-        if trial.trial_id not in self._lanes:
-            self.log_trial_start(trial)
+        self.log_trial_start(trial)
         row = {key: value for key, value in result.items() if key not in self._left_out}
         self._lanes[trial.trial_id].log(row)
 
-    def log_trial_save(self, trial: Any) -> None:
-        lane, checkpoint = self._lanes.get(trial.trial_id), trial.checkpoint
-        if not self._log_checkpoints or lane is None or checkpoint is None:
+    def on_checkpoint(
+        self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
+    ) -> None:
+        lane = self._lanes.get(trial.trial_id)
+        if not self._log_checkpoints or lane is None:
             return
         at = trial.last_result.get(STEP_KEY)
         lane.call(lambda run: log_checkpoint(run, checkpoint, at))
@@ -121,6 +121,12 @@ class DualLoggerCallback(LoggerCallback):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         """Tune keeps callbacks beside the experiment; threads stay here."""
         return {**self.__dict__, "_lanes": {}}
+
+    def _note_config(self, trial: Any, config: dict[str, Any]) -> None:
+        if config != self._configs[trial.trial_id]:
+            self._configs[trial.trial_id] = config
+            update = self._lanes[trial.trial_id].call
+            update(lambda run: run.config.update(config, allow_val_change=True))
 
     # -- runs -----------------------------------------------------------------------------
 
