@@ -90,14 +90,14 @@ class DualLoggerCallback(LoggerCallback):  # type: ignore[misc]
         row = {key: value for key, value in result.items() if key not in self._left_out}
         self._lanes[trial.trial_id].log(row)
 
-    def on_checkpoint(
-        self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
-    ) -> None:
+    def log_trial_save(self, trial: Any) -> None:
         lane = self._lanes.get(trial.trial_id)
-        if not self._log_checkpoints or lane is None:
+        saved = trial.latest_checkpoint_result
+        if not self._log_checkpoints or lane is None or saved is None:
             return
-        at = trial.last_result.get(STEP_KEY)
-        lane.call(lambda run: log_checkpoint(run, checkpoint, at))
+        # The trial's last result may be a later one.
+        at = (saved.metrics or {}).get(STEP_KEY)
+        lane.call(lambda run: log_checkpoint(run, saved.checkpoint, at))
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
         lane = self._lanes.get(trial.trial_id)
