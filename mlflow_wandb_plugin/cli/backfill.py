@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,8 @@ def _round(
 
 
 def _round_elsewhere(engine: Engine, job: Job, source: Source, curves: Curves) -> list[Outcome]:
-    with ProgressBar(lambda: _count(source, job.selection)) as bar:
+    # What a cluster has to say is no part of a report on standard output.
+    with redirect_stdout(sys.stderr), ProgressBar(lambda: _count(source, job.selection)) as bar:
         return _logged(engine.run(job, bar, curves))
 
 
