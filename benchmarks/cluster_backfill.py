@@ -2,8 +2,8 @@
 
 Source is the tests' W&B server, in this process; the target is an `mlflow server` on PostgreSQL, or
 that database itself. Runs are carried by threads, and by Ray on one and two nodes of one CPU each:
-nodes of one machine share its CPUs with both servers. Needs the extras `ray` and `dev`. Run from the
-project's folder: ``python -m benchmarks.cluster_backfill [RUNS [STEPS]]``.
+nodes of one machine share its CPUs with both servers. Needs the extra `dev`. Run from the project's
+folder: ``python -m benchmarks.cluster_backfill [RUNS [STEPS]]``.
 """
 
 from __future__ import annotations

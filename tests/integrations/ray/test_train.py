@@ -31,7 +31,8 @@ def test_a_restart_goes_on_in_the_same_runs(left: Left, name: str) -> None:
     told = left.told(name)
     first = [row_of(line) for line in told if line["first"]]
     second = [row_of(line) for line in told if not line["first"]]
-    assert len(first) == 2
+    # The rank that lives may be at its third report already, which then never is one.
+    assert len(first) in (2, 3)
     assert len(second) == 4
     # What the controller has not polled when a worker dies is lost with the worker.
     received = rows_of(run)
