@@ -33,7 +33,7 @@ _TAKEN_ALONG = (
 _TAKEN_PREFIX = "MLFLOW_WANDB_"
 
 
-class DualTrainCallback(ControllerCallback, ReportCallback):  # type: ignore[misc]
+class DualTrainCallback(ControllerCallback, ReportCallback):
     """What the workers report with ``ray.train.report`` as one run in W&B and one in MLflow.
 
     Name it in ``RAY_TRAIN_CALLBACKS``, or pass one in ``RunConfig(callbacks=[…])``. A report's

@@ -25,7 +25,7 @@ NOISE = frozenset(
 """What Tune adds to each result about its processes and clocks."""
 
 
-class DualLoggerCallback(LoggerCallback):  # type: ignore[misc]
+class DualLoggerCallback(LoggerCallback):
     """Trials as runs: one W&B group, and in MLflow one parent run.
 
     ``Tuner.restore`` goes on in the same runs. MLflow's steps are Tune's training iterations. A

@@ -111,10 +111,12 @@ def backfill(
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for _ in _rounds(follow, every):
-            if elsewhere is not None:
-                outcomes = _round_elsewhere(elsewhere, job, opened, curves)
-            else:
-                outcomes = _round(opened, target, chosen, options, curves)
+            # MLflow and clusters have things to say that are no part of a report.
+            with redirect_stdout(sys.stderr):
+                if elsewhere is not None:
+                    outcomes = _round_elsewhere(elsewhere, job, opened, curves)
+                else:
+                    outcomes = _round(opened, target, chosen, options, curves)
             failed = any(outcome.action == "failed" for outcome in outcomes)
             _show(outcomes, as_json)
             if report_file is not None:
@@ -144,8 +146,7 @@ def _round(
 
 
 def _round_elsewhere(engine: Engine, job: Job, source: Source, curves: Curves) -> list[Outcome]:
-    # What a cluster has to say is no part of a report on standard output.
-    with redirect_stdout(sys.stderr), ProgressBar(lambda: _count(source, job.selection)) as bar:
+    with ProgressBar(lambda: _count(source, job.selection)) as bar:
         return _logged(engine.run(job, bar, curves))
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +26,16 @@ from tests.wandb_server import WandbServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray_cluster, pytest.mark.timeout(400)]
 RUNS, STEPS = 6, 40
-PROJECT = "spread"
+PROJECT, LIMITED = "run", "limited"
+RETRY_AFTER_S = 3.0
 HISTORY = "HistoryPage"
 
 
 @dataclass
 class Backfilled:
-    """Reports: of the round in which a node was killed, of the same again, and of the same with
-    this process's threads; and what MLflow has in the end."""
+    """Reports: of the round in which a node was killed, of the same again, of the same by threads
+    of this process; of a round in which W&B said 429 once, and of the same runs by threads into
+    another experiment. And what MLflow has in the end."""
 
     killed: dict[str, Any]
     again: dict[str, Any]
@@ -39,6 +43,13 @@ class Backfilled:
     runs: dict[str, RunState]
     read: dict[str, int]
     """How often the history of each run was asked for."""
+    limited: dict[str, Any]
+    by_threads: dict[str, Any]
+    refused_at: float
+    asked_at: list[float]
+    """When W&B was asked for anything in the round with the 429, which began it to wait."""
+    pages: tuple[str, str]
+    """The reports of these two rounds as HTML."""
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +57,29 @@ def done(tmp_path_factory: pytest.TempPathFactory, wandb: WandbServer, server: s
     folder = tmp_path_factory.mktemp("two-nodes")
     env = ray_environment(folder, wandb)
     for index in range(RUNS):
-        wandb.add_run(PROJECT, f"run-{index}", config={"index": index}, rows=rows(index))
+        for project in (PROJECT, LIMITED):
+            name = f"{project[0]}-{index}"
+            wandb.add_run(project, name, config={"index": index}, rows=rows(index))
     arguments = ["backfill", f"wandb+{wandb.url}/tester/{PROJECT}", "--to", server, "--json"]
+    other = [*arguments[:1], f"wandb+{wandb.url}/tester/{LIMITED}", *arguments[2:]]
     with two_nodes(env, folder) as (address, say):
-        spread = [*arguments, "--engine", "ray", "--ray-address", address]
+        on_ray = ["--engine", "ray", "--ray-address", address]
+        spread = [*arguments, *on_ray]
+        refused_at, asked_at = refusing_once(wandb)
+        limited = report([*other, *on_ray, "--report", "ray.html"], env, folder)
+        wandb.heal()
         killed = with_a_node_killed(spread, env, folder, wandb, say)
         again = report(spread, env, folder)
     local = report(arguments, env, folder)
-    found = read_runs(server)
-    mine = {key: run for key, run in found.items() if run.tags.get("wandb.project") == PROJECT}
-    names = [f"run-{index}" for index in range(RUNS)]
+    threads = ["--experiment", "by threads", "--report", "threads.html"]
+    by_threads = report([*other, *threads], env, folder)
+    found = read_runs_of(PROJECT, server)
+    names = [f"r-{index}" for index in range(RUNS)]
     read = {name: len(wandb.asked(HISTORY, name)) for name in names}
-    return Backfilled(killed, again, local, mine, read)
+    pages = ((folder / "ray.html").read_text(), (folder / "threads.html").read_text())
+    return Backfilled(
+        killed, again, local, found, read, limited, by_threads, refused_at[0], asked_at, pages
+    )
 
 
 def rows(index: int) -> list[dict[str, Any]]:
@@ -65,6 +87,28 @@ def rows(index: int) -> list[dict[str, Any]]:
         {"_step": step, "_timestamp": 1_700_000_000 + step, "loss": index + 1 / (step + 1)}
         for step in range(STEPS)
     ]
+
+
+def read_runs_of(project: str, uri: str) -> dict[str, RunState]:
+    """By W&B id, of one project: the server is shared."""
+    from mlflow import MlflowClient
+
+    experiment = MlflowClient(uri).get_experiment_by_name(project)
+    assert experiment is not None
+    found = read_runs(uri, experiments=[experiment.experiment_id])
+    return {key: run for key, run in found.items() if run.tags["wandb.project"] == project}
+
+
+def refusing_once(wandb: WandbServer) -> tuple[list[float], list[float]]:
+    """The third request for a history is refused; returns when, and when everything was asked."""
+    refused_at: list[float] = []
+    asked_at: list[float] = []
+    wandb.fail("*", times=None, before=lambda: asked_at.append(time.monotonic()))
+    wandb.fail(
+        HISTORY, skip=2, status=429, retry_after=RETRY_AFTER_S,
+        before=lambda: refused_at.append(time.monotonic()),
+    )  # fmt: skip
+    return refused_at, asked_at
 
 
 @contextlib.contextmanager
@@ -141,9 +185,9 @@ def test_every_run_arrives_once_although_a_node_died(done: Backfilled) -> None:
     counts = done.killed["counts"]
     assert counts["migrated"] + counts["repaired"] == RUNS
     assert counts["failed"] == counts["skipped"] == 0
-    assert sorted(done.runs) == [f"run-{index}" for index in range(RUNS)]
+    assert sorted(done.runs) == [f"r-{index}" for index in range(RUNS)]
     for index in range(RUNS):
-        run = done.runs[f"run-{index}"]
+        run = done.runs[f"r-{index}"]
         wanted = [(row["loss"], row["_timestamp"] * 1000, row["_step"]) for row in rows(index)]
         assert run.metrics["loss"] == wanted
         assert run.params == {"index": str(index)}
@@ -170,3 +214,26 @@ def test_the_report_is_the_one_of_this_process(done: Backfilled) -> None:
         return sorted(runs, key=lambda run: str(run["run_id"]))
 
     assert by_id(done.again["runs"]) == by_id(done.local["runs"])
+
+
+def test_one_refusal_holds_up_all_nodes(done: Backfilled) -> None:
+    """After a 429 no process of the cluster asks W&B for anything until its time is over."""
+    since = [at - done.refused_at for at in done.asked_at]
+    # Requests that were under way may still be counted; nothing begins after them.
+    assert [at for at in since if 1.0 < at < RETRY_AFTER_S - 0.1] == []
+    assert [at for at in since if at >= RETRY_AFTER_S - 0.1]
+    assert done.limited["counts"]["migrated"] == RUNS
+
+
+def test_a_report_of_migrated_runs_is_the_one_of_threads(done: Backfilled) -> None:
+    """Verdicts, actions and points are equal; so are the curves of the page."""
+
+    def comparable(found: dict[str, Any]) -> list[dict[str, Any]]:
+        runs = [{**run, "mlflow_run_id": ""} for run in found["runs"]]
+        return sorted(runs, key=lambda run: str(run["run_id"]))
+
+    assert done.limited["counts"] == done.by_threads["counts"]
+    assert comparable(done.limited) == comparable(done.by_threads)
+    curves = [sorted(re.findall("<polyline.*?/>", page)) for page in done.pages]
+    assert curves[0] == curves[1]
+    assert len(curves[0]) >= RUNS

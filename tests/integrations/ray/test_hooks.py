@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -51,6 +52,18 @@ def test_a_trial_goes_on_in_another_session(left: Left) -> None:
     assert (run.state, twin.status) == ("failed", "FAILED")
     assert twin.params == {"lr": "0.5"}
     assert run.values["lr"] == 4.0
+
+
+def test_a_checkpoint_comes_from_any_file_system(left: Left) -> None:
+    """One that is on no disk of this machine is an artifact in both homes."""
+    run, twin = left.only("remote")
+    (artifact,) = run.logged_artifacts
+    assert artifact.manifest is not None
+    assert json.loads(artifact.metadata or "{}") == {"training_iteration": 7}
+    assert set(json.loads(artifact.manifest.path.read_bytes())["contents"]) == {"state.json"}
+    root = left.read / twin.run_id / "wandb" / "artifacts"
+    (file,) = root.rglob("state.json")
+    assert json.loads(file.read_text()) == {"next": 8}
 
 
 def test_without_a_key_the_run_is_offline_on_the_storage_path(program: Callable[..., Left]) -> None:

@@ -63,6 +63,24 @@ def restored(name: str) -> dict[str, str]:
     return dict(second.get_state()["ids"])
 
 
+def remote_checkpoint(name: str) -> str:
+    """A checkpoint on a file system that is not this machine's, as a bucket is."""
+    import pyarrow.fs
+    from ray.train import Checkpoint
+
+    from mlflow_wandb_ray.runs import Homes, begin
+    from mlflow_wandb_ray.tune import log_checkpoint
+
+    bucket = pyarrow.fs._MockFileSystem()
+    bucket.create_dir("kept/checkpoint_000007")
+    with bucket.open_output_stream("kept/checkpoint_000007/state.json") as file:
+        file.write(b'{"next": 8}')
+    run = begin(Homes({"project": name}), {"reinit": "create_new"}, {}, None)
+    log_checkpoint(run, Checkpoint("kept/checkpoint_000007", bucket), 7)
+    run.finish()
+    return str(run.id)
+
+
 def _trial(name: str, storage: Any, config: dict[str, Any]) -> Any:
     return Trial("a-trainable", config=config, trial_id="abcde_00000", stub=True, storage=storage)
 
@@ -86,6 +104,7 @@ def main() -> None:
     else:
         said["failed"] = train("failed", RuntimeError("retries spent"))
         said["again"] = [train("again"), train("again")]
+        said["remote"] = remote_checkpoint("remote")
         said["cut-short"] = restored("cut-short")
     print(json.dumps(said))
 
