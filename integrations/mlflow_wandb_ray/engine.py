@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,11 +60,9 @@ class RayEngine:
     def run(self, job: Job, listener: Listener, curves: Curves) -> Iterator[Outcome]:
         """See `mlflow_wandb_plugin.backfill.job.Engine.run`."""
         self.check(job)
-        import ray
-
         everywhere = _as_elsewhere(job)
         with _connected(self._address):
-            keeper = ray.remote(num_cpus=0, max_concurrency=10_000)(PaceKeeper).remote()
+            keeper = _keeper()
             source = plugins.open_source(job.source)
             if hasattr(source, "limit_by"):
                 source.limit_by(SharedTurns(keeper))
@@ -129,37 +128,53 @@ class _Window:
                 ray.cancel(reference)
 
 
+_open: dict[str, tuple[Any, Any]] = {}
+"""Source and target of the job that this process carries runs for."""
+
+
 def carry_one(job: Job, run: RunInfo, keeper: Any) -> tuple[Outcome, dict[Any, Any]]:
     """The task: carry one run; returns its outcome and the curves for the report."""
+    curves = Curves()
     try:
-        carrier, curves = _opened(job, keeper)
+        source, target = _opened(job, keeper)
+        carrier = Carrier(Watched(source, curves), target, job.options, Listener())
     except Exception as error:
         # This node lacks a key, a package or the target: a word on it is better than a traceback.
-        return Outcome(run, "new", "failed", f"on {_node()}: {error}"), {}
-    outcome = carrier.carry(run)
-    return outcome, curves.of(run.run_id)
+        return Outcome(run, "new", "failed", f"on {socket.gethostname()}: {error}"), {}
+    return carrier.carry(run), curves.of(run.run_id)
 
 
-@functools.lru_cache(maxsize=1)
-def _opened_once(job_key: str, keeper_key: str) -> list[Any]:
-    return []
-
-
-def _opened(job: Job, keeper: Any) -> tuple[Carrier, Curves]:
-    """Source and target of a job, opened once a process."""
-    kept = _opened_once(repr(job), repr(keeper))
-    if not kept:
+def _opened(job: Job, keeper: Any) -> tuple[Any, Any]:
+    key = f"{job} {keeper}"
+    if key not in _open:
+        _open.clear()
         with contextlib.suppress(UsageError):
+            # The source says it better if it needs one.
             credentials.provide_wandb_key({})
         source = plugins.open_source(job.source)
         if hasattr(source, "limit_by"):
             source.limit_by(SharedTurns(keeper))
-        target = plugins.open_target(job.to, job.experiment)
+        target: Any = plugins.open_target(job.to, job.experiment)
         if job.into:
-            target.write_into(job.into)  # type: ignore[attr-defined]
-        curves = Curves()
-        kept.extend([Carrier(Watched(source, curves), target, job.options, Listener()), curves])
-    return kept[0], kept[1]
+            target.write_into(job.into)
+        _open[key] = source, target
+    return _open[key]
+
+
+def _keeper() -> Any:
+    """The actor that says whose turn it is, beside the driver: with the driver's node all ends."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor: Any = ray.remote(
+        num_cpus=0,
+        max_concurrency=10_000,
+        max_restarts=-1,
+        max_task_retries=-1,
+        scheduling_strategy=here,
+    )(PaceKeeper)
+    return actor.remote()
 
 
 @contextlib.contextmanager
@@ -183,12 +198,6 @@ def _cpus() -> float:
     return max(1.0, float(ray.cluster_resources().get("CPU", 1.0)))
 
 
-def _node() -> str:
-    import socket
-
-    return socket.gethostname()
-
-
 def _target_uri(to: str) -> str:
     from mlflow_wandb_plugin.live import tracking
     from mlflow_wandb_plugin.settings import Settings
@@ -205,8 +214,6 @@ def _target_uri(to: str) -> str:
 
 def _as_elsewhere(job: Job) -> Job:
     """The job in words that mean the same on every node: no relative folder, no default."""
-    from dataclasses import replace
-
     to = _target_uri(job.to)
     source = job.source
     if "://" not in source and not source.startswith("archive:"):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mlflow_wandb_plugin.endpoints.wandb_limits import Limiter, Pace
+from mlflow_wandb_plugin.endpoints.wandb_limits import Pace
 from mlflow_wandb_plugin.errors import SourceUnavailableError
 
 LEASE_S = 180.0
@@ -72,24 +71,17 @@ class PaceKeeper:
 
 
 class SharedTurns:
-    """A `Turns` of one process: asks the actor for each request.
-
-    Where the actor is gone, with the node that it was on, the process keeps a limit of its own.
-    """
+    """A `Turns` of one process: asks the actor for each request."""
 
     def __init__(self, keeper: Any) -> None:
         self._keeper = keeper
-        self._alone: Limiter | None = None
-        self._lock = threading.Lock()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Wait for a turn; the request is the body."""
-        number = self._begin()
-        if number is None:
-            with self._own().turn():
-                yield
-            return
+        import ray
+
+        number: int = ray.get(self._keeper.begin.remote())
         refused, retry_after_s = False, None
         try:
             yield
@@ -99,20 +91,3 @@ class SharedTurns:
         finally:
             # Nobody waits for the answer.
             self._keeper.end.remote(number, refused, retry_after_s)
-
-    def _begin(self) -> int | None:
-        import ray
-
-        if self._alone is not None:
-            return None
-        try:
-            number: int = ray.get(self._keeper.begin.remote())
-        except ray.exceptions.RayActorError:
-            return None
-        return number
-
-    def _own(self) -> Limiter:
-        with self._lock:
-            if self._alone is None:
-                self._alone = Limiter(start=1.0, most=4.0)
-            return self._alone
