@@ -2,7 +2,7 @@
 PYTHON ?= python3
 NEW_ENOUGH = import sys; sys.exit("Python 3.10 or later is needed: make PYTHON=..." if sys.version_info < (3, 10) else 0)
 
-.PHONY: help test demo test-ray test-versions clean
+.PHONY: help test demo test-browser test-ray test-versions clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -12,6 +12,9 @@ test: .venv/made  ## Run every check and print how many passed
 
 demo: .venvs/demo/made  ## Train twice, backfill, and see both runs in MLflow; no account, no server
 	@.venvs/demo/bin/python examples/demo/demo.py
+
+test-browser: .venv/made  ## See a run in MLflow's own UI, in headless Chromium
+	@.venv/bin/python -m pytest -m browser tests/store/test_ui.py
 
 test-ray: .venv/made  ## Check training, tuning and a backfill on small Ray clusters
 	@.venv/bin/python -m pytest -m ray_cluster tests/integrations/ray

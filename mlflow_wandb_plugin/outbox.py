@@ -50,6 +50,7 @@ experiment_id, experiment (its name), tracking_uri (without credentials), projec
 role: a "client" keeps the journal open until its run or it ends, a "server" closes idle ones."""
 
 FOLDER = "mirror"
+TROUBLE = "trouble"
 
 
 def folder() -> Path:
@@ -63,6 +64,22 @@ def folder() -> Path:
     base = Path(os.environ.get("WANDB_DIR") or ".").absolute()
     hidden = base / ".wandb"
     return (hidden if hidden.is_dir() else base / "wandb") / FOLDER
+
+
+def trouble(folder: Path) -> str:
+    """What kept a run of this folder from W&B when one was last tried; empty if nothing did."""
+    try:
+        return (folder / TROUBLE).read_text()
+    except OSError:
+        return ""
+
+
+def say_trouble(folder: Path, text: str) -> None:
+    """Leave word for who writes journals into ``folder``; an empty ``text`` takes it back."""
+    if text:
+        (folder / TROUBLE).write_text(text)
+    else:
+        (folder / TROUBLE).unlink(missing_ok=True)
 
 
 def encode(op: str, **fields: Any) -> bytes:

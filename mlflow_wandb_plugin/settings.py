@@ -28,8 +28,11 @@ class Settings:
         linger: seconds that the replicator goes on trying to reach MLflow after its trainer
             is gone; what is left then waits for ``mlflow-wandb sync`` or the next start.
         journal_dir: folder of the journals; empty means ``mlflow`` inside wandb's own folder.
-        project: template of the W&B project of a run that is born in MLflow, with {experiment}.
-        entity: W&B entity of such runs; empty means ``WANDB_ENTITY``, else W&B's default.
+        mirror_project: template of the W&B project of a run that is born in MLflow, with
+            {experiment}.
+        mirror_wait: seconds that a process that mirrors waits at most, at its end, until W&B has
+            its runs: for containers, in which the forwarder ends with it.
+        mirror_entity: W&B entity of such runs; empty means ``WANDB_ENTITY``, else W&B's default.
     """
 
     homes: Homes = "both"
@@ -39,8 +42,9 @@ class Settings:
     finish_timeout: float = 60.0
     linger: float = 30.0
     journal_dir: str = ""
-    project: str = "{experiment}"
-    entity: str = ""
+    mirror_project: str = "{experiment}"
+    mirror_entity: str = ""
+    mirror_wait: float = 0.0
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **arguments: Any) -> Settings:

@@ -33,13 +33,13 @@ def test_importing_the_package_imports_neither_wandb_nor_mlflow() -> None:
 
 
 def test_no_room_loads_a_heavy_third_party_before_it_is_used() -> None:
-    """Importing every module but the drop-in loads no heavy package; they are imported in
-    functions."""
+    """Importing any module but two loads no heavy package; they are imported in functions. The
+    drop-in is wandb, and errors about MLflow's URIs are MLflow's own kind of exception."""
     package = Path(mlflow_wandb_plugin.__file__).parent
     names = [
         module.name
         for module in pkgutil.walk_packages([str(package)], "mlflow_wandb_plugin.")
-        if module.name != "mlflow_wandb_plugin.wandb"
+        if module.name.removeprefix("mlflow_wandb_plugin.") not in ("wandb", "store.building")
     ]
     assert len(names) > 30
     assert not loaded_by(*names) & {*HEAVY}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from inspect import signature
 
 import pytest
 
@@ -21,6 +22,13 @@ def test_arguments_win_over_variables() -> None:
     environ = {PREFIX + "EXPERIMENT": "from the environment", PREFIX + "LINGER": "5"}
     settings = Settings.load(environ, experiment="argument", linger=None)
     assert (settings.experiment, settings.linger) == ("argument", 5.0)
+
+
+def test_no_setting_takes_an_argument_of_wandbs_init() -> None:
+    """`dual_write` hands to `wandb.init` what is not a setting."""
+    import wandb
+
+    assert not {field.name for field in fields(Settings)} & {*signature(wandb.init).parameters}
 
 
 @pytest.mark.parametrize("field", fields(Settings), ids=lambda field: field.name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import flyte
+import wandb
 
 from mlflow_wandb_flyte.context import (
     RankScope,
@@ -68,8 +69,6 @@ def get_wandb_run() -> Any:
     run = (flyte.ctx().data or {}).get(RUN_KEY)
     if run is not None:
         return run
-    import wandb
-
     return wandb.run
 
 

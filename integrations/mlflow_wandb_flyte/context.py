@@ -73,7 +73,7 @@ class _Config:
     def __enter__(self: Config) -> Config:
         self._entered = ExitStack()
         # Entries of the surrounding configuration that this one does not set stay in force.
-        self._entered.enter_context(changed_context(add=self.to_dict()))
+        self._entered.enter_context(flyte.custom_context(**self.to_dict()))
         return self
 
     def __exit__(self, *_: object) -> None:

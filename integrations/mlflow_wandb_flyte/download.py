@@ -18,6 +18,8 @@ from mlflow_wandb_flyte.sweep import get_wandb_sweep_id
 
 logger = logging.getLogger(__name__)
 
+NO_PLACE = "Cannot query sweep without entity and project: set them via wandb_config()"
+
 
 def download_wandb_run_dir(
     run_id: str | None = None,
@@ -53,12 +55,12 @@ def download_wandb_run_dir(
     entity = entity or context.get("_wandb_entity") or (config.entity if config else None)
     run_path = "/".join(filter(None, (entity if project else None, project, run_id)))
     folder = _folder(path or _default_folder() / quote(run_id, safe=""))
-    run = _asked(f"run '{run_path}'", lambda: _api().run(run_path))
-    _asked(f"files of run '{run_path}'", lambda: _fetch_files(run, folder))
-    summary = _asked(f"summary of run '{run_path}'", lambda: dict(run.summary))
+    run = _asked(f"fetch wandb run '{run_path}'", lambda: _api().run(run_path))
+    _asked(f"download files of wandb run '{run_path}'", lambda: _fetch_files(run, folder))
+    summary = _asked(f"fetch the summary of wandb run '{run_path}'", lambda: dict(run.summary))
     _write(folder / "summary.json", summary)
     if include_history:
-        rows = _asked(f"history of run '{run_path}'", lambda: _rows(run))
+        rows = _asked(f"fetch the history of wandb run '{run_path}'", lambda: _rows(run))
         _write(folder / "metrics_history.json", rows)
     return str(folder)
 
@@ -93,11 +95,11 @@ def download_wandb_sweep_dirs(
         )
     entity, project = _sweep_place(entity, project)
     if not entity or not project:
-        raise RuntimeError(
-            "Cannot query sweep without entity and project: set them via wandb_config()"
-        )
+        raise RuntimeError(NO_PLACE)
     where = f"{entity}/{project}/{sweep_id}"
-    run_ids = _asked(f"sweep '{where}'", lambda: [run.id for run in _api().sweep(where).runs])
+    run_ids = _asked(
+        f"fetch wandb sweep '{where}'", lambda: [run.id for run in _api().sweep(where).runs]
+    )
     base = Path(base_path) if base_path else _default_folder()
     found, failed = [], []
     for run_id in run_ids:
@@ -111,7 +113,9 @@ def download_wandb_sweep_dirs(
         except RuntimeError as error:
             failed.append(f"{run_id} ({error})")
     if failed and not found:
-        raise RuntimeError(f"Failed to download all runs of sweep '{sweep_id}': {failed}")
+        raise RuntimeError(
+            f"Failed to download all {len(failed)} runs of sweep '{sweep_id}': {failed}"
+        )
     if failed:
         logger.warning("%d of %d runs were not had: %s", len(failed), len(run_ids), failed)
     return found
@@ -140,11 +144,20 @@ def _sweep_place(entity: str | None, project: str | None) -> tuple[str | None, s
     for key in known:
         said = [context.get(f"_wandb_sweep_{key}"), *(getattr(c, key, None) for c in configs)]
         known[key] = known[key] or next(filter(None, said), None)
-    return known["entity"] or _default_entity(), known["project"]
+    if not known["entity"] and known["project"]:
+        known["entity"] = _default_entity()
+    return known["entity"], known["project"]
 
 
 def _default_entity() -> str | None:
-    return _asked("the default entity", lambda: _api().default_entity)  # type: ignore[no-any-return]
+    """
+    Raises:
+        RuntimeError: W&B did not say.
+    """
+    try:
+        return _asked("fetch the default entity", lambda: _api().default_entity)  # type: ignore[no-any-return]
+    except RuntimeError as error:
+        raise RuntimeError(f"{NO_PLACE}. {error}") from error
 
 
 def _current_id() -> str | None:
@@ -174,7 +187,7 @@ def _fetch_files(run: Any, folder: Path) -> None:
         file.download(root=str(folder), replace=True)
 
 
-def _asked(what: str, ask: Callable[[], Any]) -> Any:
+def _asked(doing: str, ask: Callable[[], Any]) -> Any:
     """
     Raises:
         RuntimeError: W&B did not give it; the message says what to do.
@@ -185,14 +198,21 @@ def _asked(what: str, ask: Callable[[], Any]) -> Any:
         return ask()
     except wandb.errors.AuthenticationError as error:
         raise RuntimeError(
-            f"Authentication failed for the {what}: set WANDB_API_KEY. {error}"
+            f"Authentication failed, cannot {doing}: set WANDB_API_KEY. {error}"
         ) from error
     except Exception as error:
-        raise RuntimeError(f"W&B does not give the {what}: {error}") from error
+        raise RuntimeError(f"Failed to {doing}: {error}") from error
 
 
 def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, default=str))
+    """
+    Raises:
+        RuntimeError: it cannot be written.
+    """
+    try:
+        path.write_text(json.dumps(content, indent=2, default=str))
+    except OSError as error:
+        raise RuntimeError(f"Failed to write {path.name}: {error}") from error
 
 
 def _default_folder() -> Path:

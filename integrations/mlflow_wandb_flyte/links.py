@@ -25,8 +25,9 @@ class Wandb(Link):
     """A link to the W&B run of a task, or to the group of its runs.
 
     Args:
-        host: URL of the W&B server. The default stands for the configured one: ``wandb_config``'s,
-            else ``WANDB_BASE_URL`` of the task, else of this process, else W&B's cloud.
+        host: URL of the W&B server, unless ``wandb_config`` names one, as upstream has it. The
+            default stands for ``WANDB_BASE_URL`` of the task, else of this process, else W&B's
+            cloud.
         project, entity: of the run; by default those of the configuration.
         run_mode, rank_scope: as of `wandb_init`; "auto" and "global" let ``wandb_config`` decide.
         id: of the run; by default the Flyte run's and action's names.
@@ -192,7 +193,8 @@ def wandb_host(host: str, context: dict[str, str], task_host: str = "") -> str:
     from wandb import util
 
     if host == WANDB_HOST:
-        host = context.get("wandb_host") or task_host or os.environ.get("WANDB_BASE_URL") or host
+        host = task_host or os.environ.get("WANDB_BASE_URL") or host
+    host = context.get("wandb_host") or host
     if host.rstrip("/") in (WANDB_HOST, "https://api.wandb.ai"):
         return WANDB_HOST
     return without_credentials(str(util.app_url(host)).rstrip("/"))

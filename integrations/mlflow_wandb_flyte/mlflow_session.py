@@ -1,4 +1,4 @@
-"""The MLflow run of a task that is born in MLflow (`mlflow_run`)."""
+"""The MLflow run of a task that is born in MLflow (`mlflow_run`), mirrored into W&B."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import flyte
 
-from mlflow_wandb_flyte import active
+from mlflow_wandb_flyte import active, mirror
 from mlflow_wandb_flyte.context import MlflowRunMode, get_mlflow_context
 from mlflow_wandb_flyte.session import Ending
 from mlflow_wandb_flyte.twin import MLFLOW_RUN_KEY, as_active, flyte_tags, passed_on
@@ -122,6 +122,7 @@ class MlflowSession:
                 mlflow.end_run(STATUS[ending])
         except Exception as error:
             logger.warning("MLflow run %s could not be ended: %s", self.run.info.run_id, error)
+        mirror.wait(self.run.info.run_id)
 
     # -- starting -------------------------------------------------------------------------
 
@@ -133,9 +134,7 @@ class MlflowSession:
     def _start(self) -> Any:
         import mlflow
 
-        uri = self._arguments.get("tracking_uri")
-        if uri and mlflow.get_tracking_uri() != uri:
-            mlflow.set_tracking_uri(uri)
+        mirror.use(self._arguments.get("tracking_uri"))
         self._client = mlflow.MlflowClient()
         shared = self._shared_id()
         if shared:
@@ -192,7 +191,8 @@ class MlflowSession:
             " and ".join(f"tags.`{key}` = '{value}'" for key, value in quoted.items()),
         )
         # A W&B run's replica carries the action's tags, too.
-        own = [run for run in found if identity.ORIGIN not in run.data.tags]
+        born_here = (None, identity.MIRROR)
+        own = [run for run in found if run.data.tags.get(identity.ORIGIN) in born_here]
         return own[0].info.run_id if own else None
 
     def _autolog(self) -> None:
@@ -238,5 +238,7 @@ def plain_run(options: MlflowOptions) -> Iterator[Any]:
         from mlflow_wandb_flyte.session import ending_of
 
         mlflow.end_run(STATUS[ending_of(error)])
+        mirror.wait(run.info.run_id)
         raise
     mlflow.end_run()
+    mirror.wait(run.info.run_id)

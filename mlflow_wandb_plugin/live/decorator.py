@@ -73,9 +73,7 @@ def _run(init: dict[str, Any]) -> Iterator[None]:
     from mlflow_wandb_plugin import autolog
     from mlflow_wandb_plugin.settings import Settings
 
-    # What wandb.init takes, too (project, entity), is meant for it.
-    of_wandb = inspect.signature(wandb.init).parameters.keys()
-    ours = {field.name for field in fields(Settings)} - of_wandb
+    ours = {field.name for field in fields(Settings)}
     autolog(**{name: value for name, value in init.items() if name in ours})
     if wandb.run is not None:
         yield

@@ -73,6 +73,8 @@ class Mirror:
         self._status.update(more, state=state, updated=time.time())
         with contextlib.suppress(OSError):
             journal.write_status(self.path, self._status)
+            if state in ("waiting", "failed", "complete"):
+                outbox.say_trouble(self.path.parent, str(self._status["error"]))
         return state
 
     def _ship(self) -> str:

@@ -127,7 +127,7 @@ def mirrored(group: str, store: Any, uri: str) -> Any:
         from mlflow_wandb_plugin.store.versions import OPERATIONS
 
         return swapped(store, OPERATIONS)
-    from mlflow_wandb_plugin.store import runs
+    from mlflow_wandb_plugin.store import delivery, runs
 
     store = swapped(store, runs.OPERATIONS)
     queue: Any = getattr(store, "_async_logging_queue", None)
@@ -135,6 +135,7 @@ def mirrored(group: str, store: Any, uri: str) -> Any:
         # It was bound to the plain class's method when the store was made.
         queue._logging_func = store.log_batch
     of_this_process().add_store(store, without_credentials(absolute_uri(uri)))
+    delivery.wait_at_exit(Settings.load().mirror_wait)
     return store
 
 

@@ -19,13 +19,14 @@ from typing import Any, BinaryIO
 from mlflow_wandb_plugin import identity, journal, mapping, outbox
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.settings import Settings
-from mlflow_wandb_plugin.store import forwarder, uris
+from mlflow_wandb_plugin.store import api_key, forwarder, uris
 from mlflow_wandb_plugin.store.journals import Journals
 from mlflow_wandb_plugin.store.say import warn_once
 
 OWNER_FILE = "owner"
 KNOWN_AT_MOST = 20_000
 LOOK_EVERY_S = 5.0
+NO_KEY = "no API key"
 TERMINAL = ("FINISHED", "FAILED", "KILLED")
 
 
@@ -84,7 +85,13 @@ class Mirror:
         )
         self._models: dict[str, str] = {}
         self._next_look = 0.0
+        self._told: set[str] = set()
         self._lock = threading.Lock()
+
+    @property
+    def run_ids(self) -> list[str]:
+        """The runs that this process mirrors."""
+        return [run_id for run_id, run in list(self._runs.items()) if run is not None]
 
     # -- stores ---------------------------------------------------------------------------
 
@@ -251,11 +258,13 @@ class Mirror:
         self._experiments.setdefault(store, {}).pop(str(experiment_id), None)
 
     def _project(self, store: Any, experiment_id: str) -> str:
-        return mapping.project_name(self._settings.project, self._experiment(store, experiment_id))
+        return mapping.project_name(
+            self._settings.mirror_project, self._experiment(store, experiment_id)
+        )
 
     @property
     def _entity(self) -> str:
-        return self._settings.entity or os.environ.get("WANDB_ENTITY", "")
+        return self._settings.mirror_entity or os.environ.get("WANDB_ENTITY", "")
 
     # -- journals -------------------------------------------------------------------------
 
@@ -287,12 +296,24 @@ class Mirror:
     def look(self, run: MirroredRun) -> None:
         """See to it that somebody delivers, and say what hinders them, once."""
         forwarder.ensure(self.journals.folder)
-        status = journal.read_status(self.journals.path(run.run_id))
-        if status.get("state") in ("waiting", "failed") and status.get("error"):
+        trouble = self._trouble(run)
+        kind = NO_KEY if NO_KEY in trouble else trouble
+        if trouble and kind not in self._told:
+            self._told.add(kind)
             warn_once(
-                f"{status['error']}. MLflow goes on as ever; "
+                f"{trouble}. MLflow goes on as ever; "
                 f"`mlflow-wandb sync {self.journals.folder}` delivers to W&B later"
             )
+
+    def _trouble(self, run: MirroredRun) -> str:
+        """Of this run, of an earlier one, or what is to be foreseen."""
+        status = journal.read_status(self.journals.path(run.run_id))
+        if status.get("state") in ("waiting", "failed"):
+            return str(status.get("error") or "")
+        if api_key.is_missing():
+            return f"{NO_KEY} for W&B: set WANDB_API_KEY, or run `wandb login`"
+        earlier = outbox.trouble(self.journals.folder)
+        return earlier and f"earlier runs wait for W&B: {earlier}"
 
     def failed(self, what: str, error: Exception, subject: object) -> None:
         """Mirroring an operation failed, in a way that nobody foresaw.

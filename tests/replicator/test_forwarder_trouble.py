@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_wandb_plugin import journal
+from mlflow_wandb_plugin import journal, outbox
 from tests.support.commands import mlflow_wandb
 from tests.support.mirrored import START_MS, Written, forward, forwarder
 from tests.support.processes import free_port, wait_until
@@ -207,6 +207,7 @@ def test_trouble_is_said_once_and_sync_delivers_later(
         assert (log.count("WARNING"), text in log) == (1, True), log
         state, error = said(run.path)
         assert (state, text in error) == ("waiting", True)
+        assert outbox.trouble(folder) == error
         assert env["WANDB_API_KEY"] not in log + error
         assert "f" * 40 not in log + error
     (row,) = json.loads(mlflow_wandb("status", "--json", env=env, cwd=tmp_path).stdout)
@@ -217,6 +218,7 @@ def test_trouble_is_said_once_and_sync_delivers_later(
 
     done = mlflow_wandb("sync", env=env, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "late: complete\n"), done.stdout + done.stderr
+    assert outbox.trouble(folder) == ""
     assert losses(wandb.run("late/late")) == expected(5)
     (row,) = json.loads(mlflow_wandb("status", tmp_path, "--json", env=env, cwd=tmp_path).stdout)
     assert (row["replica"], row["not yet shipped"], row["trouble"]) == ("complete", "", "")

@@ -1,66 +1,36 @@
 """One program of MLflow's whole API: the same MLflow state with and without ``wandb+``, and
-journals that hold what MLflow holds."""
+journals and a W&B that hold what MLflow holds."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
-import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import ViewType
 
-from tests.store.state import differences, digest, hashed, pointing_at, read_state, steady
-from tests.support.environment import isolated
+from mlflow_wandb_plugin.mapping import param_value
+from tests.store.carried import (
+    Carried,
+    as_number,
+    carry,
+    content_digest,
+    points_in_mlflow,
+    points_in_wandb,
+)
+from tests.store.played import Played, play, runs_of
+from tests.store.state import differences, digest, hashed, pointing_at, steady
 from tests.support.outboxes import Outgoing, no_forwarder, read_outbox
 from tests.support.postgres import postgres_server
-from tests.support.processes import mlflow_server, started
+from tests.support.processes import mlflow_server
 from tests.support.stores import copy_store
-
-PROGRAM = Path(__file__).with_name("program.py")
-
-
-@dataclass
-class Played:
-    """The program, played on one store.
-
-    Attributes:
-        uri: where its MLflow can be read, without ``wandb+``.
-        outbox: where the journals of whoever mirrored are.
-    """
-
-    uri: str
-    folder: Path
-    outbox: Path
-    output: str
-
-    def state(self) -> dict[str, Any]:
-        downloads = self.folder / "downloads"
-        shutil.rmtree(downloads, ignore_errors=True)
-        with pointing_at(self.uri, self.folder / "work"):
-            return read_state(self.uri, downloads)
-
-
-def play(folder: Path, uri: str, by_variable: bool = False) -> str:
-    """Run the program with MLflow at ``uri``; returns what it printed."""
-    env = isolated(folder, MLFLOW_TRACKING_URI=uri if by_variable else "sqlite:///unused.db")
-    work = folder / "work"
-    arguments = [] if by_variable else [uri]
-    with (
-        no_forwarder(work / "wandb" / "mirror"),
-        started([sys.executable, str(PROGRAM), *arguments], env, work) as process,
-    ):
-        out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, out + err
-    assert not (work / "unused.db").exists()
-    return out + err
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +101,17 @@ def by_server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> It
 ALL = ("on_sqlite", "on_postgres", "over_http", "by_server")
 
 
-@pytest.fixture(params=ALL)
+@pytest.fixture(params=ALL, scope="module")
 def played(request: pytest.FixtureRequest) -> Played:
     found: Played = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(params=ALL, scope="module")
+def carried(request: pytest.FixtureRequest) -> Iterator[Carried]:
+    """Where the program's journals go: W&B."""
+    with carry(request.getfixturevalue(request.param)) as found:
+        yield found
 
 
 @pytest.mark.slow
@@ -154,19 +131,10 @@ def test_journals_hold_what_mlflow_holds(played: Played) -> None:
     with pointing_at(played.uri, played.folder / "work"):
         client = MlflowClient(played.uri)
         sent = read_outbox(played.outbox)
-        runs = _all_runs(client)
+        runs = runs_of(client)
         assert sorted(sent) == sorted(run.info.run_id for run in runs)
         for run in runs:
             _compare(client, run, sent[run.info.run_id], played.folder / "compare")
-
-
-def _all_runs(client: MlflowClient) -> list[Any]:
-    experiments = client.search_experiments(view_type=ViewType.ALL)
-    return [
-        client.get_run(run.info.run_id)
-        for experiment in experiments
-        for run in client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL)
-    ]
 
 
 def _compare(client: MlflowClient, run: Any, sent: Outgoing, folder: Path) -> None:
@@ -208,7 +176,7 @@ def test_journals_hold_models_and_versions(played: Played) -> None:
     """The run of a logged model has its description, its files, its versions and aliases."""
     with pointing_at(played.uri, played.folder / "work"):
         client = MlflowClient(played.uri)
-        [run] = [run for run in _all_runs(client) if run.info.run_name == "models"]
+        [run] = [run for run in runs_of(client) if run.info.run_name == "models"]
         sent = read_outbox(played.outbox)[run.info.run_id]
         [(model_id, told)] = sent.models.items()
         model = client.get_logged_model(model_id)
@@ -256,6 +224,113 @@ def test_traces_are_counted_and_named_as_not_mirrored(played: Played) -> None:
     log = played.folder / "server" / "server.log"
     said = played.output + (log.read_text() if log.is_file() else "")
     assert "traces stay in MLflow" in said
+
+
+@pytest.mark.slow
+def test_all_runs_are_in_wandb_and_the_outbox_is_empty(carried: Carried) -> None:
+    """One W&B run for each MLflow run, of its id, in the project of its experiment."""
+    assert sorted(carried.left) == sorted(f"{run_id}.status" for run_id in carried.sent)
+    found = Counter(run.name for run in carried.wandb.runs)
+    assert found == Counter(run.info.run_id for run in carried.runs)
+    assert len(found) >= 12
+
+
+@pytest.mark.slow
+def test_params_metrics_times_and_states_are_equal(carried: Carried) -> None:
+    """Point by point, whatever the order of steps."""
+    for run in carried.runs:
+        there = carried.run(run.info.run_id)
+        params = {
+            key: param_value(there.values[key]) for key in run.data.params if key in there.values
+        }
+        assert {key: as_number(value) for key, value in params.items()} == {
+            key: as_number(value) for key, value in run.data.params.items()
+        }
+        assert points_in_wandb(there) == points_in_mlflow(carried.client, run)
+        status = run.info.status
+        states = {"FINISHED": ("finished", 0), "FAILED": ("failed", 1), "KILLED": ("failed", 255)}
+        # MLflow says that a run goes on which its script left open; a server may hear of it again.
+        by_server = carried.sent[run.info.run_id].header["role"] == "server"
+        left_open = ("running", None) if by_server else ("failed", 255)
+        assert (there.state, there.exit_code) == states.get(status, left_open), run.info
+        about = there.values["mlflow"]
+        assert (about["status"], about["start_time"]) == (status, run.info.start_time)
+        assert about.get("end_time") == run.info.end_time
+        assert about["lifecycle_stage"] == run.info.lifecycle_stage
+
+
+@pytest.mark.slow
+def test_names_notes_tags_and_nesting_are_in_wandb(carried: Carried) -> None:
+    """Tags as labels and in the config; a child is grouped under its parent."""
+    for run in carried.runs:
+        there = carried.run(run.info.run_id)
+        tags = dict(run.data.tags)
+        assert there.display_name == run.info.run_name
+        assert (there.notes or "") == tags.get("mlflow.note.content", "")
+        users = {key: v for key, v in tags.items() if not key.startswith(("mlflow.", "wandb."))}
+        about = there.values["mlflow"].get("tags", {})
+        assert {key: about.get(key) for key in users} == users
+        assert {f"{key}:{value}" for key, value in users.items()} <= set(there.tags) | {
+            f"{key}:{value}" for key, value in users.items() if len(f"{key}:{value}") > 64
+        }
+        assert there.group == tags.get("mlflow.parentRunId")
+
+
+@pytest.mark.slow
+def test_files_are_equal(carried: Carried) -> None:
+    """Every file that MLflow's API wrote to a run, byte for byte."""
+    for run_id, digests in carried.digests.items():
+        files = carried.run(run_id).files
+        there = {
+            name.removeprefix("artifacts/"): content_digest(blob.path)
+            for name, blob in files.items()
+            if name.startswith("artifacts/")
+        }
+        assert there == digests
+
+
+@pytest.mark.slow
+def test_logged_images_figures_and_tables_are_media(carried: Carried) -> None:
+    """By key or by path; a table that grew is shown each time."""
+    parent = carried.named("parent")
+    kinds: Counter[tuple[str, str]] = Counter()
+    for line in parent.history.live:
+        for key, value in line.row.items():
+            if isinstance(value, dict):
+                kinds[key, value["_type"]] += 1
+                if key == "pictures/dog":
+                    assert line.row["mlflow_step"] == 3
+    assert kinds == {
+        ("pictures/dog", "image-file"): 1, ("image.png", "image-file"): 1,
+        ("figure.png", "image-file"): 1, ("table.json", "table-file"): 2,
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_models_have_their_files_and_versions(carried: Carried) -> None:
+    """Artifacts of type model; each registered version and its aliases are aliases."""
+    ((model_id, digests),) = carried.models.items()
+    run = carried.named("models")
+    (model,) = [a for a in run.logged_artifacts if a.collection.type == "model"]
+    assert model.collection.name == "classifier"
+    assert {content_digest(blob.path) for blob in model.files.values()} == digests
+    pointing = {name for name, found in model.collection.aliases.items() if found is model}
+    assert pointing == {"latest", model_id, "registered-v1", "registered-champion", "copied-v1"}
+    metadata = json.loads(model.metadata or "{}")
+    theirs = carried.client.get_logged_model(model_id)
+    assert metadata["mlflow_params"] == theirs.params
+    assert metadata["mlflow_tags"]["later"] == "yes"
+    registered = {entry["name"]: entry for entry in metadata["mlflow_registered_versions"]}
+    assert registered["registered"]["description"] == "the first"
+
+
+@pytest.mark.slow
+def test_datasets_and_traces(carried: Carried) -> None:
+    """A dataset is a used artifact; traces are counted as not mirrored."""
+    parent = carried.named("parent")
+    assert [artifact.collection.name for artifact in parent.used_artifacts] == ["frame"]
+    traced = carried.named("traced")
+    assert traced.values["mlflow"]["traces_not_mirrored"] == 1
 
 
 @pytest.mark.slow

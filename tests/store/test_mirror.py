@@ -10,10 +10,13 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_wandb_plugin import identity, journal
+from mlflow_wandb_plugin import identity, journal, outbox
 from mlflow_wandb_plugin.store import mirror
 from tests.store.conftest import Sent
-from tests.support.outboxes import Outgoing
+from tests.support.environment import isolated
+from tests.support.outboxes import Outgoing, no_forwarder
+from tests.support.processes import run_script
+from tests.support.stores import copy_store
 
 SentOf = Callable[[str], Outgoing]
 
@@ -30,12 +33,12 @@ def test_new_run_says_who_mirrors_it(mirrored: str, sent_of: SentOf, fresh_proce
     assert sent_of(run.info.run_id).tags[identity.OWNER] == tags[identity.OWNER]
 
 
-@pytest.mark.parametrize("variable", ["MLFLOW_WANDB_ENTITY", "WANDB_ENTITY"])
+@pytest.mark.parametrize("variable", ["MLFLOW_WANDB_MIRROR_ENTITY", "WANDB_ENTITY"])
 def test_project_and_entity_are_settings(
     sqlite_uri: str, monkeypatch: pytest.MonkeyPatch, sent: Sent, variable: str
 ) -> None:
     """A template of the project; the entity, ours or wandb's own."""
-    monkeypatch.setenv("MLFLOW_WANDB_PROJECT", "from mlflow/{experiment}")
+    monkeypatch.setenv("MLFLOW_WANDB_MIRROR_PROJECT", "from mlflow/{experiment}")
     monkeypatch.setenv(variable, "team")
     mlflow.set_tracking_uri(f"wandb+{sqlite_uri}")
     mlflow.set_experiment("a/b: c?")
@@ -187,6 +190,44 @@ def test_trouble_in_delivery_is_said_once(
         mlflow.log_metric("x", 1)
     assert caplog.text.count("W&B refused the API key") == 1
     assert "mlflow-wandb sync" in caplog.text
+
+
+def test_trouble_of_earlier_runs_is_said(
+    mirrored: str, fresh_process: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A script that was over before the forwarder knew has a next one."""
+    outbox.say_trouble(fresh_process, "W&B did not answer")
+    with mlflow.start_run():
+        mlflow.log_metric("x", 1)
+    assert caplog.text.count("earlier runs wait for W&B: W&B did not answer") == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "count"),
+    [({}, 1), ({"WANDB_API_KEY": "k" * 40}, 0), ({"WANDB_MODE": "offline"}, 0)],
+    ids=["no key", "a key", "offline"],
+)
+def test_a_short_script_without_a_key_is_told(
+    more: dict[str, str], count: int, tmp_path: Path, empty_store: Path
+) -> None:
+    """One line on standard error, and MLflow's own end; wandb is not imported for it."""
+    uri = copy_store(empty_store, tmp_path / "mlflow.db")
+    env = isolated(tmp_path, MLFLOW_TRACKING_URI=f"wandb+{uri}", **more)
+    if "WANDB_MODE" not in more:
+        del env["WANDB_MODE"]
+    code = """
+import sys, mlflow
+for _ in range(2):
+    with mlflow.start_run():
+        mlflow.log_metric("x", 1)
+print("wandb" in sys.modules)
+"""
+    with no_forwarder(tmp_path / "work" / "wandb" / "mirror"):
+        done = run_script(code, env, tmp_path / "work")
+    assert done.stdout == "False\n"
+    told = [line for line in done.stderr.splitlines() if "mlflow-wandb" in line]
+    assert len(told) == count, told
+    assert all("no API key" in line and "mlflow-wandb sync" in line for line in told)
 
 
 def test_files_that_may_change_are_copied(

@@ -34,6 +34,7 @@ def test_a_failed_task_has_a_failed_mlflow_run(failing: Homes) -> None:
     """Born in MLflow, the same."""
     (run_id,) = failing.said["ids"]["fails in MLflow"]
     assert failing.mlflow[run_id].status == "FAILED"
+    assert failing.wandb[run_id].info.exit_code == 1
 
 
 def test_a_cancelled_task_has_killed_runs(failing: Homes) -> None:
@@ -43,6 +44,7 @@ def test_a_cancelled_task_has_killed_runs(failing: Homes) -> None:
     assert failing.mlflow[run_id].status == "KILLED"
     (run_id,) = failing.said["ids"]["cancelled in MLflow"]
     assert failing.mlflow[run_id].status == "KILLED"
+    assert failing.wandb[run_id].info.exit_code == 255
 
 
 def test_a_retry_goes_on_in_the_same_runs(failing: Homes) -> None:
@@ -60,6 +62,7 @@ def test_a_retry_goes_on_in_the_same_mlflow_run(failing: Homes) -> None:
     assert first == second
     assert failing.mlflow[first].status == "FINISHED"
     assert failing.mlflow[first].points("attempt") == [(1, 1.0), (2, 2.0)]
+    assert failing.values(first, "attempt") == [1, 2]
 
 
 def test_a_childs_failure_is_the_childs(failing: Homes) -> None:

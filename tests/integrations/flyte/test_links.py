@@ -65,7 +65,8 @@ def test_a_run_that_the_user_names_is_linked_by_its_name() -> None:
 
 
 def test_links_point_at_the_configured_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The context, the task's variables, this process's, W&B's cloud: the first that is given."""
+    """The context, the link's own, the task's variables, this process's, W&B's cloud: the first
+    that is given."""
     run = "/team/proj/runs/run-{{.actionName}}"
     sweeps = "/team/proj/sweeps/s"
     task = Wandb(_task_host="https://task.example")
@@ -74,7 +75,9 @@ def test_links_point_at_the_configured_host(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("WANDB_BASE_URL", "https://api.process.example")
     assert link(Wandb(), **PLACE) == f"https://app.process.example{run}"
     assert link(WandbSweep(id="s"), **PLACE) == f"https://app.process.example{sweeps}"
-    assert link(Wandb(host="https://own.example"), **PLACE) == f"https://own.example{run}"
+    own = Wandb(host="https://own.example")
+    assert link(own, **PLACE) == f"https://own.example{run}"
+    assert link(own, **PLACE, wandb_host="https://ctx.example/") == f"https://ctx.example{run}"
     monkeypatch.setenv("WANDB_BASE_URL", "https://api.wandb.ai")
     assert link(Wandb(), **PLACE) == f"https://wandb.ai{run}"
 

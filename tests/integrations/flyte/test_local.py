@@ -59,6 +59,16 @@ def test_concurrent_siblings_never_mix(local: Homes) -> None:
         assert [value for _, value in local.mlflow[mlflow_id].points("mine")] == 5 * [float(x)]
 
 
+def test_a_run_that_is_born_in_mlflow_is_in_wandb(local: Homes) -> None:
+    """`mlflow_run` alone: when the task is over, W&B has a run of the same id, its project the
+    experiment, with the same points, name and end."""
+    for mlflow_id, x in local.said["siblings"]["mlflow"]:
+        assert local.values(mlflow_id, "mine") == 5 * [float(x)]
+        twin, there = local.mlflow[mlflow_id], local.wandb[mlflow_id].info
+        assert (there.project, there.name) == ("born-in-mlflow", twin.name)
+        assert (there.state, twin.status) == ("finished", "FINISHED")
+
+
 def test_track_makes_the_replica_mlflows_active_run(local: Homes) -> None:
     """MLflow's calls, and those of an MLflow child, land in the W&B run's replica."""
     run_id, mlflow_id, by_child, below = local.said["tracked"]

@@ -1,0 +1,49 @@
+"""Waiting for W&B, for processes whose end is the forwarder's, too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from mlflow_wandb_plugin import journal
+from mlflow_wandb_plugin.store import delivery
+from tests.support.environment import isolated
+from tests.support.processes import run_script
+from tests.support.stores import copy_store
+
+
+@pytest.mark.slow
+def test_a_process_that_waits_leaves_nothing_to_deliver(tmp_path: Path, empty_store: Path) -> None:
+    """With mirror_wait, W&B has the run when the script's process is gone, also the run that the
+    script left open."""
+    uri = copy_store(empty_store, tmp_path / "mlflow.db")
+    env = isolated(
+        tmp_path,
+        MLFLOW_TRACKING_URI=f"wandb+{uri}",
+        MLFLOW_WANDB_MIRROR_WAIT="90",
+        MLFLOW_WANDB_LINGER="1",
+    )
+    code = "import mlflow\nprint(mlflow.start_run().info.run_id)\nmlflow.log_metric('x', 1)\n"
+    done = run_script(code, env, tmp_path / "work")
+    run_id = done.stdout.split()[0]
+    assert not list((tmp_path / "work" / "wandb" / "mirror").glob("*.journal"))
+    [folder] = (tmp_path / "work" / "wandb").glob(f"offline-run-*-{run_id}")
+    assert (folder / f"run-{run_id}.wandb").is_file()
+
+
+def test_nobody_waits_for_what_cannot_arrive(mirrored: str, fresh_process: Path) -> None:
+    """Where the forwarder says that W&B is not to be had, the wait is over at once, and not
+    before that."""
+    with mlflow.start_run() as run:
+        mlflow.log_metric("x", 1)
+    run_id = run.info.run_id
+    assert not delivery.all_arrived(0.0)
+    journal.write_status(fresh_process / f"{run_id}.journal", {"state": "waiting"})
+    assert not delivery.arrived(run_id, 3600)
+
+
+def test_a_run_that_is_not_mirrored_needs_no_waiting(mirrored: str) -> None:
+    """There is no journal of it."""
+    assert delivery.arrived("0" * 32, 3600)
