@@ -2,7 +2,7 @@
 PYTHON ?= python3
 NEW_ENOUGH = import sys; sys.exit("Python 3.10 or later is needed: make PYTHON=..." if sys.version_info < (3, 10) else 0)
 
-.PHONY: help test demo test-browser test-torch test-versions clean
+.PHONY: help test demo test-browser test-ray test-torch test-versions clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -18,6 +18,9 @@ test-browser: .venv/made  ## See a run in MLflow's own UI, in headless Chromium
 
 test-torch: .venv/torch  ## Check torchtune's recipes and Flyte's Elastic workers, with torch on the CPU
 	@.venv/bin/python -m pytest tests/integrations/torchtune tests/integrations/flyte/test_elastic.py
+
+test-ray: .venv/made  ## Check training, tuning and a backfill on small Ray clusters
+	@.venv/bin/python -m pytest -m ray_cluster tests/integrations/ray
 
 test-versions: .venv/made  ## Check old and new wandb and mlflow, each pair in an environment of its own
 	@.venv/bin/python scripts/test_versions.py

@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 import pluggy
 
 from mlflow_wandb_plugin import hookspecs
+from mlflow_wandb_plugin.backfill.job import Engine
 from mlflow_wandb_plugin.endpoints import builtin
 from mlflow_wandb_plugin.endpoints.base import Source, Target
 from mlflow_wandb_plugin.errors import PluginError, UsageError
@@ -76,3 +77,18 @@ def open_target(uri: str, experiment: str) -> Target:
     if target is None:
         raise UsageError(f"{uri} is no target: pass an MLflow tracking URI or archive:DIR")
     return target
+
+
+def open_engine(name: str, address: str = "") -> Engine:
+    """The engine of that name.
+
+    Raises:
+        UsageError: nobody offers it.
+    """
+    engine: Engine | None = manager().hook.open_engine(name=name, address=address)
+    if engine is None:
+        raise UsageError(
+            f"no engine is called {name}: pass local, or install the plugin that offers it, "
+            f"pip install 'mlflow-wandb-plugin[{name}]'"
+        )
+    return engine

@@ -1,7 +1,7 @@
 """``make test``: every check, one after another, and a last line that counts them.
 
 The line counts each of pytest's tests and each other check as one. All checks run, also when an
-earlier one failed.
+earlier one failed. Tests that start a Ray cluster are left to ``make test-ray``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ CHECKS = (
     ("python", "scripts/check_wheel.py"),
 )
 PYTEST = (
-    "pytest", "-n", "2", "--dist", "loadfile", "-o", "junit_family=xunit2", "-m", "not browser",
+    "pytest", "-n", "2", "--dist", "loadfile", "-o", "junit_family=xunit2",
+    "-m", "not browser and not ray_cluster",
 )  # fmt: skip
 
 

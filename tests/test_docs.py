@@ -49,7 +49,7 @@ def test_block_runs_and_leaves_the_runs_it_says(
 ) -> None:
     """A documented block exits with 0 in a user's folder and leaves the runs it says in MLflow."""
     if block.needs and find_spec(block.needs) is None:
-        pytest.skip(f"{block.needs} is not installed: pip install '.[{block.needs}]'")
+        pytest.skip(f"{block.needs} is not installed")
     work = tmp_path / "work"
     shutil.copytree(project, work, dirs_exist_ok=True)
     if "examples/" in block.code:

@@ -107,3 +107,19 @@ def test_two_of_one_name_are_loaded_once(install: Install, monkeypatch: pytest.M
     install()
     monkeypatch.setattr(plugins, "entry_points", lambda group: entries)
     assert plugins.manager().get_plugin("twice") is module
+
+
+def test_an_engine_is_offered_by_name(install: Install) -> None:
+    """A plugin gives its own, for the cluster at an address; a name that nobody knows is said."""
+    given: list[str] = []
+
+    @hookimpl
+    def open_engine(name: str, address: str) -> object | None:
+        given.append(address)
+        return f"engine {name}" if name == "mine" else None
+
+    install(offers={"open_engine": open_engine})
+    assert plugins.open_engine("mine", "host:1") == "engine mine"
+    assert given == ["host:1"]
+    with pytest.raises(UsageError, match="no engine is called other"):
+        plugins.open_engine("other")

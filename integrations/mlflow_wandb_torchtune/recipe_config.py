@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import re
 from typing import Any
 
-from mlflow_wandb_plugin.mapping import without_credentials
+from mlflow_wandb_plugin.live.hiding import without_secrets as shown
 
-HIDDEN = "***"
-_SECRET_KEYS = frozenset(
-    {"api_key", "apikey", "access_token", "auth_token", "hf_token", "password", "secret", "token"}
-)
-_SECRET_VARIABLE = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)(_|$)")
-_SHORTEST_SECRET = 8
+__all__ = ["as_yaml", "plain", "resolved", "shown"]
 
 
 def resolved(config: Any) -> dict[str, Any]:
@@ -26,12 +19,6 @@ def resolved(config: Any) -> dict[str, Any]:
     except OmegaConfBaseException:
         document = OmegaConf.to_container(config, resolve=False)
     return document
-
-
-def shown(document: dict[str, Any]) -> dict[str, Any]:
-    """``document`` without passwords in URIs, keys and tokens."""
-    without: dict[str, Any] = _shown(document, _secrets_of_environment())
-    return without
 
 
 def as_yaml(config: Any) -> str:
@@ -49,30 +36,3 @@ def plain(value: Any) -> Any:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-
-
-def _shown(value: Any, secrets: tuple[str, ...]) -> Any:
-    if isinstance(value, dict):
-        return {key: _shown_at(str(key), below, secrets) for key, below in value.items()}
-    if isinstance(value, list):
-        return [_shown(below, secrets) for below in value]
-    if isinstance(value, str):
-        if any(secret in value for secret in secrets):
-            return HIDDEN
-        return without_credentials(value)
-    return value
-
-
-def _shown_at(key: str, value: Any, secrets: tuple[str, ...]) -> Any:
-    if key.lower() in _SECRET_KEYS and isinstance(value, str) and value:
-        return HIDDEN
-    return _shown(value, secrets)
-
-
-def _secrets_of_environment() -> tuple[str, ...]:
-    """What an interpolation such as ``${oc.env:WANDB_API_KEY}`` would bring into the open."""
-    return tuple(
-        value
-        for name, value in os.environ.items()
-        if _SECRET_VARIABLE.search(name.upper()) and len(value) >= _SHORTEST_SECRET
-    )

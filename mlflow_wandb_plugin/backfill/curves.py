@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from mlflow_wandb_plugin.model import Item, Key, Series
 
@@ -18,6 +18,7 @@ class Curves:
 
     def __init__(self) -> None:
         self._curves: dict[str, dict[Key, _Thinned]] = {}
+        self._elsewhere: dict[str, dict[Key, Curve]] = {}
         self._lock = threading.Lock()
 
     def watch(self, run_id: str, items: Iterable[Item]) -> Iterator[Item]:
@@ -32,7 +33,14 @@ class Curves:
                     curves[item.key].add(item)
             yield item
 
+    def add(self, run_id: str, curves: Mapping[Key, Curve]) -> None:
+        """Curves of a run that passed through another process."""
+        with self._lock:
+            self._elsewhere[run_id] = dict(curves)
+
     def of(self, run_id: str) -> dict[Key, Curve]:
+        if run_id in self._elsewhere:
+            return self._elsewhere[run_id]
         return {key: thinned.points for key, thinned in self._curves.get(run_id, {}).items()}
 
 

@@ -115,12 +115,7 @@ def backfill(
         SourceError: the source cannot be listed.
     """
     options = options or BackfillOptions()
-    if hasattr(source, "artifacts"):
-        # A source that can leave them out need not fetch them first.
-        source.artifacts = options.artifacts
-    if options.write_path != "auto":
-        _choose_write_path(target, options)
-    one = _OneRun(source, target, options, listener or Listener())
+    one = Carrier(source, target, options, listener or Listener())
     with concurrent.futures.ThreadPoolExecutor(options.workers, "mlflow-wandb-backfill") as pool:
         waiting: set[concurrent.futures.Future[Outcome]] = set()
         for run in selected(source, selection):
@@ -132,7 +127,7 @@ def backfill(
                 yield from (future.result() for future in done)
         for future in concurrent.futures.as_completed(waiting):
             yield future.result()
-    yield from map(_outcome, getattr(source, "damage", ()))
+    yield from unlisted_outcomes(source)
 
 
 def _choose_write_path(target: Target, options: BackfillOptions) -> None:
@@ -163,22 +158,39 @@ def unlisted(damage: Damage) -> tuple[RunInfo, Decision]:
     return run, Decision("new", "refuse" if damage.length else "skip", damage.reason)
 
 
+def unlisted_outcomes(source: Source) -> Iterator[Outcome]:
+    """Of the runs that ``source`` could not list; complete once `Source.runs` has ended."""
+    yield from map(_outcome, getattr(source, "damage", ()))
+
+
 def _outcome(damage: Damage) -> Outcome:
     run, decision = unlisted(damage)
     action = "skipped" if decision.action == "skip" else "failed"
     return Outcome(run, decision.verdict, action, decision.reason)
 
 
-class _OneRun:
+class Carrier:
+    """Carries one run after another from a source to a target; thread-safe where they are.
+
+    Raises:
+        UsageError: the target has no such write path.
+    """
+
     def __init__(
         self, source: Source, target: Target, options: BackfillOptions, listener: Listener
     ) -> None:
+        if hasattr(source, "artifacts"):
+            # A source that can leave them out need not fetch them first.
+            source.artifacts = options.artifacts
+        if options.write_path != "auto":
+            _choose_write_path(target, options)
         self._source = source
         self._target = target
         self._options = options
         self._listener = listener
 
     def carry(self, run: RunInfo) -> Outcome:
+        """Never raises: what goes wrong with a run is its outcome. May be called again."""
         decision = Decision("new", "migrate")
         try:
             decision = decide(run, self._target, self._options)

@@ -24,7 +24,8 @@ class BackfillOptions:
         into_dual_experiment: write into the experiment that the dual-written runs are in.
         write_path: how points reach MLflow: "bulk" into its database, "api" by its own calls,
             "auto" in bulk where that can be done.
-        workers: runs carried at the same time.
+        workers: runs carried at the same time; an engine of a cluster takes 0 for as many as
+            there is room for.
     """
 
     dual_written: Literal["verify", "trust", "ignore"] = "verify"

@@ -8,7 +8,9 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,17 @@ from mlflow_wandb_plugin.backfill import report
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.engine import Outcome
 from mlflow_wandb_plugin.backfill.engine import backfill as run_backfill
+from mlflow_wandb_plugin.backfill.job import Engine, Job, Watched
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.plan import dual_experiment, plan
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import selecting, selection
 from mlflow_wandb_plugin.endpoints.base import Source, Target
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.model import RunInfo, Selection
+from mlflow_wandb_plugin.model import Selection
 
 log = logging.getLogger("mlflow_wandb_plugin.backfill")
+LOCAL = "local"
 
 
 @click.command()
@@ -46,8 +50,12 @@ log = logging.getLogger("mlflow_wandb_plugin.backfill")
 @click.option("--existing", type=click.Choice(("skip", "update", "fail")), default="skip",
               show_default=True, help="What to do with runs migrated before.")  # fmt: skip
 @click.option("--into-dual-experiment", is_flag=True, help="Join the dual-written runs.")
-@click.option("--workers", default=4, show_default=True, type=click.IntRange(1, 64),
-              help="Runs carried at the same time.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1, 1024), help="Runs carried at the same time."
+              "  [default: 4; with another engine, what its cluster has room for]")  # fmt: skip
+@click.option("--engine", default=LOCAL, show_default=True, metavar="NAME",
+              help="What carries runs: this process, or what a plugin offers.")  # fmt: skip
+@click.option("--ray-address", "address", default="", metavar="ADDRESS",
+              help="The cluster of --engine ray. Default: Ray's own.")  # fmt: skip
 @click.option("--write-path", type=click.Choice(("auto", "bulk", "api")), default="auto",
               show_default=True, help="Into MLflow's database, or by its API.")  # fmt: skip
 @click.option("--plan", "only_plan", is_flag=True, help="Show what would be done; write nothing.")
@@ -61,8 +69,8 @@ def backfill(
     source: str, to: str, experiment: str, runs: tuple[str, ...], filter_json: str,
     states: tuple[Any, ...], since: str, until: str, groups: tuple[str, ...],
     include_metric: tuple[str, ...], exclude_metric: tuple[str, ...], artifacts: bool,
-    order: str, dual_written: Any, existing: Any, into_dual_experiment: bool, workers: int,
-    write_path: Any,
+    order: str, dual_written: Any, existing: Any, into_dual_experiment: bool, workers: int | None,
+    engine: str, address: str, write_path: Any,
     only_plan: bool, follow: bool, every: float, as_json: bool, report_file: Path | None,
     log_dir: Path | None,
 ) -> None:  # fmt: skip
@@ -84,13 +92,15 @@ def backfill(
         artifacts=artifacts,
         into_dual_experiment=into_dual_experiment,
         write_path=write_path,
-        workers=workers,
+        workers=workers or (4 if engine == LOCAL else 0),
     )
     _keep_log(log_dir)
+    job = Job(source, to, experiment, chosen, options)
+    elsewhere = _engine(engine, address, job)
     target = plugins.open_target(to, experiment)
     opened = plugins.open_source(source)
     if options.into_dual_experiment:
-        _join_dual(opened, target, chosen)
+        job = replace(job, into=_join_dual(opened, target, chosen))
     if only_plan:
         _show_plan(opened, target, chosen, options, as_json)
         return
@@ -101,7 +111,12 @@ def backfill(
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for _ in _rounds(follow, every):
-            outcomes = _round(opened, target, chosen, options, curves)
+            # MLflow and clusters have things to say that are no part of a report.
+            with redirect_stdout(sys.stderr):
+                if elsewhere is not None:
+                    outcomes = _round_elsewhere(elsewhere, job, opened, curves)
+                else:
+                    outcomes = _round(opened, target, chosen, options, curves)
             failed = any(outcome.action == "failed" for outcome in outcomes)
             _show(outcomes, as_json)
             if report_file is not None:
@@ -125,49 +140,40 @@ def _rounds(follow: bool, every_s: float) -> Iterator[None]:
 def _round(
     source: Source, target: Target, selection: Selection, options: BackfillOptions, curves: Curves
 ) -> list[Outcome]:
-    outcomes = []
     with ProgressBar(lambda: _count(source, selection)) as bar:
-        watched = _Watched(source, curves)
-        for outcome in run_backfill(watched, target, selection, options, bar):
-            outcomes.append(outcome)
-            log.info("%s %s %s: %s %s", outcome.run.path, outcome.verdict, outcome.action,
-                     outcome.reason, dict(outcome.losses) or "")  # fmt: skip
-    return outcomes
+        watched = Watched(source, curves)
+        return _logged(run_backfill(watched, target, selection, options, bar))
+
+
+def _round_elsewhere(engine: Engine, job: Job, source: Source, curves: Curves) -> list[Outcome]:
+    with ProgressBar(lambda: _count(source, job.selection)) as bar:
+        return _logged(engine.run(job, bar, curves))
+
+
+def _logged(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    kept = []
+    for outcome in outcomes:
+        kept.append(outcome)
+        log.info("%s %s %s: %s %s", outcome.run.path, outcome.verdict, outcome.action,
+                 outcome.reason, dict(outcome.losses) or "")  # fmt: skip
+    return kept
+
+
+def _engine(name: str, address: str, job: Job) -> Engine | None:
+    """The engine of that name, if it can do the job; None for threads of this process."""
+    if name == LOCAL:
+        if address:
+            raise UsageError("--ray-address needs --engine ray")
+        return None
+    engine = plugins.open_engine(name, address)
+    engine.check(job)
+    return engine
 
 
 def _count(source: Source, selection: Selection) -> int | None:
     """How many runs there will be, where that costs little."""
     count = getattr(source, "count", None)
     return count(selection) if count is not None else sum(1 for _ in source.runs(selection))
-
-
-class _Watched:
-    """A source whose series also draw the report's curves."""
-
-    def __init__(self, source: Source, curves: Curves) -> None:
-        self.runs, self.size = source.runs, source.size
-        self._source = source
-        self._curves = curves
-
-    @property
-    def damage(self) -> Any:
-        return getattr(self._source, "damage", ())
-
-    @property
-    def filters(self) -> bool:
-        return bool(getattr(self._source, "filters", False))
-
-    @property
-    def artifacts(self) -> bool:
-        return bool(getattr(self._source, "artifacts", True))
-
-    @artifacts.setter
-    def artifacts(self, wanted: bool) -> None:
-        if hasattr(self._source, "artifacts"):
-            self._source.artifacts = wanted
-
-    def read(self, run: RunInfo, since: Any) -> Any:
-        return self._curves.watch(run.run_id, self._source.read(run, since))
 
 
 def _show(outcomes: list[Outcome], as_json: bool) -> None:
@@ -210,11 +216,14 @@ def _keep_report(path: Path, outcomes: list[Outcome], curves: Curves, target: Ta
     path.write_text(text, encoding="utf-8")
 
 
-def _join_dual(source: Source, target: Target, selection: Selection) -> None:
+def _join_dual(source: Source, target: Target, selection: Selection) -> str:
+    """Have ``target`` write into the experiment of the dual-written runs; returns its id."""
     write_into = getattr(target, "write_into", None)
     if write_into is None:
         raise UsageError("--into-dual-experiment needs an MLflow target")
-    write_into(dual_experiment(source, target, selection))
+    experiment = dual_experiment(source, target, selection)
+    write_into(experiment)
+    return experiment
 
 
 def _keep_log(folder: Path | None) -> None:

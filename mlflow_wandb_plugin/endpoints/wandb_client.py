@@ -20,7 +20,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from mlflow_wandb_plugin.endpoints.wandb_limits import Limiter
+from mlflow_wandb_plugin.endpoints.wandb_limits import Limiter, Turns
 from mlflow_wandb_plugin.endpoints.wandb_place import Place
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError, UsageError
 from mlflow_wandb_plugin.retry import Backoff
@@ -46,14 +46,18 @@ class WandbClient:
     """
 
     def __init__(
-        self, place: Place, limiter: Limiter | None = None, backoff: Backoff | None = None
+        self, place: Place, limiter: Turns | None = None, backoff: Backoff | None = None
     ) -> None:
         self.place = place
         self.calls: Counter[str] = Counter()
-        self._limiter = limiter or Limiter()
+        self._limiter: Turns = limiter or Limiter()
         self._backoff = backoff or Backoff()
         self._local = threading.local()
         self._lock = threading.Lock()
+
+    def limit_by(self, turns: Turns) -> None:
+        """Send what comes by turns that others share, too."""
+        self._limiter = turns
 
     # -- GraphQL ----------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from mlflow_wandb_plugin.endpoints.wandb_client import WandbClient
 from mlflow_wandb_plugin.endpoints.wandb_files import RunDownloads, list_files, number
 from mlflow_wandb_plugin.endpoints.wandb_history import PAGE_ROWS, RunHistory
 from mlflow_wandb_plugin.endpoints.wandb_lent import LentFolder
+from mlflow_wandb_plugin.endpoints.wandb_limits import Turns
 from mlflow_wandb_plugin.endpoints.wandb_place import find_place
 from mlflow_wandb_plugin.endpoints.wandb_rows import RunKeys, with_numbers
 from mlflow_wandb_plugin.endpoints.wandb_runs import RunLister, document, with_metadata
@@ -66,6 +67,10 @@ class WandbServerSource:
     def calls(self) -> Mapping[str, int]:
         """Requests sent so far, by kind."""
         return dict(self._client.calls)
+
+    def limit_by(self, turns: Turns) -> None:
+        """Ask the server by turns that other processes share."""
+        self._client.limit_by(turns)
 
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
         return self._lister.runs(selection)

@@ -114,6 +114,18 @@ def test_json_and_the_choice_of_runs(folder: Path, fresh_store: str, command: Co
     assert runs["old1"]["mlflow_run_id"] == read_runs(fresh_store)["old1"].run_id
 
 
+def test_json_into_a_tracking_server_is_json_alone(
+    folder: Path, server: str, command: Command
+) -> None:
+    """MLflow's client prints where each run can be viewed: not among the report."""
+    code, out, err = command(
+        "backfill", folder, "--to", server, "--json", "--experiment", "json alone"
+    )
+    assert code == 0
+    assert json.loads(out)["counts"]["migrated"] == 4
+    assert "View run" in err
+
+
 def test_one_run_folder_and_one_file(folder: Path, fresh_store: str, command: Command) -> None:
     """SOURCE may be a run's folder, its file, or the folder above wandb's."""
     assert command("backfill", log_of(folder, "old0").parent, "--to", fresh_store)[0] == 0

@@ -15,6 +15,8 @@ PAGES = (
     "docs/cli.md",
     "docs/flyte.md",
     "docs/mapping.md",
+    "docs/ray.md",
+    "docs/scale.md",
     "docs/store.md",
     "docs/torchtune.md",
     "docs/w2m.md",

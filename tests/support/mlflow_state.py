@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,18 +39,23 @@ class RunState:
         }  # fmt: skip
 
 
-def read_runs(uri: str, folder: Path | None = None, only: str = "") -> dict[str, RunState]:
+def read_runs(
+    uri: str, folder: Path | None = None, only: str = "", experiments: Sequence[str] = ()
+) -> dict[str, RunState]:
     """All active runs of the store at ``uri`` by W&B run id (else MLflow's).
 
     Args:
         folder: where artifacts are downloaded to be hashed; None leaves them out.
         only: a W&B run id; the others are left out.
+        experiments: ids of experiments; empty means all.
     """
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
     states: dict[str, RunState] = {}
     for experiment in client.search_experiments():
+        if experiments and experiment.experiment_id not in experiments:
+            continue
         wanted = f"tags.`wandb.run_id` = '{only}'" if only else ""
         for run in client.search_runs([experiment.experiment_id], wanted, max_results=1000):
             run_id = run.info.run_id

@@ -1,0 +1,94 @@
+"""Credentials on the node at hand: found in its environment or in a file, never sent by Ray.
+
+Ray writes a ``runtime_env`` with its variables to a log in plain text, so nothing here uses one.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow_wandb_plugin.errors import UsageError
+
+KEY_FILE_VARIABLE = "WANDB_API_KEY_FILE"
+DATABRICKS_FILE_VARIABLE = "DATABRICKS_CONFIG_FILE"
+OFFLINE_MODES = ("offline", "dryrun", "disabled")
+
+
+def provide_wandb_key(init: Mapping[str, Any], key_file: str | None = None) -> None:
+    """Make sure that ``wandb.init`` finds an API key in this process.
+
+    Args:
+        init: arguments of ``wandb.init``; a run that talks to no server needs no key.
+        key_file: a file that holds the key; None means ``WANDB_API_KEY_FILE``.
+
+    Raises:
+        UsageError: there is no key on this node, in one line that says what to do.
+    """
+    if is_offline(init) or os.environ.get("WANDB_API_KEY"):
+        return
+    file = key_file or os.environ.get(KEY_FILE_VARIABLE)
+    if file:
+        os.environ["WANDB_API_KEY"] = _key_in(Path(file).expanduser())
+        return
+    from mlflow_wandb_plugin.endpoints.wandb_place import default_server, find_api_key
+
+    server = default_server()
+    try:
+        find_api_key(server)
+    except UsageError:
+        raise UsageError(
+            f'no W&B API key for {server} on node {socket.gethostname()} (wandb: "api_key not '
+            'configured"): set WANDB_API_KEY in the environment that `ray start` has on every '
+            f"node, or put the key in a file that all nodes can read and set {KEY_FILE_VARIABLE} "
+            "or pass api_key_file=; `wandb login` on the head node reaches the head node only"
+        ) from None
+
+
+def check_mlflow(tracking_uri: str, config_file: str | None = None) -> None:
+    """Make sure that MLflow finds what it needs to reach Databricks; other servers are not asked.
+
+    Args:
+        tracking_uri: MLflow's.
+        config_file: what ``databricks configure`` wrote, on storage that this node sees.
+
+    Raises:
+        UsageError: this node is not configured, in one line that says what to do.
+    """
+    if config_file:
+        os.environ[DATABRICKS_FILE_VARIABLE] = str(Path(config_file).expanduser())
+    if not tracking_uri.startswith("databricks"):
+        return
+    if os.environ.get("DATABRICKS_HOST"):
+        return
+    file = Path(os.environ.get(DATABRICKS_FILE_VARIABLE) or "~/.databrickscfg").expanduser()
+    if not file.is_file():
+        raise UsageError(
+            f"no Databricks configuration on node {socket.gethostname()}: {file} does not exist "
+            '(Databricks: "You haven\'t configured the CLI yet!"); move the file that '
+            "`databricks configure` wrote to shared storage and set "
+            f"{DATABRICKS_FILE_VARIABLE} on every node, or pass databricks_config_file="
+        )
+
+
+def is_offline(init: Mapping[str, Any]) -> bool:
+    """Whether ``wandb.init`` with these arguments talks to no server."""
+    if os.environ.get("MLFLOW_WANDB_HOMES") == "mlflow":
+        return True
+    return (init.get("mode") or os.environ.get("WANDB_MODE")) in OFFLINE_MODES
+
+
+def _key_in(file: Path) -> str:
+    try:
+        key = file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise UsageError(
+            f"the W&B key file {file} cannot be read on node {socket.gethostname()} "
+            f"({error.strerror}): put it where all nodes see it"
+        ) from None
+    if not key:
+        raise UsageError(f"the W&B key file {file} is empty")
+    return key

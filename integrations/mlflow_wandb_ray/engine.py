@@ -1,0 +1,221 @@
+"""``mlflow-wandb backfill --engine ray``: the runs of a backfill, spread over a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mlflow_wandb_plugin import plugins
+from mlflow_wandb_plugin.backfill.curves import Curves
+from mlflow_wandb_plugin.backfill.engine import (
+    Carrier,
+    Listener,
+    Outcome,
+    selected,
+    unlisted_outcomes,
+)
+from mlflow_wandb_plugin.backfill.job import Job, Watched
+from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.mapping import without_credentials
+from mlflow_wandb_plugin.model import RunInfo
+from mlflow_wandb_ray import credentials
+from mlflow_wandb_ray.turns import PaceKeeper, SharedTurns
+
+RETRIES = 5
+"""How often a run is begun again because its node or process died."""
+_OF_ONE_MACHINE = ("sqlite", "file", "archive")
+
+
+class RayEngine:
+    """An engine for ``--engine ray``.
+
+    A task carries one run, on any node that has this package; the target remembers how far each
+    run has come, so a task that is begun again on another node goes on there.
+
+    Args:
+        address: of the cluster; empty means ``RAY_ADDRESS``, or a small one on this machine.
+    """
+
+    def __init__(self, address: str = "") -> None:
+        self._address = address
+
+    def check(self, job: Job) -> None:
+        """
+        Raises:
+            UsageError: the target is of this machine alone, or Ray is not installed.
+        """
+        uri = _target_uri(job.to)
+        scheme = urlsplit(uri.removeprefix("wandb+")).scheme.split("+")[0]
+        if scheme in _OF_ONE_MACHINE or not scheme:
+            raise UsageError(
+                f"--engine ray writes from many nodes, and {without_credentials(uri)} is of one "
+                "machine: start `mlflow server` and pass --to http://HOST:PORT"
+            )
+
+    def run(self, job: Job, listener: Listener, curves: Curves) -> Iterator[Outcome]:
+        """See `mlflow_wandb_plugin.backfill.job.Engine.run`."""
+        self.check(job)
+        everywhere = _as_elsewhere(job)
+        with _connected(self._address):
+            keeper = _keeper()
+            source = plugins.open_source(job.source)
+            if hasattr(source, "limit_by"):
+                source.limit_by(SharedTurns(keeper))
+            for outcome, drawn in _Window(everywhere, keeper).carry(
+                selected(source, job.selection)
+            ):
+                curves.add(outcome.run.run_id, drawn)
+                listener.points(outcome.points)
+                listener.run_done(outcome)
+                yield outcome
+            yield from unlisted_outcomes(source)
+
+
+class _Window:
+    """At most so many tasks at once that every CPU is busy and the next run is waiting."""
+
+    def __init__(self, job: Job, keeper: Any) -> None:
+        import ray
+
+        self._job = ray.put(job)
+        self._keeper = keeper
+        self._workers = job.options.workers
+        self._under_way: dict[Any, RunInfo] = {}
+        self._task = ray.remote(max_retries=RETRIES)(carry_one)
+
+    def carry(self, runs: Iterator[RunInfo]) -> Iterator[tuple[Outcome, dict[Any, Any]]]:
+        try:
+            for run in runs:
+                while len(self._under_way) >= self._size():
+                    yield from self._done()
+                task = self._task.options(num_cpus=self._share(), name=f"backfill {run.run_id}")
+                self._under_way[task.remote(self._job, run, self._keeper)] = run
+            while self._under_way:
+                yield from self._done()
+        finally:
+            self._cancel()
+
+    def _size(self) -> int:
+        return max(2, 2 * (self._workers or int(_cpus())))
+
+    def _share(self) -> float:
+        """CPUs of one task, so that ``workers`` of them run at once: they mostly wait."""
+        return max(0.01, min(1.0, _cpus() / self._workers)) if self._workers else 1.0
+
+    def _done(self) -> Iterator[tuple[Outcome, dict[Any, Any]]]:
+        import ray
+
+        # The timeout lets nodes that joined meanwhile widen the window.
+        ready, _ = ray.wait(list(self._under_way), num_returns=1, timeout=5.0)
+        for reference in ready:
+            run = self._under_way.pop(reference)
+            try:
+                yield ray.get(reference)
+            except ray.exceptions.RayError as error:
+                why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                yield Outcome(run, "new", "failed", why), {}
+
+    def _cancel(self) -> None:
+        import ray
+
+        for reference in self._under_way:
+            with contextlib.suppress(Exception):
+                ray.cancel(reference)
+
+
+_open: dict[str, tuple[Any, Any]] = {}
+"""Source and target of the job that this process carries runs for."""
+
+
+def carry_one(job: Job, run: RunInfo, keeper: Any) -> tuple[Outcome, dict[Any, Any]]:
+    """The task: carry one run; returns its outcome and the curves for the report."""
+    curves = Curves()
+    try:
+        source, target = _opened(job, keeper)
+        carrier = Carrier(Watched(source, curves), target, job.options, Listener())
+    except Exception as error:
+        # This node lacks a key, a package or the target: a word on it is better than a traceback.
+        return Outcome(run, "new", "failed", f"on {socket.gethostname()}: {error}"), {}
+    return carrier.carry(run), curves.of(run.run_id)
+
+
+def _opened(job: Job, keeper: Any) -> tuple[Any, Any]:
+    key = f"{job} {keeper}"
+    if key not in _open:
+        _open.clear()
+        with contextlib.suppress(UsageError):
+            # The source says it better if it needs one.
+            credentials.provide_wandb_key({})
+        source = plugins.open_source(job.source)
+        if hasattr(source, "limit_by"):
+            source.limit_by(SharedTurns(keeper))
+        target: Any = plugins.open_target(job.to, job.experiment)
+        if job.into:
+            target.write_into(job.into)
+        _open[key] = source, target
+    return _open[key]
+
+
+def _keeper() -> Any:
+    """The actor that says whose turn it is, beside the driver: with the driver's node all ends."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor: Any = ray.remote(
+        num_cpus=0,
+        max_concurrency=10_000,
+        max_restarts=-1,
+        max_task_retries=-1,
+        scheduling_strategy=here,
+    )(PaceKeeper)
+    return actor.remote()
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[None]:
+    """Inside, Ray is connected; a connection that was there before stays."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(address=address or None, log_to_driver=False, include_dashboard=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _cpus() -> float:
+    import ray
+
+    return max(1.0, float(ray.cluster_resources().get("CPU", 1.0)))
+
+
+def _target_uri(to: str) -> str:
+    from mlflow_wandb_plugin.live import tracking
+    from mlflow_wandb_plugin.settings import Settings
+
+    if to.startswith("archive:"):
+        return to
+    uri = to or tracking.uri(Settings())
+    if uri:
+        return uri
+    import mlflow
+
+    return str(mlflow.get_tracking_uri())
+
+
+def _as_elsewhere(job: Job) -> Job:
+    """The job in words that mean the same on every node: no relative folder, no default."""
+    to = _target_uri(job.to)
+    source = job.source
+    if "://" not in source and not source.startswith("archive:"):
+        source = str(Path(source).absolute())
+    return replace(job, to=to, source=source)

@@ -1,0 +1,173 @@
+"""Ray Tune: each trial a run in both homes, all trials of an experiment together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray.tune.logger import LoggerCallback
+
+from mlflow_wandb_plugin.mapping import PARENT_GROUP_KEY, STEP_METRIC_CONFIG_KEY
+from mlflow_wandb_ray import credentials
+from mlflow_wandb_ray.lane import Lane
+from mlflow_wandb_ray.runs import Homes, begin, place_of, run_id, shown
+
+STEP_KEY = "training_iteration"
+FAILED, INTERRUPTED = 1, 255
+NOISE = frozenset(
+    {
+        "checkpoint_dir_name", "config", "date", "done", "episodes_total", "experiment_id",
+        "experiment_tag", "hostname", "iterations_since_restore", "node_ip", "pid",
+        "should_checkpoint", "time_since_restore", "timestamp", "timesteps_since_restore",
+        "timesteps_total", "trial_id", "trial_name", "trial_log_path",
+    }
+)  # fmt: skip
+"""What Tune adds to each result about its processes and clocks."""
+
+
+class DualLoggerCallback(LoggerCallback):
+    """Trials as runs: one W&B group, and in MLflow one parent run.
+
+    ``Tuner.restore`` goes on in the same runs. MLflow's steps are Tune's training iterations. A
+    param that changes while a trial runs, as with population based training, is its first value
+    among MLflow's params and its last one in W&B's config and MLflow's ``wandb/config.json``.
+
+    Args:
+        project, entity: of W&B; None means wandb's own setting.
+        group: of W&B, and the name of the parent run; None means the experiment's name.
+        tracking_uri, experiment: of MLflow; None means as everywhere in this package.
+        log_checkpoints: log each checkpoint that a trial saves as an artifact of type ``model``,
+            from whatever file system it is on.
+        excludes: further keys of results to leave out.
+        api_key_file, databricks_config_file: as `mlflow_wandb_ray.setup_dual` takes them.
+        init: further arguments of ``wandb.init``.
+    """
+
+    def __init__(
+        self,
+        project: str | None = None,
+        entity: str | None = None,
+        group: str | None = None,
+        tracking_uri: str | None = None,
+        experiment: str | None = None,
+        log_checkpoints: bool = False,
+        excludes: Sequence[str] = (),
+        api_key_file: str | None = None,
+        databricks_config_file: str | None = None,
+        **init: Any,
+    ) -> None:
+        named = {"project": project, "entity": entity}
+        given = {key: value for key, value in named.items() if value} | init
+        self._homes = Homes(given, tracking_uri, experiment, api_key_file, databricks_config_file)
+        self._group = group
+        self._log_checkpoints = log_checkpoints
+        self._left_out = NOISE | set(excludes)
+        self._ids: dict[str, str] = {}
+        self._configs: dict[str, dict[str, Any]] = {}
+        self._lanes: dict[str, Lane] = {}
+
+    # -- Tune's interface -----------------------------------------------------------------
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        """Called on the driver before the first trial.
+
+        Raises:
+            UsageError: there is no W&B key.
+        """
+        credentials.provide_wandb_key(self._homes.init, self._homes.api_key_file)
+
+    def log_trial_start(self, trial: Any) -> None:
+        """Also called when a trial starts anew, perhaps with another config."""
+        config = shown(trial.config or {})
+        if trial.trial_id in self._lanes:
+            self._note_config(trial, config)
+        else:
+            self._configs[trial.trial_id] = config
+            self._lanes[trial.trial_id] = self._begin(trial, config)
+
+    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
+        self.log_trial_start(trial)
+        row = {key: value for key, value in result.items() if key not in self._left_out}
+        self._lanes[trial.trial_id].log(row)
+
+    def log_trial_save(self, trial: Any) -> None:
+        lane = self._lanes.get(trial.trial_id)
+        saved = trial.latest_checkpoint_result
+        if not self._log_checkpoints or lane is None or saved is None:
+            return
+        # The trial's last result may be a later one.
+        at = (saved.metrics or {}).get(STEP_KEY)
+        lane.call(lambda run: log_checkpoint(run, saved.checkpoint, at))
+
+    def log_trial_end(self, trial: Any, failed: bool = False) -> None:
+        lane = self._lanes.get(trial.trial_id)
+        if lane is not None:
+            lane.end(FAILED if failed else 0)
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """Wait for the runs; those of trials that were cut short are marked so."""
+        for lane in self._lanes.values():
+            lane.end(INTERRUPTED)
+        for lane in self._lanes.values():
+            lane.wait()
+
+    def get_state(self) -> dict[str, Any]:
+        """What `Tuner.restore` needs to go on in the same runs."""
+        return {"ids": dict(self._ids)}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        self._ids = dict(state["ids"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune keeps callbacks beside the experiment; threads stay here."""
+        return {**self.__dict__, "_lanes": {}}
+
+    def _note_config(self, trial: Any, config: dict[str, Any]) -> None:
+        if config != self._configs[trial.trial_id]:
+            self._configs[trial.trial_id] = config
+            update = self._lanes[trial.trial_id].call
+            update(lambda run: run.config.update(config, allow_val_change=True))
+
+    # -- runs -----------------------------------------------------------------------------
+
+    def _begin(self, trial: Any, config: Mapping[str, Any]) -> Lane:
+        storage = trial.storage
+        # Ids of trials have a prefix of five digits a session: they are unique here only.
+        own = self._ids.setdefault(trial.trial_id, run_id(place_of(storage), trial.trial_id))
+        group = self._group or trial.experiment_dir_name
+        arguments = {
+            "id": own,
+            "name": str(trial),
+            "group": group,
+            "reinit": "create_new",
+            "config": {PARENT_GROUP_KEY: group, STEP_METRIC_CONFIG_KEY: STEP_KEY},
+        }
+
+        def start(offline: bool) -> Any:
+            homes = self._homes.offline() if offline else self._homes
+            run = begin(homes, arguments, config, storage)
+            run.define_metric(STEP_KEY)
+            run.define_metric("*", step_metric=STEP_KEY, step_sync=True)
+            return run
+
+        return Lane(start)
+
+
+def log_checkpoint(run: Any, checkpoint: Any, iteration: int | None) -> None:
+    """Log a checkpoint as a version of the run's one artifact.
+
+    Args:
+        checkpoint: Ray's; its files are on any file system that pyarrow knows.
+        iteration: of the training, for the artifact's alias and metadata.
+    """
+    import wandb
+
+    artifact = wandb.Artifact(
+        f"checkpoint-{run.id}",
+        type="model",
+        metadata={} if iteration is None else {STEP_KEY: iteration},
+    )
+    with checkpoint.as_directory() as folder:
+        artifact.add_dir(folder)
+    aliases = ["latest"] + ([] if iteration is None else [f"iteration-{iteration}"])
+    run.log_artifact(artifact, aliases=aliases)

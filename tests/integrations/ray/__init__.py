@@ -1,0 +1,1 @@
+"""Ray is an extra: without it these tests are skipped."""

@@ -1,0 +1,39 @@
+"""A small Ray for one program: two CPUs, no dashboard, gone at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def small_ray(cpus: int = 2) -> Iterator[Any]:
+    import ray
+
+    # The dashboard's packages are not needed, and its port may be taken.
+    ray.init(
+        num_cpus=cpus,
+        object_store_memory=100_000_000,
+        include_dashboard=False,
+        log_to_driver="RAY_TESTS_LOG" in os.environ,
+    )
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def tell(path: Path, **what: Any) -> None:
+    """Append a line to a file that the program and its workers share."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(what) + "\n")
+
+
+def told(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

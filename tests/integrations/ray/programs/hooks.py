@@ -1,0 +1,113 @@
+"""The callbacks' hooks, called as Ray's controller and Tune's driver call them, without a cluster.
+
+The last line of output is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ray.train import RunConfig
+from ray.train._internal.storage import StorageContext as TuneStorage
+from ray.train.v2._internal.execution.context import TrainRunContext
+from ray.tune.experiment import Trial
+
+from mlflow_wandb_ray import DualLoggerCallback, DualTrainCallback
+
+SECRET = "0123456789abcdef"
+
+
+def train(name: str, error: Exception | None = None) -> str:
+    """A training of three reports, as its controller sees it; returns the run's id."""
+    callback: Any = pickle.loads(pickle.dumps(DualTrainCallback(project=name)))
+    context = TrainRunContext(
+        run_config=RunConfig(name=name, storage_path=str(Path.cwd() / "storage")),
+        train_loop_config={"lr": 0.1, "token": SECRET},
+        scaling_config=None,
+        backend_config=None,
+        dataset_config=None,
+    )  # fmt: skip
+    callback.after_controller_start(context)
+    for step in range(3):
+        callback.after_report(None, [{"loss": 1 / (step + 1)}, {"loss": 99.0}])
+    callback.after_controller_finish(SimpleNamespace(error=error))
+    return str(callback._lane.run.id)
+
+
+def restored(name: str) -> dict[str, str]:
+    """Two sessions of one experiment: in the first, a trial is cut short."""
+    storage = TuneStorage(storage_path=str(Path.cwd() / "storage"), experiment_dir_name=name)
+    first = DualLoggerCallback(project=name)
+    first.setup()
+    trial = _trial(name, storage, {"lr": 0.5})
+    first.log_trial_start(trial)
+    _results(first, trial, 1, 2)
+    kept = first.get_state()
+    first.on_experiment_end([trial])
+
+    second: Any = pickle.loads(pickle.dumps(first))
+    second.setup()
+    second.set_state(kept)
+    trial = _trial(name, storage, {"lr": 4.0})
+    second.log_trial_start(trial)
+    second.log_trial_start(trial)
+    _results(second, trial, 3, 4)
+    second.log_trial_end(trial, failed=True)
+    second.on_experiment_end([trial])
+    return dict(second.get_state()["ids"])
+
+
+def remote_checkpoint(name: str) -> str:
+    """A checkpoint on a file system that is not this machine's, as a bucket is."""
+    import pyarrow.fs
+    from ray.train import Checkpoint
+
+    from mlflow_wandb_ray.runs import Homes, begin
+    from mlflow_wandb_ray.tune import log_checkpoint
+
+    bucket = pyarrow.fs._MockFileSystem()
+    bucket.create_dir("kept/checkpoint_000007")
+    with bucket.open_output_stream("kept/checkpoint_000007/state.json") as file:
+        file.write(b'{"next": 8}')
+    run = begin(Homes({"project": name}), {"reinit": "create_new"}, {}, None)
+    log_checkpoint(run, Checkpoint("kept/checkpoint_000007", bucket), 7)
+    run.finish()
+    return str(run.id)
+
+
+def _trial(name: str, storage: Any, config: dict[str, Any]) -> Any:
+    return Trial("a-trainable", config=config, trial_id="abcde_00000", stub=True, storage=storage)
+
+
+def _results(callback: Any, trial: Any, *iterations: int) -> None:
+    for iteration in iterations:
+        result = {
+            "score": iteration * 10.0, "training_iteration": iteration, "pid": 1, "done": False,
+            "timestamp": 1_700_000_000, "date": "today", "node_ip": "127.0.0.1", "config": {},
+            "hostname": "h", "trial_id": trial.trial_id, "time_total_s": 1.0,
+        }  # fmt: skip
+        callback.log_trial_result(iteration, trial, result)
+
+
+def main() -> None:
+    said: dict[str, Any] = {}
+    if sys.argv[1:] == ["no-key"]:
+        # wandb reads its environment once a process.
+        del os.environ["WANDB_API_KEY"]
+        said["no-key"] = train("no-key")
+    else:
+        said["failed"] = train("failed", RuntimeError("retries spent"))
+        said["again"] = [train("again"), train("again")]
+        said["remote"] = remote_checkpoint("remote")
+        said["cut-short"] = restored("cut-short")
+    print(json.dumps(said))
+
+
+if __name__ == "__main__":
+    main()

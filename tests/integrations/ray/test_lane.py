@@ -1,0 +1,95 @@
+"""One run, written by a thread: in order, never raising, offline where W&B refuses."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_ray.lane import Lane
+
+
+class Run:
+    """What a lane asks of a W&B run."""
+
+    def __init__(self, offline: bool) -> None:
+        self.offline = offline
+        self.rows: list[dict[str, Any]] = []
+        self.exit_codes: list[int] = []
+
+    def log(self, row: dict[str, Any]) -> None:
+        if "bad" in row:
+            raise ValueError("wandb's own")
+        self.rows.append(row)
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_codes.append(exit_code)
+
+
+def test_calls_do_not_wait_and_keep_their_order() -> None:
+    """While the run is still starting, reports are taken at once; all arrive, once."""
+    gate = threading.Event()
+
+    def start(offline: bool) -> Run:
+        gate.wait(20)
+        return Run(offline)
+
+    lane = Lane(start)
+    began = time.monotonic()
+    row = {"n": 0}
+    for number in range(100):
+        row["n"] = number
+        lane.log(row)
+    lane.end(1)
+    lane.end(0)
+    lane.log({"n": "too late"})
+    assert time.monotonic() - began < 5
+    assert lane.run is None
+    gate.set()
+    lane.wait(20)
+    assert lane.run.rows == [{"n": number} for number in range(100)]
+    assert lane.run.exit_codes == [1]
+
+
+def test_a_refusal_makes_the_run_an_offline_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """The reason is said in one line, and nothing is lost."""
+
+    def start(offline: bool) -> Run:
+        if not offline:
+            raise UsageError("no W&B API key")
+        return Run(offline)
+
+    lane = Lane(start)
+    lane.log({"n": 1})
+    lane.end(0)
+    lane.wait(20)
+    assert lane.run.offline
+    assert lane.run.rows == [{"n": 1}]
+    said = capsys.readouterr().err
+    assert (
+        said == "mlflow-wandb: no W&B API key. The run goes on offline; `wandb sync` uploads it\n"
+    )
+
+
+def test_what_is_lost_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """A row that wandb refuses, and all rows of a run that never starts; the rest goes on."""
+    lane = Lane(Run)
+    lane.log({"bad": 1})
+    lane.log({"n": 1})
+    lane.end(0)
+    lane.wait(20)
+    assert lane.run.rows == [{"n": 1}]
+    assert "something is not logged: ValueError: wandb's own" in capsys.readouterr().err
+
+    def start(offline: bool) -> Run:
+        raise OSError("disk full")
+
+    lane = Lane(start)
+    lane.log({"n": 1})
+    lane.log({"n": 2})
+    lane.end(0)
+    lane.wait(20)
+    assert "2 reports are not logged" in capsys.readouterr().err

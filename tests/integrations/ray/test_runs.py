@@ -1,0 +1,48 @@
+"""Ids and configs of the runs that Ray's trainings have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_ray import setup_dual
+from mlflow_wandb_ray.runs import local_folder, place_of, run_id, shown
+
+
+def test_ids_are_the_same_for_the_same_place_only(tmp_path: Path) -> None:
+    """Storage path and experiment name decide; parts do not run into each other."""
+    from ray.train.v2._internal.execution.storage import StorageContext
+
+    first, again, other = (
+        StorageContext(tmp_path / path, name)
+        for path, name in (("a", "exp"), ("a", "exp"), ("b", "exp"))
+    )
+    assert place_of(first) == place_of(again) != place_of(other)
+    assert local_folder(first) == tmp_path / "a" / "exp"
+    assert run_id("a", "bc") == run_id("a", "bc") != run_id("ab", "c")
+    assert len(run_id("a")) == 20
+
+
+def test_remote_storage_is_no_local_folder() -> None:
+    """A bucket has no folder on this machine; its runs have ids all the same."""
+    from ray.train.v2._internal.execution.storage import StorageContext
+
+    remote = StorageContext("mock://host/bucket", "exp")
+    assert local_folder(remote) is None
+    assert place_of(remote) == "mock:bucket/exp"
+
+
+def test_a_config_becomes_plain_values() -> None:
+    """Numbers of NumPy, tuples, classes and what else a training is given; secrets are hidden."""
+    assert shown(
+        {"lr": np.float32(0.5), "sizes": (1, 2), "model": Path, 3: {"api_key": "x", "n": None}}
+    ) == {"lr": 0.5, "sizes": [1, 2], "model": "Path", "3": {"api_key": "***", "n": None}}
+
+
+def test_setup_dual_elsewhere_says_what_to_use() -> None:
+    """Outside of a training function of Ray Train there is no run to set up."""
+    with pytest.raises(UsageError, match="in the function that a Ray Trainer runs"):
+        setup_dual({})
