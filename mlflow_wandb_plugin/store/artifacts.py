@@ -11,6 +11,8 @@ import contextlib
 import os
 import posixpath
 import re
+import shutil
+import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Generator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -49,8 +51,12 @@ def log_artifact(repository: Any, local_file: Any, artifact_path: str | None = N
     name = os.path.basename(local_file)
     place = place_of(repository, artifact_path, name)
     if place is not None and not _in_a_folder_under_way(repository, Path(local_file), place.path):
+        path = posixpath.join(artifact_path or "", name)
+        if not hasattr(repository, "log_artifact_from_stream"):
+            # Versions of MLflow without it write over a file that is there.
+            _detach(repository, path)
         yield None
-        _append(repository, place, Path(local_file), posixpath.join(artifact_path or "", name))
+        _append(repository, place, Path(local_file), path)
 
 
 def log_artifacts(repository: Any, local_dir: Any, artifact_path: str | None = None) -> Steps:
@@ -58,16 +64,40 @@ def log_artifacts(repository: Any, local_dir: Any, artifact_path: str | None = N
     if place is None:
         return
     folder = Path(local_dir).absolute()
+    for path in _paths(folder, artifact_path):
+        _detach(repository, path)
     under_way = _folders(repository)
     under_way.append((folder, place.path))
     try:
         yield None
     finally:
         under_way.remove((folder, place.path))
-    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+    for path, file in _paths(folder, artifact_path).items():
         inside = file.relative_to(folder).as_posix()
         there = place._replace(path=posixpath.join(place.path, inside))
-        _append(repository, there, file, posixpath.join(artifact_path or "", inside))
+        _append(repository, there, file, path)
+
+
+def _paths(folder: Path, artifact_path: str | None) -> dict[str, Path]:
+    """The files of a folder by their path in the repository that it goes to."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    below = artifact_path or ""
+    return {posixpath.join(below, file.relative_to(folder).as_posix()): file for file in files}
+
+
+def _detach(repository: Any, path: str) -> None:
+    """Before MLflow writes over its own copy of a file in place: a second name that the journal
+    has for it keeps the content of its moment."""
+    if not hasattr(repository, "artifact_dir"):
+        return
+    stored = Path(repository.artifact_dir, path)
+    if stored.is_file() and stored.stat().st_nlink > 1:
+        alone = stored.with_name(f".{stored.name}.{uuid.uuid4().hex}")
+        try:
+            shutil.copy2(stored, alone)
+            os.replace(alone, stored)
+        finally:
+            alone.unlink(missing_ok=True)
 
 
 def _folders(repository: Any) -> list[tuple[Path, str]]:

@@ -140,18 +140,19 @@ def mirrored(group: str, store: Any, uri: str) -> Any:
 
 
 def artifact_repository(
-    original: Callable[..., Any], artifact_uri: Any, tracking_uri: Any, registry_uri: Any
+    original: Callable[..., Any], artifact_uri: Any, *stores: Any, **named: Any
 ) -> Any:
     """MLflow's artifact repository of ``artifact_uri``, mirrored.
 
     Args:
         original: MLflow's ``get_artifact_repository``, which knows native URIs.
+        stores, named: what else that function was given: URIs of stores.
     """
     artifact_uri = str(artifact_uri)
     if uris.is_prefixed(artifact_uri):
         artifact_uri = artifact_uri[len(uris.PREFIX) :]
-    tracking_uri, registry_uri = _native_of(tracking_uri), _native_of(registry_uri)
-    repository = original(artifact_uri, tracking_uri, registry_uri)
+    natives = {name: _native_of(value) for name, value in named.items()}
+    repository = original(artifact_uri, *map(_native_of, stores), **natives)
     if artifact_uri.partition(":")[0] in FOLLOWING or not is_active():
         return repository
     from mlflow_wandb_plugin.store.artifacts import OPERATIONS
@@ -203,12 +204,8 @@ def build_scorer_store(tracking_uri: str) -> Any:
     return registry.get_store_builder(native)(tracking_uri=native)
 
 
-def build_repository(artifact_uri: str, tracking_uri: str | None, registry_uri: str | None) -> Any:
+def build_repository(artifact_uri: str, *stores: str | None, **named: str | None) -> Any:
     from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 
-    return artifact_repository(
-        _artifact_repository_registry.get_artifact_repository,
-        artifact_uri,
-        tracking_uri,
-        registry_uri,
-    )
+    get = _artifact_repository_registry.get_artifact_repository
+    return artifact_repository(get, artifact_uri, *stores, **named)

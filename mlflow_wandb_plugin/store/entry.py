@@ -132,15 +132,15 @@ def _asking_builder(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _asking_repository(original: Callable[..., Any]) -> Callable[..., Any]:
+    # Which URIs of stores come with the artifact's is a matter of MLflow's version.
     def get_artifact_repository(
-        registry: Any, artifact_uri: Any, tracking_uri: Any = None, registry_uri: Any = None
+        registry: Any, artifact_uri: Any, *stores: Any, **named: Any
     ) -> Any:
         if uris.any_mirrored() or uris.is_prefixed(artifact_uri):
             from mlflow_wandb_plugin.store.building import artifact_repository as build
 
-            asked = functools.partial(original, registry)
-            return build(asked, artifact_uri, tracking_uri, registry_uri)
-        return original(registry, artifact_uri, tracking_uri, registry_uri)
+            return build(functools.partial(original, registry), artifact_uri, *stores, **named)
+        return original(registry, artifact_uri, *stores, **named)
 
     return get_artifact_repository
 
@@ -173,13 +173,15 @@ def scorer_store(tracking_uri: str) -> Any:
     return build_scorer_store(tracking_uri)
 
 
-def artifact_repository(
-    artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
-) -> Any:
-    """Builds the artifact repository of the URI behind ``wandb+``; the signature is MLflow's."""
+def artifact_repository(artifact_uri: str, *stores: str | None, **named: str | None) -> Any:
+    """Builds the artifact repository of the URI behind ``wandb+``.
+
+    Args:
+        stores, named: the tracking URI and, in later versions of MLflow, the registry's.
+    """
     from mlflow_wandb_plugin.store.building import build_repository
 
-    return build_repository(artifact_uri, tracking_uri, registry_uri)
+    return build_repository(artifact_uri, *stores, **named)
 
 
 _ENTRIES = {

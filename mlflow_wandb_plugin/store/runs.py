@@ -225,10 +225,14 @@ def record_logged_model(store: Any, run_id: str, mlflow_model: Any) -> Steps:
 # -- traces -------------------------------------------------------------------------------------
 
 
-def start_trace(store: Any, trace_info: Any) -> Steps:
+def start_trace(store: Any, *args: Any, **kwargs: Any) -> Steps:
+    """Given a trace, or, before MLflow 3.2, what makes one."""
     yield None
     warn_once("traces stay in MLflow: W&B keeps them in Weave alone, which is not mirrored to")
-    run_id = (trace_info.trace_metadata or {}).get(TRACE_RUN)
+    given = [*args, *kwargs.values()]
+    metadata = [getattr(value, "trace_metadata", value) for value in given]
+    found = [each[TRACE_RUN] for each in metadata if isinstance(each, dict) and TRACE_RUN in each]
+    run_id = found[0] if found else None
     run = of_this_process().run(store, run_id) if run_id else None
     if run is not None:
         run.append("trace", count=1)

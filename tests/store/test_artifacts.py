@@ -108,6 +108,21 @@ def test_content_is_that_of_the_moment(run_id: str, tmp_path: Path, sent_of: Sen
     assert [path.read_text() for path in kept] == ["one", "two"]
 
 
+def test_content_of_a_folder_is_that_of_the_moment(
+    run_id: str, tmp_path: Path, sent_of: SentOf
+) -> None:
+    """MLflow writes a folder's files over those that are there; what the journal has stays."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    for text in ("one", "two"):
+        (folder / "log.txt").write_text(text)
+        MlflowClient().log_artifacts(run_id, str(folder), "logs")
+    run = sent_of(run_id)
+    kept = [run.files["logs/log.txt"].parent / operation["file"] for operation in run.of("file")]
+    assert [path.read_text() for path in kept] == ["one", "two"]
+    assert MlflowClient().list_artifacts(run_id, "logs")[0].path == "logs/log.txt"
+
+
 def test_deletion_is_told(run_id: str, sent_of: SentOf) -> None:
     """By path; an empty one is all of the run's."""
     client = MlflowClient()
