@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin import identity, mapping
 from mlflow_wandb_plugin.endpoints.mlflow_adopted import AdoptedRunWriter
@@ -47,7 +47,7 @@ class MlflowTarget:
         self._leave_dual = False
         self._fixed_experiment: str | None = None
         self._secondary = secondary
-        self._bulk = _bulk_if_any(self._client)
+        self.use_write_path("auto")
         self._lock = threading.Lock()
 
     @property
@@ -82,9 +82,10 @@ class MlflowTarget:
             UsageError: "bulk", and it cannot be done here.
         """
         if path == "bulk":
-            self._bulk = open_bulk(self._client.client)
+            self._bulk: SqlBulk | None = open_bulk(self._client.mlflow)
         else:
             self._bulk = None if path == "api" else _bulk_if_any(self._client)
+        self._client.use_sql(None if self._bulk is None else self._bulk.transactions)
 
     def curve(self, run_id: str, key: Key) -> list[tuple[int, float]]:
         """A metric's points by step, for a report's curve; empty where there are none."""
@@ -123,7 +124,7 @@ class MlflowTarget:
                 return MlflowRunWriter(self._client, run, info, None, self._bulk, self._secondary)
             twin = _twin(run, named=False)
         else:
-            run = self._client.call(self._client.client.get_run, twin.run_id)
+            run = self._client.bare_run(twin.run_id)
         if twin.adopted:
             tags |= {identity.ORIGIN: "dual"}
             return AdoptedRunWriter(self._client, run, info, tags, self._bulk)
@@ -147,7 +148,7 @@ class MlflowTarget:
         winner = settle(self._client, run, lambda: self._alike(info))
         if winner.info.run_id != run.info.run_id:
             return winner, False
-        return self._client.call(self._client.client.get_run, run.info.run_id), True
+        return self._client.bare_run(run.info.run_id), True
 
     def _alike(self, info: RunInfo) -> list[Run]:
         found = self._tagged(info, identity.RUN_ID)
@@ -181,7 +182,7 @@ class MlflowTarget:
             return known
 
     def _find_parent(self, experiment: str, tag: str, value: str) -> str | None:
-        found = standing(self._client, lambda: self._search(experiment, tag, value))
+        found = standing(self._client, lambda: self._client.runs_with_tag(experiment, tag, value))
         return None if found is None else str(found.info.run_id)
 
     def _create_parent(
@@ -200,7 +201,9 @@ class MlflowTarget:
             run_name=name,
         )
         run_id = str(created.info.run_id)
-        winner = settle(self._client, created, lambda: self._search(experiment, tag, value))
+        winner = settle(
+            self._client, created, lambda: self._client.runs_with_tag(experiment, tag, value)
+        )
         if winner.info.run_id != run_id:
             return str(winner.info.run_id)
         config = info.facts.get("sweep_config") if tag == identity.SWEEP else None
@@ -229,36 +232,17 @@ class MlflowTarget:
     def _tagged(self, info: RunInfo, tag: str) -> list[Run]:
         """Runs of the project's experiment that carry the W&B run's id in ``tag``."""
         experiment = self._known_experiment(info)
-        runs = [] if experiment is None else self._search(experiment, tag, info.run_id)
+        runs = (
+            [] if experiment is None else self._client.runs_with_tag(experiment, tag, info.run_id)
+        )
         if tag == identity.EWM_RUN_ID:
             return runs
         return [run for run in runs if identity.same_run(info, run.data.tags)]
 
-    def _search(self, experiment: str, tag: str, value: str) -> list[Run]:
-        if "'" in value:
-            # MLflow's filters know no escape: match what they can say, then compare.
-            found = self._search(experiment, tag, "%") if value != "%" else []
-            return [run for run in found if run.data.tags.get(tag) == value]
-        operator = "LIKE" if value == "%" else "="
-        runs: list[Run] = []
-        token: str | None = None
-        while True:
-            page: Any = self._client.call(
-                self._client.client.search_runs,
-                [experiment],
-                filter_string=f"tags.`{tag}` {operator} '{value}'",
-                max_results=1000,
-                page_token=token,
-            )
-            runs.extend(page)
-            token = page.token
-            if not token:
-                return runs
-
 
 def _bulk_if_any(client: Client) -> SqlBulk | None:
     try:
-        return open_bulk(client.client)
+        return open_bulk(client.mlflow)
     except UsageError:
         return None
 

@@ -19,8 +19,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin import identity
-from mlflow_wandb_plugin.endpoints.mlflow_bulk import LARGEST, Points
 from mlflow_wandb_plugin.endpoints.mlflow_client import Client, RefusedError
+from mlflow_wandb_plugin.endpoints.mlflow_columns import LARGEST, Points
 from mlflow_wandb_plugin.endpoints.mlflow_writer import MlflowRunWriter
 from mlflow_wandb_plugin.model import RunInfo
 

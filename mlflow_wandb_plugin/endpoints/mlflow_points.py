@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlflow_wandb_plugin.endpoints.mlflow_bulk import BulkWriter, Points
 from mlflow_wandb_plugin.endpoints.mlflow_client import (
     ITEM_FAULTS,
     Client,
     RefusedError,
     deleted,
 )
+from mlflow_wandb_plugin.endpoints.mlflow_columns import BulkWriter, Points
 from mlflow_wandb_plugin.endpoints.mlflow_files import RunFiles
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin import identity, mapping
-from mlflow_wandb_plugin.endpoints.mlflow_bulk import BulkWriter
 from mlflow_wandb_plugin.endpoints.mlflow_client import Client
+from mlflow_wandb_plugin.endpoints.mlflow_columns import BulkWriter
 from mlflow_wandb_plugin.endpoints.mlflow_files import POINT_LOSS, RunFiles
 from mlflow_wandb_plugin.endpoints.mlflow_points import Batches, PointWriter
 from mlflow_wandb_plugin.endpoints.mlflow_steps import StepAxis

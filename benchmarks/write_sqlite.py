@@ -1,0 +1,49 @@
+"""Points into a SQLite database of MLflow's: this project, its peers, and the driver alone.
+
+    python -m benchmarks.write_sqlite [--runs 1] [--keys 50] [--steps 2000] [--rounds 5]
+
+One run by default; the other figures of docs/performance.md are the same with other numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from benchmarks import peers
+from benchmarks.common import arguments, in_turns, private_place, show, stopwatch
+
+
+def main() -> None:
+    options = arguments(__doc__, runs=1, keys=50, steps=2000, rounds=5)
+    with private_place() as folder:
+        stores = peers.SqliteStores(folder)
+        runs = peers.make_runs(options.runs, options.keys, options.steps)
+        points = sum(run.points for run in runs)
+
+        def time_writer(write: Callable[[str, Any], None]) -> float:
+            uri = stores.new()
+            seconds = stopwatch(lambda: write(uri, runs))
+            peers.check(uri, points)
+            stores.drop(uri)
+            return seconds
+
+        writers: dict[str, Callable[[str, Any], None]] = {
+            "this project": peers.this_project,
+            "log_batch of 1000": peers.log_batch,
+            "sqlite3 executemany, the limit": peers.raw_sqlite,
+        }
+        if peers.has_wandb_to_mlflow():
+            writers[peers.WANDB_TO_MLFLOW] = peers.wandb_to_mlflow
+        else:
+            print("wandb-to-mlflow is not installed: pip install wandb-to-mlflow to compare")
+        taken = in_turns(
+            {name: partial(time_writer, write) for name, write in writers.items()}, options.rounds
+        )
+        title = f"{options.runs} runs x {options.keys} keys x {options.steps} steps into sqlite"
+        show(title, points, taken, "this project")
+
+
+if __name__ == "__main__":
+    main()
