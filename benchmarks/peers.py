@@ -37,7 +37,7 @@ class BenchRun:
 
 
 def make_runs(runs: int, keys: int, steps: int) -> list[BenchRun]:
-    """Runs of random numbers, the same ones each time."""
+    """Runs of random numbers, the same ones each time; a step a second, one run after another."""
     rng = random.Random(0)
     count = list(range(steps))
     return [
@@ -45,7 +45,7 @@ def make_runs(runs: int, keys: int, steps: int) -> list[BenchRun]:
             f"run{number:04}",
             {f"group/metric_{key}": [rng.random() for _ in count] for key in range(keys)},
             count,
-            [BEGIN_MS + 1000 * step for step in count],
+            [BEGIN_MS + 1000 * (number * steps + step) for step in count],
         )
         for number in range(runs)
     ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mlflow_wandb_plugin import identity, mapping
 from mlflow_wandb_plugin.endpoints.mlflow_adopted import AdoptedRunWriter
 from mlflow_wandb_plugin.endpoints.mlflow_bulk import SqlBulk, WritePath, open_bulk
-from mlflow_wandb_plugin.endpoints.mlflow_claims import PENDING, settle, standing
+from mlflow_wandb_plugin.endpoints.mlflow_claims import PENDING, SETTLED, settle, standing
 from mlflow_wandb_plugin.endpoints.mlflow_client import Client, RefusedError
 from mlflow_wandb_plugin.endpoints.mlflow_compare import RunComparison
 from mlflow_wandb_plugin.endpoints.mlflow_writer import MlflowRunWriter
@@ -138,12 +138,19 @@ class MlflowTarget:
     def _create(self, info: RunInfo, tags: dict[str, str]) -> tuple[Run, bool]:
         """Create the run, unless somebody else just did; returns it and whether it is ours."""
         parent = self._parent_run(info)
+        tags = tags | ({PARENT_TAG: parent} if parent else {})
+        experiment, name = self.experiment_id(info), mapping.run_name(info)
+        first = self._client.create_first(
+            experiment, identity.RUN_ID, info.started_ms, tags | {identity.CLAIM: SETTLED}, name
+        )
+        if first is not None:
+            return first, True
         run = self._client.call(
             self._client.client.create_run,
-            self.experiment_id(info),
+            experiment,
             start_time=info.started_ms,
-            tags=tags | {identity.CLAIM: PENDING} | ({PARENT_TAG: parent} if parent else {}),
-            run_name=mapping.run_name(info),
+            tags=tags | {identity.CLAIM: PENDING},
+            run_name=name,
         )
         winner = settle(self._client, run, lambda: self._alike(info))
         if winner.info.run_id != run.info.run_id:

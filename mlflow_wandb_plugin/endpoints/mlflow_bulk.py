@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from mlflow_wandb_plugin.endpoints.mlflow_client import deleted
 from mlflow_wandb_plugin.endpoints.mlflow_columns import COLUMNS, Points
 from mlflow_wandb_plugin.endpoints.mlflow_dialects import DIALECTS
-from mlflow_wandb_plugin.endpoints.mlflow_transactions import LOCK_S, SharedTransactions
+from mlflow_wandb_plugin.endpoints.mlflow_transactions import LOCK_S, SharedTransactions, is_active
 from mlflow_wandb_plugin.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,9 +56,13 @@ class SqlBulk:
             part = self._part(waiting)
             self.transactions.run(partial(self._put, run_id=run_id, part=part))
 
+    def fits(self, blocks: Sequence[Points]) -> bool:
+        return sum(len(points.values) for points in blocks) <= self._rows_at_once
+
     def _put(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
         began = time.monotonic()
-        _check_active(connection, run_id)
+        if not is_active(connection, run_id):
+            raise deleted(run_id)
         self._dialect.insert(connection, run_id, part)
         self._dialect.upsert_latest(connection, [points.latest(run_id) for points in part])
         self._learn(sum(len(points.values) for points in part), time.monotonic() - began)
@@ -134,16 +138,6 @@ def _tables_are_known(engine: Engine) -> bool:
         if {column["name"] for column in tables.get_columns(table)} != set(COLUMNS):
             return False
     return set(tables.get_pk_constraint("metrics")["constrained_columns"]) == PRIMARY_KEY
-
-
-def _check_active(connection: Connection, run_id: str) -> None:
-    from sqlalchemy import text
-
-    found = connection.execute(
-        text("SELECT lifecycle_stage FROM runs WHERE run_uuid = :run_id"), {"run_id": run_id}
-    ).scalar()
-    if found != "active":
-        raise deleted(run_id)
 
 
 def _joined(blocks: Sequence[Points]) -> list[Points]:

@@ -96,9 +96,32 @@ class Client:
             synchronous=True,
         )
 
+    def together(self, steps: Sequence[Callable[[], object]]) -> None:
+        """Take steps, in this order; in one transaction where all of them go into the database.
+
+        Args:
+            steps: calls of this client about one run, that may be repeated.
+
+        Raises:
+            RefusedError, TargetUnavailableError
+        """
+        if self._sql is None or not self.call(self._sql.together, steps):
+            for step in steps:
+                step()
+
     def bare_run(self, run_id: str) -> Run:
         """A run; its inputs and outputs may be left out."""
         return self.call(self.mlflow.get_run if self._sql is None else self._sql.bare_run, run_id)
+
+    def create_first(
+        self, experiment_id: str, tag: str, start_time: int | None, tags: dict[str, str],
+        run_name: str,
+    ) -> Run | None:  # fmt: skip
+        """Create a run, if it can be known that nobody else has created one with the same ``tag``
+        nor will at the same time; else None, and nothing is done."""
+        if self._sql is None:
+            return None
+        return self.call(self._sql.create_first, experiment_id, tag, start_time, tags, run_name)
 
     def runs_with_tag(self, experiment_id: str, key: str, value: str) -> list[Run]:
         """Active runs of an experiment that carry a tag, the newest first."""

@@ -8,8 +8,7 @@ equal. These are the rules of ``SqlAlchemyStore.log_batch``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import repeat
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 COLUMNS = ("key", "value", "timestamp", "step", "is_nan", "run_uuid")
@@ -42,14 +41,16 @@ class Points(NamedTuple):
         part = slice(start, stop)
         return Points(self.name, self.values[part], self.timestamps_ms[part], self.steps[part])
 
-    def rows(self, run_id: str) -> Iterator[Row]:
-        """Rows of ``metrics``."""
-        values, times, steps = self.values, self.timestamps_ms, self.steps
-        nan: Iterator[bool] = repeat(False)
+    def columns(
+        self,
+    ) -> tuple[Sequence[str], Sequence[float], Sequence[int], Sequence[int], Sequence[bool]]:
+        """Columns of ``metrics``: key, value, timestamp, step, is_nan."""
+        values, count = self.values, len(self.values)
+        nan = [False] * count
         if not self.finite():
-            nan = iter([value != value for value in values])
+            nan = [value != value for value in values]
             values = [stored(value) for value in values]
-        return zip(repeat(self.name), values, times, steps, nan, repeat(run_id), strict=False)
+        return [self.name] * count, values, self.timestamps_ms, self.steps, nan
 
     def latest(self, run_id: str) -> Row:
         """The row that ``latest_metrics`` should hold, were there no others of that name."""
@@ -72,7 +73,11 @@ class Points(NamedTuple):
 class BulkWriter(Protocol):
     """Whoever takes points of a run in columns."""
 
-    def write(self, run_id: str, blocks: Sequence[Points]) -> None: ...
+    def write(self, run_id: str, blocks: Sequence[Points]) -> None:
+        """Write them; may be repeated."""
+
+    def fits(self, blocks: Sequence[Points]) -> bool:
+        """Whether they are few enough to share a transaction with something else."""
 
 
 def stored(value: float) -> float:

@@ -100,6 +100,9 @@ class _Columns:
             columns[1].extend(points.timestamps_ms)
             columns[2].extend(points.steps)
 
+    def fits(self, blocks: Sequence[Points]) -> bool:
+        return True
+
 
 class _Looker:
     """Stands for an MlflowClient: what would be written is compared with what is there."""

@@ -31,40 +31,61 @@ class Dialect(Protocol):
         """Put rows, each of another name, into ``latest_metrics`` where they are newer."""
 
 
+def _many(row: str, parameters: int, rows: int) -> str:
+    """Rows of a VALUES clause; ``row`` names the parameters that are each row's own {0}, {1}…, and
+    what all rows share ?1, ?2, which come first."""
+    first = 1 + row.count("?")
+    return ", ".join(
+        row.format(*(f"?{first + parameters * number + at}" for at in range(parameters)))
+        for number in range(rows)
+    )
+
+
+def _insert(rows: str) -> str:
+    return f"INSERT {_INTO.format(table='metrics')} VALUES {rows} ON CONFLICT DO NOTHING"
+
+
 class Sqlite:
     """Rows go in by the hundred: one statement a row costs more in Python than in SQLite, and the
-    driver gives up the interpreter at each, to threads that keep it for milliseconds."""
+    driver gives up the interpreter at each, to threads that keep it for milliseconds.
 
-    AT_ONCE = 300
-    """Three parameters a row and two more: every SQLite takes 999."""
-    INSERT = f"INSERT {_INTO.format(table='metrics')} VALUES {{rows}} ON CONFLICT DO NOTHING"
-    ONE = INSERT.format(rows="(?,?,?,?,?,?)")
-    MANY = INSERT.format(
-        rows=", ".join(
-            f"(?1,?{at},?{at + 1},?{at + 2},0,?2)" for at in range(3, 3 + 3 * AT_ONCE, 3)
-        )
-    )
+    Every SQLite takes 999 parameters a statement.
+    """
+
+    ONE_METRIC = 300
+    SIZES = (190, 24, 3, 1)
+    OF_ONE_METRIC = _insert(_many("(?1,{0},{1},{2},0,?2)", 3, ONE_METRIC))
+    OF_ANY = tuple(_insert(_many("({0},{1},{2},{3},{4},?1)", 5, size)) for size in SIZES)
     UPSERT = f"INSERT {_INTO.format(table='latest_metrics')} VALUES (?,?,?,?,?,?) {_NEWER}"
 
     def insert(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
-        rest: list[Row] = []
+        rest: tuple[list[Any], ...] = ([], [], [], [], [])
         for points in part:
-            start = self._insert_many(connection, run_id, points) if points.finite() else 0
-            rest.extend(points.cut(start, None).rows(run_id))
-        if rest:
-            connection.exec_driver_sql(self.ONE, rest)
+            start = self._insert_one_metric(connection, run_id, points)
+            for column, more in zip(rest, points.cut(start, None).columns(), strict=True):
+                column.extend(more)
+        start, end = 0, len(rest[0])
+        for size, insert in zip(self.SIZES, self.OF_ANY, strict=True):
+            parameters: list[Any] = [run_id, *[None] * (5 * size)]
+            while end - start >= size:
+                for at, column in enumerate(rest, start=1):
+                    parameters[at::5] = column[start : start + size]
+                connection.exec_driver_sql(insert, tuple(parameters))
+                start += size
 
-    def _insert_many(self, connection: Connection, run_id: str, points: Points) -> int:
-        """Insert as many points as fill whole statements; returns how many."""
-        size = self.AT_ONCE
+    def _insert_one_metric(self, connection: Connection, run_id: str, points: Points) -> int:
+        """Insert as many points as fill whole statements of one name; returns how many."""
+        size = self.ONE_METRIC
         whole = len(points.values) // size * size
+        if not whole or not points.finite():
+            return 0
         parameters: list[Any] = [points.name, run_id, *[None] * (3 * size)]
         for start in range(0, whole, size):
             stop = start + size
             parameters[2::3] = points.values[start:stop]
             parameters[3::3] = points.timestamps_ms[start:stop]
             parameters[4::3] = points.steps[start:stop]
-            connection.exec_driver_sql(self.MANY, tuple(parameters))
+            connection.exec_driver_sql(self.OF_ONE_METRIC, tuple(parameters))
         return whole
 
     def upsert_latest(self, connection: Connection, rows: list[Row]) -> None:
@@ -86,13 +107,13 @@ class PostgreSql:
         lines = io.StringIO()
         for points in part:
             name = _escaped(points.name)
-            for _, value, at, step, is_nan, _ in points.rows(run_id):
+            _, *columns = points.columns()
+            for value, at, step, is_nan in zip(*columns, strict=True):
                 lines.write(f"{name}\t{value!r}\t{at}\t{step}\t{'ft'[is_nan]}\t{run_id}\n")
         self._copy(connection, lines)
-        columns = ", ".join(COLUMNS)
+        named = ", ".join(COLUMNS)
         connection.exec_driver_sql(
-            f"INSERT INTO metrics ({columns}) SELECT {columns} FROM {self.STAGE} "
-            "ON CONFLICT DO NOTHING"
+            f"INSERT INTO metrics ({named}) SELECT {named} FROM {self.STAGE} ON CONFLICT DO NOTHING"
         )
         # Further parts of the same transaction must not meet these again.
         connection.exec_driver_sql(f"TRUNCATE {self.STAGE}")

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mlflow_wandb_plugin.endpoints.mlflow_transactions import SharedTransactions
+from mlflow_wandb_plugin.endpoints.mlflow_transactions import SharedTransactions, is_active
 from mlflow_wandb_plugin.mapping import Limits
 
 if TYPE_CHECKING:
@@ -83,8 +83,20 @@ class SqlClient:
         tags: Mapping[str, str] | None = None,
         run_name: str | None = None,
     ) -> Run:
-        run_id = uuid.uuid4().hex
         wanted = dict(tags or {})
+        return self._do(
+            self._creating(experiment_id, start_time, wanted, run_name),
+            lambda: self._client.create_run(experiment_id, start_time, wanted, run_name),
+        )
+
+    def _creating(
+        self,
+        experiment_id: str,
+        start_time: int | None,
+        wanted: Mapping[str, str],
+        run_name: str | None,
+    ) -> Callable[[Connection], Run]:
+        run_id = uuid.uuid4().hex
         start_ms = start_time or int(time.time() * 1000)
 
         def create(connection: Connection) -> Run:
@@ -100,12 +112,32 @@ class SqlClient:
             self._execute(
                 connection, f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}) VALUES ({marks})", values
             )
-            self._put_tags(connection, run_id, {**wanted, RUN_NAME: run_name})
-            return self._load(connection, run_id)
+            tags = {**wanted, RUN_NAME: run_name}
+            self._put_tags(connection, run_id, tags)
+            return self._run(run_id, dict(zip(RUN_COLUMNS, values, strict=True)), tags)
 
-        return self._do(
-            create, lambda: self._client.create_run(experiment_id, start_time, wanted, run_name)
-        )
+        return create
+
+    def create_first(
+        self, experiment_id: str, tag: str, start_time: int | None, tags: Mapping[str, str],
+        run_name: str,
+    ) -> Run | None:  # fmt: skip
+        """Create a run, unless the experiment has an active one with the same value of ``tag``;
+        then, or where others may create one at the same moment, None, and nothing is done."""
+        if self._transactions.engine.dialect.name != "sqlite":
+            return None
+
+        def create(connection: Connection) -> Run:
+            # SQLite has one writer: nobody creates another before this is committed.
+            if self._with_tag(connection, experiment_id, tag, tags[tag]):
+                raise NotPlain
+            return work(connection)
+
+        work = self._creating(experiment_id, start_time, tags, run_name)
+        try:
+            return self._transactions.run(create)
+        except NotPlain:
+            return None
 
     def _artifact_uri(self, connection: Connection, experiment_id: str, run_id: str) -> str:
         from mlflow.utils import uri
@@ -131,18 +163,21 @@ class SqlClient:
     def runs_with_tag(self, experiment_id: str, key: str, value: str) -> list[Run]:
         """Active runs that carry a tag, in the order of MLflow's search: newest first."""
 
-        def search(connection: Connection) -> list[Run]:
-            found = self._execute(
-                connection,
-                "SELECT runs.run_uuid FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid "
-                "WHERE tags.key = ? AND tags.value = ? AND runs.experiment_id = ? "
-                "AND runs.lifecycle_stage = 'active' ORDER BY runs.start_time DESC, runs.run_uuid",
-                (key, value, int(experiment_id)),
-            )
-            return [self._load(connection, run_id) for (run_id,) in found.fetchall()]
-
         with self._transactions.reading() as connection:
-            return search(connection)
+            found = self._with_tag(connection, experiment_id, key, value)
+            return [self._load(connection, run_id) for run_id in found]
+
+    def _with_tag(
+        self, connection: Connection, experiment_id: str, key: str, value: str
+    ) -> list[str]:
+        found = self._execute(
+            connection,
+            "SELECT runs.run_uuid FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid "
+            "WHERE tags.key = ? AND tags.value = ? AND runs.experiment_id = ? "
+            "AND runs.lifecycle_stage = 'active' ORDER BY runs.start_time DESC, runs.run_uuid",
+            (key, value, int(experiment_id)),
+        )
+        return [run_id for (run_id,) in found.fetchall()]
 
     def set_terminated(
         self, run_id: str, status: str | None = None, end_time: int | None = None
@@ -226,6 +261,16 @@ class SqlClient:
 
     # -- SQL ------------------------------------------------------------------------------
 
+    def together(self, steps: Sequence[Callable[[], object]]) -> bool:
+        """Take all steps in one transaction; False if that cannot be, and nothing was done."""
+        from sqlalchemy.exc import DataError, IntegrityError
+
+        try:
+            self._transactions.together(steps)
+        except (NotPlain, IntegrityError, DataError):
+            return False
+        return True
+
     def _do(self, work: Callable[[Connection], T], otherwise: Callable[[], Any]) -> T:
         from sqlalchemy.exc import DataError, IntegrityError
 
@@ -239,10 +284,7 @@ class SqlClient:
         return connection.exec_driver_sql(sql.replace("?", self._mark), values)
 
     def _check_active(self, connection: Connection, run_id: str) -> None:
-        found = self._execute(
-            connection, "SELECT lifecycle_stage FROM runs WHERE run_uuid = ?", (run_id,)
-        ).scalar()
-        if found != "active":
+        if not is_active(connection, run_id):
             raise NotPlain
 
     def _check_tags(self, tags: Mapping[str, str]) -> None:
@@ -286,14 +328,10 @@ class SqlClient:
 
     def _load(self, connection: Connection, run_id: str) -> Run:
         """The run as MLflow's client gives it, without its inputs and outputs."""
-        from mlflow.entities import Metric, Param, Run, RunData, RunInfo, RunTag
+        from mlflow.entities import Metric, Param
 
-        row = self._execute(
-            connection,
-            "SELECT name, user_id, status, start_time, end_time, lifecycle_stage, artifact_uri, "
-            "experiment_id FROM runs WHERE run_uuid = ?",
-            (run_id,),
-        ).one_or_none()
+        query = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs WHERE run_uuid = ?"
+        row = self._execute(connection, query, (run_id,)).one_or_none()
         if row is None:
             raise NotPlain
 
@@ -301,13 +339,6 @@ class SqlClient:
             query = f"SELECT {columns} FROM {table} WHERE run_uuid = ?"
             return self._execute(connection, query, (run_id,)).fetchall()
 
-        name, user, status, start_ms, end_ms, stage, artifact_uri, experiment_id = row
-        self._remember_artifacts(run_id, artifact_uri or "")
-        info = RunInfo(
-            run_id=run_id, experiment_id=str(experiment_id), user_id=user, status=status,
-            start_time=start_ms, end_time=end_ms, lifecycle_stage=stage,
-            artifact_uri=artifact_uri, run_name=name,
-        )  # fmt: skip
         metrics = [
             Metric(key, float("nan") if nan else value, at, step)
             for key, value, at, step, nan in pairs(
@@ -315,5 +346,31 @@ class SqlClient:
             )
         ]
         params = [Param(key, value) for key, value in pairs("key, value", "params")]
-        tags = [RunTag(key, value) for key, value in pairs("key, value", "tags")]
-        return Run(info, RunData(metrics, params, tags))
+        columns = dict(zip(RUN_COLUMNS, row, strict=True))
+        return self._run(run_id, columns, dict(pairs("key, value", "tags")), metrics, params)
+
+    def _run(
+        self,
+        run_id: str,
+        columns: Mapping[str, Any],
+        tags: Mapping[str, str],
+        metrics: Sequence[Metric] = (),
+        params: Sequence[Param] = (),
+    ) -> Run:
+        from mlflow.entities import Run, RunData, RunInfo, RunTag
+
+        self._remember_artifacts(run_id, columns["artifact_uri"] or "")
+        info = RunInfo(
+            run_id=run_id,
+            experiment_id=str(columns["experiment_id"]),
+            user_id=columns["user_id"],
+            status=columns["status"],
+            start_time=columns["start_time"],
+            end_time=columns["end_time"],
+            lifecycle_stage=columns["lifecycle_stage"],
+            artifact_uri=columns["artifact_uri"],
+            run_name=columns["name"],
+        )
+        return Run(
+            info, RunData(list(metrics), list(params), [RunTag(key, tags[key]) for key in tags])
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +16,9 @@ T = TypeVar("T")
 
 LOCK_S = 0.5
 """After this long a transaction takes up no more work: MLflow's own writers wait behind it."""
+
+
+_READY, _ACTIVE = "mlflow_wandb_ready", "mlflow_wandb_active"
 
 
 class SharedTransactions:
@@ -30,6 +33,7 @@ class SharedTransactions:
         self._begin = _begin_sqlite if engine.dialect.name == "sqlite" else _begin
         self._waiting: deque[_Work] = deque()
         self._at_work = threading.Lock()
+        self._gathering = threading.local()
 
     def run(self, do: Callable[[Connection], T]) -> T:
         """``do(connection)``, committed.
@@ -42,6 +46,10 @@ class SharedTransactions:
             sqlalchemy.exc.SQLAlchemyError: the database did not take it.
             Exception: what ``do`` raised; of its work nothing is left.
         """
+        gathered = getattr(self._gathering, "works", None)
+        if gathered is not None:
+            gathered.append(do)
+            return None  # type: ignore[return-value]
         work = _Work(do)
         self._waiting.append(work)
         with self._at_work:
@@ -51,6 +59,22 @@ class SharedTransactions:
             raise work.error
         result: T = work.result
         return result
+
+    def together(self, steps: Sequence[Callable[[], object]]) -> None:
+        """Carry out what ``steps`` would `run`, one after another, in one transaction: all or none.
+
+        Args:
+            steps: called at once, in this thread; what they run gives them None.
+        """
+        works: list[Callable[[Connection], Any]] = []
+        self._gathering.works = works
+        try:
+            for step in steps:
+                step()
+        finally:
+            self._gathering.works = None
+        if works:
+            self.run(lambda connection: [work(connection) for work in works])
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -93,6 +117,7 @@ class SharedTransactions:
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         with self.engine.connect() as connection:
+            connection.info[_ACTIVE] = {}
             self._begin(connection)
             yield connection
             connection.commit()
@@ -121,6 +146,21 @@ def _begin(connection: Connection) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     """As MLflow sets up its own sessions; and the lock at once: what is read stays true."""
-    connection.exec_driver_sql("PRAGMA busy_timeout = 20000")
-    connection.exec_driver_sql("PRAGMA foreign_keys = ON")
+    if not connection.info.get(_READY):
+        connection.exec_driver_sql("PRAGMA busy_timeout = 20000")
+        connection.exec_driver_sql("PRAGMA foreign_keys = ON")
+        # KiB. The points of one run lie all over the index: pages would come and go.
+        connection.exec_driver_sql("PRAGMA cache_size = -65536")
+        connection.info[_READY] = True
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def is_active(connection: Connection, run_id: str) -> bool:
+    """Whether a run is there and not deleted; asked once a transaction."""
+    known: dict[str, bool] = connection.info[_ACTIVE]
+    if run_id not in known:
+        mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+        query = f"SELECT lifecycle_stage FROM runs WHERE run_uuid = {mark}"
+        found = connection.exec_driver_sql(query, (run_id,)).scalar()
+        known[run_id] = found == "active"
+    return known[run_id]
