@@ -10,7 +10,7 @@ import importlib.util
 import logging
 import random
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import repeat
@@ -19,7 +19,7 @@ from typing import Any
 
 BLOCK_ROWS = 10_000
 BEGIN_MS = 1_700_000_000_000
-WANDB_TO_MLFLOW = "wandb-to-mlflow (PyPI)"
+OURS = "this project"
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,13 @@ def log_batch(uri: str, runs: list[BenchRun]) -> None:
 # -- wandb-to-mlflow ----------------------------------------------------------------------
 
 
-def has_wandb_to_mlflow() -> bool:
-    """Whether the package can be imported; it is nobody's dependency here."""
-    return importlib.util.find_spec("wandb_to_mlflow") is not None
+def writers() -> dict[str, Callable[[str, list[BenchRun]], None]]:
+    """Who writes runs to a tracking URI, by name."""
+    found = {OURS: this_project, "log_batch of 1000": log_batch}
+    if importlib.util.find_spec("wandb_to_mlflow") is None:
+        print("wandb-to-mlflow is not installed: pip install wandb-to-mlflow to compare with it")
+        return found
+    return found | {"wandb-to-mlflow (PyPI)": wandb_to_mlflow}
 
 
 class _TheirRun:

@@ -29,20 +29,12 @@ def main() -> None:
             stores.drop(uri)
             return seconds
 
-        writers: dict[str, Callable[[str, Any], None]] = {
-            "this project": peers.this_project,
-            "log_batch of 1000": peers.log_batch,
-            "sqlite3 executemany, the limit": peers.raw_sqlite,
-        }
-        if peers.has_wandb_to_mlflow():
-            writers[peers.WANDB_TO_MLFLOW] = peers.wandb_to_mlflow
-        else:
-            print("wandb-to-mlflow is not installed: pip install wandb-to-mlflow to compare")
+        writers = peers.writers() | {"sqlite3 executemany, the limit": peers.raw_sqlite}
         taken = in_turns(
             {name: partial(time_writer, write) for name, write in writers.items()}, options.rounds
         )
         title = f"{options.runs} runs x {options.keys} keys x {options.steps} steps into sqlite"
-        show(title, points, taken, "this project")
+        show(title, points, taken, peers.OURS)
 
 
 if __name__ == "__main__":

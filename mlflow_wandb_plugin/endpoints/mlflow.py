@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from mlflow_wandb_plugin import identity, mapping
 from mlflow_wandb_plugin.endpoints.mlflow_adopted import AdoptedRunWriter
 from mlflow_wandb_plugin.endpoints.mlflow_bulk import SqlBulk, WritePath, open_bulk
 from mlflow_wandb_plugin.endpoints.mlflow_claims import PENDING, SETTLED, settle, standing
 from mlflow_wandb_plugin.endpoints.mlflow_client import Client, RefusedError
+from mlflow_wandb_plugin.endpoints.mlflow_columns import BulkWriter
 from mlflow_wandb_plugin.endpoints.mlflow_compare import RunComparison
+from mlflow_wandb_plugin.endpoints.mlflow_rest import open_rest
 from mlflow_wandb_plugin.endpoints.mlflow_writer import MlflowRunWriter
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.identity import Origin, Twin
@@ -20,6 +23,9 @@ from mlflow_wandb_plugin.retry import Backoff
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+
+C = TypeVar("C")
+T = TypeVar("T")
 
 PARENT_TAG = "mlflow.parentRunId"
 
@@ -76,16 +82,19 @@ class MlflowTarget:
 
     def use_write_path(self, path: WritePath) -> None:
         """How points are written: "bulk" into the database behind MLflow, "api" by MLflow's own
-        calls, "auto" in bulk where that can be done.
+        calls, "auto" in bulk where that can be done, else in raw requests to its server.
 
         Raises:
             UsageError: "bulk", and it cannot be done here.
         """
         if path == "bulk":
-            self._bulk: SqlBulk | None = open_bulk(self._client.mlflow)
+            sql: SqlBulk | None = open_bulk(self._client.mlflow)
         else:
-            self._bulk = None if path == "api" else _bulk_if_any(self._client)
-        self._client.use_sql(None if self._bulk is None else self._bulk.transactions)
+            sql = None if path == "api" else _or_none(open_bulk, self._client.mlflow)
+        self._client.use_sql(None if sql is None else sql.transactions)
+        self._bulk: BulkWriter | None = sql
+        if path == "auto" and sql is None:
+            self._bulk = _or_none(open_rest, self._client)
 
     def curve(self, run_id: str, key: Key) -> list[tuple[int, float]]:
         """A metric's points by step, for a report's curve; empty where there are none."""
@@ -247,9 +256,9 @@ class MlflowTarget:
         return [run for run in runs if identity.same_run(info, run.data.tags)]
 
 
-def _bulk_if_any(client: Client) -> SqlBulk | None:
+def _or_none(open_path: Callable[[C], T], client: C) -> T | None:
     try:
-        return open_bulk(client.mlflow)
+        return open_path(client)
     except UsageError:
         return None
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from mlflow_wandb_plugin.endpoints.mlflow_client import deleted
-from mlflow_wandb_plugin.endpoints.mlflow_columns import COLUMNS, Points
+from mlflow_wandb_plugin.endpoints.mlflow_columns import COLUMNS, Points, joined
 from mlflow_wandb_plugin.endpoints.mlflow_dialects import DIALECTS
 from mlflow_wandb_plugin.endpoints.mlflow_transactions import LOCK_S, SharedTransactions, is_active
 from mlflow_wandb_plugin.errors import UsageError
@@ -38,6 +38,8 @@ class SqlBulk:
     Args:
         transactions: on the store's own engine; other work on runs may share them.
     """
+
+    backs_off = False
 
     def __init__(self, transactions: SharedTransactions) -> None:
         self.transactions = transactions
@@ -78,7 +80,7 @@ class SqlBulk:
                 points = points.cut(0, room)
             part.append(points)
             room -= len(points.values)
-        return _joined(part)
+        return joined(part)
 
     def _learn(self, rows: int, seconds: float) -> None:
         if rows >= FEWEST_ROWS:
@@ -138,16 +140,3 @@ def _tables_are_known(engine: Engine) -> bool:
         if {column["name"] for column in tables.get_columns(table)} != set(COLUMNS):
             return False
     return set(tables.get_pk_constraint("metrics")["constrained_columns"]) == PRIMARY_KEY
-
-
-def _joined(blocks: Sequence[Points]) -> list[Points]:
-    names = [points.name for points in blocks]
-    if len(set(names)) == len(names):
-        return list(blocks)
-    by_name: dict[str, tuple[list[float], list[int], list[int]]] = {}
-    for points in blocks:
-        columns = by_name.setdefault(points.name, ([], [], []))
-        columns[0].extend(points.values)
-        columns[1].extend(points.timestamps_ms)
-        columns[2].extend(points.steps)
-    return [Points(name, *columns) for name, columns in by_name.items()]

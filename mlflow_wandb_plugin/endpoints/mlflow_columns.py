@@ -73,11 +73,29 @@ class Points(NamedTuple):
 class BulkWriter(Protocol):
     """Whoever takes points of a run in columns."""
 
+    @property
+    def backs_off(self) -> bool:
+        """Whether it repeats by itself what the target was not available for."""
+
     def write(self, run_id: str, blocks: Sequence[Points]) -> None:
         """Write them; may be repeated."""
 
     def fits(self, blocks: Sequence[Points]) -> bool:
         """Whether they are few enough to share a transaction with something else."""
+
+
+def joined(blocks: Sequence[Points]) -> list[Points]:
+    """The same points, each name once."""
+    names = [points.name for points in blocks]
+    if len(set(names)) == len(names):
+        return list(blocks)
+    by_name: dict[str, tuple[list[float], list[int], list[int]]] = {}
+    for points in blocks:
+        columns = by_name.setdefault(points.name, ([], [], []))
+        columns[0].extend(points.values)
+        columns[1].extend(points.timestamps_ms)
+        columns[2].extend(points.steps)
+    return [Points(name, *columns) for name, columns in by_name.items()]
 
 
 def stored(value: float) -> float:

@@ -90,6 +90,8 @@ class RunComparison(MlflowRunWriter):
 class _Columns:
     """Takes points in the place of a database."""
 
+    backs_off = True
+
     def __init__(self) -> None:
         self.by_name: dict[str, tuple[array[float], array[int], array[int]]] = {}
 

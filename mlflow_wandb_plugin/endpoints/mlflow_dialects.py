@@ -109,7 +109,8 @@ class PostgreSql:
             name = _escaped(points.name)
             _, *columns = points.columns()
             for value, at, step, is_nan in zip(*columns, strict=True):
-                lines.write(f"{name}\t{value!r}\t{at}\t{step}\t{'ft'[is_nan]}\t{run_id}\n")
+                # Added to 0.0, for log_batch's way through psycopg2 loses the sign of a zero.
+                lines.write(f"{name}\t{value + 0.0!r}\t{at}\t{step}\t{'ft'[is_nan]}\t{run_id}\n")
         self._copy(connection, lines)
         named = ", ".join(COLUMNS)
         connection.exec_driver_sql(

@@ -112,16 +112,31 @@ class PointWriter:
         """
         sound = [points for points in self._waiting if points.storable()]
         if self._bulk is not None and sound and self._bulk.fits(sound) and self._all(sound):
-            write = partial(self._client.call, self._bulk.write, self._run_id, sound)
+            write = partial(self._write, self._bulk, sound)
             self._client.together([write] if then is None else [write, then])
             self._waiting, self._count = [], 0
             return
         if self._bulk is not None and sound:
-            self._client.call(self._bulk.write, self._run_id, sound)
-            self._waiting = [points for points in self._waiting if not points.storable()]
+            self._write_but_unsound(self._bulk, sound)
         self._flush_by_api()
         if then is not None:
             then()
+
+    def _write(self, bulk: BulkWriter, points: Sequence[Points]) -> None:
+        if bulk.backs_off:
+            bulk.write(self._run_id, points)
+        else:
+            self._client.call(bulk.write, self._run_id, points)
+
+    def _write_but_unsound(self, bulk: BulkWriter, sound: Sequence[Points]) -> None:
+        """Write what MLflow takes; what it refuses, though we do not know why, waits on."""
+        try:
+            self._write(bulk, sound)
+        except RefusedError as error:
+            if error.code not in ITEM_FAULTS:
+                raise
+        else:
+            self._waiting = [points for points in self._waiting if not points.storable()]
 
     def _all(self, sound: Sequence[Points]) -> bool:
         return len(sound) == len(self._waiting) and not self._metrics

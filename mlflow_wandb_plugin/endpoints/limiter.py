@@ -1,4 +1,4 @@
-"""One limit on the requests to a W&B server, shared by all workers, that follows its answers."""
+"""One limit on the requests to a server, shared by all workers, that follows its answers."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mlflow_wandb_plugin.errors import SourceUnavailableError
+from mlflow_wandb_plugin.errors import SourceUnavailableError, TargetUnavailableError
 
 
 class Limiter:
     """How many requests may be under way at once: more while answers come, half after a refusal.
 
-    A request that raises `SourceUnavailableError` halves the limit, once for all the requests that
-    were under way with it, and holds everybody up for as long as the server asked. Thread-safe.
+    A request that raises `SourceUnavailableError` or `TargetUnavailableError` halves the limit,
+    once for all the requests that were under way with it, and holds everybody up for as long as
+    the server asked. Thread-safe.
 
     Args:
         start, most: requests at once, at first and at most.
@@ -39,7 +40,7 @@ class Limiter:
         began = self._begin()
         try:
             yield
-        except SourceUnavailableError as error:
+        except (SourceUnavailableError, TargetUnavailableError) as error:
             self._refused(began, error.retry_after_s)
             raise
         else:
