@@ -15,6 +15,7 @@ PAGES = (
     "docs/cli.md",
     "docs/flyte.md",
     "docs/mapping.md",
+    "docs/performance.md",
     "docs/store.md",
     "docs/torchtune.md",
     "docs/w2m.md",
