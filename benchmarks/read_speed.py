@@ -10,7 +10,7 @@ import random
 import time
 from pathlib import Path
 
-from benchmarks.common import median, private_place, row
+from benchmarks.common import load, median, private_place, row
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
         for _ in range(args.rounds):
             ours.append(points / seconds(decode, path))
             plain.append(points / seconds(plain_loop, path))
-        row("points/s (median)", "decoder", "plain loop", "ratio")
+        row(f"points/s of CPU time (median), {load()}", "decoder", "plain loop", "ratio")
         row(
             f"{args.steps} steps x {args.keys} keys, {path.stat().st_size / 1e6:.0f} MB",
             f"{median(ours):,.0f}",
@@ -36,7 +36,7 @@ def main() -> None:
         )
 
 
-def write_log(path: Path, steps: int, keys: int) -> None:
+def write_log(path: Path, steps: int, keys: int, number: int = 0) -> None:
     """A log as wandb-core writes it: two summary records and one history record a step."""
     from wandb.proto import wandb_internal_pb2 as pb
 
@@ -45,11 +45,14 @@ def write_log(path: Path, steps: int, keys: int) -> None:
     rng = random.Random(0)
     with LogWriter(path) as log:
         run = pb.Record(num=1)
-        run.run.run_id, run.run.project = "bench", "bench"
+        run.run.run_id, run.run.project = f"bench{number}", "bench"
         log.append(run.SerializeToString())
         for step in range(steps):
             values = [(f"metric_{key}", repr(rng.random())) for key in range(keys)]
-            values += [("_timestamp", repr(1.7e9 + step)), ("_runtime", repr(float(step)))]
+            values += [
+                ("_timestamp", repr(1.7e9 + number * steps + step)),
+                ("_runtime", repr(float(step))),
+            ]
             values.append(("_step", str(step)))
             runtime, summary, history = pb.Record(num=2), pb.Record(num=3), pb.Record(num=4)
             item = runtime.summary.update.add(value_json="1")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mlflow_wandb_plugin.endpoints.wandb_limits import Pace
+from mlflow_wandb_plugin.endpoints.limiter import Pace
 from mlflow_wandb_plugin.errors import SourceUnavailableError
 
 LEASE_S = 180.0

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from mlflow_wandb_plugin import identity, mapping
 from mlflow_wandb_plugin.endpoints.mlflow_adopted import AdoptedRunWriter
 from mlflow_wandb_plugin.endpoints.mlflow_bulk import SqlBulk, WritePath, open_bulk
-from mlflow_wandb_plugin.endpoints.mlflow_claims import PENDING, settle, standing
+from mlflow_wandb_plugin.endpoints.mlflow_claims import PENDING, SETTLED, settle, standing
 from mlflow_wandb_plugin.endpoints.mlflow_client import Client, RefusedError
+from mlflow_wandb_plugin.endpoints.mlflow_columns import BulkWriter
 from mlflow_wandb_plugin.endpoints.mlflow_compare import RunComparison
+from mlflow_wandb_plugin.endpoints.mlflow_rest import open_rest
 from mlflow_wandb_plugin.endpoints.mlflow_writer import MlflowRunWriter
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.identity import Origin, Twin
@@ -20,6 +23,9 @@ from mlflow_wandb_plugin.retry import Backoff
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+
+C = TypeVar("C")
+T = TypeVar("T")
 
 PARENT_TAG = "mlflow.parentRunId"
 
@@ -47,7 +53,7 @@ class MlflowTarget:
         self._leave_dual = False
         self._fixed_experiment: str | None = None
         self._secondary = secondary
-        self._bulk = _bulk_if_any(self._client)
+        self.use_write_path("auto")
         self._lock = threading.Lock()
 
     @property
@@ -76,15 +82,19 @@ class MlflowTarget:
 
     def use_write_path(self, path: WritePath) -> None:
         """How points are written: "bulk" into the database behind MLflow, "api" by MLflow's own
-        calls, "auto" in bulk where that can be done.
+        calls, "auto" in bulk where that can be done, else in raw requests to its server.
 
         Raises:
             UsageError: "bulk", and it cannot be done here.
         """
         if path == "bulk":
-            self._bulk = open_bulk(self._client.client)
+            sql: SqlBulk | None = open_bulk(self._client.mlflow)
         else:
-            self._bulk = None if path == "api" else _bulk_if_any(self._client)
+            sql = None if path == "api" else _or_none(open_bulk, self._client.mlflow)
+        self._client.use_sql(None if sql is None else sql.transactions)
+        self._bulk: BulkWriter | None = sql
+        if path == "auto" and sql is None:
+            self._bulk = _or_none(open_rest, self._client)
 
     def curve(self, run_id: str, key: Key) -> list[tuple[int, float]]:
         """A metric's points by step, for a report's curve; empty where there are none."""
@@ -123,7 +133,7 @@ class MlflowTarget:
                 return MlflowRunWriter(self._client, run, info, None, self._bulk, self._secondary)
             twin = _twin(run, named=False)
         else:
-            run = self._client.call(self._client.client.get_run, twin.run_id)
+            run = self._client.bare_run(twin.run_id)
         if twin.adopted:
             tags |= {identity.ORIGIN: "dual"}
             return AdoptedRunWriter(self._client, run, info, tags, self._bulk)
@@ -137,17 +147,24 @@ class MlflowTarget:
     def _create(self, info: RunInfo, tags: dict[str, str]) -> tuple[Run, bool]:
         """Create the run, unless somebody else just did; returns it and whether it is ours."""
         parent = self._parent_run(info)
+        tags = tags | ({PARENT_TAG: parent} if parent else {})
+        experiment, name = self.experiment_id(info), mapping.run_name(info)
+        first = self._client.create_first(
+            experiment, identity.RUN_ID, info.started_ms, tags | {identity.CLAIM: SETTLED}, name
+        )
+        if first is not None:
+            return first, True
         run = self._client.call(
             self._client.client.create_run,
-            self.experiment_id(info),
+            experiment,
             start_time=info.started_ms,
-            tags=tags | {identity.CLAIM: PENDING} | ({PARENT_TAG: parent} if parent else {}),
-            run_name=mapping.run_name(info),
+            tags=tags | {identity.CLAIM: PENDING},
+            run_name=name,
         )
         winner = settle(self._client, run, lambda: self._alike(info))
         if winner.info.run_id != run.info.run_id:
             return winner, False
-        return self._client.call(self._client.client.get_run, run.info.run_id), True
+        return self._client.bare_run(run.info.run_id), True
 
     def _alike(self, info: RunInfo) -> list[Run]:
         found = self._tagged(info, identity.RUN_ID)
@@ -181,7 +198,7 @@ class MlflowTarget:
             return known
 
     def _find_parent(self, experiment: str, tag: str, value: str) -> str | None:
-        found = standing(self._client, lambda: self._search(experiment, tag, value))
+        found = standing(self._client, lambda: self._client.runs_with_tag(experiment, tag, value))
         return None if found is None else str(found.info.run_id)
 
     def _create_parent(
@@ -200,7 +217,9 @@ class MlflowTarget:
             run_name=name,
         )
         run_id = str(created.info.run_id)
-        winner = settle(self._client, created, lambda: self._search(experiment, tag, value))
+        winner = settle(
+            self._client, created, lambda: self._client.runs_with_tag(experiment, tag, value)
+        )
         if winner.info.run_id != run_id:
             return str(winner.info.run_id)
         config = info.facts.get("sweep_config") if tag == identity.SWEEP else None
@@ -229,36 +248,17 @@ class MlflowTarget:
     def _tagged(self, info: RunInfo, tag: str) -> list[Run]:
         """Runs of the project's experiment that carry the W&B run's id in ``tag``."""
         experiment = self._known_experiment(info)
-        runs = [] if experiment is None else self._search(experiment, tag, info.run_id)
+        runs = (
+            [] if experiment is None else self._client.runs_with_tag(experiment, tag, info.run_id)
+        )
         if tag == identity.EWM_RUN_ID:
             return runs
         return [run for run in runs if identity.same_run(info, run.data.tags)]
 
-    def _search(self, experiment: str, tag: str, value: str) -> list[Run]:
-        if "'" in value:
-            # MLflow's filters know no escape: match what they can say, then compare.
-            found = self._search(experiment, tag, "%") if value != "%" else []
-            return [run for run in found if run.data.tags.get(tag) == value]
-        operator = "LIKE" if value == "%" else "="
-        runs: list[Run] = []
-        token: str | None = None
-        while True:
-            page: Any = self._client.call(
-                self._client.client.search_runs,
-                [experiment],
-                filter_string=f"tags.`{tag}` {operator} '{value}'",
-                max_results=1000,
-                page_token=token,
-            )
-            runs.extend(page)
-            token = page.token
-            if not token:
-                return runs
 
-
-def _bulk_if_any(client: Client) -> SqlBulk | None:
+def _or_none(open_path: Callable[[C], T], client: C) -> T | None:
     try:
-        return open_bulk(client.client)
+        return open_path(client)
     except UsageError:
         return None
 

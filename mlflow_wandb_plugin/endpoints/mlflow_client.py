@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from mlflow_wandb_plugin.endpoints.mlflow_sql import SqlClient, sql_client
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
 from mlflow_wandb_plugin.mapping import without_credentials
 from mlflow_wandb_plugin.retry import Backoff
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.entities import Metric, Param, Run, RunTag
+
+    from mlflow_wandb_plugin.endpoints.mlflow_transactions import SharedTransactions
 
 T = TypeVar("T")
 
@@ -56,10 +59,18 @@ class RefusedError(TargetError):
 class Client:
     """The few operations that replication needs, each repeated while MLflow is unavailable."""
 
+    _sql: SqlClient | None = None
+
     def __init__(self, uri: str | None, backoff: Backoff | None = None) -> None:
         self._backoff = backoff or Backoff()
-        self.client = self.call(_opened, uri)
+        self.mlflow = self.call(_opened, uri)
+        self.client = self.mlflow
         self.uri = self.client.tracking_uri
+
+    def use_sql(self, transactions: SharedTransactions | None) -> None:
+        """What is done to runs goes into the database by ``transactions``, as far as it can."""
+        self._sql = None if transactions is None else sql_client(self.mlflow, transactions)
+        self.client = self.mlflow if self._sql is None else cast("MlflowClient", self._sql)
 
     def call(self, what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """``what(*args, **kwargs)``, with back-off and with MLflow's errors translated.
@@ -84,6 +95,59 @@ class Client:
             tags=tags,
             synchronous=True,
         )
+
+    def together(self, steps: Sequence[Callable[[], object]]) -> None:
+        """Take steps, in this order; in one transaction where all of them go into the database.
+
+        Args:
+            steps: calls of this client about one run, that may be repeated.
+
+        Raises:
+            RefusedError, TargetUnavailableError
+        """
+        if self._sql is None or not self.call(self._sql.together, steps):
+            for step in steps:
+                step()
+
+    def bare_run(self, run_id: str) -> Run:
+        """A run; its inputs and outputs may be left out."""
+        return self.call(self.mlflow.get_run if self._sql is None else self._sql.bare_run, run_id)
+
+    def create_first(
+        self, experiment_id: str, tag: str, start_time: int | None, tags: dict[str, str],
+        run_name: str,
+    ) -> Run | None:  # fmt: skip
+        """Create a run, if it can be known that nobody else has created one with the same ``tag``
+        nor will at the same time; else None, and nothing is done."""
+        if self._sql is None:
+            return None
+        return self.call(self._sql.create_first, experiment_id, tag, start_time, tags, run_name)
+
+    def runs_with_tag(self, experiment_id: str, key: str, value: str) -> list[Run]:
+        """Active runs of an experiment that carry a tag, the newest first."""
+        if self._sql is not None:
+            return self.call(self._sql.runs_with_tag, experiment_id, key, value)
+        if "'" in value:
+            # MLflow's filters know no escape: match what they can say, then compare.
+            found = self._search(experiment_id, f"tags.`{key}` LIKE '%'")
+            return [run for run in found if run.data.tags.get(key) == value]
+        return self._search(experiment_id, f"tags.`{key}` = '{value}'")
+
+    def _search(self, experiment_id: str, condition: str) -> list[Run]:
+        runs: list[Run] = []
+        token: str | None = None
+        while True:
+            page: Any = self.call(
+                self.client.search_runs,
+                [experiment_id],
+                filter_string=condition,
+                max_results=1000,
+                page_token=token,
+            )
+            runs.extend(page)
+            token = page.token
+            if not token:
+                return runs
 
     def find_experiment(self, name: str) -> str | None:
         """The active experiment called ``name``, or None."""

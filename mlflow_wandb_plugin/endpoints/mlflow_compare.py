@@ -19,8 +19,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin import identity
-from mlflow_wandb_plugin.endpoints.mlflow_bulk import LARGEST, Points
 from mlflow_wandb_plugin.endpoints.mlflow_client import Client, RefusedError
+from mlflow_wandb_plugin.endpoints.mlflow_columns import LARGEST, Points
 from mlflow_wandb_plugin.endpoints.mlflow_writer import MlflowRunWriter
 from mlflow_wandb_plugin.model import RunInfo
 
@@ -90,6 +90,8 @@ class RunComparison(MlflowRunWriter):
 class _Columns:
     """Takes points in the place of a database."""
 
+    backs_off = True
+
     def __init__(self) -> None:
         self.by_name: dict[str, tuple[array[float], array[int], array[int]]] = {}
 
@@ -99,6 +101,9 @@ class _Columns:
             columns[0].extend(points.values)
             columns[1].extend(points.timestamps_ms)
             columns[2].extend(points.steps)
+
+    def fits(self, blocks: Sequence[Points]) -> bool:
+        return True
 
 
 class _Looker:

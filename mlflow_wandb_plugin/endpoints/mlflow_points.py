@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlflow_wandb_plugin.endpoints.mlflow_bulk import BulkWriter, Points
 from mlflow_wandb_plugin.endpoints.mlflow_client import (
     ITEM_FAULTS,
     Client,
     RefusedError,
     deleted,
 )
+from mlflow_wandb_plugin.endpoints.mlflow_columns import BulkWriter, Points
 from mlflow_wandb_plugin.endpoints.mlflow_files import RunFiles
 
 if TYPE_CHECKING:
@@ -99,25 +100,53 @@ class PointWriter:
             self._waiting.append(Points(name, values, timestamps_ms, steps))
             self._count += len(values)
 
-    def flush(self) -> None:
-        """Write all that waits. What could not be written waits on.
+    def flush(self, then: Callable[[], object] | None = None) -> None:
+        """Write all that waits, and do ``then``: in the same transaction where that can be, else
+        behind it. What could not be written waits on.
+
+        Args:
+            then: a call of the client that may be repeated.
 
         Raises:
             TargetUnavailableError, TargetError
         """
-        if self._bulk is not None:
-            self._flush_bulk(self._bulk)
+        sound = [points for points in self._waiting if points.storable()]
+        if self._bulk is not None and sound and self._bulk.fits(sound) and self._all(sound):
+            write = partial(self._write, self._bulk, sound)
+            self._client.together([write] if then is None else [write, then])
+            self._waiting, self._count = [], 0
+            return
+        if self._bulk is not None and sound:
+            self._write_but_unsound(self._bulk, sound)
+        self._flush_by_api()
+        if then is not None:
+            then()
+
+    def _write(self, bulk: BulkWriter, points: Sequence[Points]) -> None:
+        if bulk.backs_off:
+            bulk.write(self._run_id, points)
+        else:
+            self._client.call(bulk.write, self._run_id, points)
+
+    def _write_but_unsound(self, bulk: BulkWriter, sound: Sequence[Points]) -> None:
+        """Write what MLflow takes; what it refuses, though we do not know why, waits on."""
+        try:
+            self._write(bulk, sound)
+        except RefusedError as error:
+            if error.code not in ITEM_FAULTS:
+                raise
+        else:
+            self._waiting = [points for points in self._waiting if not points.storable()]
+
+    def _all(self, sound: Sequence[Points]) -> bool:
+        return len(sound) == len(self._waiting) and not self._metrics
+
+    def _flush_by_api(self) -> None:
         waiting, self._waiting, self._count = self._waiting, [], 0
         self._metrics.extend(_metrics(waiting))
         while self._metrics:
             self._batches.log("metrics", self._metrics[: self._batch_size])
             del self._metrics[: self._batch_size]
-
-    def _flush_bulk(self, bulk: BulkWriter) -> None:
-        sound = [points for points in self._waiting if points.storable()]
-        if sound:
-            self._client.call(bulk.write, self._run_id, sound)
-        self._waiting = [points for points in self._waiting if not points.storable()]
 
 
 def _metrics(waiting: Sequence[Points]) -> list[Metric]:

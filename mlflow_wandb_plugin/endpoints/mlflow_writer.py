@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin import identity, mapping
-from mlflow_wandb_plugin.endpoints.mlflow_bulk import BulkWriter
 from mlflow_wandb_plugin.endpoints.mlflow_client import Client
+from mlflow_wandb_plugin.endpoints.mlflow_columns import BulkWriter
 from mlflow_wandb_plugin.endpoints.mlflow_files import POINT_LOSS, RunFiles
 from mlflow_wandb_plugin.endpoints.mlflow_points import Batches, PointWriter
 from mlflow_wandb_plugin.endpoints.mlflow_steps import StepAxis
@@ -25,7 +26,7 @@ from mlflow_wandb_plugin.model import (
 )
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import Param, Run, RunTag
 
 
 class MlflowRunWriter:
@@ -81,7 +82,6 @@ class MlflowRunWriter:
     # -- what the run is ------------------------------------------------------------------
 
     def update(self, info: RunInfo) -> None:
-        self._log_params(info)
         name = mapping.run_name(info)
         if self._tags.get("mlflow.runName") != name:
             self._client.call(self._client.client.update_run, self.run_id, name=name)
@@ -92,7 +92,13 @@ class MlflowRunWriter:
         wanted[identity.RUN_PATH] = info.path
         if info.entity:
             wanted[identity.ENTITY] = info.entity
-        self._set_tags(wanted)
+        params, tags = self._new_params(info), self._changed_tags(wanted)
+        if params or tags:
+            self._client.together(
+                [partial(self._log_params, params), partial(self._log_tags, tags)]
+            )
+        self._params.update((param.key, param.value) for param in params)
+        self._note(tags)
         self._remove_wandb_tags(wanted)
         if info.state != "running" and info.segments not in self._ended_logs:
             self._ended_logs.add(info.segments)
@@ -104,34 +110,46 @@ class MlflowRunWriter:
             self._append_points(self._names.name(key), (value,), (at,), (step,))
         self._files.add_summary(info.summary)
 
-    def _log_params(self, info: RunInfo) -> None:
+    def _new_params(self, info: RunInfo) -> list[Param]:
         from mlflow.entities import Param
 
-        new: list[Any] = []
+        new: dict[str, str] = {}
         for path, whole in mapping.params(info).items():
             name = self._param_names.name(path)
             value = self._fitting("param", name, whole, self._limits.param_value)
             if name not in self._params:
-                self._params[name] = value
-                new.append(Param(name, value))
-        for start in range(0, len(new), self._limits.batch_params):
-            batch = new[start : start + self._limits.batch_params]
-            self._batches.log("params", batch)
+                new.setdefault(name, value)
+        return [Param(name, value) for name, value in new.items()]
+
+    def _log_params(self, params: Sequence[Param]) -> None:
+        for start in range(0, len(params), self._limits.batch_params):
+            self._batches.log("params", list(params[start : start + self._limits.batch_params]))
 
     def _set_tags(self, wanted: Mapping[str, str]) -> None:
+        changed = self._changed_tags(wanted)
+        self._log_tags(changed)
+        self._note(changed)
+
+    def _changed_tags(self, wanted: Mapping[str, str]) -> list[RunTag]:
+        """Those of ``wanted`` that the run does not have."""
         from mlflow.entities import RunTag
 
-        changed: list[Any] = []
+        changed: list[RunTag] = []
         for key, whole in wanted.items():
             value = self._fitting("tag", key, whole, self._limits.tag_value)
             if value != whole:
                 self._files.keep_text(key, whole)
             if self._tags.get(key) != value:
-                self._tags[key] = value
                 changed.append(RunTag(key, value))
-        for start in range(0, len(changed), self._limits.batch_params):
-            batch = changed[start : start + self._limits.batch_params]
-            self._batches.log("tags", batch)
+        return changed
+
+    def _log_tags(self, tags: Sequence[RunTag]) -> None:
+        for start in range(0, len(tags), self._limits.batch_params):
+            self._batches.log("tags", list(tags[start : start + self._limits.batch_params]))
+
+    def _note(self, tags: Sequence[RunTag]) -> None:
+        """The run has these tags now."""
+        self._tags.update((tag.key, tag.value) for tag in tags)
 
     def _fitting(self, kind: str, name: str, text: str, limit: int) -> str:
         """``text`` as MLflow takes it; a change is counted once, however often it comes."""
@@ -146,7 +164,7 @@ class MlflowRunWriter:
         """A W&B tag that was taken off the run goes here too."""
         gone = [key for key in self._tags if key.startswith("wandb.tag.") and key not in wanted]
         for key in gone:
-            self._client.call(self._client.client.delete_tag, self.run_id, key)
+            self._delete_tag(key)
             del self._tags[key]
 
     # -- points ---------------------------------------------------------------------------
@@ -210,20 +228,27 @@ class MlflowRunWriter:
 
     def checkpoint(self, mark: Mark) -> None:
         self._append_all(self._axis.release())
-        self._flush()
-        self._files.save_losses()
+        self._save_names()
         if mark.rows_too:
+            self._points.flush()
             if not self._files.save_rows():
+                self._files.save_losses()
                 self._held_mark = mark
                 return
             self._set_tags(self._files.tags)
-        self._move(mark)
+        self._points.flush(then=partial(self._move, mark))
+        self._held_mark = None
+        self.position[mark.segment] = mark.position
+        self._note(self._moved(mark))
 
     def _move(self, mark: Mark) -> None:
-        self._held_mark = None
-        if self.position.get(mark.segment) != mark.position:
-            self.position[mark.segment] = mark.position
-            self._set_tags({identity.POSITION: self._numbers(self.position)})
+        """What was lost before ``mark`` is written out first; else it would not come again."""
+        self._files.save_losses()
+        self._log_tags(self._moved(mark))
+
+    def _moved(self, mark: Mark) -> list[RunTag]:
+        moved = self.position | {mark.segment: mark.position}
+        return self._changed_tags({identity.POSITION: self._numbers(moved)})
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         self._append_all(self._axis.release())
@@ -241,33 +266,52 @@ class MlflowRunWriter:
             identity.LOSSES: json.dumps(dict(sorted(self._all_losses().items()))),
             identity.REWRITES: json.dumps(dict(sorted(self._all_rewrites().items()))),
         }
-        self._set_tags(tags | self._files.tags)
+        counted = self._changed_tags(tags | self._files.tags)
+        steps: list[Callable[[], object]] = [partial(self._log_tags, counted)]
         status = mapping.STATUS[info.state]
         if status != "RUNNING" and not self._secondary:
-            self._client.call(
-                self._client.client.set_terminated, self.run_id, status, info.ended_ms
-            )
-        if self._held_mark is not None:
-            self._move(self._held_mark)
-        self._remember(info, complete)
+            steps.append(partial(self._terminate, status, info.ended_ms))
+        self._remember(info, complete, steps)
+        self._note(counted)
 
-    def _remember(self, info: RunInfo, complete: bool) -> None:
-        """The last thing written: how far the run has been carried, and whether it is whole."""
+    def _remember(
+        self, info: RunInfo, complete: bool, before: Sequence[Callable[[], object]] = ()
+    ) -> None:
+        """The last thing written: how far the run has been carried, and whether it is whole.
+
+        Args:
+            before: steps to be taken first.
+        """
+        steps = list(before)
+        gone = complete and identity.CLAIM in self._tags
+        if gone:
+            steps.append(partial(self._delete_tag, identity.CLAIM))
+        last = self._changed_tags(self._last_tags(info, complete))
+        self._client.together([*steps, partial(self._log_tags, last)])
+        self._note(last)
+        if gone:
+            del self._tags[identity.CLAIM]
+        self._held_mark = None
+
+    def _last_tags(self, info: RunInfo, complete: bool) -> dict[str, str]:
+        if self._held_mark is not None:
+            self.position[self._held_mark.segment] = self._held_mark.position
         self._rows = identity.joined_rows(self._rows, info.rows)
         if complete:
-            if identity.CLAIM in self._tags:
-                self._client.call(self._client.client.delete_tag, self.run_id, identity.CLAIM)
-                del self._tags[identity.CLAIM]
             self.position = identity.ended(self.position, info.segments)
-            self._set_tags(
-                {
-                    identity.STATE: "complete",
-                    identity.POSITION: self._numbers(self.position),
-                    identity.ROWS: self._numbers(self._rows),
-                }
-            )
-        elif info.state != "running":
-            self._set_tags({identity.STATE: "partial"})
+            return {
+                identity.STATE: "complete",
+                identity.POSITION: self._numbers(self.position),
+                identity.ROWS: self._numbers(self._rows),
+            }
+        moved = {} if self._held_mark is None else {identity.POSITION: self._numbers(self.position)}
+        return moved | ({} if info.state == "running" else {identity.STATE: "partial"})
+
+    def _terminate(self, status: str, ended_ms: int | None) -> None:
+        self._client.call(self._client.client.set_terminated, self.run_id, status, ended_ms)
+
+    def _delete_tag(self, key: str) -> None:
+        self._client.call(self._client.client.delete_tag, self.run_id, key)
 
     def close(self) -> None:
         self._files.close()

@@ -20,7 +20,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from mlflow_wandb_plugin.endpoints.wandb_limits import Limiter, Turns
+from mlflow_wandb_plugin.endpoints.limiter import Limiter, Turns
 from mlflow_wandb_plugin.endpoints.wandb_place import Place
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError, UsageError
 from mlflow_wandb_plugin.retry import Backoff

@@ -9,12 +9,12 @@ from dataclasses import replace
 from math import ceil
 from typing import Any
 
+from mlflow_wandb_plugin.endpoints.limiter import Turns
 from mlflow_wandb_plugin.endpoints.wandb_artifacts import LOGGED, RunArtifacts, list_artifacts
 from mlflow_wandb_plugin.endpoints.wandb_client import WandbClient
 from mlflow_wandb_plugin.endpoints.wandb_files import RunDownloads, list_files, number
 from mlflow_wandb_plugin.endpoints.wandb_history import PAGE_ROWS, RunHistory
 from mlflow_wandb_plugin.endpoints.wandb_lent import LentFolder
-from mlflow_wandb_plugin.endpoints.wandb_limits import Turns
 from mlflow_wandb_plugin.endpoints.wandb_place import find_place
 from mlflow_wandb_plugin.endpoints.wandb_rows import RunKeys, with_numbers
 from mlflow_wandb_plugin.endpoints.wandb_runs import RunLister, document, with_metadata

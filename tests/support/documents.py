@@ -15,6 +15,7 @@ PAGES = (
     "docs/cli.md",
     "docs/flyte.md",
     "docs/mapping.md",
+    "docs/performance.md",
     "docs/ray.md",
     "docs/scale.md",
     "docs/store.md",

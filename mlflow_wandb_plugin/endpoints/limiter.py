@@ -1,4 +1,4 @@
-"""One limit on the requests to a W&B server, shared by all workers, that follows its answers."""
+"""One limit on the requests to a server, shared by all workers, that follows its answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-from mlflow_wandb_plugin.errors import SourceUnavailableError
+from mlflow_wandb_plugin.errors import SourceUnavailableError, TargetUnavailableError
 
 
 class Turns(Protocol):
@@ -57,8 +57,9 @@ class Pace:
 class Limiter:
     """The limit of one process, shared by its threads.
 
-    A request that raises `SourceUnavailableError` halves the limit, once for all the requests that
-    were under way with it, and holds everybody up for as long as the server asked. Thread-safe.
+    A request that raises `SourceUnavailableError` or `TargetUnavailableError` halves the limit,
+    once for all the requests that were under way with it, and holds everybody up for as long as
+    the server asked. Thread-safe.
 
     Args:
         start, most: requests at once, at first and at most.
@@ -80,7 +81,7 @@ class Limiter:
         began = self._begin()
         try:
             yield
-        except SourceUnavailableError as error:
+        except (SourceUnavailableError, TargetUnavailableError) as error:
             with self._changed:
                 self._pace.refused(began, time.monotonic(), error.retry_after_s)
             raise

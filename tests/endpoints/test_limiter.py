@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mlflow_wandb_plugin.endpoints.wandb_limits import Limiter
+from mlflow_wandb_plugin.endpoints.limiter import Limiter
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 
 

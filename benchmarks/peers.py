@@ -1,0 +1,272 @@
+"""The same runs written by four: this project, MLflow's log_batch, wandb-to-mlflow, the driver.
+
+A benchmark's run is columns of numbers. Each peer gets it in the shape that its own reader would
+give it: this project blocks of series, wandb-to-mlflow rows as dicts, the others what they need.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import random
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+BLOCK_ROWS = 10_000
+BEGIN_MS = 1_700_000_000_000
+OURS = "this project"
+
+
+@dataclass(frozen=True)
+class BenchRun:
+    """One run: every key has a value at every step."""
+
+    run_id: str
+    values: Mapping[str, list[float]]
+    steps: list[int]
+    times_ms: list[int]
+
+    @property
+    def points(self) -> int:
+        return len(self.values) * len(self.steps)
+
+
+def make_runs(runs: int, keys: int, steps: int) -> list[BenchRun]:
+    """Runs of random numbers, the same ones each time; a step a second, one run after another."""
+    rng = random.Random(0)
+    count = list(range(steps))
+    return [
+        BenchRun(
+            f"run{number:04}",
+            {f"group/metric_{key}": [rng.random() for _ in count] for key in range(keys)},
+            count,
+            [BEGIN_MS + 1000 * (number * steps + step) for step in count],
+        )
+        for number in range(runs)
+    ]
+
+
+# -- this project -------------------------------------------------------------------------
+
+
+class BenchSource:
+    """Runs as a source of this project's yields them."""
+
+    def __init__(self, runs: list[BenchRun]) -> None:
+        self._runs = {run.run_id: run for run in runs}
+
+    def runs(self, selection: Any) -> Iterator[Any]:
+        for run in self._runs.values():
+            yield _info(run, "running")
+
+    def size(self, run: Any) -> Any:
+        from mlflow_wandb_plugin.model import Size
+
+        return Size(points=self._runs[run.run_id].points)
+
+    def read(self, info: Any, since: Any) -> Iterator[Any]:
+        from mlflow_wandb_plugin.model import Mark, Series
+
+        run = self._runs[info.run_id]
+        for start in range(0, len(run.steps), BLOCK_ROWS):
+            part = slice(start, start + BLOCK_ROWS)
+            steps, times = run.steps[part], run.times_ms[part]
+            for key, values in run.values.items():
+                yield Series((key,), steps, times, values[part])
+            yield Mark("log", start + len(steps))
+        yield _info(run, "finished")
+
+
+def _info(run: BenchRun, state: Any) -> Any:
+    from mlflow_wandb_plugin.model import RunInfo
+
+    last = {key: values[-1] for key, values in run.values.items()}
+    return RunInfo(
+        run.run_id, "bench", "me", name=f"run {run.run_id}", segments=("log",), state=state,
+        started_ms=run.times_ms[0], ended_ms=run.times_ms[-1] if state == "finished" else None,
+        config={"lr": 0.1, "batch": 32}, first_config={("lr",): 0.1, ("batch",): 32},
+        summary=last, last={(key,): value for key, value in last.items()},
+        rows={"log": len(run.steps)}, last_step=run.steps[-1], last_ms=run.times_ms[-1],
+    )  # fmt: skip
+
+
+def this_project(uri: str, runs: list[BenchRun], workers: int = 4, path: Any = "auto") -> None:
+    """A backfill with the command's defaults."""
+    from mlflow_wandb_plugin.backfill.engine import backfill
+    from mlflow_wandb_plugin.backfill.options import BackfillOptions
+    from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
+    from mlflow_wandb_plugin.model import Selection
+
+    options = BackfillOptions(workers=workers, write_path=path)
+    source: Any = BenchSource(runs)
+    for outcome in backfill(source, MlflowTarget(uri), Selection(), options):
+        assert outcome.action == "migrated", outcome.reason
+
+
+# -- MLflow -------------------------------------------------------------------------------
+
+
+def log_batch(uri: str, runs: list[BenchRun]) -> None:
+    """MLflow's client, a thousand points a call, and nothing else."""
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("bench")
+    for run in runs:
+        created = client.create_run(experiment, run_name=run.run_id)
+        run_id = created.info.run_id
+        batch = []
+        for at, (step, time_ms) in enumerate(zip(run.steps, run.times_ms, strict=True)):
+            batch += [Metric(key, values[at], time_ms, step) for key, values in run.values.items()]
+            while len(batch) >= 1000:
+                client.log_batch(run_id, metrics=batch[:1000])
+                del batch[:1000]
+        if batch:
+            client.log_batch(run_id, metrics=batch)
+        client.set_terminated(run_id)
+
+
+# -- wandb-to-mlflow ----------------------------------------------------------------------
+
+
+def writers(slow: int = 1) -> dict[str, Callable[[str, list[BenchRun]], None]]:
+    """Who writes runs to a tracking URI, by name; without the slow ones if ``slow`` is 0."""
+    if not slow:
+        return {OURS: this_project}
+    found = {OURS: this_project, "log_batch of 1000": log_batch}
+    if importlib.util.find_spec("wandb_to_mlflow") is None:
+        print("wandb-to-mlflow is not installed: pip install wandb-to-mlflow to compare with it")
+        return found
+    return found | {"wandb-to-mlflow (PyPI)": wandb_to_mlflow}
+
+
+class _TheirRun:
+    """A run as wandb-to-mlflow's own reader shows it to its writer."""
+
+    def __init__(self, run: BenchRun) -> None:
+        self._run = run
+        self.id, self.name, self.state = run.run_id, f"run {run.run_id}", "finished"
+        self.created_at = "2023-11-14T22:13:20Z"
+        self.config = {"lr": 0.1, "batch": 32}
+        self.summary = {key: values[-1] for key, values in run.values.items()}
+        self.tags: list[str] = []
+        self.notes = self.group = self.job_type = self.sweep_id = None
+        self.url, self.entity, self.project = "", "me", "bench"
+
+    def history(self) -> Iterator[dict[str, Any]]:
+        run = self._run
+        for at, (step, time_ms) in enumerate(zip(run.steps, run.times_ms, strict=True)):
+            row = {key: values[at] for key, values in run.values.items()}
+            yield {**row, "_step": step, "_timestamp": time_ms / 1000}
+
+
+class _TheirProject:
+    entity, project = "me", "bench"
+
+    def __init__(self, runs: list[BenchRun]) -> None:
+        self._runs = runs
+
+    def runs(self) -> Iterator[_TheirRun]:
+        return map(_TheirRun, self._runs)
+
+
+def wandb_to_mlflow(uri: str, runs: list[BenchRun]) -> None:
+    """The writing half of the package, by its own entry point, with its default options."""
+    from mlflow import MlflowClient
+    from wandb_to_mlflow.migrate import MigrateOptions, Migrator
+
+    logging.getLogger("wandb_to_mlflow").setLevel(logging.ERROR)
+    project: Any = _TheirProject(runs)
+    result = Migrator(MlflowClient(uri), MigrateOptions()).migrate_project(project)
+    assert result.ok, result.failures
+
+
+# -- the limit: the database's driver alone ------------------------------------------------
+
+
+def _rows(run: BenchRun, run_id: str) -> Iterator[tuple[Any, ...]]:
+    for key, values in run.values.items():
+        yield from zip(
+            repeat(key), values, run.times_ms, run.steps, repeat(False), repeat(run_id),
+            strict=False,
+        )  # fmt: skip
+
+
+def raw_sqlite(uri: str, runs: list[BenchRun]) -> None:
+    """`sqlite3.executemany` into MLflow's own table, one transaction."""
+    insert = (
+        "INSERT INTO metrics (key, value, timestamp, step, is_nan, run_uuid) VALUES (?,?,?,?,?,?)"
+    )
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database:
+        for run in runs:
+            rows = list(_rows(run, run.run_id))
+            database.executemany(insert, rows)
+        database.commit()
+
+
+def raw_copy(uri: str, runs: list[BenchRun]) -> None:
+    """`COPY` into MLflow's own table, one transaction. A run's row is there: a foreign key asks."""
+    import io
+
+    import psycopg2
+
+    with closing(psycopg2.connect(uri.replace("+psycopg2", ""))) as database:
+        with database.cursor() as cursor:
+            for run in runs:
+                cursor.execute(
+                    "INSERT INTO runs (run_uuid, lifecycle_stage) VALUES (%s, 'active')",
+                    (run.run_id,),
+                )
+                lines = io.StringIO()
+                for key, value, at, step, _, run_id in _rows(run, run.run_id):
+                    lines.write(f"{key}\t{value!r}\t{at}\t{step}\tf\t{run_id}\n")
+                lines.seek(0)
+                cursor.copy_expert(
+                    "COPY metrics (key, value, timestamp, step, is_nan, run_uuid) FROM STDIN",
+                    lines,
+                )
+        database.commit()
+
+
+# -- databases ----------------------------------------------------------------------------
+
+
+def check(uri: str, points: int) -> None:
+    """Every point is there: a writer that is fast because it loses some is no writer.
+
+    Another tool may add points of its own (wandb-to-mlflow's ``final.*``).
+    """
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(uri)
+    with engine.connect() as connection:
+        query = sqlalchemy.text("SELECT count(*) FROM metrics WHERE key LIKE 'group/%'")
+        found = connection.execute(query).scalar()
+    engine.dispose()
+    assert found == points, f"{found} of {points} points in {uri.partition('://')[0]}"
+
+
+class SqliteStores:
+    """Empty MLflow databases, one after another."""
+
+    def __init__(self, folder: Path) -> None:
+        from tests.support.stores import make_template
+
+        self._folder = folder
+        self._template = make_template(folder / "template.db")
+        self._count = 0
+
+    def new(self) -> str:
+        from tests.support.stores import copy_store
+
+        self._count += 1
+        return copy_store(self._template, self._folder / f"store{self._count}.db")
+
+    def drop(self, uri: str) -> None:
+        Path(uri.removeprefix("sqlite:///")).unlink()

@@ -1,0 +1,72 @@
+"""Points through an `mlflow server`: this project and its peers, with 1 and with 4 workers.
+
+    python -m benchmarks.write_server [--runs 1] [--keys 20] [--steps 1000] [--rounds 5]
+
+The server's store is a SQLite database of its own. Its client and it share this machine's cores.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import peers
+from benchmarks.common import arguments, in_turns, private_place, show, stopwatch
+from tests.support.processes import mlflow_server
+
+
+def main() -> None:
+    options = arguments(__doc__, runs=1, keys=20, steps=1000, rounds=5)
+    runs = peers.make_runs(options.runs, options.keys, options.steps)
+    with private_place() as folder:
+        for workers in (1, 4):
+            place = folder / f"{workers}"
+            with mlflow_server(place, workers=workers) as url:
+                measure(url, place, runs, options.rounds, workers)
+
+
+def measure(url: str, place: Path, runs: list[peers.BenchRun], rounds: int, workers: int) -> None:
+    from mlflow import MlflowClient
+
+    points = sum(run.points for run in runs)
+    database = f"sqlite:///{place / 'server.db'}"
+    sent = 0
+
+    def time_writer(write: Callable[[str, Any], None]) -> float:
+        nonlocal sent
+        tag = uuid.uuid4().hex
+        fresh = [replace(run, run_id=f"{tag}{run.run_id}") for run in runs]
+        seconds = stopwatch(lambda: write(url, fresh))
+        sent += points
+        peers.check(database, sent)
+        # The next one begins with an empty experiment.
+        client = MlflowClient(url)
+        experiment = client.get_experiment_by_name("bench")
+        assert experiment is not None
+        client.rename_experiment(experiment.experiment_id, tag)
+        return seconds
+
+    # The first requests of a server's workers are slow, whoever sends them.
+    for _ in range(2 * workers):
+        peers.log_batch(url, peers.make_runs(1, 10, 50))
+        client = MlflowClient(url)
+        experiment = client.get_experiment_by_name("bench")
+        assert experiment is not None
+        client.rename_experiment(experiment.experiment_id, uuid.uuid4().hex)
+        sent += 500
+    taken = in_turns(
+        {name: partial(time_writer, write) for name, write in peers.writers().items()}, rounds
+    )
+    title = (
+        f"{len(runs)} runs x {len(runs[0].values)} keys x {len(runs[0].steps)} steps, "
+        f"server with {workers} workers"
+    )
+    show(title, points, taken, peers.OURS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Points of one metric in columns, as MLflow stores them.
+
+NaN is stored as 0 with ``is_nan``, an infinity as the largest float; ``latest_metrics`` holds the
+point with the greatest (step, timestamp, stored value), the one logged first where several are
+equal. These are the rules of ``SqlAlchemyStore.log_batch``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeAlias
+
+COLUMNS = ("key", "value", "timestamp", "step", "is_nan", "run_uuid")
+LARGEST = 1.7976931348623157e308
+INT64 = 2**63
+
+Row: TypeAlias = "tuple[str, float, int, int, bool, str]"
+
+
+class Points(NamedTuple):
+    """Points of one metric as columns of one length: values, Unix ms, steps."""
+
+    name: str
+    values: Sequence[float]
+    timestamps_ms: Sequence[int]
+    steps: Sequence[int]
+
+    def storable(self) -> bool:
+        """Whether MLflow would take every point; if not, log_batch says which it refuses."""
+        times, steps = self.timestamps_ms, self.steps
+        return min(times) >= 0 and max(times) < INT64 and -INT64 <= min(steps) <= max(steps) < INT64
+
+    def finite(self) -> bool:
+        """Whether no value is NaN or infinite."""
+        # Only a finite sum proves it at once: finite numbers may add up to infinity.
+        return math.isfinite(sum(self.values)) or all(map(math.isfinite, self.values))
+
+    def cut(self, start: int, stop: int | None) -> Points:
+        """The points from ``start`` to ``stop``."""
+        part = slice(start, stop)
+        return Points(self.name, self.values[part], self.timestamps_ms[part], self.steps[part])
+
+    def columns(
+        self,
+    ) -> tuple[Sequence[str], Sequence[float], Sequence[int], Sequence[int], Sequence[bool]]:
+        """Columns of ``metrics``: key, value, timestamp, step, is_nan."""
+        values, count = self.values, len(self.values)
+        nan = [False] * count
+        if not self.finite():
+            nan = [value != value for value in values]
+            values = [stored(value) for value in values]
+        return [self.name] * count, values, self.timestamps_ms, self.steps, nan
+
+    def latest(self, run_id: str) -> Row:
+        """The row that ``latest_metrics`` should hold, were there no others of that name."""
+        value = self.values[at := self.latest_at()]
+        nan = value != value
+        return self.name, stored(value), self.timestamps_ms[at], self.steps[at], nan, run_id
+
+    def latest_at(self) -> int:
+        """Where the latest point stands."""
+        steps, highest = self.steps, max(self.steps)
+        if steps.count(highest) == 1:
+            return steps.index(highest)
+        values = map(stored, self.values)
+        # Counting down, the greatest of equal points is the one that came first.
+        order = range(0, -len(self.values), -1)
+        *_, at = max(zip(steps, self.timestamps_ms, values, order, strict=True))
+        return -at
+
+
+class BulkWriter(Protocol):
+    """Whoever takes points of a run in columns."""
+
+    @property
+    def backs_off(self) -> bool:
+        """Whether it repeats by itself what the target was not available for."""
+
+    def write(self, run_id: str, blocks: Sequence[Points]) -> None:
+        """Write them; may be repeated."""
+
+    def fits(self, blocks: Sequence[Points]) -> bool:
+        """Whether they are few enough to share a transaction with something else."""
+
+
+def joined(blocks: Sequence[Points]) -> list[Points]:
+    """The same points, each name once."""
+    names = [points.name for points in blocks]
+    if len(set(names)) == len(names):
+        return list(blocks)
+    by_name: dict[str, tuple[list[float], list[int], list[int]]] = {}
+    for points in blocks:
+        columns = by_name.setdefault(points.name, ([], [], []))
+        columns[0].extend(points.values)
+        columns[1].extend(points.timestamps_ms)
+        columns[2].extend(points.steps)
+    return [Points(name, *columns) for name, columns in by_name.items()]
+
+
+def stored(value: float) -> float:
+    """A value as MLflow's database holds it."""
+    if math.isfinite(value):
+        return value
+    return 0.0 if math.isnan(value) else math.copysign(LARGEST, value)

@@ -1,0 +1,166 @@
+"""Transactions on MLflow's database that the work of several runs shares."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+T = TypeVar("T")
+
+LOCK_S = 0.5
+"""After this long a transaction takes up no more work: MLflow's own writers wait behind it."""
+
+
+_READY, _ACTIVE = "mlflow_wandb_ready", "mlflow_wandb_active"
+
+
+class SharedTransactions:
+    """Carries out pieces of work that threads bring, as many in a transaction as are waiting.
+
+    `run` returns when its work is committed, as if it had a transaction of its own. Whoever finds
+    nobody at work carries what all of them brought; meanwhile the next transaction's work gathers.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._begin = _begin_sqlite if engine.dialect.name == "sqlite" else _begin
+        self._waiting: deque[_Work] = deque()
+        self._at_work = threading.Lock()
+        self._gathering = threading.local()
+
+    def run(self, do: Callable[[Connection], T]) -> T:
+        """``do(connection)``, committed.
+
+        Args:
+            do: called again if work that shared its transaction failed: it must only use the
+                connection, and do the same each time.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: the database did not take it.
+            Exception: what ``do`` raised; of its work nothing is left.
+        """
+        gathered = getattr(self._gathering, "works", None)
+        if gathered is not None:
+            gathered.append(do)
+            return None  # type: ignore[return-value]
+        work = _Work(do)
+        self._waiting.append(work)
+        with self._at_work:
+            while not work.done:
+                self._carry_some()
+        if work.error is not None:
+            raise work.error
+        result: T = work.result
+        return result
+
+    def together(self, steps: Sequence[Callable[[], object]]) -> None:
+        """Carry out what ``steps`` would `run`, one after another, in one transaction: all or none.
+
+        Args:
+            steps: called at once, in this thread; what they run gives them None.
+        """
+        works: list[Callable[[Connection], Any]] = []
+        self._gathering.works = works
+        try:
+            for step in steps:
+                step()
+        finally:
+            self._gathering.works = None
+        if works:
+            self.run(lambda connection: [work(connection) for work in works])
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection that only reads."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    def _carry_some(self) -> None:
+        carried = [self._waiting.popleft()]
+        try:
+            with self._transaction() as connection:
+                until = time.monotonic() + LOCK_S
+                carried[0].do_in(connection)
+                while self._waiting and time.monotonic() < until:
+                    carried.append(self._waiting.popleft())
+                    carried[-1].do_in(connection)
+        except Exception as error:
+            if len(carried) == 1:
+                carried[0].fail(error)
+            else:
+                for work in carried:
+                    self._carry_alone(work)
+        except BaseException:
+            # Not the fault of the work: each thread goes on with its own.
+            self._waiting.extendleft(reversed(carried))
+            raise
+        else:
+            for work in carried:
+                work.done = True
+
+    def _carry_alone(self, work: _Work) -> None:
+        try:
+            with self._transaction() as connection:
+                work.do_in(connection)
+        except Exception as error:
+            work.fail(error)
+        else:
+            work.done = True
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with self.engine.connect() as connection:
+            connection.info[_ACTIVE] = {}
+            self._begin(connection)
+            yield connection
+            connection.commit()
+
+
+class _Work:
+    """One thread's work, and what came of it."""
+
+    def __init__(self, do: Callable[[Any], Any]) -> None:
+        self._do = do
+        self.done = False
+        self.result: Any = None
+        self.error: Exception | None = None
+
+    def do_in(self, connection: Connection) -> None:
+        self.result = self._do(connection)
+
+    def fail(self, error: Exception) -> None:
+        self.error = error
+        self.done = True
+
+
+def _begin(connection: Connection) -> None:
+    """SQLAlchemy begins by itself."""
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """As MLflow sets up its own sessions; and the lock at once: what is read stays true."""
+    if not connection.info.get(_READY):
+        connection.exec_driver_sql("PRAGMA busy_timeout = 20000")
+        connection.exec_driver_sql("PRAGMA foreign_keys = ON")
+        # KiB. The points of one run lie all over the index: pages would come and go.
+        connection.exec_driver_sql("PRAGMA cache_size = -65536")
+        connection.info[_READY] = True
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def is_active(connection: Connection, run_id: str) -> bool:
+    """Whether a run is there and not deleted; asked once a transaction."""
+    known: dict[str, bool] = connection.info[_ACTIVE]
+    if run_id not in known:
+        mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+        query = f"SELECT lifecycle_stage FROM runs WHERE run_uuid = {mark}"
+        found = connection.exec_driver_sql(query, (run_id,)).scalar()
+        known[run_id] = found == "active"
+    return known[run_id]
