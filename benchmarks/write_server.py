@@ -7,6 +7,7 @@ The server's store is a SQLite database of its own. Its client and it share this
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,8 @@ from typing import Any
 from benchmarks import peers
 from benchmarks.common import arguments, in_turns, private_place, show, stopwatch
 from tests.support.processes import mlflow_server
+
+SETTLING_S = 30
 
 
 def main() -> None:
@@ -50,7 +53,9 @@ def measure(url: str, place: Path, runs: list[peers.BenchRun], rounds: int, work
         client.rename_experiment(experiment.experiment_id, tag)
         return seconds
 
-    # The first requests of a server's workers are slow, whoever sends them.
+    # A server starts helpers of its own, which keep the cores busy for a while; and the first
+    # requests of its workers are slow, whoever sends them.
+    time.sleep(SETTLING_S)
     for _ in range(2 * workers):
         peers.log_batch(url, peers.make_runs(1, 10, 50))
         client = MlflowClient(url)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+HELD_S, FREE_S = 1.0, 0.12
+"""When SQLite has been held for so long, it is left free for so long."""
 LOCK_S = 0.5
 """After this long a transaction takes up no more work: MLflow's own writers wait behind it."""
 
@@ -30,7 +32,10 @@ class SharedTransactions:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._begin = _begin_sqlite if engine.dialect.name == "sqlite" else _begin
+        self._one_writer = engine.dialect.name == "sqlite"
+        self._begin = _begin_sqlite if self._one_writer else _begin
+        self._held_s = 0.0
+        self._ended = 0.0
         self._waiting: deque[_Work] = deque()
         self._at_work = threading.Lock()
         self._gathering = threading.local()
@@ -116,11 +121,27 @@ class SharedTransactions:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
+        if self._one_writer:
+            self._let_others_in()
         with self.engine.connect() as connection:
             connection.info[_ACTIVE] = {}
             self._begin(connection)
-            yield connection
-            connection.commit()
+            began = time.monotonic()
+            try:
+                yield connection
+                connection.commit()
+            finally:
+                self._ended = time.monotonic()
+                self._held_s += self._ended - began
+
+    def _let_others_in(self) -> None:
+        """SQLite's writers do not queue: they look again every 100 ms. Where one transaction
+        follows another at once, whoever else waits would never find the database free."""
+        free_s = time.monotonic() - self._ended
+        if self._held_s >= HELD_S and free_s < FREE_S:
+            time.sleep(FREE_S - free_s)
+        if self._held_s >= HELD_S or free_s >= FREE_S:
+            self._held_s = 0.0
 
 
 class _Work:

@@ -140,3 +140,19 @@ def test_a_database_that_is_not_there(tmp_path: Path) -> None:
     )
     with pytest.raises(sqlalchemy.exc.OperationalError):
         transactions.run(lambda connection: None)
+
+
+def test_other_writers_get_their_turn(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite's writers look again every 100 ms: the database is left free as long now and then."""
+    from mlflow_wandb_plugin.endpoints import mlflow_transactions
+
+    pauses: list[float] = []
+    monkeypatch.setattr(mlflow_transactions.time, "sleep", pauses.append)
+    log.transactions.run(log.put(1))
+    log.transactions.run(log.put(2))
+    assert pauses == []
+    monkeypatch.setattr(mlflow_transactions, "HELD_S", 0.0)
+    monkeypatch.setattr(mlflow_transactions, "FREE_S", 100.0)
+    log.transactions.run(log.put(3))
+    assert len(pauses) == 1
+    assert 0 < pauses[0] <= 100
