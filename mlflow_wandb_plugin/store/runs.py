@@ -8,11 +8,11 @@ REST stores route one through the other.
 from __future__ import annotations
 
 import inspect
-import operator
-from collections.abc import Generator, Iterable
+import time
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from mlflow_wandb_plugin import identity
+from mlflow_wandb_plugin import identity, outbox
 from mlflow_wandb_plugin.store.mirror import TERMINAL, MirroredRun, of_this_process
 from mlflow_wandb_plugin.store.say import warn_once
 from mlflow_wandb_plugin.store.swap import Changed, Operation
@@ -122,21 +122,16 @@ def log_batch(
         _append_batch(run, metrics or (), params or (), tags or ())
 
 
-_point = operator.attrgetter("key", "value", "timestamp", "step")
-
-
 def _append_batch(
     run: MirroredRun,
-    metrics: Iterable[Any] = (),
+    metrics: Sequence[Any] = (),
     params: Iterable[Any] = (),
     tags: Iterable[Any] = (),
 ) -> None:
-    run.append(
-        "batch",
-        metrics=[*map(_point, metrics)],
-        params={param.key: str(param.value) for param in params},
-        tags={tag.key: str(tag.value) for tag in tags},
-    )
+    named = {param.key: str(param.value) for param in params} if params else {}
+    tagged = {tag.key: str(tag.value) for tag in tags} if tags else {}
+    at = time.time_ns() // 1_000_000
+    of_this_process().append(run, outbox.encode_batch(at, metrics, named, tagged))
 
 
 def delete_tag(store: Any, run_id: str, key: str) -> Steps:
