@@ -55,6 +55,8 @@ role: a "client" keeps the journal open until its run or it ends, a "server" clo
 
 FOLDER = "mirror"
 TROUBLE = "trouble"
+STUCK = ("waiting", "failed")
+"""States of a journal that W&B does not take now; its status says why."""
 
 
 def folder() -> Path:

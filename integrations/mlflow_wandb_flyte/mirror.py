@@ -26,8 +26,8 @@ def use(uri: str | None) -> None:
         try:
             if not uris.is_mirrored(uris.native(f"{uris.PREFIX}{plain}")):
                 wanted = f"{uris.PREFIX}{plain}"
-        except UsageError:
-            logger.warning("what MLflow's own calls log stays in MLflow: %s", _why(plain))
+        except UsageError as error:
+            logger.warning("what MLflow's own calls log stays in MLflow: %s", error)
     if wanted != before:
         mlflow.set_tracking_uri(wanted)
 
@@ -49,7 +49,3 @@ def wait(run_id: str) -> None:
             logger.warning("W&B has not all of MLflow run %s yet", run_id)
     except Exception as error:
         logger.warning("whether W&B has MLflow run %s is not known: %s", run_id, error)
-
-
-def _why(uri: str) -> str:
-    return f"{uri.partition(':')[0]} is not a store that can be mirrored"

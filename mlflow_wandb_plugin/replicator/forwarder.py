@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlflow_wandb_plugin import journal
+from mlflow_wandb_plugin import journal, outbox
 from mlflow_wandb_plugin.endpoints.wandb_access import Access, wanted_mode
 from mlflow_wandb_plugin.endpoints.wandb_run import forget_users_run
 from mlflow_wandb_plugin.errors import MlflowWandbError
@@ -36,7 +36,6 @@ FAIR_S = 15.0
 ASK_EVERY_S = 5.0
 STARTS, MOST_STARTS = f"{PREFIX}FORWARDER_STARTS", 5
 """How often a forwarder whose wandb-core died starts anew; the variable counts."""
-GIVEN_UP = ("waiting", "failed")
 
 
 @dataclass(slots=True)
@@ -127,7 +126,7 @@ class Forwarder:
             elif journal.trainer_alive(path) or charge.just_begun:
                 return True
             else:
-                under_way = under_way or charge.state not in GIVEN_UP
+                under_way = under_way or charge.state not in outbox.STUCK
         return under_way and self._answers()
 
     def _answers(self) -> bool:

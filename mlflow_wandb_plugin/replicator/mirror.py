@@ -73,7 +73,7 @@ class Mirror:
         self._status.update(more, state=state, updated=time.time())
         with contextlib.suppress(OSError):
             journal.write_status(self.path, self._status)
-            if state in ("waiting", "failed", "complete"):
+            if state in (*outbox.STUCK, "complete"):
                 outbox.say_trouble(self.path.parent, str(self._status["error"]))
         return state
 

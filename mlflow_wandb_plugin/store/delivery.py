@@ -9,12 +9,11 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from mlflow_wandb_plugin import journal
+from mlflow_wandb_plugin import journal, outbox
 from mlflow_wandb_plugin.store import forwarder
 from mlflow_wandb_plugin.store.mirror import of_this_process
 
 POLL_S = 0.1
-GIVEN_UP = ("waiting", "failed")
 
 
 def arrived(run_id: str, seconds: float) -> bool:
@@ -56,7 +55,7 @@ def _arrived(journals: Iterable[Path], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     left = list(journals)
     while left := [path for path in left if path.exists()]:
-        stuck = [path for path in left if journal.read_status(path).get("state") in GIVEN_UP]
+        stuck = [path for path in left if journal.read_status(path).get("state") in outbox.STUCK]
         if len(stuck) == len(left) or time.monotonic() > deadline:
             return False
         forwarder.ensure(left[0].parent)

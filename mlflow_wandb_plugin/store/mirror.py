@@ -308,7 +308,7 @@ class Mirror:
     def _trouble(self, run: MirroredRun) -> str:
         """Of this run, of an earlier one, or what is to be foreseen."""
         status = journal.read_status(self.journals.path(run.run_id))
-        if status.get("state") in ("waiting", "failed"):
+        if status.get("state") in outbox.STUCK:
             return str(status.get("error") or "")
         if api_key.is_missing():
             return f"{NO_KEY} for W&B: set WANDB_API_KEY, or run `wandb login`"
