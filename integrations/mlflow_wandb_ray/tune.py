@@ -36,8 +36,8 @@ class DualLoggerCallback(LoggerCallback):
         project, entity: of W&B; None means wandb's own setting.
         group: of W&B, and the name of the parent run; None means the experiment's name.
         tracking_uri, experiment: of MLflow; None means as everywhere in this package.
-        log_checkpoints: log each checkpoint that a trial saves as an artifact of type ``model``,
-            from whatever file system it is on.
+        log_checkpoints: log each checkpoint that Tune keeps of a trial as an artifact of type
+            ``model``, from whatever file system it is on.
         excludes: further keys of results to leave out.
         api_key_file, databricks_config_file: as `mlflow_wandb_ray.setup_dual` takes them.
         init: further arguments of ``wandb.init``.
@@ -65,6 +65,7 @@ class DualLoggerCallback(LoggerCallback):
         self._ids: dict[str, str] = {}
         self._configs: dict[str, dict[str, Any]] = {}
         self._lanes: dict[str, Lane] = {}
+        self._saved: dict[str, Any] = {}
 
     # -- Tune's interface -----------------------------------------------------------------
 
@@ -90,14 +91,23 @@ class DualLoggerCallback(LoggerCallback):
         row = {key: value for key, value in result.items() if key not in self._left_out}
         self._lanes[trial.trial_id].log(row)
 
+    def on_checkpoint(
+        self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
+    ) -> None:
+        """A trial has a new checkpoint; its result is known in `log_trial_save`."""
+        self._saved[trial.trial_id] = checkpoint
+
     def log_trial_save(self, trial: Any) -> None:
+        """Also called where nothing was saved: the trial's latest checkpoint may be an old one,
+        or another trial's which this one goes on from."""
         lane = self._lanes.get(trial.trial_id)
-        saved = trial.latest_checkpoint_result
-        if not self._log_checkpoints or lane is None or saved is None:
+        checkpoint = self._saved.pop(trial.trial_id, None)
+        if not self._log_checkpoints or lane is None or checkpoint is None:
             return
         # The trial's last result may be a later one.
-        at = (saved.metrics or {}).get(STEP_KEY)
-        lane.call(lambda run: log_checkpoint(run, saved.checkpoint, at))
+        latest = trial.latest_checkpoint_result
+        at = (latest.metrics or {}).get(STEP_KEY) if latest else None
+        lane.call(lambda run: log_checkpoint(run, checkpoint, at))
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
         lane = self._lanes.get(trial.trial_id)

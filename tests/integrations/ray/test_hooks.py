@@ -66,6 +66,16 @@ def test_a_checkpoint_comes_from_any_file_system(left: Left) -> None:
     assert json.loads(file.read_text()) == {"next": 8}
 
 
+def test_a_trial_has_its_own_checkpoints_only(left: Left) -> None:
+    """Tune also says that it saved where a trial had nothing to save: what the trial goes on from
+    then, another trial's checkpoint, is not logged as its own."""
+    run, twin = left.only("saves")
+    (artifact,) = run.logged_artifacts
+    assert json.loads(artifact.metadata or "{}") == {"training_iteration": 1}
+    root = left.read / twin.run_id / "wandb" / "artifacts"
+    assert [json.loads(file.read_text()) for file in root.rglob("state.json")] == ["own"]
+
+
 def test_without_a_key_the_run_is_offline_on_the_storage_path(program: Callable[..., Left]) -> None:
     """The reason is one line; MLflow has everything, W&B's files lie beside the experiment."""
     left = program("hooks", "no-key")

@@ -26,7 +26,7 @@ def test_each_trial_is_one_run_in_each_home(left: Left, name: str) -> None:
     restore, too. All runs are finished."""
     runs = {run.display_name.removeprefix("train_"): run for run in left.wandb(name)}
     reported = left.told(name)
-    assert left.said[name] == ["", ""]
+    assert left.said[name]["errors"] == ["", ""]
     assert set(runs) == {line["trial"] for line in reported}
     for trial, run in runs.items():
         twin = left.mlflow[run.name]
@@ -88,17 +88,21 @@ def test_a_param_that_changes_is_no_error(left: Left) -> None:
 
 
 def test_checkpoints_are_artifacts(left: Left) -> None:
-    """Each saved checkpoint is a version in W&B, with its file, and in MLflow."""
+    """Each checkpoint that Tune kept is a version in W&B, with its file, and in MLflow. Tune keeps
+    none that a trial reports in the moment when it is taken over, so there can be fewer than
+    reports."""
     for run in left.wandb("population"):
         twin = left.mlflow[run.name]
+        kept = left.said["population"]["kept"][run.display_name.removeprefix("train_")]
+        assert len(kept) >= 2
         versions = {}
         for artifact in run.logged_artifacts:
             assert artifact.manifest is not None
             metadata = json.loads(artifact.metadata or "{}")
             manifest = json.loads(artifact.manifest.path.read_bytes())["contents"]
             versions[metadata[STEPS]] = set(manifest)
-        assert versions.keys() == {1, 2, 3, 4}
+        assert sorted(versions) == sorted(kept)
         assert all("state.json" in files for files in versions.values())
         root = left.read / twin.run_id / "wandb" / "artifacts"
         saved = [json.loads(file.read_text())["next"] for file in root.rglob("state.json")]
-        assert sorted(saved) == [1, 2, 3, 4]
+        assert sorted(saved) == sorted(kept)

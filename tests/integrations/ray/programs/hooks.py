@@ -81,6 +81,35 @@ def remote_checkpoint(name: str) -> str:
     return str(run.id)
 
 
+def saves(name: str) -> str:
+    """A trial that saves once, and then goes on from a checkpoint of another trial."""
+    from ray.train import Checkpoint
+    from ray.train._internal.session import _TrainingResult
+
+    storage = TuneStorage(storage_path=str(Path.cwd() / "storage"), experiment_dir_name=name)
+    callback = DualLoggerCallback(project=name, log_checkpoints=True)
+    trial = _trial(name, storage, {})
+    about: dict[str, Any] = {"iteration": 1, "trials": [trial], "trial": trial}
+
+    def checkpoint(content: str) -> Any:
+        folder = Path.cwd() / content
+        folder.mkdir()
+        (folder / "state.json").write_text(json.dumps(content))
+        return Checkpoint.from_directory(folder)
+
+    callback.on_trial_start(**about)
+    own = _TrainingResult(checkpoint("own"), {"training_iteration": 1})
+    callback.on_checkpoint(**about, checkpoint=own.checkpoint)
+    trial.on_checkpoint(own)
+    callback.on_trial_save(**about)
+    another = _TrainingResult(checkpoint("another"), {"training_iteration": 2})
+    trial.run_metadata.checkpoint_manager._latest_checkpoint_result = another
+    callback.on_trial_save(**about)
+    callback.on_trial_complete(**about)
+    callback.on_experiment_end([trial])
+    return str(callback.get_state()["ids"][trial.trial_id])
+
+
 def _trial(name: str, storage: Any, config: dict[str, Any]) -> Any:
     return Trial("a-trainable", config=config, trial_id="abcde_00000", stub=True, storage=storage)
 
@@ -105,6 +134,7 @@ def main() -> None:
         said["failed"] = train("failed", RuntimeError("retries spent"))
         said["again"] = [train("again"), train("again")]
         said["remote"] = remote_checkpoint("remote")
+        said["saves"] = saves("saves")
         said["cut-short"] = restored("cut-short")
     print(json.dumps(said))
 

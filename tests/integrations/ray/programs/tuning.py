@@ -47,12 +47,18 @@ def callback(name: str, **options: Any) -> Any:
     return DualLoggerCallback(project=name, experiment=f"of {name}", **options)
 
 
-def errors(results: Any) -> list[str]:
-    """Of each trial; empty where it has none."""
-    return [str(one.error or "") for one in results]
+def outcome(results: Any) -> dict[str, Any]:
+    """Errors of the trials, empty where there are none, and by trial the iterations of the
+    checkpoints that Tune kept."""
+    kept = {}
+    for one in results:
+        # The metrics' own trial id is another one's where that one was copied.
+        trial = "_".join(Path(one.path).name.split("_")[1:3])
+        kept[trial] = [at["training_iteration"] for _, at in one.best_checkpoints]
+    return {"errors": [str(one.error or "") for one in results], "kept": kept}
 
 
-def fail_and_restore(name: str) -> list[str]:
+def fail_and_restore(name: str) -> dict[str, Any]:
     """One of two trials fails; the experiment is restored with another Tuner, which goes on."""
     from ray import tune
 
@@ -67,15 +73,16 @@ def fail_and_restore(name: str) -> list[str]:
         ),
     ).fit()
     again = tune.Tuner.restore(str(storage / name), train, resume_errored=True)
-    return errors(again.fit())
+    return outcome(again.fit())
 
 
 def _fails(config: Any) -> bool:
     return bool(config["lr"] == 2.0)
 
 
-def population(name: str) -> list[str]:
-    """PBT gives a trial another one's checkpoint and params."""
+def population(name: str) -> dict[str, Any]:
+    """PBT gives a trial another one's checkpoint and params: where it draws, both differ from
+    what the trials began with, so a trial that is taken over has a new one."""
     from ray import tune
     from ray.tune.schedulers import PopulationBasedTraining
 
@@ -84,7 +91,7 @@ def population(name: str) -> list[str]:
         metric="score",
         mode="max",
         perturbation_interval=2,
-        hyperparam_mutations={"lr": [0.5, 1.0, 3.0, 7.0]},
+        hyperparam_mutations={"lr": [1.0, 7.0]},
         quantile_fraction=0.5,
         resample_probability=1.0,
         synch=True,
@@ -104,7 +111,7 @@ def population(name: str) -> list[str]:
             verbose=0,
         ),
     ).fit()
-    return errors(results)
+    return outcome(results)
 
 
 def main() -> None:
