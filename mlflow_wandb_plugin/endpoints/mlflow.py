@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from mlflow_wandb_plugin import identity, mapping
 from mlflow_wandb_plugin.endpoints.mlflow_adopted import AdoptedRunWriter
 from mlflow_wandb_plugin.endpoints.mlflow_bulk import SqlBulk, WritePath, open_bulk
-from mlflow_wandb_plugin.endpoints.mlflow_claims import PENDING, SETTLED, settle, standing
+from mlflow_wandb_plugin.endpoints.mlflow_claims import PENDING, settle, standing
 from mlflow_wandb_plugin.endpoints.mlflow_client import Client, RefusedError
 from mlflow_wandb_plugin.endpoints.mlflow_columns import BulkWriter
 from mlflow_wandb_plugin.endpoints.mlflow_compare import RunComparison
@@ -50,6 +50,8 @@ class MlflowTarget:
         self._experiment = experiment
         self._experiment_ids: dict[str, str] = {}
         self._parents: dict[tuple[str, str, str], str] = {}
+        self._bare: dict[tuple[str, str], bool] = {}
+        self._created: set[str] = set()
         self._leave_dual = False
         self._fixed_experiment: str | None = None
         self._secondary = secondary
@@ -95,6 +97,8 @@ class MlflowTarget:
         self._bulk: BulkWriter | None = sql
         if path == "auto" and sql is None:
             self._bulk = _or_none(open_rest, self._client)
+            if self._bulk is not None:
+                self._client.use_requests()
 
     def curve(self, run_id: str, key: Key) -> list[tuple[int, float]]:
         """A metric's points by step, for a report's curve; empty where there are none."""
@@ -149,9 +153,11 @@ class MlflowTarget:
         parent = self._parent_run(info)
         tags = tags | ({PARENT_TAG: parent} if parent else {})
         experiment, name = self.experiment_id(info), mapping.run_name(info)
-        first = self._client.create_first(
-            experiment, identity.RUN_ID, info.started_ms, tags | {identity.CLAIM: SETTLED}, name
-        )
+        for tag in (identity.RUN_ID, identity.EWM_RUN_ID):
+            self._was_bare(experiment, tag)
+        with self._lock:
+            self._created.add(info.run_id)
+        first = self._client.create_first(experiment, identity.RUN_ID, info.started_ms, tags, name)
         if first is not None:
             return first, True
         run = self._client.call(
@@ -162,9 +168,7 @@ class MlflowTarget:
             run_name=name,
         )
         winner = settle(self._client, run, lambda: self._alike(info))
-        if winner.info.run_id != run.info.run_id:
-            return winner, False
-        return self._client.bare_run(run.info.run_id), True
+        return winner, winner.info.run_id == run.info.run_id
 
     def _alike(self, info: RunInfo) -> list[Run]:
         found = self._tagged(info, identity.RUN_ID)
@@ -248,12 +252,24 @@ class MlflowTarget:
     def _tagged(self, info: RunInfo, tag: str) -> list[Run]:
         """Runs of the project's experiment that carry the W&B run's id in ``tag``."""
         experiment = self._known_experiment(info)
-        runs = (
-            [] if experiment is None else self._client.runs_with_tag(experiment, tag, info.run_id)
-        )
+        if experiment is None or self._is_new(info, experiment, tag):
+            return []
+        runs = self._client.runs_with_tag(experiment, tag, info.run_id)
         if tag == identity.EWM_RUN_ID:
             return runs
         return [run for run in runs if identity.same_run(info, run.data.tags)]
+
+    def _is_new(self, info: RunInfo, experiment: str, tag: str) -> bool:
+        """Whether no run can carry the W&B run's id in ``tag``: none of the experiment carried any
+        at the first look, and we have not created it since. One that somebody else has created
+        since is met when we create ours."""
+        return info.run_id not in self._created and self._was_bare(experiment, tag)
+
+    def _was_bare(self, experiment: str, tag: str) -> bool:
+        with self._lock:
+            if (experiment, tag) not in self._bare:
+                self._bare[experiment, tag] = not self._client.any_with_tag(experiment, tag)
+            return self._bare[experiment, tag]
 
 
 def _or_none(open_path: Callable[[C], T], client: C) -> T | None:

@@ -1,7 +1,7 @@
 """One run, though several create it at once: MLflow has no "create if absent".
 
-Whoever creates a run says so in a tag, looks for others, settles, and looks again. No clock is
-compared, for those who create may be on different machines:
+Whoever creates a run says so in a tag, looks for others, settles (takes the tag off), and looks
+again. No clock is compared, for those who create may be on different machines:
 
 - who finds another's run settled takes its own back;
 - who has settled waits for rivals of a lower id to decide, and gives way to them.
@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin import identity
+from mlflow_wandb_plugin.endpoints.mlflow_client import RefusedError
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from mlflow_wandb_plugin.endpoints.mlflow_client import Client
 
 PENDING = "pending"
-SETTLED = "settled"
 DECISION_S = 5.0
 """How long a rival may take to decide; after that it counts as settled: its creator is gone."""
 
@@ -38,7 +38,7 @@ def settle(client: Client, run: Run, alike: Callable[[], Sequence[Run]]) -> Run:
         alike: asks MLflow for all that could stand for it, ours among them.
     """
     if not any(not is_pending(other) for other in _others(run, alike())):
-        client.call(client.client.set_tag, run.info.run_id, identity.CLAIM, SETTLED)
+        _settle(client, run)
         winner = _decided(alike)
         if winner is None or _id(winner) == _id(run):
             return run
@@ -51,8 +51,18 @@ def standing(client: Client, alike: Callable[[], Sequence[Run]]) -> Run | None:
     decided. One whose creator is gone is taken over."""
     winner = _decided(alike)
     if winner is not None and is_pending(winner):
-        client.call(client.client.set_tag, winner.info.run_id, identity.CLAIM, SETTLED)
+        _settle(client, winner)
     return winner
+
+
+def _settle(client: Client, run: Run) -> None:
+    """Take the claim off; somebody else, or a try whose answer was lost, may have done so."""
+    try:
+        client.call(client.client.delete_tag, run.info.run_id, identity.CLAIM)
+    except RefusedError as error:
+        if error.code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+    run.data.tags.pop(identity.CLAIM, None)
 
 
 def first(runs: Sequence[Run]) -> Run | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from mlflow_wandb_plugin.endpoints.mlflow_requests import Gathered, RequestClient
 from mlflow_wandb_plugin.endpoints.mlflow_sql import SqlClient, sql_client
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
 from mlflow_wandb_plugin.mapping import without_credentials
@@ -66,11 +68,21 @@ class Client:
         self.mlflow = self.call(_opened, uri)
         self.client = self.mlflow
         self.uri = self.client.tracking_uri
+        self._gathering = threading.local()
 
     def use_sql(self, transactions: SharedTransactions | None) -> None:
         """What is done to runs goes into the database by ``transactions``, as far as it can."""
         self._sql = None if transactions is None else sql_client(self.mlflow, transactions)
         self.client = self.mlflow if self._sql is None else cast("MlflowClient", self._sql)
+
+    def use_requests(self) -> None:
+        """What is done to runs goes to their server in fewer requests than by MLflow's client."""
+        self.client = cast("MlflowClient", RequestClient(self.mlflow))
+
+    @property
+    def shares_transactions(self) -> bool:
+        """Whether what is done `together` is one transaction, which one more step does not slow."""
+        return self._sql is not None
 
     def call(self, what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """``what(*args, **kwargs)``, with back-off and with MLflow's errors translated.
@@ -87,6 +99,10 @@ class Client:
         params: Sequence[Param] = (),
         tags: Sequence[RunTag] = (),
     ) -> None:
+        gathered: Gathered | None = getattr(self._gathering, "items", None)
+        if gathered is not None and not metrics:
+            gathered.add(run_id, params, tags)
+            return
         self.call(
             self.client.log_batch,
             run_id,
@@ -98,6 +114,7 @@ class Client:
 
     def together(self, steps: Sequence[Callable[[], object]]) -> None:
         """Take steps, in this order; in one transaction where all of them go into the database.
+        Elsewhere all their params and tags go together, behind everything else.
 
         Args:
             steps: calls of this client about one run, that may be repeated.
@@ -105,9 +122,29 @@ class Client:
         Raises:
             RefusedError, TargetUnavailableError
         """
-        if self._sql is None or not self.call(self._sql.together, steps):
+        if self._sql is not None and self.call(self._sql.together, steps):
+            return
+        if not self._merged(steps):
             for step in steps:
                 step()
+
+    def _merged(self, steps: Sequence[Callable[[], object]]) -> bool:
+        """Take steps with their params and tags in as few batches as hold them; False if MLflow
+        refuses an item of those."""
+        gathered = self._gathering.items = Gathered()
+        try:
+            for step in steps:
+                step()
+        finally:
+            self._gathering.items = None
+        try:
+            for run_id, params, tags in gathered.batches():
+                self.log_batch(run_id, params=params, tags=tags)
+        except RefusedError as error:
+            if error.code not in ITEM_FAULTS:
+                raise
+            return False
+        return True
 
     def bare_run(self, run_id: str) -> Run:
         """A run; its inputs and outputs may be left out."""
@@ -132,6 +169,14 @@ class Client:
             found = self._search(experiment_id, f"tags.`{key}` LIKE '%'")
             return [run for run in found if run.data.tags.get(key) == value]
         return self._search(experiment_id, f"tags.`{key}` = '{value}'")
+
+    def any_with_tag(self, experiment_id: str, key: str) -> bool:
+        """Whether active runs of an experiment carry a tag."""
+        condition = f"tags.`{key}` LIKE '%'"
+        found: Any = self.call(
+            self.client.search_runs, [experiment_id], filter_string=condition, max_results=1
+        )
+        return bool(found)
 
     def _search(self, experiment_id: str, condition: str) -> list[Run]:
         runs: list[Run] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -27,6 +28,10 @@ from mlflow_wandb_plugin.model import (
 
 if TYPE_CHECKING:
     from mlflow.entities import Param, Run, RunTag
+
+
+MARK_S = 2.0
+"""Where the position costs a request of its own it is not written more often than this."""
 
 
 class MlflowRunWriter:
@@ -74,6 +79,9 @@ class MlflowRunWriter:
             client, self.run_id, self._batches, self._limits.batch_metrics, bulk
         )
         self._held_mark: Mark | None = None
+        self._marked_s = time.monotonic()
+        self._owed_params: list[Param] = []
+        self._owed_tags: list[RunTag] = []
         self._ended_logs: set[tuple[str, ...]] = set()
         self._rewritten_texts: set[tuple[str, str, str]] = set()
         if reopen_tags is not None:
@@ -82,6 +90,22 @@ class MlflowRunWriter:
     # -- what the run is ------------------------------------------------------------------
 
     def update(self, info: RunInfo) -> None:
+        self._describe(info)
+        if info.state == "running":
+            self._pay()
+
+    def _pay(self) -> None:
+        if self._owed_params or self._owed_tags:
+            self._client.together([self._log_owed])
+            self._owed_params, self._owed_tags = [], []
+
+    def _log_owed(self) -> None:
+        self._log_params(self._owed_params)
+        self._log_tags(self._owed_tags)
+
+    def _describe(self, info: RunInfo) -> None:
+        """Note what params and tags the run is to get. Those of a run that has ended go with its
+        end, which is near. Its name is changed at once."""
         name = mapping.run_name(info)
         if self._tags.get("mlflow.runName") != name:
             self._client.call(self._client.client.update_run, self.run_id, name=name)
@@ -92,17 +116,14 @@ class MlflowRunWriter:
         wanted[identity.RUN_PATH] = info.path
         if info.entity:
             wanted[identity.ENTITY] = info.entity
-        params, tags = self._new_params(info), self._changed_tags(wanted)
-        if params or tags:
-            self._client.together(
-                [partial(self._log_params, params), partial(self._log_tags, tags)]
-            )
-        self._params.update((param.key, param.value) for param in params)
-        self._note(tags)
         self._remove_wandb_tags(wanted)
         if info.state != "running" and info.segments not in self._ended_logs:
             self._ended_logs.add(info.segments)
             self._end_of_log(info)
+        params, tags = self._new_params(info), self._changed_tags(wanted)
+        self._owed_params += params
+        self._owed_tags += tags
+        self._note(tags, params)
 
     def _end_of_log(self, info: RunInfo) -> None:
         """Each log of a resumed run has a summary of its own: later ones add to it."""
@@ -147,9 +168,10 @@ class MlflowRunWriter:
         for start in range(0, len(tags), self._limits.batch_params):
             self._batches.log("tags", list(tags[start : start + self._limits.batch_params]))
 
-    def _note(self, tags: Sequence[RunTag]) -> None:
-        """The run has these tags now."""
+    def _note(self, tags: Sequence[RunTag], params: Sequence[Param] = ()) -> None:
+        """The run has these now."""
         self._tags.update((tag.key, tag.value) for tag in tags)
+        self._params.update((param.key, param.value) for param in params)
 
     def _fitting(self, kind: str, name: str, text: str, limit: int) -> str:
         """``text`` as MLflow takes it; a change is counted once, however often it comes."""
@@ -163,6 +185,8 @@ class MlflowRunWriter:
     def _remove_wandb_tags(self, wanted: Mapping[str, str]) -> None:
         """A W&B tag that was taken off the run goes here too."""
         gone = [key for key in self._tags if key.startswith("wandb.tag.") and key not in wanted]
+        if gone:
+            self._pay()
         for key in gone:
             self._delete_tag(key)
             del self._tags[key]
@@ -236,10 +260,14 @@ class MlflowRunWriter:
                 self._held_mark = mark
                 return
             self._set_tags(self._files.tags)
-        self._points.flush(then=partial(self._move, mark))
+        if self._client.shares_transactions or time.monotonic() > self._marked_s + MARK_S:
+            self._points.flush(then=partial(self._move, mark))
+            self._marked_s = time.monotonic()
+            self._note(self._moved(mark))
+        else:
+            self._points.flush()
         self._held_mark = None
         self.position[mark.segment] = mark.position
-        self._note(self._moved(mark))
 
     def _move(self, mark: Mark) -> None:
         """What was lost before ``mark`` is written out first; else it would not come again."""
@@ -252,7 +280,7 @@ class MlflowRunWriter:
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         self._append_all(self._axis.release())
-        self.update(info)
+        self._describe(info)
         self._flush()
         self.rewrites["name"] = sum(
             1
@@ -262,17 +290,25 @@ class MlflowRunWriter:
         )
         self._files.finish(info)
         self._save_names(params=True)
-        tags = {
-            identity.LOSSES: json.dumps(dict(sorted(self._all_losses().items()))),
-            identity.REWRITES: json.dumps(dict(sorted(self._all_rewrites().items()))),
-        }
-        counted = self._changed_tags(tags | self._files.tags)
-        steps: list[Callable[[], object]] = [partial(self._log_tags, counted)]
+        steps: list[Callable[[], object]] = [self._log_owed, self._log_counts]
         status = mapping.STATUS[info.state]
         if status != "RUNNING" and not self._secondary:
             steps.append(partial(self._terminate, status, info.ended_ms))
         self._remember(info, complete, steps)
-        self._note(counted)
+        self._note(self._counts())
+        self._owed_params, self._owed_tags = [], []
+
+    def _log_counts(self) -> None:
+        """The steps before may have added to what was lost."""
+        self._files.save_losses()
+        self._log_tags(self._counts())
+
+    def _counts(self) -> list[RunTag]:
+        tags = {
+            identity.LOSSES: json.dumps(dict(sorted(self._all_losses().items()))),
+            identity.REWRITES: json.dumps(dict(sorted(self._all_rewrites().items()))),
+        }
+        return self._changed_tags(tags | self._files.tags)
 
     def _remember(
         self, info: RunInfo, complete: bool, before: Sequence[Callable[[], object]] = ()
@@ -282,15 +318,9 @@ class MlflowRunWriter:
         Args:
             before: steps to be taken first.
         """
-        steps = list(before)
-        gone = complete and identity.CLAIM in self._tags
-        if gone:
-            steps.append(partial(self._delete_tag, identity.CLAIM))
         last = self._changed_tags(self._last_tags(info, complete))
-        self._client.together([*steps, partial(self._log_tags, last)])
+        self._client.together([*before, partial(self._log_tags, last)])
         self._note(last)
-        if gone:
-            del self._tags[identity.CLAIM]
         self._held_mark = None
 
     def _last_tags(self, info: RunInfo, complete: bool) -> dict[str, str]:
@@ -304,7 +334,7 @@ class MlflowRunWriter:
                 identity.POSITION: self._numbers(self.position),
                 identity.ROWS: self._numbers(self._rows),
             }
-        moved = {} if self._held_mark is None else {identity.POSITION: self._numbers(self.position)}
+        moved = {identity.POSITION: self._numbers(self.position)} if self.position else {}
         return moved | ({} if info.state == "running" else {identity.STATE: "partial"})
 
     def _terminate(self, status: str, ended_ms: int | None) -> None:

@@ -119,8 +119,9 @@ def test_json_into_a_tracking_server_is_json_alone(
 ) -> None:
     """MLflow's client prints where each run can be viewed: not among the report."""
     code, out, err = command(
-        "backfill", folder, "--to", server, "--json", "--experiment", "json alone"
-    )
+        "backfill", folder, "--to", server, "--json", "--experiment", "json alone",
+        "--write-path", "api",
+    )  # fmt: skip
     assert code == 0
     assert json.loads(out)["counts"]["migrated"] == 4
     assert "View run" in err

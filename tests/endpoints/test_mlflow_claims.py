@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mlflow_wandb_plugin import identity
 from mlflow_wandb_plugin.endpoints import mlflow_claims
 from mlflow_wandb_plugin.endpoints.mlflow_claims import PENDING, settle, standing
+from mlflow_wandb_plugin.endpoints.mlflow_client import RefusedError
 
 
 @dataclass
@@ -38,8 +39,9 @@ class Store:
         self.runs[run_id] = run
         return run
 
-    def set_tag(self, run_id: str, key: str, value: str) -> None:
-        self.runs[run_id].data.tags[key] = value
+    def delete_tag(self, run_id: str, key: str) -> None:
+        if self.runs[run_id].data.tags.pop(key, None) is None:
+            raise RefusedError("No tag of that name", "RESOURCE_DOES_NOT_EXIST")
 
     def delete_run(self, run_id: str) -> None:
         del self.runs[run_id]
