@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from mlflow_wandb_plugin import identity, mapping
@@ -15,7 +15,7 @@ from mlflow_wandb_plugin.endpoints.mlflow_columns import BulkWriter
 from mlflow_wandb_plugin.endpoints.mlflow_compare import RunComparison
 from mlflow_wandb_plugin.endpoints.mlflow_rest import open_rest
 from mlflow_wandb_plugin.endpoints.mlflow_writer import MlflowRunWriter
-from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.errors import TargetUnavailableError, UsageError
 from mlflow_wandb_plugin.identity import Origin, Twin
 from mlflow_wandb_plugin.model import Key, RunInfo
 from mlflow_wandb_plugin.retry import Backoff
@@ -28,6 +28,7 @@ C = TypeVar("C")
 T = TypeVar("T")
 
 PARENT_TAG = "mlflow.parentRunId"
+CLAIMS = 10
 
 
 class MlflowTarget:
@@ -160,15 +161,33 @@ class MlflowTarget:
         first = self._client.create_first(experiment, identity.RUN_ID, info.started_ms, tags, name)
         if first is not None:
             return first, True
-        run = self._client.call(
-            self._client.client.create_run,
-            experiment,
-            start_time=info.started_ms,
-            tags=tags | {identity.CLAIM: PENDING},
-            run_name=name,
-        )
-        winner = settle(self._client, run, lambda: self._alike(info))
-        return winner, winner.info.run_id == run.info.run_id
+        return self._claimed(experiment, info.started_ms, tags, name, lambda: self._alike(info))
+
+    def _claimed(
+        self,
+        experiment: str,
+        start_ms: int | None,
+        tags: dict[str, str],
+        name: str,
+        alike: Callable[[], Sequence[Run]],
+    ) -> tuple[Run, bool]:
+        """The one run of those who create it at once, and whether it is ours.
+
+        Raises:
+            TargetUnavailableError: they gave way to each other, again and again.
+        """
+        for _ in range(CLAIMS):
+            run = self._client.call(
+                self._client.client.create_run,
+                experiment,
+                start_time=start_ms,
+                tags=tags | {identity.CLAIM: PENDING},
+                run_name=name,
+            )
+            winner = settle(self._client, run, alike)
+            if winner is not None:
+                return winner, winner.info.run_id == run.info.run_id
+        raise TargetUnavailableError(f"MLflow: others create the run {name!r} at once; try again")
 
     def _alike(self, info: RunInfo) -> list[Run]:
         found = self._tagged(info, identity.RUN_ID)
@@ -208,24 +227,16 @@ class MlflowTarget:
     def _create_parent(
         self, experiment: str, info: RunInfo, tag: str, value: str, name: str
     ) -> str:
-        tags = {
-            tag: value,
-            identity.PROJECT: info.project,
-            identity.CLAIM: PENDING,
-        }
-        created = self._client.call(
-            self._client.client.create_run,
+        created, won = self._claimed(
             experiment,
-            start_time=info.started_ms,
-            tags=tags,
-            run_name=name,
+            info.started_ms,
+            {tag: value, identity.PROJECT: info.project},
+            name,
+            lambda: self._client.runs_with_tag(experiment, tag, value),
         )
         run_id = str(created.info.run_id)
-        winner = settle(
-            self._client, created, lambda: self._client.runs_with_tag(experiment, tag, value)
-        )
-        if winner.info.run_id != run_id:
-            return str(winner.info.run_id)
+        if not won:
+            return run_id
         config = info.facts.get("sweep_config") if tag == identity.SWEEP else None
         if config:
             self._client.call(

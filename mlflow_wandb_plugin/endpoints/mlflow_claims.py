@@ -1,13 +1,13 @@
 """One run, though several create it at once: MLflow has no "create if absent".
 
-Whoever creates a run says so in a tag, looks for others, settles (takes the tag off), and looks
-again. No clock is compared, for those who create may be on different machines:
+Whoever creates a run says so in a tag, looks for others, and settles (takes the tag off) once it
+sees none. No clock is compared, for those who create may be on different machines:
 
-- who finds another's run settled takes its own back;
-- who has settled waits for rivals of a lower id to decide, and gives way to them.
+- who sees a settled run, or a rival of a lower id, takes its own back;
+- who sees rivals of higher ids only waits until they are gone, or one of them has settled.
 
-Of two that settle, the later one sees the other at its second look, and both know whose id is
-lower. The settled run of the lowest id never gives way: it is the one that stays.
+Whoever comes after the last look of one that settles sees it, and gives way or waits for it: only
+one settles. A rival that takes too long is gone: its run is the one that stays, and is taken over.
 """
 
 from __future__ import annotations
@@ -26,33 +26,48 @@ if TYPE_CHECKING:
 
 PENDING = "pending"
 DECISION_S = 5.0
-"""How long a rival may take to decide; after that it counts as settled: its creator is gone."""
+"""How long a rival may take to decide; after that its creator counts as gone."""
 
 
-def settle(client: Client, run: Run, alike: Callable[[], Sequence[Run]]) -> Run:
+def settle(client: Client, run: Run, alike: Callable[[], Sequence[Run]]) -> Run | None:
     """The run that stays, of ``run`` and those that others have created; ours is taken back if it
     is not the one.
 
     Args:
         run: ours, just created with the tag `identity.CLAIM` at `PENDING`.
         alike: asks MLflow for all that could stand for it, ours among them.
+
+    Returns:
+        None if none stays: all have given way to others that did, and must begin again.
     """
-    if not any(not is_pending(other) for other in _others(run, alike())):
-        _settle(client, run)
-        winner = _decided(alike)
-        if winner is None or _id(winner) == _id(run):
+    deadline = time.monotonic() + DECISION_S
+    while True:
+        others = [other for other in alike() if _id(other) != _id(run)]
+        if not others:
+            _settle(client, run)
             return run
+        given = any(not is_pending(other) or _id(other) < _id(run) for other in others)
+        if given or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
     client.call(client.client.delete_run, run.info.run_id)
-    return _decided(alike) or run
+    return standing(client, alike)
 
 
 def standing(client: Client, alike: Callable[[], Sequence[Run]]) -> Run | None:
     """The run that stays, of those that exist; where one is just being created, once that is
     decided. One whose creator is gone is taken over."""
-    winner = _decided(alike)
-    if winner is not None and is_pending(winner):
-        _settle(client, winner)
-    return winner
+    deadline = time.monotonic() + DECISION_S
+    while True:
+        found = alike()
+        settled = min((run for run in found if not is_pending(run)), key=_id, default=None)
+        if settled is not None or not found:
+            return settled
+        if time.monotonic() > deadline:
+            gone = min(found, key=_id)
+            _settle(client, gone)
+            return gone
+        time.sleep(0.05)
 
 
 def _settle(client: Client, run: Run) -> None:
@@ -65,32 +80,9 @@ def _settle(client: Client, run: Run) -> None:
     run.data.tags.pop(identity.CLAIM, None)
 
 
-def first(runs: Sequence[Run]) -> Run | None:
-    """The run that stays, of several that have been settled."""
-    return min(runs, key=_id, default=None)
-
-
 def is_pending(run: Run) -> bool:
     """Whether its creator may still take it back."""
     return bool(run.data.tags.get(identity.CLAIM) == PENDING)
-
-
-def _decided(alike: Callable[[], Sequence[Run]]) -> Run | None:
-    """The settled run of the lowest id, once no rival of a lower one can settle any more."""
-    deadline = time.monotonic() + DECISION_S
-    while True:
-        found = alike()
-        settled = first([run for run in found if not is_pending(run)])
-        lower = [run for run in found if settled is None or _id(run) < _id(settled)]
-        if not lower:
-            return settled
-        if time.monotonic() > deadline:
-            return first(found)
-        time.sleep(0.05)
-
-
-def _others(run: Run, found: Sequence[Run]) -> list[Run]:
-    return [other for other in found if _id(other) != _id(run)]
 
 
 def _id(run: Any) -> str:

@@ -72,6 +72,7 @@ def play(ids: list[str], order: Iterator[int]) -> tuple[Store, dict[str, str]]:
         ready[number].acquire()
         run = store.call(store.create, ids[number])
         winner = settle(store, run, lambda: store.call(store.seen))  # type: ignore[arg-type]
+        assert winner is not None
         kept[ids[number]] = winner.info.run_id
         over.add(number)
         done.release()
@@ -116,14 +117,20 @@ def test_one_run_is_left_and_all_know_which(ids: list[str], order: list[int]) ->
     assert set(kept) == set(ids)
 
 
-def test_a_creator_that_is_gone_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its run was never settled; after a while it counts as settled."""
+@pytest.mark.parametrize("own", ["b", "A"])
+def test_a_creator_that_is_gone_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch, own: str
+) -> None:
+    """Its run was never settled; after a while it is taken over, whichever id is the lower."""
     monkeypatch.setattr(mlflow_claims, "DECISION_S", 0.0)
     store = Store(lambda: None)
     store.create("a")
-    ours = store.create("b")
-    assert settle(store, ours, store.seen).info.run_id == "a"  # type: ignore[arg-type]
+    ours = store.create(own)
+    winner = settle(store, ours, store.seen)  # type: ignore[arg-type]
+    assert winner is not None
+    assert winner.info.run_id == "a"
     assert list(store.runs) == ["a"]
+    assert not mlflow_claims.is_pending(store.runs["a"])
 
 
 def test_a_run_whose_creator_is_gone_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
