@@ -253,6 +253,16 @@ class _LogReading:
             self._progress.broken = True
 
     def _block(self, position: int) -> Iterator[Item]:
+        yield from self._taken(position)
+        leading = self._journal or self._file
+        if leading is not None and self._decoder.spoiled:
+            leading.damage += [
+                Damage(str(leading.path), position - size, size, "not a record")
+                for size in self._decoder.spoiled
+            ]
+            self._decoder.spoiled = []
+
+    def _taken(self, position: int) -> Iterator[Item]:
         if self._carried:
             for item in self._decoder.take(keep_points=False):
                 if isinstance(item, Series) and item.kind == "history":

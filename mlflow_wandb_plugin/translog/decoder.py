@@ -7,7 +7,7 @@ go through here, so a run read live and the same run read later come out equal.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,9 @@ from mlflow_wandb_plugin.model import (
     nest,
 )
 from mlflow_wandb_plugin.translog.artifacts import artifact_ref, used_artifact_ref
-from mlflow_wandb_plugin.translog.columns import Columns, PlainRows, milliseconds
+from mlflow_wandb_plugin.translog.columns import Columns, milliseconds
 from mlflow_wandb_plugin.translog.metrics import MetricDefinitions
+from mlflow_wandb_plugin.translog.plain_rows import FEW, PlainBlock, PlainRows, parse_plain
 from mlflow_wandb_plugin.translog.records import (
     HISTORY,
     REQUEST,
@@ -50,6 +51,10 @@ class RunDecoder:
 
     Call `begin` for each log, `feed` its records in order, `take` whenever convenient, and
     `end` behind each log.
+
+    Attributes:
+        changed: `info` would say something new.
+        spoiled: sizes in bytes of rows that turned out to be none after `feed` had taken them.
     """
 
     def __init__(self) -> None:
@@ -58,6 +63,7 @@ class RunDecoder:
         self._parse = Record.FromString
         self.run = RunFacts()
         self.changed = False
+        self.spoiled: list[int] = []
         self._files_dir: Path | None = None
         self._held_summary: bytes | None = None
         self._out: list[Item] = []
@@ -72,7 +78,7 @@ class RunDecoder:
         self._summary = SummaryFold()
         self._metrics = MetricDefinitions(self._summary)
         self._machine = StepMachine(self._metrics)
-        self._plain = PlainRows(self._metrics.match_glob)
+        self._plain = PlainRows()
         self._last: dict[Key, float] = {}
 
     # -- one log after another ------------------------------------------------------------
@@ -102,29 +108,33 @@ class RunDecoder:
         Raises:
             RecordError: it is no record that this version understands.
         """
-        try:
-            self._feed(payload, rows)
-        except (DecodeError, ValueError) as error:
-            raise RecordError(f"not a record: {error}") from error
-
-    def _feed(self, payload: bytes, rows: bool) -> None:
         kind = record_type(payload)
-        if not rows and kind in (HISTORY, REQUEST):
-            record = self._parse(payload)
-            if kind == HISTORY or record.request.WhichOneof("request_type") == "partial_history":
-                return
         if kind == SUMMARY:
-            self._apply_held_summary()
-            self._held_summary = None if is_runtime_summary(payload) else payload
-            return
-        if kind == HISTORY:
             # Core writes a row's own summary right before it; ours is folded from the rows.
+            if self._held_summary is not None:
+                self._checked(self._apply_held_summary)
+            self._held_summary = None if is_runtime_summary(payload) else payload
+        elif kind == HISTORY and rows:
             self._held_summary = None
             if not self._plain.add(payload):
                 self._flush_plain()
-                if not self._plain.add(payload):
-                    self._add_history(self._parse(payload).history)
+                self._checked(lambda: self._add_history(self._parse(payload).history))
+        else:
+            self._checked(lambda: self._feed_other(payload, kind, rows))
+
+    def _checked(self, take: Callable[[], None]) -> None:
+        try:
+            take()
+        except (DecodeError, ValueError) as error:
+            raise RecordError(f"not a record: {error}") from error
+
+    def _feed_other(self, payload: bytes, kind: int, rows: bool) -> None:
+        if kind == HISTORY:
             return
+        if kind == REQUEST and not rows:
+            record = self._parse(payload)
+            if record.request.WhichOneof("request_type") == "partial_history":
+                return
         self._apply_held_summary()
         self.feed_record(self._parse(payload))
 
@@ -166,7 +176,6 @@ class RunDecoder:
     def _on_metric(self, metric: Any) -> None:
         self._fold()
         self._metrics.define(metric)
-        self._plain.forget_schema()
 
     def _on_summary(self, summary: SummaryRecord) -> None:
         self._fold()
@@ -267,13 +276,37 @@ class RunDecoder:
 
     def _flush_plain(self) -> None:
         """Rows that were taken without parsing join the others."""
-        waiting = self._plain.waiting
-        if not waiting:
-            return
-        run, columns = self.run, self._columns
-        self._plain.flush(columns, self._time_before)
-        run.saw_rows(waiting, columns.steps[-1], columns.times_ms[-1])
-        run.saw(max(columns.times_ms))
+        rows = self._plain.take()
+        if rows:
+            self._add_plain(rows)
+
+    def _add_plain(self, rows: list[bytes]) -> None:
+        """Where not all rows are plain, those around the odd ones are."""
+        block = parse_plain(rows) if len(rows) >= FEW else None
+        if block is not None:
+            self._add_block(block)
+        elif len(rows) > FEW:
+            self._add_plain(rows[: len(rows) // 2])
+            self._add_plain(rows[len(rows) // 2 :])
+        else:
+            for row in rows:
+                self._add_unsure(row)
+
+    def _add_unsure(self, row: bytes) -> None:
+        from wandb.proto.wandb_internal_pb2 import HistoryRecord
+
+        try:
+            self._add_history(HistoryRecord.FromString(row))
+        except (DecodeError, ValueError):
+            self.spoiled.append(len(row))
+
+    def _add_block(self, block: PlainBlock) -> None:
+        if self._metrics.has_globs:
+            for column in block.columns:
+                self._metrics.match_glob(column.path)
+        self._columns.add_block(block)
+        self.run.saw_rows(len(block.steps), block.steps[-1], block.times_ms[-1])
+        self.run.saw(max(block.times_ms))
 
     def _open_row(self, step: int | None, timestamp: str | None) -> None:
         self._flush_plain()

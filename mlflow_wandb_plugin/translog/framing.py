@@ -150,6 +150,7 @@ class LogReader:
     def _records(self, buffer: bytes, base: int) -> Iterator[Frame]:
         """Parse ``buffer``, which starts at file offset ``base``; advances `position`."""
         unpack, crc32 = _chunk_header.unpack_from, zlib.crc32
+        full_crc = _type_crc[FULL]
         at, end = 0, len(buffer)
         parts: list[bytes] = []
         while True:
@@ -163,6 +164,14 @@ class LogReader:
                 return
             crc, size, kind = unpack(buffer, at)
             stop, next_block = at + 7 + size, at + room
+            if kind == FULL and not parts and stop <= next_block and stop <= end:
+                # Nearly all records are such: the rest of the loop is for the others.
+                payload = buffer[at + 7 : stop]
+                if crc32(payload, full_crc) == crc:
+                    at = stop
+                    self.position = base + at
+                    yield Frame(base + at, payload)
+                    continue
             if stop > next_block or not 1 <= kind <= 4:
                 sound, reason, resume = False, "impossible chunk header", next_block
                 if not any(buffer[at:next_block]):

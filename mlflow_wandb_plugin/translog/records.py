@@ -5,11 +5,22 @@ from __future__ import annotations
 # Field numbers of wandb's Record.record_type that are looked at before parsing.
 HISTORY, SUMMARY, REQUEST = 2, 3, 100
 _RECORD_TYPES = frozenset({*range(2, 14), 17, 18, *range(20, 28), 100})
+_NUM_TAG = b"\x08"
+_SHORT_TAGS: dict[int, int] = {number << 3 | 2: number for number in _RECORD_TYPES if number < 16}
+"""Types by the one byte that says them, where a record's number stands first, as it mostly does."""
 
 
 def record_type(payload: bytes) -> int:
     """The field number of a serialized record's type, found without parsing the record."""
     at, end = 0, len(payload)
+    if payload[:1] == _NUM_TAG and end > 2:
+        at = 2
+        while payload[at - 1] > 0x7F and at < end - 1:
+            at += 1
+        found = _SHORT_TAGS.get(payload[at])
+        if found is not None:
+            return found
+        at = 0
     while at < end:
         tag = payload[at]
         at += 1
