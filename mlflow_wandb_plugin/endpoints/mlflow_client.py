@@ -56,6 +56,15 @@ class RefusedError(TargetError):
         self.code = code
 
 
+class RefusedNamesError(RefusedError):
+    """MLflow's database cannot hold metrics of these names beside others that the run has: nothing
+    of them was written, and all of the rest. ``names`` says which."""
+
+    def __init__(self, message: str, names: frozenset[str]) -> None:
+        super().__init__(message, "INVALID_PARAMETER_VALUE")
+        self.names = names
+
+
 class Client:
     """The few operations that replication needs, each repeated while MLflow is unavailable."""
 
@@ -237,7 +246,7 @@ def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Call ``what`` once; MLflow's, SQLAlchemy's and the network's errors become ours."""
     import requests
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import DataError, SQLAlchemyError
 
     try:
         return what(*args, **kwargs)
@@ -251,7 +260,7 @@ def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         if refused and status not in WAIT_STATUS:
             raise RefusedError(f"MLflow: {text}", code) from error
         raise TargetUnavailableError(f"MLflow: {text}") from error
-    except _UNSTORABLE as error:
+    except (DataError, *_UNSTORABLE) as error:
         raise RefusedError(f"MLflow: {_first_line(error)}", "BAD_REQUEST") from error
     except (SQLAlchemyError, requests.RequestException, OSError) as error:
         raise TargetUnavailableError(f"MLflow: {_first_line(error)}") from error
