@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from mlflow_wandb_plugin.endpoints.mlflow_sql import SqlClient, sql_client
+from mlflow_wandb_plugin.endpoints.mlflow_transactions import is_data_fault
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
 from mlflow_wandb_plugin.mapping import without_credentials
 from mlflow_wandb_plugin.retry import Backoff
@@ -254,7 +255,8 @@ def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         code = str(getattr(error, "error_code", ""))
         text = _first_line(error)
         status = _status(text)
-        if status == TOO_LARGE or isinstance(error.__cause__, _UNSTORABLE):
+        cause = error.__cause__
+        if status == TOO_LARGE or isinstance(cause, _UNSTORABLE) or is_data_fault(cause):
             raise RefusedError(f"MLflow: {text}", "BAD_REQUEST") from error
         refused = code in _FOR_GOOD or status.startswith("4")
         if refused and status not in WAIT_STATUS:

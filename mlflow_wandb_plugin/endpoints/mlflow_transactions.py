@@ -21,7 +21,11 @@ LOCK_S = 0.5
 
 
 DEADLOCKS = 5
-"""Tries of work that the database takes back because of another transaction."""
+"""Further tries of work that the database took back because of another transaction."""
+
+# Out of range, cut, not in the character set, too long; and the same found while comparing, by
+# MariaDB and by MySQL 8.
+_DATA_FAULTS = {(1264,), (1265,), (1366,), (1406,), (1267,), (1271,), (3854,)}
 
 _READY, _ACTIVE = "mlflow_wandb_ready", "mlflow_wandb_active"
 
@@ -135,8 +139,9 @@ class SharedTransactions:
             self._begin(connection)
             began = time.monotonic()
             try:
-                yield connection
-                connection.commit()
+                with _faults_named():
+                    yield connection
+                    connection.commit()
             finally:
                 self._end(connection)
                 self._ended = time.monotonic()
@@ -175,6 +180,28 @@ def is_deadlock(error: Exception) -> bool:
     cause = getattr(error, "orig", None)
     code = getattr(cause, "pgcode", None) or getattr(cause, "sqlstate", None)
     return code == "40P01" or getattr(cause, "args", ())[:1] == (1213,)
+
+
+def is_data_fault(error: BaseException | None) -> bool:
+    """Whether the database cannot hold a value that it was given: another try will not help.
+
+    By MySQL's error number; drivers call some of these operational, as if the server were in
+    trouble.
+    """
+    return getattr(getattr(error, "orig", None), "args", ())[:1] in _DATA_FAULTS
+
+
+@contextmanager
+def _faults_named() -> Iterator[None]:
+    """Faults of what is written are SQLAlchemy's DataError, whatever the driver calls them."""
+    from sqlalchemy.exc import DataError, OperationalError
+
+    try:
+        yield
+    except OperationalError as error:
+        if error.orig is None or not is_data_fault(error):
+            raise
+        raise DataError(error.statement, error.params, error.orig) from error
 
 
 def _nothing(connection: Connection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -53,6 +54,9 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
+
+
+STRICT = "STRICT_ALL_TABLES"
 
 
 def new_run(client: Any) -> str:
@@ -126,9 +130,11 @@ def test_a_schema_that_was_not_tested_is_left_alone(client: MlflowClient, engine
 
 
 def test_live_writers_and_bulk_may_meet(client: MlflowClient, bulk: SqlBulk, mysql: str) -> None:
-    """Two threads that call log_batch and two that write in bulk, into one run: all points are
-    there once, and the last is the latest."""
+    """Two threads that call log_batch and two that write in bulk and repeat themselves, into one
+    run: all points are there once, and the last is the latest."""
     run_id, names = new_run(client), [f"m{number}" for number in range(5)]
+    # log_batch gives up if a second writer makes the same row while it recovers from a first.
+    client.log_batch(run_id, [Metric(name, 0.0, 0, 0) for name in names])
     errors: list[Exception] = []
 
     def by_mlflow(offset: int) -> None:
@@ -138,8 +144,7 @@ def test_live_writers_and_bulk_may_meet(client: MlflowClient, bulk: SqlBulk, mys
 
     def in_bulk(offset: int) -> None:
         for step in range(offset, 120, 4):
-            # What the others wrote as well comes again.
-            steps = [step, max(0, step - 1)]
+            steps = [step, max(0, step - 4)]
             values = [at / 7 for at in steps]
             bulk.write(run_id, [Points(name, values, steps, steps) for name in reversed(names)])
 
@@ -322,17 +327,18 @@ def test_tags_that_the_collation_takes_for_one_are_counted(
 @pytest.fixture
 def narrow(mysql: str, engine: Engine, fresh_store: str) -> Iterator[str]:
     """A database of which the texts are Latin-1, on a server that takes everything."""
+    # MLflow remembers of each URI that its tables are made.
+    name = f"narrow_{secrets.token_hex(4)}"
     with engine.begin() as connection:
         mode = connection.exec_driver_sql("SELECT @@GLOBAL.sql_mode").scalar()
-        connection.exec_driver_sql("CREATE DATABASE narrow CHARACTER SET latin1")
+        connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET latin1")
         connection.exec_driver_sql("SET GLOBAL sql_mode = ''")
-    uri = f"{mysql.rpartition('/')[0]}/narrow"
     try:
-        yield uri
+        yield f"{mysql.rpartition('/')[0]}/{name}"
     finally:
         with engine.begin() as connection:
             connection.exec_driver_sql("SET GLOBAL sql_mode = %s", (mode,))
-            connection.exec_driver_sql("DROP DATABASE narrow")
+            connection.exec_driver_sql(f"DROP DATABASE {name}")
 
 
 def test_no_text_is_bent_where_the_server_is_lax(narrow: str) -> None:
@@ -348,6 +354,32 @@ def test_no_text_is_bent_where_the_server_is_lax(narrow: str) -> None:
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT @@SESSION.sql_mode").scalar() == ""
     engine.dispose()
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("path", ["bulk", "api"])
+def test_what_the_database_cannot_hold_is_counted(
+    mysql: str, narrow: str, engine: Engine, path: Any
+) -> None:
+    """Points, params and tags in letters that it lacks are left out alone, whichever way and
+    whatever the driver calls such an error; the run is carried to its end."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"SET GLOBAL sql_mode = '{STRICT}'")
+    # The connection over which MLflow makes a database's first experiment stays lax.
+    MlflowClient(narrow)._tracking_client.store.engine.dispose()
+    target = MlflowTarget(narrow, backoff=Backoff(3))
+    target.use_write_path(path)
+    run = run_info(run_id="x", config={"損": 1, "é": 2}, first_config={("損",): 1, ("é",): 2})
+    writer = target.open(run, "backfill")
+    writer.append(Series(("損失",), [0, 1], [5, 6], [1.0, 2.0]))
+    writer.append(Series(("é",), [0, 1], [5, 6], [1.0, 2.0]))
+    end(writer, run)
+    writer.close()
+    assert writer.losses == {"metric_refused": 2, "param_refused": 1}
+    written = target._client.mlflow.get_run(writer.run_id).data
+    assert (written.metrics, written.params) == ({"é": 2.0}, {"é": "2"})
+    assert written.tags["wandb.sync.state"] == "complete"
+    target._client.mlflow._tracking_client.store.engine.dispose()
 
 
 def test_statements_fit_the_servers_packets(mysql: str, engine: Engine, fresh_store: str) -> None:
