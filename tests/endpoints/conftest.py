@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import sqlalchemy
+from sqlalchemy import Engine
 
 from tests.support.mysql import mysql_server, why_not
 from tests.wandb_server import WandbServer
@@ -35,6 +37,14 @@ def mysql() -> Iterator[str]:
         pytest.skip(reason)
     with mysql_server() as uri:
         yield uri
+
+
+@pytest.fixture
+def mysql_engine(mysql: str) -> Iterator[Engine]:
+    """Another way into the same database."""
+    engine = sqlalchemy.create_engine(mysql)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture(autouse=True)
