@@ -225,13 +225,14 @@ class MySql:
     def check_names(
         self, connection: Connection, table: str, run_id: str, names: Iterable[str]
     ) -> None:
-        wanted = set(names)
-        # A locking read sees rows as they are; others may be younger than the snapshot.
-        found = connection.exec_driver_sql(
-            f"SELECT `key` FROM {table} WHERE run_uuid = {_text(run_id)} "
-            f"AND `key` IN ({', '.join(map(_text, sorted(wanted)))}) FOR UPDATE"
-        )
-        missing = wanted.difference(name for (name,) in found.fetchall())
+        missing = set(names)
+        for some in _up_to(self._room(connection), map(_text, sorted(missing))):
+            # A locking read sees rows as they are; others may be younger than the snapshot.
+            found = connection.exec_driver_sql(
+                f"SELECT `key` FROM {table} WHERE run_uuid = {_text(run_id)} "
+                f"AND `key` IN ({', '.join(some)}) FOR UPDATE"
+            )
+            missing.difference_update(name for (name,) in found.fetchall())
         if missing:
             raise NamesAlike(missing)
 
@@ -276,7 +277,7 @@ def _literal_row(name: str, value: float, at: int, step: int, nan: bool, run: st
 
 
 def _up_to(room: int, rows: Iterable[str]) -> Iterator[list[str]]:
-    """Rows by as many as have about ``room`` characters, at least one."""
+    """Rows, or names, by as many as have about ``room`` characters, at least one."""
     some: list[str] = []
     length = 0
     for row in rows:

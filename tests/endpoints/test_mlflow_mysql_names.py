@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
+import string
 from collections.abc import Iterator
 from typing import Any
 
@@ -181,11 +182,11 @@ def test_statements_fit_the_servers_packets(
     try:
         # A connection keeps the limit that it began with.
         bulk.transactions.engine.dispose()
-        run_id, name = new_run(client), "ü" * 250
-        bulk.write(run_id, [line(name, 50), line("m", 2000)])
+        run_id, names = new_run(client), ["ü" * 249 + letter for letter in string.ascii_lowercase]
+        bulk.write(run_id, [*(line(name, 2) for name in names), line("m", 2000)])
         found = rows(mysql_engine, run_id)
-        assert len(found) == 2050
-        assert sum(name in row for row in found) == 50
+        assert len(found) == 26 * 2 + 2000
+        assert [sum(name in row for row in found) for name in names] == [2] * 26
     finally:
         with mysql_engine.begin() as connection:
             connection.exec_driver_sql("SET GLOBAL max_allowed_packet = %s", (before,))
