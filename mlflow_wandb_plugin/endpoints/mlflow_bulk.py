@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from mlflow_wandb_plugin.endpoints.mlflow_client import deleted
+from mlflow_wandb_plugin.endpoints.mlflow_client import RefusedNamesError, deleted
 from mlflow_wandb_plugin.endpoints.mlflow_columns import COLUMNS, Points, joined
-from mlflow_wandb_plugin.endpoints.mlflow_dialects import DIALECTS
+from mlflow_wandb_plugin.endpoints.mlflow_dialects import DIALECTS, NamesAlike
 from mlflow_wandb_plugin.endpoints.mlflow_transactions import LOCK_S, SharedTransactions, is_active
 from mlflow_wandb_plugin.errors import UsageError
 
@@ -51,15 +51,38 @@ class SqlBulk:
 
         Raises:
             TargetError: the run was deleted.
+            RefusedNamesError: some metrics cannot be told from others of the run; all but those
+                were written. Not where somebody gathers work: see `SharedTransactions.together`.
             sqlalchemy.exc.SQLAlchemyError: the database did not take them.
         """
+        alike: list[NamesAlike] = []
         waiting = deque(blocks)
         while waiting:
             part = self._part(waiting)
-            self.transactions.run(partial(self._put, run_id=run_id, part=part))
+            try:
+                self._carry(run_id, part)
+            except NamesAlike:
+                alike += self._one_by_one(run_id, part)
+        if alike:
+            found = NamesAlike(name for error in alike for name in error.names)
+            raise RefusedNamesError(str(found), found.names)
 
     def fits(self, blocks: Sequence[Points]) -> bool:
         return sum(len(points.values) for points in blocks) <= self._rows_at_once
+
+    def _carry(self, run_id: str, part: Sequence[Points]) -> None:
+        self.transactions.run(partial(self._put, run_id=run_id, part=part))
+
+    def _one_by_one(self, run_id: str, part: Sequence[Points]) -> list[NamesAlike]:
+        """Write each metric by itself: of two names that the database takes for one, the first to
+        come stays, as with log_batch."""
+        alike = []
+        for points in part:
+            try:
+                self._carry(run_id, [points])
+            except NamesAlike as error:
+                alike.append(error)
+        return alike
 
     def _put(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
         began = time.monotonic()

@@ -12,6 +12,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from mlflow_wandb_plugin.endpoints.mlflow_requests import Gathered, RequestClient
 from mlflow_wandb_plugin.endpoints.mlflow_sql import SqlClient, sql_client
+from mlflow_wandb_plugin.endpoints.mlflow_transactions import is_data_fault
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
 from mlflow_wandb_plugin.mapping import without_credentials
 from mlflow_wandb_plugin.retry import Backoff
@@ -56,6 +57,15 @@ class RefusedError(TargetError):
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class RefusedNamesError(RefusedError):
+    """MLflow's database cannot hold metrics of these names beside others that the run has: nothing
+    of them was written, and all of the rest. ``names`` says which."""
+
+    def __init__(self, message: str, names: frozenset[str]) -> None:
+        super().__init__(message, "INVALID_PARAMETER_VALUE")
+        self.names = names
 
 
 class Client:
@@ -282,7 +292,7 @@ def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Call ``what`` once; MLflow's, SQLAlchemy's and the network's errors become ours."""
     import requests
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import DataError, SQLAlchemyError
 
     try:
         return what(*args, **kwargs)
@@ -290,13 +300,14 @@ def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         code = str(getattr(error, "error_code", ""))
         text = _first_line(error)
         status = _status(text)
-        if status == TOO_LARGE or isinstance(error.__cause__, _UNSTORABLE):
+        cause = error.__cause__
+        if status == TOO_LARGE or isinstance(cause, _UNSTORABLE) or is_data_fault(cause):
             raise RefusedError(f"MLflow: {text}", "BAD_REQUEST") from error
         refused = code in _FOR_GOOD or status.startswith("4")
         if refused and status not in WAIT_STATUS:
             raise RefusedError(f"MLflow: {text}", code) from error
         raise TargetUnavailableError(f"MLflow: {text}") from error
-    except _UNSTORABLE as error:
+    except (DataError, *_UNSTORABLE) as error:
         raise RefusedError(f"MLflow: {_first_line(error)}", "BAD_REQUEST") from error
     except (SQLAlchemyError, requests.RequestException, OSError) as error:
         raise TargetUnavailableError(f"MLflow: {_first_line(error)}") from error

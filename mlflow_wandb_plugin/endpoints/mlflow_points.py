@@ -11,6 +11,7 @@ from mlflow_wandb_plugin.endpoints.mlflow_client import (
     ITEM_FAULTS,
     Client,
     RefusedError,
+    RefusedNamesError,
     deleted,
 )
 from mlflow_wandb_plugin.endpoints.mlflow_columns import BulkWriter, Points
@@ -46,12 +47,17 @@ class Batches:
             if whole:
                 self._check_active()
             if len(batch) == 1:
-                if self._files.keep_loss(batch[0], str(error)):
-                    self._losses[f"{type(batch[0]).__name__.lower()}_refused"] += 1
+                self.leave_out(batch, str(error))
                 return
             middle = len(batch) // 2
             self._log(log, batch[:middle], whole=False)
             self._log(log, batch[middle:], whole=False)
+
+    def leave_out(self, items: Sequence[Any], reason: str) -> None:
+        """Count items that MLflow refuses, and keep what they were."""
+        for item in items:
+            if self._files.keep_loss(item, reason):
+                self._losses[f"{type(item).__name__.lower()}_refused"] += 1
 
     def _check_active(self) -> None:
         """MLflow refuses every item of a deleted run with the code of a bad item.
@@ -111,16 +117,27 @@ class PointWriter:
             TargetUnavailableError, TargetError
         """
         sound = [points for points in self._waiting if points.storable()]
-        if self._bulk is not None and sound and self._bulk.fits(sound) and self._all(sound):
-            write = partial(self._write, self._bulk, sound)
-            self._client.together([write] if then is None else [write, then])
-            self._waiting, self._count = [], 0
+        whole = self._bulk is not None and sound and self._bulk.fits(sound) and self._all(sound)
+        if whole and self._write_with(sound, then):
             return
         if self._bulk is not None and sound:
             self._write_but_unsound(self._bulk, sound)
         self._flush_by_api()
         if then is not None:
             then()
+
+    def _write_with(self, points: Sequence[Points], then: Callable[[], object] | None) -> bool:
+        """Write all that waits and do ``then``, together; False if MLflow refuses some of it."""
+        assert self._bulk is not None
+        write = partial(self._write, self._bulk, points)
+        try:
+            self._client.together([write] if then is None else [write, then])
+        except RefusedError as error:
+            if error.code not in ITEM_FAULTS:
+                raise
+            return False
+        self._waiting, self._count = [], 0
+        return True
 
     def _write(self, bulk: BulkWriter, points: Sequence[Points]) -> None:
         if bulk.backs_off:
@@ -132,6 +149,10 @@ class PointWriter:
         """Write what MLflow takes; what it refuses, though we do not know why, waits on."""
         try:
             self._write(bulk, sound)
+        except RefusedNamesError as error:
+            refused = [points for points in sound if points.name in error.names]
+            self._batches.leave_out(_metrics(refused), str(error))
+            self._waiting = [points for points in self._waiting if not points.storable()]
         except RefusedError as error:
             if error.code not in ITEM_FAULTS:
                 raise

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mlflow_wandb_plugin.endpoints.mlflow_dialects import DIALECTS, NamesAlike
 from mlflow_wandb_plugin.endpoints.mlflow_transactions import SharedTransactions, is_active
 from mlflow_wandb_plugin.mapping import Limits
 
@@ -48,7 +49,7 @@ def sql_client(client: MlflowClient, transactions: SharedTransactions) -> SqlCli
 
     if type(client._tracking_client.store) is not SqlAlchemyStore:
         return None
-    if transactions.engine.dialect.name not in ("sqlite", "postgresql"):
+    if transactions.engine.dialect.name not in DIALECTS:
         return None
     tables = inspect(transactions.engine)
     for name, columns in TABLES.items():
@@ -68,6 +69,7 @@ class SqlClient:
         self._client = client
         self._transactions = transactions
         self._limits = Limits.installed()
+        self._dialect = DIALECTS[transactions.engine.dialect.name]()
         self._mark = "?" if transactions.engine.dialect.paramstyle == "qmark" else "%s"
         self._artifacts: dict[str, Any] = {}
 
@@ -172,12 +174,14 @@ class SqlClient:
     ) -> list[str]:
         found = self._execute(
             connection,
-            "SELECT runs.run_uuid FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid "
-            "WHERE tags.key = ? AND tags.value = ? AND runs.experiment_id = ? "
+            'SELECT runs.run_uuid, tags."key", tags.value '
+            "FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid "
+            'WHERE tags."key" = ? AND tags.value = ? AND runs.experiment_id = ? '
             "AND runs.lifecycle_stage = 'active' ORDER BY runs.start_time DESC, runs.run_uuid",
             (key, value, int(experiment_id)),
         )
-        return [run_id for (run_id,) in found.fetchall()]
+        # MySQL finds those of another case as well.
+        return [run_id for run_id, *tag in found.fetchall() if tag == [key, value]]
 
     def set_terminated(
         self, run_id: str, status: str | None = None, end_time: int | None = None
@@ -234,7 +238,7 @@ class SqlClient:
         def delete(connection: Connection) -> None:
             self._check_active(connection, run_id)
             done = self._execute(
-                connection, "DELETE FROM tags WHERE run_uuid = ? AND key = ?", (run_id, key)
+                connection, 'DELETE FROM tags WHERE run_uuid = ? AND "key" = ?', (run_id, key)
             )
             if done.rowcount != 1:
                 raise NotPlain
@@ -267,11 +271,13 @@ class SqlClient:
 
         try:
             self._transactions.together(steps)
-        except (NotPlain, IntegrityError, DataError):
+        except (NotPlain, NamesAlike, IntegrityError, DataError):
             return False
         return True
 
     def _do(self, work: Callable[[Connection], T], otherwise: Callable[[], Any]) -> T:
+        from mlflow.exceptions import MlflowException
+        from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
         from sqlalchemy.exc import DataError, IntegrityError
 
         try:
@@ -279,9 +285,14 @@ class SqlClient:
         except (NotPlain, IntegrityError, DataError):
             result: T = otherwise()
             return result
+        except NamesAlike as error:
+            raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from error
 
     def _execute(self, connection: Connection, sql: str, values: Any) -> Any:
-        return connection.exec_driver_sql(sql.replace("?", self._mark), values)
+        """Carry out SQL in which a value is ``?`` and the quote ``"``, however the database has
+        them."""
+        sql = sql.replace("?", self._mark).replace('"', self._dialect.QUOTE)
+        return connection.exec_driver_sql(sql, values)
 
     def _check_active(self, connection: Connection, run_id: str) -> None:
         if not is_active(connection, run_id):
@@ -306,10 +317,11 @@ class SqlClient:
         if tags:
             self._execute(
                 connection,
-                "INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?) "
-                "ON CONFLICT (key, run_uuid) DO UPDATE SET value = excluded.value",
+                'INSERT INTO tags ("key", value, run_uuid) VALUES (?, ?, ?) '
+                + self._dialect.REPLACE_VALUE,
                 [(key, tags[key], run_id) for key in sorted(tags)],
             )
+            self._dialect.check_names(connection, "tags", run_id, tags)
 
     def _put_params(self, connection: Connection, run_id: str, params: Sequence[Param]) -> None:
         if not params:
@@ -322,7 +334,7 @@ class SqlClient:
         # A param that is there already breaks its primary key, and MLflow says what it thinks.
         self._execute(
             connection,
-            "INSERT INTO params (key, value, run_uuid) VALUES (?, ?, ?)",
+            'INSERT INTO params ("key", value, run_uuid) VALUES (?, ?, ?)',
             list(rows.values()),
         )
 
@@ -342,12 +354,12 @@ class SqlClient:
         metrics = [
             Metric(key, float("nan") if nan else value, at, step)
             for key, value, at, step, nan in pairs(
-                "key, value, timestamp, step, is_nan", "latest_metrics"
+                '"key", value, timestamp, step, is_nan', "latest_metrics"
             )
         ]
-        params = [Param(key, value) for key, value in pairs("key, value", "params")]
+        params = [Param(key, value) for key, value in pairs('"key", value', "params")]
         columns = dict(zip(RUN_COLUMNS, row, strict=True))
-        return self._run(run_id, columns, dict(pairs("key, value", "tags")), metrics, params)
+        return self._run(run_id, columns, dict(pairs('"key", value', "tags")), metrics, params)
 
     def _run(
         self,

@@ -20,6 +20,13 @@ LOCK_S = 0.5
 """After this long a transaction takes up no more work: MLflow's own writers wait behind it."""
 
 
+DEADLOCKS = 5
+"""Further tries of work that the database took back because of another transaction."""
+
+# Out of range, cut, not in the character set, too long; and the same found while comparing, by
+# MariaDB and by MySQL 8.
+_DATA_FAULTS = {(1264,), (1265,), (1366,), (1406,), (1267,), (1271,), (3854,)}
+
 _READY, _ACTIVE = "mlflow_wandb_ready", "mlflow_wandb_active"
 
 
@@ -33,7 +40,7 @@ class SharedTransactions:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._one_writer = engine.dialect.name == "sqlite"
-        self._begin = _begin_sqlite if self._one_writer else _begin
+        self._begin, self._end = _MANNERS.get(engine.dialect.name, (_nothing, _nothing))
         self._held_s = 0.0
         self._ended = 0.0
         self._waiting: deque[_Work] = deque()
@@ -97,7 +104,7 @@ class SharedTransactions:
                     carried.append(self._waiting.popleft())
                     carried[-1].do_in(connection)
         except Exception as error:
-            if len(carried) == 1:
+            if len(carried) == 1 and not is_deadlock(error):
                 carried[0].fail(error)
             else:
                 for work in carried:
@@ -111,13 +118,17 @@ class SharedTransactions:
                 work.done = True
 
     def _carry_alone(self, work: _Work) -> None:
-        try:
-            with self._transaction() as connection:
-                work.do_in(connection)
-        except Exception as error:
-            work.fail(error)
-        else:
-            work.done = True
+        for left in reversed(range(DEADLOCKS)):
+            try:
+                with self._transaction() as connection:
+                    work.do_in(connection)
+            except Exception as error:
+                if left and is_deadlock(error):
+                    continue
+                work.fail(error)
+            else:
+                work.done = True
+            return
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -128,9 +139,11 @@ class SharedTransactions:
             self._begin(connection)
             began = time.monotonic()
             try:
-                yield connection
-                connection.commit()
+                with _faults_named():
+                    yield connection
+                    connection.commit()
             finally:
+                self._end(connection)
                 self._ended = time.monotonic()
                 self._held_s += self._ended - began
 
@@ -161,8 +174,38 @@ class _Work:
         self.done = True
 
 
-def _begin(connection: Connection) -> None:
-    """SQLAlchemy begins by itself."""
+def is_deadlock(error: Exception) -> bool:
+    """Whether the database took a transaction back because two waited for each other: it may be
+    begun again at once. By MySQL's error number, and PostgreSQL's SQLSTATE."""
+    cause = getattr(error, "orig", None)
+    code = getattr(cause, "pgcode", None) or getattr(cause, "sqlstate", None)
+    return code == "40P01" or getattr(cause, "args", ())[:1] == (1213,)
+
+
+def is_data_fault(error: BaseException | None) -> bool:
+    """Whether the database cannot hold a value that it was given: another try will not help.
+
+    By MySQL's error number; drivers call some of these operational, as if the server were in
+    trouble.
+    """
+    return getattr(getattr(error, "orig", None), "args", ())[:1] in _DATA_FAULTS
+
+
+@contextmanager
+def _faults_named() -> Iterator[None]:
+    """Faults of what is written are SQLAlchemy's DataError, whatever the driver calls them."""
+    from sqlalchemy.exc import DataError, OperationalError
+
+    try:
+        yield
+    except OperationalError as error:
+        if error.orig is None or not is_data_fault(error):
+            raise
+        raise DataError(error.statement, error.params, error.orig) from error
+
+
+def _nothing(connection: Connection) -> None:
+    """SQLAlchemy begins and ends by itself."""
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -174,6 +217,29 @@ def _begin_sqlite(connection: Connection) -> None:
         connection.exec_driver_sql("PRAGMA cache_size = -65536")
         connection.info[_READY] = True
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _begin_mysql(connection: Connection) -> None:
+    """Where the server's mode is lax, or MLflow's own set-up has left it so, texts would be cut and
+    numbers bent with a warning that nobody reads."""
+    connection.exec_driver_sql(
+        "SET @mlflow_wandb_mode = @@SESSION.sql_mode, SESSION sql_mode = 'STRICT_ALL_TABLES'"
+    )
+
+
+def _end_mysql(connection: Connection) -> None:
+    """MLflow gets its pool's connection back as it was."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        connection.rollback()
+        connection.exec_driver_sql("SET SESSION sql_mode = @mlflow_wandb_mode")
+    except SQLAlchemyError:
+        connection.invalidate()
+
+
+_MANNERS = {"sqlite": (_begin_sqlite, _nothing), "mysql": (_begin_mysql, _end_mysql)}
+"""What a database wants said at a transaction's begin and behind its end."""
 
 
 def is_active(connection: Connection, run_id: str) -> bool:

@@ -1,11 +1,14 @@
-"""A loopback W&B server for the tests of its source."""
+"""Servers for the tests of sources and targets: W&B's, MySQL's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+import sqlalchemy
+from sqlalchemy import Engine
 
+from tests.support.mysql import mysql_server, why_not
 from tests.wandb_server import WandbServer
 from tests.wandb_server.clients import Worker
 
@@ -24,6 +27,24 @@ def api(wandb: WandbServer, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with Worker(wandb, tmp_path_factory.mktemp("api")) as worker:
         worker.call("import wandb")
         yield worker
+
+
+@pytest.fixture(scope="session")
+def mysql() -> Iterator[str]:
+    """URI of a database on a MariaDB or MySQL server, shared by the session."""
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    with mysql_server() as uri:
+        yield uri
+
+
+@pytest.fixture
+def mysql_engine(mysql: str) -> Iterator[Engine]:
+    """Another way into the same database."""
+    engine = sqlalchemy.create_engine(mysql)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture(autouse=True)

@@ -31,12 +31,12 @@ def postgres() -> Iterator[str]:
         yield uri
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", "mysql"])
 def uri(request: pytest.FixtureRequest, fresh_store: str) -> str:
     """A database of each kind that MLflow and we write."""
     if request.param == "sqlite":
         return fresh_store
-    return str(request.getfixturevalue("postgres"))
+    return str(request.getfixturevalue("postgres" if request.param == "postgresql" else "mysql"))
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
-from mlflow_wandb_plugin.endpoints.mlflow_transactions import SharedTransactions
+from mlflow_wandb_plugin.endpoints.mlflow_transactions import DEADLOCKS, SharedTransactions
 
 
 class Log:
@@ -131,6 +131,44 @@ def test_no_more_work_is_taken_up_after_a_while(log: Log, monkeypatch: pytest.Mo
     monkeypatch.setattr(mlflow_transactions, "LOCK_S", 0.0)
     assert at_once(log, [log.put(number) for number in range(3)]) == [0, 1, 2]
     assert log.commits == 4
+
+
+class DriverError(Exception):
+    """As drivers raise it: MySQL's have a number in front, PostgreSQL's an SQLSTATE."""
+
+    def __init__(self, *args: object, pgcode: str | None = None) -> None:
+        super().__init__(*args)
+        self.pgcode = pgcode
+
+
+@pytest.mark.parametrize(
+    ("error", "times", "tries"),
+    [
+        (DriverError(1213, "Deadlock found"), 2, 3),
+        (DriverError("deadlock detected", pgcode="40P01"), 2, 3),
+        (DriverError(1213, "Deadlock found"), 100, DEADLOCKS + 1),
+        (DriverError(1205, "Lock wait timeout exceeded"), 100, 1),
+    ],
+)
+def test_what_a_deadlock_took_back_is_done_again(
+    log: Log, error: DriverError, times: int, tries: int
+) -> None:
+    """At once, a few times; other errors are for whoever brought the work."""
+    done: list[int] = []
+
+    def work(connection: Any) -> None:
+        done.append(1)
+        log.put(7)(connection)
+        if len(done) <= times:
+            raise OperationalError("insert", {}, error)
+
+    if times < 100:
+        log.transactions.run(work)
+    else:
+        with pytest.raises(OperationalError):
+            log.transactions.run(work)
+    assert len(done) == tries
+    assert log.numbers == ([7] if times < 100 else [])
 
 
 def test_a_database_that_is_not_there(tmp_path: Path) -> None:

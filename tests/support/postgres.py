@@ -31,7 +31,7 @@ def postgres_server() -> Iterator[str]:
     """
     place = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
     try:
-        who = _unprivileged(place)
+        who = unprivileged(place)
         programs = _programs(place, who)
         password = secrets.token_hex(8)
         (place / "password").write_text(password)
@@ -47,7 +47,7 @@ def postgres_server() -> Iterator[str]:
         shutil.rmtree(place)
 
 
-def _unprivileged(place: Path) -> dict[str, Any]:
+def unprivileged(place: Path) -> dict[str, Any]:
     """What `subprocess` needs to know to leave root behind."""
     if os.geteuid() != 0:
         return {}
