@@ -124,6 +124,7 @@ class RunTap:
                 "tracking_uri": tracking.shown(self._target_uri),
                 "experiment": self._settings.experiment,
                 "homes": self._settings.homes,
+                "resume": bool(getattr(settings, "resume", None)),
                 "secondary": getattr(settings, "x_update_finish_state", True) is False,
                 "pid": os.getpid(),
             },

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlflow_wandb_plugin import journal
 from mlflow_wandb_plugin.backfill.engine import replicate
+from mlflow_wandb_plugin.endpoints import wandb_unsent
 from mlflow_wandb_plugin.endpoints.mlflow_client import check_reachable
 from mlflow_wandb_plugin.endpoints.wandb_folders import RunLog
 from mlflow_wandb_plugin.endpoints.wandb_log import Progress, peek, read_logs
@@ -107,6 +108,9 @@ class Shipment:
         if carried.info.state == "running":
             return self._say("partial", **result)
         flawed = carried.info.missing or writer.losses or carried.damage
+        if carried.info.state == "killed" and wandb_unsent.may_lack_rows(header, wandb_file):
+            with contextlib.suppress(OSError):
+                wandb_unsent.keep(self.path, wandb_file)
         self._clean_up(header, wandb_file, keep_wandb=bool(flawed))
         # Said last: who waits for it may look at the folder at once.
         return self._say("complete", **result)

@@ -192,3 +192,31 @@ def test_the_cut_over_removes_wandbs_files_once_all_is_there(
     assert shipment(path, fresh_store).ship() == "complete"
     assert folder.exists() is (homes == "both")
     assert (tmp_path / "offline-run-20260102_000000-r2").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "resume", "closed", "kept"),
+    [
+        ("run", True, False, True),
+        ("run", False, False, False),
+        ("run", True, True, False),
+        ("offline-run", True, False, False),
+    ],
+)
+def test_the_journal_of_a_killed_run_that_is_resumed_is_kept(
+    fresh_store: str, tmp_path: Path, kind: str, resume: bool, closed: bool, kept: bool
+) -> None:
+    """W&B may lack its last rows, and they are in no other place: it lies in W&B's folder, for its
+    owner only. Of a run that ended or may not be resumed, or that is offline, nothing stays."""
+    folder = tmp_path / f"{kind}-20260101_000000-r1"
+    folder.mkdir()
+    records = WHOLE if closed else WHOLE[:-1]
+    where = str(folder / "run-r1.wandb")
+    path = written(tmp_path, *records, closed=closed, resume=resume, wandb_file=where)
+    content = path.read_bytes()
+    assert shipment(path, fresh_store).ship() == "complete"
+    assert not path.exists()
+    assert [(file.read_bytes(), file.stat().st_mode & 0o777) for file in folder.iterdir()] == (
+        [(content, 0o600)] if kept else []
+    )
+    assert read_runs(fresh_store)["r1"].points("a") == [(0, 1.0), (1, 2.0)]
