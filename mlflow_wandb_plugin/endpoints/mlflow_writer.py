@@ -35,7 +35,8 @@ class MlflowRunWriter:
     Args:
         reopen_tags: identity tags to put on a run that existed; None for a new run.
         bulk: the way into MLflow's own database; None for its API.
-        secondary: another process says whether the run goes on and how it ends.
+        secondary: whether another process says whether the run goes on and how it ends; asked
+            when that is to be written.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class MlflowRunWriter:
         info: RunInfo,
         reopen_tags: Mapping[str, str] | None,
         bulk: BulkWriter | None = None,
-        secondary: bool = False,
+        secondary: Callable[[], bool] = lambda: False,
     ) -> None:
         self._client = client
         self._limits = Limits.installed()
@@ -269,7 +270,7 @@ class MlflowRunWriter:
         counted = self._changed_tags(tags | self._files.tags)
         steps: list[Callable[[], object]] = [partial(self._log_tags, counted)]
         status = mapping.STATUS[info.state]
-        if status != "RUNNING" and not self._secondary:
+        if status != "RUNNING" and not self._secondary():
             steps.append(partial(self._terminate, status, info.ended_ms))
         self._remember(info, complete, steps)
         self._note(counted)
@@ -339,7 +340,7 @@ class MlflowRunWriter:
         if identity.ORIGIN not in self._tags:
             keep[identity.ORIGIN] = tags[identity.ORIGIN]
         self._set_tags(keep)
-        if self._status != "RUNNING" and not self._secondary:
+        if self._status != "RUNNING" and not self._secondary():
             self._client.call(self._client.client.update_run, self.run_id, status="RUNNING")
 
     def _decided_step_metric(self, reopen_tags: Mapping[str, str]) -> str:

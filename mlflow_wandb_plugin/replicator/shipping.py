@@ -83,7 +83,11 @@ class Shipment:
 
         from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
 
-        secondary = bool(header.get("secondary"))
+        def secondary() -> bool:
+            return bool(header.get("secondary")) or resumed_elsewhere(
+                self.path, str(header["run_id"])
+            )
+
         target = MlflowTarget(self._uri or None, self._experiment, backoff, secondary)
         twin = target.find(info)
         writer = target.open(info, "dual", twin)
@@ -169,6 +173,16 @@ class Shipment:
         if header.get("homes") == "mlflow" and ours and not keep_wandb:
             # The cut-over: MLflow is the run's only home now.
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def resumed_elsewhere(path: Path, run_id: str) -> bool:
+    """Whether another process is at work on the run of journal ``path``: then that one says whether
+    the run goes on."""
+    stamp = len(path.stem) - len(run_id)
+    return any(
+        other != path and other.stem[stamp:] == run_id and journal.trainer_alive(other)
+        for other in path.parent.glob(f"*{journal.SUFFIX}")
+    )
 
 
 def handover_file(path: Path) -> Path:

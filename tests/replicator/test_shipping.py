@@ -220,3 +220,24 @@ def test_the_journal_of_a_killed_run_that_is_resumed_is_kept(
         [(content, 0o600)] if kept else []
     )
     assert read_runs(fresh_store)["r1"].points("a") == [(0, 1.0), (1, 2.0)]
+
+
+def test_a_run_that_another_process_resumed_goes_on(fresh_store: str, tmp_path: Path) -> None:
+    """What its killed process left is delivered beside it, and does not end it."""
+    left = written(tmp_path, *WHOLE[:2], closed=False)
+    ours = open_journal(tmp_path, run_record("r1"), name="20260102_000000-r1")
+    assert shipment(left, fresh_store).ship() == "complete"
+    run = read_runs(fresh_store)["r1"]
+    assert (run.status, run.points("a")) == ("RUNNING", [(0, 1.0)])
+    ours.close()
+    assert shipment(ours.path, fresh_store).ship() == "complete"
+    assert read_runs(fresh_store)["r1"].status == "KILLED"
+
+
+def test_a_run_whose_id_ends_alike_is_another_one(fresh_store: str, tmp_path: Path) -> None:
+    """Its process says nothing about this run, which ended."""
+    left = written(tmp_path, *WHOLE[:2], closed=False)
+    other = open_journal(tmp_path, run_record("other-r1"), name="20260102_000000-other-r1")
+    assert shipment(left, fresh_store).ship() == "complete"
+    assert read_runs(fresh_store)["r1"].status == "KILLED"
+    other.close()
