@@ -71,6 +71,17 @@ def test_a_trainer_that_lives_leaves_its_run_open(fresh_store: str, tmp_path: Pa
     assert read_runs(fresh_store)["r1"].points("a") == [(0, 1.0), (1, 2.0)]
 
 
+def test_a_run_with_a_step_metric_goes_on_where_it_was(fresh_store: str, tmp_path: Path) -> None:
+    """The rows that are there already come by again, without their points."""
+    start = run_record("r1", config={"mlflow_step_metric": "at"})
+    ours = open_journal(tmp_path, start, partial_record({"a": 1.0, "at": 10}))
+    assert shipment(ours.path, fresh_store).ship() == "partial"
+    ours.append(RECORD, partial_record({"a": 2.0, "at": 20}).SerializeToString())
+    ours.close()
+    assert shipment(ours.path, fresh_store).ship() == "complete"
+    assert read_runs(fresh_store)["r1"].points("a") == [(10, 1.0), (20, 2.0)]
+
+
 def test_a_killed_trainers_run_is_killed(fresh_store: str, tmp_path: Path) -> None:
     """Everything it logged is there, the pending row, too."""
     path = written(
