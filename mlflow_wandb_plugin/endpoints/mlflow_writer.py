@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin import identity, mapping
-from mlflow_wandb_plugin.endpoints.mlflow_client import Client
+from mlflow_wandb_plugin.endpoints.mlflow_client import Client, RefusedError
 from mlflow_wandb_plugin.endpoints.mlflow_columns import BulkWriter
 from mlflow_wandb_plugin.endpoints.mlflow_files import POINT_LOSS, RunFiles
 from mlflow_wandb_plugin.endpoints.mlflow_points import Batches, PointWriter
@@ -312,7 +312,12 @@ class MlflowRunWriter:
         self._client.call(self._client.client.set_terminated, self.run_id, status, ended_ms)
 
     def _delete_tag(self, key: str) -> None:
-        self._client.call(self._client.client.delete_tag, self.run_id, key)
+        """Where another process writes the run, too, the tag may be gone."""
+        try:
+            self._client.call(self._client.client.delete_tag, self.run_id, key)
+        except RefusedError as error:
+            if error.code != "RESOURCE_DOES_NOT_EXIST":
+                raise
 
     def close(self) -> None:
         self._files.close()
