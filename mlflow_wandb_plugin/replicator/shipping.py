@@ -84,9 +84,7 @@ class Shipment:
         from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
 
         def secondary() -> bool:
-            return bool(header.get("secondary")) or resumed_elsewhere(
-                self.path, str(header["run_id"])
-            )
+            return bool(header.get("secondary")) or was_resumed(self.path, str(header["run_id"]))
 
         target = MlflowTarget(self._uri or None, self._experiment, backoff, secondary)
         twin = target.find(info)
@@ -175,14 +173,19 @@ class Shipment:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def resumed_elsewhere(path: Path, run_id: str) -> bool:
-    """Whether another process is at work on the run of journal ``path``: then that one says whether
-    the run goes on."""
+def was_resumed(path: Path, run_id: str) -> bool:
+    """Whether a later process went on with the run of journal ``path``: then that one says whether
+    the run goes on, or has said how it ended."""
     stamp = len(path.stem) - len(run_id)
     return any(
-        other != path and other.stem[stamp:] == run_id and journal.trainer_alive(other)
-        for other in path.parent.glob(f"*{journal.SUFFIX}")
+        later.stem[stamp:] == run_id and later.stem > path.stem and _came_to_be(later)
+        for suffix in (journal.SUFFIX, ".status")
+        for later in path.parent.glob(f"[!.]*{suffix}")
     )
+
+
+def _came_to_be(path: Path) -> bool:
+    return journal.read_status(path).get("state") != "empty"
 
 
 def handover_file(path: Path) -> Path:

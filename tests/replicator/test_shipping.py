@@ -245,6 +245,17 @@ def test_a_run_that_another_process_resumed_goes_on(fresh_store: str, tmp_path: 
     assert read_runs(fresh_store)["r1"].status == "KILLED"
 
 
+def test_a_run_ends_as_its_last_process_says(fresh_store: str, tmp_path: Path) -> None:
+    """Whichever journal is delivered last. A process that never came to be says nothing."""
+    killed = written(tmp_path, *WHOLE[:2], closed=False)
+    last = written(tmp_path, *WHOLE, name="20260102_000000-r1")
+    empty = written(tmp_path, name="20260103_000000-r1")
+    for path in (empty, last, killed):
+        shipment(path, fresh_store).ship()
+    run = read_runs(fresh_store)["r1"]
+    assert (run.status, run.tags["wandb.sync.state"]) == ("FINISHED", "complete")
+
+
 def test_a_run_whose_id_ends_alike_is_another_one(fresh_store: str, tmp_path: Path) -> None:
     """Its process says nothing about this run, which ended."""
     left = written(tmp_path, *WHOLE[:2], closed=False)
