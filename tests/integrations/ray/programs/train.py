@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,7 +52,7 @@ def gloo(config: dict[str, Any]) -> None:
 
 
 def logging(config: dict[str, Any]) -> None:
-    """Logs in the worker; rank zero dies once. Nobody ends the run."""
+    """Logs in the worker; rank zero is killed once. Nobody ends the run."""
     import ray.train
     import wandb
 
@@ -67,11 +68,11 @@ def logging(config: dict[str, Any]) -> None:
         row = {"loss": 1 / (step + 1), "at": step}
         run.log(row)
         if rank == 0:
-            tell(told, first=first_attempt, id=run.id, **row)
+            tell(told, first=first_attempt, id=run.id, resumed_at=run.starting_step, **row)
         ray.train.report(row)
         if step == 1 and rank == 0 and first_attempt:
             died.touch()
-            os._exit(1)
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def every_rank(config: dict[str, Any]) -> None:
