@@ -1,6 +1,6 @@
 """What killed processes logged to a W&B run and W&B did not get: kept, and found by the next one.
 
-wandb-core sends rows every few seconds and writes its ``.wandb`` file in large blocks: of a process
+wandb-core sends rows every 15 seconds and writes its ``.wandb`` file in large blocks: of a process
 that is killed, both lack the last rows. The journal has them, so it is not removed when MLflow has
 everything, but moved into W&B's folder of that process.
 """
@@ -40,11 +40,17 @@ def keep(path: Path, wandb_file: Path) -> None:
     shutil.move(path, wandb_file.parent / KEPT)
 
 
-def may_lack_rows(header: Mapping[str, Any], wandb_file: Path) -> bool:
-    """Whether W&B may lack rows of a process that was killed, and is going to be asked for the run
-    again: it was online, and its run may be resumed."""
+def may_lack_rows(path: Path, header: Mapping[str, Any], wandb_file: Path) -> bool:
+    """Whether W&B may lack rows of journal ``path``, and the run may be gone on with: it was
+    online, ``finish()`` did not come to its end, and the run may be resumed."""
     folder = wandb_file.parent
-    return bool(header.get("resume")) and folder.name.startswith("run-") and folder.is_dir()
+    online = folder.name.startswith("run-") and folder.is_dir()
+    return online and bool(header.get("resume")) and not _uploaded(path)
+
+
+def _uploaded(path: Path) -> bool:
+    notes = (entry for entry in journal.JournalReader(path).read() if entry.kind == journal.NOTE)
+    return any(note.document().get("uploaded") for note in notes)
 
 
 class Unsent:

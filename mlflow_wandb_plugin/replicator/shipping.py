@@ -110,8 +110,8 @@ class Shipment:
         if carried.info.state == "running":
             return self._say("partial", **result)
         flawed = carried.info.missing or writer.losses or carried.damage
-        if carried.info.state == "killed" and wandb_unsent.may_lack_rows(header, wandb_file):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if wandb_unsent.may_lack_rows(self.path, header, wandb_file):
                 wandb_unsent.keep(self.path, wandb_file)
         self._clean_up(header, wandb_file, keep_wandb=bool(flawed))
         # Said last: who waits for it may look at the folder at once.

@@ -18,11 +18,13 @@ from tests.support.processes import free_port
 from tests.support.records import exit_record, partial_record, run_record
 
 
-def written(folder: Path, *records: Any, closed: bool = True, **header: Any) -> Path:
+def written(
+    folder: Path, *records: Any, closed: bool = True, uploaded: bool = True, **header: Any
+) -> Path:
     """A journal of a trainer that is gone."""
     ours = open_journal(folder, *records, **header)
     if closed:
-        ours.note(closed=True, broken=False)
+        ours.note(closed=True, broken=False, uploaded=uploaded)
     ours.close()
     return ours.path
 
@@ -206,24 +208,42 @@ def test_the_cut_over_removes_wandbs_files_once_all_is_there(
 
 
 @pytest.mark.parametrize(
-    ("kind", "resume", "closed", "kept"),
+    ("kind", "resume", "records", "closed", "kept"),
     [
-        ("run", True, False, True),
-        ("run", False, False, False),
-        ("run", True, True, False),
-        ("offline-run", True, False, False),
+        ("run", True, WHOLE[:-1], False, True),
+        ("run", True, WHOLE, False, True),
+        ("run", True, WHOLE, "raised", True),
+        ("run", True, WHOLE, True, False),
+        ("run", False, WHOLE[:-1], False, False),
+        ("offline-run", True, WHOLE[:-1], False, False),
+    ],
+    ids=[
+        "killed",
+        "killed in finish()",
+        "finish() raised",
+        "finished",
+        "not to be resumed",
+        "offline",
     ],
 )
 def test_the_journal_of_a_killed_run_that_is_resumed_is_kept(
-    fresh_store: str, tmp_path: Path, kind: str, resume: bool, closed: bool, kept: bool
+    fresh_store: str,
+    tmp_path: Path,
+    kind: str,
+    resume: bool,
+    records: tuple[Any, ...],
+    closed: bool | str,
+    kept: bool,
 ) -> None:
     """W&B may lack its last rows, and they are in no other place: it lies in W&B's folder, for its
-    owner only. Of a run that ended or may not be resumed, or that is offline, nothing stays."""
+    owner only. Where W&B has all, or is not asked for the run again, nothing stays."""
     folder = tmp_path / f"{kind}-20260101_000000-r1"
     folder.mkdir()
-    records = WHOLE if closed else WHOLE[:-1]
     where = str(folder / "run-r1.wandb")
-    path = written(tmp_path, *records, closed=closed, resume=resume, wandb_file=where)
+    path = written(
+        tmp_path, *records, closed=bool(closed), uploaded=closed is True, resume=resume,
+        wandb_file=where,
+    )  # fmt: skip
     content = path.read_bytes()
     assert shipment(path, fresh_store).ship() == "complete"
     assert not path.exists()

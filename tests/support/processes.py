@@ -119,6 +119,15 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
+def silent_server() -> Iterator[int]:
+    """A port of loopback that takes connections and never answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(128)
+        yield int(listening.getsockname()[1])
+
+
+@contextlib.contextmanager
 def mlflow_server(
     folder: Path, port: int | None = None, workers: int = 1, uri: str = ""
 ) -> Iterator[str]:

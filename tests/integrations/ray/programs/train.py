@@ -75,6 +75,20 @@ def logging(config: dict[str, Any]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def left_open(config: dict[str, Any]) -> None:
+    """Logs in the worker; nobody ends the run but Ray, when it shuts the worker down."""
+    import ray.train
+
+    from mlflow_wandb_ray import setup_dual
+
+    run = setup_dual(config, project=config["project"])
+    for step in range(STEPS):
+        row = {"loss": 1 / (step + 1), "at": step}
+        run.log(row)
+        if ray.train.get_context().get_world_rank() == 0:
+            tell(Path(config["told"]), resumed_at=run.starting_step, **row)
+
+
 def every_rank(config: dict[str, Any]) -> None:
     """Each rank has a run of its own, and ends it."""
     import ray.train
@@ -124,6 +138,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "rank-zero-dies": {"function": reporting, "retries": 1, "dies": 0},
     "retries-spent": {"function": reporting, "retries": 1, "dies": 1, "always": True},
     "in-worker": {"function": logging, "retries": 1, "callback": ""},
+    "left-open": {"function": left_open, "callback": ""},
     "every-rank": {"function": every_rank, "callback": ""},
     "gloo": {"function": gloo, "torch": True},
 }
