@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mlflow_wandb_plugin.endpoints.wandb_unsent import Unsent
 from mlflow_wandb_plugin.live.hiding import without_secrets
-from mlflow_wandb_plugin.live.say import warn_once
+from mlflow_wandb_plugin.live.say import say, warn_once
 from mlflow_wandb_plugin.mapping import PARENT_GROUP_KEY
 from mlflow_wandb_ray import credentials
 
@@ -80,7 +81,9 @@ def begin(
     settings = {"tracking_uri": homes.tracking_uri, "experiment": homes.experiment}
     with using(**{name: value for name, value in settings.items() if value}):
         _check_mlflow(homes)
-        return _started(init)
+        run = _started(init)
+    log_unsent(run)
+    return run
 
 
 def nested_below(group: str) -> dict[str, str]:
@@ -141,3 +144,22 @@ def _started(init: dict[str, Any]) -> Any:
     import wandb
 
     return wandb.init(**init)
+
+
+def log_unsent(run: Any) -> None:
+    """Log what killed processes of this run logged and W&B did not get, at its own steps and times:
+    W&B goes on behind the last row that it has, and MLflow ignores what it has already. Never
+    raises."""
+    try:
+        if run.offline or not run.resumed:
+            return
+        unsent = Unsent(Path(run.dir).parent, run.id, run.starting_step)
+        rows = unsent.rows()
+        for step, row in rows:
+            run.log(row, step=step, commit=True)
+        unsent.forget()
+    except Exception as error:
+        warn_once(f"W&B may lack what a killed process logged: {error}")
+        return
+    if rows:
+        say(f"{len(rows)} rows of a killed process are logged again: W&B did not have them")

@@ -37,7 +37,7 @@ class MlflowTarget:
     Args:
         uri: an MLflow tracking URI; None means MLflow's own default.
         experiment: the experiment's name; ``{entity}`` and ``{project}`` are filled in.
-        secondary: the runs are those of another process, too, which says how they end.
+        secondary: whether the runs are also those of another process, which says how they end.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class MlflowTarget:
         uri: str | None = None,
         experiment: str = "{project}",
         backoff: Backoff | None = None,
-        secondary: bool = False,
+        secondary: Callable[[], bool] = lambda: False,
     ) -> None:
         self._client = Client(uri, backoff)
         self._experiment = experiment

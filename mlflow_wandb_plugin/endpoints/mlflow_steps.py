@@ -32,7 +32,7 @@ class StepAxis:
             ready = self.release()
         self._held.append(series)
         self._points += len(series.steps)
-        self._highest = max(self._highest, *series.steps[-1:])
+        self._highest = max([self._highest, *series.steps[-1:]])
         return ready
 
     def release(self) -> list[Series]:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin import identity, mapping
-from mlflow_wandb_plugin.endpoints.mlflow_client import Client
+from mlflow_wandb_plugin.endpoints.mlflow_client import Client, RefusedError
 from mlflow_wandb_plugin.endpoints.mlflow_columns import BulkWriter
 from mlflow_wandb_plugin.endpoints.mlflow_files import POINT_LOSS, RunFiles
 from mlflow_wandb_plugin.endpoints.mlflow_points import Batches, PointWriter
@@ -40,7 +40,8 @@ class MlflowRunWriter:
     Args:
         reopen_tags: identity tags to put on a run that existed; None for a new run.
         bulk: the way into MLflow's own database; None for its API.
-        secondary: another process says whether the run goes on and how it ends.
+        secondary: whether another process says whether the run goes on and how it ends; asked
+            when that is to be written.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class MlflowRunWriter:
         info: RunInfo,
         reopen_tags: Mapping[str, str] | None,
         bulk: BulkWriter | None = None,
-        secondary: bool = False,
+        secondary: Callable[[], bool] = lambda: False,
     ) -> None:
         self._client = client
         self._limits = Limits.installed()
@@ -292,7 +293,7 @@ class MlflowRunWriter:
         self._save_names(params=True)
         steps: list[Callable[[], object]] = [self._log_owed, self._log_counts]
         status = mapping.STATUS[info.state]
-        if status != "RUNNING" and not self._secondary:
+        if status != "RUNNING" and not self._secondary():
             steps.append(partial(self._terminate, status, info.ended_ms))
         self._remember(info, complete, steps)
         self._note(self._counts())
@@ -341,7 +342,12 @@ class MlflowRunWriter:
         self._client.call(self._client.client.set_terminated, self.run_id, status, ended_ms)
 
     def _delete_tag(self, key: str) -> None:
-        self._client.call(self._client.client.delete_tag, self.run_id, key)
+        """Where another process writes the run, too, the tag may be gone."""
+        try:
+            self._client.call(self._client.client.delete_tag, self.run_id, key)
+        except RefusedError as error:
+            if error.code != "RESOURCE_DOES_NOT_EXIST":
+                raise
 
     def close(self) -> None:
         self._files.close()
@@ -369,7 +375,7 @@ class MlflowRunWriter:
         if identity.ORIGIN not in self._tags:
             keep[identity.ORIGIN] = tags[identity.ORIGIN]
         self._set_tags(keep)
-        if self._status != "RUNNING" and not self._secondary:
+        if self._status != "RUNNING" and not self._secondary():
             self._client.call(self._client.client.update_run, self.run_id, status="RUNNING")
 
     def _decided_step_metric(self, reopen_tags: Mapping[str, str]) -> str:

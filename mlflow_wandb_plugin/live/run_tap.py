@@ -69,13 +69,17 @@ class RunTap:
         if status.get("run_id"):
             self._tell_wandb(status)
 
-    def finished(self) -> None:
-        """wandb is done with the run: close the journal and wait for the replica."""
+    def finished(self, uploaded: bool = True) -> None:
+        """wandb is done with the run: close the journal and wait for the replica.
+
+        Args:
+            uploaded: whether wandb came to the end of it, for which it uploads everything.
+        """
         with self.lock:
             if self.closed or self._journal is None or self.pid != os.getpid():
                 return
             self.closed = True
-            self._note(closed=True, broken=self._broken)
+            self._note(closed=True, broken=self._broken, uploaded=uploaded)
             self._journal.close()
         if not self._replicator.alive():
             self._replicator.start(self.path.parent)
@@ -124,6 +128,7 @@ class RunTap:
                 "tracking_uri": tracking.shown(self._target_uri),
                 "experiment": self._settings.experiment,
                 "homes": self._settings.homes,
+                "resume": bool(getattr(settings, "resume", None)),
                 "secondary": getattr(settings, "x_update_finish_state", True) is False,
                 "pid": os.getpid(),
             },

@@ -3,7 +3,7 @@
 All of wandb's private API that the package relies on while training is in this file:
 `Run._set_backend`, called once for every run and again in forked children, `Run._finish`, and the
 interface's `_publish` and `_deliver`. Where one of them is missing the tap says so and leaves
-wandb alone.
+wandb alone. `Run._finish_timed_out`, where there is one, says that wandb gave up uploading.
 """
 
 from __future__ import annotations
@@ -138,12 +138,15 @@ def _finishing(finish: Any) -> Any:
         tap = _taps.get(run.settings.run_id)
         if tap is not None:
             tap.before_finish()
+        uploaded = False
         try:
-            return finish(run, *args, **kwargs)
+            result = finish(run, *args, **kwargs)
+            uploaded = not getattr(run, "_finish_timed_out", False)
+            return result
         finally:
             # Only now has wandb-core written the end of the run's file.
             if tap is not None:
-                tap.finished()
+                tap.finished(uploaded)
 
     return wrapper
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlflow_wandb_plugin import journal
 from mlflow_wandb_plugin.backfill.engine import replicate
+from mlflow_wandb_plugin.endpoints import wandb_unsent
 from mlflow_wandb_plugin.endpoints.mlflow_client import check_reachable
 from mlflow_wandb_plugin.endpoints.wandb_folders import RunLog
 from mlflow_wandb_plugin.endpoints.wandb_log import Progress, peek, read_logs
@@ -82,7 +83,9 @@ class Shipment:
 
         from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
 
-        secondary = bool(header.get("secondary"))
+        def secondary() -> bool:
+            return bool(header.get("secondary")) or was_resumed(self.path, str(header["run_id"]))
+
         target = MlflowTarget(self._uri or None, self._experiment, backoff, secondary)
         twin = target.find(info)
         writer = target.open(info, "dual", twin)
@@ -107,6 +110,9 @@ class Shipment:
         if carried.info.state == "running":
             return self._say("partial", **result)
         flawed = carried.info.missing or writer.losses or carried.damage
+        with contextlib.suppress(OSError):
+            if wandb_unsent.may_lack_rows(self.path, header, wandb_file):
+                wandb_unsent.keep(self.path, wandb_file)
         self._clean_up(header, wandb_file, keep_wandb=bool(flawed))
         # Said last: who waits for it may look at the folder at once.
         return self._say("complete", **result)
@@ -165,6 +171,21 @@ class Shipment:
         if header.get("homes") == "mlflow" and ours and not keep_wandb:
             # The cut-over: MLflow is the run's only home now.
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def was_resumed(path: Path, run_id: str) -> bool:
+    """Whether a later process went on with the run of journal ``path``: then that one says whether
+    the run goes on, or has said how it ended."""
+    stamp = len(path.stem) - len(run_id)
+    return any(
+        later.stem[stamp:] == run_id and later.stem > path.stem and _came_to_be(later)
+        for suffix in (journal.SUFFIX, ".status")
+        for later in path.parent.glob(f"[!.]*{suffix}")
+    )
+
+
+def _came_to_be(path: Path) -> bool:
+    return journal.read_status(path).get("state") != "empty"
 
 
 def handover_file(path: Path) -> Path:

@@ -188,7 +188,7 @@ def test_a_secondary_process_leaves_it_to_the_primary_how_a_run_ended(
     local_run(tmp_path / "second", "r1", exit_code=1)
     list(backfill(WandbDir(tmp_path / "first"), MlflowTarget(fresh_store), Selection()))
     before = read_runs(fresh_store)["r1"]
-    target = MlflowTarget(fresh_store, secondary=True)
+    target = MlflowTarget(fresh_store, secondary=lambda: True)
     source = WandbDir(tmp_path / "second")
     (info,) = source.runs(Selection())
     writer = target.open(info, "dual", target.find(info))

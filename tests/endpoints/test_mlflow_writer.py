@@ -11,6 +11,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
+from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
+from mlflow_wandb_plugin.endpoints.mlflow_bulk import WritePath
 from mlflow_wandb_plugin.errors import TargetError
 from mlflow_wandb_plugin.model import Mark, RowObjects, Series
 from tests.endpoints.writing import document, end, opened, points, run_info, the_run
@@ -295,3 +297,21 @@ def test_rows_that_do_not_come_again_arrive_before_the_position(
         assert dict(writer.position) == {"server": 2}
     rows = document(fresh_store, the_run(fresh_store), "wandb/history.jsonl", tmp_path)
     assert [row["t"] for row in rows] == ["a long enough first line", "b"]
+
+
+@pytest.mark.parametrize("path", ["auto", "api"])
+def test_two_processes_end_one_run(fresh_store: str, path: WritePath) -> None:
+    """The journal of a killed process and the one that resumed it are delivered side by side: each
+    finds the run as it was created, and the second does not mind what the first has done."""
+    target = MlflowTarget(fresh_store)
+    target.use_write_path(path)
+    first = target.open(run_info(), "dual", target.find(run_info()))
+    second = target.open(run_info(), "dual", target.find(run_info()))
+    for step, writer in enumerate((first, second)):
+        writer.append(points("a", [float(step)], first_step=step))
+        end(writer, run_info())
+        writer.close()
+    run = the_run(fresh_store)
+    assert run.points("a") == [(0, 0.0), (1, 1.0)]
+    assert (run.status, run.tags["wandb.sync.state"]) == ("FINISHED", "complete")
+    assert "wandb.sync.claim" not in run.tags

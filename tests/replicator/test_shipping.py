@@ -18,11 +18,13 @@ from tests.support.processes import free_port
 from tests.support.records import exit_record, partial_record, run_record
 
 
-def written(folder: Path, *records: Any, closed: bool = True, **header: Any) -> Path:
+def written(
+    folder: Path, *records: Any, closed: bool = True, uploaded: bool = True, **header: Any
+) -> Path:
     """A journal of a trainer that is gone."""
     ours = open_journal(folder, *records, **header)
     if closed:
-        ours.note(closed=True, broken=False)
+        ours.note(closed=True, broken=False, uploaded=uploaded)
     ours.close()
     return ours.path
 
@@ -69,6 +71,17 @@ def test_a_trainer_that_lives_leaves_its_run_open(fresh_store: str, tmp_path: Pa
     ours.close()
     assert shipment(ours.path, fresh_store).ship() == "complete"
     assert read_runs(fresh_store)["r1"].points("a") == [(0, 1.0), (1, 2.0)]
+
+
+def test_a_run_with_a_step_metric_goes_on_where_it_was(fresh_store: str, tmp_path: Path) -> None:
+    """The rows that are there already come by again, without their points."""
+    start = run_record("r1", config={"mlflow_step_metric": "at"})
+    ours = open_journal(tmp_path, start, partial_record({"a": 1.0, "at": 10}))
+    assert shipment(ours.path, fresh_store).ship() == "partial"
+    ours.append(RECORD, partial_record({"a": 2.0, "at": 20}).SerializeToString())
+    ours.close()
+    assert shipment(ours.path, fresh_store).ship() == "complete"
+    assert read_runs(fresh_store)["r1"].points("a") == [(10, 1.0), (20, 2.0)]
 
 
 def test_a_killed_trainers_run_is_killed(fresh_store: str, tmp_path: Path) -> None:
@@ -192,3 +205,81 @@ def test_the_cut_over_removes_wandbs_files_once_all_is_there(
     assert shipment(path, fresh_store).ship() == "complete"
     assert folder.exists() is (homes == "both")
     assert (tmp_path / "offline-run-20260102_000000-r2").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "resume", "records", "closed", "kept"),
+    [
+        ("run", True, WHOLE[:-1], False, True),
+        ("run", True, WHOLE, False, True),
+        ("run", True, WHOLE, "raised", True),
+        ("run", True, WHOLE, True, False),
+        ("run", False, WHOLE[:-1], False, False),
+        ("offline-run", True, WHOLE[:-1], False, False),
+    ],
+    ids=[
+        "killed",
+        "killed in finish()",
+        "finish() raised",
+        "finished",
+        "not to be resumed",
+        "offline",
+    ],
+)
+def test_the_journal_of_a_killed_run_that_is_resumed_is_kept(
+    fresh_store: str,
+    tmp_path: Path,
+    kind: str,
+    resume: bool,
+    records: tuple[Any, ...],
+    closed: bool | str,
+    kept: bool,
+) -> None:
+    """W&B may lack its last rows, and they are in no other place: it lies in W&B's folder, for its
+    owner only. Where W&B has all, or is not asked for the run again, nothing stays."""
+    folder = tmp_path / f"{kind}-20260101_000000-r1"
+    folder.mkdir()
+    where = str(folder / "run-r1.wandb")
+    path = written(
+        tmp_path, *records, closed=bool(closed), uploaded=closed is True, resume=resume,
+        wandb_file=where,
+    )  # fmt: skip
+    content = path.read_bytes()
+    assert shipment(path, fresh_store).ship() == "complete"
+    assert not path.exists()
+    assert [(file.read_bytes(), file.stat().st_mode & 0o777) for file in folder.iterdir()] == (
+        [(content, 0o600)] if kept else []
+    )
+    assert read_runs(fresh_store)["r1"].points("a") == [(0, 1.0), (1, 2.0)]
+
+
+def test_a_run_that_another_process_resumed_goes_on(fresh_store: str, tmp_path: Path) -> None:
+    """What its killed process left is delivered beside it, and does not end it."""
+    left = written(tmp_path, *WHOLE[:2], closed=False)
+    ours = open_journal(tmp_path, run_record("r1"), name="20260102_000000-r1")
+    assert shipment(left, fresh_store).ship() == "complete"
+    run = read_runs(fresh_store)["r1"]
+    assert (run.status, run.points("a")) == ("RUNNING", [(0, 1.0)])
+    ours.close()
+    assert shipment(ours.path, fresh_store).ship() == "complete"
+    assert read_runs(fresh_store)["r1"].status == "KILLED"
+
+
+def test_a_run_ends_as_its_last_process_says(fresh_store: str, tmp_path: Path) -> None:
+    """Whichever journal is delivered last. A process that never came to be says nothing."""
+    killed = written(tmp_path, *WHOLE[:2], closed=False)
+    last = written(tmp_path, *WHOLE, name="20260102_000000-r1")
+    empty = written(tmp_path, name="20260103_000000-r1")
+    for path in (empty, last, killed):
+        shipment(path, fresh_store).ship()
+    run = read_runs(fresh_store)["r1"]
+    assert (run.status, run.tags["wandb.sync.state"]) == ("FINISHED", "complete")
+
+
+def test_a_run_whose_id_ends_alike_is_another_one(fresh_store: str, tmp_path: Path) -> None:
+    """Its process says nothing about this run, which ended."""
+    left = written(tmp_path, *WHOLE[:2], closed=False)
+    other = open_journal(tmp_path, run_record("other-r1"), name="20260102_000000-other-r1")
+    assert shipment(left, fresh_store).ship() == "complete"
+    assert read_runs(fresh_store)["r1"].status == "KILLED"
+    other.close()

@@ -72,6 +72,34 @@ def started(
                 stream.close()
 
 
+def end_all_of(folder: Path) -> None:
+    """Kill, one by one, what programs left whose files lie in ``folder``: processes in sessions of
+    their own are no part of a group. They are known by the HOME that they were started with.
+
+    Raises:
+        AssertionError: some are still there after 30 s.
+    """
+
+    def kill_those_found() -> bool:
+        found = list(_at_home_in(folder))
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not found
+
+    wait_until(kill_those_found, 30, f"the end of all processes of {folder}")
+
+
+def _at_home_in(folder: Path) -> Iterator[int]:
+    """Living processes whose HOME lies in ``folder`` (Linux; elsewhere none are found)."""
+    home = f"HOME={folder}{os.sep}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            environ = (process / "environ").read_bytes().split(b"\0")
+            if any(variable.startswith(home) for variable in environ):
+                yield int(process.name)
+
+
 def wait_until(condition: Callable[[], object], seconds: float = 30, what: str = "") -> None:
     """Poll ``condition`` until it holds.
 
@@ -88,6 +116,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def silent_server() -> Iterator[int]:
+    """A port of loopback that takes connections and never answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(128)
+        yield int(listening.getsockname()[1])
 
 
 @contextlib.contextmanager

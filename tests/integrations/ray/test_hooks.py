@@ -40,11 +40,13 @@ def test_the_same_experiment_begun_again_goes_on(left: Left) -> None:
     assert (run.state, twin.status) == ("finished", "FINISHED")
 
 
-def test_a_trial_goes_on_in_another_session(left: Left) -> None:
-    """The state that Tune keeps names its run; a changed param is no error, a second start does
-    nothing, and the noise of results is left out."""
-    run, twin = left.only("cut-short")
-    assert left.said["cut-short"] == {"abcde_00000": run.name}
+@pytest.mark.parametrize("name", ["cut-short", "cut-early"])
+def test_a_trial_goes_on_in_another_session(left: Left, name: str) -> None:
+    """The state that Tune keeps names its run, and where Tune had not saved it yet, the place and
+    the trial do; a changed param is no error, a second start does nothing, and the noise of results
+    is left out."""
+    run, twin = left.only(name)
+    assert left.said[name] == {"abcde_00000": run.name}
     assert rows_of(run) == [
         {"score": 10.0 * n, "training_iteration": n, "time_total_s": 1.0} for n in (1, 2, 3, 4)
     ]

@@ -40,15 +40,19 @@ def train(name: str, error: Exception | None = None) -> str:
     return str(callback._lane.run.id)
 
 
-def restored(name: str) -> dict[str, str]:
-    """Two sessions of one experiment: in the first, a trial is cut short."""
+def restored(name: str, saved: bool) -> dict[str, str]:
+    """Two sessions of one experiment: in the first, a trial is cut short.
+
+    Args:
+        saved: Tune has saved the callback's state since the trial began.
+    """
     storage = TuneStorage(storage_path=str(Path.cwd() / "storage"), experiment_dir_name=name)
     first = DualLoggerCallback(project=name)
     first.setup()
     trial = _trial(name, storage, {"lr": 0.5})
     first.log_trial_start(trial)
     _results(first, trial, 1, 2)
-    kept = first.get_state()
+    kept = first.get_state() if saved else {"ids": {}}
     first.on_experiment_end([trial])
 
     second: Any = pickle.loads(pickle.dumps(first))
@@ -135,7 +139,8 @@ def main() -> None:
         said["again"] = [train("again"), train("again")]
         said["remote"] = remote_checkpoint("remote")
         said["saves"] = saves("saves")
-        said["cut-short"] = restored("cut-short")
+        said["cut-short"] = restored("cut-short", saved=True)
+        said["cut-early"] = restored("cut-early", saved=False)
     print(json.dumps(said))
 
 

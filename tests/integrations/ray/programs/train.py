@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,7 +52,7 @@ def gloo(config: dict[str, Any]) -> None:
 
 
 def logging(config: dict[str, Any]) -> None:
-    """Logs in the worker; rank zero dies once. Nobody ends the run."""
+    """Logs in the worker; rank zero is killed once. Nobody ends the run."""
     import ray.train
     import wandb
 
@@ -67,11 +68,25 @@ def logging(config: dict[str, Any]) -> None:
         row = {"loss": 1 / (step + 1), "at": step}
         run.log(row)
         if rank == 0:
-            tell(told, first=first_attempt, id=run.id, **row)
+            tell(told, first=first_attempt, id=run.id, resumed_at=run.starting_step, **row)
         ray.train.report(row)
         if step == 1 and rank == 0 and first_attempt:
             died.touch()
-            os._exit(1)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def left_open(config: dict[str, Any]) -> None:
+    """Logs in the worker; nobody ends the run but Ray, when it shuts the worker down."""
+    import ray.train
+
+    from mlflow_wandb_ray import setup_dual
+
+    run = setup_dual(config, project=config["project"])
+    for step in range(STEPS):
+        row = {"loss": 1 / (step + 1), "at": step}
+        run.log(row)
+        if ray.train.get_context().get_world_rank() == 0:
+            tell(Path(config["told"]), resumed_at=run.starting_step, **row)
 
 
 def every_rank(config: dict[str, Any]) -> None:
@@ -123,6 +138,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "rank-zero-dies": {"function": reporting, "retries": 1, "dies": 0},
     "retries-spent": {"function": reporting, "retries": 1, "dies": 1, "always": True},
     "in-worker": {"function": logging, "retries": 1, "callback": ""},
+    "left-open": {"function": left_open, "callback": ""},
     "every-rank": {"function": every_rank, "callback": ""},
     "gloo": {"function": gloo, "torch": True},
 }
