@@ -67,9 +67,13 @@ class PlainRows:
 
 
 def parse_plain(rows: Sequence[bytes]) -> PlainBlock | None:
-    """Rows that `PlainRows` has taken; None if one of them is not plain after all."""
-    import numpy as np
-
+    """Rows that `PlainRows` has taken; None if one of them is not plain after all, or if MLflow was
+    installed without its numpy and pyarrow."""
+    try:
+        import numpy as np
+        import pyarrow  # noqa: F401
+    except ImportError:
+        return None
     data = b"".join(rows) + _PADDING
     ends = np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)))
     begins = np.concatenate(([0], ends[:-1]))
