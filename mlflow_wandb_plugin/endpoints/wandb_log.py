@@ -260,7 +260,7 @@ class _LogReading:
                 Damage(str(leading.path), position - size, size, "not a record")
                 for size in self._decoder.spoiled
             ]
-            self._decoder.spoiled = []
+            self._decoder.spoiled.clear()
 
     def _taken(self, position: int) -> Iterator[Item]:
         if self._carried:

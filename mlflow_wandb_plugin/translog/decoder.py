@@ -17,17 +17,10 @@ from mlflow_wandb_plugin.errors import RecordError
 from mlflow_wandb_plugin.model import (
     FileRef,
     Item,
-    Key,
-    RowObjects,
     RunInfo,
     Series,
-    as_float,
-    nest,
 )
 from mlflow_wandb_plugin.translog.artifacts import artifact_ref, used_artifact_ref
-from mlflow_wandb_plugin.translog.columns import Columns, milliseconds
-from mlflow_wandb_plugin.translog.metrics import MetricDefinitions
-from mlflow_wandb_plugin.translog.plain_rows import FEW, PlainBlock, PlainRows, parse_plain
 from mlflow_wandb_plugin.translog.records import (
     HISTORY,
     REQUEST,
@@ -35,9 +28,9 @@ from mlflow_wandb_plugin.translog.records import (
     is_runtime_summary,
     record_type,
 )
+from mlflow_wandb_plugin.translog.rows import Rows
 from mlflow_wandb_plugin.translog.run_state import RunFacts
-from mlflow_wandb_plugin.translog.steps import StepMachine, typed_json
-from mlflow_wandb_plugin.translog.summary import SummaryFold
+from mlflow_wandb_plugin.translog.steps import StepMachine
 
 if TYPE_CHECKING:
     from wandb.proto.wandb_internal_pb2 import HistoryRecord, Record, StatsRecord, SummaryRecord
@@ -54,7 +47,6 @@ class RunDecoder:
 
     Attributes:
         changed: `info` would say something new.
-        spoiled: sizes in bytes of rows that turned out to be none after `feed` had taken them.
     """
 
     def __init__(self) -> None:
@@ -63,30 +55,18 @@ class RunDecoder:
         self._parse = Record.FromString
         self.run = RunFacts()
         self.changed = False
-        self.spoiled: list[int] = []
         self._files_dir: Path | None = None
         self._held_summary: bytes | None = None
-        self._out: list[Item] = []
-        self._objects: dict[Key, Any] = {}
-        self._rows_before = 0
-        self._columns = Columns()
-        self._new_log()
-        self._new_block()
-
-    def _new_log(self) -> None:
-        """wandb-core starts each log with no summary and no definitions, also on resume."""
-        self._summary = SummaryFold()
-        self._metrics = MetricDefinitions(self._summary)
-        self._machine = StepMachine(self._metrics)
-        self._plain = PlainRows()
-        self._last: dict[Key, float] = {}
+        self._rows = Rows(self.run)
+        self._machine = StepMachine(self._rows.metrics)
 
     # -- one log after another ------------------------------------------------------------
 
     def begin(self, segment: str, files_dir: Path | None) -> None:
         """The next records come from log ``segment``; its files lie in ``files_dir``."""
-        self._fold()
-        self._new_log()
+        self._rows.fold()
+        self._rows.new_log()
+        self._machine = StepMachine(self._rows.metrics)
         self.run.begin(segment)
         self._files_dir = files_dir
 
@@ -98,7 +78,7 @@ class RunDecoder:
     def end(self) -> None:
         """The log has ended: what waits for a next record need wait no longer."""
         self._apply_held_summary()
-        self._add_rows(self._machine.flush())
+        self._rows.add_rows(self._machine.flush())
 
     # -- records --------------------------------------------------------------------------
 
@@ -116,9 +96,9 @@ class RunDecoder:
             self._held_summary = None if is_runtime_summary(payload) else payload
         elif kind == HISTORY and rows:
             self._held_summary = None
-            if not self._plain.add(payload):
-                self._flush_plain()
-                self._checked(lambda: self._add_history(self._parse(payload).history))
+            if not self._rows.add_plain(payload):
+                self._rows.flush_plain()
+                self._checked(lambda: self._rows.add_history(self._parse(payload).history))
         else:
             self._checked(lambda: self._feed_other(payload, kind, rows))
 
@@ -146,12 +126,12 @@ class RunDecoder:
             handler(getattr(record, kind))
 
     def _on_history(self, history: HistoryRecord) -> None:
-        self._add_history(history)
+        self._rows.add_history(history)
 
     def _on_request(self, request: Any) -> None:
         kind = request.WhichOneof("request_type")
         if kind == "partial_history":
-            self._add_rows(self._machine.add(request.partial_history))
+            self._rows.add_rows(self._machine.add(request.partial_history))
         elif kind == "run_start":
             self._on_run(request.run_start.run)
         elif kind == "log_artifact":
@@ -174,27 +154,27 @@ class RunDecoder:
         self.changed = True
 
     def _on_metric(self, metric: Any) -> None:
-        self._fold()
-        self._metrics.define(metric)
+        self._rows.fold()
+        self._rows.metrics.define(metric)
 
     def _on_summary(self, summary: SummaryRecord) -> None:
-        self._fold()
+        self._rows.fold()
         for item in summary.update:
             path = tuple(item.nested_key) or (item.key,)
-            self._summary.set(path, json.loads(item.value_json), self._now + 1)
+            self._rows.summary.set(path, json.loads(item.value_json), self._rows.now + 1)
         for item in summary.remove:
-            self._summary.remove(tuple(item.nested_key) or (item.key,))
+            self._rows.summary.remove(tuple(item.nested_key) or (item.key,))
 
     def _on_files(self, files: Any) -> None:
         for item in files.files:
             if self._files_dir is not None and item.path.startswith("media/"):
-                self._out.append(FileRef(item.path, self._files_dir / item.path))
+                self._rows.put(FileRef(item.path, self._files_dir / item.path))
 
     def _on_artifact(self, artifact: Any) -> None:
-        self._out.append(artifact_ref(artifact))
+        self._rows.put(artifact_ref(artifact))
 
     def _on_use_artifact(self, used: Any) -> None:
-        self._out.append(used_artifact_ref(used))
+        self._rows.put(used_artifact_ref(used))
 
     def _on_preempting(self, _: Any) -> None:
         self.run.preempting = True
@@ -210,10 +190,10 @@ class RunDecoder:
                 value = float(json.loads(item.value_json))
             except (TypeError, ValueError):
                 continue
-            self._out.append(Series((item.key,), (0,), (timestamp_ms,), (value,), "system"))
+            self._rows.put(Series((item.key,), (0,), (timestamp_ms,), (value,), "system"))
 
     def _on_exit(self, exit_record: Any) -> None:
-        self._add_rows(self._machine.flush())
+        self._rows.add_rows(self._machine.flush())
         self.run.add_exit(exit_record)
         self.changed = True
 
@@ -227,211 +207,34 @@ class RunDecoder:
 
     def feed_row_after(self, step: int | None, payload: bytes) -> None:
         """Take a serialized history record of a ``.wandb`` file if its step is later."""
-        self._flush_plain()
+        self._rows.flush_plain()
         history = self._parse(payload).history
         if step is None or history.step.num > step:
-            self._add_history(history)
-
-    # -- rows -----------------------------------------------------------------------------
-
-    def _add_rows(self, rows: Iterator[Any]) -> None:
-        for row in rows:
-            timestamp = row.values.pop(("_timestamp",), None)
-            self._open_row(row.step, timestamp)
-            nested = []
-            for path, text in row.values.items():
-                if len(path) > 1:
-                    nested.append((path, text))
-                elif path[0] not in ("_step", "_runtime"):
-                    self._add_value(path, text)
-            if nested:
-                self._add_nested(nested)
-            self._close_row()
-
-    def _add_history(self, history: HistoryRecord) -> None:
-        step: int | None = history.step.num if history.HasField("step") else None
-        timestamp: str | None = None
-        nested: list[tuple[Key, str]] = []
-        flat: list[tuple[Key, str]] = []
-        for item in history.item:
-            path = tuple(item.nested_key) or (item.key,)
-            text = item.value_json or typed_json(item)
-            if len(path) > 1:
-                nested.append((path, text))
-            elif path == ("_timestamp",):
-                timestamp = text
-            elif path == ("_step",):
-                step = int(float(text)) if step is None else step
-            elif path != ("_runtime",):
-                flat.append((path, text))
-        self._open_row(step, timestamp)
-        if self._metrics.has_globs:
-            for path, _ in flat + nested:
-                self._metrics.match_glob(path)
-        for path, text in flat:
-            self._add_value(path, text)
-        if nested:
-            self._add_nested(nested)
-        self._close_row()
-
-    def _flush_plain(self) -> None:
-        """Rows that were taken without parsing join the others."""
-        rows = self._plain.take()
-        if rows:
-            self._add_plain(rows)
-
-    def _add_plain(self, rows: list[bytes]) -> None:
-        """Where not all rows are plain, those around the odd ones are."""
-        block = parse_plain(rows) if len(rows) >= FEW else None
-        if block is not None:
-            self._add_block(block)
-        elif len(rows) > FEW:
-            self._add_plain(rows[: len(rows) // 2])
-            self._add_plain(rows[len(rows) // 2 :])
-        else:
-            for row in rows:
-                self._add_unsure(row)
-
-    def _add_unsure(self, row: bytes) -> None:
-        from wandb.proto.wandb_internal_pb2 import HistoryRecord
-
-        try:
-            self._add_history(HistoryRecord.FromString(row))
-        except (DecodeError, ValueError):
-            self.spoiled.append(len(row))
-
-    def _add_block(self, block: PlainBlock) -> None:
-        if self._metrics.has_globs:
-            for column in block.columns:
-                self._metrics.match_glob(column.path)
-        self._columns.add_block(block)
-        self.run.saw_rows(len(block.steps), block.steps[-1], block.times_ms[-1])
-        self.run.saw(max(block.times_ms))
-
-    def _open_row(self, step: int | None, timestamp: str | None) -> None:
-        self._flush_plain()
-        run = self.run
-        timestamp_ms = milliseconds(timestamp)
-        if timestamp_ms is None:
-            timestamp_ms = self._time_before
-        if step is None:
-            step = 0 if run.last_step is None else run.last_step + 1
-        run.saw_rows(1, step, timestamp_ms)
-        self._columns.open_row(step, timestamp_ms)
-
-    @property
-    def _time_before(self) -> int:
-        """What a row gets that has no time of its own, ms."""
-        run = self.run
-        return run.last_ms if run.last_ms is not None else run.started_ms or 0
-
-    def _close_row(self) -> None:
-        if self._objects:
-            step, timestamp_ms = self._columns.steps[-1], self._columns.times_ms[-1]
-            objects = dict(sorted(self._objects.items()))
-            self._out.append(RowObjects(step, timestamp_ms, objects))
-            self._objects = {}
-
-    def _add_value(self, path: Key, text: str) -> None:
-        try:
-            value = float(text)
-        except ValueError:
-            self._add_other(path, json.loads(text))
-            return
-        self._columns.add(path, value)
-
-    def _add_other(self, path: Key, value: Any) -> None:
-        if isinstance(value, bool):
-            self._fold_one(path)
-            self._columns.add(path, float(value))
-            self._fold_one(path, as_bool=True)
-        elif isinstance(value, dict) and value and "_type" not in value:
-            for label, below in value.items():
-                self._add_other((*path, label), below)
-        elif isinstance(value, (int, float)):
-            self._columns.add(path, as_float(value))
-        else:
-            self._fold_one(path)
-            self._objects[path] = value
-            self._summarize(path, value)
-
-    def _summarize(self, path: Key, value: Any) -> None:
-        """To the summary a typed W&B value is a tree like any other, defined leaf by leaf."""
-        if isinstance(value, dict):
-            for label, below in value.items():
-                self._summarize((*path, label), below)
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            self._summary.numbers(path, (as_float(value),), self._now)
-        elif value is None:
-            self._summary.null(path, self._now)
-        else:
-            self._summary.other(path, value, self._now)
-
-    def _add_nested(self, items: list[tuple[Key, str]]) -> None:
-        """Numbers below nested keys are metrics, unless they belong to a typed W&B value."""
-        typed = {path[:-1] for path, text in items if path[-1] == "_type" and text[:1] == '"'}
-        groups: dict[Key, dict[Key, Any]] = {}
-        for path, text in items:
-            owner = next((path[:n] for n in range(1, len(path)) if path[:n] in typed), None)
-            if owner is None:
-                self._add_value(path, text)
-            else:
-                groups.setdefault(owner, {})[path[len(owner) :]] = json.loads(text)
-        for owner, leaves in groups.items():
-            self._add_other(owner, nest(leaves))
+            self._rows.add_history(history)
 
     # -- blocks ---------------------------------------------------------------------------
 
     @property
     def points(self) -> int:
         """Points since the last `take`."""
-        return self._columns.points + self._plain.points
+        return self._rows.points
+
+    @property
+    def spoiled(self) -> list[int]:
+        """Sizes in bytes of rows that turned out to be none after `feed` had taken them; empty it
+        when they have been told of."""
+        return self._rows.spoiled
 
     def take(self, keep_points: bool = True) -> Iterator[Item]:
         """Yield what has come since the last call; ``keep_points=False`` empties the series: names
         are given by the order of keys, whoever has carried the points."""
-        self._fold()
-        columns, out = self._columns, self._out
-        self._out = []
-        self._new_block()
-        yield from columns.series(keep_points)
-        yield from out
+        yield from self._rows.take(keep_points)
 
     def info(self) -> RunInfo:
         """The run as known so far."""
         self.changed = False
-        self._fold()
-        return self.run.info(self._summary.tree(), self._last)
-
-    def _new_block(self) -> None:
-        self._rows_before += len(self._columns.steps)
-        self._columns = Columns()
-        self._folded: dict[Key, int] = {}
-
-    def _fold(self) -> None:
-        """Bring the summary up to date with the columns."""
-        self._flush_plain()
-        for path in self._columns.paths():
-            self._fold_one(path)
-
-    def _fold_one(self, path: Key, as_bool: bool = False) -> None:
-        values = self._columns.values(path)
-        done = self._folded.get(path, 0)
-        if len(values) == done:
-            return
-        new = values[done:] if done else values
-        at = 2 * (self._rows_before + self._columns.last_row(path) + 1)
-        if as_bool:
-            self._summary.other(path, bool(new[-1]), at)
-        else:
-            self._summary.numbers(path, new, at)
-        self._last[path] = new[-1]
-        self._folded[path] = len(values)
-
-    @property
-    def _now(self) -> int:
-        """The summary's clock: row n strikes 2n, what the user sets after it has 2n + 1."""
-        return 2 * (self._rows_before + len(self._columns.steps))
+        self._rows.fold()
+        return self.run.info(self._rows.summary.tree(), self._rows.last)
 
     def _apply_held_summary(self) -> None:
         if self._held_summary is not None:

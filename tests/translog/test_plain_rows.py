@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wandb.proto.wandb_internal_pb2 import Record
 
 from mlflow_wandb_plugin.model import RowObjects, Series
-from mlflow_wandb_plugin.translog import decoder as decoder_module
+from mlflow_wandb_plugin.translog import rows as rows_module
 from mlflow_wandb_plugin.translog.decoder import RunDecoder
 from mlflow_wandb_plugin.translog.plain_rows import FEW, PlainRows
 
@@ -87,14 +87,14 @@ ROWS = st.lists(
 def test_any_rows_are_the_same_either_way(rows: list[Any]) -> None:
     """Odd numbers, odd keys, keys twice, rows without a step or a time, text among them."""
     payloads = [record(*row) for row in rows]
-    few = decoder_module.FEW
+    few = rows_module.FEW
     try:
-        decoder_module.FEW = 10**9  # type: ignore[misc]
+        rows_module.FEW = 10**9  # type: ignore[misc]
         general = decoded(payloads)
-        decoder_module.FEW = 1  # type: ignore[misc]
+        rows_module.FEW = 1  # type: ignore[misc]
         assert decoded(payloads) == general
     finally:
-        decoder_module.FEW = few  # type: ignore[misc]
+        rows_module.FEW = few  # type: ignore[misc]
 
 
 def test_plain_rows_need_no_protobuf(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,8 +118,8 @@ def test_one_odd_row_costs_few_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """A block with a row that is not plain is halved until that row is found."""
     decoder = RunDecoder()
     decoder.begin("log", None)
-    add, parsed = decoder._add_history, []
-    monkeypatch.setattr(decoder, "_add_history", lambda row: (parsed.append(row), add(row)))
+    add, parsed = decoder._rows.add_history, []
+    monkeypatch.setattr(decoder._rows, "add_history", lambda row: (parsed.append(row), add(row)))
     for n in range(512):
         items = [(("a",), "1"), (("a",), "2")] if n == 300 else [(("a",), "1")]
         decoder.feed(record(n, n, items, "5"))
