@@ -16,7 +16,12 @@ from mlflow_wandb_plugin.endpoints import wandb_unsent
 from mlflow_wandb_plugin.endpoints.mlflow_client import check_reachable
 from mlflow_wandb_plugin.endpoints.wandb_folders import RunLog
 from mlflow_wandb_plugin.endpoints.wandb_log import Progress, peek, read_logs
-from mlflow_wandb_plugin.errors import MlflowWandbError, SourceError, TargetUnavailableError
+from mlflow_wandb_plugin.errors import (
+    JournalError,
+    MlflowWandbError,
+    SourceError,
+    TargetUnavailableError,
+)
 from mlflow_wandb_plugin.live import tracking
 from mlflow_wandb_plugin.retry import Backoff
 
@@ -25,6 +30,8 @@ CORE_PATIENCE_S = 5.0
 """How long wandb-core may take to write a run's exit once the SDK is done with the run."""
 DEAD_TRAINER_PATIENCE_S = 1.0
 """wandb-core outlives a killed trainer by about 100 ms."""
+SECONDARY = "secondary"
+"""In a journal's header and status: another process says how the run ends."""
 
 
 class Shipment:
@@ -72,6 +79,8 @@ class Shipment:
 
     def _ship(self) -> str:
         header = journal.read_header(self.path)
+        if header.get(SECONDARY):
+            self._status[SECONDARY] = True
         wandb_file = Path(header["wandb_file"])
         log = RunLog(self.path.stem, wandb_file, self.path)
         try:
@@ -84,7 +93,7 @@ class Shipment:
         from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
 
         def secondary() -> bool:
-            return bool(header.get("secondary")) or was_resumed(self.path, str(header["run_id"]))
+            return bool(header.get(SECONDARY)) or was_resumed(self.path, str(header["run_id"]))
 
         target = MlflowTarget(self._uri or None, self._experiment, backoff, secondary)
         twin = target.find(info)
@@ -178,14 +187,18 @@ def was_resumed(path: Path, run_id: str) -> bool:
     the run goes on, or has said how it ended."""
     stamp = len(path.stem) - len(run_id)
     return any(
-        later.stem[stamp:] == run_id and later.stem > path.stem and _came_to_be(later)
+        later.stem[stamp:] == run_id and later.stem > path.stem and _says_the_end(later)
         for suffix in (journal.SUFFIX, ".status")
         for later in path.parent.glob(f"[!.]*{suffix}")
     )
 
 
-def _came_to_be(path: Path) -> bool:
-    return journal.read_status(path).get("state") != "empty"
+def _says_the_end(path: Path) -> bool:
+    """Not of a run that never came to be, nor where another process says how the run ends."""
+    status: dict[str, Any] = dict(journal.read_status(path))
+    with contextlib.suppress(JournalError, OSError):
+        status.update(journal.read_header(path.with_suffix(journal.SUFFIX)))
+    return status.get("state") != "empty" and not status.get(SECONDARY)
 
 
 def handover_file(path: Path) -> Path:

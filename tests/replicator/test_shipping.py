@@ -276,6 +276,21 @@ def test_a_run_ends_as_its_last_process_says(fresh_store: str, tmp_path: Path) -
     assert (run.status, run.tags["wandb.sync.state"]) == ("FINISHED", "complete")
 
 
+@pytest.mark.parametrize("delivered", [True, False])
+def test_a_process_that_only_joins_a_run_does_not_end_it(
+    fresh_store: str, tmp_path: Path, delivered: bool
+) -> None:
+    """As in a child container, or a worker in shared mode: the process that began the run ends it,
+    though the other's journal is the later one, delivered or not."""
+    first = written(tmp_path, *WHOLE)
+    joined = written(tmp_path, *WHOLE[:2], name="20260102_000000-r1", secondary=True)
+    if delivered:
+        assert shipment(joined, fresh_store).ship() == "complete"
+        assert read_runs(fresh_store)["r1"].status == "RUNNING"
+    assert shipment(first, fresh_store).ship() == "complete"
+    assert read_runs(fresh_store)["r1"].status == "FINISHED"
+
+
 def test_a_run_whose_id_ends_alike_is_another_one(fresh_store: str, tmp_path: Path) -> None:
     """Its process says nothing about this run, which ended."""
     left = written(tmp_path, *WHOLE[:2], closed=False)
