@@ -1,12 +1,23 @@
-"""What the helper processes of the package have in common: the environment they start in."""
+"""What the helper processes of the package have in common: the environment they start in, and that
+the training goes first."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import site
 from pathlib import Path
 
 from mlflow_wandb_plugin.settings import PREFIX
+
+NICENESS = 5
+
+
+def step_aside() -> None:
+    """Let others go first where processors are few: a training's step must not wait for its
+    replica. A system that knows no niceness, or forbids it, is left as it is."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(max(0, NICENESS - os.nice(0)))
 
 
 def helper_environment(**more: str) -> dict[str, str]:

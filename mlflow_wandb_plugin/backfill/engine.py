@@ -68,22 +68,34 @@ def replicate(
     items: Iterable[Item],
     writer: RunWriter,
     progress: Callable[[int], None] | None = None,
+    prompt: bool = True,
 ) -> Carried:
     """Write ``items`` of one run; the last `RunInfo` among them finishes it. It is marked complete
     if it has ended and nothing of it is known to be missing.
+
+    Args:
+        prompt: items may be long in coming, and each mark is heeded at once. Else the last one goes
+            with the run's end, as one piece.
 
     Raises:
         MlflowWandbError: reading or writing failed; nothing is marked as done.
     """
     carried = Carried()
+    held: Mark | None = None
     for item in items:
+        if held is not None and not isinstance(item, RunInfo):
+            writer.checkpoint(held)
+            held = None
         if isinstance(item, Series):
             writer.append(item)
             carried.points += len(item.values)
             if progress is not None:
                 progress(len(item.values))
         elif isinstance(item, Mark):
-            writer.checkpoint(item)
+            if prompt:
+                writer.checkpoint(item)
+            else:
+                held = item
         elif isinstance(item, RunInfo):
             writer.update(item)
             carried.info = item
@@ -95,6 +107,8 @@ def replicate(
             writer.add(item)
     if carried.info is not None:
         whole = carried.info.state != "running" and not carried.info.missing
+        if held is not None and not whole:
+            writer.checkpoint(held)
         writer.finish(carried.info, complete=whole)
     return carried
 
@@ -214,7 +228,7 @@ class Carrier:
             # `--existing update` looks at everything again: other metrics may be wanted now.
             since = writer.anew() if decision.verdict == "existing" else writer.position
             items = self._options.wanted(self._source.read(run, since))
-            carried = replicate(self._announced(items), writer, self._listener.points)
+            carried = replicate(self._announced(items), writer, self._listener.points, prompt=False)
         finally:
             writer.close()
         return Outcome(

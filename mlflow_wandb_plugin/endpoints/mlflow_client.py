@@ -156,6 +156,11 @@ class Client:
             return False
         return True
 
+    def put_text(self, run_id: str, path: str, text: str) -> bool:
+        """Write a small file among a run's artifacts, if they are files of this machine; else
+        False, and nothing is done."""
+        return self._sql is not None and self.call(self._sql.put_text, run_id, path, text)
+
     def bare_run(self, run_id: str) -> Run:
         """A run; its inputs and outputs may be left out."""
         return self.call(self.mlflow.get_run if self._sql is None else self._sql.bare_run, run_id)

@@ -50,6 +50,7 @@ class RunComparison(MlflowRunWriter):
         self._real = client
         self._held = _Columns()
         looking = copy.copy(client)
+        looking.use_sql(None)
         looking.client = _Looker(client, run, self)  # type: ignore[assignment]
         given = {key: run.data.tags[key] for key in GIVEN if key in run.data.tags}
         blank = SimpleNamespace(

@@ -16,7 +16,7 @@ import threading
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TextIO, TypeAlias
 
 from mlflow_wandb_plugin import mapping
 from mlflow_wandb_plugin.endpoints import mlflow_media
@@ -31,6 +31,7 @@ UPLOAD_THREADS = 2
 KEPT_LOSSES = 10_000
 POINT_LOSS = "metric_refused"
 FILE_GONE = "FILE_GONE"
+HISTORY_SPOOL = "history.jsonl"
 
 Names: TypeAlias = Mapping[str, list[str]]
 """Keys, as labels, by the name that they were given."""
@@ -55,14 +56,14 @@ class RunFiles:
         self._run_id = run_id
         self._losses = losses
         self._rewrites = rewrites
-        self._spool = Path(tempfile.mkdtemp(prefix="mlflow-wandb-"))
+        self._spool_made: Path | None = None
         self._pool = concurrent.futures.ThreadPoolExecutor(UPLOAD_THREADS, "mlflow-wandb-upload")
         self._uploads: list[concurrent.futures.Future[None]] = []
         self._lock = threading.Lock()
         self._sent: dict[str, tuple[int, int]] = {}
         self._local: dict[str, Path] = {}
         self._media: list[tuple[str, RowObjects]] = []
-        self._history = open(self._spool / "history.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        self._history: TextIO | None = None
         self._known_rows: set[bytes] = set()
         self._saved_rows = 0
         self._lineage: list[dict[str, Any]] = []
@@ -73,6 +74,19 @@ class RunFiles:
         self._config: dict[str, Any] = {}
         self._summary: dict[str, Any] = {}
 
+    @property
+    def _spool(self) -> Path:
+        """A folder for what waits to be uploaded; many runs need none."""
+        with self._lock:
+            if self._spool_made is None:
+                self._spool_made = Path(tempfile.mkdtemp(prefix="mlflow-wandb-"))
+            return self._spool_made
+
+    def _write_history(self, text: str) -> None:
+        if self._history is None:
+            self._history = open(self._spool / HISTORY_SPOOL, "a", encoding="utf-8")  # noqa: SIM115
+        self._history.write(text)
+
     # -- what an earlier session left on the run ------------------------------------------
 
     def take_up(self) -> tuple[Names, Names]:
@@ -82,7 +96,7 @@ class RunFiles:
         if mapping.HISTORY_FILE in paths:
             text = self._download(mapping.HISTORY_FILE)
             self._known_rows = set(map(_digest, text.split("\n")))
-            self._history.write(text)
+            self._write_history(text)
             self._saved_rows = self._rows_size()
         self._config = self._earlier(mapping.CONFIG_FILE, paths, {})
         self._summary = self._earlier(mapping.SUMMARY_FILE, paths, {})
@@ -117,7 +131,7 @@ class RunFiles:
         digest = _digest(line)
         if digest not in self._known_rows:
             self._known_rows.add(digest)
-            self._history.write(line + "\n")
+            self._write_history(line + "\n")
         for key, value in row.values.items():
             if isinstance(value, dict) and value.get("_type") in mlflow_media.SHOWN:
                 self._media.append((".".join(key), RowObjects(row.step, row.timestamp_ms, value)))
@@ -196,6 +210,8 @@ class RunFiles:
         return True
 
     def _rows_size(self) -> int:
+        if self._history is None:
+            return 0
         self._history.flush()
         return os.fstat(self._history.fileno()).st_size
 
@@ -207,7 +223,7 @@ class RunFiles:
             self.tags[TABLES_TAG] = json.dumps(self._listed_tables())
         self._saved_rows = self._rows_size()
         if self._saved_rows:
-            self._upload(self._spool / "history.jsonl", mapping.HISTORY_FILE, "document_missing")
+            self._upload(self._spool / HISTORY_SPOOL, mapping.HISTORY_FILE, "document_missing")
 
     def save_names(self, metrics: Mapping[str, list[str]], params: Mapping[str, list[str]]) -> None:
         if metrics or params:
@@ -232,8 +248,10 @@ class RunFiles:
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._history.close()
-        shutil.rmtree(self._spool, ignore_errors=True)
+        if self._history is not None:
+            self._history.close()
+        if self._spool_made is not None:
+            shutil.rmtree(self._spool_made, ignore_errors=True)
 
     def _show(self, key: str, row: RowObjects) -> None:
         """Put an image or table where MLflow's UI looks for it."""
@@ -283,9 +301,12 @@ class RunFiles:
         self._write_lines(target, [canonical_json(document, indent=1)])
 
     def _write_lines(self, target: str, lines: Iterable[str]) -> None:
+        text = "".join(f"{line}\n" for line in lines)
+        if self._client.put_text(self._run_id, safe_path(target), text):
+            return
         local = self._spool / "documents" / safe_path(target)
         local.parent.mkdir(parents=True, exist_ok=True)
-        local.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        local.write_text(text, encoding="utf-8")
         self._upload(local, target, "document_missing")
 
     def _upload(self, local: Path, target: str, loss: str) -> None:

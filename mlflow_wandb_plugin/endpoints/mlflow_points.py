@@ -106,12 +106,12 @@ class PointWriter:
             self._waiting.append(Points(name, values, timestamps_ms, steps))
             self._count += len(values)
 
-    def flush(self, then: Callable[[], object] | None = None) -> None:
-        """Write all that waits, and do ``then``: in the same transaction where that can be, else
-        behind it. What could not be written waits on.
+    def flush(self, then: Sequence[Callable[[], object]] = ()) -> None:
+        """Write all that waits, and take the steps ``then``: in the same transaction where that can
+        be, else behind it. What could not be written waits on.
 
         Args:
-            then: a call of the client that may be repeated.
+            then: as `Client.together` takes them.
 
         Raises:
             TargetUnavailableError, TargetError
@@ -123,15 +123,15 @@ class PointWriter:
         if self._bulk is not None and sound:
             self._write_but_unsound(self._bulk, sound)
         self._flush_by_api()
-        if then is not None:
-            then()
+        if then:
+            self._client.together(then)
 
-    def _write_with(self, points: Sequence[Points], then: Callable[[], object] | None) -> bool:
+    def _write_with(self, points: Sequence[Points], then: Sequence[Callable[[], object]]) -> bool:
         """Write all that waits and do ``then``, together; False if MLflow refuses some of it."""
         assert self._bulk is not None
         write = partial(self._write, self._bulk, points)
         try:
-            self._client.together([write] if then is None else [write, then])
+            self._client.together([write, *then])
         except RefusedError as error:
             if error.code not in ITEM_FAULTS:
                 raise

@@ -8,10 +8,12 @@ to MLflow, which does it, or says what is wrong, in its own words.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlflow_wandb_plugin.endpoints.mlflow_dialects import DIALECTS, NamesAlike
@@ -253,6 +255,19 @@ class SqlClient:
             self._client.log_artifact(run_id, local_path, artifact_path)
         else:
             repository.log_artifact(local_path, artifact_path)
+
+    def put_text(self, run_id: str, path: str, text: str) -> bool:
+        """Write a file where MLflow's own repository of this machine's files would copy it to, at
+        a fifth of the cost, and at once as a whole; False if there is no such repository."""
+        folder = getattr(self._artifacts.get(run_id), "artifact_dir", None)
+        if folder is None:
+            return False
+        target = Path(folder, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.part")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, target)
+        return True
 
     def _remember_artifacts(self, run_id: str, uri: str) -> None:
         """Files of a run that was just read go where its row says: MLflow would read it again."""

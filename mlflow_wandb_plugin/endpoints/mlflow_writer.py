@@ -262,7 +262,7 @@ class MlflowRunWriter:
                 return
             self._set_tags(self._files.tags)
         if self._client.shares_transactions or time.monotonic() > self._marked_s + MARK_S:
-            self._points.flush(then=partial(self._move, mark))
+            self._points.flush(then=[partial(self._move, mark)])
             self._marked_s = time.monotonic()
             self._note(self._moved(mark))
         else:
@@ -282,7 +282,6 @@ class MlflowRunWriter:
     def finish(self, info: RunInfo, complete: bool) -> None:
         self._append_all(self._axis.release())
         self._describe(info)
-        self._flush()
         self.rewrites["name"] = sum(
             1
             for namer in (self._names, self._param_names, self._tag_names)
@@ -314,13 +313,14 @@ class MlflowRunWriter:
     def _remember(
         self, info: RunInfo, complete: bool, before: Sequence[Callable[[], object]] = ()
     ) -> None:
-        """The last thing written: how far the run has been carried, and whether it is whole.
+        """The last thing written, behind the last points: how far the run has been carried, and
+        whether it is whole.
 
         Args:
             before: steps to be taken first.
         """
         last = self._changed_tags(self._last_tags(info, complete))
-        self._client.together([*before, partial(self._log_tags, last)])
+        self._points.flush(then=[*before, partial(self._log_tags, last)])
         self._note(last)
         self._held_mark = None
 

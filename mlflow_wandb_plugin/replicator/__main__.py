@@ -18,6 +18,7 @@ from typing import Any
 from mlflow_wandb_plugin import journal, outbox
 from mlflow_wandb_plugin.errors import MlflowWandbError
 from mlflow_wandb_plugin.live import tracking
+from mlflow_wandb_plugin.processes import step_aside
 from mlflow_wandb_plugin.replicator.shipping import POLL_S, Shipment
 
 
@@ -99,6 +100,7 @@ def _ship(shipment: Shipment) -> None:
 
 
 def main() -> None:
+    step_aside()
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     Helper(Path(sys.argv[1])).run()

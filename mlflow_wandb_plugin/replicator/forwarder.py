@@ -21,6 +21,7 @@ from mlflow_wandb_plugin import journal, outbox
 from mlflow_wandb_plugin.endpoints.wandb_access import Access, wanted_mode
 from mlflow_wandb_plugin.endpoints.wandb_run import forget_users_run
 from mlflow_wandb_plugin.errors import MlflowWandbError
+from mlflow_wandb_plugin.processes import step_aside
 from mlflow_wandb_plugin.replicator.mirror import Mirror, is_mirrored
 from mlflow_wandb_plugin.settings import PREFIX, Settings
 
@@ -196,6 +197,7 @@ def _locked(fd: int) -> bool:
 
 
 def main() -> None:
+    step_aside()
     forget_users_run()
     os.environ[f"{PREFIX}HOMES"] = "wandb"
     os.environ[f"{PREFIX}MIRROR"] = "off"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_wandb_plugin.processes import NICENESS
 from tests.support.mlflow_state import RunState, read_runs
 from tests.support.processes import free_port, mlflow_server, started, wait_until
 
@@ -130,6 +131,15 @@ def kill_replicator(t: Trainer) -> None:
 def kill_both(t: Trainer) -> None:
     os.kill(t.replicator(), signal.SIGKILL)
     t.process.kill()
+
+
+@pytest.mark.slow
+def test_the_training_goes_first(env: dict[str, str], tmp_path: Path) -> None:
+    """Where processors are few, the replicator waits for the trainer and not the other way."""
+    with trainer(env, tmp_path) as t:
+        replicator = os.getpriority(os.PRIO_PROCESS, t.replicator())
+        assert replicator == max(NICENESS, os.getpriority(os.PRIO_PROCESS, t.process.pid))
+        t.stop()
 
 
 @pytest.mark.slow
