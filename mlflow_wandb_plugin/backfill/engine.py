@@ -64,6 +64,28 @@ class Carried:
     damage: list[Damage] = field(default_factory=list)
 
 
+class _LastMark:
+    """The mark that only the run's end stands behind."""
+
+    mark: Mark | None = None
+
+    def held_back(self, items: Iterable[Item]) -> Iterator[Item]:
+        """``items`` without it; one behind which the source breaks off comes before the error."""
+        try:
+            for item in items:
+                if self.mark is not None and not isinstance(item, RunInfo):
+                    yield self.mark
+                    self.mark = None
+                if isinstance(item, Mark):
+                    self.mark = item
+                else:
+                    yield item
+        except MlflowWandbError:
+            if self.mark is not None:
+                yield self.mark
+            raise
+
+
 def replicate(
     items: Iterable[Item],
     writer: RunWriter,
@@ -81,21 +103,15 @@ def replicate(
         MlflowWandbError: reading or writing failed; nothing is marked as done.
     """
     carried = Carried()
-    held: Mark | None = None
-    for item in items:
-        if held is not None and not isinstance(item, RunInfo):
-            writer.checkpoint(held)
-            held = None
+    last = _LastMark()
+    for item in items if prompt else last.held_back(items):
         if isinstance(item, Series):
             writer.append(item)
             carried.points += len(item.values)
             if progress is not None:
                 progress(len(item.values))
         elif isinstance(item, Mark):
-            if prompt:
-                writer.checkpoint(item)
-            else:
-                held = item
+            writer.checkpoint(item)
         elif isinstance(item, RunInfo):
             writer.update(item)
             carried.info = item
@@ -107,8 +123,8 @@ def replicate(
             writer.add(item)
     if carried.info is not None:
         whole = carried.info.state != "running" and not carried.info.missing
-        if held is not None and not whole:
-            writer.checkpoint(held)
+        if last.mark is not None and not whole:
+            writer.checkpoint(last.mark)
         writer.finish(carried.info, complete=whole)
     return carried
 

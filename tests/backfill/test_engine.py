@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,21 @@ def test_a_run_that_goes_on_or_lacks_a_part_is_not_complete(fields: dict[str, ob
     replicate([SERIES, run_info(**fields)], writer)
     name, (_, complete) = writer.calls[-1]
     assert (name, complete) == ("finish", False)
+
+
+@pytest.mark.parametrize(
+    ("state", "names"),
+    [
+        ("finished", ["append", "checkpoint", "append", "update", "finish"]),
+        ("running", ["append", "checkpoint", "append", "update", "checkpoint", "finish"]),
+    ],
+)
+def test_the_last_mark_goes_with_the_end(state: Any, names: list[str]) -> None:
+    """Where nothing more can come, the end says that all is carried; marks before it are kept, and
+    that of a run that goes on."""
+    writer = MemoryWriter("r")
+    replicate([SERIES, MARK, SERIES, MARK, run_info(state=state)], writer, prompt=False)
+    assert writer.names == names
 
 
 def test_a_source_that_breaks_finishes_nothing() -> None:

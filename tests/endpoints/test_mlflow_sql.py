@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -263,3 +264,19 @@ def test_a_whole_run_is_the_same_both_ways(fresh_store: str) -> None:
     plain = {key: value.replace("same2", "same1") for key, value in other.tags.items()}
     assert one.tags == plain
     assert one.points("loss")[:2] == other.points("loss")[:2] == [(0, 3.0), (1, 2.0)]
+
+
+def test_texts_stand_where_mlflow_puts_files(fresh_store: str, tmp_path: Path) -> None:
+    """A document of a new run is an artifact like any other; none is half there, nor its part."""
+    target = MlflowTarget(fresh_store)
+    writer = target.open(run_info(), "backfill", target.find(run_info()))
+    client = target._client
+    for content in ("first\n", "second é\n"):
+        assert client.put_text(writer.run_id, "wandb/some/text.json", content)
+    writer.close()
+    plain = MlflowClient(fresh_store)
+    local = plain.download_artifacts(writer.run_id, "wandb/some/text.json", str(tmp_path))
+    assert Path(local).read_text(encoding="utf-8") == "second é\n"
+    (found,) = plain.list_artifacts(writer.run_id, "wandb/some")
+    assert found.path == "wandb/some/text.json"
+    assert not client.put_text("a run that was not looked at", "a.json", "")
