@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +29,7 @@ class RequestClient:
         self._client = client
         self._store: Any = client._tracking_client.store
         self._repositories: dict[str, Any] = {}
+        self._lock = threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -40,9 +42,7 @@ class RequestClient:
         run_name: str | None = None,
     ) -> Run:
         run = self._client.create_run(experiment_id, start_time, dict(tags or {}), run_name)
-        if len(self._repositories) > KEPT_REPOSITORIES:
-            self._repositories.clear()
-        self._repositories[run.info.run_id] = self._repository(run.info.artifact_uri or "")
+        self._remember(run)
         return run
 
     def set_terminated(
@@ -59,19 +59,29 @@ class RequestClient:
         )
 
     def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
-        repository = self._repositories.get(run_id)
+        """Artifacts that the server keeps go to this client's server, also where the process has
+        another one as its own (with MLflow 3.1 they would go to that one)."""
+        try:
+            repository = self._repositories[run_id]
+        except KeyError:
+            repository = self._remember(self._client.get_run(run_id))
         if repository is None:
             self._client.log_artifact(run_id, local_path, artifact_path)
         else:
             repository.log_artifact(local_path, artifact_path)
 
-    def _repository(self, uri: str) -> Any | None:
-        """Where files of a run go that was just created; None is left to MLflow."""
+    def _remember(self, run: Run) -> Any | None:
+        """Where files of a run go; None is left to MLflow."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        if not uri.startswith("mlflow-artifacts:"):
-            return None
-        return get_artifact_repository(uri, tracking_uri=self._client.tracking_uri)
+        uri, repository = run.info.artifact_uri or "", None
+        if uri.startswith("mlflow-artifacts:"):
+            repository = get_artifact_repository(uri, tracking_uri=self._client.tracking_uri)
+        with self._lock:
+            self._repositories[run.info.run_id] = repository
+            while len(self._repositories) > KEPT_REPOSITORIES:
+                del self._repositories[next(iter(self._repositories))]
+        return repository
 
 
 class Gathered:

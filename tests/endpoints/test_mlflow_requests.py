@@ -69,8 +69,12 @@ def test_the_requests_of_a_small_run(server: str, requested: list[str]) -> None:
     ]  # fmt: skip
 
 
-def test_it_is_the_run_that_mlflows_client_writes(server: str, tmp_path: Path) -> None:
+def test_it_is_the_run_that_mlflows_client_writes(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All but ids: points, params, tags, state, times and files."""
+    # MLflow 3.1's client sends artifacts to the process's own server, whatever its own is.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     seen: list[dict[str, Any]] = []
     paths: tuple[WritePath, ...] = ("auto", "api")
     for path in paths:
@@ -96,6 +100,15 @@ def test_it_is_the_run_that_mlflows_client_writes(server: str, tmp_path: Path) -
     assert seen[0]["params"] == {"lr": "0.1", "layers": "3"}
     assert seen[0]["files"] == ["wandb/files/kept.txt"]
     assert len(seen[0]["points"]) == 4
+
+
+def test_files_of_a_run_that_was_there_go_to_its_server(server: str, tmp_path: Path) -> None:
+    """A run that is taken up again, by a process whose own MLflow is another one."""
+    for content in ("first", "second"):
+        (tmp_path / content).mkdir()
+        run_id = write(MlflowTarget(server), small("taken up", "one"), tmp_path / content)
+    found = MlflowClient(server).list_artifacts(run_id, "wandb/files")
+    assert [item.path for item in found] == ["wandb/files/kept.txt"]
 
 
 def test_a_refused_param_costs_itself_alone(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
