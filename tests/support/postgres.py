@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes import free_port, wait_until
+from tests.support.processes import end_gently, free_port, wait_until
 
 
 @contextlib.contextmanager
@@ -110,9 +110,4 @@ def _serving(programs: Path, place: Path, who: dict[str, Any]) -> Iterator[int]:
         assert process.poll() is None, (place / "log").read_text()
         yield port
     finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=30)
+        end_gently(process, signal.SIGINT)

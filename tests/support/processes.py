@@ -112,6 +112,16 @@ def wait_until(condition: Callable[[], object], seconds: float = 30, what: str =
         time.sleep(0.05)
 
 
+def end_gently(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+    """Ask the leader of a process group to end; after half a minute the group is killed."""
+    process.send_signal(how)
+    try:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -27,6 +27,17 @@ def small_ray(cpus: int = 2) -> Iterator[Any]:
         ray.shutdown()
 
 
+def next_step() -> int:
+    """Where a trial goes on: what its checkpoint says, else at the first step."""
+    from ray import tune
+
+    checkpoint = tune.get_checkpoint()
+    if not checkpoint:
+        return 0
+    with checkpoint.as_directory() as folder:
+        return int(json.loads((Path(folder) / "state.json").read_text())["next"])
+
+
 def tell(path: Path, **what: Any) -> None:
     """Append a line to a file that the program and its workers share."""
     with open(path, "a", encoding="utf-8") as file:

@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tests.integrations.ray.programs.cluster import small_ray, tell
+from tests.integrations.ray.programs.cluster import next_step, small_ray, tell
 
 ITERATIONS, HELD_AT, SAVED_EVERY = 6, 3, 2
 LONGER_THAN_THE_TEST_S = 600
@@ -27,12 +27,7 @@ def train(config: dict[str, Any]) -> None:
 
     trial, told = tune.get_context().get_trial_id(), Path(config["told"])
     restoring = told.with_suffix(".restoring").exists()
-    start = 0
-    checkpoint = tune.get_checkpoint()
-    if checkpoint:
-        with checkpoint.as_directory() as folder:
-            start = json.loads((Path(folder) / "state.json").read_text())["next"]
-    for step in range(start, ITERATIONS):
+    for step in range(next_step(), ITERATIONS):
         if step == HELD_AT and not restoring:
             threading.Event().wait(LONGER_THAN_THE_TEST_S)
         row = {"score": config["lr"] * (step + 1), "session": int(restoring)}

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.integrations.ray.programs.cluster import small_ray, tell
+from tests.integrations.ray.programs.cluster import next_step, small_ray, tell
 
 ITERATIONS = 4
 
@@ -24,12 +24,7 @@ def train(config: dict[str, Any]) -> None:
     told = Path(config["told"])
     trial = tune.get_context().get_trial_id()
     tell(told.with_suffix(".started"), trial=trial, lr=config["lr"])
-    start = 0
-    checkpoint = tune.get_checkpoint()
-    if checkpoint:
-        with checkpoint.as_directory() as folder:
-            start = json.loads((Path(folder) / "state.json").read_text())["next"]
-    for step in range(start, ITERATIONS):
+    for step in range(next_step(), ITERATIONS):
         failed = told.with_suffix(".failed")
         if step == 2 and config.get("fails") and not failed.exists():
             failed.touch()
