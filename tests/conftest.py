@@ -57,3 +57,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a real `mlflow server`, shared by the session. Use a W&B project of your own."""
     with mlflow_server(tmp_path_factory.mktemp("mlflow-server")) as url:
         yield url
+
+
+@pytest.fixture
+def logged_out() -> Iterator[None]:
+    """wandb keeps its settings as long as a process lives, an API key that it found once too."""
+    import wandb
+
+    wandb.teardown()
+    yield
+    wandb.teardown()

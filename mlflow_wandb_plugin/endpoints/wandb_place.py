@@ -75,9 +75,7 @@ def find_api_key(base_url: str) -> str:
     Raises:
         UsageError: there is none. Nobody is asked for it, terminal or not.
     """
-    key = os.environ.get("WANDB_API_KEY") or _netrc_key(base_url)
-    if not key and default_server() == base_url:
-        key = _settings().api_key
+    key = os.environ.get("WANDB_API_KEY") or _netrc_key(base_url) or _login_key(base_url)
     if not key:
         raise UsageError(
             f"no API key for the W&B server {base_url}: set WANDB_API_KEY, "
@@ -102,6 +100,13 @@ def _netrc_key(base_url: str) -> str | None:
     except (AuthenticationError, ValueError) as error:
         raise UsageError(f"the API key in the netrc file is of no use: {error}") from error
     return key
+
+
+def _login_key(base_url: str) -> str | None:
+    """Of wandb's settings, whose key is for their own server: WANDB_BASE_URL may have changed."""
+    settings = _settings()
+    key: str | None = settings.api_key
+    return key if settings.base_url.rstrip("/") == base_url else None
 
 
 def _app_url(base_url: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_wandb_plugin import plugins
-from mlflow_wandb_plugin.endpoints.wandb_place import find_place
+from mlflow_wandb_plugin.endpoints.wandb_place import find_place, mode
 from mlflow_wandb_plugin.endpoints.wandb_server import WandbServerSource
 from mlflow_wandb_plugin.errors import UsageError
 from tests.support.environment import isolated
@@ -20,7 +20,7 @@ HOST = "wandb+http://127.0.0.1:9"
 
 
 @pytest.fixture(autouse=True)
-def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+def _key(monkeypatch: pytest.MonkeyPatch, logged_out: None) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
 
 
@@ -81,6 +81,17 @@ def test_the_key_is_found_in_the_netrc_file(
     assert find_place(f"{HOST}/me/digits").api_key == "n" * 40
     with pytest.raises(UsageError, match="no API key"):
         find_place("wandb+http://127.0.0.1:8/me/digits")
+
+
+def test_the_key_of_a_login_is_for_its_own_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """wandb's settings outlive the variables that made them; their key is sent nowhere else."""
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:8")
+    assert mode()
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert find_place("wandb://me/digits").api_key == KEY
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    with pytest.raises(UsageError, match="no API key"):
+        find_place("wandb://me/digits")
 
 
 def test_the_key_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:

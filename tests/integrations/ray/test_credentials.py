@@ -15,7 +15,7 @@ KEY = "0123456789" * 4
 
 
 @pytest.fixture(autouse=True)
-def _no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, logged_out: None) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     for name in ("WANDB_API_KEY", "WANDB_API_KEY_FILE", "WANDB_MODE", "NETRC"):
