@@ -207,13 +207,14 @@ class _LogReading:
         decoder = self._decoder
         try:
             feed = decoder.feed if self._journal is None else self._feed_core_record
-            for count, frame in enumerate(reader.read()):
-                try:
-                    feed(frame.payload)
-                except RecordError as error:
-                    reader.damage.append(_unreadable(reader.path, frame, error))
-                if not count % LOOK_EVERY and decoder.points >= BLOCK_POINTS:
-                    yield from self._block(self._position)
+            for records in reader.read_many():
+                for count, (end, payload) in enumerate(records):
+                    try:
+                        feed(payload)
+                    except RecordError as error:
+                        reader.damage.append(_unreadable(reader.path, Frame(end, payload), error))
+                    if not count % LOOK_EVERY and decoder.points >= BLOCK_POINTS:
+                        yield from self._block(end if self._journal is None else self._position)
         except SourceError:
             # Not there yet (wandb-core has just started), or not ours to read: the journal leads.
             if self._journal is None:

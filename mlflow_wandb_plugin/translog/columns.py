@@ -37,7 +37,7 @@ class Columns:
         first = len(self.steps)
         self.steps += block.steps
         self.times_ms += block.times_ms
-        every = range(first, len(self.steps))
+        every = list(range(first, len(self.steps)))
         for path, rows, values in block.columns:
             column = self._columns.get(path)
             if column is None:
