@@ -88,7 +88,7 @@ def open_engine(name: str, address: str = "") -> Engine:
     engine: Engine | None = manager().hook.open_engine(name=name, address=address)
     if engine is None:
         raise UsageError(
-            f"no engine is called {name}: pass local, or install the plugin that offers it, "
-            f"pip install 'mlflow-wandb-plugin[{name}]'"
+            f"no engine is called {name}: pass local or processes, or install the plugin that "
+            f"offers it, pip install 'mlflow-wandb-plugin[{name}]'"
         )
     return engine

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from mlflow_wandb_plugin import plugins
+from mlflow_wandb_plugin.backfill import elsewhere
 from mlflow_wandb_plugin.backfill.curves import Curves
-from mlflow_wandb_plugin.backfill.engine import (
-    Carrier,
-    Listener,
-    Outcome,
-    selected,
-    unlisted_outcomes,
-)
-from mlflow_wandb_plugin.backfill.job import Job, Watched
+from mlflow_wandb_plugin.backfill.elsewhere import Carried
+from mlflow_wandb_plugin.backfill.engine import Listener, Outcome, selected, unlisted_outcomes
+from mlflow_wandb_plugin.backfill.job import Job
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.mapping import without_credentials
 from mlflow_wandb_plugin.model import RunInfo
 from mlflow_wandb_ray import credentials
 from mlflow_wandb_ray.turns import PaceKeeper, SharedTurns
 
 RETRIES = 5
 """How often a run is begun again because its node or process died."""
-_OF_ONE_MACHINE = ("sqlite", "file", "archive")
 
 
 class RayEngine:
@@ -49,18 +39,15 @@ class RayEngine:
         Raises:
             UsageError: the target is of this machine alone, or Ray is not installed.
         """
-        uri = _target_uri(job.to)
-        scheme = urlsplit(uri.removeprefix("wandb+")).scheme.split("+")[0]
-        if scheme in _OF_ONE_MACHINE or not scheme:
-            raise UsageError(
-                f"--engine ray writes from many nodes, and {without_credentials(uri)} is of one "
-                "machine: start `mlflow server` and pass --to http://HOST:PORT"
-            )
+        elsewhere.check_many_may_write(
+            job.to, "ray", "writes from many nodes, and {uri} is of one machine: "
+            "start `mlflow server` and pass --to http://HOST:PORT",
+        )  # fmt: skip
 
     def run(self, job: Job, listener: Listener, curves: Curves) -> Iterator[Outcome]:
         """See `mlflow_wandb_plugin.backfill.job.Engine.run`."""
         self.check(job)
-        everywhere = _as_elsewhere(job)
+        everywhere = elsewhere.as_elsewhere(job)
         with _connected(self._address):
             keeper = _keeper()
             source = plugins.open_source(job.source)
@@ -88,7 +75,7 @@ class _Window:
         self._under_way: dict[Any, RunInfo] = {}
         self._task = ray.remote(max_retries=RETRIES)(carry_one)
 
-    def carry(self, runs: Iterator[RunInfo]) -> Iterator[tuple[Outcome, dict[Any, Any]]]:
+    def carry(self, runs: Iterator[RunInfo]) -> Iterator[Carried]:
         try:
             for run in runs:
                 while len(self._under_way) >= self._size():
@@ -107,7 +94,7 @@ class _Window:
         """CPUs of one task, so that ``workers`` of them run at once: they mostly wait."""
         return max(0.01, min(1.0, _cpus() / self._workers)) if self._workers else 1.0
 
-    def _done(self) -> Iterator[tuple[Outcome, dict[Any, Any]]]:
+    def _done(self) -> Iterator[Carried]:
         import ray
 
         # The timeout lets nodes that joined meanwhile widen the window.
@@ -128,37 +115,12 @@ class _Window:
                 ray.cancel(reference)
 
 
-_open: dict[str, tuple[Any, Any]] = {}
-"""Source and target of the job that this process carries runs for."""
-
-
-def carry_one(job: Job, run: RunInfo, keeper: Any) -> tuple[Outcome, dict[Any, Any]]:
+def carry_one(job: Job, run: RunInfo, keeper: Any) -> Carried:
     """The task: carry one run; returns its outcome and the curves for the report."""
-    curves = Curves()
-    try:
-        source, target = _opened(job, keeper)
-        carrier = Carrier(Watched(source, curves), target, job.options, Listener())
-    except Exception as error:
-        # This node lacks a key, a package or the target: a word on it is better than a traceback.
-        return Outcome(run, "new", "failed", f"on {socket.gethostname()}: {error}"), {}
-    return carrier.carry(run), curves.of(run.run_id)
-
-
-def _opened(job: Job, keeper: Any) -> tuple[Any, Any]:
-    key = f"{job} {keeper}"
-    if key not in _open:
-        _open.clear()
-        with contextlib.suppress(UsageError):
-            # The source says it better if it needs one.
-            credentials.provide_wandb_key({})
-        source = plugins.open_source(job.source)
-        if hasattr(source, "limit_by"):
-            source.limit_by(SharedTurns(keeper))
-        target: Any = plugins.open_target(job.to, job.experiment)
-        if job.into:
-            target.write_into(job.into)
-        _open[key] = source, target
-    return _open[key]
+    with contextlib.suppress(UsageError):
+        # The source says it better if it needs a key.
+        credentials.provide_wandb_key({})
+    return elsewhere.carry_one(job, run, SharedTurns(keeper))
 
 
 def _keeper() -> Any:
@@ -196,26 +158,3 @@ def _cpus() -> float:
     import ray
 
     return max(1.0, float(ray.cluster_resources().get("CPU", 1.0)))
-
-
-def _target_uri(to: str) -> str:
-    from mlflow_wandb_plugin.live import tracking
-    from mlflow_wandb_plugin.settings import Settings
-
-    if to.startswith("archive:"):
-        return to
-    uri = to or tracking.uri(Settings())
-    if uri:
-        return uri
-    import mlflow
-
-    return str(mlflow.get_tracking_uri())
-
-
-def _as_elsewhere(job: Job) -> Job:
-    """The job in words that mean the same on every node: no relative folder, no default."""
-    to = _target_uri(job.to)
-    source = job.source
-    if "://" not in source and not source.startswith("archive:"):
-        source = str(Path(source).absolute())
-    return replace(job, to=to, source=source)

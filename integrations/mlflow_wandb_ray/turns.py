@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from mlflow_wandb_plugin.endpoints.limiter import Pace
@@ -70,18 +71,18 @@ class PaceKeeper:
         return min(self._began.values()) + self._lease_s - now + 0.01
 
 
+@dataclass(frozen=True, slots=True)
 class SharedTurns:
     """A `Turns` of one process: asks the actor for each request."""
 
-    def __init__(self, keeper: Any) -> None:
-        self._keeper = keeper
+    keeper: Any
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Wait for a turn; the request is the body."""
         import ray
 
-        number: int = ray.get(self._keeper.begin.remote())
+        number: int = ray.get(self.keeper.begin.remote())
         refused, retry_after_s = False, None
         try:
             yield
@@ -90,4 +91,4 @@ class SharedTurns:
             raise
         finally:
             # Nobody waits for the answer.
-            self._keeper.end.remote(number, refused, retry_after_s)
+            self.keeper.end.remote(number, refused, retry_after_s)

@@ -11,7 +11,7 @@ from typing import Literal
 from mlflow_wandb_plugin import identity
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.endpoints.base import RunWriter, Source, Target
-from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
+from mlflow_wandb_plugin.errors import MlflowWandbError, SourceError, UsageError
 from mlflow_wandb_plugin.identity import Twin, Verdict
 from mlflow_wandb_plugin.model import (
     ArtifactRef,
@@ -247,8 +247,10 @@ class Carrier:
             carried = replicate(self._announced(items), writer, self._listener.points, prompt=False)
         finally:
             writer.close()
+        if carried.info is None:
+            raise SourceError(f"its source tells nothing of run {run.path}")
         return Outcome(
-            carried.info or run,
+            carried.info,
             decision.verdict,
             "migrated" if decision.twin is None else "repaired",
             decision.reason,

@@ -24,6 +24,7 @@ from mlflow_wandb_plugin.backfill.engine import backfill as run_backfill
 from mlflow_wandb_plugin.backfill.job import Engine, Job, Watched
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.plan import dual_experiment, plan
+from mlflow_wandb_plugin.backfill.processes import ProcessEngine
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import selecting, selection
 from mlflow_wandb_plugin.endpoints.base import Source, Target
@@ -31,7 +32,7 @@ from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.model import Selection
 
 log = logging.getLogger("mlflow_wandb_plugin.backfill")
-LOCAL = "local"
+LOCAL, PROCESSES = "local", "processes"
 
 
 @click.command()
@@ -51,9 +52,9 @@ LOCAL = "local"
               show_default=True, help="What to do with runs migrated before.")  # fmt: skip
 @click.option("--into-dual-experiment", is_flag=True, help="Join the dual-written runs.")
 @click.option("--workers", type=click.IntRange(1, 1024), help="Runs carried at the same time."
-              "  [default: 4; with another engine, what its cluster has room for]")  # fmt: skip
+              "  [default: 4; with another engine, as many as there are CPUs]")  # fmt: skip
 @click.option("--engine", default=LOCAL, show_default=True, metavar="NAME",
-              help="What carries runs: this process, or what a plugin offers.")  # fmt: skip
+              help="What carries runs: local, processes, or what a plugin offers.")  # fmt: skip
 @click.option("--ray-address", "address", default="", metavar="ADDRESS",
               help="The cluster of --engine ray. Default: Ray's own.")  # fmt: skip
 @click.option("--write-path", type=click.Choice(("auto", "bulk", "api")), default="auto",
@@ -161,11 +162,11 @@ def _logged(outcomes: Iterable[Outcome]) -> list[Outcome]:
 
 def _engine(name: str, address: str, job: Job) -> Engine | None:
     """The engine of that name, if it can do the job; None for threads of this process."""
+    if address and name in (LOCAL, PROCESSES):
+        raise UsageError("--ray-address needs --engine ray")
     if name == LOCAL:
-        if address:
-            raise UsageError("--ray-address needs --engine ray")
         return None
-    engine = plugins.open_engine(name, address)
+    engine = ProcessEngine() if name == PROCESSES else plugins.open_engine(name, address)
     engine.check(job)
     return engine
 

@@ -273,6 +273,13 @@ def deleted(run_id: str) -> TargetError:
     )
 
 
+def default_uri() -> str:
+    """Where MLflow's client goes when it is told of no server."""
+    import mlflow
+
+    return str(mlflow.get_tracking_uri())
+
+
 def check_reachable(uri: str) -> None:
     """Ask the socket: MLflow's client would take minutes to say that nobody listens.
 

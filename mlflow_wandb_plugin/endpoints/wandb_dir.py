@@ -25,6 +25,7 @@ class WandbDir:
         self.damage: list[Damage] = []
         """Selected logs that do not say whose they are; length 0: nothing was ever logged."""
         self._logs: dict[tuple[str, str, str], list[RunLog]] = {}
+        self._segments: dict[str, RunLog] = {}
 
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
         """Yield runs by the time of their first log. Logs of one run id are one run.
@@ -64,10 +65,9 @@ class WandbDir:
 
     def size(self, run: RunInfo) -> Size:
         """Points are counted by decoding: a local log is read faster than it is described."""
-        logs = self._logs.get((run.entity, run.project, run.run_id), [])
         points = 0
         files: set[Path] = set()
-        for item in read_logs(logs, {}):
+        for item in read_logs(self._logs_of(run), {}):
             if isinstance(item, Series):
                 points += len(item.values)
             elif isinstance(item, FileRef):
@@ -75,8 +75,26 @@ class WandbDir:
         return Size(points, sum(file.stat().st_size for file in files if file.is_file()))
 
     def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
-        logs = self._logs.get((run.entity, run.project, run.run_id), [])
-        yield from read_logs(logs, since)
+        yield from read_logs(self._logs_of(run), since)
+
+    def _logs_of(self, run: RunInfo) -> list[RunLog]:
+        """
+        Raises:
+            SourceError: not all of them are here.
+        """
+        logs = self._logs.get((run.entity, run.project, run.run_id))
+        if logs is not None:
+            return logs
+        # Another process has listed it, maybe on another machine.
+        if not self._segments.keys() >= set(run.segments):
+            self._segments = {log.segment: log for log in find_logs(self.path)}
+        missing = [segment for segment in run.segments if segment not in self._segments]
+        if missing or not run.segments:
+            raise SourceError(
+                f"{self.path} does not hold {', '.join(missing) or 'a log'} of run {run.path} "
+                "here: put the folder where all of them see it, at the same path"
+            )
+        return [self._segments[segment] for segment in run.segments]
 
 
 def _size(log: RunLog) -> int:

@@ -23,7 +23,7 @@ MAGIC = b":W&B"
 VERSION = 0
 FILE_HEADER = MAGIC + struct.pack("<HB", 0xBEE1, VERSION)
 BLOCK = 32 * 1024
-READ_SIZE = 4 * 1024 * 1024
+READ_SIZE = 1024 * 1024
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 CUT_SHORT = "a record without its end"
 
@@ -123,7 +123,8 @@ class LogReader:
                 return
             file.seek(self.position)
             base, buffer = self.position, b""
-            while data := file.read(READ_SIZE):
+            # What is left of a large record grows with each round, and so does what is read.
+            while data := file.read(max(READ_SIZE, len(buffer))):
                 buffer = buffer + data if buffer else data
                 yield from self._records(buffer, base)
                 buffer = buffer[self.position - base :]

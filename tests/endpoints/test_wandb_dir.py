@@ -146,6 +146,18 @@ def test_logs_of_one_id_are_one_run(tmp_path: Path) -> None:
 # -- journal and file together ------------------------------------------------------------------
 
 
+def test_a_run_that_another_process_listed_is_read(tmp_path: Path) -> None:
+    """All of its logs, in order; where they are not at hand, that is said."""
+    for segment, step in ((FIRST, 0), (SECOND, 1)):
+        row = history_record({"m": step}, step, 1_700_000_000 + step)
+        wandb_file(tmp_path, segment, run_record(), row, exit_record())
+    (run,) = WandbDir(tmp_path).runs(Selection())
+    found = list(WandbDir(tmp_path).read(run, {}))
+    assert [item.steps[0] for item in found if isinstance(item, Series)] == [0, 1]
+    with pytest.raises(SourceError, match=f"does not hold {FIRST}, {SECOND} of run"):
+        list(WandbDir(tmp_path / "elsewhere").read(run, {}))
+
+
 def test_rows_come_from_the_journal_where_there_is_one(tmp_path: Path) -> None:
     """What wandb-core's file has too is not yielded twice; what it alone knows is."""
     stats = run_record()
