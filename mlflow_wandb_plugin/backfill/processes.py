@@ -84,11 +84,11 @@ class Processes:
         self._under_way: dict[futures.Future[Carried], RunInfo] = {}
 
     def __enter__(self) -> Processes:
-        self._pool = _pool(self._size)
+        self._pool = _Pool(self._size)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _end(self._pool)
+        self._pool.end()
 
     def carry(self, runs: Iterator[RunInfo]) -> Iterator[Carried]:
         """Carry ``runs``, of which so many are under way that no process waits for the next."""
@@ -110,8 +110,8 @@ class Processes:
         return True
 
     def _begin_anew(self) -> None:
-        _end(self._pool)
-        self._pool = _pool(self._size)
+        self._pool.end()
+        self._pool = _Pool(self._size)
 
     def _done(self) -> Iterator[Carried]:
         done, _ = futures.wait(self._under_way, return_when=futures.FIRST_COMPLETED)
@@ -130,13 +130,13 @@ class Processes:
     def _carry_alone(self, run: RunInfo) -> Carried:
         """With no other run beside it, it is known whose process dies."""
         for _ in range(RETRIES):
-            pool = _pool(1)
+            pool = _Pool(1)
             try:
                 return pool.submit(self._carry, self._job, run).result()
             except BrokenProcessPool:
                 continue
             finally:
-                _end(pool)
+                pool.end()
         why = f"its process died {RETRIES + 1} times: was it killed, or out of memory?"
         return Outcome(run, "new", "failed", why), {}
 
@@ -149,23 +149,27 @@ def _cpus() -> int:
         return os.cpu_count() or 1
 
 
-def _pool(size: int) -> futures.ProcessPoolExecutor:
-    # Forked from a process that has threads, they might wait for a lock that nobody holds.
-    context = multiprocessing.get_context("spawn")
-    return futures.ProcessPoolExecutor(size, context, _begin_process)
+class _Pool:
+    """A pool of processes that can be ended while they work."""
 
+    def __init__(self, size: int) -> None:
+        self._others = multiprocessing.active_children()
+        # Forked from a process that has threads, they might wait for a lock that nobody holds.
+        context = multiprocessing.get_context("spawn")
+        self._executor = futures.ProcessPoolExecutor(size, context, _begin_process)
+        self.submit = self._executor.submit
 
-def _end(pool: futures.ProcessPoolExecutor) -> None:
-    """End its processes now; those of a pool without work are gone already."""
-    mine = list((pool._processes or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in mine:
-        process.terminate()
-    for process in mine:
-        process.join(ENDING_S)
-        if process.is_alive():
-            process.kill()
+    def end(self) -> None:
+        # The executor's own list lacks a process that was just started when Ctrl-C came.
+        mine = [child for child in multiprocessing.active_children() if child not in self._others]
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        for process in mine:
+            process.terminate()
+        for process in mine:
             process.join(ENDING_S)
+            if process.is_alive():
+                process.kill()
+                process.join(ENDING_S)
 
 
 def _begin_process() -> None:

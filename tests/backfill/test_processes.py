@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Mapping
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,21 @@ def test_a_run_that_kills_its_process_fails_alone() -> None:
     failed = outcomes.pop("poison")
     assert (failed.action, failed.reason[:27]) == ("failed", "its process died 3 times: w")
     assert {outcome.action for outcome in outcomes.values()} == {"migrated"}
+
+
+def test_ctrl_c_while_a_process_starts_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has taken note of it yet, and the command would wait for it for ever."""
+    start = SpawnProcess.start
+
+    def interrupted(process: SpawnProcess) -> None:
+        start(process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SpawnProcess, "start", interrupted)
+    runs = iter([RunInfo("a", project="p")])
+    with pytest.raises(KeyboardInterrupt), Processes(Job("nowhere"), die_of_one) as processes:
+        list(processes.carry(runs))
+    assert not multiprocessing.active_children()
 
 
 def children_of(pid: int) -> list[int]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.backfill.written import make_folder, points_at
 from tests.integrations.ray.conftest import PROGRAMS, ray_environment
 from tests.support.commands import COMMAND, mlflow_wandb
 from tests.support.mlflow_state import RunState, read_runs
@@ -50,6 +51,8 @@ class Backfilled:
     """When W&B was asked for anything in the round with the 429, which began it to wait."""
     pages: tuple[str, str]
     """The reports of these two rounds as HTML."""
+    written: dict[str, list[tuple[int, float]]]
+    """Points of runs in a folder that were carried by the cluster, too, by run."""
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,8 @@ def done(tmp_path_factory: pytest.TempPathFactory, wandb: WandbServer, server: s
         wandb.heal()
         killed = with_a_node_killed(spread, env, folder, wandb, say)
         again = report(spread, env, folder)
+        written = make_folder(folder / "shared", "shelf")
+        report(["backfill", str(folder / "shared"), *arguments[2:], *on_ray], env, folder)
     local = report(arguments, env, folder)
     threads = ["--experiment", "by threads", "--report", "threads.html"]
     by_threads = report([*other, *threads], env, folder)
@@ -78,8 +83,9 @@ def done(tmp_path_factory: pytest.TempPathFactory, wandb: WandbServer, server: s
     read = {name: len(wandb.asked(HISTORY, name)) for name in names}
     pages = ((folder / "ray.html").read_text(), (folder / "threads.html").read_text())
     return Backfilled(
-        killed, again, local, found, read, limited, by_threads, refused_at[0], asked_at, pages
-    )
+        killed, again, local, found, read, limited, by_threads, refused_at[0], asked_at, pages,
+        written,
+    )  # fmt: skip
 
 
 def rows(index: int) -> list[dict[str, Any]]:
@@ -237,3 +243,8 @@ def test_a_report_of_migrated_runs_is_the_one_of_threads(done: Backfilled) -> No
     curves = [sorted(re.findall("<polyline.*?/>", page)) for page in done.pages]
     assert curves[0] == curves[1]
     assert len(curves[0]) >= RUNS
+
+
+def test_runs_in_a_shared_folder_arrive_whole(done: Backfilled, server: str) -> None:
+    """Nodes read what the driver has listed."""
+    assert points_at(server, "shelf") == done.written
