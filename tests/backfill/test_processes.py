@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Mapping
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -21,11 +22,18 @@ from mlflow_wandb_plugin.backfill.processes import ProcessEngine, Processes
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.model import RunInfo
 from tests.backfill.written import RUNS, make_folder, points_at
-from tests.support.commands import COMMAND, mlflow_wandb
+from tests.support.commands import mlflow_wandb
 from tests.support.environment import isolated
 from tests.support.processes import silent_server, started, wait_until
 
 TWO = BackfillOptions(workers=2)
+# Whatever starts the tests in the background may have Ctrl-C ignored, and children inherit that.
+HEEDING = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from mlflow_wandb_plugin.cli import main
+main()
+"""
 
 
 def test_every_run_arrives_once(tmp_path: Path, server: str) -> None:
@@ -111,7 +119,7 @@ def test_the_processes_end_with_the_command(tmp_path: Path, how: signal.Signals)
     env: Mapping[str, str] = isolated(tmp_path)
     with silent_server() as port:
         to = f"http://127.0.0.1:{port}"
-        command = [COMMAND, "backfill", str(tmp_path / "wandb"), "--to", to,
+        command = [sys.executable, "-c", HEEDING, "backfill", str(tmp_path / "wandb"), "--to", to,
                    "--engine", "processes", "--workers", "2"]  # fmt: skip
         with started(command, env, tmp_path) as process:
             wait_until(lambda: len(children_of(process.pid)) == 2, 60, "two processes")
