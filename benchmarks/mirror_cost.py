@@ -64,9 +64,9 @@ def time_calls(folder: Path, calls: int) -> None:
     import mlflow
     from mlflow.tracking._tracking_service import utils
 
-    from mlflow_wandb_plugin.store import forwarder
+    from mlflow_wandb_plugin.store import forwarder_process
 
-    forwarder.ensure = lambda folder: None
+    forwarder_process.ensure = lambda folder: None
     os.chdir(folder)
     mlflow.set_tracking_uri(f"wandb+sqlite:///{folder / 'mirrored.db'}")
     mirrored = utils._get_store()
@@ -117,7 +117,7 @@ def compare(
 
 def around(method: Callable[..., Any]) -> Callable[..., Any]:
     """``method``, mirrored as a store's `log_batch` is."""
-    from mlflow_wandb_plugin.store.runs import OPERATIONS
+    from mlflow_wandb_plugin.store.run_operations import OPERATIONS
     from mlflow_wandb_plugin.store.swap import swapped
 
     kind = type("Nothing", (), {"log_batch": method})

@@ -69,12 +69,12 @@ class BenchSource:
             yield _info(run, "running")
 
     def size(self, run: Any) -> Any:
-        from mlflow_wandb_plugin.model import Size
+        from mlflow_wandb_plugin.core.model import Size
 
         return Size(points=self._runs[run.run_id].points)
 
     def read(self, info: Any, since: Any) -> Iterator[Any]:
-        from mlflow_wandb_plugin.model import Mark, Series
+        from mlflow_wandb_plugin.core.model import Mark, Series
 
         run = self._runs[info.run_id]
         for start in range(0, len(run.steps), BLOCK_ROWS):
@@ -87,7 +87,7 @@ class BenchSource:
 
 
 def _info(run: BenchRun, state: Any) -> Any:
-    from mlflow_wandb_plugin.model import RunInfo
+    from mlflow_wandb_plugin.core.model import RunInfo
 
     last = {key: values[-1] for key, values in run.values.items()}
     return RunInfo(
@@ -101,10 +101,10 @@ def _info(run: BenchRun, state: Any) -> Any:
 
 def this_project(uri: str, runs: list[BenchRun], workers: int = 4, path: Any = "auto") -> None:
     """A backfill with the command's defaults."""
-    from mlflow_wandb_plugin.backfill.engine import backfill
     from mlflow_wandb_plugin.backfill.options import BackfillOptions
-    from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
-    from mlflow_wandb_plugin.model import Selection
+    from mlflow_wandb_plugin.backfill.run import backfill
+    from mlflow_wandb_plugin.core.model import Selection
+    from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 
     options = BackfillOptions(workers=workers, write_path=path)
     source: Any = BenchSource(runs)

@@ -40,7 +40,7 @@ def write_log(path: Path, steps: int, keys: int, number: int = 0) -> None:
     """A log as wandb-core writes it: two summary records and one history record a step."""
     from wandb.proto import wandb_internal_pb2 as pb
 
-    from mlflow_wandb_plugin.translog.framing import LogWriter
+    from mlflow_wandb_plugin.wandb_log.framing import LogWriter
 
     rng = random.Random(0)
     with LogWriter(path) as log:
@@ -67,8 +67,8 @@ def write_log(path: Path, steps: int, keys: int, number: int = 0) -> None:
 
 
 def decode(path: Path) -> None:
-    from mlflow_wandb_plugin.endpoints.wandb_folders import RunLog
-    from mlflow_wandb_plugin.endpoints.wandb_log import read_logs
+    from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog
+    from mlflow_wandb_plugin.sources.wandb_local.run_log import read_logs
 
     for _ in read_logs([RunLog("bench", path)], {}):
         pass
@@ -80,7 +80,7 @@ def plain_loop(path: Path) -> None:
 
     from wandb.proto import wandb_internal_pb2 as pb
 
-    from mlflow_wandb_plugin.translog.framing import LogReader
+    from mlflow_wandb_plugin.wandb_log.framing import LogReader
 
     rows = []
     for frame in LogReader(path).read():

@@ -17,7 +17,7 @@ from tests.wandb_server import WandbServer
 READER = """
 import json, os, re, time
 from mlflow_wandb_plugin import plugins
-from mlflow_wandb_plugin.model import Selection, Series
+from mlflow_wandb_plugin.core.model import Selection, Series
 import pyarrow.parquet, numpy, requests, wandb
 
 def peak():

@@ -8,7 +8,7 @@ from pluggy import HookimplMarker, HookspecMarker
 
 if TYPE_CHECKING:
     from mlflow_wandb_plugin.backfill.job import Engine
-    from mlflow_wandb_plugin.endpoints.base import Source, Target
+    from mlflow_wandb_plugin.core.protocols import Source, Target
 
 PROJECT = "mlflow_wandb_plugin"
 

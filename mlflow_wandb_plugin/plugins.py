@@ -9,10 +9,9 @@ from importlib.metadata import EntryPoint, entry_points
 
 import pluggy
 
-from mlflow_wandb_plugin import hookspecs
+from mlflow_wandb_plugin import builtin_plugin, hookspecs
 from mlflow_wandb_plugin.backfill.job import Engine
-from mlflow_wandb_plugin.endpoints import builtin
-from mlflow_wandb_plugin.endpoints.base import Source, Target
+from mlflow_wandb_plugin.core.protocols import Source, Target
 from mlflow_wandb_plugin.errors import PluginError, UsageError
 
 GROUP = "mlflow_wandb_plugin"
@@ -27,7 +26,7 @@ def manager() -> pluggy.PluginManager:
     """
     plugins = pluggy.PluginManager(hookspecs.PROJECT)
     plugins.add_hookspecs(hookspecs)
-    plugins.register(builtin, "builtin")
+    plugins.register(builtin_plugin, "builtin")
     for entry in installed():
         try:
             plugins.register(entry.load(), entry.name)

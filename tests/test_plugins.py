@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from mlflow_wandb_plugin import plugins
-from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
-from mlflow_wandb_plugin.endpoints.wandb_dir import WandbDir
 from mlflow_wandb_plugin.errors import PluginError, UsageError
 from mlflow_wandb_plugin.hookspecs import hookimpl
+from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
+from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 
 Install = Callable[..., None]
 

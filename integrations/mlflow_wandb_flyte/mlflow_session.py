@@ -16,7 +16,7 @@ from mlflow_wandb_flyte import active, mirror
 from mlflow_wandb_flyte.context import MlflowRunMode, get_mlflow_context
 from mlflow_wandb_flyte.session import Ending
 from mlflow_wandb_flyte.twin import MLFLOW_RUN_KEY, as_active, flyte_tags, passed_on
-from mlflow_wandb_plugin import identity
+from mlflow_wandb_plugin.core import identity
 
 logger = logging.getLogger(__name__)
 

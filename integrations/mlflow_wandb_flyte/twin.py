@@ -75,10 +75,11 @@ def _twin(run: Any) -> Any:
         return None
     import mlflow
 
-    from mlflow_wandb_plugin.live import tap, tracking
+    from mlflow_wandb_plugin.core import tracking_uri
+    from mlflow_wandb_plugin.live import tap
 
     try:
-        wanted = tracking.uri(tap.settings())
+        wanted = tracking_uri.uri(tap.settings())
         if wanted and mlflow.get_tracking_uri() != wanted:
             mlflow.set_tracking_uri(wanted)
         client = mlflow.MlflowClient()

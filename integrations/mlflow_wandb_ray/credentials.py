@@ -34,7 +34,7 @@ def provide_wandb_key(init: Mapping[str, Any], key_file: str | None = None) -> N
     if file:
         os.environ["WANDB_API_KEY"] = _key_in(Path(file).expanduser())
         return
-    from mlflow_wandb_plugin.endpoints.wandb_place import default_server, find_api_key
+    from mlflow_wandb_plugin.wandb_api.address import default_server, find_api_key
 
     server = default_server()
     try:

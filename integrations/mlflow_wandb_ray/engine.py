@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from mlflow_wandb_plugin import plugins
-from mlflow_wandb_plugin.backfill import elsewhere
 from mlflow_wandb_plugin.backfill.curves import Curves
-from mlflow_wandb_plugin.backfill.elsewhere import Carried
-from mlflow_wandb_plugin.backfill.engine import Listener, Outcome, selected, unlisted_outcomes
+from mlflow_wandb_plugin.backfill.engines import remote
+from mlflow_wandb_plugin.backfill.engines.remote import Carried
 from mlflow_wandb_plugin.backfill.job import Job
+from mlflow_wandb_plugin.backfill.run import Listener, Outcome, selected, unlisted_outcomes
+from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.model import RunInfo
 from mlflow_wandb_ray import credentials
 from mlflow_wandb_ray.turns import PaceKeeper, SharedTurns
 
@@ -39,7 +39,7 @@ class RayEngine:
         Raises:
             UsageError: the target is of this machine alone, or Ray is not installed.
         """
-        elsewhere.check_many_may_write(
+        remote.check_many_may_write(
             job.to, "ray", "writes from many nodes, and {uri} is of one machine: "
             "start `mlflow server` and pass --to http://HOST:PORT",
         )  # fmt: skip
@@ -47,7 +47,7 @@ class RayEngine:
     def run(self, job: Job, listener: Listener, curves: Curves) -> Iterator[Outcome]:
         """See `mlflow_wandb_plugin.backfill.job.Engine.run`."""
         self.check(job)
-        everywhere = elsewhere.as_elsewhere(job)
+        everywhere = remote.as_elsewhere(job)
         with _connected(self._address):
             keeper = _keeper()
             source = plugins.open_source(job.source)
@@ -120,7 +120,7 @@ def carry_one(job: Job, run: RunInfo, keeper: Any) -> Carried:
     with contextlib.suppress(UsageError):
         # The source says it better if it needs a key.
         credentials.provide_wandb_key({})
-    return elsewhere.carry_one(job, run, SharedTurns(keeper))
+    return remote.carry_one(job, run, SharedTurns(keeper))
 
 
 def _keeper() -> Any:

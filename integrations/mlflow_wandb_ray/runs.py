@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.endpoints.wandb_unsent import Unsent
-from mlflow_wandb_plugin.live.hiding import without_secrets
-from mlflow_wandb_plugin.live.say import say, warn_once
-from mlflow_wandb_plugin.mapping import PARENT_GROUP_KEY
+from mlflow_wandb_plugin.live.secrets import without_secrets
+from mlflow_wandb_plugin.live.terminal import say, warn_once
+from mlflow_wandb_plugin.mapping.to_mlflow import PARENT_GROUP_KEY
+from mlflow_wandb_plugin.sources.wandb_local.unsent_rows import Unsent
 from mlflow_wandb_ray import credentials
 
 
@@ -130,8 +130,9 @@ def _keep_on_storage(init: dict[str, Any], folder: Path | None) -> None:
 
 def _check_mlflow(homes: Homes) -> None:
     """W&B goes on without MLflow; the journal keeps what MLflow is to have."""
+    from mlflow_wandb_plugin.core import tracking_uri as tracking
     from mlflow_wandb_plugin.errors import UsageError
-    from mlflow_wandb_plugin.live import tap, tracking
+    from mlflow_wandb_plugin.live import tap
 
     try:
         uri = tracking.uri(tap.settings())

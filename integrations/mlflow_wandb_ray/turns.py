@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow_wandb_plugin.endpoints.limiter import Pace
+from mlflow_wandb_plugin.core.limiter import Pace
 from mlflow_wandb_plugin.errors import SourceUnavailableError
 
 LEASE_S = 180.0

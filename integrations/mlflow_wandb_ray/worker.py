@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.live.say import warn_once
+from mlflow_wandb_plugin.live.terminal import warn_once
 from mlflow_wandb_ray.runs import Homes, begin, nested_below, place_of, run_id
 
 FAILED = 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.live.say import warn_once
+from mlflow_wandb_plugin.live.terminal import warn_once
 
 WEIGHTS = (".bin", ".pt", ".pth", ".safetensors")
 INDEX = ".index.json"

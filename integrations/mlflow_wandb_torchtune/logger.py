@@ -10,7 +10,7 @@ from typing import Any, get_args
 from torchtune.training.metric_logging import MetricLoggerInterface, save_config
 
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.live.say import warn_once
+from mlflow_wandb_plugin.live.terminal import warn_once
 from mlflow_wandb_torchtune import recipe_config
 from mlflow_wandb_torchtune.checkpoints import CheckpointLogging, Which, log_checkpoint
 from mlflow_wandb_torchtune.ranks import global_rank

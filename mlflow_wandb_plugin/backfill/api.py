@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from mlflow_wandb_plugin import plugins
-from mlflow_wandb_plugin.backfill.engine import Outcome, backfill
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
+from mlflow_wandb_plugin.backfill.run import Outcome, backfill
 from mlflow_wandb_plugin.backfill.verify import Verified, verify
-from mlflow_wandb_plugin.model import Selection
+from mlflow_wandb_plugin.core.model import Selection
 
 
 def backfill_runs(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 
-from mlflow_wandb_plugin.model import Item, Key, Series
+from mlflow_wandb_plugin.core.model import Item, Key, Series
 
 CURVES_A_RUN = 3
 POINTS_A_CURVE = 120

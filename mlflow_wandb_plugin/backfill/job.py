@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mlflow_wandb_plugin.backfill.curves import Curves
-from mlflow_wandb_plugin.backfill.engine import Listener, Outcome
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
-from mlflow_wandb_plugin.endpoints.base import Source
-from mlflow_wandb_plugin.model import RunInfo, Selection
+from mlflow_wandb_plugin.backfill.run import Listener, Outcome
+from mlflow_wandb_plugin.core.model import RunInfo, Selection
+from mlflow_wandb_plugin.core.protocols import Source
 
 
 @dataclass(frozen=True, slots=True)

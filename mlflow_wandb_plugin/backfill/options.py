@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from mlflow_wandb_plugin.core.model import ArtifactRef, Item, RowObjects, Series
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.model import ArtifactRef, Item, RowObjects, Series
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mlflow_wandb_plugin.backfill.engine import Decision, decide, selected, unlisted
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
-from mlflow_wandb_plugin.endpoints.base import Source, Target
+from mlflow_wandb_plugin.backfill.run import Decision, decide, selected, unlisted
+from mlflow_wandb_plugin.core.model import RunInfo, Selection, Size
+from mlflow_wandb_plugin.core.protocols import Source, Target
 from mlflow_wandb_plugin.errors import TargetError, UsageError
-from mlflow_wandb_plugin.model import RunInfo, Selection, Size
 
 
 @dataclass(frozen=True, slots=True)

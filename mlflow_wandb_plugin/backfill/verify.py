@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mlflow_wandb_plugin.backfill.engine import Listener, replicate, selected
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
-from mlflow_wandb_plugin.endpoints.base import Source, Target
+from mlflow_wandb_plugin.backfill.run import Listener, replicate, selected
+from mlflow_wandb_plugin.core.model import RunInfo, Selection
+from mlflow_wandb_plugin.core.protocols import Source, Target
 from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
-from mlflow_wandb_plugin.model import RunInfo, Selection
 
 Result = Literal["equal", "different", "absent", "foreign", "failed"]
 

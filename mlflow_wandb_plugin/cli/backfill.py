@@ -19,17 +19,17 @@ import click
 from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.backfill import report
 from mlflow_wandb_plugin.backfill.curves import Curves
-from mlflow_wandb_plugin.backfill.engine import Outcome
-from mlflow_wandb_plugin.backfill.engine import backfill as run_backfill
+from mlflow_wandb_plugin.backfill.engines.processes import ProcessEngine
 from mlflow_wandb_plugin.backfill.job import Engine, Job, Watched
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.plan import dual_experiment, plan
-from mlflow_wandb_plugin.backfill.processes import ProcessEngine
+from mlflow_wandb_plugin.backfill.run import Outcome
+from mlflow_wandb_plugin.backfill.run import backfill as run_backfill
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import selecting, selection
-from mlflow_wandb_plugin.endpoints.base import Source, Target
+from mlflow_wandb_plugin.core.model import Selection
+from mlflow_wandb_plugin.core.protocols import Source, Target
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.model import Selection
 
 log = logging.getLogger("mlflow_wandb_plugin.backfill")
 LOCAL, PROCESSES = "local", "processes"

@@ -34,12 +34,12 @@ def _tap() -> str:
 
 
 def _mlflow() -> str:
-    from mlflow_wandb_plugin.endpoints.mlflow_client import Client
-    from mlflow_wandb_plugin.live import tracking
-    from mlflow_wandb_plugin.retry import Backoff
+    from mlflow_wandb_plugin.core import tracking_uri
+    from mlflow_wandb_plugin.core.retry import Backoff
     from mlflow_wandb_plugin.settings import Settings
+    from mlflow_wandb_plugin.targets.mlflow.client import Client
 
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    client = Client(tracking.uri(Settings.load()) or None, Backoff(patience_s=0))
+    client = Client(tracking_uri.uri(Settings.load()) or None, Backoff(patience_s=0))
     client.call(client.client.search_experiments, max_results=1)
-    return tracking.shown(client.uri)
+    return tracking_uri.shown(client.uri)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from mlflow_wandb_plugin.backfill.engine import Listener, Outcome
+from mlflow_wandb_plugin.backfill.run import Listener, Outcome
 
 
 class ProgressBar(Listener):

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.model import Selection
 
 F = TypeVar("F", bound=Callable[..., Any])
 

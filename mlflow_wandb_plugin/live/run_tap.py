@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin import identity, journal
-from mlflow_wandb_plugin.endpoints.wandb_folders import JOURNAL_DIR, segment_of
+from mlflow_wandb_plugin.core import identity, tracking_uri
 from mlflow_wandb_plugin.errors import JournalError
-from mlflow_wandb_plugin.journal import Journal
-from mlflow_wandb_plugin.live import tracking
-from mlflow_wandb_plugin.live.replica import Replicator
-from mlflow_wandb_plugin.live.say import ProgressLine, say, warn_once
+from mlflow_wandb_plugin.journal import frames
+from mlflow_wandb_plugin.journal.frames import Journal
+from mlflow_wandb_plugin.live.replicator_process import Replicator
+from mlflow_wandb_plugin.live.terminal import ProgressLine, say, warn_once
 from mlflow_wandb_plugin.settings import Settings
+from mlflow_wandb_plugin.sources.wandb_local.folders import JOURNAL_DIR, segment_of
 
 TROUBLE_PATIENCE_S = 10.0
 """How long finish() waits for an MLflow that is known not to answer."""
@@ -34,7 +34,7 @@ class RunTap:
         self._settings = settings
         self._wandb_file = wandb_file.absolute()
         folder = settings.journal_dir or self._wandb_file.parent.parent / JOURNAL_DIR
-        self.path = Path(folder).absolute() / f"{segment_of(self._wandb_file)}{journal.SUFFIX}"
+        self.path = Path(folder).absolute() / f"{segment_of(self._wandb_file)}{frames.SUFFIX}"
         self._journal: Journal | None = None
         self._broken = False
         self._target_uri = ""
@@ -45,7 +45,7 @@ class RunTap:
 
     def prepare(self) -> None:
         """Start the replicator now, so that it is ready when wandb is."""
-        self._target_uri = tracking.uri(self._settings)
+        self._target_uri = tracking_uri.uri(self._settings)
         self._replicator.start(self.path.parent)
 
     def started(self) -> None:
@@ -65,7 +65,7 @@ class RunTap:
         from a run that it calls finished."""
         if self._told_wandb or self.closed or self.pid != os.getpid():
             return
-        status = journal.read_status(self.path)
+        status = frames.read_status(self.path)
         if status.get("run_id"):
             self._tell_wandb(status)
 
@@ -102,7 +102,7 @@ class RunTap:
             if record.WhichOneof("record_type") == "tbrecord":
                 self._note(rows_from_file=True)
             assert self._journal is not None
-            self._journal.append(journal.RECORD, record.SerializeToString())
+            self._journal.append(frames.RECORD, record.SerializeToString())
         except JournalError as error:
             self._give_up(error)
 
@@ -125,7 +125,7 @@ class RunTap:
             {
                 "run_id": settings.run_id,
                 "wandb_file": str(self._wandb_file),
-                "tracking_uri": tracking.shown(self._target_uri),
+                "tracking_uri": tracking_uri.shown(self._target_uri),
                 "experiment": self._settings.experiment,
                 "homes": self._settings.homes,
                 "resume": bool(getattr(settings, "resume", None)),
@@ -162,7 +162,7 @@ class RunTap:
     def _wait(self, seconds: float, states: tuple[str, ...]) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
         while True:
-            status = journal.read_status(self.path)
+            status = frames.read_status(self.path)
             if status.get("state") in states or time.monotonic() > deadline:
                 return status
             if not self._replicator.alive():
@@ -174,7 +174,7 @@ class RunTap:
         trouble_since: float | None = None
         line, quiet_until = ProgressLine(), time.monotonic() + 1.0
         while (now := time.monotonic()) < deadline and self._replicator.alive():
-            status = journal.read_status(self.path)
+            status = frames.read_status(self.path)
             state = status.get("state")
             if state in ("complete", "partial", "failed"):
                 break
@@ -185,7 +185,7 @@ class RunTap:
                 line.show(f"waiting for the replica in MLflow, {deadline - now:.0f} s at most")
             time.sleep(0.02)
         line.end()
-        status = journal.read_status(self.path)
+        status = frames.read_status(self.path)
         if status.get("state") != "complete":
             reason = status.get("error") or "MLflow has not taken everything yet"
             warn_once(f"{reason}. `mlflow-wandb sync {self.path.parent.parent}` delivers the rest")

@@ -21,7 +21,7 @@ from typing import Any
 
 from mlflow_wandb_plugin.errors import MlflowWandbError
 from mlflow_wandb_plugin.live.run_tap import RunTap
-from mlflow_wandb_plugin.live.say import warn_once
+from mlflow_wandb_plugin.live.terminal import warn_once
 from mlflow_wandb_plugin.settings import Settings
 
 # What of the SDK's traffic a replica needs. Everything else (telemetry, console, polling) is not

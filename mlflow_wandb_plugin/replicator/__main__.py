@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin import journal, outbox
+from mlflow_wandb_plugin.core import tracking_uri
+from mlflow_wandb_plugin.core.helper_process import step_aside
 from mlflow_wandb_plugin.errors import MlflowWandbError
-from mlflow_wandb_plugin.live import tracking
-from mlflow_wandb_plugin.processes import step_aside
-from mlflow_wandb_plugin.replicator.shipping import POLL_S, Shipment
+from mlflow_wandb_plugin.journal import frames, outbox
+from mlflow_wandb_plugin.replicator.mlflow_shipment import POLL_S, Shipment
 
 
 class Helper:
@@ -65,17 +65,17 @@ class Helper:
     def _adopt_orphans(self, order: dict[str, Any]) -> None:
         """Ship what earlier trainers in this folder left behind for the same MLflow."""
         ours = order["tracking_uri"]
-        for path in sorted(self._folder.glob(f"*{journal.SUFFIX}")):
-            if str(path) == order["journal"] or journal.trainer_alive(path):
+        for path in sorted(self._folder.glob(f"*{frames.SUFFIX}")):
+            if str(path) == order["journal"] or frames.trainer_alive(path):
                 continue
             try:
-                header = journal.read_header(path)
+                header = frames.read_header(path)
             except MlflowWandbError:
                 continue
             if header.get("born") == outbox.BORN:
                 # Of a run that was born in MLflow: it goes the other way.
                 continue
-            if header.get("tracking_uri", "") == tracking.shown(ours):
+            if header.get("tracking_uri", "") == tracking_uri.shown(ours):
                 self._start(
                     path,
                     ours,
@@ -96,7 +96,7 @@ def _ship(shipment: Shipment) -> None:
         import traceback
 
         traceback.print_exc()
-        journal.write_status(shipment.path, {"state": "failed", "error": repr(error)})
+        frames.write_status(shipment.path, {"state": "failed", "error": repr(error)})
 
 
 def main() -> None:

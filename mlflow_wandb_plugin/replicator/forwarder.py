@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlflow_wandb_plugin import journal, outbox
-from mlflow_wandb_plugin.endpoints.wandb_access import Access, wanted_mode
-from mlflow_wandb_plugin.endpoints.wandb_run import forget_users_run
+from mlflow_wandb_plugin.core.helper_process import step_aside
 from mlflow_wandb_plugin.errors import MlflowWandbError
-from mlflow_wandb_plugin.processes import step_aside
-from mlflow_wandb_plugin.replicator.mirror import Mirror, is_mirrored
+from mlflow_wandb_plugin.journal import frames, outbox
+from mlflow_wandb_plugin.replicator.wandb_shipment import Mirror, is_mirrored
 from mlflow_wandb_plugin.settings import PREFIX, Settings
+from mlflow_wandb_plugin.targets.wandb.lookup import Access, wanted_mode
+from mlflow_wandb_plugin.targets.wandb.run_writer import forget_users_run
 
 LOCK = "forwarder.lock"
 POLL_S = 0.25
@@ -100,7 +100,7 @@ class Forwarder:
         self._ending = True
 
     def _look_around(self) -> None:
-        for path in sorted(self.folder.glob(f"*{journal.SUFFIX}")):
+        for path in sorted(self.folder.glob(f"*{frames.SUFFIX}")):
             if path not in self._charges and is_mirrored(path):
                 self._charges[path] = Charge(path)
         for path in [p for p, c in self._charges.items() if not c.busy and not p.exists()]:
@@ -119,12 +119,12 @@ class Forwarder:
     def _hopeful(self) -> bool:
         """Whether a journal has a writer, is under way to a W&B that answers, or is new."""
         under_way = False
-        for path in self.folder.glob(f"*{journal.SUFFIX}"):
+        for path in self.folder.glob(f"*{frames.SUFFIX}"):
             charge = self._charges.get(path)
             if charge is None:
                 if is_mirrored(path):
                     return True
-            elif journal.trainer_alive(path) or charge.just_begun:
+            elif frames.trainer_alive(path) or charge.just_begun:
                 return True
             else:
                 under_way = under_way or charge.state not in outbox.STUCK
@@ -161,7 +161,7 @@ class Forwarder:
 
     def _tell(self, charge: Charge) -> None:
         """One line for a run that arrived, one for each sort of trouble."""
-        error = str(journal.read_status(charge.path).get("error") or "")
+        error = str(frames.read_status(charge.path).get("error") or "")
         if charge.state == "complete":
             print(f"{charge.path.stem}: complete", flush=True)
         elif error and error not in self._said:

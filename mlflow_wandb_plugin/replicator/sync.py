@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_wandb_plugin import journal, outbox
-from mlflow_wandb_plugin.endpoints.wandb_folders import JOURNAL_DIR
-from mlflow_wandb_plugin.endpoints.wandb_run import forget_users_run
+from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.errors import JournalError, UsageError
-from mlflow_wandb_plugin.live import tracking
-from mlflow_wandb_plugin.replicator.mirror import Mirror, is_mirrored
-from mlflow_wandb_plugin.replicator.shipping import Shipment, handover_file
+from mlflow_wandb_plugin.journal import frames, outbox
+from mlflow_wandb_plugin.replicator.mlflow_shipment import Shipment, handover_file
+from mlflow_wandb_plugin.replicator.wandb_shipment import Mirror, is_mirrored
+from mlflow_wandb_plugin.sources.wandb_local.folders import JOURNAL_DIR
+from mlflow_wandb_plugin.targets.wandb.run_writer import forget_users_run
 
 LOCK_PATIENCE_S = 60.0
 TARGET_PATIENCE_S = 60.0
@@ -40,12 +40,12 @@ def default_folder() -> Path:
 
 def find_journals(folder: Path) -> list[Path]:
     """Journals below ``folder``: a project's, a wandb folder's, or the journals' own."""
-    return _find(folder, (journal.SUFFIX,))
+    return _find(folder, (frames.SUFFIX,))
 
 
 def find_statuses(folder: Path) -> list[Path]:
-    """The journals below ``folder`` that there are or were, for `journal.read_status`."""
-    return _find(folder, (journal.SUFFIX, ".status"))
+    """The journals below ``folder`` that there are or were, for `frames.read_status`."""
+    return _find(folder, (frames.SUFFIX, ".status"))
 
 
 def _find(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -55,7 +55,7 @@ def _find(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
         places += [folder / name, folder / "wandb" / name, folder / ".wandb" / name]
     places += [Path(own)] if own else []
     found = {
-        path.absolute().with_suffix(journal.SUFFIX)
+        path.absolute().with_suffix(frames.SUFFIX)
         for place in places
         for suffix in suffixes
         for path in place.glob(f"[!.]*{suffix}")
@@ -70,7 +70,7 @@ def deliver(journals: list[Path], to: str = "") -> Iterator[Delivery]:
     """
     for path in journals:
         try:
-            header = journal.read_header(path)
+            header = frames.read_header(path)
             if is_mirrored(path):
                 yield _mirror_one(path)
                 continue
@@ -96,12 +96,12 @@ def _deliver_one(path: Path, uri: str, experiment: str) -> Delivery:
     deadline = time.monotonic() + LOCK_PATIENCE_S
     try:
         while (state := shipment.ship()) == "busy" and time.monotonic() < deadline:
-            if journal.trainer_alive(path):
+            if frames.trainer_alive(path):
                 return Delivery(path, "live", "its trainer is at work, a replicator follows it")
             time.sleep(0.2)
     finally:
         handover.unlink(missing_ok=True)
-    status = journal.read_status(path)
+    status = frames.read_status(path)
     return Delivery(
         path, state, status.get("error", ""), status.get("run_id", ""), status.get("points", 0)
     )
@@ -114,13 +114,13 @@ def _mirror_one(path: Path) -> Delivery:
     deadline = time.monotonic() + LOCK_PATIENCE_S
     try:
         while (state := mirror.ship()) == "busy" and time.monotonic() < deadline:
-            if journal.trainer_alive(path):
+            if frames.trainer_alive(path):
                 return Delivery(path, "live", "its run goes on, a forwarder follows it")
             time.sleep(0.2)
     except Exception as error:
         # Whatever is wrong with one journal, the others are delivered.
         return Delivery(path, "failed", f"{type(error).__name__}: {error}")
-    status = journal.read_status(path)
+    status = frames.read_status(path)
     return Delivery(
         path,
         state,
@@ -136,6 +136,6 @@ def _uri(recorded: str, to: str) -> str:
     if to:
         return to
     current = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if not recorded or tracking.shown(current) == recorded:
+    if not recorded or tracking_uri.shown(current) == recorded:
         return current
     return recorded

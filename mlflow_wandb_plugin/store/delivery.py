@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from mlflow_wandb_plugin import journal, outbox
-from mlflow_wandb_plugin.store import forwarder
-from mlflow_wandb_plugin.store.mirror import of_this_process
+from mlflow_wandb_plugin.journal import frames, outbox
+from mlflow_wandb_plugin.store import forwarder_process
+from mlflow_wandb_plugin.store.mirrored_runs import of_this_process
 
 POLL_S = 0.1
 
@@ -55,9 +55,9 @@ def _arrived(journals: Iterable[Path], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     left = list(journals)
     while left := [path for path in left if path.exists()]:
-        stuck = [path for path in left if journal.read_status(path).get("state") in outbox.STUCK]
+        stuck = [path for path in left if frames.read_status(path).get("state") in outbox.STUCK]
         if len(stuck) == len(left) or time.monotonic() > deadline:
             return False
-        forwarder.ensure(left[0].parent)
+        forwarder_process.ensure(left[0].parent)
         time.sleep(POLL_S)
     return True

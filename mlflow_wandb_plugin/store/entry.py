@@ -111,7 +111,7 @@ def _replace(module: str, owner: str, name: str, wrapper: Callable[[Any], Any]) 
 def _setting_uri(original: Callable[..., None]) -> Callable[..., None]:
     def set_tracking_uri(uri: Any) -> None:
         if uris.is_prefixed(uri):
-            from mlflow_wandb_plugin.store.building import asked_for
+            from mlflow_wandb_plugin.store.builders import asked_for
 
             uri = asked_for(uri)
         original(uri)
@@ -122,7 +122,7 @@ def _setting_uri(original: Callable[..., None]) -> Callable[..., None]:
 def _asking_builder(original: Callable[..., Any]) -> Callable[..., Any]:
     def get_store_builder(registry: Any, store_uri: Any) -> Any:
         if uris.any_mirrored() or uris.is_prefixed(store_uri):
-            from mlflow_wandb_plugin.store.building import store_builder
+            from mlflow_wandb_plugin.store.builders import store_builder
 
             return store_builder(registry, functools.partial(original, registry), store_uri)
         uris.built_plain(store_uri)
@@ -137,7 +137,7 @@ def _asking_repository(original: Callable[..., Any]) -> Callable[..., Any]:
         registry: Any, artifact_uri: Any, *stores: Any, **named: Any
     ) -> Any:
         if uris.any_mirrored() or uris.is_prefixed(artifact_uri):
-            from mlflow_wandb_plugin.store.building import artifact_repository as build
+            from mlflow_wandb_plugin.store.builders import artifact_repository as build
 
             return build(functools.partial(original, registry), artifact_uri, *stores, **named)
         return original(registry, artifact_uri, *stores, **named)
@@ -147,28 +147,28 @@ def _asking_repository(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def tracking_store(store_uri: str, artifact_uri: str | None = None) -> Any:
     """Builds a mirrored tracking store; the signature is MLflow's."""
-    from mlflow_wandb_plugin.store.building import build_store
+    from mlflow_wandb_plugin.store.builders import build_store
 
     return build_store("mlflow.tracking_store", store_uri, artifact_uri=artifact_uri)
 
 
 def registry_store(store_uri: str, tracking_uri: str | None = None) -> Any:
     """Builds a mirrored model registry store; the signature is MLflow's."""
-    from mlflow_wandb_plugin.store.building import build_store
+    from mlflow_wandb_plugin.store.builders import build_store
 
     return build_store("mlflow.model_registry_store", store_uri, tracking_uri=tracking_uri)
 
 
 def workspace_provider(workspace_uri: str) -> Any:
     """Builds a workspace store: workspaces are MLflow's alone."""
-    from mlflow_wandb_plugin.store.building import build_workspace_store
+    from mlflow_wandb_plugin.store.builders import build_workspace_store
 
     return build_workspace_store(workspace_uri)
 
 
 def scorer_store(tracking_uri: str) -> Any:
     """Builds a scorer store: scorers are MLflow's alone."""
-    from mlflow_wandb_plugin.store.building import build_scorer_store
+    from mlflow_wandb_plugin.store.builders import build_scorer_store
 
     return build_scorer_store(tracking_uri)
 
@@ -179,7 +179,7 @@ def artifact_repository(artifact_uri: str, *stores: str | None, **named: str | N
     Args:
         stores, named: the tracking URI and, in later versions of MLflow, the registry's.
     """
-    from mlflow_wandb_plugin.store.building import build_repository
+    from mlflow_wandb_plugin.store.builders import build_repository
 
     return build_repository(artifact_uri, *stores, **named)
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Generator, Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeAlias
 
-from mlflow_wandb_plugin.store.mirror import of_this_process
-from mlflow_wandb_plugin.store.say import warn_once
+from mlflow_wandb_plugin.store.log_messages import warn_once
+from mlflow_wandb_plugin.store.mirrored_runs import of_this_process
 
 
 class Changed(NamedTuple):

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlflow_wandb_plugin.identity import TO_THE_END, Origin, Twin
-from mlflow_wandb_plugin.model import (
+from mlflow_wandb_plugin.core.identity import TO_THE_END, Origin, Twin
+from mlflow_wandb_plugin.core.model import (
     ArtifactRef,
     Damage,
     FileRef,

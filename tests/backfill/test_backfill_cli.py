@@ -15,7 +15,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from mlflow_wandb_plugin import backfill
 from mlflow_wandb_plugin.cli import main
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.translog.framing import LogReader
+from mlflow_wandb_plugin.wandb_log.framing import LogReader
 from tests.support.commands import mlflow_wandb
 from tests.support.environment import isolated
 from tests.support.mlflow_state import read_runs
@@ -252,8 +252,8 @@ def test_an_interrupted_backfill_is_repaired(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     """Stopped before the end: the next one fills it, and it equals an undisturbed one."""
-    from mlflow_wandb_plugin.endpoints.mlflow_files import RunFiles
     from mlflow_wandb_plugin.errors import TargetUnavailableError
+    from mlflow_wandb_plugin.targets.mlflow.run_files import RunFiles
 
     def unavailable(self: RunFiles, info: object) -> None:
         raise TargetUnavailableError("MLflow: gone in the middle")

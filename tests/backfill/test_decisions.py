@@ -10,14 +10,14 @@ from mlflow import MlflowClient
 
 from mlflow_wandb_plugin.backfill import html
 from mlflow_wandb_plugin.backfill.curves import Curves
-from mlflow_wandb_plugin.backfill.engine import Outcome, backfill, replicate
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.plan import dual_experiment, plan
-from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
-from mlflow_wandb_plugin.endpoints.wandb_dir import WandbDir
+from mlflow_wandb_plugin.backfill.run import Outcome, backfill, replicate
+from mlflow_wandb_plugin.core.model import RunInfo, Selection
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.model import RunInfo, Selection
-from mlflow_wandb_plugin.translog.framing import LogWriter
+from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
+from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
+from mlflow_wandb_plugin.wandb_log.framing import LogWriter
 from tests.support.mlflow_state import read_runs
 from tests.support.records import exit_record, history_record, run_record
 

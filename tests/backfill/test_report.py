@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mlflow_wandb_plugin.backfill import report
-from mlflow_wandb_plugin.backfill.engine import Decision, Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun
-from mlflow_wandb_plugin.model import Damage, Size
+from mlflow_wandb_plugin.backfill.run import Decision, Outcome
+from mlflow_wandb_plugin.core.model import Damage, Size
 from tests.backfill.fakes import run_info
 
 OUTCOMES = [

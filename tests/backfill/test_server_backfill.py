@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from mlflow_wandb_plugin.backfill.engine import Outcome, backfill
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
-from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
-from mlflow_wandb_plugin.endpoints.wandb_server import WandbServerSource
-from mlflow_wandb_plugin.model import Selection
+from mlflow_wandb_plugin.backfill.run import Outcome, backfill
+from mlflow_wandb_plugin.core.model import Selection
+from mlflow_wandb_plugin.sources.wandb_server.source import WandbServerSource
+from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.support.environment import isolated
 from tests.support.mlflow_state import RunState, read_runs
 from tests.support.processes import started, wait_until
@@ -252,10 +252,10 @@ def test_a_backfill_killed_on_the_way_is_gone_on_with(
     uri = copy_store(empty_store, tmp_path / "killed.db")
     code = (
         "import os\n"
-        "from mlflow_wandb_plugin.backfill.engine import backfill\n"
+        "from mlflow_wandb_plugin.backfill.run import backfill\n"
         "from mlflow_wandb_plugin.endpoints import wandb_server\n"
-        "from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget\n"
-        "from mlflow_wandb_plugin.model import Selection\n"
+        "from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget\n"
+        "from mlflow_wandb_plugin.core.model import Selection\n"
         "source = wandb_server.open_wandb_server(os.environ['SOURCE'])\n"
         "source = wandb_server.WandbServerSource(source._client, page_rows=10)\n"
         "list(backfill(source, MlflowTarget(os.environ['TARGET']), Selection()))\n"
@@ -293,7 +293,7 @@ def test_a_project_logged_with_the_sdk_equals_its_local_backfill(
 ) -> None:
     """One run, online with a local log: backfilled from the server and from the folder, the same
     params, metrics and history documents."""
-    from mlflow_wandb_plugin.endpoints.wandb_dir import WandbDir
+    from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
 
     with Worker(wandb, tmp_path / "sdk") as worker:
         worker.call(

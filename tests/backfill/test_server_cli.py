@@ -13,7 +13,7 @@ import pytest
 
 from mlflow_wandb_plugin.cli import main
 from mlflow_wandb_plugin.cli.progress import ProgressBar
-from mlflow_wandb_plugin.cli.w2m import main as w2m
+from mlflow_wandb_plugin.w2m.command import main as w2m
 from tests.support.environment import isolated
 from tests.support.mlflow_state import RunState, read_runs
 from tests.support.processes import started, wait_until

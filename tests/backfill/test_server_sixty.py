@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_wandb_plugin.backfill.engine import Outcome, backfill
-from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
-from mlflow_wandb_plugin.model import Selection
+from mlflow_wandb_plugin.backfill.run import Outcome, backfill
+from mlflow_wandb_plugin.core.model import Selection
+from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.support import sixty
 from tests.support.environment import isolated
 from tests.support.mlflow_state import RunState, read_runs
@@ -208,8 +208,8 @@ import os, sys
 import mlflow, pyarrow.parquet, sqlalchemy, alembic
 import mlflow.store.tracking.sqlalchemy_store
 from mlflow_wandb_plugin.cli import main
-import mlflow_wandb_plugin.cli.backfill, mlflow_wandb_plugin.endpoints.wandb_server
-import mlflow_wandb_plugin.endpoints.mlflow
+import mlflow_wandb_plugin.cli.backfill, mlflow_wandb_plugin.sources.wandb_server.source
+import mlflow_wandb_plugin.targets.mlflow.target
 for line in sys.stdin:
     child = os.fork()
     if not child:

@@ -75,17 +75,17 @@ def test_plugins_of_others_and_one_that_is_broken(env: dict[str, str], tmp_path:
         (info / "entry_points.txt").write_text(f"[mlflow_wandb_plugin]\n{name} = {name}_module\n")
     (site / "thirdparty_module.py").write_text("""
 from mlflow_wandb_plugin.hookspecs import hookimpl
-from mlflow_wandb_plugin.model import RunInfo
+from mlflow_wandb_plugin.core.model import RunInfo
 
 class Tape:
     def runs(self, selection):
         yield RunInfo("taped", "tapes", name="a tape", state="finished", segments=("tape",),
                       started_ms=1_000, ended_ms=2_000)
     def size(self, run):
-        from mlflow_wandb_plugin.model import Size
+        from mlflow_wandb_plugin.core.model import Size
         return Size(2, 0)
     def read(self, run, since):
-        from mlflow_wandb_plugin.model import Series
+        from mlflow_wandb_plugin.core.model import Series
         yield Series(("hiss",), (0, 1), (1_000, 2_000), (0.5, 0.25))
         yield run
 

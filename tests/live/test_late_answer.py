@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlflow_wandb_plugin.endpoints.wandb_folders import find_logs
-from mlflow_wandb_plugin.endpoints.wandb_log import peek
+from mlflow_wandb_plugin.sources.wandb_local.folders import find_logs
+from mlflow_wandb_plugin.sources.wandb_local.run_log import peek
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import run_script
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_wandb_plugin.processes import NICENESS
+from mlflow_wandb_plugin.core.helper_process import NICENESS
 from tests.support.mlflow_state import RunState, read_runs
 from tests.support.processes import free_port, mlflow_server, started, wait_until
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from mlflow_wandb_plugin.backfill.engine import Outcome, backfill
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
-from mlflow_wandb_plugin.endpoints.base import Source
-from mlflow_wandb_plugin.endpoints.mlflow import MlflowTarget
-from mlflow_wandb_plugin.endpoints.wandb_dir import WandbDir
-from mlflow_wandb_plugin.model import RunInfo, Selection
+from mlflow_wandb_plugin.backfill.run import Outcome, backfill
+from mlflow_wandb_plugin.core.model import RunInfo, Selection
+from mlflow_wandb_plugin.core.protocols import Source
+from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
+from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.replicator.test_forwarder import MODEL, VERSION
 from tests.support import core_says
 from tests.support.environment import isolated

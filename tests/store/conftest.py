@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_wandb_plugin.store import mirror, say, uris
+from mlflow_wandb_plugin.store import log_messages, mirrored_runs, uris
 from tests.support.outboxes import Outgoing, no_forwarder, read_journal, read_outbox
 from tests.support.stores import copy_store
 
@@ -34,7 +34,7 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[P
     monkeypatch.setattr(utils, "_tracking_uri", None)
     monkeypatch.setattr(models, "_registry_uri", None)
     monkeypatch.setattr(fluent, "_active_experiment_id", None)
-    monkeypatch.setattr(say, "_said", set())
+    monkeypatch.setattr(log_messages, "_said", set())
     monkeypatch.setattr(uris, "_plain", set())
     utils._artifact_repos_cache.clear()
     for kind in (TrackingStoreRegistry, ModelRegistryStoreRegistry):
@@ -43,9 +43,9 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[P
         yield outbox
         while mlflow.active_run() is not None:
             mlflow.end_run()
-        if mirror._mirror is not None:
-            mirror._mirror.journals.close_idle(-1)
-        mirror.forget()
+        if mirrored_runs._mirror is not None:
+            mirrored_runs._mirror.journals.close_idle(-1)
+        mirrored_runs.forget()
     for kind in (TrackingStoreRegistry, ModelRegistryStoreRegistry):
         kind._get_store_with_resolved_uri.cache_clear()
 

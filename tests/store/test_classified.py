@@ -14,7 +14,7 @@ from mlflow.store.tracking import abstract_store as abstract_tracking
 from mlflow.store.tracking.rest_store import RestStore
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-from mlflow_wandb_plugin.store import artifacts, runs, versions
+from mlflow_wandb_plugin.store import artifact_operations, run_operations, version_operations
 from tests.store import classified
 
 REPOSITORIES = [
@@ -40,10 +40,10 @@ def methods(kind: type, private: bool) -> set[str]:
     ("kinds", "concrete", "mirrored", "left_alone"),
     [
         ([abstract_tracking.AbstractStore], [SqlAlchemyStore, RestStore],
-         runs.OPERATIONS, classified.TRACKING),
+         run_operations.OPERATIONS, classified.TRACKING),
         ([abstract_registry.AbstractStore], [SqlRegistry, RegistryOverHttp],
-         versions.OPERATIONS, classified.MODEL_REGISTRY),
-        (REPOSITORIES, [], artifacts.OPERATIONS, classified.ARTIFACTS),
+         version_operations.OPERATIONS, classified.MODEL_REGISTRY),
+        (REPOSITORIES, [], artifact_operations.OPERATIONS, classified.ARTIFACTS),
     ],
     ids=["tracking", "registry", "artifacts"],
 )  # fmt: skip
@@ -64,11 +64,11 @@ def test_every_method_is_classified(
 @pytest.mark.parametrize(
     ("kind", "operations"),
     [
-        (SqlAlchemyStore, runs.OPERATIONS),
-        (RestStore, runs.OPERATIONS),
-        (SqlRegistry, versions.OPERATIONS),
-        (RegistryOverHttp, versions.OPERATIONS),
-        *((kind, artifacts.OPERATIONS) for kind in REPOSITORIES),
+        (SqlAlchemyStore, run_operations.OPERATIONS),
+        (RestStore, run_operations.OPERATIONS),
+        (SqlRegistry, version_operations.OPERATIONS),
+        (RegistryOverHttp, version_operations.OPERATIONS),
+        *((kind, artifact_operations.OPERATIONS) for kind in REPOSITORIES),
     ],
 )
 def test_operations_take_mlflows_arguments(kind: type, operations: Mapping[str, object]) -> None:

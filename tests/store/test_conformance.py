@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_wandb_plugin.mapping import param_value
+from mlflow_wandb_plugin.mapping.to_mlflow import param_value
 from tests.store.carried import (
     Carried,
     as_number,

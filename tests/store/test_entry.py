@@ -26,8 +26,8 @@ import sys, warnings
 warnings.filterwarnings("error", message=".*(register|Failure).*")
 {first}
 import mlflow
-heavy = [name for name in ("wandb", "mlflow_wandb_plugin.store.building", "sqlalchemy.orm.session",
-         "mlflow_wandb_plugin.journal") if name in sys.modules]
+heavy = [name for name in ("wandb", "mlflow_wandb_plugin.store.builders", "sqlalchemy.orm.session",
+         "mlflow_wandb_plugin.journal.frames") if name in sys.modules]
 if not {loads_building}:
     assert not [name for name in heavy if name != "sqlalchemy.orm.session"], heavy
 from mlflow.tracking._tracking_service import utils
@@ -64,7 +64,7 @@ def test_every_scheme_has_its_entry_point(group: str) -> None:
     [
         "",
         "import mlflow_wandb_plugin.store.entry",
-        "import mlflow_wandb_plugin.store.building",
+        "import mlflow_wandb_plugin.store.builders",
         "import mlflow.store.artifact.artifact_repository_registry",
         "from mlflow.server import handlers",
     ],

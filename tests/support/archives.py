@@ -11,12 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from mlflow_wandb_plugin.backfill.engine import Outcome
-from mlflow_wandb_plugin.endpoints.archive import (
+from mlflow_wandb_plugin.archive.target import (
     ArchiveTarget,
 )
-from mlflow_wandb_plugin.endpoints.base import Source
-from mlflow_wandb_plugin.model import (
+from mlflow_wandb_plugin.backfill.run import Outcome
+from mlflow_wandb_plugin.core.model import (
     ArtifactEntry,
     ArtifactRef,
     FileRef,
@@ -27,6 +26,7 @@ from mlflow_wandb_plugin.model import (
     Selection,
     Series,
 )
+from mlflow_wandb_plugin.core.protocols import Source
 
 
 class MadeSource:
@@ -87,7 +87,7 @@ class MadeSource:
 
 
 def archive_made(target: Path, folder: Path, blocks: int = 40) -> list[Outcome]:
-    from mlflow_wandb_plugin.backfill.engine import backfill as run_backfill
+    from mlflow_wandb_plugin.backfill.run import backfill as run_backfill
 
     return list(run_backfill(MadeSource(folder, blocks), ArchiveTarget(target), Selection()))
 

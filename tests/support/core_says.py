@@ -9,7 +9,7 @@ from typing import Any
 
 from wandb.proto.wandb_internal_pb2 import Record
 
-from mlflow_wandb_plugin.translog.framing import LogReader
+from mlflow_wandb_plugin.wandb_log.framing import LogReader
 
 INTERNAL = ("_wandb", "_step", "_runtime", "_timestamp")
 

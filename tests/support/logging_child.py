@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.endpoints.wandb_log import EXIT
-from mlflow_wandb_plugin.translog.framing import LogReader
-from mlflow_wandb_plugin.translog.records import record_type
+from mlflow_wandb_plugin.sources.wandb_local.run_log import EXIT
+from mlflow_wandb_plugin.wandb_log.framing import LogReader
+from mlflow_wandb_plugin.wandb_log.records import record_type
 from tests.support.processes import wait_until
 
 
@@ -91,7 +91,7 @@ def _serve() -> None:
 def _run_one(wandb: Any, lines: list[str], number: int) -> dict[str, Any]:
     import numpy
 
-    from mlflow_wandb_plugin import journal as journals
+    from mlflow_wandb_plugin.journal import frames as journals
 
     path = Path(f"program-{number}.journal").absolute()
     journal = journals.Journal(path, {})
@@ -114,7 +114,7 @@ def _run_one(wandb: Any, lines: list[str], number: int) -> dict[str, Any]:
 
 
 def _recording(set_backend: Any, journal: Any) -> Any:
-    from mlflow_wandb_plugin.journal import RECORD
+    from mlflow_wandb_plugin.journal.frames import RECORD
     from mlflow_wandb_plugin.live.tap import _kept
 
     def wrapper(run: Any, backend: Any) -> None:

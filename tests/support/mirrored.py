@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin import journal, outbox
-from mlflow_wandb_plugin.journal import Journal
+from mlflow_wandb_plugin.journal import frames, outbox
+from mlflow_wandb_plugin.journal.frames import Journal
 
 START_MS = 1_700_000_000_000
 
@@ -29,7 +29,7 @@ class Written:
         **header: Any,
     ) -> None:
         self.run_id = run_id
-        self.path = folder / f"{run_id}{journal.SUFFIX}"
+        self.path = folder / f"{run_id}{frames.SUFFIX}"
         self.files = folder / f"{run_id}.files"
         self._at = START_MS
         self._count = 0

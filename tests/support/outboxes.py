@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin import journal, outbox
-from mlflow_wandb_plugin.journal import JournalReader
+from mlflow_wandb_plugin.journal import frames, outbox
+from mlflow_wandb_plugin.journal.frames import JournalReader
 
 
 @dataclass
@@ -49,7 +49,7 @@ def read_outbox(folder: Path) -> dict[str, Outgoing]:
         AssertionError: a journal is damaged.
     """
     return {
-        path.stem: read_journal(path) for path in sorted(folder.glob(f"*{journal.SUFFIX}"))
+        path.stem: read_journal(path) for path in sorted(folder.glob(f"*{frames.SUFFIX}"))
     }  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def read_journal(path: Path) -> Outgoing:
     operations = [operation for _, operation in outbox.operations(reader)]
     reader.finish()
     assert not reader.damage, reader.damage
-    run = Outgoing(journal.read_header(path), operations)
+    run = Outgoing(frames.read_header(path), operations)
     for operation in operations:
         _apply(run, operation, path.with_suffix(".files"))
     return run

@@ -6,10 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlflow_wandb_plugin.endpoints.wandb_client import WandbClient
-from mlflow_wandb_plugin.endpoints.wandb_place import Place
-from mlflow_wandb_plugin.endpoints.wandb_server import WandbServerSource
-from mlflow_wandb_plugin.model import (
+from mlflow_wandb_plugin.core.model import (
     ArtifactRef,
     Damage,
     FileRef,
@@ -20,7 +17,10 @@ from mlflow_wandb_plugin.model import (
     Selection,
     Series,
 )
-from mlflow_wandb_plugin.retry import Backoff
+from mlflow_wandb_plugin.core.retry import Backoff
+from mlflow_wandb_plugin.sources.wandb_server.source import WandbServerSource
+from mlflow_wandb_plugin.wandb_api.address import Place
+from mlflow_wandb_plugin.wandb_api.client import WandbClient
 from tests.wandb_server import WandbServer
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.model import RunInfo, Selection, Series
+from mlflow_wandb_plugin.core.model import RunInfo, Selection, Series
 from mlflow_wandb_plugin.plugins import open_source
 from tests.support.mlflow_state import RunState, read_runs
 from tests.support.processes import started

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mlflow_wandb_plugin.model import Selection
+from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.plugins import open_source
 from tests.integrations.ray.conftest import Left, assert_same_points, rows_of
 

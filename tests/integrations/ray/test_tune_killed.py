@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_wandb_plugin.endpoints.wandb_unsent import KEPT
+from mlflow_wandb_plugin.sources.wandb_local.unsent_rows import KEPT
 from tests.integrations.ray.conftest import (
     PROGRAMS,
     Left,

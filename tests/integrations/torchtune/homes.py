@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.model import flatten
+from mlflow_wandb_plugin.core.model import flatten
 from tests.support.mlflow_state import RunState, read_runs
 from tests.wandb_server import Run, WandbServer
 

@@ -1,0 +1,253 @@
+"""Files and artifacts in an archive: copies under safe names, and ``files.json`` that lists them.
+
+``files.json`` holds what W&B called each file, so that a reader gives it back under that name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow_wandb_plugin.archive.codec import dumps, loads, write_atomically
+from mlflow_wandb_plugin.archive.folder_names import FileNames, folder_name
+from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef, Damage, FileRef
+
+INDEX = "files.json"
+FILES, ARTIFACTS = "files", "artifacts"
+WAITING = ".copy.tmp"
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A file in the archive: where, and what it was when it was copied. ``file`` is relative to
+    the run's folder, posix; None says that there was no readable file to copy."""
+
+    name: str
+    file: str | None
+    size: int = 0
+    mtime_ns: int = 0
+    sha256: str = ""
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "file": self.file,
+            "size": self.size,
+            "mtime_ns": self.mtime_ns,
+            "sha256": self.sha256,
+        }
+
+
+class FileWriter:
+    """Copies a run's files into its folder. ``losses`` is the run's counter, shared."""
+
+    def __init__(self, folder: Path, losses: Counter[str]) -> None:
+        self._folder = folder
+        self._losses = losses
+        index = read_index(folder)
+        self._files: dict[str, Copy] = {
+            item["path"]: _copy(item) for item in index.get("files", ())
+        }
+        self._artifacts: dict[tuple[str, str, str, bool], dict[str, Any]] = {
+            _identity(item): item for item in index.get("artifacts", ())
+        }
+        self._names = FileNames(_given_names(self._files, self._artifacts))
+        self._changed = False
+        (folder / WAITING).unlink(missing_ok=True)
+
+    def add_file(self, ref: FileRef) -> None:
+        known = self._files.get(ref.path)
+        copy = self._copied(ref.local, FILES, ref.path, known, "file_missing")
+        if copy != known:
+            self._files[ref.path] = copy
+            self._changed = True
+
+    def add_artifact(self, artifact: ArtifactRef) -> None:
+        before = self._artifacts.get(
+            (artifact.type, artifact.name, artifact.version, artifact.used), {}
+        )
+        known = {item["path"]: _copy(item) for item in before.get("entries", ()) if "name" in item}
+        document = _describe(artifact)
+        document["entries"] = [
+            self._entry(artifact, entry, known.get(entry.path)) for entry in artifact.entries
+        ]
+        if document != before:
+            self._artifacts[_identity(document)] = document
+            self._changed = True
+
+    def save(self) -> None:
+        """Write the index, if anything has changed since the last time."""
+        if self._changed:
+            files = [{"path": path, **copy.document()} for path, copy in self._files.items()]
+            document = {"files": files, "artifacts": list(self._artifacts.values())}
+            write_atomically(self._folder / INDEX, dumps(document, indent=1))
+            self._changed = False
+
+    def _entry(
+        self, artifact: ArtifactRef, entry: ArtifactEntry, known: Copy | None
+    ) -> dict[str, Any]:
+        document = {"path": entry.path, "digest": entry.digest, "bytes": entry.size}
+        if entry.ref is not None:
+            document["ref"] = entry.ref
+        if entry.local is not None:
+            below = _artifact_folder(artifact.type, artifact.name, artifact.version)
+            copy = self._copied(entry.local, below, entry.path, known, "artifact_file_missing")
+            document.update(copy.document())
+        elif entry.ref is None:
+            self._losses["artifact_file_missing"] += 1
+        return document
+
+    def _copied(self, local: Path, below: str, path: str, known: Copy | None, loss: str) -> Copy:
+        """A copy of ``local``; the one that is there if nothing has changed, or if ``local`` has
+        gone since."""
+        try:
+            state = local.stat()
+            readable = local.is_file() and os.access(local, os.R_OK)
+        except (OSError, ValueError):
+            readable = False
+        if not readable:
+            if known is not None and known.file is not None:
+                return known
+            self._losses[loss] += 1
+            return Copy(local.name, None)
+        name = self._names.name(below, path)
+        target = self._folder / name
+        if known is not None and _unchanged(known, state, target):
+            return known
+        target.parent.mkdir(parents=True, exist_ok=True)
+        size, digest = _copy_file(local, self._folder / WAITING)
+        os.replace(self._folder / WAITING, target)
+        return Copy(local.name, name, size, state.st_mtime_ns, digest)
+
+
+def _unchanged(known: Copy, state: os.stat_result, target: Path) -> bool:
+    return (
+        known.file is not None
+        and (known.size, known.mtime_ns) == (state.st_size, state.st_mtime_ns)
+        and target.is_file()
+        and target.stat().st_size == known.size
+    )
+
+
+def _copy_file(source: Path, target: Path) -> tuple[int, str]:
+    digest = hashlib.sha256()
+    size = 0
+    with open(source, "rb") as reading, open(target, "wb") as writing:
+        while block := reading.read(_BLOCK):
+            digest.update(block)
+            writing.write(block)
+            size += len(block)
+    return size, digest.hexdigest()
+
+
+def read_files(folder: Path) -> Iterator[FileRef | ArtifactRef | Damage]:
+    """The files and artifacts of an archived run.
+
+    A file that was missing when the archive was written is given back as one that is missing; one
+    that the archive has lost since, or that would lie outside of it, is damage.
+
+    Raises:
+        ValueError, KeyError, TypeError: the index is damaged.
+    """
+    index = read_index(folder)
+    for item in index.get("files", ()):
+        local, damage = _located(folder, _copy(item))
+        if damage is not None:
+            yield damage
+        yield FileRef(item["path"], local)
+    for item in index.get("artifacts", ()):
+        entries = []
+        for entry in item["entries"]:
+            local_entry: Path | None = None
+            if "name" in entry:
+                local_entry, damage = _located(folder, _copy(entry))
+                if damage is not None:
+                    yield damage
+            entries.append(
+                ArtifactEntry(
+                    entry["path"], entry["digest"], entry["bytes"], local_entry, entry.get("ref")
+                )
+            )
+        yield ArtifactRef(
+            item["type"], item["name"], item["version"], item["digest"], item["description"],
+            tuple(item["aliases"]), item["metadata"], tuple(entries), item["used"],
+        )  # fmt: skip
+
+
+def file_bytes(folder: Path) -> int:
+    """Size of all copies, in bytes, as listed.
+
+    Raises:
+        ValueError, KeyError, TypeError: the index is damaged.
+    """
+    index = read_index(folder)
+    listed = sum(int(item["size"]) for item in index.get("files", ()))
+    entries = (entry for item in index.get("artifacts", ()) for entry in item["entries"])
+    return listed + sum(int(entry.get("size", 0)) for entry in entries)
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """What ``files.json`` holds; empty where there is none."""
+    path = folder / INDEX
+    if not path.is_file():
+        return {}
+    document: dict[str, Any] = loads(path.read_bytes())
+    return document
+
+
+def _located(folder: Path, copy: Copy) -> tuple[Path, Damage | None]:
+    """Where a copy lies. What is not there lies at a path that does not exist."""
+    nowhere = folder / ".missing" / Path(copy.name).name
+    if copy.file is None:
+        return nowhere, None
+    path = folder / copy.file
+    if not path.resolve().is_relative_to(folder.resolve()):
+        return nowhere, Damage(f"{folder / INDEX}: {copy.file}", 0, 0, "lies outside the archive")
+    if not path.is_file() or path.stat().st_size != copy.size:
+        return nowhere, Damage(str(path), 0, copy.size, "the file is missing or has another size")
+    return path, None
+
+
+def _copy(item: Mapping[str, Any]) -> Copy:
+    return Copy(
+        item["name"], item["file"], item["size"], item.get("mtime_ns", 0), item.get("sha256", "")
+    )
+
+
+def _describe(artifact: ArtifactRef) -> dict[str, Any]:
+    return {
+        "type": artifact.type,
+        "name": artifact.name,
+        "version": artifact.version,
+        "digest": artifact.digest,
+        "description": artifact.description,
+        "aliases": list(artifact.aliases),
+        "metadata": dict(artifact.metadata),
+        "used": artifact.used,
+    }
+
+
+def _identity(document: Mapping[str, Any]) -> tuple[str, str, str, bool]:
+    return document["type"], document["name"], document["version"], document["used"]
+
+
+def _artifact_folder(*labels: str) -> str:
+    return "/".join((ARTIFACTS, *map(folder_name, labels)))
+
+
+def _given_names(
+    files: Mapping[str, Copy], artifacts: Mapping[tuple[str, str, str, bool], Mapping[str, Any]]
+) -> Iterator[tuple[str, str, str]]:
+    for path, copy in files.items():
+        if copy.file is not None:
+            yield FILES, path, copy.file
+    for (type_, name, version, _), document in artifacts.items():
+        for entry in document["entries"]:
+            if entry.get("file") is not None:
+                yield _artifact_folder(type_, name, version), entry["path"], entry["file"]

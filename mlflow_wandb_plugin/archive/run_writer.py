@@ -1,0 +1,232 @@
+"""Writes one run into an archive."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from mlflow_wandb_plugin.archive.codec import encode_row
+from mlflow_wandb_plugin.archive.file_store import FileWriter
+from mlflow_wandb_plugin.archive.points_table import FOLDERS, Kind, PartWriter
+from mlflow_wandb_plugin.archive.run_document import (
+    ROWS_FILE,
+    Checkpoint,
+    RunDocument,
+    read_run,
+    same_run,
+)
+from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.identity import Origin
+from mlflow_wandb_plugin.core.model import (
+    ArtifactRef,
+    Damage,
+    FileRef,
+    Mark,
+    RowObjects,
+    RunInfo,
+    Series,
+)
+from mlflow_wandb_plugin.errors import TargetError
+
+LOCK_FILE = ".lock"
+
+
+class ArchiveRunWriter:
+    """A `RunWriter`. ``run.json`` is replaced at every checkpoint, after everything that it
+    counts is on disk: whenever the process is killed, the folder is as of the last checkpoint.
+
+    Raises:
+        TargetError: the folder cannot be written, another process is writing it, or it holds
+            another run.
+    """
+
+    def __init__(self, folder: Path, run_id: str, info: RunInfo, origin: Origin) -> None:
+        self.run_id = run_id
+        self.losses: Counter[str] = Counter()
+        self._folder = folder
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(folder / LOCK_FILE)
+            try:
+                self._take_up(info, origin)
+            except BaseException:
+                os.close(self._lock)
+                raise
+
+    def _take_up(self, info: RunInfo, origin: Origin) -> None:
+        folder = self._folder
+        before = read_run(folder)
+        if before is not None and not same_run(before.info, info):
+            raise TargetError(f"{folder} holds another run, {before.info.path}, not {info.path}")
+        self._before = None if before is None else before.info
+        self._run = before or RunDocument(info, origin)
+        self._run.state = "live"
+        end = self._run.end
+        self._points: dict[Kind, PartWriter] = {
+            "history": self._part_writer("history", end.metrics_parts),
+            "system": self._part_writer("system", end.system_parts),
+        }
+        self._files = FileWriter(folder, self.losses)
+        self._rows = _RowsFile(folder / ROWS_FILE, end.rows_bytes)
+        self._open = True
+        self._run.save(folder)
+
+    def _part_writer(self, kind: Kind, parts: int) -> PartWriter:
+        return PartWriter(self._folder, kind, parts, self._run.last_of(FOLDERS[kind]))
+
+    @property
+    def position(self) -> Mapping[str, int]:
+        return dict(self._run.position)
+
+    def update(self, info: RunInfo) -> None:
+        self._run.info = self._known(info)
+        if info.state != "running":
+            self._run.log_ended(info)
+
+    def append(self, series: Series) -> None:
+        with _writing(self._folder):
+            self._points[series.kind].append(series)
+
+    def add(self, item: FileRef | ArtifactRef | RowObjects) -> None:
+        with _writing(self._folder):
+            if isinstance(item, RowObjects):
+                self._rows.add(item)
+            elif isinstance(item, ArtifactRef):
+                self._files.add_artifact(item)
+            else:
+                self._files.add_file(item)
+
+    def lose(self, damage: Damage) -> None:
+        self.losses[f"damaged_{damage.unit}"] += damage.length
+
+    def anew(self) -> Mapping[str, int]:
+        """Parts are only added to: what the archive has is not asked for again."""
+        return self.position
+
+    def checkpoint(self, mark: Mark) -> None:
+        with _writing(self._folder):
+            self._close_parts(mark.segment, mark.position)
+            self._run.position[mark.segment] = mark.position
+            self._files.save()
+            self._run.save(self._folder)
+
+    def finish(self, info: RunInfo, complete: bool) -> None:
+        with _writing(self._folder):
+            self._close_parts(None, 0)
+            self._files.save()
+            run = self._run
+            run.info = self._known(info)
+            run.losses = dict(sorted((+self.losses).items()))
+            run.rows = identity.joined_rows(run.rows, info.rows)
+            if complete:
+                run.position = identity.ended(run.position, info.segments)
+                run.state = "complete"
+            elif info.state != "running":
+                run.state = "partial"
+            run.save(self._folder)
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            with contextlib.suppress(Exception):
+                for points in self._points.values():
+                    points.abandon()
+                self._rows.close()
+            os.close(self._lock)
+
+    def _close_parts(self, segment: str | None, position: int) -> None:
+        run, end = self._run, self._run.end
+        for kind, points in self._points.items():
+            if points.close_part():
+                folder = FOLDERS[kind]
+                run.points[folder] = run.points.get(folder, 0) + points.take_count()
+                run.last[folder] = points.last
+        now = Checkpoint(
+            segment,
+            position,
+            self._points["history"].parts,
+            self._points["system"].parts,
+            self._rows.sync(),
+        )
+        if replace(now, segment=None, position=0) != replace(end, segment=None, position=0):
+            run.checkpoints.append(now)
+        elif segment is not None and end.segment == segment:
+            run.checkpoints[-1] = now
+        elif segment is not None:
+            run.checkpoints.append(now)
+
+    def _known(self, info: RunInfo) -> RunInfo:
+        """``info``, and what an earlier session knew of logs that this one does not have."""
+        before = self._before
+        if before is None:
+            return info
+        first = {**info.first_config, **before.first_config}
+        if set(before.segments) <= set(info.segments):
+            return replace(info, first_config=first)
+        return replace(
+            info,
+            segments=tuple(dict.fromkeys((*before.segments, *info.segments))),
+            started_ms=min(
+                (ms for ms in (before.started_ms, info.started_ms) if ms is not None), default=None
+            ),
+            first_config=first,
+            config={**before.config, **info.config},
+            rows=identity.joined_rows(before.rows, info.rows),
+        )
+
+
+class _RowsFile:
+    """``rows.jsonl``. A row that comes again is not written again."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._known: set[bytes] = set()
+        self._file = open(path, "ab")  # noqa: SIM115
+        self._file.truncate(size)
+        self._file.seek(size)
+        if size:
+            with open(path, "rb") as file:
+                self._known.update(_digest(line) for line in file)
+
+    def add(self, row: RowObjects) -> None:
+        line = encode_row(row).encode() + b"\n"
+        digest = _digest(line)
+        if digest not in self._known:
+            self._known.add(digest)
+            self._file.write(line)
+
+    def sync(self) -> int:
+        """Bring everything to disk; returns the size in bytes."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _digest(line: bytes) -> bytes:
+    return hashlib.blake2b(line, digest_size=16).digest()
+
+
+def _locked(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise TargetError(f"another process is writing {path.parent}") from None
+    return fd
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TargetError(f"{folder} cannot be written: {error}") from error

@@ -1,0 +1,163 @@
+"""An archive of runs in a folder, as a target and as a source: Parquet, JSON, and plain files.
+
+It keeps what W&B recorded, in W&B's terms, not what MLflow makes of it: loading an archive into
+MLflow gives what the archive's own source would have given.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlflow_wandb_plugin.archive.codec import write_atomically
+from mlflow_wandb_plugin.archive.folder_names import NO_NAME
+from mlflow_wandb_plugin.archive.points_table import require_pyarrow
+from mlflow_wandb_plugin.archive.readme import README
+from mlflow_wandb_plugin.archive.run_document import (
+    RunDocument,
+    read_run,
+    run_folder,
+    same_run,
+)
+from mlflow_wandb_plugin.archive.run_writer import ArchiveRunWriter
+from mlflow_wandb_plugin.archive.source import ArchiveSource
+from mlflow_wandb_plugin.core.identity import Origin, Twin
+from mlflow_wandb_plugin.core.model import RunInfo
+from mlflow_wandb_plugin.core.protocols import Source
+from mlflow_wandb_plugin.errors import SourceError, TargetError, UsageError
+from mlflow_wandb_plugin.w2m.archive_source import EwmArchive, is_ewm_archive
+
+SCHEME = "archive:"
+ARCHIVE_FILE, README_FILE = "archive.json", "README.md"
+FORMAT, VERSION = "mlflow-wandb-plugin archive", 1
+
+
+def open_archive(uri: str) -> Source:
+    """A source over our archive, or over what export-wandb-to-mlflow wrote in its dry run.
+
+    Raises:
+        UsageError: there is neither, it is of a newer format, or pyarrow is missing.
+    """
+    path = path_of(uri).resolve()
+    root = archive_root(path)
+    if root is not None:
+        require_pyarrow()
+        _check_version(root)
+        return ArchiveSource(root, path)
+    if is_ewm_archive(path):
+        return EwmArchive(path)
+    raise UsageError(
+        f"no archive in {path}: make one with `mlflow-wandb backfill SOURCE --to archive:DIR`"
+    )
+
+
+def create_archive(uri: str) -> ArchiveTarget:
+    """The archive at ``uri``, made if need be.
+
+    Raises:
+        UsageError: the folder holds another tool's archive, or cannot be one.
+    """
+    path = path_of(uri).resolve()
+    if not is_archive(path) and is_ewm_archive(path):
+        raise UsageError(
+            f"{path} holds an archive of export-wandb-to-mlflow: choose another folder"
+        )
+    return ArchiveTarget(path)
+
+
+def path_of(uri: str) -> Path:
+    """The folder that ``archive:DIR`` names; ``archive:///DIR`` is taken too.
+
+    Raises:
+        UsageError: it names none.
+    """
+    rest = uri.removeprefix(SCHEME)
+    rest = rest[2:] if rest.startswith("//") else rest
+    if not rest:
+        raise UsageError(f"{uri} names no folder: write archive:DIR")
+    return Path(rest).expanduser()
+
+
+def is_archive(path: Path) -> bool:
+    return (path / ARCHIVE_FILE).is_file()
+
+
+def archive_root(path: Path) -> Path | None:
+    """The archive that ``path`` is, or is an entity's, project's or run's folder of."""
+    above = (path, *list(path.parents)[:3])
+    return next((folder for folder in above if is_archive(folder)), None)
+
+
+def _check_version(root: Path) -> None:
+    try:
+        document = json.loads((root / ARCHIVE_FILE).read_bytes())
+        known = document["format"] == FORMAT and int(document["version"]) <= VERSION
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{root / ARCHIVE_FILE} cannot be read: {error!r}") from error
+    if not known:
+        raise UsageError(
+            f"{root} is an archive of another format ({document['format']!r} "
+            f"{document['version']}): a newer mlflow-wandb-plugin may read it"
+        )
+
+
+class ArchiveTarget:
+    """A `Target` that writes runs below ``root``.
+
+    Raises:
+        UsageError: pyarrow is missing, or ``root`` cannot be an archive.
+    """
+
+    def __init__(self, root: Path) -> None:
+        require_pyarrow()
+        self._root = root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            if not (root / README_FILE).exists():
+                write_atomically(root / README_FILE, README, f".{os.getpid()}.tmp")
+            if not is_archive(root):
+                text = json.dumps({"format": FORMAT, "version": VERSION})
+                write_atomically(root / ARCHIVE_FILE, text, f".{os.getpid()}.tmp")
+        except OSError as error:
+            raise UsageError(f"{root} cannot be an archive: {error}") from error
+        _check_version(root)
+
+    def find(self, info: RunInfo, dual: bool = True) -> Twin | None:
+        """The archived run, whoever wrote it. An entity that one side does not know does not
+        part them."""
+        for folder in self._folders(info):
+            run = self._read(folder)
+            if run is not None and same_run(run.info, info):
+                return Twin(
+                    run_id=self._name(folder),
+                    experiment_id=self._name(folder.parent),
+                    origin=run.origin,
+                    state=run.state,
+                    position=run.position,
+                    rows=run.rows,
+                )
+        return None
+
+    def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> ArchiveRunWriter:
+        folder = run_folder(self._root, info) if twin is None else self._root / twin.run_id
+        return ArchiveRunWriter(folder, self._name(folder), info, origin)
+
+    def _folders(self, info: RunInfo) -> Iterator[Path]:
+        own = run_folder(self._root, info)
+        yield own
+        below = own.relative_to(own.parents[2]).parts[1:]
+        others = [self._root / NO_NAME] if info.entity else sorted(self._root.iterdir())
+        for entity in others:
+            if entity.is_dir() and entity.joinpath(*below) != own:
+                yield entity.joinpath(*below)
+
+    def _read(self, folder: Path) -> RunDocument | None:
+        try:
+            return read_run(folder)
+        except (SourceError, OSError) as error:
+            raise TargetError(f"{error}; remove the folder to archive the run anew") from error
+
+    def _name(self, folder: Path) -> str:
+        return folder.relative_to(self._root).as_posix()

@@ -1,1 +1,0 @@
-"""Sources and targets of runs: W&B's local folders and server, MLflow, archives."""

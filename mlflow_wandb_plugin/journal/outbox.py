@@ -1,0 +1,164 @@
+"""What a run that is born in MLflow leaves for the replicator, in journals of one file a run.
+
+Every process that writes to a run (a script, each worker of an MLflow server) appends to the run's
+one journal, ``MLFLOW_RUN_ID.journal``: an append is one system call, so the file's order is the
+order of the writes, and the row that an operation becomes in W&B has a number that never changes.
+Files to carry lie in ``MLFLOW_RUN_ID.files/`` beside it. The last writer leaves the journal; the
+forwarder, one a folder, removes it when W&B has everything.
+
+A frame of kind `OPERATION` holds one JSON object, with bare NaN and Infinity as Python writes them.
+Of a batch it may hold what `encode_batch` makes: a ``B``, two sizes, such an object with the keys
+of the metrics, and their values, timestamps and steps as little-endian numbers of eight bytes.
+``op`` names it; times are Unix ms; ``at`` is when the operation was journalled:
+
+======== ===========================================================================================
+op       fields
+======== ===========================================================================================
+create   name, user, start_time, tags {key: value}
+batch    metrics [[key, value, timestamp, step], …], params {key: value}, tags {key: value}
+untag    key
+update   status, end_time, name: each may be null, which changes nothing
+delete   none: the run was deleted
+restore  none
+inputs   datasets [{name, digest, source_type, source, schema, profile, tags}], models [id, …]
+outputs  models [[id, step], …]
+file     path (in the run), file (its name in the files folder), model (id, or null)
+unfile   path, model (id, or null): what lies below it, too; empty for all
+model    id, name, type, params, tags, status; repeated when one of them changes
+version  name, version, model (id or null), source, aliases [alias, …], tags, description,
+         deleted (true or false); repeated when one of them changes
+alias    name, alias, version (null: the alias was taken away)
+trace    count: that many more traces were written, which W&B has no place for
+lost     what, count: could not be journalled (a file that went away, …)
+======== ===========================================================================================
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow_wandb_plugin.journal.frames import JournalReader
+
+OPERATION = 4
+"""The kind of a journal's frame that holds an operation."""
+
+BORN = "mlflow"
+"""Value of ``born`` in the header of such a journal. The header also has mlflow_run_id,
+experiment_id, experiment (its name), tracking_uri (without credentials), project, entity, and
+role: a "client" keeps the journal open until its run or it ends, a "server" closes idle ones."""
+
+FOLDER = "mirror"
+TROUBLE = "trouble"
+STUCK = ("waiting", "failed")
+"""States of a journal that W&B does not take now; its status says why."""
+
+
+def folder() -> Path:
+    """Where the journals are: ``MLFLOW_WANDB_JOURNAL_DIR``, else ``mirror`` in wandb's own folder.
+
+    wandb's own folder is found as wandb finds it: below ``WANDB_DIR`` or the current folder.
+    """
+    chosen = os.environ.get("MLFLOW_WANDB_JOURNAL_DIR")
+    if chosen:
+        return Path(chosen).absolute()
+    base = Path(os.environ.get("WANDB_DIR") or ".").absolute()
+    hidden = base / ".wandb"
+    return (hidden if hidden.is_dir() else base / "wandb") / FOLDER
+
+
+def trouble(folder: Path) -> str:
+    """What kept a run of this folder from W&B when one was last tried; empty if nothing did."""
+    try:
+        return (folder / TROUBLE).read_text()
+    except OSError:
+        return ""
+
+
+def say_trouble(folder: Path, text: str) -> None:
+    """Leave word for who writes journals into ``folder``; an empty ``text`` takes it back."""
+    if text:
+        (folder / TROUBLE).write_text(text)
+    else:
+        (folder / TROUBLE).unlink(missing_ok=True)
+
+
+def encode(op: str, **fields: Any) -> bytes:
+    """The payload of a frame. Numbers of numpy's become Python's."""
+    return _encode({"op": op, **fields}).encode()
+
+
+def encode_batch(
+    at: int, metrics: Sequence[Any], params: Mapping[str, str], tags: Mapping[str, str]
+) -> bytes:
+    """A batch; its metrics are MLflow's entities. The caller of `mlflow.log_metrics` waits for it,
+    and ten floats in decimal are most of what JSON would take."""
+    keys = [metric.key for metric in metrics]
+    try:
+        numbers = _numbers(len(keys)).pack(
+            *[metric.value for metric in metrics],
+            *[metric.timestamp for metric in metrics],
+            *[metric.step for metric in metrics],
+        )
+    except (struct.error, OverflowError, TypeError):
+        # What no such number holds is left to JSON.
+        points = [[metric.key, metric.value, metric.timestamp, metric.step] for metric in metrics]
+        return encode("batch", at=at, metrics=points, params=params, tags=tags)
+    head = (
+        f'{{"op":"batch","at":{at},"keys":{_list_of(tuple(keys))},'
+        f'"params":{_encode(params) if params else "{}"},"tags":{_encode(tags) if tags else "{}"}}}'
+    ).encode()
+    return b"".join((_sizes.pack(_BATCH, len(head), len(keys)), head, numbers))
+
+
+_BATCH = b"B"
+_sizes = struct.Struct("<cII")
+
+
+@functools.lru_cache(256)
+def _numbers(count: int) -> struct.Struct:
+    return struct.Struct(f"<{count}d{2 * count}q")
+
+
+@functools.lru_cache(256)
+def _list_of(keys: tuple[str, ...]) -> str:
+    return _encode(keys)
+
+
+def _decoded(payload: bytes) -> dict[str, Any]:
+    if payload[:1] != _BATCH:
+        operation: dict[str, Any] = json.loads(payload)
+        return operation
+    _, size, count = _sizes.unpack_from(payload)
+    head = payload[_sizes.size : _sizes.size + size]
+    operation = json.loads(head)
+    numbers = _numbers(count).unpack_from(payload, _sizes.size + size)
+    columns = (numbers[:count], numbers[count : 2 * count], numbers[2 * count :])
+    operation["metrics"] = [list(row) for row in zip(operation.pop("keys"), *columns, strict=True)]
+    return operation
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no place in a journal")
+
+
+# `json.dumps` with arguments makes an encoder each time.
+_encode = json.JSONEncoder(separators=(",", ":"), default=_plain, check_circular=False).encode
+
+
+def operations(reader: JournalReader) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The operations appended since the last call, each with the offset just behind it.
+
+    Raises:
+        JournalError: the file cannot be opened.
+    """
+    for frame in reader.read():
+        if frame.kind == OPERATION:
+            yield frame.end, _decoded(frame.payload)

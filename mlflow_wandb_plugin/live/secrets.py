@@ -1,0 +1,50 @@
+"""A user's config as it may be shown: without passwords, keys and tokens."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from mlflow_wandb_plugin.mapping.to_mlflow import without_credentials
+
+HIDDEN = "***"
+_SECRET_KEYS = frozenset(
+    {"api_key", "apikey", "access_token", "auth_token", "hf_token", "password", "secret", "token"}
+)
+_SECRET_VARIABLE = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)(_|$)")
+_SHORTEST_SECRET = 8
+
+
+def without_secrets(document: dict[str, Any]) -> dict[str, Any]:
+    """``document`` without passwords in URIs, values whose key says that they are secret, and what
+    this process's environment holds under such a name."""
+    hidden: dict[str, Any] = _shown(document, _secrets_of_environment())
+    return hidden
+
+
+def _shown(value: Any, secrets: tuple[str, ...]) -> Any:
+    if isinstance(value, dict):
+        return {key: _shown_at(str(key), below, secrets) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_shown(below, secrets) for below in value]
+    if isinstance(value, str):
+        if any(secret in value for secret in secrets):
+            return HIDDEN
+        return without_credentials(value)
+    return value
+
+
+def _shown_at(key: str, value: Any, secrets: tuple[str, ...]) -> Any:
+    if key.lower() in _SECRET_KEYS and isinstance(value, str) and value:
+        return HIDDEN
+    return _shown(value, secrets)
+
+
+def _secrets_of_environment() -> tuple[str, ...]:
+    """What an interpolation such as ``${oc.env:WANDB_API_KEY}`` would bring into the open."""
+    return tuple(
+        value
+        for name, value in os.environ.items()
+        if _SECRET_VARIABLE.search(name.upper()) and len(value) >= _SHORTEST_SECRET
+    )

@@ -1,0 +1,72 @@
+"""Where wandb and the tap leave the logs of runs in local folders."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlflow_wandb_plugin.journal import frames
+
+JOURNAL_DIR = "mlflow"
+_RUN_FOLDER = re.compile(r"^(?:offline-)?run-(\d{8}_\d{6}-.+)$")
+_WANDB_FOLDERS = ("wandb", ".wandb")
+
+
+@dataclass(frozen=True, slots=True)
+class RunLog:
+    """One recording of a run: a first start or a resumption."""
+
+    segment: str
+    wandb_file: Path | None
+    journal: Path | None = None
+
+    @property
+    def files_dir(self) -> Path | None:
+        return None if self.wandb_file is None else self.wandb_file.parent / "files"
+
+
+def find_logs(path: Path) -> list[RunLog]:
+    """All logs at ``path``, oldest first."""
+    if path.is_file():
+        return [_log_of_file(path)]
+    folders = [path] if _RUN_FOLDER.match(path.name) else _run_folders(path)
+    files = [file for folder in folders for file in sorted(folder.glob("*.wandb"))]
+    logs = [_log_of_file(file) for file in files]
+    seen = {log.segment for log in logs}
+    below = () if path in folders else (path, *(path / name for name in _WANDB_FOLDERS))
+    places = [path, *(folder / JOURNAL_DIR for folder in below)]
+    logs += [
+        RunLog(file.stem, None, file)
+        for place in places
+        for file in sorted(place.glob(f"*{frames.SUFFIX}"))
+        if file.stem not in seen
+    ]
+    return sorted(logs, key=lambda log: log.segment)
+
+
+def _run_folders(path: Path) -> list[Path]:
+    for folder in (path, *(path / name for name in _WANDB_FOLDERS)):
+        found = sorted(f for f in folder.glob("*run-*") if _RUN_FOLDER.match(f.name) and f.is_dir())
+        if found:
+            return found
+    return []
+
+
+def _log_of_file(file: Path) -> RunLog:
+    segment = segment_of(file)
+    ours = file.parent.parent / JOURNAL_DIR / f"{segment}{frames.SUFFIX}"
+    return RunLog(segment, file, ours if ours.is_file() else None)
+
+
+def as_it_is_now(log: RunLog) -> RunLog:
+    """``log`` without its journal if that has been delivered and removed since it was found."""
+    if log.journal is None or log.wandb_file is None or log.journal.is_file():
+        return log
+    return replace(log, journal=None)
+
+
+def segment_of(wandb_file: Path) -> str:
+    """The name of a log: its run folder's, without what tells online from offline."""
+    match = _RUN_FOLDER.match(wandb_file.parent.name)
+    return match[1] if match else wandb_file.stem

@@ -1,0 +1,107 @@
+"""W&B's local folders as a source: ``./wandb``, one run's folder, or one ``.wandb`` file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from mlflow_wandb_plugin.core.model import Damage, FileRef, Item, RunInfo, Selection, Series, Size
+from mlflow_wandb_plugin.errors import JournalError, SourceError
+from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog, find_logs
+from mlflow_wandb_plugin.sources.wandb_local.run_log import peek, read_logs
+from mlflow_wandb_plugin.wandb_log.framing import FILE_HEADER
+
+
+class WandbDir:
+    """A `Source` over local folders.
+
+    Args:
+        path: a folder that holds run folders (``wandb``), its parent, a run folder, or a file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damage: list[Damage] = []
+        """Selected logs that do not say whose they are; length 0: nothing was ever logged."""
+        self._logs: dict[tuple[str, str, str], list[RunLog]] = {}
+        self._segments: dict[str, RunLog] = {}
+
+    def runs(self, selection: Selection) -> Iterator[RunInfo]:
+        """Yield runs by the time of their first log. Logs of one run id are one run.
+
+        Raises:
+            SourceError: there is no run here.
+        """
+        logs = find_logs(self.path)
+        if not logs:
+            raise SourceError(
+                f"no W&B runs in {self.path}: pass a wandb folder, a run folder or a .wandb file"
+            )
+        found: dict[tuple[str, str, str], RunInfo] = {}
+        self._logs.clear()
+        self.damage.clear()
+        for log in logs:
+            try:
+                info = peek(log)
+            except (SourceError, JournalError) as error:
+                unreadable = RunInfo(log.segment.partition("-")[2] or log.segment, project="")
+                if selection.takes(unreadable):
+                    self.damage.append(Damage(unreadable.run_id, 0, _size(log), str(error)))
+                continue
+            key = (info.entity, info.project, info.run_id)
+            self._logs.setdefault(key, []).append(log)
+            before = found.get(key)
+            if before is not None:
+                config = {**before.config, **info.config}
+                segments = (*before.segments, log.segment)
+                started = before.started_ms
+                info = replace(info, segments=segments, started_ms=started, config=config)
+            found[key] = info
+        ordered = list(found.values())
+        for info in reversed(ordered) if selection.newest_first else ordered:
+            if selection.takes(info):
+                yield info
+
+    def size(self, run: RunInfo) -> Size:
+        """Points are counted by decoding: a local log is read faster than it is described."""
+        points = 0
+        files: set[Path] = set()
+        for item in read_logs(self._logs_of(run), {}):
+            if isinstance(item, Series):
+                points += len(item.values)
+            elif isinstance(item, FileRef):
+                files.add(item.local)
+        return Size(points, sum(file.stat().st_size for file in files if file.is_file()))
+
+    def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
+        yield from read_logs(self._logs_of(run), since)
+
+    def _logs_of(self, run: RunInfo) -> list[RunLog]:
+        """
+        Raises:
+            SourceError: not all of them are here.
+        """
+        logs = self._logs.get((run.entity, run.project, run.run_id))
+        if logs is not None:
+            return logs
+        # Another process has listed it, maybe on another machine.
+        if not self._segments.keys() >= set(run.segments):
+            self._segments = {log.segment: log for log in find_logs(self.path)}
+        missing = [segment for segment in run.segments if segment not in self._segments]
+        if missing or not run.segments:
+            raise SourceError(
+                f"{self.path} does not hold {', '.join(missing) or 'a log'} of run {run.path} "
+                "here: put the folder where all of them see it, at the same path"
+            )
+        return [self._segments[segment] for segment in run.segments]
+
+
+def _size(log: RunLog) -> int:
+    """Bytes behind the header of a log."""
+    if log.wandb_file is None:
+        return 0
+    try:
+        return max(0, log.wandb_file.stat().st_size - len(FILE_HEADER))
+    except OSError:
+        return 0

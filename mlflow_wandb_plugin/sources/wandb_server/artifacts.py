@@ -1,0 +1,192 @@
+"""The artifacts that a run of a W&B server logged and used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef, Damage, Item
+from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
+from mlflow_wandb_plugin.mapping.to_mlflow import safe_path
+from mlflow_wandb_plugin.sources.wandb_server.run_files import (
+    FILES_A_PAGE,
+    fetch,
+    json_object,
+    number,
+)
+from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import LentFolder
+from mlflow_wandb_plugin.wandb_api.client import WandbClient, one_line
+
+_ARTIFACT_FIELDS = """
+    id versionIndex state digest description metadata size
+    artifactType { name } artifactSequence { name }
+    aliases { alias artifactCollection { name } }
+"""
+
+LOGGED = f"""
+query RunOutputArtifacts($entity: String!, $project: String!, $run: String!, $cursor: String,
+                         $perPage: Int) {{
+  project(name: $project, entityName: $entity) {{
+    run(name: $run) {{
+      artifacts: outputArtifacts(after: $cursor, first: $perPage) {{
+        edges {{ node {{ {_ARTIFACT_FIELDS} }} cursor }}
+        pageInfo {{ endCursor hasNextPage }}
+      }}
+    }}
+  }}
+}}
+"""
+
+USED = LOGGED.replace("RunOutputArtifacts", "RunInputArtifacts").replace(
+    "outputArtifacts", "inputArtifacts"
+)
+
+MANIFEST = """
+query FetchArtifactManifest($id: ID!) {
+  artifact(id: $id) { currentManifest { file { directUrl } } }
+}
+"""
+
+ENTRIES = """
+query ArtifactFileURLs($id: ID!, $cursor: String, $perPage: Int) {
+  artifact(id: $id) {
+    files(after: $cursor, first: $perPage) {
+      edges { node { name directUrl } cursor }
+      pageInfo { endCursor hasNextPage }
+    }
+  }
+}
+"""
+
+
+class RunArtifacts:
+    """Fetches the artifacts of one run into ``folder``."""
+
+    def __init__(self, client: WandbClient, run_id: str, folder: LentFolder) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._folder = folder
+        self._where = f"{client.place.path}/{run_id}: artifact"
+
+    def read(self) -> Iterator[Item]:
+        """The artifacts that the run used, and those it logged with their files.
+
+        A file that the server lists and does not give is reported, and its entry has no copy.
+
+        Raises:
+            SourceUnavailableError: the server does not answer.
+        """
+        for node in list_artifacts(self._client, self._run_id, USED):
+            yield ArtifactRef(*_names(node), digest=str(node.get("digest") or ""), used=True)
+        for node in list_artifacts(self._client, self._run_id, LOGGED):
+            yield from self._logged(node)
+
+    def _logged(self, node: Mapping[str, Any]) -> Iterator[Item]:
+        kind, name, version = _names(node)
+        where = one_line(f"{self._where} {name}:{version}")
+        damage: list[Damage] = []
+        entries: tuple[ArtifactEntry, ...] = ()
+        try:
+            entries = tuple(self._entries(str(node["id"]), where, damage))
+        except SourceUnavailableError:
+            raise
+        except SourceError as error:
+            damage.append(Damage(where, 0, number(node.get("size")), str(error)))
+        yield from damage
+        yield ArtifactRef(
+            kind,
+            name,
+            version,
+            digest=str(node.get("digest") or ""),
+            description=str(node.get("description") or ""),
+            aliases=_aliases(node, name),
+            metadata=_mapping(node.get("metadata")),
+            entries=entries,
+        )
+
+    def _entries(
+        self, artifact_id: str, where: str, damage: list[Damage]
+    ) -> Iterator[ArtifactEntry]:
+        manifest = self._manifest(artifact_id)
+        stored = {path: entry for path, entry in manifest.items() if not entry.get("ref")}
+        copies: dict[str, Path] = {}
+        for node in self._stored_files(artifact_id) if stored else ():
+            path = str(node["name"])
+            if path in stored and path not in copies:
+                try:
+                    copies[path] = self._copy(node, path, str(stored[path].get("digest") or ""))
+                except SourceUnavailableError:
+                    raise
+                except SourceError as error:
+                    size = number(stored[path].get("size"))
+                    damage.append(Damage(one_line(f"{where}/{path}"), 0, size, str(error)))
+        for path, entry in manifest.items():
+            digest, size = str(entry.get("digest") or ""), number(entry.get("size"))
+            yield ArtifactEntry(path, digest, size, copies.get(path), entry.get("ref"))
+
+    def _manifest(self, artifact_id: str) -> dict[str, Mapping[str, Any]]:
+        artifact = self._client.query(MANIFEST, id=artifact_id).get("artifact") or {}
+        file = (artifact.get("currentManifest") or {}).get("file") or {}
+        local = self._folder.lend("manifest.json")
+        fetch(self._client, file, local)
+        contents = json_object(local).get("contents")
+        if not isinstance(contents, Mapping):
+            raise SourceError("its manifest cannot be read")
+        return {str(path): entry for path, entry in contents.items() if isinstance(entry, Mapping)}
+
+    def _stored_files(self, artifact_id: str) -> Iterator[dict[str, Any]]:
+        """Names and addresses, page by page, for an address is good for a while only."""
+
+        def page(cursor: str | None) -> Mapping[str, Any] | None:
+            answer = self._client.query(
+                ENTRIES, id=artifact_id, cursor=cursor, perPage=FILES_A_PAGE
+            )
+            files: Mapping[str, Any] | None = (answer.get("artifact") or {}).get("files")
+            return files
+
+        return self._client.pages(page)
+
+    def _copy(self, node: Mapping[str, Any], path: str, digest: str) -> Path:
+        local = self._folder.lend(safe_path(path).rpartition("/")[2])
+        arrived = fetch(self._client, node, local)
+        # Other digests than MD5 have another length, and cannot be compared.
+        if len(digest) == len(arrived) and digest != arrived:
+            raise SourceError("what the server gives has another digest than its manifest says")
+        return local
+
+
+def list_artifacts(client: WandbClient, run_id: str, document: str) -> Iterator[dict[str, Any]]:
+    """The artifacts that a run `LOGGED` or `USED`, as the server describes them."""
+
+    def page(cursor: str | None) -> Mapping[str, Any] | None:
+        run = client.run(document, run_id, cursor=cursor, perPage=FILES_A_PAGE)
+        artifacts: Mapping[str, Any] | None = run.get("artifacts")
+        return artifacts
+
+    for node in client.pages(page):
+        if node.get("state") in (None, "COMMITTED"):
+            yield node
+
+
+def _names(node: Mapping[str, Any]) -> tuple[str, str, str]:
+    kind = (node.get("artifactType") or {}).get("name") or ""
+    name = (node.get("artifactSequence") or {}).get("name") or ""
+    return str(kind), str(name), f"v{node.get('versionIndex')}"
+
+
+def _aliases(node: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    return tuple(
+        str(alias["alias"])
+        for alias in node.get("aliases") or ()
+        if (alias.get("artifactCollection") or {}).get("name") in (None, name)
+    )
+
+
+def _mapping(text: Any) -> Mapping[str, Any]:
+    try:
+        value = json.loads(text) if isinstance(text, str) and text else text
+    except ValueError:
+        return {"unreadable": text}
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,199 @@
+"""History rows of a W&B server as series and row objects, in bounded blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mlflow_wandb_plugin.core.model import Item, Key, RowObjects, Series, flatten, nest
+
+NOT_METRICS = frozenset({"_step", "_runtime", "_timestamp", "_wandb"})
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+class RunKeys:
+    """What the server says of a run's history keys, and the path that each has in the model.
+
+    A key reaches us as one dotted name. Where the summary nests it, so does the model (and a local
+    log of the same run); else the whole name is one label.
+
+    Args:
+        history_keys: the server's ``historyKeys``.
+        summary: the run's summary, nested.
+    """
+
+    def __init__(self, history_keys: Any, summary: Mapping[str, Any]) -> None:
+        self.types: dict[str, dict[str, int]] = {}
+        self._nested: dict[str, Key] = {}
+        self._paths: dict[str, Key] = {}
+        self.learn(history_keys, summary)
+
+    def learn(self, history_keys: Any, summary: Mapping[str, Any]) -> None:
+        """Take up what the server says now. A path that was given out stays."""
+        listed = history_keys.get("keys") if isinstance(history_keys, Mapping) else None
+        self.types.update(
+            {str(name): _type_counts(entry) for name, entry in (listed or {}).items()}
+        )
+        for path in flatten(summary):
+            for length in range(2, len(path) + 1):
+                self._nested[".".join(path[:length])] = path[:length]
+        self._nested.update({name: (name,) for name in summary})
+
+    def path(self, name: str) -> Key:
+        found = self._paths.get(name)
+        if found is None:
+            found = self._paths[name] = self._nested.get(name, (name,))
+        return found
+
+    def is_number(self, name: str) -> bool:
+        """Whether the key holds numbers and no text: then the text ``NaN`` of it is a number.
+
+        A key that holds both cannot be told apart there, and its ``NaN`` stays text.
+        """
+        types = self.types.get(name, {})
+        return bool(types) and "string" not in types and ("number" in types or "boolean" in types)
+
+    def is_text(self, name: str) -> bool:
+        """Whether all values are text, so that an export holds them as they are and not as JSON."""
+        return self.types.get(name, {}).keys() <= {"string", "nil"}
+
+    def logged(self, path: Key) -> bool:
+        """Whether history has the key, or one that it is nested in."""
+        return any(".".join(path[:n]) in self.types for n in range(1, len(path) + 1))
+
+    @property
+    def points(self) -> int:
+        """Numbers in all of the history."""
+        return sum(
+            types.get("number", 0) + types.get("boolean", 0)
+            for name, types in self.types.items()
+            if name not in NOT_METRICS
+        )
+
+    @property
+    def width(self) -> int:
+        return max(1, len(self.types.keys() - NOT_METRICS))
+
+
+def _type_counts(entry: Any) -> dict[str, int]:
+    counts = entry.get("typeCounts") if isinstance(entry, Mapping) else None
+    return {str(one.get("type")): int(one.get("count") or 0) for one in counts or ()}
+
+
+class LastValues:
+    """The latest number of each key and the latest row, whatever the order they come in."""
+
+    def __init__(self) -> None:
+        self.step: int | None = None
+        self.ms: int | None = None
+        self._values: dict[Key, tuple[int, float]] = {}
+
+    def row(self, step: int, timestamp_ms: int) -> None:
+        if self.step is None or step >= self.step:
+            self.step, self.ms = step, timestamp_ms
+
+    def number(self, path: Key, step: int, value: float) -> None:
+        known = self._values.get(path)
+        if known is None or step >= known[0]:
+            self._values[path] = (step, value)
+
+    def __contains__(self, path: Key) -> bool:
+        return path in self._values
+
+    @property
+    def values(self) -> dict[Key, float]:
+        return {path: value for path, (_, value) in self._values.items()}
+
+
+class Block:
+    """Rows that are yielded together. Add rows in order of their steps, then take `items`."""
+
+    def __init__(self, keys: RunKeys, last: LastValues) -> None:
+        self._keys = keys
+        self._last = last
+        self.steps: list[int] = []
+        self.times_ms: list[int] = []
+        self._numbers: dict[str, tuple[list[int], list[float]]] = {}
+        self._objects: dict[int, dict[Key, Any]] = {}
+
+    def open_rows(self, steps: Sequence[int], times_ms: Sequence[int]) -> None:
+        """Append rows; values are then added by row number."""
+        self.steps += steps
+        self.times_ms += times_ms
+        if steps:
+            self._last.row(steps[-1], times_ms[-1])
+
+    def add_numbers(self, name: str, rows: list[int], values: list[float]) -> None:
+        """Numbers of one key, at ascending row numbers."""
+        column = self._numbers.get(name)
+        if column is None:
+            self._numbers[name] = (rows, values)
+        else:
+            column[0].extend(rows)
+            column[1].extend(values)
+        if rows:
+            self._last.number(self._keys.path(name), self.steps[rows[-1]], values[-1])
+
+    def add(self, row: int, name: str, value: Any) -> None:
+        """One value of any kind; what is nested is taken apart, except W&B's typed values."""
+        number = self._number(name, value)
+        if number is not None:
+            self.add_numbers(name, [row], [number])
+        elif isinstance(value, Mapping) and value and "_type" not in value:
+            for label, below in value.items():
+                self.add(row, f"{name}.{label}", below)
+        else:
+            self._objects.setdefault(row, {})[self._keys.path(name)] = value
+
+    def _number(self, name: str, value: Any) -> float | None:
+        if isinstance(value, (int, float)):
+            return as_float(value)
+        if isinstance(value, str) and value in _NON_FINITE and self._keys.is_number(name):
+            return _NON_FINITE[value]
+        return None
+
+    def items(self) -> Iterator[Item]:
+        """Series, then the rest of the rows. Keys that every row has share steps and times."""
+        steps, times = self.steps, self.times_ms
+        for name, (rows, values) in self._numbers.items():
+            path = self._keys.path(name)
+            if len(rows) == len(steps):
+                yield Series(path, steps, times, values)
+            else:
+                yield Series(path, [steps[i] for i in rows], [times[i] for i in rows], values)
+        for row in sorted(self._objects):
+            yield RowObjects(steps[row], times[row], self._objects[row])
+
+
+def with_numbers(summary: Mapping[str, Any], last: LastValues) -> Mapping[str, Any]:
+    """``summary`` with floats for what JSON or Python cannot hold in one: integers beyond floats,
+    and NaN and the infinities, which come as text, at keys that history has numbers for."""
+
+    def number(path: Key, value: Any) -> Any:
+        if isinstance(value, str) and path in last:
+            return _NON_FINITE.get(value, value)
+        if isinstance(value, int) and math.isinf(as_float(value)):
+            return as_float(value)
+        return value
+
+    return nest({path: number(path, value) for path, value in flatten(summary).items()})
+
+
+def as_float(value: int | float) -> float:
+    """``value`` as a float; infinite, as in a local log, if no float is that large."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def row_time_ms(row: Mapping[str, Any], started_ms: int) -> int:
+    """When a row was logged. Without ``_timestamp`` it follows from the row alone, so that reading
+    it again gives the same point."""
+    timestamp, runtime = row.get("_timestamp"), row.get("_runtime")
+    if isinstance(timestamp, (int, float)) and math.isfinite(timestamp):
+        return int(timestamp * 1000)
+    if isinstance(runtime, (int, float)) and math.isfinite(runtime):
+        return started_ms + int(runtime * 1000)
+    return started_ms

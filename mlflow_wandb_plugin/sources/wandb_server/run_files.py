@@ -1,0 +1,215 @@
+"""What a W&B server keeps of a run beside rows: files, console log, system metrics.
+
+Downloads get local names of our own making: what a server calls a file decides nothing here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow_wandb_plugin.core.model import Damage, FileRef, Item, Series
+from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
+from mlflow_wandb_plugin.mapping.to_mlflow import safe_path
+from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import LentFolder
+from mlflow_wandb_plugin.wandb_api.client import WandbClient, one_line
+from mlflow_wandb_plugin.wandb_log.decoder import BLOCK_POINTS
+
+METADATA_FILE = "wandb-metadata.json"
+CONSOLE_FILE = "output.log"
+FILES_A_PAGE = 100
+LINES_A_PAGE = 10_000
+
+FILES = """
+query RunFiles($entity: String!, $project: String!, $run: String!, $cursor: String,
+               $perPage: Int) {
+  project(name: $project, entityName: $entity) {
+    run(name: $run) {
+      files(after: $cursor, first: $perPage) {
+        edges { node { name url directUrl sizeBytes md5 } cursor }
+        pageInfo { endCursor hasNextPage }
+      }
+    }
+  }
+}
+"""
+
+CONSOLE = """
+query RunConsoleLogPage($entity: String!, $project: String!, $run: String!, $first: Int,
+                        $after: String) {
+  project(name: $project, entityName: $entity) {
+    run(name: $run) {
+      logLines(first: $first, after: $after) {
+        edges { node { line } }
+        pageInfo { endCursor hasNextPage }
+      }
+    }
+  }
+}
+"""
+
+EVENTS = """
+query RunFullHistory($entity: String!, $project: String!, $run: String!, $samples: Int) {
+  project(name: $project, entityName: $entity) { run(name: $run) { events(samples: $samples) } }
+}
+"""
+
+
+class RunDownloads:
+    """Fetches what belongs to one run into ``folder``.
+
+    Attributes:
+        metadata: of wandb-metadata.json, once `files` has come past it.
+    """
+
+    def __init__(self, client: WandbClient, run_id: str, folder: LentFolder) -> None:
+        self.metadata: Mapping[str, Any] = {}
+        self._client = client
+        self._run_id = run_id
+        self._folder = folder
+        self._where = f"{client.place.path}/{run_id}"
+        self._names: set[str] = set()
+
+    # -- files ------------------------------------------------------------------------------
+
+    def new_files(self) -> Iterator[Item]:
+        """Every file of the run that no earlier call has yielded.
+
+        A file that the server lists and does not give is reported, and is a `FileRef` to nothing.
+
+        Raises:
+            SourceUnavailableError: the server does not answer.
+        """
+        for node in list_files(self._client, self._run_id):
+            name = str(node["name"])
+            if name in self._names:
+                continue
+            self._names.add(name)
+            local = self._folder.lend(safe_path(name).rpartition("/")[2])
+            try:
+                fetch(self._client, node, local)
+            except SourceUnavailableError:
+                raise
+            except SourceError as error:
+                local.unlink(missing_ok=True)
+                where = one_line(f"{self._where}: file {name}")
+                yield Damage(where, 0, number(node.get("sizeBytes")), str(error))
+            else:
+                if name == METADATA_FILE:
+                    self.metadata = json_object(local)
+            yield FileRef(name, local)
+
+    def console(self, lines: int) -> Iterator[Item]:
+        """The console log of a run that has not uploaded it as a file: it still runs, or died.
+
+        ``lines``: as many as the server has counted.
+        """
+
+        def page(cursor: str | None) -> Mapping[str, Any] | None:
+            run = self._client.run(CONSOLE, self._run_id, first=LINES_A_PAGE, after=cursor)
+            listed: Mapping[str, Any] | None = run.get("logLines")
+            return listed
+
+        if not lines or CONSOLE_FILE in self._names:
+            return
+        local = self._folder.lend(CONSOLE_FILE)
+        with open(local, "w", encoding="utf-8", errors="surrogatepass") as file:
+            for node in self._client.pages(page):
+                file.write(f"{node.get('line') or ''}".rstrip("\n") + "\n")
+        yield FileRef(CONSOLE_FILE, local)
+
+    # -- system metrics ---------------------------------------------------------------------
+
+    def system_metrics(self, lines: int) -> Iterator[Item]:
+        """All system metrics. ``lines``: as many as the server has counted.
+
+        Where it gives fewer, however many are asked for, that is reported.
+        """
+        if not lines:
+            return
+        run = self._client.run(EVENTS, self._run_id, samples=2 * lines + 1000)
+        texts: list[str] = list(run.get("events") or ())
+        if len(texts) < lines:
+            reason = f"the server gives {len(texts)} of {lines} lines"
+            where = f"{self._where}: system metrics"
+            yield Damage(where, len(texts), lines - len(texts), reason, "lines")
+        columns: dict[str, tuple[list[int], list[float]]] = {}
+        points = 0
+        for text in texts:
+            points += _add_event(columns, text)
+            if points >= BLOCK_POINTS:
+                yield from _system_series(columns)
+                columns, points = {}, 0
+        yield from _system_series(columns)
+
+
+def list_files(client: WandbClient, run_id: str) -> Iterator[dict[str, Any]]:
+    """The files of a run as the server describes them."""
+
+    def page(cursor: str | None) -> Mapping[str, Any] | None:
+        run = client.run(FILES, run_id, cursor=cursor, perPage=FILES_A_PAGE)
+        files: Mapping[str, Any] | None = run.get("files")
+        return files
+
+    return client.pages(page)
+
+
+def fetch(client: WandbClient, node: Mapping[str, Any], local: Path) -> str:
+    """Download a file that the server describes; returns its digest as W&B writes digests.
+
+    Raises:
+        SourceError: the server does not give it.
+    """
+    urls = [str(url) for url in (node.get("directUrl"), node.get("url")) if url]
+    if not urls:
+        raise SourceError("the server names no address for it")
+    for url in urls[:-1]:
+        try:
+            return client.download(url, local)
+        except SourceUnavailableError:
+            raise
+        except SourceError:
+            # A signed address may have run out; the other needs the key and stays.
+            local.unlink(missing_ok=True)
+    return client.download(urls[-1], local)
+
+
+def _add_event(columns: dict[str, tuple[list[int], list[float]]], text: str) -> int:
+    """Take one line of system metrics; returns how many points it had."""
+    try:
+        event = json.loads(text)
+        at_ms = int(event["_timestamp"] * 1000)
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return 0
+    points = 0
+    for name, value in event.items():
+        if not name.startswith("_") and isinstance(value, (int, float)):
+            times, values = columns.setdefault(name.removeprefix("system."), ([], []))
+            times.append(at_ms)
+            values.append(float(value))
+            points += 1
+    return points
+
+
+def _system_series(columns: Mapping[str, tuple[list[int], list[float]]]) -> Iterator[Series]:
+    for name, (times, values) in columns.items():
+        yield Series((name,), [0] * len(times), times, values, "system")
+
+
+def json_object(path: Path) -> Mapping[str, Any]:
+    """What a JSON file holds; empty if that is no object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, Mapping) else {}
+
+
+def number(value: Any) -> int:
+    """A count that the server sends as a number or as text; 0 if it sends none."""
+    try:
+        return int(value or 0)
+    except (TypeError, ValueError):
+        return 0

@@ -1,0 +1,290 @@
+"""Runs of a W&B server: how they are listed, and what the server says of each."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from mlflow_wandb_plugin.core.identity import SERVER
+from mlflow_wandb_plugin.core.model import RunInfo, RunState, Selection, flatten
+from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
+from mlflow_wandb_plugin.wandb_api.client import WandbClient
+
+RUNS_A_PAGE = 100
+
+_FIELDS = """
+    name displayName state config summaryMetrics tags notes group jobType commit sweepName
+    createdAt heartbeatAt historyLineCount user { username name }
+"""
+
+RUNS = f"""
+query Runs($entity: String!, $project: String!, $cursor: String, $perPage: Int,
+           $order: String, $filters: JSONString) {{
+  project(name: $project, entityName: $entity) {{
+    runs(filters: $filters, after: $cursor, first: $perPage, order: $order) {{
+      edges {{ node {{ {_FIELDS} }} cursor }}
+      pageInfo {{ endCursor hasNextPage }}
+    }}
+  }}
+}}
+"""
+
+RUN = f"""
+query Run($entity: String!, $project: String!, $run: String!) {{
+  project(name: $project, entityName: $entity) {{
+    run(name: $run) {{ {_FIELDS} historyKeys systemMetrics eventsLineCount logLineCount }}
+  }}
+}}
+"""
+
+COUNT = """
+query RunCount($entity: String!, $project: String!, $filters: JSONString) {
+  project(name: $project, entityName: $entity) { runCount(filters: $filters) }
+}
+"""
+
+SWEEP = """
+query GetSweep($entity: String!, $project: String!, $name: String!) {
+  project(name: $project, entityName: $entity) {
+    sweep(sweepName: $name) { name displayName description config }
+  }
+}
+"""
+
+STATES: Mapping[str, RunState] = {
+    "running": "running",
+    "pending": "running",
+    "preempting": "running",
+    "finished": "finished",
+    "failed": "failed",
+    "crashed": "crashed",
+    "killed": "killed",
+    "preempted": "preempted",
+}
+INTERNAL_KEYS = frozenset({"_wandb", "_step", "_runtime", "_timestamp"})
+_PLAIN_NAME = re.compile(r"[^\\^$.|?*+()\[\]{}]*")
+
+
+class RunLister:
+    """Lists the runs of a client's project, a page at a time."""
+
+    def __init__(self, client: WandbClient) -> None:
+        self._client = client
+        self._sweeps: dict[str, dict[str, Any]] = {}
+
+    def runs(self, selection: Selection) -> Iterator[RunInfo]:
+        """Yield the selected runs as the server orders them.
+
+        Raises:
+            SourceError: the project cannot be listed.
+        """
+        place = self._client.place
+        if place.run_id:
+            nodes: Iterator[dict[str, Any]] = iter((self.node(place.run_id),))
+        else:
+            nodes = self._client.pages(lambda cursor: self._page(selection, cursor))
+        seen: set[str] = set()
+        for node in nodes:
+            info = self.info(node)
+            # Runs that come or go while pages are turned move the others between pages.
+            if info.run_id not in seen and selection.takes(info):
+                yield info
+            seen.add(info.run_id)
+
+    def count(self, selection: Selection) -> int:
+        """How many runs the server finds, before `Selection.takes` looks at each.
+
+        Raises:
+            SourceError: the project cannot be listed.
+        """
+        if self._client.place.run_id:
+            return 1
+        filters = json.dumps(server_filter(selection))
+        return int(self._client.project(COUNT, filters=filters).get("runCount") or 0)
+
+    def _page(self, selection: Selection, cursor: str | None) -> Mapping[str, Any] | None:
+        project = self._client.project(
+            RUNS,
+            cursor=cursor,
+            perPage=RUNS_A_PAGE,
+            order="-created_at" if selection.newest_first else "+created_at",
+            filters=json.dumps(server_filter(selection)),
+        )
+        page: Mapping[str, Any] | None = project.get("runs")
+        return page
+
+    def node(self, run_id: str) -> dict[str, Any]:
+        """All that the server says of one run, `info` and the reader of its history alike.
+
+        Raises:
+            SourceError: there is no such run.
+        """
+        return self._client.run(RUN, run_id)
+
+    def info(self, node: Mapping[str, Any]) -> RunInfo:
+        """A run of a listing, or a `node`, in the model's terms."""
+        place = self._client.place
+        run_id = str(node["name"])
+        config, environment = _config(node.get("config"))
+        state = STATES.get(str(node.get("state")), "running")
+        user = node.get("user") or {}
+        sweep_id = node.get("sweepName") or ""
+        facts = facts_of(environment)
+        facts.update({name: value for name, value in {
+            "user": user.get("username") or user.get("name"),
+            "git_commit": node.get("commit") or facts.get("git_commit"),
+            **(self._sweep(sweep_id) if sweep_id else {}),
+        }.items() if value})  # fmt: skip
+        return RunInfo(
+            run_id=run_id,
+            project=place.project,
+            entity=place.entity,
+            name=node.get("displayName") or "",
+            notes=node.get("notes") or "",
+            tags=tuple(map(str, node.get("tags") or ())),
+            group=node.get("group") or "",
+            job_type=node.get("jobType") or "",
+            sweep_id=sweep_id,
+            url=place.run_url(run_id),
+            segments=(SERVER,),
+            state=state,
+            started_ms=milliseconds(node.get("createdAt")),
+            ended_ms=None if state == "running" else milliseconds(node.get("heartbeatAt")),
+            config=config,
+            first_config=flatten({key: value for key, value in config.items() if key != "_wandb"}),
+            summary=document(node.get("summaryMetrics"), without=INTERNAL_KEYS),
+            rows={SERVER: int(node.get("historyLineCount") or 0)},
+            facts=facts,
+        )
+
+    def _sweep(self, name: str) -> dict[str, Any]:
+        """Facts on a sweep, asked for once. One that is gone leaves its id alone."""
+        if name not in self._sweeps:
+            try:
+                sweep = self._client.project(SWEEP, name=name).get("sweep") or {}
+            except SourceUnavailableError:
+                raise
+            except SourceError:
+                sweep = {}
+            self._sweeps[name] = {
+                "sweep_name": sweep.get("displayName") or name,
+                "sweep_config": _sweep_config(sweep.get("config")),
+            }
+        return self._sweeps[name]
+
+
+def with_metadata(info: RunInfo, metadata: Mapping[str, Any]) -> RunInfo:
+    """``info`` with what the run's wandb-metadata.json adds."""
+    return replace(info, facts={**facts_of(metadata), **info.facts})
+
+
+def facts_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts on a run's origin, from wandb-metadata.json or from the config's record of it."""
+    git = metadata.get("git") or {}
+    known = {
+        "os": metadata.get("os"),
+        "python": metadata.get("python"),
+        "program": metadata.get("program"),
+        "code_path": metadata.get("codePath"),
+        "args": metadata.get("args"),
+        "host": metadata.get("host"),
+        "user": metadata.get("username"),
+        "email": metadata.get("email"),
+        "executable": metadata.get("executable"),
+        "docker": metadata.get("docker"),
+        "cpu_count": metadata.get("cpu_count"),
+        "gpu": metadata.get("gpu"),
+        "gpu_count": metadata.get("gpu_count"),
+        "cuda": metadata.get("cudaVersion") or metadata.get("cuda"),
+        "git_remote": git.get("remote") if isinstance(git, Mapping) else None,
+        "git_commit": git.get("commit") if isinstance(git, Mapping) else None,
+    }
+    return {name: value for name, value in known.items() if value}
+
+
+def server_filter(selection: Selection) -> dict[str, Any]:
+    """The part of ``selection`` that the server can apply; `Selection.takes` does the rest.
+
+    Times are widened by a day: that is cheap, and spares us the service's idea of time zones.
+    """
+    parts: list[dict[str, Any]] = []
+    if selection.filter:
+        parts.append(dict(selection.filter))
+    if selection.states:
+        wanted = set(selection.states)
+        parts.append({"state": {"$in": [name for name, ours in STATES.items() if ours in wanted]}})
+    if selection.groups:
+        parts.append({"group": {"$in": list(selection.groups)}})
+    day = 86_400_000
+    if selection.since_ms is not None:
+        parts.append({"createdAt": {"$gte": _iso(selection.since_ms - day)}})
+    if selection.until_ms is not None:
+        parts.append({"createdAt": {"$lt": _iso(selection.until_ms + day)}})
+    if selection.runs and all(_PLAIN_NAME.fullmatch(name) for name in selection.runs):
+        names = {"$in": list(selection.runs)}
+        parts.append({"$or": [{"name": names}, {"displayName": names}]})
+    return {"$and": parts} if parts else {}
+
+
+def milliseconds(text: Any) -> int | None:
+    """An ISO 8601 time as Unix ms; W&B's times are UTC, said or not."""
+    found = re.fullmatch(
+        r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:?\d\d)?", str(text or "")
+    )
+    if found is None:
+        return None
+    zone = found[4] or "Z"
+    zone = "+0000" if zone == "Z" else zone.replace(":", "")
+    moment = datetime.strptime(f"{found[1]}T{found[2]}{zone}", "%Y-%m-%dT%H:%M:%S%z")
+    return int(moment.timestamp()) * 1000 + int(float(found[3] or 0) * 1000)
+
+
+def _iso(at_ms: int) -> str:
+    moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=max(0, at_ms))
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _config(text: Any) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """The user's config, unwrapped, and the last writer's environment."""
+    config: dict[str, Any] = {}
+    environment: Mapping[str, Any] = {}
+    for key, item in document(text).items():
+        value = item["value"] if isinstance(item, Mapping) and "value" in item else item
+        config[key] = value
+        if key == "_wandb" and isinstance(value, Mapping) and isinstance(value.get("e"), Mapping):
+            writers = [one for one in value["e"].values() if isinstance(one, Mapping)]
+            environment = max(writers, key=lambda one: str(one.get("startedAt", "")), default={})
+    return config, environment
+
+
+def document(text: Any, without: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """A JSON object that the server sends as text; empty if there is none."""
+    if not text:
+        return {}
+    found = text
+    if isinstance(text, str):
+        try:
+            found = json.loads(text, strict=False)
+        except ValueError:
+            # One run's broken document must neither stop the listing nor be lost.
+            found = {"unreadable": text}
+    if not isinstance(found, Mapping):
+        return {}
+    return {str(key): value for key, value in found.items() if key not in without}
+
+
+def _sweep_config(text: Any) -> Any:
+    """W&B keeps a sweep's config as YAML."""
+    import yaml
+
+    if not isinstance(text, str):
+        return text or {}
+    try:
+        # Through JSON, because YAML has dates and JSON, which the config becomes, has not.
+        return json.loads(json.dumps(yaml.safe_load(text) or {}, default=str))
+    except (yaml.YAMLError, ValueError, TypeError):
+        return {"yaml": text}

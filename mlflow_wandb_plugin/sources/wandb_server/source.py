@@ -1,0 +1,174 @@
+"""A project of a W&B server as a source: ``wandb://ENTITY/PROJECT[/RUN]``."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import replace
+from math import ceil
+from typing import Any
+
+from mlflow_wandb_plugin.core.identity import SERVER
+from mlflow_wandb_plugin.core.limiter import Turns
+from mlflow_wandb_plugin.core.model import Damage, Item, RunInfo, Selection, Size, flatten
+from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.sources.wandb_server.artifacts import LOGGED, RunArtifacts, list_artifacts
+from mlflow_wandb_plugin.sources.wandb_server.history import PAGE_ROWS, RunHistory
+from mlflow_wandb_plugin.sources.wandb_server.history_rows import RunKeys, with_numbers
+from mlflow_wandb_plugin.sources.wandb_server.run_files import RunDownloads, list_files, number
+from mlflow_wandb_plugin.sources.wandb_server.runs import RunLister, document, with_metadata
+from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import LentFolder
+from mlflow_wandb_plugin.wandb_api.address import find_place
+from mlflow_wandb_plugin.wandb_api.client import WandbClient
+
+PAUSES_S = (0.0, 1.0, 4.0)
+"""Before each further look at a finished run whose rows do not add up."""
+
+
+def open_wandb_server(uri: str) -> WandbServerSource:
+    """The source that ``uri`` names. Asks nobody for anything and sends nothing yet.
+
+    Raises:
+        UsageError: the URI is malformed, there is no API key, or pyarrow is missing.
+    """
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UsageError(
+            "reading from a W&B server needs pyarrow: pip install 'mlflow-wandb-plugin[server]'"
+        )
+    return WandbServerSource(WandbClient(find_place(uri)))
+
+
+class WandbServerSource:
+    """A `Source` over one project, or one run, of a W&B server.
+
+    Args:
+        artifacts: fetch the artifacts that runs logged and name those that they used.
+        page_rows: rows of the live tail asked for at once.
+        pauses_s: see `PAUSES_S`.
+    """
+
+    filters = True
+
+    def __init__(
+        self,
+        client: WandbClient,
+        artifacts: bool = True,
+        page_rows: int = PAGE_ROWS,
+        pauses_s: tuple[float, ...] = PAUSES_S,
+    ) -> None:
+        self.artifacts = artifacts
+        self._client = client
+        self._lister = RunLister(client)
+        self._page_rows = page_rows
+        self._pauses_s = pauses_s
+
+    @property
+    def calls(self) -> Mapping[str, int]:
+        """Requests sent so far, by kind."""
+        return dict(self._client.calls)
+
+    def limit_by(self, turns: Turns) -> None:
+        """Ask the server by turns that other processes share."""
+        self._client.limit_by(turns)
+
+    def runs(self, selection: Selection) -> Iterator[RunInfo]:
+        return self._lister.runs(selection)
+
+    def count(self, selection: Selection) -> int:
+        """About how many runs are selected: names and groups are told apart only when listed."""
+        return self._lister.count(selection)
+
+    def size(self, run: RunInfo) -> Size:
+        """Counted from what the server says of the run; no history is read."""
+        node = self._lister.node(run.run_id)
+        keys = RunKeys(node.get("historyKeys"), {})
+        rows = number(node.get("historyLineCount"))
+        points = _points(keys, node)
+        files = [number(file.get("sizeBytes")) for file in list_files(self._client, run.run_id)]
+        artifacts = []
+        if self.artifacts:
+            listed = list_artifacts(self._client, run.run_id, LOGGED)
+            artifacts = [number(artifact.get("size")) for artifact in listed]
+        # The run twice, its exports, files, events, artifacts in and out; then what these hold.
+        requests = 7 + ceil(rows / self._page_rows) + len(files) + 3 * len(artifacts)
+        return Size(points, sum(files) + sum(artifacts), requests)
+
+    def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
+        """See `Source.read`. A downloaded file exists as long as its `FileRef.local` is held."""
+        folder = LentFolder("mlflow-wandb-read-")
+        downloads = RunDownloads(self._client, run.run_id, folder)
+        node = self._lister.node(run.run_id)
+        first = self._lister.info(node)
+        # Whatever it says, to its target the run goes on until its rows have been read.
+        keys = RunKeys(node.get("historyKeys"), first.summary)
+        begun = replace(first, state="running", ended_ms=None, points=_points(keys, node))
+        yield begun
+        yield from downloads.new_files()
+        yield with_metadata(begun, downloads.metadata)
+
+        def refresh() -> None:
+            fresh = self._lister.node(run.run_id)
+            keys.learn(fresh.get("historyKeys"), self._lister.info(fresh).summary)
+
+        history = RunHistory(
+            self._client,
+            run.run_id,
+            keys,
+            # A server's log carried "to its end" has grown since, or nobody would read it again.
+            since=max(0, since.get(SERVER, 0)),
+            folder=folder.new(),
+            started_ms=first.started_ms or 0,
+            page_rows=self._page_rows,
+            refresh=refresh if first.state == "running" else None,
+        )
+        now = yield from self._rows(history, first)
+        yield from downloads.system_metrics(number(node.get("eventsLineCount")))
+        if first.state == "running":
+            # Media of rows that came after the files were listed.
+            yield from downloads.new_files()
+        yield from downloads.console(number(node.get("logLineCount")))
+        if self.artifacts:
+            yield from RunArtifacts(self._client, run.run_id, folder).read()
+        yield from self._end(with_metadata(now, downloads.metadata), first, keys, history)
+
+    def _rows(self, history: RunHistory, first: RunInfo) -> Generator[Item, None, RunInfo]:
+        """Read the rows, and again while a finished run has more; returns the run as it is then."""
+        yield from history.read()
+        now = self._lister.info(self._lister.node(first.run_id))
+        for pause in self._pauses_s:
+            if first.state == "running" or history.rows >= now.rows[SERVER]:
+                break
+            time.sleep(pause)
+            yield from history.read()
+            now = self._lister.info(self._lister.node(first.run_id))
+        return now
+
+    def _end(
+        self, now: RunInfo, first: RunInfo, keys: RunKeys, history: RunHistory
+    ) -> Iterator[Item]:
+        # A run that ended while it was read has files and rows that came too late for this read.
+        over = first.state != "running" and now.state != "running"
+        lacking = now.rows[SERVER] - history.rows if over else 0
+        if lacking > 0:
+            reason = f"W&B counts {now.rows[SERVER]} rows and gives {history.rows}"
+            yield Damage(now.path, history.rows, lacking, reason, "rows", lost=False)
+        if over:
+            history.fill_last({path for path in flatten(now.summary) if keys.logged(path)})
+        last = history.last
+        yield replace(
+            now,
+            state=now.state if over else "running",
+            ended_ms=now.ended_ms if over else None,
+            summary=with_numbers(now.summary, last),
+            last=last.values,
+            last_step=last.step,
+            last_ms=last.ms,
+            missing=lacking > 0,
+        )
+
+
+def _points(keys: RunKeys, node: Mapping[str, Any]) -> int:
+    """About how many points a run has, by what the server says of it."""
+    events = number(node.get("eventsLineCount"))
+    return keys.points + events * len(flatten(document(node.get("systemMetrics"))))

@@ -1,0 +1,103 @@
+"""How a model registry's operations are mirrored: versions of mirrored runs' models, and aliases.
+
+What is not in `OPERATIONS` is not mirrored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from typing import Any, TypeAlias
+
+from mlflow_wandb_plugin.store.mirrored_runs import MirroredRun, of_this_process
+from mlflow_wandb_plugin.store.swap import Changed, Operation
+
+Steps: TypeAlias = Generator["Changed | None", Any, None]
+
+COPIES_OF_COPIES = 20
+_MODEL_URI = re.compile(r"models:/(m-[0-9a-f]+)")
+_VERSION_URI = re.compile(r"models:/([^/]+)/(\d+)$")
+_RUN_URI = re.compile(r"runs:/([^/]+)")
+
+
+def create_version(store: Any, *args: Any, **kwargs: Any) -> Steps:
+    version = yield None
+    _append(store, version)
+
+
+def change_version(store: Any, name: str, version: Any, *args: Any, **kwargs: Any) -> Steps:
+    """Its tags or description changed: others may have changed others, so ask for all."""
+    yield None
+    _append(store, store.get_model_version(name, version))
+
+
+def delete_version(store: Any, name: str, version: Any) -> Steps:
+    before = store.get_model_version(name, version)
+    yield None
+    _append(store, before, deleted=True)
+
+
+def set_alias(store: Any, name: str, alias: str, version: Any) -> Steps:
+    yield None
+    run = _run_of(store, store.get_model_version(name, version))
+    if run is not None:
+        run.append("alias", name=name, alias=alias, version=str(version))
+
+
+def delete_alias(store: Any, name: str, alias: str) -> Steps:
+    run = _run_of(store, store.get_model_version_by_alias(name, alias))
+    if run is not None:
+        yield None
+        run.append("alias", name=name, alias=alias, version=None)
+
+
+def _append(store: Any, version: Any, deleted: bool = False) -> None:
+    run = _run_of(store, version)
+    if run is not None:
+        run.append(
+            "version",
+            name=version.name,
+            version=str(version.version),
+            model=_model_of(store, version),
+            source=version.source,
+            aliases=list(version.aliases or ()),
+            tags=dict(version.tags or {}),
+            description=version.description,
+            deleted=deleted,
+        )
+
+
+def _run_of(store: Any, version: Any) -> MirroredRun | None:
+    """The run whose model the version is; versions of other models stay in MLflow."""
+    mirror = of_this_process()
+    found = _RUN_URI.match(version.source or "")
+    run_id = version.run_id or (found[1] if found else "")
+    if run_id:
+        return mirror.run(None, run_id)
+    model = _model_of(store, version)
+    return mirror.run_of_model(None, model) if model else None
+
+
+def _model_of(store: Any, version: Any) -> str | None:
+    """The logged model of a version, or of the version that it is a copy of."""
+    for _ in range(COPIES_OF_COPIES):
+        source = version.source or ""
+        found = _MODEL_URI.match(source)
+        model = getattr(version, "model_id", None) or (found[1] if found else None)
+        copied = _VERSION_URI.match(source)
+        if model or not copied:
+            return model
+        version = store.get_model_version(copied[1], copied[2])
+    return None
+
+
+OPERATIONS: dict[str, Operation] = {
+    "create_model_version": create_version,
+    "copy_model_version": create_version,
+    "update_model_version": change_version,
+    "set_model_version_tag": change_version,
+    "delete_model_version_tag": change_version,
+    "delete_model_version": delete_version,
+    "set_registered_model_alias": set_alias,
+    "delete_registered_model_alias": delete_alias,
+}

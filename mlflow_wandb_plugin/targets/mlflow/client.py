@@ -1,0 +1,340 @@
+"""MLflow's client with errors sorted into "may be repeated" and "refused for good"."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from mlflow_wandb_plugin.core.retry import Backoff
+from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
+from mlflow_wandb_plugin.mapping.to_mlflow import without_credentials
+from mlflow_wandb_plugin.targets.mlflow.rest.request_client import Gathered, RequestClient
+from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import SqlClient, sql_client
+from mlflow_wandb_plugin.targets.mlflow.sql.transactions import is_data_fault
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param, Run, RunTag
+
+    from mlflow_wandb_plugin.targets.mlflow.sql.transactions import SharedTransactions
+
+T = TypeVar("T")
+
+# MLflow's error codes that a repetition cannot cure.
+_FOR_GOOD = frozenset(
+    {
+        "INVALID_PARAMETER_VALUE",
+        "BAD_REQUEST",
+        "RESOURCE_ALREADY_EXISTS",
+        "RESOURCE_DOES_NOT_EXIST",
+        "INVALID_STATE",
+        "MALFORMED_REQUEST",
+        "ENDPOINT_NOT_FOUND",
+        "NOT_IMPLEMENTED",
+        "FEATURE_DISABLED",
+        "PERMISSION_DENIED",
+        "UNAUTHENTICATED",
+        "CUSTOMER_UNAUTHORIZED",
+    }
+)
+ITEM_FAULTS = frozenset(
+    {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS"}
+)
+"""Codes that may be the fault of one item of a batch; the others concern the whole request."""
+WAIT_STATUS = ("408", "425", "429", "500", "502", "503", "504")
+TOO_LARGE = "413"
+_STATUS_IN_TEXT = re.compile(r"failed with error code (\d{3})|status code:? (\d{3})")
+
+
+class RefusedError(TargetError):
+    """MLflow refused a request. ``code`` is its error code."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class RefusedNamesError(RefusedError):
+    """MLflow's database cannot hold metrics of these names beside others that the run has: nothing
+    of them was written, and all of the rest. ``names`` says which."""
+
+    def __init__(self, message: str, names: frozenset[str]) -> None:
+        super().__init__(message, "INVALID_PARAMETER_VALUE")
+        self.names = names
+
+
+class Client:
+    """The few operations that replication needs, each repeated while MLflow is unavailable."""
+
+    _sql: SqlClient | None = None
+
+    def __init__(self, uri: str | None, backoff: Backoff | None = None) -> None:
+        self._backoff = backoff or Backoff()
+        self.mlflow = self.call(_opened, uri)
+        self.client = self.mlflow
+        self.uri = self.client.tracking_uri
+        self._gathering = threading.local()
+
+    def use_sql(self, transactions: SharedTransactions | None) -> None:
+        """What is done to runs goes into the database by ``transactions``, as far as it can."""
+        self._sql = None if transactions is None else sql_client(self.mlflow, transactions)
+        self.client = self.mlflow if self._sql is None else cast("MlflowClient", self._sql)
+
+    def use_requests(self) -> None:
+        """What is done to runs goes to their server in fewer requests than by MLflow's client."""
+        self.client = cast("MlflowClient", RequestClient(self.mlflow))
+
+    @property
+    def shares_transactions(self) -> bool:
+        """Whether what is done `together` is one transaction, which one more step does not slow."""
+        return self._sql is not None
+
+    def call(self, what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """``what(*args, **kwargs)``, with back-off and with MLflow's errors translated.
+
+        Raises:
+            RefusedError, TargetUnavailableError
+        """
+        return self._backoff.call(lambda: translated(what, *args, **kwargs))
+
+    def log_batch(
+        self,
+        run_id: str,
+        metrics: Sequence[Metric] = (),
+        params: Sequence[Param] = (),
+        tags: Sequence[RunTag] = (),
+    ) -> None:
+        gathered: Gathered | None = getattr(self._gathering, "items", None)
+        if gathered is not None and not metrics:
+            gathered.add(run_id, params, tags)
+            return
+        self.call(
+            self.client.log_batch,
+            run_id,
+            metrics=metrics,
+            params=params,
+            tags=tags,
+            synchronous=True,
+        )
+
+    def together(self, steps: Sequence[Callable[[], object]]) -> None:
+        """Take steps, in this order; in one transaction where all of them go into the database.
+        Elsewhere all their params and tags go together, behind everything else.
+
+        Args:
+            steps: calls of this client about one run, that may be repeated.
+
+        Raises:
+            RefusedError, TargetUnavailableError
+        """
+        if self._sql is not None and self.call(self._sql.together, steps):
+            return
+        if not self._merged(steps):
+            for step in steps:
+                step()
+
+    def _merged(self, steps: Sequence[Callable[[], object]]) -> bool:
+        """Take steps with their params and tags in as few batches as hold them; False if MLflow
+        refuses an item of those."""
+        gathered = self._gathering.items = Gathered()
+        try:
+            for step in steps:
+                step()
+        finally:
+            self._gathering.items = None
+        try:
+            for run_id, params, tags in gathered.batches():
+                self.log_batch(run_id, params=params, tags=tags)
+        except RefusedError as error:
+            if error.code not in ITEM_FAULTS:
+                raise
+            return False
+        return True
+
+    def put_text(self, run_id: str, path: str, text: str) -> bool:
+        """Write a small file among a run's artifacts, if they are files of this machine; else
+        False, and nothing is done."""
+        return self._sql is not None and self.call(self._sql.put_text, run_id, path, text)
+
+    def bare_run(self, run_id: str) -> Run:
+        """A run; its inputs and outputs may be left out."""
+        return self.call(self.mlflow.get_run if self._sql is None else self._sql.bare_run, run_id)
+
+    def create_first(
+        self, experiment_id: str, tag: str, start_time: int | None, tags: dict[str, str],
+        run_name: str,
+    ) -> Run | None:  # fmt: skip
+        """Create a run, if it can be known that nobody else has created one with the same ``tag``
+        nor will at the same time; else None, and nothing is done."""
+        if self._sql is None:
+            return None
+        return self.call(self._sql.create_first, experiment_id, tag, start_time, tags, run_name)
+
+    def runs_with_tag(self, experiment_id: str, key: str, value: str) -> list[Run]:
+        """Active runs of an experiment that carry a tag, the newest first."""
+        if self._sql is not None:
+            return self.call(self._sql.runs_with_tag, experiment_id, key, value)
+        if "'" in value:
+            # MLflow's filters know no escape: match what they can say, then compare.
+            found = self._search(experiment_id, f"tags.`{key}` LIKE '%'")
+            return [run for run in found if run.data.tags.get(key) == value]
+        return self._search(experiment_id, f"tags.`{key}` = '{value}'")
+
+    def any_with_tag(self, experiment_id: str, key: str) -> bool:
+        """Whether active runs of an experiment carry a tag."""
+        condition = f"tags.`{key}` LIKE '%'"
+        found: Any = self.call(
+            self.client.search_runs, [experiment_id], filter_string=condition, max_results=1
+        )
+        return bool(found)
+
+    def _search(self, experiment_id: str, condition: str) -> list[Run]:
+        runs: list[Run] = []
+        token: str | None = None
+        while True:
+            page: Any = self.call(
+                self.client.search_runs,
+                [experiment_id],
+                filter_string=condition,
+                max_results=1000,
+                page_token=token,
+            )
+            runs.extend(page)
+            token = page.token
+            if not token:
+                return runs
+
+    def find_experiment(self, name: str) -> str | None:
+        """The active experiment called ``name``, or None."""
+        experiment = self.call(self.client.get_experiment_by_name, name)
+        if experiment is None or experiment.lifecycle_stage != "active":
+            return None
+        return str(experiment.experiment_id)
+
+    def experiment_id(self, name: str, tags: dict[str, str]) -> str:
+        """The experiment called ``name``, created with ``tags`` if need be.
+
+        Raises:
+            TargetError: an experiment of that name was deleted; MLflow keeps the name.
+        """
+        experiment = self.call(self.client.get_experiment_by_name, name)
+        if experiment is None:
+            try:
+                return self.call(self.client.create_experiment, name, tags=tags)
+            except RefusedError as error:
+                if error.code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                experiment = self.call(self.client.get_experiment_by_name, name)
+        if experiment is None or experiment.lifecycle_stage != "active":
+            raise TargetError(
+                f"the MLflow experiment {name!r} is deleted: restore it "
+                "(mlflow experiments restore) or choose another with --experiment"
+            )
+        for key, value in tags.items():
+            if key not in experiment.tags:
+                self.call(self.client.set_experiment_tag, experiment.experiment_id, key, value)
+        return str(experiment.experiment_id)
+
+
+def _opened(uri: str | None) -> MlflowClient:
+    """MLflow's client of ``uri``. It opens the store: a database may be down, its driver missing.
+
+    Raises:
+        UsageError: MLflow will never open this URI as things are.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return MlflowClient(tracking_uri=uri)
+    except (
+        MlflowException,
+        ImportError,
+        FileExistsError,
+        FileNotFoundError,
+        NotADirectoryError,
+        PermissionError,
+    ) as error:
+        shown = without_credentials(uri or "")
+        reason = _first_line(error)
+        raise UsageError(f"MLflow cannot use the tracking URI {shown}: {reason}") from error
+
+
+def deleted(run_id: str) -> TargetError:
+    """What to say of a run that takes no points any more."""
+    return TargetError(
+        f"the MLflow run {run_id} was deleted: restore it (mlflow runs restore), "
+        "or backfill the W&B run into a new one"
+    )
+
+
+def default_uri() -> str:
+    """Where MLflow's client goes when it is told of no server."""
+    import mlflow
+
+    return str(mlflow.get_tracking_uri())
+
+
+def check_reachable(uri: str) -> None:
+    """Ask the socket: MLflow's client would take minutes to say that nobody listens.
+
+    Raises:
+        TargetUnavailableError: no connection to an http(s) tracking server. Other URIs, and
+            servers behind a proxy, are not asked.
+    """
+    address = urlsplit(uri)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        return
+    if {address.scheme, "all"} & set(getproxies()) and not proxy_bypass(address.hostname):
+        return
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname, port), timeout=5).close()
+    except OSError as error:
+        shown = without_credentials(uri)
+        raise TargetUnavailableError(f"MLflow at {shown} cannot be reached: {error}") from error
+
+
+def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Call ``what`` once; MLflow's, SQLAlchemy's and the network's errors become ours."""
+    import requests
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import DataError, SQLAlchemyError
+
+    try:
+        return what(*args, **kwargs)
+    except MlflowException as error:
+        code = str(getattr(error, "error_code", ""))
+        text = _first_line(error)
+        status = _status(text)
+        cause = error.__cause__
+        if status == TOO_LARGE or isinstance(cause, _UNSTORABLE) or is_data_fault(cause):
+            raise RefusedError(f"MLflow: {text}", "BAD_REQUEST") from error
+        refused = code in _FOR_GOOD or status.startswith("4")
+        if refused and status not in WAIT_STATUS:
+            raise RefusedError(f"MLflow: {text}", code) from error
+        raise TargetUnavailableError(f"MLflow: {text}") from error
+    except (DataError, *_UNSTORABLE) as error:
+        raise RefusedError(f"MLflow: {_first_line(error)}", "BAD_REQUEST") from error
+    except (SQLAlchemyError, requests.RequestException, OSError) as error:
+        raise TargetUnavailableError(f"MLflow: {_first_line(error)}") from error
+
+
+_UNSTORABLE = (OverflowError, UnicodeError)
+"""What a value raises that the store or the protocol cannot hold; MLflow calls it internal."""
+
+
+def _status(text: str) -> str:
+    """The HTTP status of an answer that is no JSON: MLflow gives most of them one code."""
+    found = _STATUS_IN_TEXT.search(text)
+    return "" if found is None else found[1] or found[2]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return without_credentials(lines[0] if lines else type(error).__name__)[:500]

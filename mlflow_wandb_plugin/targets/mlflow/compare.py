@@ -1,0 +1,196 @@
+"""Compares an MLflow run with what a backfill would write into it now, value by value.
+
+The run is written once more by the very writer of a backfill, through a client that looks instead
+of writing: what it would have to change is a difference.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import tempfile
+import threading
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.model import RunInfo
+from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
+from mlflow_wandb_plugin.targets.mlflow.point_blocks import LARGEST, Points
+from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+KEPT_DIFFERENCES = 100
+GIVEN = (identity.RUN_ID, identity.STEP_METRIC)
+"""Tags that decide how a run is written; the other tags are compared."""
+BOOKKEEPING = "wandb.sync."
+"""How far the run was carried is not what was carried."""
+
+
+class RunComparison(MlflowRunWriter):
+    """A `RunWriter` that writes nothing and tells what differs.
+
+    Attributes:
+        checked: how many points, params, tags and files were compared, by kind.
+        differences: one line each, the first `KEPT_DIFFERENCES`; `count` has all.
+    """
+
+    def __init__(self, client: Client, run: Run, info: RunInfo) -> None:
+        self.checked: Counter[str] = Counter()
+        self.differences: list[str] = []
+        self.count = 0
+        self._noting = threading.Lock()
+        self._real = client
+        self._held = _Columns()
+        looking = copy.copy(client)
+        looking.use_sql(None)
+        looking.client = _Looker(client, run, self)  # type: ignore[assignment]
+        given = {key: run.data.tags[key] for key in GIVEN if key in run.data.tags}
+        blank = SimpleNamespace(
+            info=run.info, data=SimpleNamespace(tags=given, params={}, metrics={})
+        )
+        super().__init__(looking, blank, info, None, self._held)  # type: ignore[arg-type]
+
+    def finish(self, info: RunInfo, complete: bool) -> None:
+        super().finish(info, complete)
+        for name, (values, times, steps) in sorted(self._held.by_name.items()):
+            self._compare_points(name, values, times, steps)
+
+    def differs(self, what: str) -> None:
+        """Note a difference; files are looked at by several threads."""
+        with self._noting:
+            self.count += 1
+            if self.count <= KEPT_DIFFERENCES:
+                self.differences.append(what)
+
+    def _compare_points(
+        self, name: str, values: Sequence[float], times: Sequence[int], steps: Sequence[int]
+    ) -> None:
+        stored = map(_comparable, values)
+        wanted = set(zip(steps, times, stored, strict=True))
+        try:
+            history = self._real.call(self._real.client.get_metric_history, self.run_id, name)
+        except RefusedError:
+            history = []
+        there = {(m.step, m.timestamp, _comparable(m.value)) for m in history}
+        self.checked["points"] += len(wanted)
+        for step, at, value in sorted(wanted - there, key=lambda point: point[:2]):
+            self.differs(f"metric {name}: no point {value} at step {step}, time {at} ms")
+        extra = len(there - wanted)
+        if extra:
+            self.checked["points of MLflow alone"] += extra
+
+
+class _Columns:
+    """Takes points in the place of a database."""
+
+    backs_off = True
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, tuple[array[float], array[int], array[int]]] = {}
+
+    def write(self, run_id: str, blocks: Sequence[Points]) -> None:
+        for points in blocks:
+            columns = self.by_name.setdefault(points.name, (array("d"), array("q"), array("q")))
+            columns[0].extend(points.values)
+            columns[1].extend(points.timestamps_ms)
+            columns[2].extend(points.steps)
+
+    def fits(self, blocks: Sequence[Points]) -> bool:
+        return True
+
+
+class _Looker:
+    """Stands for an MlflowClient: what would be written is compared with what is there."""
+
+    def __init__(self, client: Client, run: Run, result: RunComparison) -> None:
+        self._client = client
+        self._run = run
+        self._result = result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client.client, name)
+
+    def update_run(self, run_id: str, name: str | None = None, status: str | None = None) -> None:
+        if name is not None and name != self._run.info.run_name:
+            self._result.differs(f"the run's name is {self._run.info.run_name!r}, not {name!r}")
+
+    def set_terminated(self, run_id: str, status: str, end_time: int | None) -> None:
+        info = self._run.info
+        self._result.checked["status"] += 1
+        if info.status != status:
+            self._result.differs(f"the run's status is {info.status}, not {status}")
+        if end_time is not None and info.end_time != end_time:
+            self._result.differs(f"the run's end is {info.end_time} ms, not {end_time} ms")
+
+    def delete_tag(self, run_id: str, key: str) -> None:
+        """Bookkeeping of a run that is being written."""
+
+    def log_inputs(self, run_id: str, datasets: Sequence[Any]) -> None:
+        inputs = self._run.inputs.dataset_inputs if self._run.inputs else ()
+        there = {(known.dataset.name, known.dataset.digest) for known in inputs}
+        for wanted in datasets:
+            self._result.checked["inputs"] += 1
+            if (wanted.dataset.name, wanted.dataset.digest) not in there:
+                self._result.differs(f"no input {wanted.dataset.name}")
+
+    def log_batch(
+        self,
+        run_id: str,
+        metrics: Sequence[Any] = (),
+        params: Sequence[Any] = (),
+        tags: Sequence[Any] = (),
+        synchronous: bool = True,
+    ) -> None:
+        data = self._run.data
+        # Points that MLflow refuses are losses of the backfill, not differences.
+        self._look("param", params, data.params)
+        wanted = [tag for tag in tags if not tag.key.startswith(BOOKKEEPING)]
+        self._look("tag", wanted, data.tags)
+
+    def _look(self, kind: str, items: Sequence[Any], there: dict[str, str]) -> None:
+        for item in items:
+            self._result.checked[f"{kind}s"] += 1
+            if there.get(item.key) != item.value:
+                found = _short(there.get(item.key))
+                self._result.differs(f"{kind} {item.key} is {found}, not {_short(item.value)}")
+
+    def log_artifact(self, run_id: str, local: str, folder: str) -> None:
+        path = f"{folder}/{Path(local).name}" if folder else Path(local).name
+        self._result.checked["files"] += 1
+        with tempfile.TemporaryDirectory(prefix="mlflow-wandb-verify-") as spool:
+            try:
+                there = self._client.client.download_artifacts(run_id, path, spool)
+                same = _digest(there) == _digest(local)
+            except Exception:
+                # Each store has its own errors for a file that is not there.
+                self._result.differs(f"no file {path}")
+                return
+        if not same:
+            self._result.differs(f"file {path} has another content")
+
+
+def _comparable(value: float) -> float | str:
+    """A value as SQL stores keep it; NaN equals itself."""
+    if math.isnan(value):
+        return "NaN"
+    return math.copysign(LARGEST, value) if math.isinf(value) else value
+
+
+def _digest(path: str) -> bytes:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1024 * 1024):
+            digest.update(chunk)
+    return digest.digest()
+
+
+def _short(value: str | None) -> str:
+    return "absent" if value is None else repr(value if len(value) <= 60 else value[:57] + "…")

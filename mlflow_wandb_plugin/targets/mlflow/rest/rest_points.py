@@ -1,0 +1,152 @@
+"""Points to a tracking server: MLflow's own requests, full ones, several under way at once.
+
+A request is the one that `RestStore.log_batch` makes (MLflow 3.1 to 3.17), sent by MLflow's own
+`http_request`, which knows its credentials, headers, proxies and retries; only the messages between
+are left out, one object a point. The server compares each point with its metric's latest so far,
+and two requests at once may both compare with the same one: each metric's latest point goes first.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from mlflow_wandb_plugin.core.limiter import Limiter
+from mlflow_wandb_plugin.errors import TargetUnavailableError, UsageError
+from mlflow_wandb_plugin.mapping.to_mlflow import Limits
+from mlflow_wandb_plugin.targets.mlflow.client import Client, translated
+from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points, joined
+
+if TYPE_CHECKING:
+    from requests import Response
+
+LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
+REQUESTS_AT_ONCE = 4
+ASKED_TO_WAIT = (429, 503)
+RETRIED_BY_MLFLOW = frozenset({408, 500, 502, 504})
+"""Of the statuses that MLflow retries, those that are not for the limiter to heed."""
+
+
+class RestBulk:
+    """Writes points through a tracking server. Thread-safe: all runs share one limit.
+
+    Args:
+        client: of a server, as `open_rest` has checked.
+    """
+
+    backs_off = True
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._credentials = client.mlflow._tracking_client.store.get_host_creds
+        self._limiter = Limiter(REQUESTS_AT_ONCE, REQUESTS_AT_ONCE)
+        self._size = Limits.installed().batch_metrics
+
+    def fits(self, blocks: Sequence[Points]) -> bool:
+        """A server has no transaction to share."""
+        return False
+
+    def write(self, run_id: str, blocks: Sequence[Points]) -> None:
+        """Write points of one run. May be repeated.
+
+        Raises:
+            RefusedError: MLflow refused a request; the others of its time may have arrived.
+            TargetUnavailableError
+        """
+        blocks = joined(blocks)
+        bodies = self._bodies(run_id, blocks)
+        for body in islice(bodies, -(-len(blocks) // self._size)):
+            self._send(body)
+        pool = ThreadPoolExecutor(REQUESTS_AT_ONCE, "mlflow-wandb-points")
+        try:
+            waiting: set[Future[None]] = set()
+            for body in bodies:
+                waiting.add(pool.submit(self._send, body))
+                if len(waiting) >= 2 * REQUESTS_AT_ONCE:
+                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        future.result()
+            for future in waiting:
+                future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _bodies(self, run_id: str, blocks: Sequence[Points]) -> Iterator[bytes]:
+        """Requests; each metric's latest point is in the first, or in the first ones where there
+        are more metrics than a request holds."""
+        latest = [points.latest_at() for points in blocks]
+        first = [
+            _metrics(points.cut(at, at + 1)) for points, at in zip(blocks, latest, strict=True)
+        ]
+        rest = (
+            metric
+            for points, at in zip(blocks, latest, strict=True)
+            for part in (points.cut(0, at), points.cut(at + 1, None))
+            for metric in _metrics(part)
+        )
+        metrics = (metric for part in (*first, rest) for metric in part)
+        while batch := list(islice(metrics, self._size)):
+            yield f'{{"run_id": {json.dumps(run_id)}, "metrics": [{", ".join(batch)}]}}'.encode()
+
+    def _send(self, body: bytes) -> None:
+        self._client.call(self._post, body)
+
+    def _post(self, body: bytes) -> None:
+        with self._limiter.turn():
+            translated(self._request, body)
+
+    def _request(self, body: bytes) -> None:
+        from mlflow.utils.rest_utils import http_request, verify_rest_response
+
+        response = http_request(  # type: ignore[no-untyped-call]
+            self._credentials(),
+            LOG_BATCH,
+            "POST",
+            extra_headers={"Content-Type": "application/json"},
+            retry_codes=RETRIED_BY_MLFLOW,
+            respect_retry_after_header=False,
+            data=body,
+        )
+        if response.status_code in ASKED_TO_WAIT:
+            raise TargetUnavailableError(
+                f"MLflow: the server asks to wait ({response.status_code})", _retry_after(response)
+            )
+        verify_rest_response(response, LOG_BATCH)
+
+
+def open_rest(client: Client) -> RestBulk:
+    """The raw path to the server behind ``client``.
+
+    Raises:
+        UsageError: there is none, or somebody's variant of MLflow's client speaks to it.
+    """
+    from mlflow.store.tracking.rest_store import RestStore
+
+    store: Any = client.mlflow._tracking_client.store
+    if type(store) is not RestStore or store.get_host_creds().use_databricks_sdk:
+        raise UsageError("points are sent by MLflow's own client here")
+    return RestBulk(client)
+
+
+def _metrics(points: Points) -> Iterator[str]:
+    """Points as JSON, as protobuf writes it: what is no number of JSON's is a string."""
+    name = json.dumps(points.name)
+    for value, at, step in zip(*points[1:], strict=True):
+        number = repr(float(value)) if math.isfinite(value) else _SPECIAL[str(float(value))]
+        yield f'{{"key": {name}, "value": {number}, "timestamp": {at}, "step": {step}}}'
+
+
+_SPECIAL = {"nan": '"NaN"', "inf": '"Infinity"', "-inf": '"-Infinity"'}
+
+
+def _retry_after(response: Response) -> float | None:
+    """Seconds that a ``Retry-After`` header asks for; None where it names a date, or nothing."""
+    try:
+        seconds = float(response.headers.get("Retry-After", ""))
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < 3600 else None

@@ -1,0 +1,169 @@
+"""Points straight into MLflow's database: the rows that log_batch would leave, without its ORM.
+
+The rules are those of ``SqlAlchemyStore.log_batch``: an exact repeat is ignored; NaN is stored as 0
+with ``is_nan``; an infinity as the largest float; ``latest_metrics`` holds the point with the
+greatest (step, timestamp, stored value), the one logged first where several are equal; a deleted
+run takes no points.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.targets.mlflow.client import RefusedNamesError, deleted
+from mlflow_wandb_plugin.targets.mlflow.point_blocks import COLUMNS, Points, joined
+from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NamesAlike
+from mlflow_wandb_plugin.targets.mlflow.sql.transactions import (
+    LOCK_S,
+    SharedTransactions,
+    is_active,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from sqlalchemy import Connection, Engine
+
+TESTED_SCHEMAS = frozenset({"bda7b8c39065", "dc11669786a5"})
+"""Alembic revisions (MLflow 3.1 and 3.17) whose metric tables were tried against log_batch."""
+PRIMARY_KEY = {"key", "timestamp", "step", "run_uuid", "value", "is_nan"}
+FEWEST_ROWS, MOST_ROWS = 2_000, 200_000
+
+WritePath: TypeAlias = Literal["auto", "bulk", "api"]
+
+
+class SqlBulk:
+    """Writes points into the database behind an MLflow store. Thread-safe: one writes at a time.
+
+    Args:
+        transactions: on the store's own engine; other work on runs may share them.
+    """
+
+    backs_off = False
+
+    def __init__(self, transactions: SharedTransactions) -> None:
+        self.transactions = transactions
+        self._dialect = DIALECTS[transactions.engine.dialect.name]()
+        self._rows_at_once = 20_000
+
+    def write(self, run_id: str, blocks: Sequence[Points]) -> None:
+        """Write points of one run, in pieces of about `LOCK_S` at most. May be repeated.
+
+        Raises:
+            TargetError: the run was deleted.
+            RefusedNamesError: some metrics cannot be told from others of the run; all but those
+                were written. Not where somebody gathers work: see `SharedTransactions.together`.
+            sqlalchemy.exc.SQLAlchemyError: the database did not take them.
+        """
+        alike: list[NamesAlike] = []
+        waiting = deque(blocks)
+        while waiting:
+            part = self._part(waiting)
+            try:
+                self._carry(run_id, part)
+            except NamesAlike:
+                alike += self._one_by_one(run_id, part)
+        if alike:
+            found = NamesAlike(name for error in alike for name in error.names)
+            raise RefusedNamesError(str(found), found.names)
+
+    def fits(self, blocks: Sequence[Points]) -> bool:
+        return sum(len(points.values) for points in blocks) <= self._rows_at_once
+
+    def _carry(self, run_id: str, part: Sequence[Points]) -> None:
+        self.transactions.run(partial(self._put, run_id=run_id, part=part))
+
+    def _one_by_one(self, run_id: str, part: Sequence[Points]) -> list[NamesAlike]:
+        """Write each metric by itself: of two names that the database takes for one, the first to
+        come stays, as with log_batch."""
+        alike = []
+        for points in part:
+            try:
+                self._carry(run_id, [points])
+            except NamesAlike as error:
+                alike.append(error)
+        return alike
+
+    def _put(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
+        began = time.monotonic()
+        if not is_active(connection, run_id):
+            raise deleted(run_id)
+        self._dialect.insert(connection, run_id, part)
+        self._dialect.upsert_latest(connection, [points.latest(run_id) for points in part])
+        self._learn(sum(len(points.values) for points in part), time.monotonic() - began)
+
+    def _part(self, waiting: deque[Points]) -> list[Points]:
+        """Points for one transaction; each metric name once, so that one upsert says its latest."""
+        part: list[Points] = []
+        room = self._rows_at_once
+        while waiting and room > 0:
+            points = waiting.popleft()
+            if len(points.values) > room:
+                waiting.appendleft(points.cut(room, None))
+                points = points.cut(0, room)
+            part.append(points)
+            room -= len(points.values)
+        return joined(part)
+
+    def _learn(self, rows: int, seconds: float) -> None:
+        if rows >= FEWEST_ROWS:
+            wanted = int(rows * LOCK_S / max(seconds, 1e-3))
+            self._rows_at_once = min(MOST_ROWS, max(FEWEST_ROWS, wanted))
+
+
+def open_bulk(client: MlflowClient) -> SqlBulk:
+    """The bulk path into the database behind ``client``.
+
+    Raises:
+        UsageError: there is none; the message says why.
+    """
+    engine = _engine(client)
+    if engine.dialect.name not in DIALECTS:
+        raise UsageError(f"no bulk path into {engine.dialect.name}: use --write-path api")
+    revision = _revision(engine)
+    if revision not in TESTED_SCHEMAS:
+        raise UsageError(
+            f"the database has schema {revision}, which the bulk path was not tested with: "
+            "use --write-path api, or update mlflow-wandb-plugin"
+        )
+    if not _tables_are_known(engine):
+        raise UsageError("the database's metric tables are not MLflow's: use --write-path api")
+    return SqlBulk(SharedTransactions(engine))
+
+
+def _engine(client: MlflowClient) -> Engine:
+    """The engine of the client's store: private to MLflow, and nowhere else used."""
+    from sqlalchemy import Engine
+
+    try:
+        engine = client._tracking_client.store.engine
+    except AttributeError:
+        engine = None
+    if not isinstance(engine, Engine):
+        raise UsageError("the bulk path needs a database as tracking URI: use --write-path api")
+    return engine
+
+
+def _revision(engine: Engine) -> str:
+    from sqlalchemy import text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with engine.connect() as connection:
+            return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar())
+    except SQLAlchemyError:
+        return "unknown"
+
+
+def _tables_are_known(engine: Engine) -> bool:
+    from sqlalchemy import inspect
+
+    tables = inspect(engine)
+    for table in ("metrics", "latest_metrics"):
+        if {column["name"] for column in tables.get_columns(table)} != set(COLUMNS):
+            return False
+    return set(tables.get_pk_constraint("metrics")["constrained_columns"]) == PRIMARY_KEY

@@ -1,0 +1,297 @@
+"""How each database takes many rows of ``metrics`` and ``latest_metrics`` at once."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mlflow_wandb_plugin.targets.mlflow.point_blocks import COLUMNS, Points, Row
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_INTO = f"INTO {{table}} ({', '.join(COLUMNS)})"
+_NEWER = (
+    "ON CONFLICT (key, run_uuid) DO UPDATE SET value = excluded.value, step = excluded.step, "
+    "timestamp = excluded.timestamp, is_nan = excluded.is_nan "
+    "WHERE (excluded.step, excluded.timestamp, excluded.value) > "
+    "(latest_metrics.step, latest_metrics.timestamp, latest_metrics.value)"
+)
+
+
+class NamesAlike(Exception):
+    """The database takes names for one that MLflow tells apart: nothing may be written so.
+
+    Args:
+        names: those that it took for another's.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = frozenset(names)
+        listed = ", ".join(map(repr, sorted(self.names)))
+        super().__init__(
+            f"the database's collation does not tell {listed} from a name that the run has; "
+            "rename it, or use a database with a case-sensitive collation"
+        )
+
+
+class Dialect(Protocol):
+    """Writes within a transaction that somebody else begins and ends."""
+
+    QUOTE: str
+    """The mark around names of columns that are reserved words."""
+    REPLACE_VALUE: str
+    """The end of an INSERT into ``tags``, that gives a tag which is there already its new value."""
+
+    def insert(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
+        """Put points into ``metrics``; those that are there already are left alone."""
+
+    def upsert_latest(self, connection: Connection, rows: list[Row]) -> None:
+        """Put rows, each of another name, into ``latest_metrics`` where they are newer.
+
+        Raises:
+            NamesAlike: the transaction must not be committed.
+        """
+
+    def check_names(
+        self, connection: Connection, table: str, run_id: str, names: Iterable[str]
+    ) -> None:
+        """Make sure that each of these, just written, has a row of its own.
+
+        Raises:
+            NamesAlike: the transaction must not be committed.
+        """
+
+
+class _Telling:
+    """A database that tells all names apart, and knows ON CONFLICT."""
+
+    QUOTE = '"'
+    REPLACE_VALUE = "ON CONFLICT (key, run_uuid) DO UPDATE SET value = excluded.value"
+
+    def check_names(
+        self, connection: Connection, table: str, run_id: str, names: Iterable[str]
+    ) -> None:
+        """Its primary keys have seen to it."""
+
+
+def _many(row: str, parameters: int, rows: int) -> str:
+    """Rows of a VALUES clause; ``row`` names the parameters that are each row's own {0}, {1}…, and
+    what all rows share ?1, ?2, which come first."""
+    first = 1 + row.count("?")
+    return ", ".join(
+        row.format(*(f"?{first + parameters * number + at}" for at in range(parameters)))
+        for number in range(rows)
+    )
+
+
+def _insert(rows: str) -> str:
+    return f"INSERT {_INTO.format(table='metrics')} VALUES {rows} ON CONFLICT DO NOTHING"
+
+
+class Sqlite(_Telling):
+    """Rows go in by the hundred: one statement a row costs more in Python than in SQLite, and the
+    driver gives up the interpreter at each, to threads that keep it for milliseconds.
+
+    Every SQLite takes 999 parameters a statement.
+    """
+
+    ONE_METRIC = 300
+    SIZES = (190, 24, 3, 1)
+    OF_ONE_METRIC = _insert(_many("(?1,{0},{1},{2},0,?2)", 3, ONE_METRIC))
+    OF_ANY = tuple(_insert(_many("({0},{1},{2},{3},{4},?1)", 5, size)) for size in SIZES)
+    UPSERT = f"INSERT {_INTO.format(table='latest_metrics')} VALUES (?,?,?,?,?,?) {_NEWER}"
+
+    def insert(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
+        rest: tuple[list[Any], ...] = ([], [], [], [], [])
+        for points in part:
+            start = self._insert_one_metric(connection, run_id, points)
+            for column, more in zip(rest, points.cut(start, None).columns(), strict=True):
+                column.extend(more)
+        start, end = 0, len(rest[0])
+        for size, insert in zip(self.SIZES, self.OF_ANY, strict=True):
+            parameters: list[Any] = [run_id, *[None] * (5 * size)]
+            while end - start >= size:
+                for at, column in enumerate(rest, start=1):
+                    parameters[at::5] = column[start : start + size]
+                connection.exec_driver_sql(insert, tuple(parameters))
+                start += size
+
+    def _insert_one_metric(self, connection: Connection, run_id: str, points: Points) -> int:
+        """Insert as many points as fill whole statements of one name; returns how many."""
+        size = self.ONE_METRIC
+        whole = len(points.values) // size * size
+        if not whole or not points.finite():
+            return 0
+        parameters: list[Any] = [points.name, run_id, *[None] * (3 * size)]
+        for start in range(0, whole, size):
+            stop = start + size
+            parameters[2::3] = points.values[start:stop]
+            parameters[3::3] = points.timestamps_ms[start:stop]
+            parameters[4::3] = points.steps[start:stop]
+            connection.exec_driver_sql(self.OF_ONE_METRIC, tuple(parameters))
+        return whole
+
+    def upsert_latest(self, connection: Connection, rows: list[Row]) -> None:
+        connection.exec_driver_sql(self.UPSERT, rows)
+
+
+class PostgreSql(_Telling):
+    """COPY knows no conflicts: rows go into a temporary table first."""
+
+    STAGE = "mlflow_wandb_points"
+    UPSERT = f"INSERT {_INTO.format(table='latest_metrics')} VALUES (%s,%s,%s,%s,%s,%s) {_NEWER}"
+
+    def insert(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
+        connection.exec_driver_sql(
+            f"CREATE TEMPORARY TABLE IF NOT EXISTS {self.STAGE} (key varchar, value float8, "
+            "timestamp bigint, step bigint, is_nan boolean, run_uuid varchar) "
+            "ON COMMIT DELETE ROWS"
+        )
+        lines = io.StringIO()
+        for points in part:
+            name = _escaped(points.name)
+            _, *columns = points.columns()
+            for value, at, step, is_nan in zip(*columns, strict=True):
+                # Added to 0.0, for log_batch's way through psycopg2 loses the sign of a zero.
+                lines.write(f"{name}\t{value + 0.0!r}\t{at}\t{step}\t{'ft'[is_nan]}\t{run_id}\n")
+        self._copy(connection, lines)
+        named = ", ".join(COLUMNS)
+        connection.exec_driver_sql(
+            f"INSERT INTO metrics ({named}) SELECT {named} FROM {self.STAGE} ON CONFLICT DO NOTHING"
+        )
+        # Further parts of the same transaction must not meet these again.
+        connection.exec_driver_sql(f"TRUNCATE {self.STAGE}")
+
+    def _copy(self, connection: Connection, lines: io.StringIO) -> None:
+        copy = f"COPY {self.STAGE} ({', '.join(COLUMNS)}) FROM STDIN"
+        driver: Any = connection.connection.cursor()
+        with contextlib.closing(driver) as cursor:
+            if hasattr(cursor, "copy_expert"):
+                lines.seek(0)
+                cursor.copy_expert(copy, lines)
+            else:
+                with cursor.copy(copy) as stream:
+                    stream.write(lines.getvalue())
+
+    def upsert_latest(self, connection: Connection, rows: list[Row]) -> None:
+        # In one order, whoever writes: two transactions never wait for each other's rows.
+        connection.exec_driver_sql(self.UPSERT, sorted(rows))
+
+
+def _escaped(text: str) -> str:
+    """A text as COPY reads it."""
+    for character, escape in (("\\", r"\\"), ("\t", r"\t"), ("\n", r"\n"), ("\r", r"\r")):
+        text = text.replace(character, escape)
+    return text
+
+
+class MySql:
+    """MySQL and MariaDB: numbers go as text in long statements, for drivers would escape each one
+    in Python.
+
+    INSERT IGNORE would turn every error into a warning; an update that changes nothing ignores
+    repeats only. ``VALUES()`` is what both know (MySQL 8.0.20 deprecates it, MariaDB lacks what
+    came instead). Their usual collations take ``Loss`` for ``loss``: as log_batch, this refuses the
+    one that comes second.
+    """
+
+    QUOTE = "`"
+    REPLACE_VALUE = "ON DUPLICATE KEY UPDATE value = VALUES(value)"
+    STATEMENT_BYTES = 200_000
+    IGNORE = "ON DUPLICATE KEY UPDATE step = step"
+    # Assignments see those before them: what is compared comes last, what counts most at the end.
+    NEWER = "ON DUPLICATE KEY UPDATE " + ", ".join(
+        f"{column} = IF((VALUES(step), VALUES(timestamp), VALUES(value)) > "
+        f"(step, timestamp, value), VALUES({column}), {column})"
+        for column in ("is_nan", "value", "timestamp", "step")
+    )
+
+    def insert(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
+        self._insert(connection, "metrics", _literals(run_id, part), self.IGNORE)
+
+    def upsert_latest(self, connection: Connection, rows: list[Row]) -> None:
+        # In one order, whoever writes: two transactions never wait for each other's rows.
+        literals = (
+            _literal_row(_text(name), value, at, step, nan, _text(run_id))
+            for name, value, at, step, nan, run_id in sorted(rows)
+        )
+        self._insert(connection, "latest_metrics", literals, self.NEWER)
+        self.check_names(connection, "latest_metrics", rows[0][-1], [row[0] for row in rows])
+
+    def check_names(
+        self, connection: Connection, table: str, run_id: str, names: Iterable[str]
+    ) -> None:
+        missing = set(names)
+        for some in _up_to(self._room(connection), map(_text, sorted(missing))):
+            # A locking read sees rows as they are; others may be younger than the snapshot.
+            found = connection.exec_driver_sql(
+                f"SELECT `key` FROM {table} WHERE run_uuid = {_text(run_id)} "
+                f"AND `key` IN ({', '.join(some)}) FOR UPDATE"
+            )
+            missing.difference_update(name for (name,) in found.fetchall())
+        if missing:
+            raise NamesAlike(missing)
+
+    def _insert(
+        self, connection: Connection, table: str, rows: Iterable[str], repeats: str
+    ) -> None:
+        into = f"INSERT {_INTO.format(table=table).replace('key', '`key`')} VALUES "
+        for some in _up_to(self._room(connection), rows):
+            connection.exec_driver_sql(f"{into}{', '.join(some)} {repeats}")
+
+    def _room(self, connection: Connection) -> int:
+        """Characters of rows in one statement: the server ends connections that send longer ones
+        than its max_allowed_packet."""
+        if _ROOM not in connection.info:
+            packet = connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar()
+            connection.info[_ROOM] = min(self.STATEMENT_BYTES, int(packet or 0) // 2)
+        return int(connection.info[_ROOM])
+
+
+_ROOM = "mlflow_wandb_room"
+_PLAIN_TEXT = re.compile(r"[A-Za-z0-9_./: -]*")
+
+
+def _text(text: str) -> str:
+    """A text as MySQL reads it, whatever its mode and the connection's character set."""
+    if _PLAIN_TEXT.fullmatch(text):
+        return f"'{text}'"
+    return f"_utf8mb4 x'{text.encode().hex()}'"
+
+
+def _literals(run_id: str, part: Sequence[Points]) -> Iterator[str]:
+    run = _text(run_id)
+    for points in part:
+        name = _text(points.name)
+        _, *columns = points.columns()
+        for value, at, step, nan in zip(*columns, strict=True):
+            yield _literal_row(name, value, at, step, nan, run)
+
+
+def _literal_row(name: str, value: float, at: int, step: int, nan: bool, run: str) -> str:
+    return f"({name},{float(value)!r},{int(at)},{int(step)},{int(nan)},{run})"
+
+
+def _up_to(room: int, rows: Iterable[str]) -> Iterator[list[str]]:
+    """Rows, or names, by as many as have about ``room`` characters, at least one."""
+    some: list[str] = []
+    length = 0
+    for row in rows:
+        if some and length + len(row) > room:
+            yield some
+            some, length = [], 0
+        some.append(row)
+        length += len(row) + 2
+    if some:
+        yield some
+
+
+DIALECTS: Mapping[str, type[Sqlite] | type[PostgreSql] | type[MySql]] = {
+    "sqlite": Sqlite,
+    "postgresql": PostgreSql,
+    "mysql": MySql,
+}

@@ -1,0 +1,403 @@
+"""What MLflow's client does to runs, as SQL in its database; only the plain cases of it.
+
+A replica of a small run is a dozen calls, and in MLflow's store each of them is an ORM session. The
+rows left here are those that ``SqlAlchemyStore`` (MLflow 3.1 to 3.17) leaves. Whatever is not plain
+(a value over a limit, a name that may not be, a run that is deleted, a param that changes) is left
+to MLflow, which does it, or says what is wrong, in its own words.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mlflow_wandb_plugin.mapping.to_mlflow import Limits
+from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NamesAlike
+from mlflow_wandb_plugin.targets.mlflow.sql.transactions import SharedTransactions, is_active
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param, Run, RunTag
+    from sqlalchemy import Connection
+
+T = TypeVar("T")
+
+RUN_COLUMNS = (
+    "run_uuid", "name", "source_type", "source_name", "entry_point_name", "user_id", "status",
+    "start_time", "end_time", "source_version", "lifecycle_stage", "artifact_uri",
+    "experiment_id", "deleted_time",
+)  # fmt: skip
+TABLES = {
+    "runs": set(RUN_COLUMNS),
+    "tags": {"key", "value", "run_uuid"},
+    "params": {"key", "value", "run_uuid"},
+}
+"""Tables that are written here, and all of their columns."""
+RUN_NAME, USER = "mlflow.runName", "mlflow.user"
+_PLAIN_NAME = re.compile(r"[\w\-:][\w.\- :]*(?:/[\w\-:][\w.\- :]*)*")
+_LOCAL = re.compile(r"file:|/|\./")
+
+
+def sql_client(client: MlflowClient, transactions: SharedTransactions) -> SqlClient | None:
+    """The same as ``client``, only faster; None where it would not be the same: the store is
+    somebody's variant of MLflow's, or its tables are."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy import inspect
+
+    if type(client._tracking_client.store) is not SqlAlchemyStore:
+        return None
+    if transactions.engine.dialect.name not in DIALECTS:
+        return None
+    tables = inspect(transactions.engine)
+    for name, columns in TABLES.items():
+        if {column["name"] for column in tables.get_columns(name)} != columns:
+            return None
+    return SqlClient(client, transactions)
+
+
+class NotPlain(Exception):
+    """MLflow is to do it itself."""
+
+
+class SqlClient:
+    """An `MlflowClient` whose calls about one run go into the database by `SharedTransactions`."""
+
+    def __init__(self, client: MlflowClient, transactions: SharedTransactions) -> None:
+        self._client = client
+        self._transactions = transactions
+        self._limits = Limits.installed()
+        self._dialect = DIALECTS[transactions.engine.dialect.name]()
+        self._mark = "?" if transactions.engine.dialect.paramstyle == "qmark" else "%s"
+        self._artifacts: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    # -- runs -----------------------------------------------------------------------------
+
+    def create_run(
+        self,
+        experiment_id: str,
+        start_time: int | None = None,
+        tags: Mapping[str, str] | None = None,
+        run_name: str | None = None,
+    ) -> Run:
+        wanted = dict(tags or {})
+        return self._do(
+            self._creating(experiment_id, start_time, wanted, run_name),
+            lambda: self._client.create_run(experiment_id, start_time, wanted, run_name),
+        )
+
+    def _creating(
+        self,
+        experiment_id: str,
+        start_time: int | None,
+        wanted: Mapping[str, str],
+        run_name: str | None,
+    ) -> Callable[[Connection], Run]:
+        run_id = uuid.uuid4().hex
+        start_ms = start_time or int(time.time() * 1000)
+
+        def create(connection: Connection) -> Run:
+            if not run_name or len(run_name) > 250 or RUN_NAME in wanted:
+                raise NotPlain
+            self._check_tags(wanted)
+            values = (
+                run_id, run_name, "UNKNOWN", "", "", wanted.get(USER, "unknown"), "RUNNING",
+                start_ms, None, "", "active", self._artifact_uri(connection, experiment_id, run_id),
+                int(experiment_id), None,
+            )  # fmt: skip
+            marks = ", ".join("?" * len(values))
+            self._execute(
+                connection, f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}) VALUES ({marks})", values
+            )
+            tags = {**wanted, RUN_NAME: run_name}
+            self._put_tags(connection, run_id, tags)
+            return self._run(run_id, dict(zip(RUN_COLUMNS, values, strict=True)), tags)
+
+        return create
+
+    def create_first(
+        self, experiment_id: str, tag: str, start_time: int | None, tags: Mapping[str, str],
+        run_name: str,
+    ) -> Run | None:  # fmt: skip
+        """Create a run, unless the experiment has an active one with the same value of ``tag``;
+        then, or where others may create one at the same moment, None, and nothing is done."""
+        if self._transactions.engine.dialect.name != "sqlite":
+            return None
+
+        def create(connection: Connection) -> Run:
+            # SQLite has one writer: nobody creates another before this is committed.
+            if self._with_tag(connection, experiment_id, tag, tags[tag]):
+                raise NotPlain
+            return work(connection)
+
+        work = self._creating(experiment_id, start_time, tags, run_name)
+        try:
+            return self._transactions.run(create)
+        except NotPlain:
+            return None
+
+    def _artifact_uri(self, connection: Connection, experiment_id: str, run_id: str) -> str:
+        from mlflow.utils import uri
+
+        found = self._execute(
+            connection,
+            "SELECT artifact_location FROM experiments WHERE experiment_id = ? "
+            "AND lifecycle_stage = 'active'",
+            (int(experiment_id),),
+        ).scalar()
+        if not found:
+            raise NotPlain
+        return str(uri.append_to_uri_path(found, run_id, "artifacts"))  # type: ignore[no-untyped-call]
+
+    def bare_run(self, run_id: str) -> Run:
+        """The run without its inputs and outputs."""
+        try:
+            with self._transactions.reading() as connection:
+                return self._load(connection, run_id)
+        except NotPlain:
+            return self._client.get_run(run_id)
+
+    def runs_with_tag(self, experiment_id: str, key: str, value: str) -> list[Run]:
+        """Active runs that carry a tag, in the order of MLflow's search: newest first."""
+
+        with self._transactions.reading() as connection:
+            found = self._with_tag(connection, experiment_id, key, value)
+            return [self._load(connection, run_id) for run_id in found]
+
+    def _with_tag(
+        self, connection: Connection, experiment_id: str, key: str, value: str
+    ) -> list[str]:
+        found = self._execute(
+            connection,
+            'SELECT runs.run_uuid, tags."key", tags.value '
+            "FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid "
+            'WHERE tags."key" = ? AND tags.value = ? AND runs.experiment_id = ? '
+            "AND runs.lifecycle_stage = 'active' ORDER BY runs.start_time DESC, runs.run_uuid",
+            (key, value, int(experiment_id)),
+        )
+        # MySQL finds those of another case as well.
+        return [run_id for run_id, *tag in found.fetchall() if tag == [key, value]]
+
+    def set_terminated(
+        self, run_id: str, status: str | None = None, end_time: int | None = None
+    ) -> None:
+        end_ms = end_time or int(time.time() * 1000)
+
+        def terminate(connection: Connection) -> None:
+            done = self._execute(
+                connection,
+                "UPDATE runs SET status = ?, end_time = ? "
+                "WHERE run_uuid = ? AND lifecycle_stage = 'active'",
+                (status or "FINISHED", end_ms, run_id),
+            )
+            if done.rowcount != 1:
+                raise NotPlain
+
+        self._do(terminate, lambda: self._client.set_terminated(run_id, status, end_time))
+
+    # -- params and tags ------------------------------------------------------------------
+
+    def log_batch(
+        self,
+        run_id: str,
+        metrics: Sequence[Metric] = (),
+        params: Sequence[Param] = (),
+        tags: Sequence[RunTag] = (),
+        synchronous: bool | None = None,
+    ) -> None:
+        def log(connection: Connection) -> None:
+            if metrics or len(params) + len(tags) > self._limits.batch_params:
+                raise NotPlain
+            wanted = {tag.key: tag.value for tag in tags}
+            self._check_tags(wanted)
+            self._check_active(connection, run_id)
+            self._put_params(connection, run_id, params)
+            self._put_tags(connection, run_id, wanted)
+
+        self._do(
+            log,
+            lambda: self._client.log_batch(
+                run_id, metrics=metrics, params=params, tags=tags, synchronous=synchronous
+            ),
+        )
+
+    def set_tag(self, run_id: str, key: str, value: str) -> None:
+        def put(connection: Connection) -> None:
+            self._check_tags({key: value})
+            self._check_active(connection, run_id)
+            self._put_tags(connection, run_id, {key: value})
+
+        self._do(put, lambda: self._client.set_tag(run_id, key, value))
+
+    def delete_tag(self, run_id: str, key: str) -> None:
+        def delete(connection: Connection) -> None:
+            self._check_active(connection, run_id)
+            done = self._execute(
+                connection, 'DELETE FROM tags WHERE run_uuid = ? AND "key" = ?', (run_id, key)
+            )
+            if done.rowcount != 1:
+                raise NotPlain
+
+        self._do(delete, lambda: self._client.delete_tag(run_id, key))
+
+    # -- artifacts ------------------------------------------------------------------------
+
+    def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
+        repository = self._artifacts.get(run_id)
+        if repository is None:
+            self._client.log_artifact(run_id, local_path, artifact_path)
+        else:
+            repository.log_artifact(local_path, artifact_path)
+
+    def put_text(self, run_id: str, path: str, text: str) -> bool:
+        """Write a file where MLflow's own repository of this machine's files would copy it to, at
+        a fifth of the cost, and at once as a whole; False if there is no such repository."""
+        folder = getattr(self._artifacts.get(run_id), "artifact_dir", None)
+        if folder is None:
+            return False
+        target = Path(folder, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.part")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, target)
+        return True
+
+    def _remember_artifacts(self, run_id: str, uri: str) -> None:
+        """Files of a run that was just read go where its row says: MLflow would read it again."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        if run_id not in self._artifacts and _LOCAL.match(uri):
+            if len(self._artifacts) > 1000:
+                self._artifacts.clear()
+            self._artifacts[run_id] = get_artifact_repository(uri)
+
+    # -- SQL ------------------------------------------------------------------------------
+
+    def together(self, steps: Sequence[Callable[[], object]]) -> bool:
+        """Take all steps in one transaction; False if that cannot be, and nothing was done."""
+        from sqlalchemy.exc import DataError, IntegrityError
+
+        try:
+            self._transactions.together(steps)
+        except (NotPlain, NamesAlike, IntegrityError, DataError):
+            return False
+        return True
+
+    def _do(self, work: Callable[[Connection], T], otherwise: Callable[[], Any]) -> T:
+        from mlflow.exceptions import MlflowException
+        from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+        from sqlalchemy.exc import DataError, IntegrityError
+
+        try:
+            return self._transactions.run(work)
+        except (NotPlain, IntegrityError, DataError):
+            result: T = otherwise()
+            return result
+        except NamesAlike as error:
+            raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from error
+
+    def _execute(self, connection: Connection, sql: str, values: Any) -> Any:
+        """Carry out SQL in which a value is ``?`` and the quote ``"``, however the database has
+        them."""
+        sql = sql.replace("?", self._mark).replace('"', self._dialect.QUOTE)
+        return connection.exec_driver_sql(sql, values)
+
+    def _check_active(self, connection: Connection, run_id: str) -> None:
+        if not is_active(connection, run_id):
+            raise NotPlain
+
+    def _check_tags(self, tags: Mapping[str, str]) -> None:
+        if RUN_NAME in tags:
+            raise NotPlain
+        for key, value in tags.items():
+            self._check(key, value, self._limits.tag_value)
+
+    def _check(self, key: str, value: Any, limit: int) -> None:
+        if (
+            not isinstance(value, str)
+            or len(value) > limit
+            or len(key) > self._limits.key
+            or not _PLAIN_NAME.fullmatch(key)
+        ):
+            raise NotPlain
+
+    def _put_tags(self, connection: Connection, run_id: str, tags: Mapping[str, str]) -> None:
+        if tags:
+            self._execute(
+                connection,
+                'INSERT INTO tags ("key", value, run_uuid) VALUES (?, ?, ?) '
+                + self._dialect.REPLACE_VALUE,
+                [(key, tags[key], run_id) for key in sorted(tags)],
+            )
+            self._dialect.check_names(connection, "tags", run_id, tags)
+
+    def _put_params(self, connection: Connection, run_id: str, params: Sequence[Param]) -> None:
+        if not params:
+            return
+        rows = {param.key: (param.key, param.value, run_id) for param in params}
+        if len(rows) != len(params):
+            raise NotPlain
+        for param in params:
+            self._check(param.key, param.value, self._limits.param_value)
+        # A param that is there already breaks its primary key, and MLflow says what it thinks.
+        self._execute(
+            connection,
+            'INSERT INTO params ("key", value, run_uuid) VALUES (?, ?, ?)',
+            list(rows.values()),
+        )
+
+    def _load(self, connection: Connection, run_id: str) -> Run:
+        """The run as MLflow's client gives it, without its inputs and outputs."""
+        from mlflow.entities import Metric, Param
+
+        query = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs WHERE run_uuid = ?"
+        row = self._execute(connection, query, (run_id,)).one_or_none()
+        if row is None:
+            raise NotPlain
+
+        def pairs(columns: str, table: str) -> Any:
+            query = f"SELECT {columns} FROM {table} WHERE run_uuid = ?"
+            return self._execute(connection, query, (run_id,)).fetchall()
+
+        metrics = [
+            Metric(key, float("nan") if nan else value, at, step)
+            for key, value, at, step, nan in pairs(
+                '"key", value, timestamp, step, is_nan', "latest_metrics"
+            )
+        ]
+        params = [Param(key, value) for key, value in pairs('"key", value', "params")]
+        columns = dict(zip(RUN_COLUMNS, row, strict=True))
+        return self._run(run_id, columns, dict(pairs('"key", value', "tags")), metrics, params)
+
+    def _run(
+        self,
+        run_id: str,
+        columns: Mapping[str, Any],
+        tags: Mapping[str, str],
+        metrics: Sequence[Metric] = (),
+        params: Sequence[Param] = (),
+    ) -> Run:
+        from mlflow.entities import Run, RunData, RunInfo, RunTag
+
+        self._remember_artifacts(run_id, columns["artifact_uri"] or "")
+        info = RunInfo(
+            run_id=run_id,
+            experiment_id=str(columns["experiment_id"]),
+            user_id=columns["user_id"],
+            status=columns["status"],
+            start_time=columns["start_time"],
+            end_time=columns["end_time"],
+            lifecycle_stage=columns["lifecycle_stage"],
+            artifact_uri=columns["artifact_uri"],
+            run_name=columns["name"],
+        )
+        return Run(
+            info, RunData(list(metrics), list(params), [RunTag(key, tags[key]) for key in tags])
+        )

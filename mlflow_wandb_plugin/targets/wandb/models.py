@@ -1,0 +1,199 @@
+"""MLflow's logged models and datasets as W&B artifacts, and what only W&B's public API can do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow_wandb_plugin.mapping import to_wandb as rules
+from mlflow_wandb_plugin.mapping.to_mlflow import safe_path
+
+if TYPE_CHECKING:
+    import wandb
+
+TYPE = "model"
+DELETED = "DELETED"
+"""Status of a logged model that was deleted in MLflow. W&B keeps the artifact, and says so."""
+REGISTERED = "mlflow_registered_versions"
+MODEL_ID = "mlflow_model_id"
+WAIT_S = 600
+
+
+@dataclass(slots=True)
+class Model:
+    """A logged model as far as a journal tells.
+
+    Attributes:
+        files: by their path in the model.
+        versions: what is registered of it; see `mapping_mlflow.aliases`.
+    """
+
+    model_id: str
+    name: str = ""
+    kind: str = ""
+    status: str = ""
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    steps: list[int] = field(default_factory=list)
+    files: dict[str, Path] = field(default_factory=dict)
+    versions: dict[tuple[str, str], rules.Version] = field(default_factory=dict)
+    known: bool = False
+    """The journal says what the model is, and not only that it is registered."""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the W&B artifact says of the model."""
+        versions = self.versions.values()
+        registered = [version.document() for version in versions if not version.deleted]
+        return {
+            MODEL_ID: self.model_id,
+            "mlflow_model_type": self.kind,
+            "mlflow_status": self.status,
+            "mlflow_params": dict(self.params),
+            "mlflow_tags": dict(self.tags),
+            "mlflow_steps": list(self.steps),
+            REGISTERED: registered,
+        }
+
+
+def of_run(path: str) -> Iterator[wandb.Artifact]:
+    """The models that the run at ``path`` logged, oldest first."""
+    for artifact in _api().run(path).logged_artifacts():
+        if artifact.type == TYPE:
+            yield artifact
+
+
+def set_alias(path: str, name: str, alias: str, version: str | None) -> None:
+    """Let ``alias`` of a registered model point to ``version`` (None: to nothing), as far as
+    models of the run at ``path`` are registered under ``name``."""
+    for artifact in of_run(path):
+        registered = artifact.metadata.get(REGISTERED) or ()
+        before = [rules.Version.told(document) for document in registered]
+        now = [told.with_alias(name, alias, version) for told in before]
+        if now != before:
+            artifact.aliases = sorted(rules.aliases(artifact.aliases, registered, now))
+            artifact.metadata = {**artifact.metadata, REGISTERED: [v.document() for v in now]}
+            artifact.save()
+
+
+def find(path: str, model_id: str) -> wandb.Artifact | None:
+    """The newest artifact of the run at ``path`` that holds the model."""
+    found = None
+    for artifact in of_run(path):
+        if artifact.metadata.get(MODEL_ID) == model_id:
+            found = artifact
+    return found
+
+
+def log(run: wandb.Run, model: Model, wait: bool) -> None:
+    """Log ``model`` as a new artifact of ``run``."""
+    import wandb
+
+    artifact = wandb.Artifact(rules.artifact_name(model.name), type=TYPE, metadata=model.metadata)
+    if not model.files:
+        # Or all models without files would be one: W&B tells artifacts apart by content.
+        with artifact.new_file("mlflow_model.json") as file:
+            json.dump(artifact.metadata, file, sort_keys=True, indent=1)
+    _add(artifact, model.files, wait)
+    _log(run, artifact, rules.aliases({model.model_id}, (), model.versions.values()), wait)
+
+
+def update(run: wandb.Run, artifact: wandb.Artifact, model: Model) -> None:
+    """Bring files, metadata and aliases of an artifact that W&B has up to date."""
+    registered = artifact.metadata.get(REGISTERED) or ()
+    before = {*artifact.aliases, model.model_id}
+    aliases = rules.aliases(before, registered, model.versions.values())
+    metadata = {**artifact.metadata, **_told(model, artifact.metadata)}
+    if _differ(artifact, model.files):
+        draft = artifact.new_draft()
+        for name in map(safe_path, model.files):
+            if name in draft.manifest.entries:
+                draft.remove(name)
+        _add(draft, model.files, fast=True)
+        draft.metadata = metadata
+        # `latest` moves by itself.
+        _log(run, draft, aliases - {"latest"}, wait=True)
+        return
+    if aliases != set(artifact.aliases) or metadata != artifact.metadata:
+        artifact.metadata = metadata
+        artifact.aliases = sorted(aliases)
+        artifact.save()
+
+
+def use_dataset(run: wandb.Run, dataset: Mapping[str, Any]) -> None:
+    """Mark a dataset of MLflow as an input of ``run``; what it says of itself is the content."""
+    import wandb
+
+    told = {key: value for key, value in dataset.items() if value not in (None, "")}
+    artifact = wandb.Artifact(
+        rules.artifact_name(str(dataset.get("name") or "dataset")),
+        type="dataset",
+        metadata={f"mlflow_{key}": told[key] for key in ("digest", "source_type") if key in told},
+    )
+    with artifact.new_file("mlflow_dataset.json") as file:
+        json.dump(told, file, sort_keys=True, indent=1)
+    run.use_artifact(artifact)
+
+
+def delete_files(path: str, names: Sequence[str]) -> None:
+    """Delete files of the run at ``path``, and those below ``names``."""
+    wanted = [
+        file
+        for file in _api().run(path).files()
+        if any(file.name == name or file.name.startswith(f"{name}/") for name in names)
+    ]
+    for file in wanted:
+        file.delete()
+
+
+def clear_labels(path: str) -> None:
+    """Take all W&B tags from the run at ``path``."""
+    run = _api().run(path)
+    run.tags = []
+    run.update()
+
+
+def _log(run: wandb.Run, artifact: wandb.Artifact, aliases: Iterable[str], wait: bool) -> None:
+    logged = run.log_artifact(artifact, aliases=sorted(aliases))
+    if wait:
+        logged.wait(WAIT_S)
+
+
+def _add(artifact: wandb.Artifact, files: Mapping[str, Path], fast: bool) -> None:
+    # Offline, the journal's files go before `wandb sync` comes: wandb keeps a copy.
+    policy: Any = "immutable" if fast else "mutable"
+    for path, local in sorted(files.items()):
+        artifact.add_file(str(local), name=safe_path(path), policy=policy, skip_cache=True)
+
+
+def _differ(artifact: wandb.Artifact, files: Mapping[str, Path]) -> bool:
+    """Whether some of ``files`` is not in the artifact as it is."""
+    from wandb.sdk.lib.hashutil import md5_file_b64
+
+    entries = artifact.manifest.entries
+    return any(
+        safe_path(path) not in entries or entries[safe_path(path)].digest != md5_file_b64(local)
+        for path, local in files.items()
+    )
+
+
+def _told(model: Model, before: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata that the journal knows; what was registered before stays unless it is told."""
+    metadata = model.metadata if model.known else {}
+    told = {(version.name, version.version) for version in model.versions.values()}
+    kept = [
+        entry
+        for entry in before.get(REGISTERED) or ()
+        if (entry.get("name"), entry.get("version")) not in told
+    ]
+    now = [version.document() for version in model.versions.values() if not version.deleted]
+    return {**metadata, REGISTERED: kept + now}
+
+
+def _api() -> Any:
+    import wandb
+
+    return wandb.Api()

@@ -1,1 +1,0 @@
-"""W&B's transaction log, the ``.wandb`` file: framing, step semantics, records to model."""

@@ -1,0 +1,269 @@
+"""``w2m``: export-wandb-to-mlflow's command on this package's engine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from mlflow_wandb_plugin import plugins
+from mlflow_wandb_plugin.backfill import report
+from mlflow_wandb_plugin.backfill.options import BackfillOptions
+from mlflow_wandb_plugin.backfill.plan import dual_experiment
+from mlflow_wandb_plugin.backfill.run import Outcome, backfill
+from mlflow_wandb_plugin.cli.progress import ProgressBar
+from mlflow_wandb_plugin.core.model import Damage, Item, RunInfo, Selection, Size
+from mlflow_wandb_plugin.core.protocols import Source, Target
+from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
+from mlflow_wandb_plugin.w2m.flags import Flags, parse
+
+log = logging.getLogger("mlflow_wandb_plugin.w2m")
+USAGE = 2
+_DUAL: Mapping[bool | None, Literal["verify", "trust", "ignore"]] = {
+    True: "trust",
+    False: "ignore",
+    None: "verify",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script: our own errors are one line and exit code 2."""
+    try:
+        flags = parse(sys.argv[1:] if arguments is None else arguments)
+        with _log_kept(flags):
+            outcomes = run(flags)
+            log.info("%s: %s", flags.wandb_project_name, report.one_line(outcomes))
+    except MlflowWandbError as error:
+        print(f"w2m: {error}", file=sys.stderr)
+        sys.exit(USAGE)
+    sys.exit(1 if any(outcome.action == "failed" for outcome in outcomes) else 0)
+
+
+def run(flags: Flags) -> list[Outcome]:
+    """Do what ``flags`` say.
+
+    Raises:
+        UsageError, SourceError: nothing could be started. A run that fails is an outcome.
+    """
+    source = Narrowed(plugins.open_source(source_uri(flags)), Narrowing.of(flags))
+    target = _open_target(flags)
+    if flags.is_dual_writing_experiment and not flags.dry_run:
+        _join_dual(source, target)
+    outcomes = []
+    with ProgressBar() as bar:
+        for outcome in backfill(source, target, Selection(), options(flags), bar):
+            outcomes.append(outcome)
+            _tell(outcome)
+    if flags.resume_from_dry_run and not source.listed:
+        raise UsageError(f"no run of {flags.wandb_project_name} in {flags.dry_run_save_dir}")
+    return outcomes
+
+
+def options(flags: Flags) -> BackfillOptions:
+    """The engine's options. A dual-written run is skipped as the flag says, and by default where
+    it is complete; in a dry run the archive has none, and `Narrowing` skips by the marker."""
+    return BackfillOptions(
+        dual_written=_DUAL[flags.skip_dual_writing_runs],
+        exclude_metrics=tuple(map(_whole_name, flags.exclude_metrics)),
+        into_dual_experiment=flags.is_dual_writing_experiment and not flags.dry_run,
+        workers=flags.dry_run_thread_pool_size or 1 if flags.dry_run else 1,
+    )
+
+
+def source_uri(flags: Flags) -> str:
+    """Where the runs are read from.
+
+    Raises:
+        UsageError: the project's entity is not known.
+    """
+    if flags.resume_from_dry_run:
+        return f"archive:{_old_project(flags) or flags.dry_run_save_dir}"
+    entity = flags.wandb_org_name or _default_entity()
+    return "wandb://" + "/".join(quote(name, "") for name in (entity, flags.wandb_project_name))
+
+
+def _old_project(flags: Flags) -> Path | None:
+    """The project's folder in an archive of export-wandb-to-mlflow. That tool called it after the
+    experiment, if it was given one."""
+    folder = Path(flags.dry_run_save_dir) / flags.wandb_project_name
+    return folder if (folder / "tags.csv").is_file() else None
+
+
+def _default_entity() -> str:
+    if os.environ.get("WANDB_ENTITY"):
+        return os.environ["WANDB_ENTITY"]
+    from wandb.sdk import wandb_setup
+
+    entity = wandb_setup.singleton().settings.entity
+    if not entity:
+        raise UsageError("whose project is it? Pass --wandb_org_name or set WANDB_ENTITY")
+    return str(entity)
+
+
+def _open_target(flags: Flags) -> Target:
+    if flags.dry_run:
+        return plugins.open_target(f"archive:{flags.dry_run_save_dir}", "")
+    return plugins.open_target("", experiment_name(flags))
+
+
+def experiment_name(flags: Flags) -> str:
+    """The experiment's name. The old tool put a slash before it, as Databricks wants it: an
+    experiment that is there under that name is the one that is meant."""
+    from mlflow_wandb_plugin.targets.mlflow.client import Client
+
+    name = flags.mlflow_experiment_name or flags.wandb_project_name
+    if name.startswith("/"):
+        return name
+    client = Client(None)
+    databricks = str(client.uri).startswith("databricks")
+    return f"/{name}" if databricks or client.find_experiment(f"/{name}") else name
+
+
+def _join_dual(source: Source, target: Target) -> None:
+    write_into = getattr(target, "write_into", None)
+    try:
+        experiment = dual_experiment(source, target, Selection())
+    except UsageError:
+        log.info("no run of the project was dual-written: it gets an experiment of its own")
+        return
+    if write_into is not None:
+        log.info("writing into the dual-written runs' experiment %s", experiment)
+        write_into(experiment)
+
+
+def _whole_name(pattern: str) -> str:
+    """A regular expression for the whole of a metric's name: the name itself, or the pattern."""
+    try:
+        re.compile(pattern)
+    except re.error:
+        return f"^{re.escape(pattern)}$"
+    return f"^(?:{pattern}|{re.escape(pattern)})$"
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """Which runs of a source the flags mean.
+
+    Attributes:
+        project: empty where the source has but one.
+        names: regular expressions that a run's name begins with.
+        no_marked: leave out runs whose config says that they were dual-written.
+    """
+
+    entity: str = ""
+    project: str = ""
+    names: tuple[re.Pattern[str], ...] = ()
+    no_marked: bool = False
+
+    @classmethod
+    def of(cls, flags: Flags) -> Narrowing:
+        """
+        Raises:
+            UsageError: a name is no regular expression.
+        """
+        try:
+            names = tuple(re.compile(name) for name in flags.wandb_run_names)
+        except re.error as error:
+            raise UsageError(f"--wandb_run_names: no regular expression: {error}") from error
+        of_many = flags.resume_from_dry_run and _old_project(flags) is None
+        return cls(
+            entity=flags.wandb_org_name if of_many else "",
+            project=flags.wandb_project_name if of_many else "",
+            names=names,
+            no_marked=flags.dry_run and bool(flags.skip_dual_writing_runs),
+        )
+
+    def in_project(self, info: RunInfo) -> bool:
+        if self.project and info.project != self.project:
+            return False
+        return not self.entity or not info.entity or info.entity == self.entity
+
+    def takes(self, info: RunInfo) -> bool:
+        if self.names and not any(name.match(info.name) for name in self.names):
+            log.debug("skipped %s (%s): not among the names", info.run_id, info.name)
+            return False
+        if self.no_marked and is_marked(info.config):
+            log.info("skipped %s (%s): dual-written, by its marker", info.run_id, info.name)
+            return False
+        return True
+
+
+def is_marked(config: Mapping[str, object]) -> bool:
+    """Whether a config says that its run was dual-written: by this package, MosaicML Composer or
+    llm-foundry."""
+    loggers = config.get("loggers")
+    named = isinstance(loggers, Mapping) and "mlflow" in loggers
+    return named or "mlflow_run_id" in config or "mlflow_experiment_id" in config
+
+
+class Narrowed:
+    """A `Source` of some of another's runs; ``listed`` counts those of the project."""
+
+    def __init__(self, source: Source, narrowing: Narrowing) -> None:
+        self.listed = 0
+        self._source = source
+        self._narrowing = narrowing
+
+    @property
+    def damage(self) -> Sequence[Damage]:
+        """Runs that could not be listed."""
+        found: Sequence[Damage] = getattr(self._source, "damage", ())
+        return found
+
+    def runs(self, selection: Selection) -> Iterator[RunInfo]:
+        for info in self._source.runs(selection):
+            if self._narrowing.in_project(info):
+                self.listed += 1
+                if self._narrowing.takes(info):
+                    yield info
+
+    def size(self, run: RunInfo) -> Size:
+        return self._source.size(run)
+
+    def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
+        return self._source.read(run, since)
+
+
+@contextlib.contextmanager
+def _log_kept(flags: Flags) -> Iterator[None]:
+    """Log to stdout, and to a file where ``log_dir`` says so.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if flags.log_dir:
+        try:
+            Path(flags.log_dir).mkdir(parents=True, exist_ok=True)
+            file = Path(flags.log_dir) / time.strftime("w2m-%Y%m%d-%H%M%S.log")
+            handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(f"--log_dir: {error}") from error
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+    log.setLevel(logging.DEBUG if flags.verbose else logging.INFO)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
+
+
+def _tell(outcome: Outcome) -> None:
+    run = outcome.run
+    level = logging.ERROR if outcome.action == "failed" else logging.INFO
+    what = f"{outcome.points:,} points" if outcome.points else ""
+    told = [part for part in (outcome.reason, what) if part]
+    told += [f"lost {number} {kind}" for kind, number in sorted(outcome.losses.items())]
+    told += [str(damage) for damage in outcome.damage]
+    log.log(level, "%s %s (%s): %s", outcome.action, run.run_id, run.name, "; ".join(told))

@@ -1,0 +1,291 @@
+"""Requests to a W&B server: GraphQL operations and downloads, limited, repeated, counted.
+
+wandb's own `Api` is not used for them. It keeps every listed run in memory and makes a folder
+for each, its helper process hides what the limiter has to see (429s and how long to wait), and its
+scans lose rows that are exported meanwhile. The operations are the ones that it sends.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from mlflow_wandb_plugin.core.limiter import Limiter, Turns
+from mlflow_wandb_plugin.core.retry import Backoff
+from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError, UsageError
+from mlflow_wandb_plugin.wandb_api.address import Place
+
+if TYPE_CHECKING:
+    import requests
+
+T = TypeVar("T")
+
+TIMEOUT_S = (10, 90)
+"""To connect, and between two bytes of an answer."""
+_CHUNK = 1 << 20
+_WAIT_STATUS = frozenset({408, 425, 429, *range(500, 600)})
+_WAIT_TEXT = re.compile(r"(?i)rate limit|timed? ?out|internal (server )?error|temporar|deadline")
+
+
+class WandbClient:
+    """What is asked of one server. Thread-safe.
+
+    Attributes:
+        calls: requests sent so far by operation ("Runs", "HistoryPage", …; "download" for files),
+            repeated ones included.
+    """
+
+    def __init__(
+        self, place: Place, limiter: Turns | None = None, backoff: Backoff | None = None
+    ) -> None:
+        self.place = place
+        self.calls: Counter[str] = Counter()
+        self._limiter: Turns = limiter or Limiter()
+        self._backoff = backoff or Backoff()
+        self._local = threading.local()
+        self._lock = threading.Lock()
+
+    def limit_by(self, turns: Turns) -> None:
+        """Send what comes by turns that others share, too."""
+        self._limiter = turns
+
+    # -- GraphQL ----------------------------------------------------------------------------
+
+    def query(self, document: str, **variables: Any) -> dict[str, Any]:
+        """The ``data`` of a GraphQL operation on the project of this client's place.
+
+        Raises:
+            SourceError: the server refused for good.
+            SourceUnavailableError: it did not answer in the time that it is given.
+        """
+        operation = re.split(r"[({]", document, maxsplit=1)[0].split()[-1]
+        names = {"entity": self.place.entity, "project": self.place.project}
+        names = {name: value for name, value in names.items() if f"${name}" in document}
+        body = {
+            "operationName": operation,
+            "query": document,
+            "variables": {**names, **variables},
+        }
+        return self._repeat(operation, lambda: self._ask(operation, body))
+
+    def project(self, document: str, **variables: Any) -> dict[str, Any]:
+        """The ``project`` of an operation's data.
+
+        Raises:
+            SourceError: there is no such project.
+        """
+        found = self.query(document, **variables).get("project")
+        if not isinstance(found, dict):
+            raise SourceError(
+                f"no W&B project {self.place.path} on {self.place.base_url}, "
+                "or this API key may not read it"
+            )
+        return found
+
+    def run(self, document: str, run_id: str, **variables: Any) -> dict[str, Any]:
+        """The ``run`` of an operation's project.
+
+        Raises:
+            SourceError: there is no such run.
+        """
+        found = self.project(document, run=run_id, **variables).get("run")
+        if not isinstance(found, dict):
+            raise SourceError(f"no W&B run {self.place.path}/{run_id} on {self.place.base_url}")
+        return found
+
+    def pages(
+        self, fetch: Callable[[str | None], Mapping[str, Any] | None]
+    ) -> Iterator[dict[str, Any]]:
+        """The nodes of a GraphQL connection; ``fetch`` gets a page by the cursor before it."""
+        cursor: str | None = None
+        while True:
+            page = fetch(cursor) or {}
+            for edge in page.get("edges") or ():
+                yield edge["node"]
+            info = page.get("pageInfo") or {}
+            before, cursor = cursor, info.get("endCursor")
+            if not info.get("hasNextPage") or cursor is None or cursor == before:
+                return
+
+    def _ask(self, operation: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        response = self._send(
+            "POST",
+            f"{self.place.base_url}/graphql",
+            data=json.dumps(body),
+            headers={"Content-Type": "application/json"},
+            allow_redirects=False,
+        )
+        if response.is_redirect:
+            target = response.headers.get("Location", "")
+            raise SourceError(
+                f"{self.place.base_url} redirects to {target}: name that server instead"
+            )
+        try:
+            answer = response.json()
+        except ValueError as error:
+            raise SourceUnavailableError(
+                f"{self.place.base_url} answered {operation} with no JSON: is it a W&B server?"
+            ) from error
+        errors = answer.get("errors") if isinstance(answer, dict) else None
+        data = answer.get("data") if isinstance(answer, dict) else None
+        if errors or not isinstance(data, dict):
+            text = one_line("; ".join(_messages(errors)) or "no data")
+            kind = SourceUnavailableError if _WAIT_TEXT.search(text) else SourceError
+            raise kind(f"W&B refused {operation}: {text}")
+        return data
+
+    # -- downloads --------------------------------------------------------------------------
+
+    def download(self, url: str, local: Path) -> str:
+        """Fetch a file; returns the base64 of its MD5, as W&B writes digests.
+
+        Raises:
+            SourceError, SourceUnavailableError: as `query` does.
+        """
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise SourceError(f"W&B keeps a file where it cannot be fetched: {one_line(url)}")
+        return self._repeat("download", lambda: self._fetch(url, local))
+
+    def _fetch(self, url: str, local: Path) -> str:
+        import requests
+
+        digest = hashlib.md5(usedforsecurity=False)
+        size = 0
+        with self._send("GET", url, stream=True) as response:
+            try:
+                with open(local, "wb") as file:
+                    for chunk in response.iter_content(_CHUNK):
+                        file.write(chunk)
+                        digest.update(chunk)
+                        size += len(chunk)
+            except requests.RequestException as error:
+                raise _no_answer(url, error) from error
+            except OSError as error:
+                # A full disk is no property of the file: the run must not count as read without it.
+                raise SourceUnavailableError(f"cannot keep a download: {error}") from error
+            promised = response.headers.get("Content-Length")
+            whole = "Content-Encoding" in response.headers or promised in (None, str(size))
+        if not whole:
+            raise SourceUnavailableError(f"{_host(url)} sent {size} of {promised} bytes of a file")
+        return base64.b64encode(digest.digest()).decode()
+
+    # -- one request ------------------------------------------------------------------------
+
+    def _repeat(self, kind: str, request: Callable[[], T]) -> T:
+        def once() -> T:
+            with self._limiter.turn():
+                with self._lock:
+                    self.calls[kind] += 1
+                return request()
+
+        return self._backoff.call(once)
+
+    def _send(self, method: str, url: str, **options: Any) -> requests.Response:
+        import requests
+
+        try:
+            response = self._session().request(
+                method, url, timeout=TIMEOUT_S, auth=self._auth(url), **options
+            )
+        except requests.RequestException as error:
+            raise _no_answer(url, error) from error
+        if response.status_code < 400:
+            return response
+        with response:
+            raise self._refusal(url, response)
+
+    def _refusal(self, url: str, response: requests.Response) -> Exception:
+        status = response.status_code
+        if status == 401 and self._is_server(url):
+            return UsageError(
+                f"{_host(url)} does not accept the API key: set WANDB_API_KEY, "
+                f"or run `wandb login --host {self.place.base_url}`"
+            )
+        text = f"{_host(url)} answered {status}: {_explanation(response)}"
+        if status in _WAIT_STATUS:
+            return SourceUnavailableError(text, _retry_after(response))
+        return SourceError(text)
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            import requests
+            import wandb
+
+            session = self._local.session = requests.Session()
+            # The service gives some fields only to what it takes for wandb's public API.
+            session.headers["User-Agent"] = f"W&B Public Client {wandb.__version__}"
+        return session
+
+    def _auth(self, url: str) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
+        """The key goes to the server alone: other addresses are signed, and not to know it."""
+
+        def sign(request: requests.PreparedRequest) -> requests.PreparedRequest:
+            if self._is_server(url):
+                token = base64.b64encode(f"api:{self.place.api_key}".encode()).decode()
+                request.headers["Authorization"] = f"Basic {token}"
+            return request
+
+        return sign
+
+    def _is_server(self, url: str) -> bool:
+        return _origin(url) == _origin(self.place.base_url)
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, parts.hostname, port
+
+
+def _host(url: str) -> str:
+    """Enough of an address for a message; the rest may hold a signature."""
+    return urlsplit(url).hostname or "W&B"
+
+
+def _no_answer(url: str, error: Exception) -> SourceUnavailableError:
+    return SourceUnavailableError(f"{_host(url)} did not answer: {type(error).__name__}")
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    text = response.headers.get("Retry-After", "")
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time())
+    except (TypeError, ValueError):
+        return None
+
+
+def _explanation(response: requests.Response) -> str:
+    try:
+        answer = response.json()
+    except (ValueError, OSError):
+        return response.reason or "no reason given"
+    errors = answer.get("errors") or answer.get("error") if isinstance(answer, dict) else None
+    return one_line("; ".join(_messages(errors)) or response.reason or "no reason given")
+
+
+def _messages(errors: Any) -> list[str]:
+    listed = errors if isinstance(errors, list) else [errors] if errors else []
+    return [
+        str(error.get("message", error)) if isinstance(error, dict) else str(error)
+        for error in listed
+    ]
+
+
+def one_line(text: str) -> str:
+    """What a server wrote, fit for a message: no control characters, not endless."""
+    return re.sub(r"\s+", " ", re.sub(r"[\x00-\x1f\x7f]", " ", text)).strip()[:300]

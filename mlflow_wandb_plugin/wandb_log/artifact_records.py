@@ -1,0 +1,77 @@
+"""Artifact records of the transaction log in the model's terms."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef
+
+if TYPE_CHECKING:
+    from wandb.proto.wandb_internal_pb2 import ArtifactRecord, UseArtifactRecord
+
+
+def artifact_ref(record: ArtifactRecord) -> ArtifactRef:
+    """A logged artifact. A local log knows no version number: the digest stands in for it."""
+    return ArtifactRef(
+        type=record.type,
+        name=record.name,
+        version=record.digest[:12],
+        digest=record.digest,
+        description=record.description,
+        aliases=tuple(record.aliases),
+        metadata=_metadata(record.metadata),
+        entries=tuple(_entries(record)),
+    )
+
+
+def used_artifact_ref(record: UseArtifactRecord) -> ArtifactRef:
+    """An artifact that the run used as an input."""
+    name, _, version = record.name.partition(":")
+    return ArtifactRef(type=record.type, name=name, version=version or record.id, used=True)
+
+
+def _metadata(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except ValueError:
+        value = text
+    return value if isinstance(value, dict) else {"metadata": value}
+
+
+def _entries(record: ArtifactRecord) -> list[ArtifactEntry]:
+    manifest = record.manifest
+    if manifest.manifest_file_path and not manifest.contents:
+        return _entries_of_manifest_file(Path(manifest.manifest_file_path))
+    return [
+        ArtifactEntry(
+            path=entry.path,
+            digest=entry.digest,
+            size=entry.size,
+            local=Path(entry.local_path) if entry.local_path else None,
+            ref=entry.ref or None,
+        )
+        for entry in manifest.contents
+    ]
+
+
+def _entries_of_manifest_file(path: Path) -> list[ArtifactEntry]:
+    """Large manifests travel beside the record, as gzipped JSON lines. One that cannot be read is
+    itself a file that is missing: it must not look like an artifact without files."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            rows: list[dict[str, Any]] = [json.loads(line) for line in file if line.strip()]
+    except (OSError, EOFError, ValueError):
+        return [ArtifactEntry(path=path.name, digest="", size=0)]
+    return [
+        ArtifactEntry(
+            path=row.get("path", ""),
+            digest=row.get("digest", ""),
+            size=int(row.get("size") or 0),
+            local=Path(row["local_path"]) if row.get("local_path") else None,
+            ref=row.get("ref"),
+        )
+        for row in rows
+    ]

@@ -1,0 +1,85 @@
+"""The numbers of a block of history rows, in columns, with the fewest Python objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mlflow_wandb_plugin.core.model import Key, Series
+from mlflow_wandb_plugin.wandb_log.plain_rows import PlainBlock
+
+
+class Columns:
+    """Rows of one block. Every row has a step and a time; its numbers stand in columns."""
+
+    def __init__(self) -> None:
+        self.points = 0
+        self.steps: list[int] = []
+        self.times_ms: list[int] = []
+        self._columns: dict[Key, tuple[list[int], list[float]]] = {}
+
+    def open_row(self, step: int, timestamp_ms: int) -> None:
+        """Start a row; `add` then belongs to it."""
+        self._row = len(self.steps)
+        self.steps.append(step)
+        self.times_ms.append(timestamp_ms)
+
+    def add(self, path: Key, value: float) -> None:
+        """Add a number to the row."""
+        column = self._columns.get(path)
+        if column is None:
+            column = self._columns[path] = ([], [])
+        column[0].append(self._row)
+        column[1].append(value)
+        self.points += 1
+
+    def add_block(self, block: PlainBlock) -> None:
+        """Add whole rows at once."""
+        first = len(self.steps)
+        self.steps += block.steps
+        self.times_ms += block.times_ms
+        every = list(range(first, len(self.steps)))
+        for path, rows, values in block.columns:
+            column = self._columns.get(path)
+            if column is None:
+                column = self._columns[path] = ([], [])
+            column[0].extend(every if rows is None else [first + row for row in rows])
+            column[1].extend(values)
+            self.points += len(values)
+
+    def values(self, path: Key) -> list[float]:
+        """All numbers of one key so far; the caller must not change them."""
+        column = self._columns.get(path)
+        return [] if column is None else column[1]
+
+    def last_row(self, path: Key) -> int:
+        """The index of the last row that has ``path``."""
+        return self._columns[path][0][-1]
+
+    def paths(self) -> Iterator[Key]:
+        yield from self._columns
+
+    def series(self, keep_points: bool = True) -> Iterator[Series]:
+        """The block as series, in the order of their first row, then by key: wandb-core and the
+        SDK order a row's keys differently, and the first of two clashing keys takes the name.
+
+        Keys that every row has share their steps and times. ``keep_points=False`` gives the keys
+        alone.
+        """
+        steps, times = self.steps, self.times_ms
+        columns = sorted(self._columns.items(), key=lambda item: (item[1][0][0], item[0]))
+        for path, (rows, values) in columns:
+            if not keep_points:
+                yield Series(path, (), (), ())
+            elif len(rows) == len(steps):
+                yield Series(path, steps, times, values)
+            else:
+                yield Series(path, [steps[i] for i in rows], [times[i] for i in rows], values)
+
+
+def milliseconds(timestamp: str | bytes | None) -> int | None:
+    """Unix ms of a row's time in seconds; None where it is no time that MLflow can hold."""
+    try:
+        at = int(float(timestamp) * 1000) if timestamp is not None else -1
+    except (ValueError, OverflowError):
+        return None
+    return at if 0 <= at < 2**63 else None

@@ -1,0 +1,181 @@
+"""What a run's records say of the run itself: names, config, origin, times, end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mlflow_wandb_plugin.core.model import Key, RunInfo, RunState, flatten
+
+if TYPE_CHECKING:
+    from wandb.proto.wandb_internal_pb2 import (
+        ConfigRecord,
+        EnvironmentRecord,
+        RunExitRecord,
+        RunRecord,
+    )
+
+INTERRUPTED = 255
+"""The exit code that W&B gives a run ended by Ctrl-C; its server shows such a run as killed."""
+
+
+class RunFacts:
+    """Gathers run, config, environment and exit records of one run."""
+
+    def __init__(self) -> None:
+        self.segments: list[str] = []
+        self.seen_in_segment = False
+        self.config: dict[str, Any] = {}
+        self.first_config: dict[Key, Any] = {}
+        self.facts: dict[str, Any] = {}
+        self.started_ms: int | None = None
+        self.last_step: int | None = None
+        self.last_ms: int | None = None
+        self.preempting = False
+        self.run_id = ""
+        self.rows: dict[str, int] = {}
+        self._fields: dict[str, Any] = {}
+        self._tags: tuple[str, ...] = ()
+        self._segment_started_ms = 0
+        self._seen_ms = 0
+        self._exit: RunExitRecord | None = None
+        self._resumed = False
+
+    def begin(self, segment: str) -> None:
+        self.segments.append(segment)
+        self.rows[segment] = 0
+        self.seen_in_segment = False
+        self.preempting = False
+        self._exit = None
+
+    def saw_rows(self, count: int, last_step: int, last_ms: int) -> None:
+        """So many history rows more; the last of them stands at ``last_step``."""
+        if self.segments:
+            self.rows[self.segments[-1]] += count
+        self.last_step, self.last_ms = last_step, last_ms
+        self.saw(last_ms)
+
+    def saw(self, timestamp_ms: int) -> None:
+        """Something of the run happened then: the run did not end before."""
+        if timestamp_ms > self._seen_ms:
+            self._seen_ms = timestamp_ms
+
+    def add_run(self, run: RunRecord) -> None:
+        self.run_id = run.run_id or self.run_id
+        fields = {
+            "entity": run.entity,
+            "project": run.project,
+            "name": run.display_name,
+            "notes": run.notes,
+            "group": run.run_group,
+            "job_type": run.job_type,
+            "sweep_id": run.sweep_id,
+        }
+        self._fields.update({name: value for name, value in fields.items() if value})
+        # A later record of the same log may have removed a tag; a resumed run's first adds to it.
+        self._tags = tuple(run.tags) if run.tags or self.seen_in_segment else self._tags
+        if run.host:
+            self.facts["host"] = run.host
+        if run.git.remote_url:
+            self.facts["git_remote"] = run.git.remote_url
+        if run.git.commit:
+            self.facts["git_commit"] = run.git.commit
+        if run.HasField("start_time") and not self.seen_in_segment:
+            self._segment_started_ms = run.start_time.ToMilliseconds()
+            if self.started_ms is None:
+                self.started_ms = self._segment_started_ms
+            self._seen_ms = max(self._seen_ms, self._segment_started_ms)
+        self._resumed = self._resumed or run.resumed
+        self.seen_in_segment = True
+        self.add_config(run.config)
+
+    def add_config(self, config: ConfigRecord) -> None:
+        for item in config.update:
+            path = tuple(item.nested_key) or (item.key,)
+            node = self.config
+            for label in path[:-1]:
+                below = node.get(label)
+                if not isinstance(below, dict):
+                    below = node[label] = {}
+                node = below
+            value = json.loads(item.value_json)
+            node[path[-1]] = value
+            leaves = flatten(value, path) if isinstance(value, dict) and value else {path: value}
+            for leaf, first in leaves.items():
+                self.first_config.setdefault(leaf, first)
+        for item in config.remove:
+            path = tuple(item.nested_key) or (item.key,)
+            node = self.config
+            for label in path[:-1]:
+                below = node.get(label)
+                node = below if isinstance(below, dict) else {}
+            node.pop(path[-1], None)
+
+    def add_environment(self, environment: EnvironmentRecord) -> None:
+        known = {
+            "os": environment.os,
+            "python": environment.python,
+            "program": environment.program,
+            "code_path": environment.code_path,
+            "args": list(environment.args),
+            "host": environment.host,
+            "user": environment.username,
+            "email": environment.email,
+            "executable": environment.executable,
+            "docker": environment.docker,
+            "cpu_count": environment.cpu_count,
+            "gpu": environment.gpu_type,
+            "gpu_count": environment.gpu_count,
+            "cuda": environment.cuda_version,
+            "git_remote": environment.git.remote_url,
+            "git_commit": environment.git.commit,
+        }
+        self.facts.update({name: value for name, value in known.items() if value})
+
+    def add_exit(self, exit_record: RunExitRecord) -> None:
+        self._exit = exit_record
+        if exit_record.runtime and not self._resumed:
+            self.saw(self._segment_started_ms + exit_record.runtime * 1000)
+
+    def state(self) -> RunState:
+        # wandb 0.22 has no such field: its exits are always whole.
+        if self._exit is None or getattr(self._exit, "not_complete", False):
+            return "running"
+        if self._exit.exit_code == 0:
+            return "finished"
+        if self.preempting:
+            return "preempted"
+        return "killed" if self._exit.exit_code == INTERRUPTED else "failed"
+
+    def info(self, summary: Mapping[str, Any], last: Mapping[Key, float]) -> RunInfo:
+        state = self.state()
+        return RunInfo(
+            run_id=self.run_id,
+            project=self._fields.get("project", "uncategorized"),
+            entity=self._fields.get("entity", ""),
+            name=self._fields.get("name", ""),
+            notes=self._fields.get("notes", ""),
+            tags=self._tags,
+            group=self._fields.get("group", ""),
+            job_type=self._fields.get("job_type", ""),
+            sweep_id=self._fields.get("sweep_id", ""),
+            segments=tuple(self.segments),
+            state=state,
+            exit_code=self._exit.exit_code if self._exit is not None else None,
+            started_ms=self.started_ms,
+            ended_ms=None if state == "running" else self.ended_ms,
+            config=dict(self.config),
+            first_config=dict(self.first_config),
+            summary=summary,
+            last=dict(last),
+            rows=dict(self.rows),
+            last_step=self.last_step,
+            last_ms=self.last_ms,
+            facts=dict(self.facts),
+        )
+
+    @property
+    def ended_ms(self) -> int | None:
+        """The last moment of which a record tells, Unix ms."""
+        return self._seen_ms or self.started_ms

@@ -1,0 +1,115 @@
+"""What ties two homes together: tags, the verdict on a run, positions."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.identity import SERVER, TO_THE_END, Twin, read_numbers, write_numbers
+from mlflow_wandb_plugin.core.model import RunInfo
+
+
+def twin(**fields: Any) -> Twin:
+    known: dict[str, Any] = {
+        "run_id": "m", "experiment_id": "1", "origin": "backfill", "state": "complete",
+        "position": {"one": TO_THE_END}, "rows": {"one": 5},
+    }  # fmt: skip
+    return Twin(**(known | fields))
+
+
+RUN = RunInfo("r", "p", entity="e", segments=("one",))
+ON_SERVER = RunInfo("r", "p", segments=(SERVER,), rows={SERVER: 5})
+
+
+@pytest.mark.parametrize(
+    ("run", "found", "verdict"),
+    [
+        (RUN, None, "new"),
+        (RUN, twin(), "existing"),
+        (RUN, twin(origin="dual"), "dual-written"),
+        (RUN, twin(state="live", origin="dual"), "partial"),
+        (RUN, twin(state="partial"), "partial"),
+        (RUN, twin(position={"one": 77}), "partial"),
+        (RUN, twin(position={}), "partial"),
+        (RunInfo("r", "p", segments=("one", "two")), twin(origin="dual"), "partial"),
+        (ON_SERVER, twin(origin="dual"), "dual-written"),
+        (ON_SERVER, twin(origin="dual", rows={"one": 3, "two": 1}), "partial"),
+        (ON_SERVER, twin(origin="dual", rows={"one": 3, "two": 2}), "dual-written"),
+        (RUN, twin(foreign=True, origin="", state=""), "foreign"),
+        (RUN, twin(origin="mirror", state="", adopted=True), "dual-written"),
+    ],
+)  # fmt: skip
+def test_verdicts(run: RunInfo, found: Twin | None, verdict: str) -> None:
+    """Only a twin that has every log of the run, or as many rows as the server, is complete."""
+    assert identity.verdict(run, found) == verdict
+
+
+@pytest.mark.parametrize(
+    ("tags", "same"),
+    [
+        ({"wandb.run_id": "r", "wandb.project": "p", "wandb.entity": "e"}, True),
+        ({"wandb.run_id": "r", "wandb.project": "p"}, True),
+        ({"wandb.run_id": "r"}, True),
+        ({"wandb.run_id": "r", "wandb.project": "other"}, False),
+        ({"wandb.run_id": "r", "wandb.project": "p", "wandb.entity": "other"}, False),
+        ({"wandb.run_id": "x", "wandb.project": "p"}, False),
+        ({}, False),
+    ],
+)
+def test_which_tags_name_a_run(tags: dict[str, str], same: bool) -> None:
+    """Id and project decide; an offline run does not know its entity."""
+    assert identity.same_run(RUN, tags) is same
+
+
+@given(st.dictionaries(st.text(min_size=1), st.integers(-1, 2**62), max_size=5))
+def test_positions_read_back_as_written(position: dict[str, int]) -> None:
+    """The tag holds every log's position."""
+    tags = {identity.POSITION: write_numbers(position, 8000)}
+    assert read_numbers(tags, identity.POSITION) == position
+
+
+def test_a_position_that_grows_too_long_loses_the_oldest_logs() -> None:
+    """What no longer fits is read again: slower, never wrong."""
+    position = {f"segment-{number}": number for number in range(1000)}
+    text = write_numbers(position, 500)
+    assert len(text) <= 500
+    kept = json.loads(text)
+    assert list(kept.items()) == list(position.items())[-len(kept) :]
+
+
+@pytest.mark.parametrize("text", ["", "x", "[1]", "null", '{"a": "b"}', '{"a": null}'])
+def test_a_position_that_cannot_be_read_means_nothing_yet(text: str) -> None:
+    """Somebody may have edited the tag: everything is sent again, which is allowed."""
+    assert read_numbers({identity.POSITION: text}, identity.POSITION) == {}
+
+
+def test_identity_tags_of_a_run() -> None:
+    """A run is found by these, wherever it came from; an unknown entity is no tag."""
+    assert identity.identity_tags(RUN, "dual") == {
+        "wandb.run_id": "r", "wandb.run_path": "e/p/r", "wandb.project": "p", "wandb.entity": "e",
+        "wandb.sync.origin": "dual", "wandb.sync.state": "live",
+        "wandb.sync.mapping": identity.MAPPING_VERSION,
+    }  # fmt: skip
+    assert identity.ENTITY not in identity.identity_tags(RunInfo("r", "p"), "dual")
+    stepped = RunInfo("r", "p", config={"mlflow_step_metric": "epoch"})
+    assert identity.identity_tags(stepped, "dual")[identity.STEP_METRIC] == "epoch"
+
+
+def test_config_keys_hold_no_password() -> None:
+    """They are written into the W&B run, which others can read."""
+    keys = identity.config_keys("m", "1", "http://me:secret@host")
+    assert keys == {
+        "mlflow_run_id": "m", "mlflow_experiment_id": "1", "mlflow_tracking_uri": "http://host",
+    }  # fmt: skip
+
+
+def test_a_complete_run_stands_at_the_end_of_its_logs_but_where_it_was_in_a_servers() -> None:
+    """A server's log goes on when the run is resumed; a journal's place is no longer needed."""
+    position = {"one": 5, "journal:one": 7, "journal:other": 8}
+    assert identity.ended(position, ["one"]) == {"one": TO_THE_END, "journal:other": 8}
+    assert identity.ended({"server": 9}, ["server"]) == {"server": 9}

@@ -1,0 +1,362 @@
+"""The journal: what was appended is read, whatever happens around it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlflow_wandb_plugin.errors import JournalError
+from mlflow_wandb_plugin.journal import frames as journal
+from mlflow_wandb_plugin.journal.frames import HEADER, NOTE, RECORD, Journal, JournalReader
+from tests.support.processes import wait_until
+
+quick = settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.journal"
+
+
+def written(path: Path, payloads: list[bytes]) -> list[int]:
+    """A new journal of records; returns the offset behind each frame, the header's first."""
+    path.unlink(missing_ok=True)
+    ours = Journal(path, {"run_id": "r"})
+    ends = [path.stat().st_size]
+    for payload in payloads:
+        ours.append(RECORD, payload)
+        ends.append(path.stat().st_size)
+    ours.close()
+    return ends
+
+
+def records(reader: JournalReader) -> list[bytes]:
+    return [frame.payload for frame in reader.read() if frame.kind == RECORD]
+
+
+def read_all(path: Path) -> tuple[list[bytes], JournalReader]:
+    reader = JournalReader(path)
+    found = records(reader)
+    reader.finish()
+    return found, reader
+
+
+# -- there and back -----------------------------------------------------------------------------
+
+
+@quick
+@given(
+    payloads=st.lists(st.binary(max_size=300), max_size=12),
+    read_size=st.sampled_from([1, 5, 11, 12, 13, 64, 1024]),
+)
+def test_frames_come_back_whatever_the_size_of_reads(
+    path: Path, payloads: list[bytes], read_size: int
+) -> None:
+    """A header or payload that falls between two reads is put together again."""
+    ends = written(path, payloads)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal, "READ_SIZE", read_size)
+        reader = JournalReader(path)
+        frames = list(reader.read())
+    assert [frame.end for frame in frames] == ends
+    assert [frame.payload for frame in frames[1:]] == payloads
+    assert reader.damage == []
+
+
+def test_a_record_larger_than_a_read(path: Path) -> None:
+    """A record of several megabytes comes whole, and so does the one behind it."""
+    large = random.Random(0).randbytes(3 * journal.READ_SIZE + 5)
+    written(path, [large, b"small"])
+    assert read_all(path)[0] == [large, b"small"]
+
+
+@quick
+@given(payloads=st.lists(st.binary(max_size=60), max_size=8), data=st.data())
+def test_following_equals_reading_at_once(
+    path: Path, payloads: list[bytes], data: st.DataObject
+) -> None:
+    """Slices of any size yield each record as soon as it is whole, and once."""
+    ends = written(path, payloads)
+    whole = path.read_bytes()
+    cuts = [*sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=6))), len(whole)]
+    path.write_bytes(b"")
+    reader, seen, start = JournalReader(path), 0, 0
+    for cut in cuts:
+        with path.open("ab") as file:
+            file.write(whole[start:cut])
+        start = cut
+        seen += len(list(reader.read()))
+        assert seen == sum(end <= cut for end in ends)
+    assert reader.damage == []
+
+
+# -- damage -------------------------------------------------------------------------------------
+
+
+def test_a_journal_cut_anywhere_is_read_up_to_the_cut(path: Path) -> None:
+    """At every byte: the frames before it come, the rest is reported with its offset."""
+    payloads = [b"one", b"", b"three" * 20]
+    ends = written(path, payloads)
+    whole = path.read_bytes()
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        reader = JournalReader(path)
+        frames = list(reader.read())
+        reader.finish()
+        sound = [end for end in ends if end <= cut]
+        assert [frame.end for frame in frames] == sound
+        start = sound[-1] if sound else 0
+        expected = [(start, cut - start)] if cut > start else []
+        assert [(damage.offset, damage.length) for damage in reader.damage] == expected
+
+
+@quick
+@given(data=st.data())
+def test_a_torn_or_flipped_frame_costs_itself_alone(path: Path, data: st.DataObject) -> None:
+    """Full disk, then space again: the frames around a damaged one are read."""
+    payloads = [bytes([65 + n]) * data.draw(st.integers(0, 40)) for n in range(6)]
+    ends = written(path, payloads)
+    whole = path.read_bytes()
+    hit = data.draw(st.integers(1, 5))
+    first, last = ends[hit - 1], ends[hit]
+    if data.draw(st.booleans()):
+        cut = data.draw(st.integers(first + 1, last - 1))
+        changed = whole[:cut] + whole[last:]
+    else:
+        at = data.draw(st.integers(first, last - 1))
+        changed = whole[:at] + bytes([whole[at] ^ data.draw(st.integers(1, 255))]) + whole[at + 1 :]
+    path.write_bytes(changed)
+    found, reader = read_all(path)
+    assert found == payloads[: hit - 1] + payloads[hit:]
+    assert reader.damage[0].offset == first
+
+
+def test_damage_at_the_end_of_a_growing_journal_is_not_judged_too_early(path: Path) -> None:
+    """A frame that is not whole yet may be: only what comes behind it, or the end, decides."""
+    written(path, [b"one", b"two"])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    reader = JournalReader(path)
+    assert records(reader) == [b"one"]
+    assert reader.damage == []
+    path.write_bytes(whole)
+    assert records(reader) == [b"two"]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a journal", bytes(200)])
+def test_a_file_that_is_no_journal(path: Path, content: bytes) -> None:
+    """It has no header, and its records are none."""
+    path.write_bytes(content)
+    with pytest.raises(JournalError, match="holds no journal"):
+        journal.read_header(path)
+    found, reader = read_all(path)
+    assert found == []
+    assert [(damage.offset, damage.length) for damage in reader.damage] == (
+        [(0, len(content))] if content else []
+    )
+
+
+# -- headers and notes --------------------------------------------------------------------------
+
+
+def test_header_and_notes_are_json(path: Path) -> None:
+    """The header is found without reading on; notes stand among the records in order."""
+    ours = Journal(path, {"run_id": "r", "name": "é"})
+    ours.append(RECORD, b"x")
+    ours.note(closed=True)
+    ours.close()
+    assert journal.read_header(path) == {"format": journal.FORMAT, "run_id": "r", "name": "é"}
+    frames = list(JournalReader(path).read())
+    assert [frame.kind for frame in frames] == [HEADER, RECORD, NOTE]
+    assert frames[2].document() == {"closed": True}
+
+
+def test_a_journal_of_a_later_version_is_not_guessed_at(path: Path) -> None:
+    """The message says what to do."""
+    ours = Journal(path, {})
+    ours.close()
+    path.write_bytes(b"")
+    later = Journal(path, {"format": 99})
+    later.close()
+    with pytest.raises(JournalError, match="another version of mlflow-wandb-plugin: update it"):
+        journal.read_header(path)
+
+
+# -- writers ------------------------------------------------------------------------------------
+
+
+def test_only_the_owner_may_read_it(path: Path) -> None:
+    """Journals and statuses hold configs: nobody else's business, whatever the umask says."""
+    before = os.umask(0)
+    try:
+        Journal(path, {}).close()
+        journal.write_status(path, {})
+    finally:
+        os.umask(before)
+    for file in (path, path.with_suffix(".status")):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_forked_children_and_threads_append_whole_frames(path: Path) -> None:
+    """Eight processes and their threads write one journal; no frame is torn or lost."""
+    script = f"""
+import os, sys, threading
+from pathlib import Path
+from mlflow_wandb_plugin.journal.frames import RECORD, Journal
+journal = Journal(Path({str(path)!r}), {{}})
+def write(who):
+    for n in range(50):
+        journal.append(RECORD, f"{{who}} {{n}} ".encode() + b"x" * (n * 97 % 9000))
+children = []
+for number in range(8):
+    pid = os.fork()
+    if pid == 0:
+        threads = [threading.Thread(target=write, args=(f"{{number}}.{{t}}",)) for t in range(2)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        os._exit(0)
+    children.append(pid)
+write("parent")
+for pid in children: assert os.waitpid(pid, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    found, reader = read_all(path)
+    assert reader.damage == []
+    by_writer: dict[str, list[int]] = {}
+    for payload in found:
+        who, number, filler = payload.decode().split(" ")
+        assert filler == "x" * (int(number) * 97 % 9000)
+        by_writer.setdefault(who, []).append(int(number))
+    assert len(by_writer) == 17
+    assert all(numbers == list(range(50)) for numbers in by_writer.values())
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    """The message names the file and the reason."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalError, match=r"cannot write the journal .*x\.journal: "):
+        Journal(tmp_path / "file" / "x.journal", {})
+
+
+def test_a_full_disk_is_an_error_and_the_rest_is_readable(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that was written in part is an error now and damage later, not a wrong record."""
+    ours = Journal(path, {})
+    ours.append(RECORD, b"before")
+    real = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.os, "write", lambda fd, data: real(fd, data[: len(data) // 2]))
+        with pytest.raises(JournalError, match="only part of a record"):
+            ours.append(RECORD, b"torn" * 10)
+    ours.append(RECORD, b"after")
+    ours.close()
+    found, reader = read_all(path)
+    assert found == [b"before", b"after"]
+    assert len(reader.damage) == 1
+
+
+# -- locks and status ---------------------------------------------------------------------------
+
+
+def test_a_trainer_is_alive_while_it_has_the_journal_open(path: Path) -> None:
+    """Also from within its own process; not after it let go, and not where there is none."""
+    assert not journal.trainer_alive(path)
+    ours = Journal(path, {})
+    assert journal.trainer_alive(path)
+    ours.close()
+    assert not journal.trainer_alive(path)
+
+
+def test_a_killed_trainer_is_not_alive(path: Path) -> None:
+    """The kernel lets go of its lock with the process, however that ended."""
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from mlflow_wandb_plugin.journal.frames import Journal\n"
+        f"journal = Journal(Path({str(path)!r}), {{}}); sys.stdin.read()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE)
+    try:
+        wait_until(lambda: journal.trainer_alive(path), what="the trainer's lock")
+        process.kill()
+        process.wait(timeout=30)
+        assert not journal.trainer_alive(path)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_asking_at_the_same_time_does_not_wake_the_dead(path: Path) -> None:
+    """Two who look whether a trainer lives must not take each other for it."""
+    Journal(path, {}).close()
+    wrong: list[bool] = []
+
+    def ask() -> None:
+        wrong.extend(journal.trainer_alive(path) for _ in range(3000))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not any(wrong)
+
+
+def test_one_ships_at_a_time(path: Path) -> None:
+    """The second is told that another does; after that it is its turn."""
+    Journal(path, {}).close()
+    with journal.shipping_lock(path) as first:
+        with journal.shipping_lock(path) as second:
+            assert (first, second) == (True, False)
+    with journal.shipping_lock(path) as third:
+        assert third
+
+
+def test_a_status_is_replaced_as_a_whole(path: Path) -> None:
+    """Whoever reads it while it is written sees the old or the new one, never a half."""
+    stop = threading.Event()
+    seen: list[dict[str, object]] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.append(journal.read_status(path))
+
+    journal.write_status(path, {"n": 0, "filler": "x" * 50_000})
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(200):
+        journal.write_status(path, {"n": number, "filler": "x" * 50_000})
+    stop.set()
+    reader.join()
+    assert all(len(str(status.get("filler"))) == 50_000 for status in seen)
+    assert list(path.parent.glob(".*")) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\xff"])
+def test_a_status_that_cannot_be_read_says_nothing(path: Path, text: str) -> None:
+    """It is no reason to fail."""
+    path.with_suffix(".status").write_text(text, encoding="latin-1")
+    assert journal.read_status(path) == {}
+
+
+def test_a_shipped_journal_leaves_its_status(path: Path) -> None:
+    """`remove` may be repeated."""
+    Journal(path, {}).close()
+    journal.write_status(path, {"state": "complete"})
+    with journal.shipping_lock(path):
+        journal.remove(path)
+        journal.remove(path)
+    assert [file.name for file in path.parent.iterdir()] == ["run.status"]
+    assert json.loads(path.with_suffix(".status").read_text()) == {"state": "complete"}

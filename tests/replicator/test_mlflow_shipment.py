@@ -1,0 +1,300 @@
+"""Shipping one journal into a real store: the states it reaches, and what it leaves behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+from mlflow_wandb_plugin.journal import frames
+from mlflow_wandb_plugin.journal.frames import RECORD, Journal
+from mlflow_wandb_plugin.replicator import mlflow_shipment
+from mlflow_wandb_plugin.replicator.mlflow_shipment import Shipment, handover_file
+from mlflow_wandb_plugin.targets.mlflow import client
+from tests.support.mlflow_state import read_runs
+from tests.support.processes import free_port
+from tests.support.records import exit_record, partial_record, run_record
+
+
+def written(
+    folder: Path, *records: Any, closed: bool = True, uploaded: bool = True, **header: Any
+) -> Path:
+    """A journal of a trainer that is gone."""
+    ours = open_journal(folder, *records, **header)
+    if closed:
+        ours.note(closed=True, broken=False, uploaded=uploaded)
+    ours.close()
+    return ours.path
+
+
+def open_journal(
+    folder: Path, *records: Any, name: str = "20260101_000000-r1", **header: Any
+) -> Journal:
+    where = folder / f"offline-run-{name}" / f"run-{name[16:]}.wandb"
+    known = {"run_id": name[16:], "wandb_file": str(where), "experiment": "{project}"}
+    ours = Journal(folder / "mlflow" / f"{name}.journal", known | header)
+    for record in records:
+        ours.append(RECORD, record.SerializeToString())
+    return ours
+
+
+def shipment(path: Path, uri: str, keep_trying: bool = False, follow: bool = False) -> Shipment:
+    return Shipment(path, uri, "{project}", follow, lambda: keep_trying)
+
+
+WHOLE = (run_record("r1"), partial_record({"a": 1.0}), partial_record({"a": 2.0}), exit_record())
+
+
+def test_a_whole_journal_is_delivered_and_removed(fresh_store: str, tmp_path: Path) -> None:
+    """The run is complete in MLflow; the status tells where."""
+    path = written(tmp_path, *WHOLE)
+    assert shipment(path, fresh_store).ship() == "complete"
+    run = read_runs(fresh_store)["r1"]
+    assert (run.status, run.points("a")) == ("FINISHED", [(0, 1.0), (1, 2.0)])
+    assert run.tags["wandb.sync.state"] == "complete"
+    status = frames.read_status(path)
+    assert (status["state"], status["run_id"], status["points"]) == ("complete", run.run_id, 2)
+    assert [file.name for file in path.parent.iterdir()] == [path.with_suffix(".status").name]
+    assert shipment(path, fresh_store).ship() == "complete"
+
+
+def test_a_trainer_that_lives_leaves_its_run_open(fresh_store: str, tmp_path: Path) -> None:
+    """What is there is shipped, the journal stays, and the next shipment goes on."""
+    ours = open_journal(tmp_path, run_record("r1"), partial_record({"a": 1.0}))
+    assert shipment(ours.path, fresh_store).ship() == "partial"
+    assert read_runs(fresh_store)["r1"].status == "RUNNING"
+    for record in (partial_record({"a": 2.0}), exit_record()):
+        ours.append(RECORD, record.SerializeToString())
+    ours.note(closed=True, broken=False)
+    ours.close()
+    assert shipment(ours.path, fresh_store).ship() == "complete"
+    assert read_runs(fresh_store)["r1"].points("a") == [(0, 1.0), (1, 2.0)]
+
+
+def test_a_run_with_a_step_metric_goes_on_where_it_was(fresh_store: str, tmp_path: Path) -> None:
+    """The rows that are there already come by again, without their points."""
+    start = run_record("r1", config={"mlflow_step_metric": "at"})
+    ours = open_journal(tmp_path, start, partial_record({"a": 1.0, "at": 10}))
+    assert shipment(ours.path, fresh_store).ship() == "partial"
+    ours.append(RECORD, partial_record({"a": 2.0, "at": 20}).SerializeToString())
+    ours.close()
+    assert shipment(ours.path, fresh_store).ship() == "complete"
+    assert read_runs(fresh_store)["r1"].points("a") == [(10, 1.0), (20, 2.0)]
+
+
+def test_a_killed_trainers_run_is_killed(fresh_store: str, tmp_path: Path) -> None:
+    """Everything it logged is there, the pending row, too."""
+    path = written(
+        tmp_path, run_record("r1"), partial_record({"a": 1.0}, commit=False), closed=False
+    )
+    assert shipment(path, fresh_store).ship() == "complete"
+    run = read_runs(fresh_store)["r1"]
+    assert (run.status, run.points("a")) == ("KILLED", [(0, 1.0)])
+
+
+def test_a_journal_of_a_run_that_never_was(fresh_store: str, tmp_path: Path) -> None:
+    """wandb.init failed: there is nothing to show, and nothing is made of it."""
+    path = written(tmp_path)
+    assert shipment(path, fresh_store).ship() == "empty"
+    assert not path.exists()
+    assert read_runs(fresh_store) == {}
+
+
+def test_only_one_ships(fresh_store: str, tmp_path: Path) -> None:
+    """The second is told so, and writes nothing."""
+    path = written(tmp_path, *WHOLE)
+    with frames.shipping_lock(path):
+        assert shipment(path, fresh_store).ship() == "busy"
+    assert read_runs(fresh_store) == {}
+
+
+def test_an_mlflow_that_nobody_serves(tmp_path: Path) -> None:
+    """The journal stays, the status says what is wrong, without a password."""
+    path = written(tmp_path, *WHOLE)
+    uri = f"http://me:secret@127.0.0.1:{free_port()}"
+    assert shipment(path, uri).ship() == "waiting"
+    status = path.with_suffix(".status").read_text()
+    assert "cannot be reached" in status
+    assert "secret" not in status
+    assert path.exists()
+
+
+def test_trouble_in_the_middle_loses_and_doubles_nothing(
+    fresh_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow fails at the n-th call, for each n: the next shipment finishes the run."""
+    records = [run_record("r1", config={"lr": 1}, tags=("t",))]
+    records += [partial_record({"a": float(n), "recall@5": n}) for n in range(3)]
+    real = client.translated
+    for failing in range(0, 30, 4):
+        name = f"20260101_000000-r{failing}"
+        records[0].run.run_id = f"r{failing}"
+        path = written(tmp_path, *records, exit_record(), name=name)
+        calls = iter(range(1000))
+
+        def flaky(
+            what: Any, *args: Any, _calls: Any = calls, _failing: int = failing, **kwargs: Any
+        ) -> Any:
+            if next(_calls) == _failing:
+                what = broken
+            return real(what, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(client, "translated", flaky)
+            first = shipment(path, fresh_store).ship()
+        assert first in ("waiting", "complete")
+        assert shipment(path, fresh_store).ship() == "complete"
+        run = read_runs(fresh_store)[f"r{failing}"]
+        assert run.points("a") == [(0, 0.0), (1, 1.0), (2, 2.0)]
+        assert run.points("recall_5") == [(0, 0.0), (1, 1.0), (2, 2.0)]
+        assert (run.status, run.params, run.tags["wandb.tag.t"]) == (
+            "FINISHED",
+            {"lr": "1"},
+            "true",
+        )
+        assert run.tags["wandb.sync.rewrites"] == '{"name": 1}'
+
+
+def broken(*_: object, **__: object) -> None:
+    raise MlflowException("out of order")
+
+
+def test_following_ends_with_the_trainer(
+    fresh_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ships what comes while it waits, and ends some time after the journal is closed."""
+    monkeypatch.setattr(mlflow_shipment, "CORE_PATIENCE_S", 0.1)
+    ours = open_journal(tmp_path, run_record("r1"), partial_record({"a": 1.0}))
+    follower = shipment(ours.path, fresh_store, follow=True)
+    looks = iter(range(100))
+    real = follower._look_again
+
+    def look_again(progress: Any) -> bool:
+        if next(looks) == 1:
+            for record in (partial_record({"a": 2.0}), exit_record()):
+                ours.append(RECORD, record.SerializeToString())
+            ours.note(closed=True, broken=False)
+            ours.close()
+        return real(progress)
+
+    monkeypatch.setattr(follower, "_look_again", look_again)
+    assert follower.ship() == "complete"
+    assert read_runs(fresh_store)["r1"].points("a") == [(0, 1.0), (1, 2.0)]
+
+
+def test_a_lingering_replicator_hands_over(tmp_path: Path) -> None:
+    """It waits for an MLflow that does not answer until `sync` wants the journal."""
+    path = written(tmp_path, *WHOLE)
+    handover_file(path).touch()
+    uri = f"http://127.0.0.1:{free_port()}"
+    assert shipment(path, uri, keep_trying=True, follow=True).ship() == "waiting"
+
+
+@pytest.mark.parametrize("homes", ["both", "mlflow"])
+def test_the_cut_over_removes_wandbs_files_once_all_is_there(
+    fresh_store: str, tmp_path: Path, homes: str
+) -> None:
+    """Only the run's own folder, and only where MLflow is its one home."""
+    path = written(tmp_path, *WHOLE, homes=homes)
+    folder = tmp_path / "offline-run-20260101_000000-r1"
+    (folder / "files").mkdir(parents=True)
+    (folder / "files" / "output.log").write_text("text")
+    (tmp_path / "offline-run-20260102_000000-r2").mkdir()
+    assert shipment(path, fresh_store).ship() == "complete"
+    assert folder.exists() is (homes == "both")
+    assert (tmp_path / "offline-run-20260102_000000-r2").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "resume", "records", "closed", "kept"),
+    [
+        ("run", True, WHOLE[:-1], False, True),
+        ("run", True, WHOLE, False, True),
+        ("run", True, WHOLE, "raised", True),
+        ("run", True, WHOLE, True, False),
+        ("run", False, WHOLE[:-1], False, False),
+        ("offline-run", True, WHOLE[:-1], False, False),
+    ],
+    ids=[
+        "killed",
+        "killed in finish()",
+        "finish() raised",
+        "finished",
+        "not to be resumed",
+        "offline",
+    ],
+)
+def test_the_journal_of_a_killed_run_that_is_resumed_is_kept(
+    fresh_store: str,
+    tmp_path: Path,
+    kind: str,
+    resume: bool,
+    records: tuple[Any, ...],
+    closed: bool | str,
+    kept: bool,
+) -> None:
+    """W&B may lack its last rows, and they are in no other place: it lies in W&B's folder, for its
+    owner only. Where W&B has all, or is not asked for the run again, nothing stays."""
+    folder = tmp_path / f"{kind}-20260101_000000-r1"
+    folder.mkdir()
+    where = str(folder / "run-r1.wandb")
+    path = written(
+        tmp_path, *records, closed=bool(closed), uploaded=closed is True, resume=resume,
+        wandb_file=where,
+    )  # fmt: skip
+    content = path.read_bytes()
+    assert shipment(path, fresh_store).ship() == "complete"
+    assert not path.exists()
+    assert [(file.read_bytes(), file.stat().st_mode & 0o777) for file in folder.iterdir()] == (
+        [(content, 0o600)] if kept else []
+    )
+    assert read_runs(fresh_store)["r1"].points("a") == [(0, 1.0), (1, 2.0)]
+
+
+def test_a_run_that_another_process_resumed_goes_on(fresh_store: str, tmp_path: Path) -> None:
+    """What its killed process left is delivered beside it, and does not end it."""
+    left = written(tmp_path, *WHOLE[:2], closed=False)
+    ours = open_journal(tmp_path, run_record("r1"), name="20260102_000000-r1")
+    assert shipment(left, fresh_store).ship() == "complete"
+    run = read_runs(fresh_store)["r1"]
+    assert (run.status, run.points("a")) == ("RUNNING", [(0, 1.0)])
+    ours.close()
+    assert shipment(ours.path, fresh_store).ship() == "complete"
+    assert read_runs(fresh_store)["r1"].status == "KILLED"
+
+
+def test_a_run_ends_as_its_last_process_says(fresh_store: str, tmp_path: Path) -> None:
+    """Whichever journal is delivered last. A process that never came to be says nothing."""
+    killed = written(tmp_path, *WHOLE[:2], closed=False)
+    last = written(tmp_path, *WHOLE, name="20260102_000000-r1")
+    empty = written(tmp_path, name="20260103_000000-r1")
+    for path in (empty, last, killed):
+        shipment(path, fresh_store).ship()
+    run = read_runs(fresh_store)["r1"]
+    assert (run.status, run.tags["wandb.sync.state"]) == ("FINISHED", "complete")
+
+
+@pytest.mark.parametrize("delivered", [True, False])
+def test_a_process_that_only_joins_a_run_does_not_end_it(
+    fresh_store: str, tmp_path: Path, delivered: bool
+) -> None:
+    """As in a child container, or a worker in shared mode: the process that began the run ends it,
+    though the other's journal is the later one, delivered or not."""
+    first = written(tmp_path, *WHOLE)
+    joined = written(tmp_path, *WHOLE[:2], name="20260102_000000-r1", secondary=True)
+    if delivered:
+        assert shipment(joined, fresh_store).ship() == "complete"
+        assert read_runs(fresh_store)["r1"].status == "RUNNING"
+    assert shipment(first, fresh_store).ship() == "complete"
+    assert read_runs(fresh_store)["r1"].status == "FINISHED"
+
+
+def test_a_run_whose_id_ends_alike_is_another_one(fresh_store: str, tmp_path: Path) -> None:
+    """Its process says nothing about this run, which ended."""
+    left = written(tmp_path, *WHOLE[:2], closed=False)
+    other = open_journal(tmp_path, run_record("other-r1"), name="20260102_000000-other-r1")
+    assert shipment(left, fresh_store).ship() == "complete"
+    assert read_runs(fresh_store)["r1"].status == "KILLED"
+    other.close()

@@ -1,0 +1,345 @@
+"""Files, console log, system metrics and artifacts come from a W&B server whole and harmless."""
+
+from __future__ import annotations
+
+import gc
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects
+from mlflow_wandb_plugin.errors import SourceUnavailableError
+from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import LentFolder
+from tests.support.environment import isolated
+from tests.support.processes import run_script
+from tests.support.wandb_source import only_run, read_run, source_of
+from tests.wandb_server import WandbServer
+from tests.wandb_server.clients import Worker
+
+HOSTILE = {
+    "../up.txt": b"up",
+    "../../../../etc/passwd": b"root",
+    "/absolute.txt": b"absolute",
+    "nul\0.txt": b"nul",
+    "n" * 4096: b"long",
+    "a/b c%?#.txt": b"odd",
+    "Same.txt": b"upper",
+    "same.txt": b"lower",
+    "dir/../../x": b"climbs",
+    "tab\tand\nline": b"control",
+}
+
+
+def events(count: int) -> list[str]:
+    return [
+        json.dumps({"system.cpu": i, "system.gpu.0.temp": 40.5, "_timestamp": 1.7e9 + i * 15})
+        for i in range(count)
+    ]
+
+
+def test_hostile_names_stay_inside_the_folder(wandb: WandbServer) -> None:
+    """Whatever files are called, they arrive whole, under their names, below the one folder."""
+    wandb.add_run("hostile", "../../etc", files=HOSTILE, rows=[{"x": 1}])
+    source = source_of(wandb, "hostile")
+    info = only_run(source)
+    assert info.run_id == "../../etc"
+    refs = [item for item in source.read(info, {}) if isinstance(item, FileRef)]
+    assert {ref.path: ref.local.read_bytes() for ref in refs} == HOSTILE
+    folders = {ref.local.resolve().parent.parent for ref in refs}
+    assert len(folders) == 1
+    assert folders.pop().name.startswith("mlflow-wandb-read-")
+    assert len({str(ref.local).lower() for ref in refs}) == len(refs)
+
+
+def test_downloads_last_as_long_as_their_paths_are_held(wandb: WandbServer) -> None:
+    """A target may read them after the last item; then the folder is gone."""
+    wandb.add_run("lent", "r", files={"a.txt": b"a"}, rows=[{"x": 1}])
+    source = source_of(wandb, "lent")
+    refs = [item for item in source.read(only_run(source), {}) if isinstance(item, FileRef)]
+    folder = refs[0].local.resolve().parent.parent
+    gc.collect()
+    assert refs[0].local.read_bytes() == b"a"
+    refs.clear()
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_a_read_that_is_given_up_leaves_nothing(wandb: WandbServer) -> None:
+    """Closing the iterator in the middle removes the folder."""
+    run = wandb.add_run("given-up", "r", rows=[{"x": i} for i in range(10)], files={"a": b"a"})
+    wandb.parquet(run)
+    source = source_of(wandb, "given-up")
+    items = source.read(only_run(source), {})
+    local = next(item.local for item in items if isinstance(item, FileRef))
+    folder = local.resolve().parent.parent
+    assert folder.is_dir()
+    del items, local
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_lent_paths_do_not_meet() -> None:
+    """Two files of one name lie in two folders."""
+    folder = LentFolder("mlflow-wandb-test-")
+    one, two = folder.lend("x"), folder.lend("x")
+    one.write_text("one")
+    two.write_text("two")
+    assert (one.read_text(), two.read_text()) == ("one", "two")
+
+
+def test_folders_of_killed_readers_are_removed(tmp_path: Path) -> None:
+    """The next folder clears away what a killed process left, and nothing that is in use."""
+    code = (
+        "import os, signal\n"
+        "from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import LentFolder\n"
+        "folder = LentFolder('mlflow-wandb-killed-')\n"
+        "folder.lend('x').write_text('x')\n"
+        "print(folder.path, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ours = LentFolder("mlflow-wandb-killed-")
+    env = {**isolated(tmp_path), "TMPDIR": tempfile.gettempdir()}
+    done = run_script(code, env, tmp_path, check=False)
+    left = Path(done.stdout.strip())
+    assert (left / "000001" / "x").is_file()
+    LentFolder("mlflow-wandb-killed-")
+    assert not left.exists()
+    assert ours.path.is_dir()
+
+
+def test_media_come_before_the_rows_that_show_them(wandb: WandbServer) -> None:
+    """A target that meets a picture's row has its file already."""
+    path = "media/images/x_0_abc.png"
+    picture = {"_type": "image-file", "path": path}
+    wandb.add_run("media", "r", rows=[{"picture": picture}], files={path: b"png"})
+    source = source_of(wandb, "media")
+    kinds = [
+        type(item)
+        for item in source.read(only_run(source), {})
+        if isinstance(item, (FileRef, RowObjects))
+    ]
+    assert kinds == [FileRef, RowObjects]
+
+
+def test_media_of_rows_that_came_during_the_read_come_too(wandb: WandbServer) -> None:
+    """A running run's files are listed again behind its rows; those known are not fetched twice."""
+    path = "media/images/x_1_abc.png"
+    run = wandb.add_run("media-late", "r", files={"a": b"a"}, state="running")
+
+    def grow() -> None:
+        wandb.grow(run, [{"picture": {"_type": "image-file", "path": path}}])
+        run.files[path] = wandb.store.new_blob(b"png")
+
+    wandb.fail("RunParquetHistory", before=grow)
+    source = source_of(wandb, "media-late")
+    read = read_run(source)
+    assert read.files == {"a": b"a", path: b"png"}
+    assert source.calls["download"] == 2
+
+
+def test_a_file_that_the_server_does_not_give_is_reported(wandb: WandbServer) -> None:
+    """The run goes on without it; the report names it, and the target counts the missing file."""
+    run = wandb.add_run("gone", "r", files={"here": b"1", "gone": b"22"}, rows=[{"x": 1}])
+    blob = run.files["gone"]
+    wandb.fail(lambda request: blob.token in request.path, status=404, times=None)
+    wandb.fail("GET /files/*/gone", status=404, times=None)
+    read = read_run(source_of(wandb, "gone"))
+    assert read.files == {"here": b"1", "gone": None}
+    (damage,) = read.damage
+    assert "file gone" in str(damage)
+    assert "404" in str(damage)
+    assert read.last.missing is False
+    assert read.values("x") == {0: 1.0}
+
+
+def test_a_signed_address_that_ran_out_is_replaced(wandb: WandbServer) -> None:
+    """The file's other address needs the key, and serves it."""
+    run = wandb.add_run("expired", "r", files={"a b/c.txt": b"content"})
+    token = run.files["a b/c.txt"].token
+    wandb.fail(lambda request: token in request.path, status=403, times=None)
+    read = read_run(source_of(wandb, "expired"))
+    assert (read.files, read.damage) == ({"a b/c.txt": b"content"}, [])
+
+
+def test_a_file_that_is_cut_is_fetched_again(wandb: WandbServer) -> None:
+    """Half a file is not taken for a whole one."""
+    run = wandb.add_run("cut", "r", files={"big.bin": b"x" * 300_000})
+    token = run.files["big.bin"].token
+    rule = wandb.fail(lambda request: token in request.path, drop_after_bytes=70_000)
+    assert read_run(source_of(wandb, "cut")).files == {"big.bin": b"x" * 300_000}
+    assert rule.hits == 1
+
+
+def test_a_server_that_is_down_fails_the_read(wandb: WandbServer) -> None:
+    """A file that may be had later is no reason to finish without it."""
+    run = wandb.add_run("down", "r", files={"a": b"a"})
+    token = run.files["a"].token
+    wandb.fail(lambda request: token in request.path, status=503, times=None)
+    with pytest.raises(SourceUnavailableError, match="503"):
+        read_run(source_of(wandb, "down", patience_s=1))
+
+
+def test_the_key_goes_to_the_server_alone(wandb: WandbServer, tmp_path: Path) -> None:
+    """Storage at another address gets no Authorization header."""
+    with WandbServer(tmp_path / "other") as other:
+        blob = other.store.new_blob(b"elsewhere")
+        run = wandb.add_run("elsewhere", "r", files={"a": b"here"})
+        listed = wandb.executor.roots["query"]().project("elsewhere").run("r")  # type: ignore[attr-defined]
+        assert listed is not None
+        client = source_of(wandb, "elsewhere")._client
+        local = tmp_path / "a"
+        client.download(f"{other.url}/storage/{blob.token}/a", local)
+        assert local.read_bytes() == b"elsewhere"
+        assert "Authorization" not in other.requests[-1].headers
+        read_run(source_of(wandb, "elsewhere"))
+        sent = wandb.asked(lambda request: run.files["a"].token in request.path)
+        assert "Authorization" in sent[-1].headers
+
+
+# -- console and system metrics -----------------------------------------------------------------
+
+
+def test_a_console_log_that_is_no_file_is_written_out(wandb: WandbServer) -> None:
+    """A run that has not ended keeps its lines on the server only."""
+    console = [json.dumps({"ts": "2024-01-01", "content": f"line {i}"}) for i in range(3)]
+    wandb.add_run("console", "r", console=console, state="running")
+    read = read_run(source_of(wandb, "console"))
+    assert read.files == {"output.log": b"line 0\nline 1\nline 2\n"}
+
+
+def test_a_console_log_that_is_a_file_is_not_asked_for(wandb: WandbServer) -> None:
+    """The uploaded file is the log."""
+    wandb.add_run("console-file", "r", console=["line"], files={"output.log": b"whole\n"})
+    source = source_of(wandb, "console-file")
+    assert read_run(source).files == {"output.log": b"whole\n"}
+    assert "RunConsoleLogPage" not in source.calls
+
+
+def test_system_metrics_come_in_full(wandb: WandbServer) -> None:
+    """Two thousand lines, where the API's own default would give five hundred."""
+    wandb.add_run("system", "r", events=events(2000))
+    read = read_run(source_of(wandb, "system"))
+    assert read.system["cpu"] == [(1_700_000_000_000 + i * 15_000, float(i)) for i in range(2000)]
+    assert len(read.system["gpu.0.temp"]) == 2000
+    assert read.damage == []
+
+
+def test_thinned_system_metrics_are_reported(
+    wandb: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that gives fewer lines than it counts is told of."""
+    run = wandb.add_run("thinned", "r", events=events(100))
+    from tests.wandb_server.schema.runs import RunView
+
+    monkeypatch.setattr(RunView, "events", lambda self, samples=500: run.events[::2])
+    read = read_run(source_of(wandb, "thinned"))
+    assert len(read.system["cpu"]) == 50
+    (damage,) = read.damage
+    assert "gives 50 of 100 lines" in str(damage)
+
+
+# -- artifacts ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def artifacts(wandb: WandbServer, api: Worker) -> WandbServer:
+    """A run that logs two versions of a model, and one that uses the first and adds a reference."""
+    api.call(
+        """
+        import pathlib, wandb
+        def log(run, name, kind, files, **more):
+            artifact = wandb.Artifact(name, kind, **more)
+            for path, content in files.items():
+                local = pathlib.Path(path.replace("/", "_"))
+                local.write_text(content)
+                artifact.add_file(str(local), name=path)
+            return artifact
+        with wandb.init(project="artifacts", id="maker") as run:
+            first = log(run, "net", "model", {"w.bin": "one", "sub/c.txt": "c"},
+                        metadata={"epoch": 1}, description="the first")
+            run.log_artifact(first, aliases=["best"]).wait()
+            run.log_artifact(log(run, "net", "model", {"w.bin": "two"})).wait()
+        with wandb.init(project="artifacts", id="user") as run:
+            run.use_artifact("net:v0")
+            refs = wandb.Artifact("refs", "dataset")
+            refs.add_reference("https://data.invalid/key", checksum=False)
+            run.log_artifact(refs).wait()
+        """
+    )
+    return wandb
+
+
+def read_one(wandb: WandbServer, run_id: str, **options: Any) -> Any:
+    return read_run(source_of(wandb, "artifacts", run_id, **options))
+
+
+def test_logged_artifacts_come_with_all_that_is_known(artifacts: WandbServer) -> None:
+    """Each version with its type, aliases, metadata, description, digest and files."""
+    read = read_one(artifacts, "maker")
+    first, second = sorted(
+        (one for one in read.artifacts if one.name == "net"), key=lambda one: one.version
+    )
+    assert (first.type, first.version, first.used) == ("model", "v0", False)
+    assert (second.version, set(second.aliases)) == ("v1", {"latest"})
+    assert first.aliases == ("best",)
+    assert (first.metadata, first.description) == ({"epoch": 1}, "the first")
+    assert first.digest == artifacts.artifact("artifacts/net:v0").digest
+    assert {entry.path: entry.size for entry in first.entries} == {"w.bin": 3, "sub/c.txt": 1}
+    assert read.contents["net:v0/w.bin"] == b"one"
+    assert read.contents["net:v0/sub/c.txt"] == b"c"
+    assert read.contents["net:v1/w.bin"] == b"two"
+    assert read.damage == []
+
+
+def test_used_artifacts_and_references_are_named_not_fetched(artifacts: WandbServer) -> None:
+    """An input is lineage; a reference leads elsewhere, and stays a reference."""
+    read = read_one(artifacts, "user")
+    (used,) = [one for one in read.artifacts if one.used]
+    assert (used.type, used.name, used.version, used.entries) == ("model", "net", "v0", ())
+    (refs,) = [one for one in read.artifacts if one.name == "refs"]
+    (entry,) = refs.entries
+    assert (entry.ref, entry.local) == ("https://data.invalid/key", None)
+    assert read.damage == []
+
+
+def test_artifacts_can_be_left_out(artifacts: WandbServer) -> None:
+    """Then nothing of them is asked for."""
+    source = source_of(artifacts, "artifacts", "maker", artifacts=False)
+    assert read_run(source).artifacts == []
+    assert not {"RunOutputArtifacts", "RunInputArtifacts"} & source.calls.keys()
+    with_artifacts = source_of(artifacts, "artifacts", "maker")
+    info = only_run(with_artifacts)
+    assert with_artifacts.size(info).file_bytes - source.size(info).file_bytes == 7
+
+
+def test_an_artifact_file_that_differs_from_its_digest_is_not_carried(
+    artifacts: WandbServer,
+) -> None:
+    """Spoilt content is reported, and its entry has no copy."""
+    digest = next(iter(artifacts.artifact("artifacts/net:v1").files))
+    blob = artifacts.artifact("artifacts/net:v1").files[digest]
+    whole = blob.path.read_bytes()
+    blob.path.write_bytes(b"bad")
+    try:
+        read = read_one(artifacts, "maker")
+    finally:
+        blob.path.write_bytes(whole)
+    assert read.contents["net:v1/w.bin"] is None
+    (damage,) = read.damage
+    assert "net:v1/w.bin" in str(damage)
+    assert "digest" in str(damage)
+
+
+def test_an_artifact_without_a_manifest_is_reported(artifacts: WandbServer) -> None:
+    """Its name, version and metadata are carried all the same."""
+    manifest = artifacts.artifact("artifacts/net:v0").manifest
+    assert manifest is not None
+    artifacts.fail(lambda request: manifest.token in request.path, status=404, times=None)
+    read = read_one(artifacts, "maker")
+    (first,) = [one for one in read.artifacts if (one.name, one.version) == ("net", "v0")]
+    assert isinstance(first, ArtifactRef)
+    assert (first.entries, first.metadata) == ((), {"epoch": 1})
+    assert ["net:v0" in str(damage) for damage in read.damage] == [True]

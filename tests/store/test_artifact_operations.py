@@ -1,0 +1,300 @@
+"""Files of runs and logged models, by whichever way MLflow writes them."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import (
+    _artifact_repository_registry,
+    get_artifact_repository,
+)
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+from mlflow_wandb_plugin.store.artifact_operations import OPERATIONS, place_of
+from mlflow_wandb_plugin.store.swap import swapped
+from tests.store.conftest import Sent
+from tests.support.outboxes import Outgoing
+
+SentOf = Callable[[str], Outgoing]
+
+
+@pytest.fixture
+def run_id(mirrored: str) -> str:
+    return str(MlflowClient().create_run("0").info.run_id)
+
+
+@pytest.fixture
+def proxy(run_id: str, tmp_path: Path) -> Any:
+    """The repository with which a server hands artifacts through: the root of all of them."""
+    return get_artifact_repository(str(tmp_path / "served"))
+
+
+def contents(run: Outgoing) -> dict[str, bytes]:
+    return {path: file.read_bytes() for path, file in run.files.items()}
+
+
+def test_file_names_follow_mlflows(run_id: str, tmp_path: Path, sent_of: SentOf) -> None:
+    """Alone, below a path, and a whole folder."""
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.txt").write_text("a")
+    (folder / "sub" / "b.txt").write_text("b")
+    client = MlflowClient()
+    client.log_artifact(run_id, str(folder / "a.txt"))
+    client.log_artifact(run_id, str(folder / "a.txt"), "x/y")
+    client.log_artifacts(run_id, str(folder))
+    client.log_artifacts(run_id, str(folder), "z")
+    assert contents(sent_of(run_id)) == {
+        "a.txt": b"a", "x/y/a.txt": b"a", "sub/b.txt": b"b", "z/a.txt": b"a", "z/sub/b.txt": b"b",
+    }  # fmt: skip
+    files = {item.path for item in client.list_artifacts(run_id, "z/sub")}
+    assert files == {"z/sub/b.txt"}
+
+
+class Threaded(LocalArtifactRepository):
+    """A storage whose folders go up file by file, in threads."""
+
+    def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
+        with ThreadPoolExecutor(2) as pool:
+            for name in os.listdir(local_dir):
+                pool.submit(
+                    self.log_artifact, os.path.join(local_dir, name), artifact_path
+                ).result()
+
+
+def test_folder_that_goes_up_in_threads_is_told_once(
+    run_id: str, tmp_path: Path, sent_of: SentOf
+) -> None:
+    """The threads do not know that they are part of a mirrored call; other files are told."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in "abc":
+        (folder / name).write_text(name)
+    repository = swapped(Threaded(MlflowClient().get_run(run_id).info.artifact_uri), OPERATIONS)
+    repository.log_artifacts(str(folder), "p")
+    repository.log_artifact(str(folder / "a"), "q")
+    paths = [operation["path"] for operation in sent_of(run_id).of("file")]
+    assert paths == ["p/a", "p/b", "p/c", "q/a"]
+
+
+def test_directory_logged_as_an_artifact(run_id: str, tmp_path: Path, sent_of: SentOf) -> None:
+    """`log_artifact` of a folder takes the folder's name along, as MLflow does."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.txt").write_text("a")
+    MlflowClient().log_artifact(run_id, str(folder), "p")
+    assert list(contents(sent_of(run_id))) == ["p/folder/a.txt"]
+
+
+def test_content_is_that_of_the_moment(run_id: str, tmp_path: Path, sent_of: SentOf) -> None:
+    """The user's file goes on changing, and MLflow's own is replaced; W&B gets each in turn."""
+    file = tmp_path / "log.txt"
+    for text in ("one", "two"):
+        file.write_text(text)
+        MlflowClient().log_artifact(run_id, str(file))
+    file.write_text("three")
+    run = sent_of(run_id)
+    kept = [run.files["log.txt"].parent / operation["file"] for operation in run.of("file")]
+    assert [path.read_text() for path in kept] == ["one", "two"]
+
+
+def test_content_of_a_folder_is_that_of_the_moment(
+    run_id: str, tmp_path: Path, sent_of: SentOf
+) -> None:
+    """MLflow writes a folder's files over those that are there; what the journal has stays."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    for text in ("one", "two"):
+        (folder / "log.txt").write_text(text)
+        MlflowClient().log_artifacts(run_id, str(folder), "logs")
+    run = sent_of(run_id)
+    kept = [run.files["logs/log.txt"].parent / operation["file"] for operation in run.of("file")]
+    assert [path.read_text() for path in kept] == ["one", "two"]
+    assert MlflowClient().list_artifacts(run_id, "logs")[0].path == "logs/log.txt"
+
+
+def test_deletion_is_told(run_id: str, sent_of: SentOf) -> None:
+    """By path; an empty one is all of the run's."""
+    client = MlflowClient()
+    client.log_text(run_id, "text", "a/b.txt")
+    repository = get_artifact_repository(client.get_run(run_id).info.artifact_uri)
+    repository.delete_artifacts("a")
+    repository.delete_artifacts()
+    assert [operation["path"] for operation in sent_of(run_id).of("unfile")] == ["a", ""]
+
+
+def test_server_that_hands_artifacts_through(
+    run_id: str, proxy: Any, sent_of: SentOf, tmp_path: Path
+) -> None:
+    """The run is in the path that is written: streams, coroutines, files, and in parts."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for part in (b"a", b"bc", b""):
+            yield part
+
+    root = f"0/{run_id}/artifacts"
+    proxy.log_artifact_from_stream(io.BytesIO(b"x" * 3_000_000), "big.bin", f"{root}/deep")
+    asyncio.run(proxy.log_artifact_from_async_stream(chunks(), "abc.txt", root))
+    asyncio.run(proxy.log_artifact_from_async_stream(_nothing(), "empty.txt", root))
+    (tmp_path / "file.txt").write_text("file")
+    proxy.log_artifact(str(tmp_path / "file.txt"), root)
+    proxy.delete_artifacts(f"{root}/abc.txt")
+    run = sent_of(run_id)
+    assert {path: file.read_bytes() for path, file in run.files.items()} == {
+        "deep/big.bin": b"x" * 3_000_000, "empty.txt": b"", "file.txt": b"file",
+    }  # fmt: skip
+    assert (tmp_path / "served" / root / "deep" / "big.bin").stat().st_size == 3_000_000
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for part in ():
+        yield part
+
+
+def test_broken_upload_leaves_nothing(
+    run_id: str, proxy: Any, sent_of: SentOf, fresh_process: Path
+) -> None:
+    """The client went away midway: MLflow has no such file, nor has the journal."""
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError):
+        asyncio.run(
+            proxy.log_artifact_from_async_stream(broken(), "a.txt", f"0/{run_id}/artifacts")
+        )
+    assert not sent_of(run_id).of("file")
+    files = fresh_process / f"{run_id}.files"
+    assert not files.exists() or not list(files.iterdir())
+
+
+def test_full_disk_costs_w_and_b_the_file_alone(
+    run_id: str, proxy: Any, sent_of: SentOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """MLflow's upload goes on; the journal says which file is missing."""
+
+    def full(*args: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mlflow_wandb_plugin.store.mirrored_runs.MirroredRun.new_file", full)
+    root = f"0/{run_id}/artifacts"
+    proxy.log_artifact_from_stream(io.BytesIO(b"abc"), "a.txt", root)
+    assert (tmp_path / "served" / root / "a.txt").read_bytes() == b"abc"
+    assert list(sent_of(run_id).lost) == ["file a.txt: No space left on device"]
+
+
+class InParts(LocalArtifactRepository):
+    """A storage that takes uploads in parts, as object stores do."""
+
+    def create_multipart_upload(
+        self, local_file: str, num_parts: int, path: Any = None
+    ) -> None: ...
+    def abort_multipart_upload(self, local_file: str, upload_id: str, path: Any = None) -> None: ...
+
+    def complete_multipart_upload(
+        self, local_file: str, upload_id: str, parts: Any, artifact_path: str | None = None
+    ) -> None: ...
+
+
+def test_upload_in_parts_is_counted(run_id: str, sent_of: SentOf, tmp_path: Path) -> None:
+    """The content went past this process: the journal says which file W&B lacks."""
+    repository = swapped(InParts(str(tmp_path / "served")), OPERATIONS)
+    repository.complete_multipart_upload("a.bin", "id", [], f"0/{run_id}/artifacts/big")
+    repository.complete_multipart_upload(
+        "b.bin", upload_id="id", parts=[], artifact_path=f"0/{run_id}/artifacts"
+    )
+    lost = list(sent_of(run_id).lost)
+    assert [what.split(":")[0] for what in lost] == ["file big/a.bin", "file b.bin"]
+
+
+def test_files_of_a_logged_model(run_id: str, sent_of: SentOf, tmp_path: Path) -> None:
+    """They are in the journal of the run that made the model, under the model's id."""
+    client = MlflowClient()
+    model = client.create_logged_model("0", name="m", source_run_id=run_id)
+    (tmp_path / "weights.bin").write_bytes(b"w")
+    client.log_model_artifact(model.model_id, str(tmp_path / "weights.bin"))
+    [(path, file)] = sent_of(run_id).model_files[model.model_id].items()
+    assert (path, file.read_bytes()) == ("weights.bin", b"w")
+
+
+def test_what_belongs_to_no_run_is_not_mirrored(
+    run_id: str, sent_of: SentOf, sent: Sent, tmp_path: Path
+) -> None:
+    """Traces, other folders, and runs that MLflow does not know."""
+    (tmp_path / "a.txt").write_text("a")
+    for place in ("0/traces/tr-" + "a" * 32 + "/artifacts", "anywhere", "0/x/artifacts"):
+        get_artifact_repository(str(tmp_path / "mlruns" / place)).log_artifact(
+            str(tmp_path / "a.txt")
+        )
+    assert list(sent()) == [run_id]
+    assert not sent_of(run_id).of("file")
+
+
+@pytest.mark.parametrize(
+    ("uri", "parts", "path"),
+    [
+        ("mlflow-artifacts:/0/{run}/artifacts", ("a", "b.txt"), "a/b.txt"),
+        ("http://h/api/2.0/mlflow-artifacts/artifacts/3/{run}/artifacts", (None, "b"), "b"),
+        ("s3://bucket/{run}/artifacts/sub", ("b",), "sub/b"),
+        ("s3://bucket/root/", (f"workspaces/w/0/{{run}}/artifacts/{'c' * 32}/artifacts",),
+         f"{'c' * 32}/artifacts"),
+        ("file:///m/0/{run}/artifacts/", (), ""),
+    ],
+)  # fmt: skip
+def test_run_and_path_are_found_in_the_uri_or_below(
+    run_id: str, uri: str, parts: tuple[str | None, ...], path: str
+) -> None:
+    """Wherever MLflow keeps artifacts, the folder of a run has the same form."""
+
+    class Somewhere:
+        artifact_uri = uri.format(run=run_id)
+
+    place = place_of(Somewhere(), *(part and part.format(run=run_id) for part in parts))
+    assert place is not None
+    assert (place.run.run_id, place.path, place.model) == (run_id, path, None)
+
+
+def test_prefixed_artifact_uris_and_repositories(mirrored: str, tmp_path: Path) -> None:
+    """``wandb+`` in front of an artifact URI, or of the tracking URI given with it, comes off;
+    repositories that hand on to another are left alone."""
+    repository = get_artifact_repository(f"wandb+file://{tmp_path}/x")
+    assert isinstance(repository, LocalArtifactRepository)
+    assert repository.artifact_uri == f"file://{tmp_path}/x"
+    remote = get_artifact_repository("mlflow-artifacts:/0", "wandb+http://127.0.0.1:1")
+    assert remote.artifact_uri.startswith("http://127.0.0.1:1/")
+    assert remote.tracking_uri == "http://127.0.0.1:1"
+    run = MlflowClient().create_run("0")
+    following = get_artifact_repository(f"runs:/{run.info.run_id}/x")
+    assert not hasattr(type(following), "_mlflow_wandb_inner")
+
+
+def test_entry_point_builds_the_same(mirrored: str, tmp_path: Path) -> None:
+    """MLflow's own way in, where its registry cannot be asked first."""
+    from mlflow_wandb_plugin.store import entry
+
+    repository = entry.artifact_repository(f"wandb+file://{tmp_path}/x")
+    assert isinstance(repository, ArtifactRepository)
+    assert hasattr(type(repository), "_mlflow_wandb_inner")
+    assert "wandb+s3" in _artifact_repository_registry._registry
+
+
+def test_async_image_is_mirrored(mirrored: str, sent_of: SentOf) -> None:
+    """MLflow's queue of artifacts writes through the mirrored repository."""
+    import numpy as np
+
+    with mlflow.start_run() as run:
+        image = np.zeros((4, 4, 3), dtype=np.uint8)
+        mlflow.log_image(image, key="k", step=1, synchronous=False)
+        mlflow.flush_artifact_async_logging()
+    assert len(sent_of(run.info.run_id).files) == 2

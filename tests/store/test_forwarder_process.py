@@ -1,0 +1,132 @@
+"""Somebody delivers: one process a folder, started without waiting, not again and again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlflow_wandb_plugin.store import forwarder_process, log_messages
+from tests.support.environment import isolated
+from tests.support.outboxes import no_forwarder
+from tests.support.processes import run_script, wait_until
+
+STANDS_IN = """
+import fcntl, json, os, sys, time
+lock = os.open(os.path.join(sys.argv[1], "forwarder_process.lock"), os.O_RDWR | os.O_CREAT)
+fcntl.flock(lock, fcntl.LOCK_EX)
+names = ("MLFLOW_WANDB_HOMES", "MLFLOW_WANDB_MIRROR", "WANDB_SERVICE", "MLFLOW_WANDB_AUTOLOG")
+with open(os.path.join(sys.argv[1], f"started.{os.getpid()}"), "w") as file:
+    env = {name: os.environ.get(name) for name in names}
+    json.dump({"env": env, "session": os.getsid(0)}, file)
+time.sleep(60)
+"""
+FAILS = "import sys; print('no luck'); sys.exit(3)"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An outbox; whatever was started for it is ended."""
+    monkeypatch.setattr(forwarder_process, "_next", {})
+    monkeypatch.setattr(forwarder_process, "_pause", {})
+    monkeypatch.setattr(forwarder_process, "_processes", {})
+    monkeypatch.setattr(log_messages, "_said", set())
+    yield tmp_path / "outbox"
+    for process in forwarder_process._processes.values():
+        os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+        process.wait(timeout=10)
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
+    (tmp_path / "stands_in_for_the_forwarder.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setattr(forwarder_process, "MODULE", "stands_in_for_the_forwarder")
+
+
+def look_again(folder: Path) -> None:
+    forwarder_process._next.clear()
+    forwarder_process.ensure(folder)
+
+
+def test_one_is_started_and_found_running(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a session of its own, with no mirror and no secrets in its command; then never again."""
+    monkeypatch.setenv("WANDB_SERVICE", "somebody's")
+    monkeypatch.setenv("MLFLOW_WANDB_AUTOLOG", "1")
+    stand_in(monkeypatch, tmp_path, STANDS_IN)
+    forwarder_process.ensure(folder)
+    wait_until(lambda: [file for file in folder.glob("started.*") if file.read_text()], 20)
+    [started] = folder.glob("started.*")
+    told = json.loads(started.read_text())
+    assert told["env"] == {
+        "MLFLOW_WANDB_HOMES": "wandb", "MLFLOW_WANDB_MIRROR": "off",
+        "WANDB_SERVICE": None, "MLFLOW_WANDB_AUTOLOG": None,
+    }  # fmt: skip
+    assert told["session"] == int(started.suffix[1:]) != os.getsid(0)
+    process = forwarder_process._processes[folder]
+    look_again(folder)
+    assert forwarder_process._processes[folder] is process
+
+
+def test_script_ends_without_a_complaint(tmp_path: Path) -> None:
+    """The forwarder outlives the script that started it: at the end nobody waits for it, which
+    Python would warn of."""
+    (tmp_path / "stands_in_for_the_forwarder.py").write_text("")
+    code = (
+        "import atexit\n"
+        "atexit.register(lambda: print([p.returncode is None for p in started]))\n"
+        "from pathlib import Path\n"
+        "from mlflow_wandb_plugin.store import forwarder\n"
+        "forwarder_process.MODULE = 'stands_in_for_the_forwarder'\n"
+        "forwarder_process.ensure(Path('outbox'))\n"
+        "started = list(forwarder_process._processes.values())\n"
+    )
+    path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+    done = run_script(code, isolated(tmp_path, PYTHONPATH=path), tmp_path)
+    assert (done.stdout, done.stderr) == ("[False]\n", "")
+
+
+def test_nobody_is_started_while_another_process_delivers(folder: Path) -> None:
+    """Whoever holds the lock delivers, whichever process started it."""
+    with no_forwarder(folder):
+        forwarder_process.ensure(folder)
+    assert not forwarder_process._processes
+
+
+def test_one_that_fails_is_tried_less_and_less_often(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The user is told once where to look; a broken forwarder costs no process every five
+    seconds."""
+    stand_in(monkeypatch, tmp_path, FAILS)
+    pauses = []
+    for _ in range(3):
+        look_again(folder)
+        forwarder_process._processes[folder].wait(timeout=20)
+        pauses.append(forwarder_process._next[folder])
+    assert forwarder_process._pause[folder] == 4 * forwarder_process.PAUSE_S
+    assert caplog.text.count("forwarder_process.log says why") == 1
+    assert "no luck" in (folder / "forwarder_process.log").read_text()
+
+
+def test_it_never_raises(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outbox that cannot be: one warning, and MLflow goes on."""
+    folder.write_text("a file")
+    look_again(folder)
+    look_again(folder)
+    assert caplog.text.count("cannot start") == 1
+
+
+def test_asking_often_is_cheap(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within some seconds of the last look, nothing is looked at."""
+    with no_forwarder(folder):
+        forwarder_process.ensure(folder)
+        monkeypatch.setattr(forwarder_process, "_is_running", lambda folder: pytest.fail("looked"))
+        forwarder_process.ensure(folder)

@@ -1,0 +1,276 @@
+"""Which runs a process mirrors, and what happens when it cannot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.journal import frames, outbox
+from mlflow_wandb_plugin.store import mirrored_runs
+from tests.store.conftest import Sent
+from tests.support.environment import isolated
+from tests.support.outboxes import Outgoing, no_forwarder
+from tests.support.processes import run_script
+from tests.support.stores import copy_store
+
+SentOf = Callable[[str], Outgoing]
+
+
+def test_new_run_says_who_mirrors_it(mirrored: str, sent_of: SentOf, fresh_process: Path) -> None:
+    """Its tags name the outbox, its origin and its W&B project from the first moment."""
+    with mlflow.start_run() as run:
+        tags = MlflowClient().get_run(run.info.run_id).data.tags
+    owner = (fresh_process / "owner").read_text().strip()
+    assert tags[identity.OWNER] == f"{owner}-client"
+    assert tags[identity.ORIGIN] == "mirror"
+    assert tags[identity.PROJECT] == "Default"
+    assert identity.ENTITY not in tags
+    assert sent_of(run.info.run_id).tags[identity.OWNER] == tags[identity.OWNER]
+
+
+@pytest.mark.parametrize("variable", ["MLFLOW_WANDB_MIRROR_ENTITY", "WANDB_ENTITY"])
+def test_project_and_entity_are_settings(
+    sqlite_uri: str, monkeypatch: pytest.MonkeyPatch, sent: Sent, variable: str
+) -> None:
+    """A template of the project; the entity, ours or wandb's own."""
+    monkeypatch.setenv("MLFLOW_WANDB_MIRROR_PROJECT", "from mlflow/{experiment}")
+    monkeypatch.setenv(variable, "team")
+    mlflow.set_tracking_uri(f"wandb+{sqlite_uri}")
+    mlflow.set_experiment("a/b: c?")
+    with mlflow.start_run():
+        pass
+    [run] = sent().values()
+    assert run.header["project"] == "from mlflow-a-b- c"
+    assert run.header["entity"] == run.tags[identity.ENTITY] == "team"
+
+
+@pytest.mark.parametrize(
+    "tags", [{identity.OWNER: "another-client"}, {identity.ORIGIN: "dual"},
+             {identity.ORIGIN: "backfill", identity.RUN_ID: "x"}]
+)  # fmt: skip
+def test_run_of_somebody_else_is_left_alone(
+    mirrored: str, sent: Sent, tags: dict[str, str]
+) -> None:
+    """Another outbox mirrors it, or it came from W&B: no tag is added, nothing is journalled."""
+    client = MlflowClient()
+    run = client.create_run("0", tags=tags)
+    client.log_metric(run.info.run_id, "x", 1)
+    client.log_text(run.info.run_id, "text", "text.txt")
+    mirrored_runs.forget()
+    client.log_metric(run.info.run_id, "x", 2)
+    assert not sent()
+    ours = {key for key in client.get_run(run.info.run_id).data.tags if key.startswith("wandb.")}
+    assert ours == set(tags)
+
+
+def test_client_says_when_another_outbox_has_the_run(
+    mirrored: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What this process logs stays in MLflow: it is said once."""
+    client = MlflowClient()
+    run_id = client.create_run("0", tags={identity.OWNER: "another-client"}).info.run_id
+    mirrored_runs.forget()
+    client.log_metric(run_id, "x", 1)
+    client.log_metric(run_id, "x", 2)
+    assert caplog.text.count("is mirrored into W&B by another-client") == 1
+
+
+def test_run_that_was_begun_without_a_mirror_is_taken_on(sqlite_uri: str, sent_of: SentOf) -> None:
+    """With its params, tags and the last point of each metric; the points before are counted."""
+    plain = MlflowClient(sqlite_uri)
+    run_id = plain.create_run("0", run_name="old", tags={"k": "v"}, start_time=5).info.run_id
+    plain.log_param(run_id, "p", 1)
+    for step in range(3):
+        plain.log_metric(run_id, "x", step / 2, step=step, timestamp=step)
+    mlflow.set_tracking_uri(f"wandb+{sqlite_uri}")
+    MlflowClient().log_metric(run_id, "x", 9, step=9, timestamp=9)
+    run = sent_of(run_id)
+    assert [operation["op"] for operation in run.operations] == ["create", "batch", "lost", "batch"]
+    assert run.of("create")[0]["start_time"] == 5
+    assert (run.name, run.params, run.tags["k"]) == ("old", {"p": "1"}, "v")
+    assert run.metrics == {"x": [(1.0, 2, 2), (9.0, 9, 9)]}
+    assert sum(run.lost.values()) == 1
+    assert MlflowClient().get_run(run_id).data.tags[identity.OWNER].endswith("-client")
+
+
+def test_next_process_goes_on_with_its_run(mirrored: str, sent_of: SentOf) -> None:
+    """The outbox is the owner, not the process: a resumed run is journalled on."""
+    with mlflow.start_run() as run:
+        mlflow.log_param("a", 1)
+    mirrored_runs.forget()
+    with mlflow.start_run(run_id=run.info.run_id):
+        mlflow.log_param("b", 2)
+    outgoing = sent_of(run.info.run_id)
+    assert outgoing.params == {"a": "1", "b": "2"}
+    assert len(outgoing.of("create")) == 1
+    assert [update["status"] for update in outgoing.of("update")] == [
+        "FINISHED", "RUNNING", "FINISHED"
+    ]  # fmt: skip
+
+
+def test_end_of_a_run_lets_its_journal_go(mirrored: str, fresh_process: Path) -> None:
+    """The forwarder need not wait for the script to end."""
+    with mlflow.start_run() as run:
+        path = fresh_process / f"{run.info.run_id}.journal"
+        assert frames.trainer_alive(path)
+    assert not frames.trainer_alive(path)
+
+
+def test_forked_child_logs_into_the_same_run(mirrored: str, sent_of: SentOf) -> None:
+    """Parent and child append to one journal, whole operations both."""
+    from mlflow_wandb_plugin.store.mirrored_runs import of_this_process
+
+    with mlflow.start_run() as run:
+        ours = of_this_process().run(None, run.info.run_id)
+        assert ours is not None
+        pid = os.fork()
+        if pid == 0:
+            try:
+                ours.append("batch", metrics=[["child", 1.0, 1, 1]], params={}, tags={})
+            finally:
+                os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        mlflow.log_metric("parent", 2.0)
+    assert set(sent_of(run.info.run_id).metrics) == {"child", "parent"}
+
+
+def test_unwritable_outbox_costs_a_warning(
+    sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """MLflow has everything, the user is told, nothing fails."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MLFLOW_WANDB_JOURNAL_DIR", str(tmp_path / "file"))
+    mlflow.set_tracking_uri(f"wandb+{sqlite_uri}")
+    with mlflow.start_run() as run:
+        mlflow.log_metric("x", 1)
+        mlflow.log_text("text", "text.txt")
+    assert MlflowClient().get_run(run.info.run_id).data.metrics == {"x": 1}
+    assert "cannot write the outbox" in caplog.text
+
+
+def test_what_the_journal_did_not_take_is_counted(
+    mirrored: str, fresh_process: Path, sent_of: SentOf, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Once there is room again, the journal says how much it lacks."""
+    real, full = os.write, True
+
+    def write(fd: int, data: bytes) -> int:
+        if full and b'"op":' in data:
+            raise OSError(28, "No space left on device")
+        return real(fd, data)
+
+    with mlflow.start_run() as run:
+        with monkeypatch.context() as patched:
+            patched.setattr("mlflow_wandb_plugin.journal.frames.os.write", write)
+            mlflow.log_metric("x", 1)
+            mlflow.log_param("p", 1)
+        full = False
+        mlflow.log_metric("x", 2, step=2)
+    outgoing = sent_of(run.info.run_id)
+    assert outgoing.lost == {"operations that the journal did not take": 2}
+    assert [point[0] for point in outgoing.metrics["x"]] == [2]
+    assert caplog.text.count("No space left on device") == 1
+
+
+def test_trouble_in_delivery_is_said_once(
+    mirrored: str, fresh_process: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the forwarder notes of W&B reaches the user's terminal, with the way out."""
+    with mlflow.start_run() as run:
+        path = fresh_process / f"{run.info.run_id}.journal"
+        status = {"state": "waiting", "error": "W&B refused the API key"}
+        frames.write_status(path, status)
+        mlflow.log_metric("x", 1)
+    assert caplog.text.count("W&B refused the API key") == 1
+    assert "mlflow-wandb sync" in caplog.text
+
+
+def test_trouble_of_earlier_runs_is_said(
+    mirrored: str, fresh_process: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A script that was over before the forwarder knew has a next one."""
+    outbox.say_trouble(fresh_process, "W&B did not answer")
+    with mlflow.start_run():
+        mlflow.log_metric("x", 1)
+    assert caplog.text.count("earlier runs wait for W&B: W&B did not answer") == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "count"),
+    [({}, 1), ({"WANDB_API_KEY": "k" * 40}, 0), ({"WANDB_MODE": "offline"}, 0)],
+    ids=["no key", "a key", "offline"],
+)
+def test_a_short_script_without_a_key_is_told(
+    more: dict[str, str], count: int, tmp_path: Path, empty_store: Path
+) -> None:
+    """One line on standard error, and MLflow's own end; wandb is not imported for it."""
+    uri = copy_store(empty_store, tmp_path / "mlflow.db")
+    env = isolated(tmp_path, MLFLOW_TRACKING_URI=f"wandb+{uri}", **more)
+    if "WANDB_MODE" not in more:
+        del env["WANDB_MODE"]
+    code = """
+import sys, mlflow
+for _ in range(2):
+    with mlflow.start_run():
+        mlflow.log_metric("x", 1)
+print("wandb" in sys.modules)
+"""
+    with no_forwarder(tmp_path / "work" / "wandb" / "mirror"):
+        done = run_script(code, env, tmp_path / "work")
+    assert done.stdout == "False\n"
+    told = [line for line in done.stderr.splitlines() if "mlflow-wandb" in line]
+    assert len(told) == count, told
+    assert all("no API key" in line and "mlflow-wandb sync" in line for line in told)
+
+
+def test_files_that_may_change_are_copied(
+    mirrored: str, tmp_path: Path, fresh_process: Path
+) -> None:
+    """A second name for a user's own file would show what is written into it later."""
+    ours = mirrored_runs.of_this_process()
+    file = tmp_path / "elsewhere" / "model.bin"
+    file.parent.mkdir()
+    file.write_bytes(b"before")
+    kept = [fresh_process / "r.files" / ours.keep("r", file, stored) for stored in (False, True)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(mirrored_runs.tempfile, "gettempdir", lambda: str(tmp_path / "nowhere"))
+        kept.append(fresh_process / "r.files" / ours.keep("r", file, False))
+    file.unlink()
+    assert [path.read_bytes() for path in kept] == [b"before"] * 3
+    assert kept[1].stat().st_ino == kept[0].stat().st_ino != kept[2].stat().st_ino
+
+
+def test_file_that_is_gone_is_counted(mirrored: str, tmp_path: Path, sent_of: SentOf) -> None:
+    """Between MLflow's upload and ours somebody deleted it: the journal says which."""
+    with mlflow.start_run() as run:
+        ours = mirrored_runs.of_this_process().run(None, run.info.run_id)
+        assert ours is not None
+        ours.file(tmp_path / "gone.txt", "a/gone.txt")
+    assert list(sent_of(run.info.run_id).lost) == ["file a/gone.txt: No such file or directory"]
+
+
+def test_passwords_stay_out(
+    mirrored: str, fresh_process: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The header names the store without its credentials."""
+    from mlflow.tracking._tracking_service import utils
+
+    ours = mirrored_runs.of_this_process()
+    store = utils._get_store()
+    ours.add_store(store, "postgresql://h/d")
+    from mlflow_wandb_plugin.store import builders
+
+    builders.mirrored("mlflow.tracking_store", store, "postgresql://user:secret@h/d")
+    run = MlflowClient().create_run("0")
+    MlflowClient().set_tag(run.info.run_id, "k", "v")
+    text = (fresh_process / f"{run.info.run_id}.journal").read_bytes()
+    assert b"postgresql://" in text
+    assert b"secret" not in text

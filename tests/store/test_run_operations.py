@@ -1,0 +1,151 @@
+"""Each operation on a run becomes one operation in its journal, and fails only as MLflow's does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from mlflow.tracking._tracking_service import utils
+
+from mlflow_wandb_plugin.store import mirrored_runs
+from tests.store.conftest import Sent
+from tests.support.outboxes import Outgoing
+
+SentOf = Callable[[str], Outgoing]
+
+
+@pytest.fixture
+def run_id(mirrored: str) -> str:
+    return str(MlflowClient().create_run("0", run_name="n", start_time=7).info.run_id)
+
+
+def ops(run: Outgoing) -> list[str]:
+    return [operation["op"] for operation in run.operations]
+
+
+def test_life_of_a_run(run_id: str, sent_of: SentOf) -> None:
+    """Created, renamed, ended, deleted, restored: in this order, with MLflow's times."""
+    client = MlflowClient()
+    client.update_run(run_id, name="other")
+    client.set_terminated(run_id, "FAILED", end_time=99)
+    client.delete_run(run_id)
+    client.restore_run(run_id)
+    run = sent_of(run_id)
+    assert ops(run) == ["create", "update", "update", "delete", "restore"]
+    created, renamed, ended = run.operations[:3]
+    assert (created["name"], created["start_time"]) == ("n", 7)
+    assert created["user"] == MlflowClient().get_run(run_id).info.user_id
+    assert (renamed["status"], renamed["end_time"], renamed["name"]) == ("RUNNING", None, "other")
+    assert (ended["status"], ended["end_time"], ended["name"]) == ("FAILED", 99, None)
+
+
+def test_metrics_keep_value_step_and_time(run_id: str, sent_of: SentOf) -> None:
+    """One by one or in a batch: a batch is one operation, whatever is in it."""
+    client = MlflowClient()
+    client.log_metric(run_id, "x", math.nan, timestamp=5, step=-3)
+    client.log_batch(
+        run_id,
+        [Metric("x", math.inf, 6, 2**40), Metric("y", 1, 6, 0)],
+        [Param("p", "1")],
+        [RunTag("t", "u")],
+    )
+    _, first, second = sent_of(run_id).operations
+    assert [math.isnan(value) for _, value, _, _ in first["metrics"]] == [True]
+    assert first["metrics"][0][2:] == [5, -3]
+    assert second["metrics"] == [["x", math.inf, 6, 2**40], ["y", 1.0, 6, 0]]
+    assert (second["params"], second["tags"]) == ({"p": "1"}, {"t": "u"})
+
+
+def test_what_mlflow_refuses_is_not_mirrored(run_id: str, sent_of: SentOf) -> None:
+    """The error is the user's, the journal has nothing of it, and the next write is there."""
+    client = MlflowClient()
+    client.log_param(run_id, "p", 1)
+    for refused in (
+        lambda: client.log_param(run_id, "p", 2),
+        lambda: client.log_metric(run_id, "x" * 300, 1),
+        lambda: client.delete_tag(run_id, "missing"),
+        lambda: client.log_metric("0" * 32, "x", 1),
+    ):
+        with pytest.raises(MlflowException):
+            refused()
+    client.set_tag(run_id, "t", "u")
+    run = sent_of(run_id)
+    assert ops(run) == ["create", "batch", "batch"]
+    assert run.params == {"p": "1"}
+
+
+def test_async_logging_is_mirrored(run_id: str, sent_of: SentOf) -> None:
+    """MLflow's queue was bound to the plain method: it calls the mirrored one."""
+    client = MlflowClient()
+    for step in range(5):
+        client.log_metric(run_id, "x", step, step=step, synchronous=False)
+    mlflow.flush_async_logging()
+    assert sorted(step for _, _, step in sent_of(run_id).metrics["x"]) == [0, 1, 2, 3, 4]
+
+
+def test_model_of_mlflow_2_style(run_id: str, sent_of: SentOf) -> None:
+    """The tag that lists a run's models is written by the store itself, and carried."""
+    store = utils._get_store()
+    store.record_logged_model(run_id, Model(artifact_path="m", run_id=run_id))
+    store.record_logged_model(run_id, Model(artifact_path="n", run_id=run_id))
+    tags = MlflowClient().get_run(run_id).data.tags
+    assert sent_of(run_id).tags["mlflow.log-model.history"] == tags["mlflow.log-model.history"]
+    assert '"n"' in tags["mlflow.log-model.history"]
+
+
+def test_model_deleted(run_id: str, sent_of: SentOf) -> None:
+    """A logged model that is deleted is told as deleted, with all that it was."""
+    client = MlflowClient()
+    model = client.create_logged_model("0", name="m", source_run_id=run_id, params={"a": "1"})
+    client.delete_logged_model(model.model_id)
+    told = sent_of(run_id).models[model.model_id]
+    assert (told["name"], told["status"], told["params"]) == ("m", "DELETED", {"a": "1"})
+
+
+def test_model_without_a_run_stays_in_mlflow(
+    mirrored: str, sent: Sent, caplog: pytest.LogCaptureFixture
+) -> None:
+    """W&B keeps artifacts by run: that the model is not carried is said once."""
+    client = MlflowClient()
+    model = client.create_logged_model("0", name="m")
+    client.set_logged_model_tags(model.model_id, {"a": "b"})
+    client.finalize_logged_model(model.model_id, "READY")
+    assert not sent()
+    assert caplog.text.count("logged models that belong to no run stay in MLflow") == 1
+
+
+def test_unexpected_failure_is_counted_in_the_run(
+    run_id: str, sent_of: SentOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug of ours costs W&B the operation, and the journal says so; MLflow has it."""
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "mlflow_wandb_plugin.store.run_operations._append_batch", lambda *_, **__: 1 / 0
+        )
+        MlflowClient().log_metric(run_id, "x", 1)
+    MlflowClient().log_metric(run_id, "x", 2, step=1)
+    run = sent_of(run_id)
+    assert run.lost == {"log_metric, for ZeroDivisionError": 1}
+    assert [value for value, _, _ in run.metrics["x"]] == [2]
+    assert len(MlflowClient().get_metric_history(run_id, "x")) == 2
+
+
+def test_number_of_runs_remembered_is_bounded(
+    mirrored: str, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that lives for months forgets, and asks again."""
+    monkeypatch.setattr(mirrored_runs, "KNOWN_AT_MOST", 2)
+    client = MlflowClient()
+    runs = [client.create_run("0").info.run_id for _ in range(4)]
+    for run in runs:
+        client.log_metric(run, "x", 1)
+    outgoing = sent()
+    assert [len(outgoing[run].of("create")) for run in runs] == [1, 1, 1, 1]
+    assert all(outgoing[run].metrics for run in runs)
+    assert len(mirrored_runs.of_this_process()._runs) <= 2

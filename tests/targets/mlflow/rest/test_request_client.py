@@ -1,0 +1,184 @@
+"""A run reaches a tracking server in few requests, and is the one that MLflow's client writes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from mlflow import MlflowClient
+from mlflow.entities import Param, RunTag
+
+from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.model import FileRef, Mark, RunInfo
+from mlflow_wandb_plugin.targets.mlflow import run_writer
+from mlflow_wandb_plugin.targets.mlflow.rest.request_client import Gathered
+from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import WritePath
+from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
+from tests.targets.mlflow.writing import end, points, run_info
+
+
+@pytest.fixture
+def requested(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Method and path of each request that is sent."""
+    sent: list[str] = []
+    request = requests.Session.request
+
+    def noted(session: Any, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
+        sent.append(f"{method} {url.partition('mlflow/')[2] or 'artifact'}")
+        return request(session, method, url, *args, **kwargs)
+
+    monkeypatch.setattr(requests.Session, "request", noted)
+    return sent
+
+
+def write(target: MlflowTarget, info: RunInfo, folder: Path | None = None) -> str:
+    """A small run of two metrics, two params, a W&B tag, perhaps with a file; its id in MLflow."""
+    writer = target.open(info, "backfill", target.find(info))
+    writer.append(points("a", [1.0, 2.0]))
+    writer.append(points("b", [float("nan"), 4.0]))
+    if folder is not None:
+        (folder / "kept.txt").write_text("kept")
+        writer.add(FileRef("kept.txt", folder / "kept.txt"))
+    writer.checkpoint(Mark("seg", 2))
+    end(writer, info)
+    writer.close()
+    return writer.run_id
+
+
+def small(project: str, run_id: str) -> RunInfo:
+    config = {"lr": 0.1, "layers": 3}
+    first = {(key,): value for key, value in config.items()}
+    return run_info(
+        run_id=run_id, project=project, config=config, first_config=first, tags=("good",)
+    )
+
+
+def test_the_requests_of_a_small_run(server: str, requested: list[str]) -> None:
+    """Create it, make sure that nobody else did, points, documents, end, and the rest together."""
+    target = MlflowTarget(server)
+    write(target, small("few requests", "one"))
+    requested.clear()
+    write(target, small("few requests", "two"))
+    assert sorted(requested[4:6]) == ["PUT artifact", "PUT artifact"]
+    assert requested[:4] + requested[6:] == [
+        "POST runs/create", "POST runs/search", "POST runs/delete-tag",
+        "POST runs/log-batch", "POST runs/update", "POST runs/log-batch",
+    ]  # fmt: skip
+
+
+def test_it_is_the_run_that_mlflows_client_writes(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but ids: points, params, tags, state, times and files."""
+    # MLflow 3.1's client sends artifacts to the process's own server, whatever its own is.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    seen: list[dict[str, Any]] = []
+    paths: tuple[WritePath, ...] = ("auto", "api")
+    for path in paths:
+        target, client = MlflowTarget(server), MlflowClient(server)
+        target.use_write_path(path)
+        folder = tmp_path / path
+        folder.mkdir()
+        run_id = write(target, small("the same", path), folder)
+        run = client.get_run(run_id)
+        histories = [client.get_metric_history(run_id, key) for key in "ab"]
+        seen.append(
+            {
+                "params": run.data.params,
+                "tags": {key: value for key, value in run.data.tags.items() if path not in value},
+                "info": (run.info.run_name, run.info.status, run.info.end_time),
+                "points": [
+                    (m.step, m.timestamp, str(m.value)) for found in histories for m in found
+                ],
+                "files": [item.path for item in client.list_artifacts(run_id, "wandb/files")],
+            }
+        )
+    assert seen[0] == seen[1]
+    assert seen[0]["params"] == {"lr": "0.1", "layers": "3"}
+    assert seen[0]["files"] == ["wandb/files/kept.txt"]
+    assert len(seen[0]["points"]) == 4
+
+
+def test_files_of_a_run_that_was_there_go_to_its_server(server: str, tmp_path: Path) -> None:
+    """A run that is taken up again, by a process whose own MLflow is another one."""
+    for content in ("first", "second"):
+        (tmp_path / content).mkdir()
+        run_id = write(MlflowTarget(server), small("taken up", "one"), tmp_path / content)
+    found = MlflowClient(server).list_artifacts(run_id, "wandb/files")
+    assert [item.path for item in found] == ["wandb/files/kept.txt"]
+
+
+def test_a_refused_param_costs_itself_alone(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch that it went with is taken apart; its loss is told although the run was done."""
+    target = MlflowTarget(server)
+    info = small("refused", "one")
+    writer = target.open(info, "backfill", target.find(info))
+    new = writer._new_params
+    monkeypatch.setattr(
+        writer, "_new_params", lambda info: [*new(info), Param("not [a] name", "x")]
+    )
+    end(writer, info)
+    writer.close()
+    run = MlflowClient(server).get_run(writer.run_id)
+    assert run.data.params == {"lr": "0.1", "layers": "3"}
+    assert run.data.tags[identity.LOSSES] == '{"param_refused": 1}'
+    assert (run.data.tags[identity.STATE], run.info.status) == ("complete", "FINISHED")
+
+
+def test_a_position_waits_for_the_next_checkpoint_or_the_end(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs a request: soon after the last one it is kept back, and known to who writes."""
+    target, client = MlflowTarget(server), MlflowClient(server)
+    info = small("positions", "one")
+    writer = target.open(info, "backfill", target.find(info))
+
+    def written() -> str | None:
+        return client.get_run(writer.run_id).data.tags.get(identity.POSITION)
+
+    writer.append(points("a", [1.0]))
+    writer.checkpoint(Mark("seg", 1))
+    assert (writer.position, written()) == ({"seg": 1}, None)
+    monkeypatch.setattr(run_writer, "MARK_S", 0.0)
+    writer.append(points("a", [2.0], 1))
+    writer.checkpoint(Mark("seg", 2))
+    assert written() == '{"seg": 2}'
+    monkeypatch.setattr(run_writer, "MARK_S", time.monotonic())
+    writer.append(points("a", [3.0], 2))
+    writer.checkpoint(Mark("seg", 3))
+    assert written() == '{"seg": 2}'
+    writer.finish(info, complete=False)
+    writer.close()
+    assert written() == '{"seg": 3}'
+    assert len(client.get_metric_history(writer.run_id, "a")) == 3
+
+
+def test_who_is_met_only_when_creating(server: str) -> None:
+    """No run was there at the first look, so none is looked for again; one that somebody else has
+    created since is found when ours would be a second one."""
+    ours, theirs = MlflowTarget(server), MlflowTarget(server)
+    write(ours, small("met late", "one"))
+    run_id = write(theirs, small("met late", "two"))
+    assert write(ours, small("met late", "two")) == run_id
+    found = {run.info.run_id for run in MlflowClient(server).search_runs(
+        [MlflowClient(server).get_experiment_by_name("met late").experiment_id]
+    )}  # fmt: skip
+    assert len(found) == 2
+
+
+def test_gathered_items_fit_into_batches() -> None:
+    """A hundred params and a hundred tags a batch; the last batch holds the last tags."""
+    gathered = Gathered()
+    gathered.add("r", [Param(f"p{n}", "") for n in range(250)], [RunTag("t", "old")])
+    gathered.add("r", [], [RunTag(f"t{n}", "") for n in range(120)])
+    gathered.add("r", [], [RunTag("t", "new")])
+    batches = list(gathered.batches())
+    assert [(len(params), len(tags)) for _, params, tags in batches] == [
+        (100, 0), (100, 0), (0, 100), (50, 21),
+    ]  # fmt: skip
+    last = batches[-1][2][-1]
+    assert (last.key, last.value) == ("t", "new")
+    assert list(Gathered().batches()) == []

@@ -1,0 +1,190 @@
+"""Rows written in bulk are the rows that MLflow's own log_batch leaves."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from mlflow.store.db.utils import _get_latest_schema_revision
+
+from mlflow_wandb_plugin.core.model import Series
+from mlflow_wandb_plugin.errors import TargetError, UsageError
+from mlflow_wandb_plugin.targets.mlflow.sql import bulk_points
+from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import Points, SqlBulk, open_bulk
+from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
+from tests.support.mlflow_state import read_runs
+from tests.targets.mlflow.writing import end, run_info
+
+VALUES = st.one_of(
+    st.sampled_from([0.0, -0.0, 1.0, math.nan, math.inf, -math.inf, 1.7976931348623157e308]),
+    st.floats(allow_nan=True, allow_infinity=True),
+)
+POINT = st.tuples(VALUES, st.integers(0, 3), st.integers(-2, 3))
+CALLS = st.lists(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b/c", "é"]), st.lists(POINT, max_size=8)), max_size=4
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def rows(uri: str, run_id: str) -> dict[str, list[tuple[Any, ...]]]:
+    """Both tables of a run, as the database holds them."""
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as db:
+        return {
+            table: sorted(
+                db.execute(
+                    "select key, value, typeof(value), timestamp, typeof(timestamp), step, "
+                    f"typeof(step), is_nan, typeof(is_nan) from {table} where run_uuid = ?",
+                    (run_id,),
+                )
+            )
+            for table in ("metrics", "latest_metrics")
+        }
+
+
+@pytest.fixture
+def client(fresh_store: str) -> MlflowClient:
+    return MlflowClient(fresh_store)
+
+
+def new_run(client: MlflowClient) -> str:
+    return str(client.create_run("0").info.run_id)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(calls=CALLS, small=st.booleans())
+def test_rows_are_those_of_log_batch(
+    client: MlflowClient, fresh_store: str, calls: list[Any], small: bool
+) -> None:
+    """Duplicates, NaN, infinities, any order, over several calls: both tables are equal."""
+    one, other = new_run(client), new_run(client)
+    bulk = open_bulk(client)
+    if small:
+        bulk._rows_at_once = 3
+    for call in calls:
+        blocks = [Points(name, *zip(*points, strict=True)) for name, points in call if points]
+        metrics = [Metric(name, *point) for name, points in call for point in points]
+        if metrics:
+            client.log_batch(one, metrics=metrics)
+            bulk.write(other, blocks)
+    assert rows(fresh_store, other) == rows(fresh_store, one)
+
+
+def test_both_ways_may_meet_in_one_run(client: MlflowClient, fresh_store: str) -> None:
+    """A live writer's points and a bulk writer's, at the same time, are all there once."""
+    run_id = new_run(client)
+    bulk = open_bulk(client)
+
+    def log() -> None:
+        for step in range(0, 60, 2):
+            client.log_metric(run_id, "m", step / 7, timestamp=step, step=step)
+
+    live = threading.Thread(target=log)
+    live.start()
+    for start in range(0, 60, 6):
+        steps = list(range(start, start + 6))
+        bulk.write(run_id, [Points("m", [step / 7 for step in steps], steps, steps)])
+    live.join(60)
+    history = client.get_metric_history(run_id, "m")
+    assert sorted((m.step, m.value) for m in history) == [(step, step / 7) for step in range(60)]
+    assert client.get_run(run_id).data.metrics == {"m": 59 / 7}
+
+
+def test_no_transaction_takes_long(client: MlflowClient) -> None:
+    """Many points go in transactions whose size follows from how long the last one took."""
+    bulk = open_bulk(client)
+    sizes: list[int] = []
+    insert = bulk._dialect.insert
+
+    def counting(connection: Any, run_id: str, part: list[Points]) -> None:
+        sizes.append(sum(len(points.values) for points in part))
+        insert(connection, run_id, part)
+
+    bulk._dialect.insert = counting  # type: ignore[method-assign]
+    steps = list(range(5000))
+    bulk.write(new_run(client), [Points(f"m{i}", [0.5] * 5000, steps, steps) for i in range(20)])
+    assert sum(sizes) == 100_000
+    assert sizes[0] == 20_000
+    assert len(sizes) > 1
+
+
+def test_a_deleted_run_takes_no_points(client: MlflowClient, fresh_store: str) -> None:
+    """As MLflow itself refuses them."""
+    run_id = new_run(client)
+    client.delete_run(run_id)
+    with pytest.raises(TargetError, match="was deleted"):
+        open_bulk(client).write(run_id, [Points("m", [1.0], [0], [0])])
+    assert rows(fresh_store, run_id)["metrics"] == []
+
+
+def test_the_installed_mlflow_has_a_schema_that_was_tested() -> None:
+    """When this fails, try the new MLflow with these tests and add its revision."""
+    assert _get_latest_schema_revision() in bulk_points.TESTED_SCHEMAS
+
+
+def test_a_schema_that_was_not_tested_is_written_by_mlflow_itself(
+    client: MlflowClient, fresh_store: str
+) -> None:
+    """Asked for, bulk says what to do; by itself the package falls back."""
+    with closing(sqlite3.connect(fresh_store.removeprefix("sqlite:///"))) as db:
+        db.execute("update alembic_version set version_num = 'from the future'")
+        db.commit()
+    with pytest.raises(UsageError, match=r"from the future.*--write-path api"):
+        open_bulk(client)
+
+
+def test_tables_that_are_not_mlflows_are_left_alone(client: MlflowClient, fresh_store: str) -> None:
+    """A column more, and log_batch does the writing."""
+    with closing(sqlite3.connect(fresh_store.removeprefix("sqlite:///"))) as db:
+        db.execute("alter table metrics add column more integer")
+        db.commit()
+    with pytest.raises(UsageError, match="not MLflow's"):
+        open_bulk(client)
+
+
+def test_a_store_without_a_database_has_no_bulk_path(tmp_path: Path) -> None:
+    """A tracking server is spoken to by REST."""
+    with pytest.raises(UsageError, match="needs a database"):
+        open_bulk(MlflowClient("http://127.0.0.1:9"))
+
+
+@pytest.fixture(params=["bulk", "api"])
+def target(request: pytest.FixtureRequest, fresh_store: str) -> MlflowTarget:
+    target = MlflowTarget(fresh_store)
+    target.use_write_path(request.param)
+    return target
+
+
+def test_a_point_that_mlflow_refuses_is_counted_whichever_way(
+    target: MlflowTarget, fresh_store: str
+) -> None:
+    """A time before 1970 is left out alone; its neighbours arrive."""
+    info = run_info()
+    writer = target.open(info, "backfill")
+    writer.append(Series(("m",), [0, 1, 2], [5, -1, 7], [1.0, 2.0, 3.0]))
+    writer.append(Series(("big",), [2**70], [5], [1.0]))
+    writer.append(Series(("n",), [0], [5], [1.0]))
+    end(writer, info)
+    writer.close()
+    assert writer.losses == {"metric_refused": 2}
+    state = read_runs(fresh_store)["r1"]
+    assert state.points("m") == [(0, 1.0), (2, 3.0)]
+    assert state.points("n") == [(0, 1.0)]
+
+
+def test_bulk_is_taken_where_it_can_be(fresh_store: str) -> None:
+    """Without being asked for."""
+    assert isinstance(MlflowTarget(fresh_store)._bulk, SqlBulk)

@@ -1,0 +1,196 @@
+"""Work of several threads shares transactions, and nobody notices."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from mlflow_wandb_plugin.targets.mlflow.sql.transactions import DEADLOCKS, SharedTransactions
+
+
+class Log:
+    """A table of numbers, and how often something was committed."""
+
+    def __init__(self, path: Path) -> None:
+        self.engine = sqlalchemy.create_engine(f"sqlite:///{path}")
+        with self.engine.begin() as connection:
+            connection.exec_driver_sql("create table numbers (number integer primary key)")
+        self.transactions = SharedTransactions(self.engine)
+        self.commits = 0
+        sqlalchemy.event.listen(self.engine, "commit", self._count)
+
+    def _count(self, connection: Any) -> None:
+        self.commits += 1
+
+    def put(self, number: int) -> Any:
+        def work(connection: Any) -> int:
+            connection.exec_driver_sql("insert into numbers values (?)", (number,))
+            return number
+
+        return work
+
+    @property
+    def numbers(self) -> list[int]:
+        with self.engine.connect() as connection:
+            found = connection.exec_driver_sql("select number from numbers order by number")
+            return [number for (number,) in found]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Any:
+    log = Log(tmp_path / "log.db")
+    yield log
+    log.engine.dispose()
+
+
+def test_work_is_committed_when_run_returns(log: Log) -> None:
+    """Alone, each has a transaction of its own, and its result."""
+    assert [log.transactions.run(log.put(number)) for number in (2, 1)] == [2, 1]
+    assert (log.numbers, log.commits) == ([1, 2], 2)
+
+
+def at_once(log: Log, works: list[Any]) -> list[Any]:
+    """Bring all works while the first is under way; what came of each."""
+    results: list[Any] = [None] * len(works)
+    first_runs, all_brought = threading.Event(), threading.Event()
+
+    def hold(connection: Any) -> None:
+        first_runs.set()
+        assert all_brought.wait(30)
+
+    def bring(at: int) -> None:
+        try:
+            results[at] = log.transactions.run(works[at])
+        except Exception as error:
+            results[at] = error
+
+    holder = threading.Thread(target=log.transactions.run, args=(hold,))
+    holder.start()
+    assert first_runs.wait(30)
+    threads = [threading.Thread(target=bring, args=(at,)) for at in range(len(works))]
+    for thread in threads:
+        thread.start()
+    while len(log.transactions._waiting) < len(works):
+        assert holder.is_alive()
+    all_brought.set()
+    for thread in [holder, *threads]:
+        thread.join(30)
+    return results
+
+
+def test_what_waits_shares_a_transaction(log: Log) -> None:
+    """Ten threads that came while one was at work cost one commit more."""
+    assert at_once(log, [log.put(number) for number in range(10)]) == list(range(10))
+    assert log.numbers == list(range(10))
+    assert log.commits == 1
+
+
+def test_work_that_fails_harms_no_other(log: Log) -> None:
+    """It gets its own error; what shared its transaction is done again without it."""
+    log.transactions.run(log.put(3))
+    results = at_once(log, [log.put(number) for number in range(6)])
+    assert isinstance(results[3], IntegrityError)
+    assert results[:3] + results[4:] == [0, 1, 2, 4, 5]
+    assert log.numbers == list(range(6))
+
+
+def test_together_is_all_or_nothing(log: Log) -> None:
+    """Steps of one run are one piece of work."""
+    transactions = log.transactions
+    transactions.together([lambda number=n: transactions.run(log.put(number)) for n in (1, 2)])
+    assert (log.numbers, log.commits) == ([1, 2], 1)
+    with pytest.raises(IntegrityError):
+        transactions.together([lambda number=n: transactions.run(log.put(number)) for n in (3, 2)])
+    assert log.numbers == [1, 2]
+    transactions.run(log.put(4))
+    assert log.numbers == [1, 2, 4]
+
+
+def test_a_step_that_raises_leaves_nothing_behind(log: Log) -> None:
+    """Neither rows, nor the next work in its company."""
+    transactions = log.transactions
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        transactions.together([lambda: transactions.run(log.put(1)), fail])
+    transactions.run(log.put(2))
+    assert log.numbers == [2]
+
+
+def test_no_more_work_is_taken_up_after_a_while(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction ends when its time is over, whatever waits."""
+    from mlflow_wandb_plugin.targets.mlflow.sql import transactions as mlflow_transactions
+
+    monkeypatch.setattr(mlflow_transactions, "LOCK_S", 0.0)
+    assert at_once(log, [log.put(number) for number in range(3)]) == [0, 1, 2]
+    assert log.commits == 4
+
+
+class DriverError(Exception):
+    """As drivers raise it: MySQL's have a number in front, PostgreSQL's an SQLSTATE."""
+
+    def __init__(self, *args: object, pgcode: str | None = None) -> None:
+        super().__init__(*args)
+        self.pgcode = pgcode
+
+
+@pytest.mark.parametrize(
+    ("error", "times", "tries"),
+    [
+        (DriverError(1213, "Deadlock found"), 2, 3),
+        (DriverError("deadlock detected", pgcode="40P01"), 2, 3),
+        (DriverError(1213, "Deadlock found"), 100, DEADLOCKS + 1),
+        (DriverError(1205, "Lock wait timeout exceeded"), 100, 1),
+    ],
+)
+def test_what_a_deadlock_took_back_is_done_again(
+    log: Log, error: DriverError, times: int, tries: int
+) -> None:
+    """At once, a few times; other errors are for whoever brought the work."""
+    done: list[int] = []
+
+    def work(connection: Any) -> None:
+        done.append(1)
+        log.put(7)(connection)
+        if len(done) <= times:
+            raise OperationalError("insert", {}, error)
+
+    if times < 100:
+        log.transactions.run(work)
+    else:
+        with pytest.raises(OperationalError):
+            log.transactions.run(work)
+    assert len(done) == tries
+    assert log.numbers == ([7] if times < 100 else [])
+
+
+def test_a_database_that_is_not_there(tmp_path: Path) -> None:
+    """Its error reaches whoever brought work."""
+    transactions = SharedTransactions(
+        sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'no folder' / 'x.db'}")
+    )
+    with pytest.raises(sqlalchemy.exc.OperationalError):
+        transactions.run(lambda connection: None)
+
+
+def test_other_writers_get_their_turn(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite's writers look again every 100 ms: the database is left free as long now and then."""
+    from mlflow_wandb_plugin.targets.mlflow.sql import transactions as mlflow_transactions
+
+    pauses: list[float] = []
+    monkeypatch.setattr(mlflow_transactions.time, "sleep", pauses.append)
+    log.transactions.run(log.put(1))
+    log.transactions.run(log.put(2))
+    assert pauses == []
+    monkeypatch.setattr(mlflow_transactions, "HELD_S", 0.0)
+    monkeypatch.setattr(mlflow_transactions, "FREE_S", 100.0)
+    log.transactions.run(log.put(3))
+    assert len(pauses) == 1
+    assert 0 < pauses[0] <= 100

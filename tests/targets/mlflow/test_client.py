@@ -1,0 +1,186 @@
+"""Errors sorted into what may be repeated and what was refused, for the odd answers of servers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import requests
+import requests_mock
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException, RestException
+from sqlalchemy.exc import OperationalError
+
+from mlflow_wandb_plugin.core.retry import Backoff
+from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
+from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError, translated
+
+HOST = "http://mlflow.test:5000"
+LOG_BATCH = f"{HOST}/api/2.0/mlflow/runs/log-batch"
+RUN = "0" * 32
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[requests_mock.Mocker]:
+    """A host whose every answer the test gives; what else is asked is an error."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with requests_mock.Mocker() as mocker:
+        yield mocker
+
+
+def raising(error: BaseException) -> Callable[[], Any]:
+    def call() -> Any:
+        raise error
+
+    return call
+
+
+def patient(pauses: list[float] | None = None) -> Client:
+    """A client that repeats at once and notes how long it would have waited."""
+    kept = [] if pauses is None else pauses
+    return Client(HOST, Backoff(None, lambda seconds: (kept.append(seconds), len(kept) < 20)[1]))
+
+
+def rest(code: str) -> RestException:
+    return RestException({"error_code": code, "message": "no"})
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST",
+     "PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "ENDPOINT_NOT_FOUND",
+     "INVALID_STATE", "FEATURE_DISABLED"],
+)  # fmt: skip
+def test_refusals_are_final(code: str) -> None:
+    """What repeating cannot cure is a RefusedError with MLflow's code."""
+    with pytest.raises(RefusedError, match="no") as caught:
+        translated(raising(rest(code)))
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED",
+     "DEADLINE_EXCEEDED", "SOMETHING_NEW"],
+)  # fmt: skip
+def test_troubles_may_pass(code: str) -> None:
+    """Limits, outages and what nobody knows are worth another try."""
+    with pytest.raises(TargetUnavailableError):
+        translated(raising(rest(code)))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        requests.ConnectionError("refused"),
+        requests.Timeout("slow"),
+        OperationalError("select", {}, Exception("database is locked")),
+        ConnectionResetError("gone"),
+    ],
+)
+def test_a_target_that_is_down_is_unavailable(error: Exception) -> None:
+    """The network's and the database's errors are troubles that may pass."""
+    with pytest.raises(TargetUnavailableError):
+        translated(raising(error))
+
+
+@pytest.mark.parametrize(
+    "cause", [OverflowError("int too large"), UnicodeEncodeError("utf-8", "\udcff", 0, 1, "x")]
+)
+def test_a_value_that_the_store_cannot_hold_is_refused(cause: Exception) -> None:
+    """MLflow calls it an internal error; repeated, it would be one for ever."""
+    error = MlflowException("internal")
+    error.__cause__ = cause
+    for raised in (error, cause):
+        with pytest.raises(RefusedError) as caught:
+            translated(raising(raised))
+        assert caught.value.code == "BAD_REQUEST"
+
+
+def test_an_error_of_ours_is_not_hidden() -> None:
+    """A mistake in the program is not an unavailable target."""
+    with pytest.raises(ZeroDivisionError):
+        translated(lambda: 1 // 0)
+
+
+def test_messages_hold_no_password() -> None:
+    """The text of an error may name the URI it failed on."""
+    error = requests.ConnectionError("cannot reach http://me:secret@host/x")
+    with pytest.raises(TargetUnavailableError) as caught:
+        translated(raising(error))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "refused"),
+    [(400, True), (401, True), (403, True), (404, True), (405, True), (413, True), (422, True),
+     (408, False), (429, False), (500, False), (502, False), (503, False), (504, False)],
+)  # fmt: skip
+def test_answers_that_are_no_json(
+    answers: requests_mock.Mocker, status: int, refused: bool
+) -> None:
+    """A proxy's page has no error code: its HTTP status decides."""
+    answers.post(LOG_BATCH, status_code=status, text="<html>a proxy</html>")
+    client = Client(HOST, Backoff(0.0))
+    with pytest.raises(RefusedError if refused else TargetUnavailableError):
+        client.log_batch(RUN, metrics=[Metric("a", 1.0, 1, 0)])
+    assert answers.call_count == 1
+
+
+def test_everything_arrives_once_after_all_sorts_of_trouble(answers: requests_mock.Mocker) -> None:
+    """500, 429 with Retry-After, 503, garbage, a lost connection: then success, sent once more."""
+    answers.post(
+        LOG_BATCH,
+        [
+            {"status_code": 500, "json": {"error_code": "INTERNAL_ERROR", "message": "x"}},
+            {"status_code": 429, "headers": {"Retry-After": "7"}, "text": "slow down"},
+            {"status_code": 429, "json": {"error_code": "RESOURCE_EXHAUSTED", "message": "x"}},
+            {"status_code": 503, "text": "maintenance"},
+            {"status_code": 200, "text": "<html>not json</html>"},
+            {"exc": requests.ConnectionError("reset")},
+            {"status_code": 200, "json": {}},
+        ],
+    )
+    pauses: list[float] = []
+    patient(pauses).log_batch(RUN, metrics=[Metric("a", 1.0, 1, 0)])
+    assert len(pauses) == 6
+    bodies = [json.loads(request.body) for request in answers.request_history]
+    assert len(bodies) == 7
+    assert all(body == bodies[0] for body in bodies)
+
+
+def test_a_tracking_uri_that_cannot_be(fresh_store: str) -> None:
+    """One line without the password, not MLflow's traceback."""
+    with pytest.raises(UsageError, match="cannot use the tracking URI nonsense://host") as caught:
+        Client("nonsense://me:secret@host")
+    assert "secret" not in str(caught.value)
+
+
+def test_an_experiment_is_made_once(fresh_store: str) -> None:
+    """It is found again by name, and gets the tags that it lacks."""
+    client = Client(fresh_store)
+    first = client.experiment_id("e", {"a": "1"})
+    assert client.experiment_id("e", {"a": "2", "b": "3"}) == first
+    tags = MlflowClient(fresh_store).get_experiment(first).tags
+    assert (tags["a"], tags["b"]) == ("1", "3")
+
+
+def test_an_experiment_that_somebody_else_just_made(fresh_store: str) -> None:
+    """Between looking and creating another process may create: that one is used."""
+    client = Client(fresh_store)
+    other = MlflowClient(fresh_store).create_experiment("e")
+    found = client.client.get_experiment_by_name
+    misses = iter([None])
+    client.client.get_experiment_by_name = lambda name: next(misses, found(name))  # type: ignore[method-assign]
+    assert client.experiment_id("e", {}) == other
+
+
+def test_a_deleted_experiment_is_an_error_that_says_what_to_do(fresh_store: str) -> None:
+    """MLflow keeps the name: nothing can be written under it."""
+    client = Client(fresh_store)
+    MlflowClient(fresh_store).delete_experiment(client.experiment_id("e", {}))
+    with pytest.raises(TargetError, match="is deleted: restore it"):
+        client.experiment_id("e", {})

@@ -1,0 +1,141 @@
+"""Points at the value of a metric that the run names as its step, and runs that were given."""
+
+from __future__ import annotations
+
+import math
+
+from mlflow import MlflowClient
+
+from mlflow_wandb_plugin.core.model import Mark, RunInfo, Series
+from mlflow_wandb_plugin.targets.mlflow import step_axis
+from mlflow_wandb_plugin.targets.mlflow.step_axis import StepAxis
+from tests.targets.mlflow.writing import end, opened, points, run_info, the_run
+
+STEPPED = {"mlflow_step_metric": "trainer/step"}
+
+
+def test_a_row_stands_at_the_value_of_the_step_metric(fresh_store: str) -> None:
+    """All numbers of a row do, whichever series comes first, and so does the summary."""
+    last = {("trainer/step",): 30.0}
+    info = run_info(config=STEPPED, last=last, summary={"best": 0.5})
+    with opened(fresh_store, info) as writer:
+        writer.append(points("loss", [3.0, 2.0, 1.0]))
+        writer.append(points("trainer/step", [10.0, 20.0, 30.0]))
+        writer.checkpoint(Mark("seg", 1))
+        end(writer, info)
+    run = the_run(fresh_store)
+    assert run.points("loss") == [(10, 3.0), (20, 2.0), (30, 1.0)]
+    assert run.points("trainer/step") == [(10, 10.0), (20, 20.0), (30, 30.0)]
+    assert run.points("best") == [(30, 0.5)]
+    assert run.tags["wandb.sync.step_metric"] == "trainer/step"
+
+
+def test_rows_without_a_whole_number_keep_their_step(fresh_store: str) -> None:
+    """Missing, broken, NaN, infinite or beyond 64 bits: the row's own step is the one there is."""
+    info = run_info(config=STEPPED)
+    odd = [1.5, math.nan, math.inf, 2.0**63, 50.0]
+    with opened(fresh_store, info) as writer:
+        writer.append(points("loss", [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]))
+        writer.append(points("trainer/step", odd, first_step=1))
+        end(writer, info)
+    assert [step for step, _ in the_run(fresh_store).points("loss")] == [0, 1, 2, 3, 4, 50]
+
+
+def test_training_that_goes_back_keeps_both_points(fresh_store: str) -> None:
+    """A resume from a checkpoint logs steps again: nothing is dropped, times tell them apart."""
+    info = run_info(config=STEPPED)
+    with opened(fresh_store, info) as writer:
+        writer.append(points("trainer/step", [1.0, 2.0, 3.0, 2.0, 3.0]))
+        writer.append(points("loss", [5.0, 4.0, 3.0, 3.5, 2.5]))
+        end(writer, info)
+    by_time = sorted(the_run(fresh_store).metrics["loss"], key=lambda point: point[1])
+    found = [(step, value) for value, _, step in by_time]
+    assert found == [(1, 5.0), (2, 4.0), (3, 3.0), (2, 3.5), (3, 2.5)]
+
+
+def test_the_kind_of_step_is_decided_when_the_run_is_first_written(fresh_store: str) -> None:
+    """A resumed log with another config goes on as before: one run has one kind of step."""
+    first, second = run_info(config=STEPPED), run_info()
+    with opened(fresh_store, first) as writer:
+        writer.append(points("trainer/step", [10.0]))
+        writer.append(points("loss", [1.0]))
+        writer.checkpoint(Mark("seg", 1))
+    with opened(fresh_store, second) as writer:
+        writer.append(points("trainer/step", [20.0], first_step=1))
+        writer.append(points("loss", [2.0], first_step=1))
+        end(writer, second)
+    assert the_run(fresh_store).points("loss") == [(10, 1.0), (20, 2.0)]
+
+
+def test_a_run_that_began_with_wandbs_step_keeps_it(fresh_store: str) -> None:
+    """The key in a later config changes nothing."""
+    first, second = run_info(), run_info(config=STEPPED)
+    with opened(fresh_store, first) as writer:
+        writer.append(points("loss", [1.0]))
+        writer.checkpoint(Mark("seg", 1))
+    with opened(fresh_store, second) as writer:
+        writer.append(points("trainer/step", [20.0], first_step=1))
+        writer.append(points("loss", [2.0], first_step=1))
+        end(writer, second)
+    run = the_run(fresh_store)
+    assert run.points("loss") == [(0, 1.0), (1, 2.0)]
+    assert "wandb.sync.step_metric" not in run.tags
+
+
+def test_memory_is_bounded_where_no_mark_comes(monkeypatch) -> None:
+    """Held series go once there are many and a new block begins; a block is never cut."""
+    monkeypatch.setattr(step_axis, "HELD_POINTS", 4)
+    axis = StepAxis("at")
+
+    def block(key: str, first: int, values: list[float]) -> list[Series]:
+        steps = range(first, first + len(values))
+        return axis.add(Series((key,), list(steps), [0] * len(values), values))
+
+    assert block("a", 0, [1.0, 2.0, 3.0]) == []
+    assert block("b", 0, [1.0, 2.0, 3.0]) == []
+    assert block("at", 0, [7.0, 8.0, 9.0]) == []
+    released = block("a", 3, [4.0])
+    assert [(series.key, list(series.steps)) for series in released] == [
+        (("a",), [7, 8, 9]), (("b",), [7, 8, 9]), (("at",), [7, 8, 9]),
+    ]  # fmt: skip
+    assert block("at", 3, [10.0]) == []
+    assert [list(series.steps) for series in axis.release()] == [[10], [10]]
+
+
+def _somebodys_run(uri: str) -> str:
+    client = MlflowClient(uri)
+    run = client.create_run(client.create_experiment("elsewhere"), run_name="theirs")
+    client.log_metric(run.info.run_id, "loss", 9.0, step=0)
+    return str(run.info.run_id)
+
+
+def _finished(config: dict[str, object]) -> RunInfo:
+    first = {(key,): value for key, value in config.items()} | {("lr",): 0.1}
+    return run_info(config=config | {"lr": 0.1}, first_config=first)
+
+
+def test_a_run_that_was_given_to_us_is_written_as_our_own(fresh_store: str) -> None:
+    """Params, points, status and identity; what it held before stays."""
+    run_id = _somebodys_run(fresh_store)
+    info = _finished({"mlflow_run_id": run_id, "mlflow_run_given": True})
+    with opened(fresh_store, info) as writer:
+        assert writer.run_id == run_id
+        writer.append(points("loss", [1.0, 2.0]))
+        end(writer, info)
+    run = the_run(fresh_store)
+    assert (run.run_id, run.status, run.params) == (run_id, "FINISHED", {"lr": "0.1"})
+    assert run.points("loss") == [(0, 1.0), (0, 9.0), (1, 2.0)]
+    assert run.tags["wandb.sync.state"] == "complete"
+
+
+def test_a_run_that_another_tool_writes_keeps_its_params_and_status(fresh_store: str) -> None:
+    """Without the word of the user, a run that the config names is the other tool's."""
+    run_id = _somebodys_run(fresh_store)
+    info = _finished({"mlflow_run_id": run_id} | STEPPED)
+    with opened(fresh_store, info) as writer:
+        writer.append(points("trainer/step", [0.0, 5.0]))
+        writer.append(points("loss", [1.0, 2.0]))
+        end(writer, info)
+    run = the_run(fresh_store)
+    assert (run.status, run.params) == ("RUNNING", {})
+    assert run.points("loss") == [(0, 9.0), (5, 2.0)]
