@@ -121,10 +121,14 @@ def test_readme_lists_every_setting_with_its_default() -> None:
 
 
 def test_rule_book_page_lists_every_system_metric() -> None:
-    """Each system metric that gets a name of MLflow's stands in docs/to_mlflow.md."""
-    from mlflow_wandb_plugin.mapping.to_mlflow import _GPU_NAMES, MAPPING_VERSION, SYSTEM_NAMES
+    """Each system metric that gets a name of MLflow's stands in docs/mapping.md."""
+    from mlflow_wandb_plugin.mapping.system_metrics import (
+        _GPU_NAMES,
+        SYSTEM_NAMES,
+    )
+    from mlflow_wandb_plugin.mapping.to_mlflow import MAPPING_VERSION
 
-    page = (ROOT / "docs" / "to_mlflow.md").read_text()
+    page = (ROOT / "docs" / "mapping.md").read_text()
     for name, renamed in SYSTEM_NAMES.items():
         assert f"`{name}`" in page
         assert f"`system/{renamed}`" in page
@@ -135,10 +139,11 @@ def test_rule_book_page_lists_every_system_metric() -> None:
 
 
 def test_rule_book_page_lists_every_tag() -> None:
-    """Each tag that describes a run or ties it to its twin stands in docs/to_mlflow.md."""
+    """Each tag that describes a run or ties it to its twin stands in docs/mapping.md."""
     from mlflow_wandb_plugin.core import identity
     from mlflow_wandb_plugin.core.model import RunInfo
     from mlflow_wandb_plugin.mapping import to_mlflow
+    from mlflow_wandb_plugin.mapping.to_mlflow import MAPPING_VERSION
 
     facts = ("user", "program", "git_commit", "git_remote", "args", "host", "os", "python",
              "executable", "docker", "gpu", "gpu_count", "cuda")  # fmt: skip
@@ -147,11 +152,15 @@ def test_rule_book_page_lists_every_tag() -> None:
         state="finished", exit_code=0, config={"a": 2}, first_config={("a",): 1},
         facts=dict.fromkeys(facts, "x"),
     )  # fmt: skip
-    tags = {*to_mlflow.run_tags(run), *identity.identity_tags(run, "dual"), identity.POSITION}
+    tags = {
+        *to_mlflow.run_tags(run),
+        *identity.identity_tags(run, "dual", MAPPING_VERSION),
+        identity.POSITION,
+    }
     tags |= {identity.LOSSES, identity.REWRITES, identity.ROWS, identity.CLAIM, identity.SWEEP}
     tags |= {identity.STEP_METRIC}
     tags |= {identity.PARENT_GROUP}
-    page = (ROOT / "docs" / "to_mlflow.md").read_text()
+    page = (ROOT / "docs" / "mapping.md").read_text()
     [listed] = re.findall(r"^\| (.*) \| `wandb\.<name>`; args as JSON \|$", page, re.M)
     machine = {f"wandb.{name}" for name in listed.split(", ")}
     missing = sorted(tag for tag in tags - machine if f"`{tag}`" not in page)

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_args, get_type_hints
 
+from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.mapping.to_mlflow import without_credentials
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from flyte import Link
 
 from mlflow_wandb_flyte.context import RankScope, RunMode
-from mlflow_wandb_plugin.mapping.to_mlflow import without_credentials
+from mlflow_wandb_plugin.core.redaction import without_credentials
 
 WANDB_HOST = "https://wandb.ai"
 RUN_TEMPLATE = "{host}/#/experiments/{experiment_id}/runs/{run_id}"

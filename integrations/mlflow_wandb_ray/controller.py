@@ -10,8 +10,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.mapping.to_mlflow import without_credentials
 from mlflow_wandb_ray.lane import Lane
 from mlflow_wandb_ray.runs import Homes, begin, place_of, run_id
 

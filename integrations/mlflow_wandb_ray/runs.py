@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.live.secrets import without_secrets
+from mlflow_wandb_plugin.core.identity import PARENT_GROUP_KEY
+from mlflow_wandb_plugin.core.redaction import without_secrets
 from mlflow_wandb_plugin.live.terminal import say, warn_once
-from mlflow_wandb_plugin.mapping.to_mlflow import PARENT_GROUP_KEY
 from mlflow_wandb_plugin.sources.wandb_local.unsent_rows import Unsent
 from mlflow_wandb_ray import credentials
 

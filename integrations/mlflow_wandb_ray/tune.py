@@ -7,7 +7,10 @@ from typing import Any
 
 from ray.tune.logger import LoggerCallback
 
-from mlflow_wandb_plugin.mapping.to_mlflow import PARENT_GROUP_KEY, STEP_METRIC_CONFIG_KEY
+from mlflow_wandb_plugin.core.identity import (
+    PARENT_GROUP_KEY,
+    STEP_METRIC_CONFIG_KEY,
+)
 from mlflow_wandb_ray import credentials
 from mlflow_wandb_ray.lane import Lane
 from mlflow_wandb_ray.runs import Homes, begin, place_of, run_id, shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlflow_wandb_plugin.live.secrets import without_secrets as shown
+from mlflow_wandb_plugin.core.redaction import without_secrets as shown
 
 __all__ = ["as_yaml", "plain", "resolved", "shown"]
 

@@ -10,7 +10,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable
 
-from mlflow_wandb_plugin.mapping.to_mlflow import safe_path
+from mlflow_wandb_plugin.mapping.names import safe_path
 
 MAX_BYTES = 150
 NO_NAME = "_"

@@ -4,7 +4,7 @@ backfill are this one loop; they differ in the source's patience only."""
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,17 +12,13 @@ from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.identity import Twin, Verdict
 from mlflow_wandb_plugin.core.model import (
-    ArtifactRef,
     Damage,
-    FileRef,
     Item,
-    Mark,
-    RowObjects,
     RunInfo,
     Selection,
-    Series,
 )
-from mlflow_wandb_plugin.core.protocols import RunWriter, Source, Target
+from mlflow_wandb_plugin.core.protocols import Source, Target
+from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.errors import MlflowWandbError, SourceError, UsageError
 
 
@@ -53,80 +49,6 @@ class Outcome:
     points: int = 0
     losses: Mapping[str, int] = field(default_factory=dict)
     damage: tuple[Damage, ...] = ()
-
-
-@dataclass(slots=True)
-class Carried:
-    """What `replicate` moved, and the run as it was at the end."""
-
-    points: int = 0
-    info: RunInfo | None = None
-    damage: list[Damage] = field(default_factory=list)
-
-
-class _LastMark:
-    """The mark that only the run's end stands behind."""
-
-    mark: Mark | None = None
-
-    def held_back(self, items: Iterable[Item]) -> Iterator[Item]:
-        """``items`` without it; one behind which the source breaks off comes before the error."""
-        try:
-            for item in items:
-                if self.mark is not None and not isinstance(item, RunInfo):
-                    yield self.mark
-                    self.mark = None
-                if isinstance(item, Mark):
-                    self.mark = item
-                else:
-                    yield item
-        except MlflowWandbError:
-            if self.mark is not None:
-                yield self.mark
-            raise
-
-
-def replicate(
-    items: Iterable[Item],
-    writer: RunWriter,
-    progress: Callable[[int], None] | None = None,
-    prompt: bool = True,
-) -> Carried:
-    """Write ``items`` of one run; the last `RunInfo` among them finishes it. It is marked complete
-    if it has ended and nothing of it is known to be missing.
-
-    Args:
-        prompt: items may be long in coming, and each mark is heeded at once. Else the last one goes
-            with the run's end, as one piece.
-
-    Raises:
-        MlflowWandbError: reading or writing failed; nothing is marked as done.
-    """
-    carried = Carried()
-    last = _LastMark()
-    for item in items if prompt else last.held_back(items):
-        if isinstance(item, Series):
-            writer.append(item)
-            carried.points += len(item.values)
-            if progress is not None:
-                progress(len(item.values))
-        elif isinstance(item, Mark):
-            writer.checkpoint(item)
-        elif isinstance(item, RunInfo):
-            writer.update(item)
-            carried.info = item
-        elif isinstance(item, Damage):
-            carried.damage.append(item)
-            if item.lost:
-                writer.lose(item)
-        elif isinstance(item, (FileRef, ArtifactRef, RowObjects)):
-            writer.add(item)
-    if carried.info is not None:
-        whole = carried.info.state != "running" and not carried.info.missing
-        if last.mark is not None and not whole:
-            writer.checkpoint(last.mark)
-        writer.finish(carried.info, complete=whole)
-    return carried
 
 
 def backfill(

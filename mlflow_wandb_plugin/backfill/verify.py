@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
-from mlflow_wandb_plugin.backfill.run import Listener, replicate, selected
+from mlflow_wandb_plugin.backfill.run import (
+    Listener,
+    selected,
+)
 from mlflow_wandb_plugin.core.model import RunInfo, Selection
 from mlflow_wandb_plugin.core.protocols import Source, Target
+from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
 
 Result = Literal["equal", "different", "absent", "foreign", "failed"]

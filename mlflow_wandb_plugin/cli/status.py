@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 
-from mlflow_wandb_plugin.journal import frames, outbox
+from mlflow_wandb_plugin.journal import outbox
+from mlflow_wandb_plugin.journal.locks import trainer_alive
+from mlflow_wandb_plugin.journal.status import read_status
 from mlflow_wandb_plugin.replicator import sync as syncing
 from mlflow_wandb_plugin.replicator.wandb_shipment import is_mirrored
 
@@ -42,10 +44,10 @@ def status(folders: tuple[Path, ...], as_json: bool) -> None:
 
 
 def _row(path: Path) -> dict[str, object]:
-    said = frames.read_status(path)
+    said = read_status(path)
     mirrored = said.get("born") == outbox.BORN or (path.exists() and is_mirrored(path))
     pending = path.exists()
-    alive = pending and frames.trainer_alive(path)
+    alive = pending and trainer_alive(path)
     state = said.get("state", "waiting")
     if not pending and state == "live":
         # Delivered, and stopped between removing the journal and saying so.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from mlflow_wandb_plugin.core.model import RunInfo
-from mlflow_wandb_plugin.mapping.to_mlflow import MAPPING_VERSION, step_metric, without_credentials
+from mlflow_wandb_plugin.core.redaction import without_credentials
 
 RUN_ID = "wandb.run_id"
 RUN_PATH = "wandb.run_path"
@@ -39,6 +39,24 @@ MIRROR = "mirror"
 EWM_RUN_ID = "wandb_run_id"
 EWM_COMPLETE = "wandb_migration_complete"
 """The tags that export-wandb-to-mlflow writes."""
+
+STEP_METRIC_CONFIG_KEY = "mlflow_step_metric"
+"""A config key of the user's: the dotted key of the metric whose values are MLflow's steps."""
+GIVEN_RUN_CONFIG_KEY = "mlflow_run_given"
+"""True where ``mlflow_run_id`` names a run that the user gave us to write."""
+PARENT_RUN_KEY = "mlflow_parent_run_id"
+PARENT_GROUP_KEY = "mlflow_parent_group"
+"""Config keys that say below which MLflow run a run belongs: one that exists, or one that is made
+for the runs that name the same group."""
+IDENTITY_CONFIG_KEYS = (
+    "mlflow_run_id",
+    "mlflow_experiment_id",
+    "mlflow_tracking_uri",
+    STEP_METRIC_CONFIG_KEY,
+    GIVEN_RUN_CONFIG_KEY,
+    PARENT_RUN_KEY,
+    PARENT_GROUP_KEY,
+)
 
 Origin: TypeAlias = Literal["dual", "backfill"]
 SyncState: TypeAlias = Literal["live", "complete", "partial"]
@@ -120,7 +138,7 @@ def verdict(info: RunInfo, twin: Twin | None) -> Verdict:
     return "dual-written" if twin.origin == "dual" else "existing"
 
 
-def identity_tags(info: RunInfo, origin: Origin) -> dict[str, str]:
+def identity_tags(info: RunInfo, origin: Origin, mapping_version: str) -> dict[str, str]:
     """Tags set when a run is opened. ``origin`` says who opened it first and stays."""
     tags = {
         RUN_ID: info.run_id,
@@ -128,7 +146,7 @@ def identity_tags(info: RunInfo, origin: Origin) -> dict[str, str]:
         PROJECT: info.project,
         ORIGIN: origin,
         STATE: "live",
-        MAPPING: MAPPING_VERSION,
+        MAPPING: mapping_version,
     }
     optional = {ENTITY: info.entity, STEP_METRIC: step_metric(info)}
     return tags | {key: value for key, value in optional.items() if value}
@@ -167,3 +185,9 @@ def read_numbers(tags: Mapping[str, str], tag: str) -> dict[str, int]:
         return {str(segment): int(offset) for segment, offset in position.items()}
     except (ValueError, AttributeError, TypeError):
         return {}
+
+
+def step_metric(info: RunInfo) -> str:
+    """The dotted key of the metric whose values are MLflow's steps; empty for W&B's own step."""
+    named = info.config.get(STEP_METRIC_CONFIG_KEY)
+    return named if isinstance(named, str) else ""

@@ -6,7 +6,7 @@ import os
 import sys
 
 from mlflow_wandb_plugin.core.helper_process import absolute_uri
-from mlflow_wandb_plugin.mapping.to_mlflow import without_credentials
+from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.settings import Settings
 
 

@@ -43,7 +43,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.journal.frames import JournalReader
+from mlflow_wandb_plugin.journal.reader import JournalReader
 
 OPERATION = 4
 """The kind of a journal's frame that holds an operation."""

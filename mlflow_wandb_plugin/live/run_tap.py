@@ -13,11 +13,13 @@ from typing import Any
 from mlflow_wandb_plugin.core import identity, tracking_uri
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import frames
-from mlflow_wandb_plugin.journal.frames import Journal
+from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
+from mlflow_wandb_plugin.journal.status import read_status
+from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.live.replicator_process import Replicator
 from mlflow_wandb_plugin.live.terminal import ProgressLine, say, warn_once
 from mlflow_wandb_plugin.settings import Settings
-from mlflow_wandb_plugin.sources.wandb_local.folders import JOURNAL_DIR, segment_of
+from mlflow_wandb_plugin.sources.wandb_local.folders import segment_of
 
 TROUBLE_PATIENCE_S = 10.0
 """How long finish() waits for an MLflow that is known not to answer."""
@@ -65,7 +67,7 @@ class RunTap:
         from a run that it calls finished."""
         if self._told_wandb or self.closed or self.pid != os.getpid():
             return
-        status = frames.read_status(self.path)
+        status = read_status(self.path)
         if status.get("run_id"):
             self._tell_wandb(status)
 
@@ -162,7 +164,7 @@ class RunTap:
     def _wait(self, seconds: float, states: tuple[str, ...]) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
         while True:
-            status = frames.read_status(self.path)
+            status = read_status(self.path)
             if status.get("state") in states or time.monotonic() > deadline:
                 return status
             if not self._replicator.alive():
@@ -174,7 +176,7 @@ class RunTap:
         trouble_since: float | None = None
         line, quiet_until = ProgressLine(), time.monotonic() + 1.0
         while (now := time.monotonic()) < deadline and self._replicator.alive():
-            status = frames.read_status(self.path)
+            status = read_status(self.path)
             state = status.get("state")
             if state in ("complete", "partial", "failed"):
                 break
@@ -185,7 +187,7 @@ class RunTap:
                 line.show(f"waiting for the replica in MLflow, {deadline - now:.0f} s at most")
             time.sleep(0.02)
         line.end()
-        status = frames.read_status(self.path)
+        status = read_status(self.path)
         if status.get("state") != "complete":
             reason = status.get("error") or "MLflow has not taken everything yet"
             warn_once(f"{reason}. `mlflow-wandb sync {self.path.parent.parent}` delivers the rest")

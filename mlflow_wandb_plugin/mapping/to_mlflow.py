@@ -1,4 +1,4 @@
-"""The rule book: what each W&B thing becomes in MLflow.
+"""Rules for W&B to MLflow: what a run's config, summary and description become.
 
 Pure functions of what W&B recorded; the live path and every backfill go through them, so that
 both give equal runs. Change a rule and `MAPPING_VERSION` goes up.
@@ -6,37 +6,19 @@ both give equal runs. Change a rule and `MAPPING_VERSION` goes up.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any
 
+from mlflow_wandb_plugin.core.identity import IDENTITY_CONFIG_KEYS
 from mlflow_wandb_plugin.core.model import Key, RunInfo, RunState, as_float, flatten
+from mlflow_wandb_plugin.core.redaction import without_credentials
+from mlflow_wandb_plugin.mapping.names import Limits, storable
 
 MAPPING_VERSION = "2"
 
 INTERNAL_CONFIG_KEY = "_wandb"
-STEP_METRIC_CONFIG_KEY = "mlflow_step_metric"
-"""A config key of the user's: the dotted key of the metric whose values are MLflow's steps."""
-GIVEN_RUN_CONFIG_KEY = "mlflow_run_given"
-"""True where ``mlflow_run_id`` names a run that the user gave us to write."""
-PARENT_RUN_KEY = "mlflow_parent_run_id"
-PARENT_GROUP_KEY = "mlflow_parent_group"
-"""Config keys that say below which MLflow run a run belongs: one that exists, or one that is made
-for the runs that name the same group."""
-IDENTITY_CONFIG_KEYS = (
-    "mlflow_run_id",
-    "mlflow_experiment_id",
-    "mlflow_tracking_uri",
-    STEP_METRIC_CONFIG_KEY,
-    GIVEN_RUN_CONFIG_KEY,
-    PARENT_RUN_KEY,
-    PARENT_GROUP_KEY,
-)
 
 STATUS: Mapping[RunState, str] = {
     "running": "RUNNING",
@@ -47,150 +29,6 @@ STATUS: Mapping[RunState, str] = {
     "preempted": "KILLED",
 }
 """W&B's run states as MLflow's run status."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Lengths in characters that MLflow accepts."""
-
-    key: int
-    param_value: int
-    tag_value: int
-    experiment_name: int
-    batch_metrics: int
-    batch_params: int
-    run_name: int = 250
-
-    @classmethod
-    @lru_cache
-    def installed(cls) -> Limits:
-        """The limits of the installed MLflow, where it states them."""
-        from mlflow.utils import validation
-
-        return cls(
-            key=getattr(validation, "MAX_ENTITY_KEY_LENGTH", 250),
-            param_value=getattr(validation, "MAX_PARAM_VAL_LENGTH", 6000),
-            tag_value=getattr(validation, "MAX_TAG_VAL_LENGTH", 5000),
-            experiment_name=getattr(validation, "MAX_EXPERIMENT_NAME_LENGTH", 500),
-            batch_metrics=getattr(validation, "MAX_METRICS_PER_BATCH", 1000),
-            batch_params=getattr(validation, "MAX_PARAMS_TAGS_PER_BATCH", 100),
-        )
-
-
-# -- names ------------------------------------------------------------------------------------
-
-_ILLEGAL = re.compile(r"[^/\w.\- :]")
-
-
-def legal_name(name: str, limit: int) -> str:
-    """``name`` if MLflow takes it as a metric, param or tag key, else its rewritten form.
-
-    Illegal characters become ``_``, path parts that are empty, ``.`` or ``..`` and two dots at
-    the start too; a name over ``limit`` characters is cut and ends in a hash of the whole.
-    Source: mlflow.utils.validation, which wants ``[/\\w.\\- :]*`` and a normalised path.
-    """
-    parts = _ILLEGAL.sub("_", name).split("/")
-    clean = "/".join("_" * max(1, len(part)) if part in ("", ".", "..") else part for part in parts)
-    if clean.startswith(".."):
-        clean = "__" + clean[2:]
-    return clean if len(clean) <= limit else _with_hash(clean, name, limit)
-
-
-def _with_hash(clean: str, original: str, limit: int) -> str:
-    digest = hashlib.sha256(original.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return f"{clean[: limit - 9]}-{digest}"
-
-
-class Namer:
-    """Gives each W&B key of a run its MLflow name; no two keys get the same one.
-
-    A key whose name is taken by another key gets a hash suffix. ``renamed`` holds the originals
-    of all names that differ from the dotted key.
-
-    Args:
-        limit: the longest name, in characters.
-        known: what ``renamed`` held when the run was written before.
-        taken: all names that the run has; those not in ``known`` are their keys' own.
-    """
-
-    def __init__(
-        self,
-        limit: int,
-        known: Mapping[str, list[str]] | None = None,
-        taken: Iterable[str] = (),
-    ) -> None:
-        self.renamed: dict[str, list[str]] = {
-            name: list(key) for name, key in (known or {}).items()
-        }
-        self._limit = limit
-        self._names: dict[Key, str] = {tuple(key): name for name, key in self.renamed.items()}
-        self._taken: set[str] = {*self._names.values(), *taken}
-        self._unclaimed = self._taken - self.renamed.keys()
-
-    def name(self, key: Key) -> str:
-        known = self._names.get(key)
-        if known is not None:
-            return known
-        dotted = ".".join(key)
-        name = legal_name(dotted, self._limit)
-        if name == dotted and name in self._unclaimed:
-            self._unclaimed.discard(name)
-        elif name in self._taken:
-            name = self._free_name(name, key)
-        self._names[key] = name
-        self._taken.add(name)
-        if name != dotted or (len(key) > 1 and any("." in label for label in key)):
-            self.renamed[name] = list(key)
-        return name
-
-    def _free_name(self, name: str, key: Key) -> str:
-        original = json.dumps(key)
-        while True:
-            hashed = _with_hash(name, original, self._limit)
-            if hashed not in self._taken:
-                return hashed
-            original += "'"
-
-
-SYSTEM_NAMES: Mapping[str, str] = {
-    "cpu": "cpu_utilization_percentage",
-    "memory_percent": "system_memory_usage_percentage",
-    "memory": "system_memory_usage_percentage",
-    "proc.memory.rssMB": "process_memory_usage_megabytes",
-    "proc.memory.percent": "process_memory_usage_percentage",
-    "proc.memory.availableMB": "system_memory_available_megabytes",
-    "network.sent": "network_transmit_megabytes",
-    "network.recv": "network_receive_megabytes",
-    "disk": "disk_usage_percentage",
-    "disk./.usagePercent": "disk_usage_percentage",
-}
-_GPU_NAMES: Mapping[str, str] = {
-    "gpu": "utilization_percentage",
-    "memoryAllocated": "memory_usage_percentage",
-    "memoryAllocatedBytes": "memory_usage_megabytes",
-    "powerWatts": "power_usage_watts",
-    "powerPercent": "power_usage_percentage",
-    "temp": "temperature_celsius",
-}
-_BYTES = re.compile(r"^network\.(sent|recv)$|\.memoryAllocatedBytes$")
-
-
-def system_metric(key: str, value: float) -> tuple[str, float]:
-    """MLflow's name and unit of a W&B system metric; bytes become megabytes (10**6).
-
-    Names that MLflow's System metrics tab knows are used where W&B measures the same thing;
-    anything else keeps W&B's name below ``system/``.
-    """
-    if key.startswith("system."):
-        key = key.removeprefix("system.")
-    scaled = value / 1e6 if _BYTES.search(key) else value
-    gpu = re.fullmatch(r"gpu\.(\d+)\.(\w+)", key)
-    if gpu and gpu[2] in _GPU_NAMES:
-        return f"system/gpu_{gpu[1]}_{_GPU_NAMES[gpu[2]]}", scaled
-    return f"system/{SYSTEM_NAMES.get(key, key)}", scaled
-
-
-# -- config and summary -----------------------------------------------------------------------
 
 
 def params(info: RunInfo) -> dict[Key, str]:
@@ -206,15 +44,6 @@ def param_value(value: Any) -> str:
     if isinstance(value, (list, tuple, dict)):
         value = json.dumps(value, ensure_ascii=False)
     return str(value)
-
-
-def storable(text: str) -> str:
-    """``text`` without what databases and protocols refuse: NUL and lone surrogates."""
-    return _UNSTORABLE.sub("\ufffd", text)
-
-
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def changed_params(info: RunInfo) -> int:
@@ -233,12 +62,6 @@ def changed_params(info: RunInfo) -> int:
 def config_document(info: RunInfo) -> dict[str, Any]:
     """The user's whole config as it stands, for ``wandb/config.json``."""
     return {key: value for key, value in info.config.items() if key != INTERNAL_CONFIG_KEY}
-
-
-def step_metric(info: RunInfo) -> str:
-    """The dotted key of the metric whose values are MLflow's steps; empty for W&B's own step."""
-    named = info.config.get(STEP_METRIC_CONFIG_KEY)
-    return named if isinstance(named, str) else ""
 
 
 def is_step(value: float) -> bool:
@@ -282,9 +105,6 @@ def _in_media(info: RunInfo, path: Key) -> bool:
         if isinstance(node, Mapping) and "_type" in node:
             return True
     return False
-
-
-# -- the run itself ---------------------------------------------------------------------------
 
 
 def run_name(info: RunInfo) -> str:
@@ -333,90 +153,3 @@ def experiment_tags(entity: str, project: str) -> dict[str, str]:
     """The tags that export-wandb-to-mlflow writes too."""
     path = f"{entity}/{project}" if entity else project
     return {"migrate_from_wandb_project": path, "wandb_project_name": project}
-
-
-def project_name(template: str, experiment: str) -> str:
-    """The W&B project of an MLflow experiment. ``{experiment}`` is filled in.
-
-    What W&B refuses in a project's name (``/ \\ # ? % :`` and control characters) becomes ``-``,
-    and a name over 128 characters is cut and ends in a hash of the whole.
-    Source: the validation of `wandb.init` (wandb.sdk.wandb_settings).
-    """
-    name = template.replace("{experiment}", experiment)
-    clean = _NOT_IN_PROJECT.sub("-", name).strip("-") or "mlflow"
-    return clean if len(clean) <= _PROJECT_LIMIT else _with_hash(clean, name, _PROJECT_LIMIT)
-
-
-_NOT_IN_PROJECT = re.compile(r"[/\\#?%:\x00-\x1f\x7f]")
-_PROJECT_LIMIT = 128
-
-
-def without_credentials(uri: str) -> str:
-    """``uri`` without a user name or password: ``scheme://user:pw@host`` to ``scheme://host``.
-
-    A password may hold ``@`` and ``/``, or stand in the query; ``uri`` may be a whole sentence.
-    """
-    return _SECRET_IN_QUERY.sub(r"\1***", _SECRET_IN_AUTHORITY.sub("", uri))
-
-
-_SECRET_IN_AUTHORITY = re.compile(r"(?<=://)(?:[^/\s]*@|[^/@:\s]*:(?!\d+/)[^@\s]*@)")
-_SECRET_IN_QUERY = re.compile(r"([?&;](?:password|passwd|pwd|token|access_token|api_key)=)[^&;\s]+")
-
-
-# -- artifacts --------------------------------------------------------------------------------
-
-FILES_DIR = "wandb/files"
-ARTIFACTS_DIR = "wandb/artifacts"
-CONFIG_FILE = "wandb/config.json"
-SUMMARY_FILE = "wandb/summary.json"
-HISTORY_FILE = "wandb/history.jsonl"
-RENAMED_FILE = "wandb/renamed.json"
-SWEEP_CONFIG_FILE = "wandb/sweep_config.json"
-LINEAGE_FILE = "wandb/lineage.json"
-_UNSAFE = re.compile('[\x00-\x1f\x7f\\\\:*?"<>|#%\ud800-\udfff]')
-_PART_BYTES = 200
-
-
-def safe_path(path: str) -> str:
-    """A relative posix path that stays in its folder, whatever a server or user called it.
-
-    Parts that are empty, ``.`` or ``..`` and characters that some file system or MLflow's
-    artifact paths refuse are rewritten; a rewritten path ends its name in a hash of the
-    original, so that two different names stay different.
-    """
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    clean = [_cut(_UNSAFE.sub("_", "__" if part == ".." else part)) for part in parts] or ["_"]
-    joined = "/".join(clean[-16:])
-    if joined == path:
-        return joined
-    stem, dot, suffix = clean[-1].rpartition(".")
-    digest = hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    clean[-1] = f"{stem}-{digest}.{suffix}" if dot and stem else f"{clean[-1]}-{digest}"
-    return "/".join(clean[-16:])
-
-
-def _cut(part: str) -> str:
-    """A file name within what file systems take, which count bytes."""
-    return part.encode()[:_PART_BYTES].decode(errors="ignore")
-
-
-def canonical_json(value: Any, indent: int | None = None) -> str:
-    """JSON with sorted keys; a float without fraction is written as an integer.
-
-    W&B's core and its server rewrite ``1.0`` as ``1``: without this rule a document would depend
-    on which way it came.
-    """
-    document = _canonical(value)
-    text = json.dumps(document, ensure_ascii=False, sort_keys=True, default=str, indent=indent)
-    # UTF-8 has no place for a lone surrogate; wandb-core writes the same in its stead.
-    return _LONE_SURROGATE.sub("\ufffd", text)
-
-
-def _canonical(value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return int(value)
-    if isinstance(value, Mapping):
-        return {str(key): _canonical(below) for key, below in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_canonical(below) for below in value]
-    return value

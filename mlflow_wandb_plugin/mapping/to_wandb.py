@@ -12,12 +12,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mlflow_wandb_plugin.core.identity import IDENTITY_CONFIG_KEYS
 from mlflow_wandb_plugin.core.model import as_float
-from mlflow_wandb_plugin.mapping.to_mlflow import (
-    IDENTITY_CONFIG_KEYS,
-    safe_path,
-    without_credentials,
-)
+from mlflow_wandb_plugin.core.redaction import without_credentials
+from mlflow_wandb_plugin.mapping.names import name_with_hash, safe_path
 
 ABOUT = "mlflow"
 """The config key below which everything stands that MLflow knows and W&B has no place for."""
@@ -44,6 +42,22 @@ FILES_DIR = "artifacts"
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"})
 TABLE_ROWS = 10_000
 """A longer table stays a file: wandb's Table would cut it."""
+
+
+_NOT_IN_PROJECT = re.compile(r"[/\\#?%:\x00-\x1f\x7f]")
+_PROJECT_LIMIT = 128
+
+
+def project_name(template: str, experiment: str) -> str:
+    """The W&B project of an MLflow experiment. ``{experiment}`` is filled in.
+
+    What W&B refuses in a project's name (``/ \\ # ? % :`` and control characters) becomes ``-``,
+    and a name over 128 characters is cut and ends in a hash of the whole.
+    Source: the validation of `wandb.init` (wandb.sdk.wandb_settings).
+    """
+    name = template.replace("{experiment}", experiment)
+    clean = _NOT_IN_PROJECT.sub("-", name).strip("-") or "mlflow"
+    return clean if len(clean) <= _PROJECT_LIMIT else name_with_hash(clean, name, _PROJECT_LIMIT)
 
 
 # -- config -----------------------------------------------------------------------------------

@@ -19,6 +19,9 @@ from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.core.helper_process import step_aside
 from mlflow_wandb_plugin.errors import MlflowWandbError
 from mlflow_wandb_plugin.journal import frames, outbox
+from mlflow_wandb_plugin.journal.locks import trainer_alive
+from mlflow_wandb_plugin.journal.reader import read_header
+from mlflow_wandb_plugin.journal.status import write_status
 from mlflow_wandb_plugin.replicator.mlflow_shipment import POLL_S, Shipment
 
 
@@ -66,10 +69,10 @@ class Helper:
         """Ship what earlier trainers in this folder left behind for the same MLflow."""
         ours = order["tracking_uri"]
         for path in sorted(self._folder.glob(f"*{frames.SUFFIX}")):
-            if str(path) == order["journal"] or frames.trainer_alive(path):
+            if str(path) == order["journal"] or trainer_alive(path):
                 continue
             try:
-                header = frames.read_header(path)
+                header = read_header(path)
             except MlflowWandbError:
                 continue
             if header.get("born") == outbox.BORN:
@@ -96,7 +99,7 @@ def _ship(shipment: Shipment) -> None:
         import traceback
 
         traceback.print_exc()
-        frames.write_status(shipment.path, {"state": "failed", "error": repr(error)})
+        write_status(shipment.path, {"state": "failed", "error": repr(error)})
 
 
 def main() -> None:

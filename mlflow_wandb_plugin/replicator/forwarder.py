@@ -20,6 +20,8 @@ from pathlib import Path
 from mlflow_wandb_plugin.core.helper_process import step_aside
 from mlflow_wandb_plugin.errors import MlflowWandbError
 from mlflow_wandb_plugin.journal import frames, outbox
+from mlflow_wandb_plugin.journal.locks import trainer_alive
+from mlflow_wandb_plugin.journal.status import read_status
 from mlflow_wandb_plugin.replicator.wandb_shipment import Mirror, is_mirrored
 from mlflow_wandb_plugin.settings import PREFIX, Settings
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, wanted_mode
@@ -124,7 +126,7 @@ class Forwarder:
             if charge is None:
                 if is_mirrored(path):
                     return True
-            elif frames.trainer_alive(path) or charge.just_begun:
+            elif trainer_alive(path) or charge.just_begun:
                 return True
             else:
                 under_way = under_way or charge.state not in outbox.STUCK
@@ -161,7 +163,7 @@ class Forwarder:
 
     def _tell(self, charge: Charge) -> None:
         """One line for a run that arrived, one for each sort of trouble."""
-        error = str(frames.read_status(charge.path).get("error") or "")
+        error = str(read_status(charge.path).get("error") or "")
         if charge.state == "complete":
             print(f"{charge.path.stem}: complete", flush=True)
         elif error and error not in self._said:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mlflow_wandb_plugin.errors import MlflowWandbError, TargetError, TargetUnavailableError
-from mlflow_wandb_plugin.journal import frames, outbox
-from mlflow_wandb_plugin.journal.frames import JournalReader
+from mlflow_wandb_plugin.journal import outbox
+from mlflow_wandb_plugin.journal.locks import remove_journal
+from mlflow_wandb_plugin.journal.reader import JournalReader, read_header
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.replicator.mirrored_run import DONE, Book, Entry, Picture, Table
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, Mode, Remote
@@ -50,7 +51,7 @@ class Passage:
         self._mode = mode
         self._say = say
         self._before = before
-        self._header = frames.read_header(path)
+        self._header = read_header(path)
         self._project = str(self._header["project"])
         self._run_id = str(self._header["mlflow_run_id"])
         self._entity = str(self._header.get("entity") or "")
@@ -344,7 +345,7 @@ class Passage:
                 return False
             # Said first: a later journal of the run has to know where this one ended.
             self._tell("complete", error="")
-            frames.remove(self.path)
+            remove_journal(self.path)
         if self._book is not None:
             for local in self._book.used_files:
                 local.unlink(missing_ok=True)

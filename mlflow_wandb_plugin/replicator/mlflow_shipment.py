@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.backfill.run import replicate
 from mlflow_wandb_plugin.core import tracking_uri as tracking
+from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import (
     JournalError,
@@ -20,6 +20,9 @@ from mlflow_wandb_plugin.errors import (
     TargetUnavailableError,
 )
 from mlflow_wandb_plugin.journal import frames
+from mlflow_wandb_plugin.journal.locks import remove_journal, shipping_lock, trainer_alive
+from mlflow_wandb_plugin.journal.reader import read_header
+from mlflow_wandb_plugin.journal.status import read_status, write_status
 from mlflow_wandb_plugin.sources.wandb_local import unsent_rows
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog
 from mlflow_wandb_plugin.sources.wandb_local.run_log import Progress, peek, read_logs
@@ -65,11 +68,11 @@ class Shipment:
         """Ship what there is, and what comes. Returns the state reached: complete, partial
         (the trainer lives, or something was lost), waiting (MLflow does not answer), failed,
         empty (nothing was ever logged), or busy (another process ships it)."""
-        with frames.shipping_lock(self.path) as mine:
+        with shipping_lock(self.path) as mine:
             if not mine:
                 return "busy"
             if not self.path.exists():
-                return str(frames.read_status(self.path).get("state", "complete"))
+                return str(read_status(self.path).get("state", "complete"))
             try:
                 return self._ship()
             except TargetUnavailableError as error:
@@ -78,7 +81,7 @@ class Shipment:
                 return self._say("failed", error=str(error))
 
     def _ship(self) -> str:
-        header = frames.read_header(self.path)
+        header = read_header(self.path)
         if header.get(SECONDARY):
             self._status[SECONDARY] = True
         wandb_file = Path(header["wandb_file"])
@@ -130,7 +133,7 @@ class Shipment:
 
     def _look_again(self, progress: Progress) -> bool:
         """Wait a moment; False once neither the SDK nor wandb-core has anything to add."""
-        over = progress.closed or not frames.trainer_alive(self.path)
+        over = progress.closed or not trainer_alive(self.path)
         if over:
             now = time.monotonic()
             self._closed_at = self._closed_at or now
@@ -162,18 +165,18 @@ class Shipment:
     def _say(self, state: str, **more: Any) -> str:
         self._status.update(more, state=state, updated=time.time())
         with contextlib.suppress(OSError):
-            frames.write_status(self.path, self._status)
+            write_status(self.path, self._status)
         return state
 
     def _drop_empty(self) -> str:
         """A journal of a run that never came to be."""
-        if frames.trainer_alive(self.path):
+        if trainer_alive(self.path):
             return self._say("partial")
-        frames.remove(self.path)
+        remove_journal(self.path)
         return self._say("empty")
 
     def _clean_up(self, header: dict[str, Any], wandb_file: Path, keep_wandb: bool) -> None:
-        frames.remove(self.path)
+        remove_journal(self.path)
         shutil.rmtree(self.path.with_suffix(".files"), ignore_errors=True)
         folder = wandb_file.parent
         ours = folder.name == f"offline-run-{self.path.stem}" and not folder.is_symlink()
@@ -195,9 +198,9 @@ def was_resumed(path: Path, run_id: str) -> bool:
 
 def _says_the_end(path: Path) -> bool:
     """Not of a run that never came to be, nor where another process says how the run ends."""
-    status: dict[str, Any] = dict(frames.read_status(path))
+    status: dict[str, Any] = dict(read_status(path))
     with contextlib.suppress(JournalError, OSError):
-        status.update(frames.read_header(path.with_suffix(frames.SUFFIX)))
+        status.update(read_header(path.with_suffix(frames.SUFFIX)))
     return status.get("state") != "empty" and not status.get(SECONDARY)
 
 

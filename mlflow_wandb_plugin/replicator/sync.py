@@ -11,9 +11,12 @@ from pathlib import Path
 from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.errors import JournalError, UsageError
 from mlflow_wandb_plugin.journal import frames, outbox
+from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
+from mlflow_wandb_plugin.journal.locks import trainer_alive
+from mlflow_wandb_plugin.journal.reader import read_header
+from mlflow_wandb_plugin.journal.status import read_status
 from mlflow_wandb_plugin.replicator.mlflow_shipment import Shipment, handover_file
 from mlflow_wandb_plugin.replicator.wandb_shipment import Mirror, is_mirrored
-from mlflow_wandb_plugin.sources.wandb_local.folders import JOURNAL_DIR
 from mlflow_wandb_plugin.targets.wandb.run_writer import forget_users_run
 
 LOCK_PATIENCE_S = 60.0
@@ -44,7 +47,7 @@ def find_journals(folder: Path) -> list[Path]:
 
 
 def find_statuses(folder: Path) -> list[Path]:
-    """The journals below ``folder`` that there are or were, for `frames.read_status`."""
+    """The journals below ``folder`` that there are or were, for `read_status`."""
     return _find(folder, (frames.SUFFIX, ".status"))
 
 
@@ -70,7 +73,7 @@ def deliver(journals: list[Path], to: str = "") -> Iterator[Delivery]:
     """
     for path in journals:
         try:
-            header = frames.read_header(path)
+            header = read_header(path)
             if is_mirrored(path):
                 yield _mirror_one(path)
                 continue
@@ -96,12 +99,12 @@ def _deliver_one(path: Path, uri: str, experiment: str) -> Delivery:
     deadline = time.monotonic() + LOCK_PATIENCE_S
     try:
         while (state := shipment.ship()) == "busy" and time.monotonic() < deadline:
-            if frames.trainer_alive(path):
+            if trainer_alive(path):
                 return Delivery(path, "live", "its trainer is at work, a replicator follows it")
             time.sleep(0.2)
     finally:
         handover.unlink(missing_ok=True)
-    status = frames.read_status(path)
+    status = read_status(path)
     return Delivery(
         path, state, status.get("error", ""), status.get("run_id", ""), status.get("points", 0)
     )
@@ -114,13 +117,13 @@ def _mirror_one(path: Path) -> Delivery:
     deadline = time.monotonic() + LOCK_PATIENCE_S
     try:
         while (state := mirror.ship()) == "busy" and time.monotonic() < deadline:
-            if frames.trainer_alive(path):
+            if trainer_alive(path):
                 return Delivery(path, "live", "its run goes on, a forwarder follows it")
             time.sleep(0.2)
     except Exception as error:
         # Whatever is wrong with one journal, the others are delivered.
         return Delivery(path, "failed", f"{type(error).__name__}: {error}")
-    status = frames.read_status(path)
+    status = read_status(path)
     return Delivery(
         path,
         state,

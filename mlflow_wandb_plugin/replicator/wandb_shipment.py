@@ -15,7 +15,10 @@ from mlflow_wandb_plugin.errors import (
     TargetUnavailableError,
     UsageError,
 )
-from mlflow_wandb_plugin.journal import frames, outbox
+from mlflow_wandb_plugin.journal import outbox
+from mlflow_wandb_plugin.journal.locks import shipping_lock, trainer_alive
+from mlflow_wandb_plugin.journal.reader import read_header
+from mlflow_wandb_plugin.journal.status import read_status, write_status
 from mlflow_wandb_plugin.replicator.journal_upload import Passage
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, wanted_mode
 from mlflow_wandb_plugin.targets.wandb.run_writer import CoreGoneError
@@ -51,15 +54,15 @@ class Mirror:
         """Carry what there is, and what comes. Returns the state reached: complete, live (its
         writers live), waiting (no key, not accepted, or W&B does not answer), failed, or busy
         (another process carries it)."""
-        with frames.shipping_lock(self.path) as mine:
+        with shipping_lock(self.path) as mine:
             if not mine:
                 return "busy"
             if not self.path.exists():
-                return str(frames.read_status(self.path).get("state", "complete"))
-            self._status = frames.read_status(self.path)
+                return str(read_status(self.path).get("state", "complete"))
+            self._status = read_status(self.path)
             self._status |= {"born": outbox.BORN, "pid": os.getpid(), "error": ""}
             try:
-                if not self._follow and frames.trainer_alive(self.path):
+                if not self._follow and trainer_alive(self.path):
                     return "live"
                 return self._ship()
             except (UsageError, SourceUnavailableError, TargetUnavailableError) as error:
@@ -72,7 +75,7 @@ class Mirror:
         """Replace the status file."""
         self._status.update(more, state=state, updated=time.time())
         with contextlib.suppress(OSError):
-            frames.write_status(self.path, self._status)
+            write_status(self.path, self._status)
             if state in (*outbox.STUCK, "complete"):
                 outbox.say_trouble(self.path.parent, str(self._status["error"]))
         return state
@@ -82,7 +85,7 @@ class Mirror:
         try:
             quiet_since = time.monotonic()
             while True:
-                alive = frames.trainer_alive(self.path)
+                alive = trainer_alive(self.path)
                 if passage.drain():
                     quiet_since = time.monotonic()
                     passage.settle()
@@ -104,6 +107,6 @@ class Mirror:
 def is_mirrored(path: Path) -> bool:
     """Whether ``path`` is the journal of a run that was born in MLflow."""
     try:
-        return frames.read_header(path).get("born") == outbox.BORN
+        return read_header(path).get("born") == outbox.BORN
     except MlflowWandbError:
         return False

@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from mlflow_wandb_plugin.journal import frames, outbox
+from mlflow_wandb_plugin.journal import outbox
+from mlflow_wandb_plugin.journal.status import read_status
 from mlflow_wandb_plugin.store import forwarder_process
 from mlflow_wandb_plugin.store.mirrored_runs import of_this_process
 
@@ -55,7 +56,7 @@ def _arrived(journals: Iterable[Path], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     left = list(journals)
     while left := [path for path in left if path.exists()]:
-        stuck = [path for path in left if frames.read_status(path).get("state") in outbox.STUCK]
+        stuck = [path for path in left if read_status(path).get("state") in outbox.STUCK]
         if len(stuck) == len(left) or time.monotonic() > deadline:
             return False
         forwarder_process.ensure(left[0].parent)

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import frames, outbox
-from mlflow_wandb_plugin.journal.frames import Journal
+from mlflow_wandb_plugin.journal.writer import Journal
 
 OPEN_AT_MOST = 64
 IDLE_S = 60.0

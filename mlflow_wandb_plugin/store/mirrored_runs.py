@@ -18,8 +18,9 @@ from typing import Any, BinaryIO
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.errors import JournalError
-from mlflow_wandb_plugin.journal import frames, outbox
-from mlflow_wandb_plugin.mapping import to_mlflow
+from mlflow_wandb_plugin.journal import outbox
+from mlflow_wandb_plugin.journal.status import read_status
+from mlflow_wandb_plugin.mapping import to_wandb
 from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.store import api_key, forwarder_process, uris
 from mlflow_wandb_plugin.store.journal_writers import Journals
@@ -260,7 +261,7 @@ class Mirror:
         self._experiments.setdefault(store, {}).pop(str(experiment_id), None)
 
     def _project(self, store: Any, experiment_id: str) -> str:
-        return to_mlflow.project_name(
+        return to_wandb.project_name(
             self._settings.mirror_project, self._experiment(store, experiment_id)
         )
 
@@ -309,7 +310,7 @@ class Mirror:
 
     def _trouble(self, run: MirroredRun) -> str:
         """Of this run, of an earlier one, or what is to be foreseen."""
-        status = frames.read_status(self.journals.path(run.run_id))
+        status = read_status(self.journals.path(run.run_id))
         if status.get("state") in outbox.STUCK:
             return str(status.get("error") or "")
         if api_key.is_missing():

@@ -19,7 +19,6 @@ from mlflow_wandb_plugin.archive.target import (
     create_archive,
     open_archive,
 )
-from mlflow_wandb_plugin.backfill.run import replicate
 from mlflow_wandb_plugin.core.model import (
     ArtifactEntry,
     ArtifactRef,
@@ -32,6 +31,7 @@ from mlflow_wandb_plugin.core.model import (
     Selection,
     Series,
 )
+from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.errors import SourceError, TargetError, UsageError
 from tests.support.archives import (
     archive_made,

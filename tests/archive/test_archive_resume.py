@@ -20,7 +20,6 @@ from mlflow_wandb_plugin.archive.target import (
     ArchiveTarget,
     open_archive,
 )
-from mlflow_wandb_plugin.backfill.run import replicate
 from mlflow_wandb_plugin.core.identity import verdict
 from mlflow_wandb_plugin.core.model import (
     Item,
@@ -28,6 +27,7 @@ from mlflow_wandb_plugin.core.model import (
     RunInfo,
     Series,
 )
+from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.errors import TargetError
 from tests.support.archives import (
     MadeSource,

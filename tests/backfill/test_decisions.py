@@ -12,8 +12,12 @@ from mlflow_wandb_plugin.backfill import html
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.plan import dual_experiment, plan
-from mlflow_wandb_plugin.backfill.run import Outcome, backfill, replicate
+from mlflow_wandb_plugin.backfill.run import (
+    Outcome,
+    backfill,
+)
 from mlflow_wandb_plugin.core.model import RunInfo, Selection
+from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget

@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
-from mlflow_wandb_plugin.backfill.run import Listener, Outcome, backfill, replicate
+from mlflow_wandb_plugin.backfill.run import (
+    Listener,
+    Outcome,
+    backfill,
+)
 from mlflow_wandb_plugin.core.model import (
     Damage,
     FileRef,
@@ -18,6 +22,7 @@ from mlflow_wandb_plugin.core.model import (
     Selection,
     Series,
 )
+from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.errors import SourceError, TargetUnavailableError, UsageError
 from tests.backfill.fakes import (
     MemorySource,

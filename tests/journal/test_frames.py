@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import frames as journal
-from mlflow_wandb_plugin.journal.frames import HEADER, NOTE, RECORD, Journal, JournalReader
+from mlflow_wandb_plugin.journal import reader as reader_module
+from mlflow_wandb_plugin.journal.frames import (
+    HEADER,
+    NOTE,
+    RECORD,
+)
+from mlflow_wandb_plugin.journal.locks import remove_journal, shipping_lock, trainer_alive
+from mlflow_wandb_plugin.journal.reader import JournalReader, read_header
+from mlflow_wandb_plugin.journal.status import read_status, write_status
+from mlflow_wandb_plugin.journal.writer import Journal
 from tests.support.processes import wait_until
 
 quick = settings(
@@ -67,7 +76,7 @@ def test_frames_come_back_whatever_the_size_of_reads(
     """A header or payload that falls between two reads is put together again."""
     ends = written(path, payloads)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal, "READ_SIZE", read_size)
+        patch.setattr(reader_module, "READ_SIZE", read_size)
         reader = JournalReader(path)
         frames = list(reader.read())
     assert [frame.end for frame in frames] == ends
@@ -77,7 +86,7 @@ def test_frames_come_back_whatever_the_size_of_reads(
 
 def test_a_record_larger_than_a_read(path: Path) -> None:
     """A record of several megabytes comes whole, and so does the one behind it."""
-    large = random.Random(0).randbytes(3 * journal.READ_SIZE + 5)
+    large = random.Random(0).randbytes(3 * reader_module.READ_SIZE + 5)
     written(path, [large, b"small"])
     assert read_all(path)[0] == [large, b"small"]
 
@@ -160,7 +169,7 @@ def test_a_file_that_is_no_journal(path: Path, content: bytes) -> None:
     """It has no header, and its records are none."""
     path.write_bytes(content)
     with pytest.raises(JournalError, match="holds no journal"):
-        journal.read_header(path)
+        read_header(path)
     found, reader = read_all(path)
     assert found == []
     assert [(damage.offset, damage.length) for damage in reader.damage] == (
@@ -177,7 +186,7 @@ def test_header_and_notes_are_json(path: Path) -> None:
     ours.append(RECORD, b"x")
     ours.note(closed=True)
     ours.close()
-    assert journal.read_header(path) == {"format": journal.FORMAT, "run_id": "r", "name": "é"}
+    assert read_header(path) == {"format": journal.FORMAT, "run_id": "r", "name": "é"}
     frames = list(JournalReader(path).read())
     assert [frame.kind for frame in frames] == [HEADER, RECORD, NOTE]
     assert frames[2].document() == {"closed": True}
@@ -191,7 +200,7 @@ def test_a_journal_of_a_later_version_is_not_guessed_at(path: Path) -> None:
     later = Journal(path, {"format": 99})
     later.close()
     with pytest.raises(JournalError, match="another version of mlflow-wandb-plugin: update it"):
-        journal.read_header(path)
+        read_header(path)
 
 
 # -- writers ------------------------------------------------------------------------------------
@@ -202,7 +211,7 @@ def test_only_the_owner_may_read_it(path: Path) -> None:
     before = os.umask(0)
     try:
         Journal(path, {}).close()
-        journal.write_status(path, {})
+        write_status(path, {})
     finally:
         os.umask(before)
     for file in (path, path.with_suffix(".status")):
@@ -214,7 +223,8 @@ def test_forked_children_and_threads_append_whole_frames(path: Path) -> None:
     script = f"""
 import os, sys, threading
 from pathlib import Path
-from mlflow_wandb_plugin.journal.frames import RECORD, Journal
+from mlflow_wandb_plugin.journal.frames import RECORD
+from mlflow_wandb_plugin.journal.writer import Journal
 journal = Journal(Path({str(path)!r}), {{}})
 def write(who):
     for n in range(50):
@@ -273,26 +283,26 @@ def test_a_full_disk_is_an_error_and_the_rest_is_readable(
 
 def test_a_trainer_is_alive_while_it_has_the_journal_open(path: Path) -> None:
     """Also from within its own process; not after it let go, and not where there is none."""
-    assert not journal.trainer_alive(path)
+    assert not trainer_alive(path)
     ours = Journal(path, {})
-    assert journal.trainer_alive(path)
+    assert trainer_alive(path)
     ours.close()
-    assert not journal.trainer_alive(path)
+    assert not trainer_alive(path)
 
 
 def test_a_killed_trainer_is_not_alive(path: Path) -> None:
     """The kernel lets go of its lock with the process, however that ended."""
     script = (
         "import sys; from pathlib import Path\n"
-        "from mlflow_wandb_plugin.journal.frames import Journal\n"
+        "from mlflow_wandb_plugin.journal.writer import Journal\n"
         f"journal = Journal(Path({str(path)!r}), {{}}); sys.stdin.read()"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE)
     try:
-        wait_until(lambda: journal.trainer_alive(path), what="the trainer's lock")
+        wait_until(lambda: trainer_alive(path), what="the trainer's lock")
         process.kill()
         process.wait(timeout=30)
-        assert not journal.trainer_alive(path)
+        assert not trainer_alive(path)
     finally:
         process.kill()
         process.communicate()
@@ -304,7 +314,7 @@ def test_asking_at_the_same_time_does_not_wake_the_dead(path: Path) -> None:
     wrong: list[bool] = []
 
     def ask() -> None:
-        wrong.extend(journal.trainer_alive(path) for _ in range(3000))
+        wrong.extend(trainer_alive(path) for _ in range(3000))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
@@ -317,10 +327,10 @@ def test_asking_at_the_same_time_does_not_wake_the_dead(path: Path) -> None:
 def test_one_ships_at_a_time(path: Path) -> None:
     """The second is told that another does; after that it is its turn."""
     Journal(path, {}).close()
-    with journal.shipping_lock(path) as first:
-        with journal.shipping_lock(path) as second:
+    with shipping_lock(path) as first:
+        with shipping_lock(path) as second:
             assert (first, second) == (True, False)
-    with journal.shipping_lock(path) as third:
+    with shipping_lock(path) as third:
         assert third
 
 
@@ -331,13 +341,13 @@ def test_a_status_is_replaced_as_a_whole(path: Path) -> None:
 
     def read() -> None:
         while not stop.is_set():
-            seen.append(journal.read_status(path))
+            seen.append(read_status(path))
 
-    journal.write_status(path, {"n": 0, "filler": "x" * 50_000})
+    write_status(path, {"n": 0, "filler": "x" * 50_000})
     reader = threading.Thread(target=read)
     reader.start()
     for number in range(200):
-        journal.write_status(path, {"n": number, "filler": "x" * 50_000})
+        write_status(path, {"n": number, "filler": "x" * 50_000})
     stop.set()
     reader.join()
     assert all(len(str(status.get("filler"))) == 50_000 for status in seen)
@@ -348,15 +358,15 @@ def test_a_status_is_replaced_as_a_whole(path: Path) -> None:
 def test_a_status_that_cannot_be_read_says_nothing(path: Path, text: str) -> None:
     """It is no reason to fail."""
     path.with_suffix(".status").write_text(text, encoding="latin-1")
-    assert journal.read_status(path) == {}
+    assert read_status(path) == {}
 
 
 def test_a_shipped_journal_leaves_its_status(path: Path) -> None:
     """`remove` may be repeated."""
     Journal(path, {}).close()
-    journal.write_status(path, {"state": "complete"})
-    with journal.shipping_lock(path):
-        journal.remove(path)
-        journal.remove(path)
+    write_status(path, {"state": "complete"})
+    with shipping_lock(path):
+        remove_journal(path)
+        remove_journal(path)
     assert [file.name for file in path.parent.iterdir()] == ["run.status"]
     assert json.loads(path.with_suffix(".status").read_text()) == {"state": "complete"}

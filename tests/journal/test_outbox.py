@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from mlflow.entities import Metric
 
 from mlflow_wandb_plugin.journal import outbox
-from mlflow_wandb_plugin.journal.frames import Journal, JournalReader
+from mlflow_wandb_plugin.journal.reader import JournalReader
+from mlflow_wandb_plugin.journal.writer import Journal
 
 LONG = st.integers(-(2**63), 2**63 - 1)
 

@@ -19,9 +19,15 @@ from mlflow.utils.validation import (
     _validate_tag_name,
 )
 
+from mlflow_wandb_plugin.core import redaction
 from mlflow_wandb_plugin.core.model import RunInfo
-from mlflow_wandb_plugin.mapping import to_mlflow
-from mlflow_wandb_plugin.mapping.to_mlflow import Namer, canonical_json, legal_name, safe_path
+from mlflow_wandb_plugin.mapping import names, system_metrics, to_mlflow
+from mlflow_wandb_plugin.mapping.names import (
+    Namer,
+    legal_name,
+    safe_path,
+)
+from mlflow_wandb_plugin.mapping.run_documents import canonical_json
 
 awkward = st.sampled_from(
     ["", ".", "..", "...", "..a", "/a", "a/", "a//b", "../x", "./a", "a/../b", "recall@5", "a\n",
@@ -168,12 +174,12 @@ def test_a_document_with_text_that_is_no_unicode_can_be_stored() -> None:
 @given(st.text(st.characters()))
 def test_a_text_that_every_database_can_hold(text: str) -> None:
     """NUL and lone surrogates are replaced one by one; any other text stays as it is."""
-    kept = to_mlflow.storable(text)
+    kept = names.storable(text)
     kept.encode()
     assert len(kept) == len(text)
     assert all(one == two or two == "\ufffd" for one, two in zip(text, kept, strict=True))
-    assert to_mlflow.storable("é\U0001f600\n") == "é\U0001f600\n"
-    assert to_mlflow.storable("a\x00b\udcffc") == "a\ufffdb\ufffdc"
+    assert names.storable("é\U0001f600\n") == "é\U0001f600\n"
+    assert names.storable("a\x00b\udcffc") == "a\ufffdb\ufffdc"
 
 
 def test_params_leave_out_what_is_not_the_users() -> None:
@@ -223,7 +229,7 @@ def test_a_summary_number_beyond_a_double_becomes_infinity() -> None:
 )
 def test_credentials_are_taken_out(uri: str, shown: str) -> None:
     """Passwords may hold slashes and at-signs, and may stand in the query."""
-    assert to_mlflow.without_credentials(uri) == shown
+    assert redaction.without_credentials(uri) == shown
 
 
 @given(st.text(min_size=1), st.text())
@@ -268,7 +274,7 @@ def test_changed_config_is_counted() -> None:
 )
 def test_system_metrics(key: str, value: float, expected: tuple[str, float]) -> None:
     """MLflow's names and units where it has them, W&B's below ``system/`` where not."""
-    assert to_mlflow.system_metric(key, value) == expected
+    assert system_metrics.system_metric(key, value) == expected
 
 
 def test_a_value_that_only_lost_odd_characters_has_not_changed() -> None:

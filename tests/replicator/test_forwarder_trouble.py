@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_wandb_plugin.journal import frames, outbox
+from mlflow_wandb_plugin.journal import outbox
+from mlflow_wandb_plugin.journal.status import read_status
 from tests.support.commands import mlflow_wandb
 from tests.support.mirrored import START_MS, Written, forward, forwarder
 from tests.support.processes import free_port, wait_until
@@ -63,7 +64,7 @@ def expected(count: int) -> list[float]:
 
 
 def said(path: Path) -> tuple[str, str]:
-    status = frames.read_status(path)
+    status = read_status(path)
     return str(status.get("state", "")), str(status.get("error", ""))
 
 
@@ -260,7 +261,7 @@ def test_what_wandb_refuses_is_counted_and_the_rest_goes_on(
     assert there.values["mlflow"]["lost"] == {"model refused": 1}
     assert [artifact.collection.name for artifact in there.logged_artifacts] == ["second"]
     assert (there.display_name, there.values["mlflow"]["name"]) == ("n" * 128, "n" * 200)
-    assert frames.read_status(run.path)["losses"] == {"model refused": 1}
+    assert read_status(run.path)["losses"] == {"model refused": 1}
 
 
 def test_sync_leaves_a_run_on_a_server_running(

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
-from mlflow_wandb_plugin.journal import frames
-from mlflow_wandb_plugin.journal.frames import RECORD, Journal
+from mlflow_wandb_plugin.journal.frames import RECORD
+from mlflow_wandb_plugin.journal.locks import shipping_lock
+from mlflow_wandb_plugin.journal.status import read_status
+from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.replicator import mlflow_shipment
 from mlflow_wandb_plugin.replicator.mlflow_shipment import Shipment, handover_file
 from mlflow_wandb_plugin.targets.mlflow import client
@@ -54,7 +56,7 @@ def test_a_whole_journal_is_delivered_and_removed(fresh_store: str, tmp_path: Pa
     run = read_runs(fresh_store)["r1"]
     assert (run.status, run.points("a")) == ("FINISHED", [(0, 1.0), (1, 2.0)])
     assert run.tags["wandb.sync.state"] == "complete"
-    status = frames.read_status(path)
+    status = read_status(path)
     assert (status["state"], status["run_id"], status["points"]) == ("complete", run.run_id, 2)
     assert [file.name for file in path.parent.iterdir()] == [path.with_suffix(".status").name]
     assert shipment(path, fresh_store).ship() == "complete"
@@ -105,7 +107,7 @@ def test_a_journal_of_a_run_that_never_was(fresh_store: str, tmp_path: Path) -> 
 def test_only_one_ships(fresh_store: str, tmp_path: Path) -> None:
     """The second is told so, and writes nothing."""
     path = written(tmp_path, *WHOLE)
-    with frames.shipping_lock(path):
+    with shipping_lock(path):
         assert shipment(path, fresh_store).ship() == "busy"
     assert read_runs(fresh_store) == {}
 

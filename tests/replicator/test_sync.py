@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mlflow_wandb_plugin.journal import frames
-from mlflow_wandb_plugin.journal.frames import Journal
+from mlflow_wandb_plugin.journal.locks import shipping_lock
+from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.replicator import sync
 from mlflow_wandb_plugin.replicator.sync import deliver, find_journals, find_statuses
 from tests.replicator.test_mlflow_shipment import WHOLE, open_journal, written
@@ -74,7 +75,7 @@ def test_each_run_goes_where_its_header_says(
 def test_a_trainer_at_work_is_left_alone(fresh_store: str, tmp_path: Path) -> None:
     """Its replicator holds the journal."""
     ours = open_journal(tmp_path, run_record("r1"), partial_record({"a": 1.0}))
-    with frames.shipping_lock(ours.path):
+    with shipping_lock(ours.path):
         (delivery,) = deliver([ours.path], fresh_store)
     assert delivery.state == "live"
     ours.append(frames.RECORD, exit_record().SerializeToString())

@@ -7,7 +7,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from mlflow_wandb_plugin.journal import frames
+from mlflow_wandb_plugin.journal.status import write_status
 from mlflow_wandb_plugin.store import delivery
 from tests.support.environment import isolated
 from tests.support.processes import run_script
@@ -40,7 +40,7 @@ def test_nobody_waits_for_what_cannot_arrive(mirrored: str, fresh_process: Path)
         mlflow.log_metric("x", 1)
     run_id = run.info.run_id
     assert not delivery.all_arrived(0.0)
-    frames.write_status(fresh_process / f"{run_id}.journal", {"state": "waiting"})
+    write_status(fresh_process / f"{run_id}.journal", {"state": "waiting"})
     assert not delivery.arrived(run_id, 3600)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mlflow_wandb_plugin.errors import JournalError
-from mlflow_wandb_plugin.journal import frames, outbox
+from mlflow_wandb_plugin.journal import outbox
+from mlflow_wandb_plugin.journal.locks import trainer_alive
 from mlflow_wandb_plugin.store import journal_writers
 from mlflow_wandb_plugin.store.journal_writers import Journals
 from tests.support.outboxes import read_journal
@@ -28,11 +29,11 @@ def test_journal_stays_locked_until_the_run_ends(tmp_path: Path) -> None:
     writer = Journals(tmp_path, closes_idle=False)
     writer.append("run", {"born": "mlflow"}, payload(0))
     path = writer.path("run")
-    assert frames.trainer_alive(path)
+    assert trainer_alive(path)
     writer.close("run")
-    assert not frames.trainer_alive(path)
+    assert not trainer_alive(path)
     writer.append("run", {"born": "mlflow"}, payload(1))
-    assert frames.trainer_alive(path)
+    assert trainer_alive(path)
     assert keys(path) == ["0", "1"]
     assert oct(path.stat().st_mode & 0o777) == "0o600"
     writer.close("run")
@@ -66,12 +67,12 @@ def test_number_of_open_journals_is_bounded(
     writer = Journals(tmp_path, closes_idle=False)
     for run in ("a", "b", "a", "c"):
         writer.append(run, {}, payload(1))
-    alive = [run for run in "abc" if frames.trainer_alive(writer.path(run))]
+    alive = [run for run in "abc" if trainer_alive(writer.path(run))]
     assert alive == ["a", "c"]
     writer.append("b", {}, payload(2))
     assert keys(writer.path("b")) == ["1", "2"]
     writer.close_idle(-1)
-    assert not any(frames.trainer_alive(writer.path(run)) for run in "abc")
+    assert not any(trainer_alive(writer.path(run)) for run in "abc")
 
 
 def test_server_closes_idle_journals_by_itself(
@@ -82,7 +83,7 @@ def test_server_closes_idle_journals_by_itself(
     writer = Journals(tmp_path, closes_idle=True)
     monkeypatch.setattr(writer, "close_idle", lambda: Journals.close_idle(writer, 0.2))
     writer.append("run", {}, payload(0))
-    wait_until(lambda: not frames.trainer_alive(writer.path("run")), 10)
+    wait_until(lambda: not trainer_alive(writer.path("run")), 10)
 
 
 def test_forked_child_writes_and_does_not_hold_the_parents_lock(tmp_path: Path) -> None:
@@ -100,8 +101,8 @@ def test_forked_child_writes_and_does_not_hold_the_parents_lock(tmp_path: Path) 
     try:
         wait_until(lambda: writer.path("other").exists() and keys(writer.path("other")), 10)
         writer.close("run")
-        assert not frames.trainer_alive(writer.path("run"))
-        assert frames.trainer_alive(writer.path("other"))
+        assert not trainer_alive(writer.path("run"))
+        assert trainer_alive(writer.path("other"))
     finally:
         os.write(told, b"x")
         os.waitpid(pid, 0)

@@ -11,7 +11,8 @@ import pytest
 from mlflow import MlflowClient
 
 from mlflow_wandb_plugin.core import identity
-from mlflow_wandb_plugin.journal import frames, outbox
+from mlflow_wandb_plugin.journal import outbox
+from mlflow_wandb_plugin.journal.locks import trainer_alive
 from mlflow_wandb_plugin.store import mirrored_runs
 from tests.store.conftest import Sent
 from tests.support.environment import isolated
@@ -118,8 +119,8 @@ def test_end_of_a_run_lets_its_journal_go(mirrored: str, fresh_process: Path) ->
     """The forwarder need not wait for the script to end."""
     with mlflow.start_run() as run:
         path = fresh_process / f"{run.info.run_id}.journal"
-        assert frames.trainer_alive(path)
-    assert not frames.trainer_alive(path)
+        assert trainer_alive(path)
+    assert not trainer_alive(path)
 
 
 def test_forked_child_logs_into_the_same_run(mirrored: str, sent_of: SentOf) -> None:
@@ -187,7 +188,7 @@ def test_trouble_in_delivery_is_said_once(
     with mlflow.start_run() as run:
         path = fresh_process / f"{run.info.run_id}.journal"
         status = {"state": "waiting", "error": "W&B refused the API key"}
-        frames.write_status(path, status)
+        status.write_status(path, status)
         mlflow.log_metric("x", 1)
     assert caplog.text.count("W&B refused the API key") == 1
     assert "mlflow-wandb sync" in caplog.text

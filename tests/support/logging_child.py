@@ -91,10 +91,10 @@ def _serve() -> None:
 def _run_one(wandb: Any, lines: list[str], number: int) -> dict[str, Any]:
     import numpy
 
-    from mlflow_wandb_plugin.journal import frames as journals
+    from mlflow_wandb_plugin.journal import writer
 
     path = Path(f"program-{number}.journal").absolute()
-    journal = journals.Journal(path, {})
+    journal = writer.Journal(path, {})
     original = wandb.Run._set_backend
     wandb.Run._set_backend = _recording(original, journal)
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_wandb_plugin.journal import frames, outbox
-from mlflow_wandb_plugin.journal.frames import Journal
+from mlflow_wandb_plugin.journal.writer import Journal
 
 START_MS = 1_700_000_000_000
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_wandb_plugin.journal import frames, outbox
-from mlflow_wandb_plugin.journal.frames import JournalReader
+from mlflow_wandb_plugin.journal.reader import JournalReader
 
 
 @dataclass
@@ -58,7 +58,7 @@ def read_journal(path: Path) -> Outgoing:
     operations = [operation for _, operation in outbox.operations(reader)]
     reader.finish()
     assert not reader.damage, reader.damage
-    run = Outgoing(frames.read_header(path), operations)
+    run = Outgoing(reader.read_header(path), operations)
     for operation in operations:
         _apply(run, operation, path.with_suffix(".files"))
     return run

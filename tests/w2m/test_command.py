@@ -182,7 +182,7 @@ def test_what_cannot_be_is_one_line_and_exit_code_2(
 
 
 def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each has a text; docs/command.md describes it, too."""
+    """Each has a text; docs/w2m.md describes it, too."""
     with pytest.raises(SystemExit) as exited:
         command.main(["--help"])
     assert exited.value.code == 0

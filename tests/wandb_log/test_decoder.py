@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, example, given, note, settings
 
 from mlflow_wandb_plugin.core.model import FileRef, Item, RowObjects, Series
 from mlflow_wandb_plugin.journal import frames as journal
+from mlflow_wandb_plugin.journal import reader
 from mlflow_wandb_plugin.wandb_log.decoder import RunDecoder
 from mlflow_wandb_plugin.wandb_log.framing import LogReader
 from tests.support import core_says
@@ -71,7 +72,7 @@ class Decoded:
 
 
 def of_journal(path: Path) -> Decoded:
-    frames = journal.JournalReader(path).read()
+    frames = reader.JournalReader(path).read()
     return Decoded([frame.payload for frame in frames if frame.kind == journal.RECORD])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, note, settings
 from wandb.proto.wandb_internal_pb2 import Record
 
-from mlflow_wandb_plugin.journal import frames
+from mlflow_wandb_plugin.journal import frames, reader
 from mlflow_wandb_plugin.wandb_log.metric_definitions import MetricDefinitions
 from mlflow_wandb_plugin.wandb_log.steps import StepMachine
 from mlflow_wandb_plugin.wandb_log.summary import SummaryFold
@@ -25,7 +25,7 @@ def machine_rows(path: Path) -> Rows:
     metrics = MetricDefinitions(SummaryFold())
     machine = StepMachine(metrics)
     rows = []
-    for frame in frames.JournalReader(path).read():
+    for frame in reader.JournalReader(path).read():
         if frame.kind != frames.RECORD:
             continue
         record = Record.FromString(frame.payload)

@@ -15,8 +15,8 @@ from mlflow_wandb_plugin.backfill.run import Carrier, Listener, Outcome
 from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.core.limiter import Turns
 from mlflow_wandb_plugin.core.model import RunInfo
+from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.mapping.to_mlflow import without_credentials
 from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.targets.mlflow.client import default_uri
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlflow_wandb_plugin.journal import frames
+from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
 
-JOURNAL_DIR = "mlflow"
 _RUN_FOLDER = re.compile(r"^(?:offline-)?run-(\d{8}_\d{6}-.+)$")
 _WANDB_FOLDERS = ("wandb", ".wandb")
 

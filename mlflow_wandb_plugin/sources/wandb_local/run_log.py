@@ -18,6 +18,8 @@ from mlflow_wandb_plugin.core.identity import TO_THE_END
 from mlflow_wandb_plugin.core.model import Damage, FileRef, Item, Mark, RunInfo, RunState, Series
 from mlflow_wandb_plugin.errors import RecordError, SourceError
 from mlflow_wandb_plugin.journal import frames
+from mlflow_wandb_plugin.journal.locks import trainer_alive
+from mlflow_wandb_plugin.journal.reader import JournalReader
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog, as_it_is_now
 from mlflow_wandb_plugin.wandb_log.decoder import BLOCK_POINTS, RunDecoder
 from mlflow_wandb_plugin.wandb_log.framing import Frame, LogReader
@@ -52,7 +54,7 @@ def peek(log: RunLog) -> RunInfo:
             if log.journal is None:
                 raise
     if log.journal is not None:
-        for entry in frames.JournalReader(log.journal).read():
+        for entry in JournalReader(log.journal).read():
             if entry.kind == frames.RECORD:
                 with contextlib.suppress(RecordError):
                     decoder.feed(entry.payload, rows=False)
@@ -126,7 +128,7 @@ class _LogReading:
         self._log = log
         self._decoder = decoder
         self._file = None if log.wandb_file is None else LogReader(log.wandb_file)
-        self._journal = None if log.journal is None else frames.JournalReader(log.journal)
+        self._journal = None if log.journal is None else JournalReader(log.journal)
         self._segment = log.segment if log.journal is None else f"journal:{log.segment}"
         self._since = since.get(self._segment, 0)
         self._carried = since.get(log.segment) == TO_THE_END
@@ -186,7 +188,7 @@ class _LogReading:
         if self._file is not None:
             yield from self._file_blocks(self._file)
 
-    def _journal_blocks(self, reader: frames.JournalReader) -> Iterator[Item]:
+    def _journal_blocks(self, reader: JournalReader) -> Iterator[Item]:
         decoder = self._decoder
         skipping = reader.position < self._since
         for entry in reader.read():
@@ -296,7 +298,7 @@ def _state(log: RunLog, said: RunState) -> RunState:
     if said != "running":
         return said
     if log.journal is not None:
-        alive = frames.trainer_alive(log.journal)
+        alive = trainer_alive(log.journal)
     else:
         alive = log.wandb_file is not None and written_to(log.wandb_file)
     return "running" if alive else "killed"

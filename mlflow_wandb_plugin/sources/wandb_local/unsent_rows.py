@@ -19,8 +19,9 @@ from google.protobuf.message import DecodeError
 
 from mlflow_wandb_plugin.core.model import nest
 from mlflow_wandb_plugin.errors import JournalError
-from mlflow_wandb_plugin.journal import frames
-from mlflow_wandb_plugin.sources.wandb_local.folders import JOURNAL_DIR, segment_of
+from mlflow_wandb_plugin.journal import frames, reader
+from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
+from mlflow_wandb_plugin.sources.wandb_local.folders import segment_of
 from mlflow_wandb_plugin.wandb_log.metric_definitions import MetricDefinitions
 from mlflow_wandb_plugin.wandb_log.steps import Row, StepMachine
 from mlflow_wandb_plugin.wandb_log.summary import SummaryFold
@@ -49,7 +50,7 @@ def may_lack_rows(path: Path, header: Mapping[str, Any], wandb_file: Path) -> bo
 
 
 def _uploaded(path: Path) -> bool:
-    notes = (entry for entry in frames.JournalReader(path).read() if entry.kind == frames.NOTE)
+    notes = (entry for entry in reader.JournalReader(path).read() if entry.kind == frames.NOTE)
     return any(note.document().get("uploaded") for note in notes)
 
 
@@ -104,7 +105,7 @@ def _rows(path: Path) -> Iterator[Row]:
     from wandb.proto.wandb_internal_pb2 import Record
 
     machine = StepMachine(MetricDefinitions(SummaryFold()))
-    for frame in frames.JournalReader(path).read():
+    for frame in reader.JournalReader(path).read():
         if frame.kind == frames.NOTE and _NOT_ALONE & frame.document().keys():
             return
         if frame.kind != frames.RECORD:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef, Damage, Item
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
-from mlflow_wandb_plugin.mapping.to_mlflow import safe_path
+from mlflow_wandb_plugin.mapping.names import safe_path
 from mlflow_wandb_plugin.sources.wandb_server.run_files import (
     FILES_A_PAGE,
     fetch,

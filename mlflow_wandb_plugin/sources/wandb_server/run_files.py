@@ -12,7 +12,7 @@ from typing import Any
 
 from mlflow_wandb_plugin.core.model import Damage, FileRef, Item, Series
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
-from mlflow_wandb_plugin.mapping.to_mlflow import safe_path
+from mlflow_wandb_plugin.mapping.names import safe_path
 from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import LentFolder
 from mlflow_wandb_plugin.wandb_api.client import WandbClient, one_line
 from mlflow_wandb_plugin.wandb_log.decoder import BLOCK_POINTS

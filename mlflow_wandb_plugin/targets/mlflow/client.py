@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
-from mlflow_wandb_plugin.mapping.to_mlflow import without_credentials
 from mlflow_wandb_plugin.targets.mlflow.rest.request_client import Gathered, RequestClient
 from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import SqlClient, sql_client
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import is_data_fault

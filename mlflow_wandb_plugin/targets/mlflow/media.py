@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_wandb_plugin.core.model import RowObjects
-from mlflow_wandb_plugin.mapping.to_mlflow import safe_path
+from mlflow_wandb_plugin.mapping.names import safe_path
 
 IMAGE_TYPES = ("image-file", "images/separated", "images")
 SHOWN = (*IMAGE_TYPES, "table-file")

@@ -26,8 +26,9 @@ from mlflow_wandb_plugin.core.model import (
     RunInfo,
     nest,
 )
-from mlflow_wandb_plugin.mapping import to_mlflow
-from mlflow_wandb_plugin.mapping.to_mlflow import canonical_json, safe_path
+from mlflow_wandb_plugin.mapping import names, run_documents, to_mlflow
+from mlflow_wandb_plugin.mapping.names import safe_path
+from mlflow_wandb_plugin.mapping.run_documents import canonical_json
 from mlflow_wandb_plugin.targets.mlflow import media
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 
@@ -100,14 +101,14 @@ class RunFiles:
         """Take up the run's earlier documents; the metric and param names rewritten before."""
         listed = self._client.call(self._client.client.list_artifacts, self._run_id, "wandb")
         paths = {item.path for item in listed}
-        if to_mlflow.HISTORY_FILE in paths:
-            text = self._download(to_mlflow.HISTORY_FILE)
+        if run_documents.HISTORY_FILE in paths:
+            text = self._download(run_documents.HISTORY_FILE)
             self._known_rows = set(map(_digest, text.split("\n")))
             self._write_history(text)
             self._saved_rows = self._rows_size()
-        self._config = self._earlier(to_mlflow.CONFIG_FILE, paths, {})
-        self._summary = self._earlier(to_mlflow.SUMMARY_FILE, paths, {})
-        self._lineage = self._earlier(to_mlflow.LINEAGE_FILE, paths, [])
+        self._config = self._earlier(run_documents.CONFIG_FILE, paths, {})
+        self._summary = self._earlier(run_documents.SUMMARY_FILE, paths, {})
+        self._lineage = self._earlier(run_documents.LINEAGE_FILE, paths, [])
         self._long_tags = self._earlier(LONG_TAGS_FILE, paths, {})
         if LOSSES_FILE in paths:
             lines = self._download(LOSSES_FILE).split("\n")
@@ -115,7 +116,7 @@ class RunFiles:
             metrics = sum("step" in json.loads(line) for line in self._lost)
             if metrics:
                 self._losses[POINT_LOSS] = metrics
-        names = self._earlier(to_mlflow.RENAMED_FILE, paths, {})
+        names = self._earlier(run_documents.RENAMED_FILE, paths, {})
         return names.get("metrics", {}), names.get("params", {})
 
     def _earlier(self, path: str, paths: Container[str], otherwise: Any) -> Any:
@@ -149,7 +150,7 @@ class RunFiles:
 
     def add_file(self, ref: FileRef) -> None:
         self._local[ref.path] = ref.local
-        self._upload(ref.local, f"{to_mlflow.FILES_DIR}/{safe_path(ref.path)}", "file_missing")
+        self._upload(ref.local, f"{run_documents.FILES_DIR}/{safe_path(ref.path)}", "file_missing")
 
     def add_artifact(self, artifact: ArtifactRef) -> None:
         if artifact.used:
@@ -163,11 +164,11 @@ class RunFiles:
         )
         for entry_ in artifact.entries:
             if entry_.local is not None:
-                target = f"{to_mlflow.ARTIFACTS_DIR}/{base}/{safe_path(entry_.path)}"
+                target = f"{run_documents.ARTIFACTS_DIR}/{base}/{safe_path(entry_.path)}"
                 self._upload(entry_.local, target, "artifact_file_missing")
             elif entry_.ref is None:
                 self._losses["artifact_file_missing"] += 1
-        self._write_document(f"{to_mlflow.ARTIFACTS_DIR}/{base}.json", _describe(artifact))
+        self._write_document(f"{run_documents.ARTIFACTS_DIR}/{base}.json", _describe(artifact))
 
     def keep_text(self, key: str, text: str) -> None:
         """The whole of a tag that MLflow would cut."""
@@ -230,12 +231,14 @@ class RunFiles:
             self.tags[TABLES_TAG] = json.dumps(self._listed_tables())
         self._saved_rows = self._rows_size()
         if self._saved_rows:
-            self._upload(self._spool / HISTORY_SPOOL, to_mlflow.HISTORY_FILE, "document_missing")
+            self._upload(
+                self._spool / HISTORY_SPOOL, run_documents.HISTORY_FILE, "document_missing"
+            )
 
     def save_names(self, metrics: Mapping[str, list[str]], params: Mapping[str, list[str]]) -> None:
         if metrics or params:
             names = {"metrics": dict(metrics), "params": dict(params)}
-            self._write_document(to_mlflow.RENAMED_FILE, names)
+            self._write_document(run_documents.RENAMED_FILE, names)
             self._wait()
 
     # -- the end --------------------------------------------------------------------------
@@ -244,11 +247,11 @@ class RunFiles:
         """Upload the documents and wait for everything."""
         self._write_rows()
         self._write_document(
-            to_mlflow.CONFIG_FILE, {**self._config, **to_mlflow.config_document(info)}
+            run_documents.CONFIG_FILE, {**self._config, **to_mlflow.config_document(info)}
         )
-        self._write_document(to_mlflow.SUMMARY_FILE, self._summary)
+        self._write_document(run_documents.SUMMARY_FILE, self._summary)
         if self._lineage:
-            self._write_document(to_mlflow.LINEAGE_FILE, self._lineage)
+            self._write_document(run_documents.LINEAGE_FILE, self._lineage)
             self._log_inputs()
         if self._long_tags:
             self._write_document(LONG_TAGS_FILE, self._long_tags)
@@ -277,7 +280,7 @@ class RunFiles:
 
     def _listed_tables(self) -> list[dict[str, str]]:
         """As many tables as fit into MLflow's tag; the rest stay as files."""
-        limit = to_mlflow.Limits.installed().tag_value
+        limit = names.Limits.installed().tag_value
         listed = list(self._tables)
         while len(json.dumps(listed)) > limit:
             listed.pop()

@@ -19,8 +19,11 @@ from mlflow_wandb_plugin.core.model import (
     RunInfo,
     Series,
 )
-from mlflow_wandb_plugin.mapping import to_mlflow
-from mlflow_wandb_plugin.mapping.to_mlflow import Limits, Namer
+from mlflow_wandb_plugin.mapping import names, system_metrics, to_mlflow
+from mlflow_wandb_plugin.mapping.names import (
+    Limits,
+    Namer,
+)
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
 from mlflow_wandb_plugin.targets.mlflow.points import Batches, PointWriter
@@ -177,7 +180,7 @@ class MlflowRunWriter:
 
     def _fitting(self, kind: str, name: str, text: str, limit: int) -> str:
         """``text`` as MLflow takes it; a change is counted once, however often it comes."""
-        value = to_mlflow.storable(text)
+        value = names.storable(text)
         for what, changed in (("cut", len(value) > limit), ("text", value != text)):
             if changed and (kind, name, what) not in self._rewritten_texts:
                 self._rewritten_texts.add((kind, name, what))
@@ -221,7 +224,7 @@ class MlflowRunWriter:
     def _append_system(self, series: Series) -> None:
         """System points step by whole seconds since the run's start: increasing, and the same
         whoever computes them, also when the run was resumed elsewhere."""
-        named = [to_mlflow.system_metric(series.key[0], value) for value in series.values]
+        named = [system_metrics.system_metric(series.key[0], value) for value in series.values]
         if named:
             steps = [max(0, at - self._start_ms) // 1000 for at in series.timestamps_ms]
             values = [scaled for _, scaled in named]

@@ -11,7 +11,7 @@ from mlflow_wandb_plugin.core.identity import Origin, Twin
 from mlflow_wandb_plugin.core.model import Key, RunInfo
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import TargetUnavailableError, UsageError
-from mlflow_wandb_plugin.mapping import to_mlflow
+from mlflow_wandb_plugin.mapping import names, run_documents, to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.adopted_writer import AdoptedRunWriter
 from mlflow_wandb_plugin.targets.mlflow.claims import PENDING, settle, standing
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
@@ -104,7 +104,7 @@ class MlflowTarget:
 
     def curve(self, run_id: str, key: Key) -> list[tuple[int, float]]:
         """A metric's points by step, for a report's curve; empty where there are none."""
-        name = to_mlflow.legal_name(".".join(key), to_mlflow.Limits.installed().key)
+        name = names.legal_name(".".join(key), names.Limits.installed().key)
         try:
             history = self._client.call(self._client.client.get_metric_history, run_id, name)
         except RefusedError:
@@ -124,7 +124,7 @@ class MlflowTarget:
         self._leave_dual = not dual
         run = self._named_in_config(info) if dual else None
         if run is not None:
-            given = info.config.get(to_mlflow.GIVEN_RUN_CONFIG_KEY) is True
+            given = info.config.get(identity.GIVEN_RUN_CONFIG_KEY) is True
             return _twin(run, named=True, given=given)
         run = standing(self._client, lambda: self._alike(info))
         if run is None:
@@ -132,7 +132,7 @@ class MlflowTarget:
         return _twin(run, named=False) if run is not None else None
 
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> MlflowRunWriter:
-        tags = identity.identity_tags(info, origin)
+        tags = identity.identity_tags(info, origin, to_mlflow.MAPPING_VERSION)
         if twin is None:
             run, won = self._create(info, tags)
             if won:
@@ -199,10 +199,10 @@ class MlflowTarget:
     def _parent_run(self, info: RunInfo) -> str | None:
         """The run that ``info`` is nested below: the one its config names, or that of its sweep or
         group, which is created with the first of its runs."""
-        named = info.config.get(to_mlflow.PARENT_RUN_KEY)
+        named = info.config.get(identity.PARENT_RUN_KEY)
         if isinstance(named, str) and named:
             return named
-        group = info.config.get(to_mlflow.PARENT_GROUP_KEY)
+        group = info.config.get(identity.PARENT_GROUP_KEY)
         if info.sweep_id:
             name = f"sweep {info.facts.get('sweep_name') or info.sweep_id}"
             return self._common_parent(info, identity.SWEEP, info.sweep_id, name)
@@ -241,7 +241,7 @@ class MlflowTarget:
         config = info.facts.get("sweep_config") if tag == identity.SWEEP else None
         if config:
             self._client.call(
-                self._client.client.log_dict, run_id, config, to_mlflow.SWEEP_CONFIG_FILE
+                self._client.client.log_dict, run_id, config, run_documents.SWEEP_CONFIG_FILE
             )
         self._client.call(self._client.client.set_terminated, run_id)
         return run_id

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.mapping import to_wandb as rules
-from mlflow_wandb_plugin.mapping.to_mlflow import safe_path
+from mlflow_wandb_plugin.mapping.names import safe_path
 
 if TYPE_CHECKING:
     import wandb

@@ -20,7 +20,8 @@ from mlflow_wandb_plugin.core.model import (
     Series,
 )
 from mlflow_wandb_plugin.errors import SourceError
-from mlflow_wandb_plugin.journal.frames import RECORD, Journal
+from mlflow_wandb_plugin.journal.frames import RECORD
+from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog, find_logs
 from mlflow_wandb_plugin.sources.wandb_local.run_log import peek, read_logs, written_to
 from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir

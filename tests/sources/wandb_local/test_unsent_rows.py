@@ -8,7 +8,8 @@ from typing import Any
 
 from wandb.proto.wandb_internal_pb2 import Record
 
-from mlflow_wandb_plugin.journal.frames import RECORD, Journal
+from mlflow_wandb_plugin.journal.frames import RECORD
+from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.sources.wandb_local.unsent_rows import KEPT, Unsent, keep
 from tests.support.records import partial_record
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mlflow_wandb_plugin.mapping.to_mlflow import Limits
+from mlflow_wandb_plugin.mapping.names import Limits
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mlflow_wandb_plugin.mapping.to_mlflow import Limits
+from mlflow_wandb_plugin.mapping.names import Limits
 from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NamesAlike
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import SharedTransactions, is_active
 

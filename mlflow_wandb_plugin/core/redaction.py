@@ -1,12 +1,10 @@
-"""A user's config as it may be shown: without passwords, keys and tokens."""
+"""Remove credentials, passwords, keys and tokens from what is stored or shown."""
 
 from __future__ import annotations
 
 import os
 import re
 from typing import Any
-
-from mlflow_wandb_plugin.mapping.to_mlflow import without_credentials
 
 HIDDEN = "***"
 _SECRET_KEYS = frozenset(
@@ -48,3 +46,15 @@ def _secrets_of_environment() -> tuple[str, ...]:
         for name, value in os.environ.items()
         if _SECRET_VARIABLE.search(name.upper()) and len(value) >= _SHORTEST_SECRET
     )
+
+
+def without_credentials(uri: str) -> str:
+    """``uri`` without a user name or password: ``scheme://user:pw@host`` to ``scheme://host``.
+
+    A password may hold ``@`` and ``/``, or stand in the query; ``uri`` may be a whole sentence.
+    """
+    return _SECRET_IN_QUERY.sub(r"\1***", _SECRET_IN_AUTHORITY.sub("", uri))
+
+
+_SECRET_IN_AUTHORITY = re.compile(r"(?<=://)(?:[^/\s]*@|[^/@:\s]*:(?!\d+/)[^@\s]*@)")
+_SECRET_IN_QUERY = re.compile(r"([?&;](?:password|passwd|pwd|token|access_token|api_key)=)[^&;\s]+")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mlflow_wandb_plugin.live.secrets import HIDDEN, without_secrets
+from mlflow_wandb_plugin.core.redaction import (
+    HIDDEN,
+    without_secrets,
+)
 
 
 def test_secrets_are_hidden_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:

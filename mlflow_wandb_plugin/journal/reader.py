@@ -1,0 +1,112 @@
+"""The reading end of a journal, also while it grows."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlflow_wandb_plugin.core.model import Damage
+from mlflow_wandb_plugin.errors import JournalError
+from mlflow_wandb_plugin.journal.frames import FORMAT, FRAME_HEADER, HEADER, MAGIC, Frame
+
+READ_SIZE = 1024 * 1024
+
+
+class JournalReader:
+    """Reads a journal, also while it grows. Same contract as `translog.framing.LogReader`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.position = 0
+        self.damage: list[Damage] = []
+
+    def read(self) -> Iterator[Frame]:
+        """Yield the frames that were completed since the last call.
+
+        Raises:
+            JournalError: the file cannot be opened.
+        """
+        try:
+            file = open(self.path, "rb")  # noqa: SIM115 - the with is below
+        except OSError as error:
+            raise JournalError(f"cannot read {self.path}: {error.strerror}") from error
+        with file:
+            file.seek(self.position)
+            base, buffer = self.position, b""
+            while data := file.read(READ_SIZE):
+                buffer = buffer + data if buffer else data
+                yield from self._frames(buffer, base)
+                buffer = buffer[self.position - base :]
+                base = self.position
+
+    def finish(self) -> None:
+        """Nothing more will come: an unfinished frame at the end is damage."""
+        try:
+            left = self.path.stat().st_size - self.position
+        except OSError:
+            return
+        if left > 0:
+            reason = "the journal ends inside a record"
+            self.damage.append(Damage(str(self.path), self.position, left, reason))
+            self.position += left
+
+    def _frames(self, buffer: bytes, base: int) -> Iterator[Frame]:
+        at, end = 0, len(buffer)
+        while at + FRAME_HEADER.size <= end:
+            magic, kind, size, crc = FRAME_HEADER.unpack_from(buffer, at)
+            stop = at + FRAME_HEADER.size + size
+            if magic == MAGIC and stop > end:
+                if self._next_frame(buffer, at + 1) < 0:
+                    return
+                whole = False
+            else:
+                payload = buffer[at + FRAME_HEADER.size : stop]
+                whole = magic == MAGIC and zlib.crc32(payload, kind) == crc
+            if whole:
+                at = stop
+                self.position = base + at
+                yield Frame(self.position, kind, payload)
+                continue
+            # A torn frame (disk full, then space again): go on at the next sound one.
+            following = self._next_frame(buffer, at + 1)
+            if following < 0:
+                return
+            self.damage.append(
+                Damage(str(self.path), base + at, following - at, "a record is not whole")
+            )
+            at = following
+            self.position = base + at
+
+    @staticmethod
+    def _next_frame(buffer: bytes, at: int) -> int:
+        """Offset of the next frame in ``buffer`` whose checksum holds, or -1."""
+        magic = MAGIC.to_bytes(2, "little")
+        while (at := buffer.find(magic, at)) >= 0 and at + FRAME_HEADER.size <= len(buffer):
+            _, kind, size, crc = FRAME_HEADER.unpack_from(buffer, at)
+            stop = at + FRAME_HEADER.size + size
+            if (
+                stop <= len(buffer)
+                and zlib.crc32(buffer[at + FRAME_HEADER.size : stop], kind) == crc
+            ):
+                return at
+            at += 1
+        return -1
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The journal's first frame.
+
+    Raises:
+        JournalError: there is none, or it was written by a newer version.
+    """
+    for frame in JournalReader(path).read():
+        if frame.kind == HEADER:
+            header = frame.document()
+            if header.get("format") != FORMAT:
+                message = f"{path} was written by another version of mlflow-wandb-plugin: update it"
+                raise JournalError(message)
+            return header
+        break
+    raise JournalError(f"{path} holds no journal")

@@ -1,0 +1,146 @@
+"""Names and paths that MLflow accepts for W&B's keys, tags and files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from mlflow_wandb_plugin.core.model import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Lengths in characters that MLflow accepts."""
+
+    key: int
+    param_value: int
+    tag_value: int
+    experiment_name: int
+    batch_metrics: int
+    batch_params: int
+    run_name: int = 250
+
+    @classmethod
+    @lru_cache
+    def installed(cls) -> Limits:
+        """The limits of the installed MLflow, where it states them."""
+        from mlflow.utils import validation
+
+        return cls(
+            key=getattr(validation, "MAX_ENTITY_KEY_LENGTH", 250),
+            param_value=getattr(validation, "MAX_PARAM_VAL_LENGTH", 6000),
+            tag_value=getattr(validation, "MAX_TAG_VAL_LENGTH", 5000),
+            experiment_name=getattr(validation, "MAX_EXPERIMENT_NAME_LENGTH", 500),
+            batch_metrics=getattr(validation, "MAX_METRICS_PER_BATCH", 1000),
+            batch_params=getattr(validation, "MAX_PARAMS_TAGS_PER_BATCH", 100),
+        )
+
+
+_ILLEGAL = re.compile(r"[^/\w.\- :]")
+
+
+def legal_name(name: str, limit: int) -> str:
+    """``name`` if MLflow takes it as a metric, param or tag key, else its rewritten form.
+
+    Illegal characters become ``_``, path parts that are empty, ``.`` or ``..`` and two dots at
+    the start too; a name over ``limit`` characters is cut and ends in a hash of the whole.
+    Source: mlflow.utils.validation, which wants ``[/\\w.\\- :]*`` and a normalised path.
+    """
+    parts = _ILLEGAL.sub("_", name).split("/")
+    clean = "/".join("_" * max(1, len(part)) if part in ("", ".", "..") else part for part in parts)
+    if clean.startswith(".."):
+        clean = "__" + clean[2:]
+    return clean if len(clean) <= limit else name_with_hash(clean, name, limit)
+
+
+def name_with_hash(clean: str, original: str, limit: int) -> str:
+    digest = hashlib.sha256(original.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{clean[: limit - 9]}-{digest}"
+
+
+class Namer:
+    """Gives each W&B key of a run its MLflow name; no two keys get the same one.
+
+    A key whose name is taken by another key gets a hash suffix. ``renamed`` holds the originals
+    of all names that differ from the dotted key.
+
+    Args:
+        limit: the longest name, in characters.
+        known: what ``renamed`` held when the run was written before.
+        taken: all names that the run has; those not in ``known`` are their keys' own.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        known: Mapping[str, list[str]] | None = None,
+        taken: Iterable[str] = (),
+    ) -> None:
+        self.renamed: dict[str, list[str]] = {
+            name: list(key) for name, key in (known or {}).items()
+        }
+        self._limit = limit
+        self._names: dict[Key, str] = {tuple(key): name for name, key in self.renamed.items()}
+        self._taken: set[str] = {*self._names.values(), *taken}
+        self._unclaimed = self._taken - self.renamed.keys()
+
+    def name(self, key: Key) -> str:
+        known = self._names.get(key)
+        if known is not None:
+            return known
+        dotted = ".".join(key)
+        name = legal_name(dotted, self._limit)
+        if name == dotted and name in self._unclaimed:
+            self._unclaimed.discard(name)
+        elif name in self._taken:
+            name = self._free_name(name, key)
+        self._names[key] = name
+        self._taken.add(name)
+        if name != dotted or (len(key) > 1 and any("." in label for label in key)):
+            self.renamed[name] = list(key)
+        return name
+
+    def _free_name(self, name: str, key: Key) -> str:
+        original = json.dumps(key)
+        while True:
+            hashed = name_with_hash(name, original, self._limit)
+            if hashed not in self._taken:
+                return hashed
+            original += "'"
+
+
+def storable(text: str) -> str:
+    """``text`` without what databases and protocols refuse: NUL and lone surrogates."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+_UNSAFE = re.compile('[\x00-\x1f\x7f\\\\:*?"<>|#%\ud800-\udfff]')
+_PART_BYTES = 200
+
+
+def safe_path(path: str) -> str:
+    """A relative posix path that stays in its folder, whatever a server or user called it.
+
+    Parts that are empty, ``.`` or ``..`` and characters that some file system or MLflow's
+    artifact paths refuse are rewritten; a rewritten path ends its name in a hash of the
+    original, so that two different names stay different.
+    """
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    clean = [_cut(_UNSAFE.sub("_", "__" if part == ".." else part)) for part in parts] or ["_"]
+    joined = "/".join(clean[-16:])
+    if joined == path:
+        return joined
+    stem, dot, suffix = clean[-1].rpartition(".")
+    digest = hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    clean[-1] = f"{stem}-{digest}.{suffix}" if dot and stem else f"{clean[-1]}-{digest}"
+    return "/".join(clean[-16:])
+
+
+def _cut(part: str) -> str:
+    """A file name within what file systems take, which count bytes."""
+    return part.encode()[:_PART_BYTES].decode(errors="ignore")

@@ -1,0 +1,43 @@
+"""MLflow's names and units of the system metrics that W&B measures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+SYSTEM_NAMES: Mapping[str, str] = {
+    "cpu": "cpu_utilization_percentage",
+    "memory_percent": "system_memory_usage_percentage",
+    "memory": "system_memory_usage_percentage",
+    "proc.memory.rssMB": "process_memory_usage_megabytes",
+    "proc.memory.percent": "process_memory_usage_percentage",
+    "proc.memory.availableMB": "system_memory_available_megabytes",
+    "network.sent": "network_transmit_megabytes",
+    "network.recv": "network_receive_megabytes",
+    "disk": "disk_usage_percentage",
+    "disk./.usagePercent": "disk_usage_percentage",
+}
+_GPU_NAMES: Mapping[str, str] = {
+    "gpu": "utilization_percentage",
+    "memoryAllocated": "memory_usage_percentage",
+    "memoryAllocatedBytes": "memory_usage_megabytes",
+    "powerWatts": "power_usage_watts",
+    "powerPercent": "power_usage_percentage",
+    "temp": "temperature_celsius",
+}
+_BYTES = re.compile(r"^network\.(sent|recv)$|\.memoryAllocatedBytes$")
+
+
+def system_metric(key: str, value: float) -> tuple[str, float]:
+    """MLflow's name and unit of a W&B system metric; bytes become megabytes (10**6).
+
+    Names that MLflow's System metrics tab knows are used where W&B measures the same thing;
+    anything else keeps W&B's name below ``system/``.
+    """
+    if key.startswith("system."):
+        key = key.removeprefix("system.")
+    scaled = value / 1e6 if _BYTES.search(key) else value
+    gpu = re.fullmatch(r"gpu\.(\d+)\.(\w+)", key)
+    if gpu and gpu[2] in _GPU_NAMES:
+        return f"system/gpu_{gpu[1]}_{_GPU_NAMES[gpu[2]]}", scaled
+    return f"system/{SYSTEM_NAMES.get(key, key)}", scaled
