@@ -74,7 +74,7 @@ class BenchSource:
         return Size(points=self._runs[run.run_id].points)
 
     def read(self, info: Any, since: Any) -> Iterator[Any]:
-        from mlflow_wandb_plugin.core.model import Mark, Series
+        from mlflow_wandb_plugin.core.model import Checkpoint, Series
 
         run = self._runs[info.run_id]
         for start in range(0, len(run.steps), BLOCK_ROWS):
@@ -82,7 +82,7 @@ class BenchSource:
             steps, times = run.steps[part], run.times_ms[part]
             for key, values in run.values.items():
                 yield Series((key,), steps, times, values[part])
-            yield Mark("log", start + len(steps))
+            yield Checkpoint("log", start + len(steps))
         yield _info(run, "finished")
 
 

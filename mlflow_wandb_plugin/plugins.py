@@ -6,13 +6,16 @@ import functools
 import warnings
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 import pluggy
 
 from mlflow_wandb_plugin import builtin_plugin, hookspecs
-from mlflow_wandb_plugin.backfill.job import Engine
 from mlflow_wandb_plugin.core.protocols import Source, Target
 from mlflow_wandb_plugin.errors import PluginError, UsageError
+
+if TYPE_CHECKING:
+    from mlflow_wandb_plugin.backfill.job import Engine
 
 GROUP = "mlflow_wandb_plugin"
 

@@ -9,7 +9,7 @@ from typing import Any
 from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.engines import remote
-from mlflow_wandb_plugin.backfill.engines.remote import Carried
+from mlflow_wandb_plugin.backfill.engines.remote import RemoteOutcome
 from mlflow_wandb_plugin.backfill.job import Job
 from mlflow_wandb_plugin.backfill.run import Listener, Outcome, selected, unlisted_outcomes
 from mlflow_wandb_plugin.core.model import RunInfo
@@ -47,7 +47,7 @@ class RayEngine:
     def run(self, job: Job, listener: Listener, curves: Curves) -> Iterator[Outcome]:
         """See `mlflow_wandb_plugin.backfill.job.Engine.run`."""
         self.check(job)
-        everywhere = remote.as_elsewhere(job)
+        everywhere = remote.resolve_job_uris(job)
         with _connected(self._address):
             keeper = _keeper()
             source = plugins.open_source(job.source)
@@ -75,7 +75,7 @@ class _Window:
         self._under_way: dict[Any, RunInfo] = {}
         self._task = ray.remote(max_retries=RETRIES)(carry_one)
 
-    def carry(self, runs: Iterator[RunInfo]) -> Iterator[Carried]:
+    def carry(self, runs: Iterator[RunInfo]) -> Iterator[RemoteOutcome]:
         try:
             for run in runs:
                 while len(self._under_way) >= self._size():
@@ -94,7 +94,7 @@ class _Window:
         """CPUs of one task, so that ``workers`` of them run at once: they mostly wait."""
         return max(0.01, min(1.0, _cpus() / self._workers)) if self._workers else 1.0
 
-    def _done(self) -> Iterator[Carried]:
+    def _done(self) -> Iterator[RemoteOutcome]:
         import ray
 
         # The timeout lets nodes that joined meanwhile widen the window.
@@ -115,7 +115,7 @@ class _Window:
                 ray.cancel(reference)
 
 
-def carry_one(job: Job, run: RunInfo, keeper: Any) -> Carried:
+def carry_one(job: Job, run: RunInfo, keeper: Any) -> RemoteOutcome:
     """The task: carry one run; returns its outcome and the curves for the report."""
     with contextlib.suppress(UsageError):
         # The source says it better if it needs a key.

@@ -73,7 +73,7 @@ class PaceKeeper:
 
 @dataclass(frozen=True, slots=True)
 class SharedTurns:
-    """A `Turns` of one process: asks the actor for each request."""
+    """A `RequestGate` of one process: asks the actor for each request."""
 
     keeper: Any
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mlflow_wandb_plugin.archive.codec import dumps, loads, write_atomically
 from mlflow_wandb_plugin.archive.folder_names import FileNames, folder_name
-from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef, Damage, FileRef
+from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef, FileRef, UnreadableRange
 
 INDEX = "files.json"
 FILES, ARTIFACTS = "files", "artifacts"
@@ -146,7 +146,7 @@ def _copy_file(source: Path, target: Path) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def read_files(folder: Path) -> Iterator[FileRef | ArtifactRef | Damage]:
+def read_files(folder: Path) -> Iterator[FileRef | ArtifactRef | UnreadableRange]:
     """The files and artifacts of an archived run.
 
     A file that was missing when the archive was written is given back as one that is missing; one
@@ -157,18 +157,18 @@ def read_files(folder: Path) -> Iterator[FileRef | ArtifactRef | Damage]:
     """
     index = read_index(folder)
     for item in index.get("files", ()):
-        local, damage = _located(folder, _copy(item))
-        if damage is not None:
-            yield damage
+        local, unreadable = _located(folder, _copy(item))
+        if unreadable is not None:
+            yield unreadable
         yield FileRef(item["path"], local)
     for item in index.get("artifacts", ()):
         entries = []
         for entry in item["entries"]:
             local_entry: Path | None = None
             if "name" in entry:
-                local_entry, damage = _located(folder, _copy(entry))
-                if damage is not None:
-                    yield damage
+                local_entry, unreadable = _located(folder, _copy(entry))
+                if unreadable is not None:
+                    yield unreadable
             entries.append(
                 ArtifactEntry(
                     entry["path"], entry["digest"], entry["bytes"], local_entry, entry.get("ref")
@@ -201,16 +201,20 @@ def read_index(folder: Path) -> dict[str, Any]:
     return document
 
 
-def _located(folder: Path, copy: Copy) -> tuple[Path, Damage | None]:
+def _located(folder: Path, copy: Copy) -> tuple[Path, UnreadableRange | None]:
     """Where a copy lies. What is not there lies at a path that does not exist."""
     nowhere = folder / ".missing" / Path(copy.name).name
     if copy.file is None:
         return nowhere, None
     path = folder / copy.file
     if not path.resolve().is_relative_to(folder.resolve()):
-        return nowhere, Damage(f"{folder / INDEX}: {copy.file}", 0, 0, "lies outside the archive")
+        return nowhere, UnreadableRange(
+            f"{folder / INDEX}: {copy.file}", 0, 0, "lies outside the archive"
+        )
     if not path.is_file() or path.stat().st_size != copy.size:
-        return nowhere, Damage(str(path), 0, copy.size, "the file is missing or has another size")
+        return nowhere, UnreadableRange(
+            str(path), 0, copy.size, "the file is missing or has another size"
+        )
     return path, None
 
 

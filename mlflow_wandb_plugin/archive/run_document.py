@@ -24,7 +24,7 @@ ROWS_FILE = "rows.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class ArchivedCheckpoint:
     """A moment at which all that was read so far was on disk.
 
     Attributes:
@@ -63,12 +63,12 @@ class RunDocument:
     losses: dict[str, int] = field(default_factory=dict)
     points: dict[str, int] = field(default_factory=dict)
     last: dict[str, tuple[int, int]] = field(default_factory=dict)
-    checkpoints: list[Checkpoint] = field(default_factory=list)
+    checkpoints: list[ArchivedCheckpoint] = field(default_factory=list)
 
     @property
-    def end(self) -> Checkpoint:
+    def end(self) -> ArchivedCheckpoint:
         """How far the folder's files count."""
-        return self.checkpoints[-1] if self.checkpoints else Checkpoint(None, 0)
+        return self.checkpoints[-1] if self.checkpoints else ArchivedCheckpoint(None, 0)
 
     @property
     def earlier_logs(self) -> list[RunInfo]:
@@ -147,7 +147,7 @@ def _numbers(document: Mapping[str, Any]) -> dict[str, int]:
     return {str(name): int(number) for name, number in document.items()}
 
 
-def _write_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+def _write_checkpoint(checkpoint: ArchivedCheckpoint) -> dict[str, Any]:
     return {
         "segment": checkpoint.segment,
         "position": checkpoint.position,
@@ -157,9 +157,9 @@ def _write_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _read_checkpoint(item: Mapping[str, Any]) -> Checkpoint:
+def _read_checkpoint(item: Mapping[str, Any]) -> ArchivedCheckpoint:
     segment = item["segment"]
-    return Checkpoint(
+    return ArchivedCheckpoint(
         None if segment is None else str(segment),
         int(item["position"]),
         int(item["metrics_parts"]),

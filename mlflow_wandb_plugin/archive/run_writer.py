@@ -16,7 +16,7 @@ from mlflow_wandb_plugin.archive.file_store import FileWriter
 from mlflow_wandb_plugin.archive.points_table import FOLDERS, Kind, PartWriter
 from mlflow_wandb_plugin.archive.run_document import (
     ROWS_FILE,
-    Checkpoint,
+    ArchivedCheckpoint,
     RunDocument,
     read_run,
     same_run,
@@ -25,12 +25,12 @@ from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.identity import Origin
 from mlflow_wandb_plugin.core.model import (
     ArtifactRef,
-    Damage,
+    Checkpoint,
     FileRef,
-    Mark,
     RowObjects,
     RunInfo,
     Series,
+    UnreadableRange,
 )
 from mlflow_wandb_plugin.errors import TargetError
 
@@ -102,14 +102,14 @@ class ArchiveRunWriter:
             else:
                 self._files.add_file(item)
 
-    def lose(self, damage: Damage) -> None:
-        self.losses[f"damaged_{damage.unit}"] += damage.length
+    def record_loss(self, unreadable: UnreadableRange) -> None:
+        self.losses[f"damaged_{unreadable.unit}"] += unreadable.length
 
-    def anew(self) -> Mapping[str, int]:
+    def restart(self) -> Mapping[str, int]:
         """Parts are only added to: what the archive has is not asked for again."""
         return self.position
 
-    def checkpoint(self, mark: Mark) -> None:
+    def checkpoint(self, mark: Checkpoint) -> None:
         with _writing(self._folder):
             self._close_parts(mark.segment, mark.position)
             self._run.position[mark.segment] = mark.position
@@ -147,7 +147,7 @@ class ArchiveRunWriter:
                 folder = FOLDERS[kind]
                 run.points[folder] = run.points.get(folder, 0) + points.take_count()
                 run.last[folder] = points.last
-        now = Checkpoint(
+        now = ArchivedCheckpoint(
             segment,
             position,
             self._points["history"].parts,

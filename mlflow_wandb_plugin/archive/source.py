@@ -18,13 +18,20 @@ from mlflow_wandb_plugin.archive.points_table import (
 from mlflow_wandb_plugin.archive.run_document import (
     ROWS_FILE,
     RUN_FILE,
-    Checkpoint,
+    ArchivedCheckpoint,
     RunDocument,
     read_run,
     run_folder,
 )
 from mlflow_wandb_plugin.core.identity import SERVER, TO_THE_END
-from mlflow_wandb_plugin.core.model import Damage, Item, Mark, RunInfo, Selection, Size
+from mlflow_wandb_plugin.core.model import (
+    Checkpoint,
+    Item,
+    RunInfo,
+    Selection,
+    Size,
+    UnreadableRange,
+)
 from mlflow_wandb_plugin.errors import SourceError
 
 
@@ -40,7 +47,7 @@ class ArchiveSource:
         self._root = root
         self._path = path
         self._folders: dict[tuple[str, str, str], Path] = {}
-        self.damage: list[Damage] = []
+        self.unreadable: list[UnreadableRange] = []
         """Runs that cannot be listed, by their folder."""
 
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
@@ -49,13 +56,13 @@ class ArchiveSource:
         Raises:
             SourceError: there is no run here.
         """
-        self.damage = []
+        self.unreadable = []
         started: list[tuple[int, str]] = []
         for folder in self._run_folders():
             run = self._read(folder)
             if run is not None:
                 started.append((run.info.started_ms or 0, str(folder)))
-        if not started and not self.damage:
+        if not started and not self.unreadable:
             raise SourceError(f"no runs in the archive {self._path}")
         for _, name in sorted(started, reverse=selection.newest_first):
             run = self._read(Path(name))
@@ -98,7 +105,7 @@ class ArchiveSource:
             return read_run(folder)
         except (SourceError, OSError) as error:
             name = folder.relative_to(self._root).as_posix()
-            self.damage.append(Damage(name, 0, 1, str(error)))
+            self.unreadable.append(UnreadableRange(name, 0, 1, str(error)))
             return None
 
 
@@ -113,7 +120,7 @@ class _RunReading:
         self._damaged = False
 
     def items(self) -> Iterator[Item]:
-        before = Checkpoint(None, 0)
+        before = ArchivedCheckpoint(None, 0)
         for checkpoint in self._run.checkpoints:
             carried = self._carried(checkpoint)
             if not carried:
@@ -123,7 +130,7 @@ class _RunReading:
                 yield from self._rows(before.rows_bytes, checkpoint.rows_bytes)
             # What stands before a mark has been read; after damage that is not so.
             if checkpoint.segment is not None and not carried and not self._damaged:
-                yield Mark(checkpoint.segment, checkpoint.position)
+                yield Checkpoint(checkpoint.segment, checkpoint.position)
             before = checkpoint
         yield from self._files()
         yield from self._run.earlier_logs
@@ -164,7 +171,7 @@ class _RunReading:
     def _files(self) -> Iterator[Item]:
         try:
             for item in read_files(self._folder):
-                self._damaged = self._damaged or isinstance(item, Damage)
+                self._damaged = self._damaged or isinstance(item, UnreadableRange)
                 yield item
         except (OSError, ValueError, KeyError, TypeError) as error:
             yield self._damage(self._folder / INDEX, 0, 0, error)
@@ -175,7 +182,7 @@ class _RunReading:
         unfinished = self._run.state != "complete" and info.state != "running"
         return replace(info, missing=info.missing or self._damaged or unfinished)
 
-    def _carried(self, checkpoint: Checkpoint) -> bool:
+    def _carried(self, checkpoint: ArchivedCheckpoint) -> bool:
         segment = checkpoint.segment
         if segment is None:
             return False
@@ -190,12 +197,12 @@ class _RunReading:
             return False
         return self._since.get(segment.removeprefix("journal:")) == TO_THE_END
 
-    def _damage(self, path: Path, offset: int, length: int, error: Exception) -> Damage:
+    def _damage(self, path: Path, offset: int, length: int, error: Exception) -> UnreadableRange:
         self._damaged = True
-        return Damage(str(path), offset, length, f"{type(error).__name__}: {error}")
+        return UnreadableRange(str(path), offset, length, f"{type(error).__name__}: {error}")
 
 
-def _rewound(checkpoints: list[Checkpoint]) -> set[str]:
+def _rewound(checkpoints: list[ArchivedCheckpoint]) -> set[str]:
     """Segments whose positions do not only rise: a position alone says nothing there."""
     highest: dict[str, int] = {}
     rewound: set[str] = set()

@@ -40,7 +40,7 @@ def page(outcomes: Sequence[Outcome], curves: Curves, read_back: ReadBack) -> st
 
 def _row(outcome: Outcome, curves: Curves, read_back: ReadBack) -> str:
     lost = ", ".join(f"{number} {kind}" for kind, number in sorted(outcome.losses.items()))
-    damage = "<br>".join(escape(str(damage)) for damage in outcome.damage)
+    unreadable = "<br>".join(escape(str(unreadable)) for unreadable in outcome.unreadable)
     figures = "".join(
         _figure(key, curve, read_back(outcome.mlflow_run_id, key))
         for key, curve in curves.of(outcome.run.run_id).items()
@@ -52,7 +52,7 @@ def _row(outcome: Outcome, curves: Curves, read_back: ReadBack) -> str:
         escape(outcome.verdict),
         escape(outcome.action + (f": {outcome.reason}" if outcome.reason else "")),
         f"{outcome.points:,}",
-        escape(lost) + ("<br>" if lost and damage else "") + damage,
+        escape(lost) + ("<br>" if lost and unreadable else "") + unreadable,
         figures,
     )
     return (

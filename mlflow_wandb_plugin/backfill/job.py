@@ -49,7 +49,7 @@ class Engine(Protocol):
         """
 
 
-class Watched:
+class CurveRecordingSource:
     """A source whose series also draw the report's curves."""
 
     def __init__(self, source: Source, curves: Curves) -> None:
@@ -58,8 +58,8 @@ class Watched:
         self._curves = curves
 
     @property
-    def damage(self) -> Any:
-        return getattr(self._source, "damage", ())
+    def unreadable(self) -> Any:
+        return getattr(self._source, "unreadable", ())
 
     @property
     def filters(self) -> bool:

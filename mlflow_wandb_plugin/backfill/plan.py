@@ -33,8 +33,8 @@ def plan(
         decision = decide(run, target, options)
         size = source.size(run) if decision.action == "migrate" else Size()
         yield PlannedRun(run, decision, size)
-    for damage in getattr(source, "damage", ()):
-        yield PlannedRun(*unlisted(damage), Size())
+    for unreadable in getattr(source, "unreadable", ()):
+        yield PlannedRun(*unlisted(unreadable), Size())
 
 
 def dual_experiment(source: Source, target: Target, selection: Selection) -> str:

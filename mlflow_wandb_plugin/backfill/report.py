@@ -29,7 +29,7 @@ def as_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
                 "mlflow_run_id": outcome.mlflow_run_id,
                 "points": outcome.points,
                 "losses": dict(outcome.losses),
-                "damage": [str(damage) for damage in outcome.damage],
+                "damage": [str(unreadable) for unreadable in outcome.unreadable],
             }
             for outcome in outcomes
         ],
@@ -80,8 +80,8 @@ def _what(outcome: Outcome) -> str:
     if outcome.losses:
         lost = ", ".join(f"{number} {kind}" for kind, number in sorted(outcome.losses.items()))
         text += f"; lost: {lost}"
-    if outcome.damage:
-        text += "; " + "; ".join(str(damage) for damage in outcome.damage)
+    if outcome.unreadable:
+        text += "; " + "; ".join(str(unreadable) for unreadable in outcome.unreadable)
     return text
 
 

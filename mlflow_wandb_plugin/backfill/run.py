@@ -12,10 +12,10 @@ from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.identity import Twin, Verdict
 from mlflow_wandb_plugin.core.model import (
-    Damage,
     Item,
     RunInfo,
     Selection,
+    UnreadableRange,
 )
 from mlflow_wandb_plugin.core.protocols import Source, Target
 from mlflow_wandb_plugin.core.replicate import replicate
@@ -48,7 +48,7 @@ class Outcome:
     mlflow_run_id: str = ""
     points: int = 0
     losses: Mapping[str, int] = field(default_factory=dict)
-    damage: tuple[Damage, ...] = ()
+    unreadable: tuple[UnreadableRange, ...] = ()
 
 
 def backfill(
@@ -104,19 +104,19 @@ def selected(source: Source, selection: Selection) -> Iterator[RunInfo]:
     return source.runs(selection)
 
 
-def unlisted(damage: Damage) -> tuple[RunInfo, Decision]:
+def unlisted(unreadable: UnreadableRange) -> tuple[RunInfo, Decision]:
     """A run of which the source knows no more than that it cannot be read, or is empty."""
-    run = RunInfo(damage.where, project="", state="crashed")
-    return run, Decision("new", "refuse" if damage.length else "skip", damage.reason)
+    run = RunInfo(unreadable.where, project="", state="crashed")
+    return run, Decision("new", "refuse" if unreadable.length else "skip", unreadable.reason)
 
 
 def unlisted_outcomes(source: Source) -> Iterator[Outcome]:
     """Of the runs that ``source`` could not list; complete once `Source.runs` has ended."""
-    yield from map(_outcome, getattr(source, "damage", ()))
+    yield from map(_outcome, getattr(source, "unreadable", ()))
 
 
-def _outcome(damage: Damage) -> Outcome:
-    run, decision = unlisted(damage)
+def _outcome(unreadable: UnreadableRange) -> Outcome:
+    run, decision = unlisted(unreadable)
     action = "skipped" if decision.action == "skip" else "failed"
     return Outcome(run, decision.verdict, action, decision.reason)
 
@@ -164,7 +164,7 @@ class Carrier:
         writer = self._target.open(run, "backfill", decision.twin)
         try:
             # `--existing update` looks at everything again: other metrics may be wanted now.
-            since = writer.anew() if decision.verdict == "existing" else writer.position
+            since = writer.restart() if decision.verdict == "existing" else writer.position
             items = self._options.wanted(self._source.read(run, since))
             carried = replicate(self._announced(items), writer, self._listener.points, prompt=False)
         finally:
@@ -179,7 +179,7 @@ class Carrier:
             mlflow_run_id=writer.run_id,
             points=carried.points,
             losses=dict(writer.losses),
-            damage=tuple(carried.damage),
+            unreadable=tuple(carried.unreadable),
         )
 
     def _announced(self, items: Iterable[Item]) -> Iterator[Item]:

@@ -77,8 +77,8 @@ def _verified(
         carried = replicate(options.wanted(source.read(run, {})), comparison, listener.points)
     finally:
         comparison.close()
-    for damage in carried.damage:
-        comparison.differs(str(damage))
+    for unreadable in carried.unreadable:
+        comparison.differs(str(unreadable))
     return Verified(
         carried.info or run,
         "different" if comparison.count else "equal",

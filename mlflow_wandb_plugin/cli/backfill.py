@@ -20,7 +20,7 @@ from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.backfill import report
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.engines.processes import ProcessEngine
-from mlflow_wandb_plugin.backfill.job import Engine, Job, Watched
+from mlflow_wandb_plugin.backfill.job import CurveRecordingSource, Engine, Job
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.plan import dual_experiment, plan
 from mlflow_wandb_plugin.backfill.run import Outcome
@@ -142,7 +142,7 @@ def _round(
     source: Source, target: Target, selection: Selection, options: BackfillOptions, curves: Curves
 ) -> list[Outcome]:
     with ProgressBar(lambda: _count(source, selection)) as bar:
-        watched = Watched(source, curves)
+        watched = CurveRecordingSource(source, curves)
         return _logged(run_backfill(watched, target, selection, options, bar))
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from mlflow_wandb_plugin.errors import SourceUnavailableError, TargetUnavailableError
 
 
-class Turns(Protocol):
+class RequestGate(Protocol):
     """Who says when a request may be sent."""
 
     def turn(self) -> AbstractContextManager[None]:

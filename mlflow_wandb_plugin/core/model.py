@@ -132,7 +132,7 @@ class ArtifactRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Checkpoint:
     """All that was yielded before this stands at ``position`` in log ``segment``.
 
     ``rows_too``: who reads from here meets no `RowObjects` of earlier rows again either.
@@ -144,7 +144,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Damage:
+class UnreadableRange:
     """A part of a source that could not be read: nothing is dropped silently.
 
     ``offset`` and ``length`` count bytes, or whatever plural noun ``unit`` says. ``lost`` is False
@@ -163,7 +163,9 @@ class Damage:
         return f"{self.where}: {self.length} {self.unit} {place} unreadable ({self.reason})"
 
 
-Item: TypeAlias = RunInfo | Series | RowObjects | FileRef | ArtifactRef | Mark | Damage
+Item: TypeAlias = (
+    RunInfo | Series | RowObjects | FileRef | ArtifactRef | Checkpoint | UnreadableRange
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from typing import Protocol
 from mlflow_wandb_plugin.core.identity import Origin, Twin
 from mlflow_wandb_plugin.core.model import (
     ArtifactRef,
-    Damage,
+    UnreadableRange,
     FileRef,
     Item,
-    Mark,
+    Checkpoint,
     RowObjects,
     RunInfo,
     Selection,
@@ -23,8 +23,8 @@ from mlflow_wandb_plugin.core.model import (
 class Source(Protocol):
     """Somewhere runs can be read from.
 
-    A source that meets runs it cannot even list has them in ``damage``, a sequence of `Damage`
-    whose ``where`` is the run id, complete once `runs` has ended.
+    A source that meets runs it cannot even list has them in ``unreadable``, a sequence of
+    `UnreadableRange` whose ``where`` is the run id, complete once `runs` has ended.
     """
 
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
@@ -82,13 +82,13 @@ class RunWriter(Protocol):
     def add(self, item: FileRef | ArtifactRef | RowObjects) -> None:
         """A file, an artifact, or what a row holds beside numbers."""
 
-    def lose(self, damage: Damage) -> None:
+    def record_loss(self, unreadable: UnreadableRange) -> None:
         """Count what the source could not read."""
 
-    def anew(self) -> Mapping[str, int]:
+    def restart(self) -> Mapping[str, int]:
         """The whole of a complete run is to come again; returns where it should be read from."""
 
-    def checkpoint(self, mark: Mark) -> None:
+    def checkpoint(self, mark: Checkpoint) -> None:
         """Make everything so far durable and remember ``mark`` with it."""
 
     def finish(self, info: RunInfo, complete: bool) -> None:

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 from mlflow_wandb_plugin.core.model import (
     ArtifactRef,
-    Damage,
+    Checkpoint,
     FileRef,
     Item,
-    Mark,
     RowObjects,
     RunInfo,
     Series,
+    UnreadableRange,
 )
 from mlflow_wandb_plugin.core.protocols import RunWriter
 from mlflow_wandb_plugin.errors import MlflowWandbError
@@ -28,13 +28,13 @@ class ReplicationResult:
 
     points: int = 0
     info: RunInfo | None = None
-    damage: list[Damage] = field(default_factory=list)
+    unreadable: list[UnreadableRange] = field(default_factory=list)
 
 
 class _LastMark:
     """The mark that only the run's end stands behind."""
 
-    mark: Mark | None = None
+    mark: Checkpoint | None = None
 
     def held_back(self, items: Iterable[Item]) -> Iterator[Item]:
         """``items`` without it; one behind which the source breaks off comes before the error."""
@@ -43,7 +43,7 @@ class _LastMark:
                 if self.mark is not None and not isinstance(item, RunInfo):
                     yield self.mark
                     self.mark = None
-                if isinstance(item, Mark):
+                if isinstance(item, Checkpoint):
                     self.mark = item
                 else:
                     yield item
@@ -77,15 +77,15 @@ def replicate(
             carried.points += len(item.values)
             if progress is not None:
                 progress(len(item.values))
-        elif isinstance(item, Mark):
+        elif isinstance(item, Checkpoint):
             writer.checkpoint(item)
         elif isinstance(item, RunInfo):
             writer.update(item)
             carried.info = item
-        elif isinstance(item, Damage):
-            carried.damage.append(item)
+        elif isinstance(item, UnreadableRange):
+            carried.unreadable.append(item)
             if item.lost:
-                writer.lose(item)
+                writer.record_loss(item)
         elif isinstance(item, (FileRef, ArtifactRef, RowObjects)):
             writer.add(item)
     if carried.info is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.core.model import Damage
+from mlflow_wandb_plugin.core.model import UnreadableRange
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal.frames import FORMAT, FRAME_HEADER, HEADER, MAGIC, Frame
 
@@ -20,7 +20,7 @@ class JournalReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.position = 0
-        self.damage: list[Damage] = []
+        self.unreadable: list[UnreadableRange] = []
 
     def read(self) -> Iterator[Frame]:
         """Yield the frames that were completed since the last call.
@@ -49,7 +49,7 @@ class JournalReader:
             return
         if left > 0:
             reason = "the journal ends inside a record"
-            self.damage.append(Damage(str(self.path), self.position, left, reason))
+            self.unreadable.append(UnreadableRange(str(self.path), self.position, left, reason))
             self.position += left
 
     def _frames(self, buffer: bytes, base: int) -> Iterator[Frame]:
@@ -73,8 +73,8 @@ class JournalReader:
             following = self._next_frame(buffer, at + 1)
             if following < 0:
                 return
-            self.damage.append(
-                Damage(str(self.path), base + at, following - at, "a record is not whole")
+            self.unreadable.append(
+                UnreadableRange(str(self.path), base + at, following - at, "a record is not whole")
             )
             at = following
             self.position = base + at

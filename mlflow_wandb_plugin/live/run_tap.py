@@ -19,7 +19,7 @@ from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.live.replicator_process import Replicator
 from mlflow_wandb_plugin.live.terminal import ProgressLine, say, warn_once
 from mlflow_wandb_plugin.settings import Settings
-from mlflow_wandb_plugin.sources.wandb_local.folders import segment_of
+from mlflow_wandb_plugin.wandb_log.folder_names import segment_of
 
 TROUBLE_PATIENCE_S = 10.0
 """How long finish() waits for an MLflow that is known not to answer."""

@@ -22,7 +22,7 @@ from mlflow_wandb_plugin.journal import frames, outbox
 from mlflow_wandb_plugin.journal.locks import trainer_alive
 from mlflow_wandb_plugin.journal.reader import read_header
 from mlflow_wandb_plugin.journal.status import write_status
-from mlflow_wandb_plugin.replicator.mlflow_shipment import POLL_S, Shipment
+from mlflow_wandb_plugin.replicator.mlflow_shipment import POLL_S, MlflowShipment
 
 
 class Helper:
@@ -60,7 +60,7 @@ class Helper:
 
     def _start(self, path: Path, uri: str, order: dict[str, Any]) -> None:
         experiment = order["settings"]["experiment"]
-        shipment = Shipment(path, uri, experiment, follow=True, keep_trying=self.keep_trying)
+        shipment = MlflowShipment(path, uri, experiment, follow=True, keep_trying=self.keep_trying)
         thread = threading.Thread(target=_ship, args=(shipment,), name=path.stem)
         thread.start()
         self._threads.append(thread)
@@ -90,7 +90,7 @@ class Helper:
                 )
 
 
-def _ship(shipment: Shipment) -> None:
+def _ship(shipment: MlflowShipment) -> None:
     try:
         state = shipment.ship()
         print(f"{shipment.path.stem}: {state}", flush=True)

@@ -22,7 +22,7 @@ from mlflow_wandb_plugin.errors import MlflowWandbError
 from mlflow_wandb_plugin.journal import frames, outbox
 from mlflow_wandb_plugin.journal.locks import trainer_alive
 from mlflow_wandb_plugin.journal.status import read_status
-from mlflow_wandb_plugin.replicator.wandb_shipment import Mirror, is_mirrored
+from mlflow_wandb_plugin.replicator.wandb_shipment import WandbShipment, is_mirrored
 from mlflow_wandb_plugin.settings import PREFIX, Settings
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, wanted_mode
 from mlflow_wandb_plugin.targets.wandb.run_writer import forget_users_run
@@ -146,7 +146,7 @@ class Forwarder:
 
     def _ship(self, charge: Charge) -> None:
         charge.state = ""
-        mirror = Mirror(charge.path, follow=True, keep_going=lambda: not self._ending)
+        mirror = WandbShipment(charge.path, follow=True, keep_going=lambda: not self._ending)
         try:
             charge.state = mirror.ship()
             self._core_gone = self._core_gone or mirror.core_gone

@@ -17,7 +17,13 @@ from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.journal.locks import remove_journal
 from mlflow_wandb_plugin.journal.reader import JournalReader, read_header
 from mlflow_wandb_plugin.mapping import to_wandb as rules
-from mlflow_wandb_plugin.replicator.mirrored_run import DONE, Book, Entry, Picture, Table
+from mlflow_wandb_plugin.replicator.mirrored_run import (
+    DONE,
+    Entry,
+    MirroredRunState,
+    Picture,
+    Table,
+)
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, Mode, Remote
 from mlflow_wandb_plugin.targets.wandb.run_writer import Opening, WandbRunWriter
 from mlflow_wandb_plugin.wandb_api.address import wandb_folder
@@ -36,7 +42,7 @@ PARK = -1
 """An ending that leaves the W&B run's state as it is."""
 
 
-class Passage:
+class JournalUpload:
     """One way of a journal into W&B, from its first byte."""
 
     def __init__(
@@ -59,7 +65,7 @@ class Passage:
         self._files = path.with_suffix(".files")
         self._access = access() if mode == "online" else None
         self._remote = self._look()
-        self._book: Book | None = None
+        self._book: MirroredRunState | None = None
         self._writer: WandbRunWriter | None = None
         self._mark: dict[str, Any] = {}
         self._rows = 0
@@ -91,7 +97,7 @@ class Passage:
                 self._carry(entry)
         return moved
 
-    def _begin(self, end: int) -> Book:
+    def _begin(self, end: int) -> MirroredRunState:
         """Find out at which of W&B's rows the journal begins.
 
         An earlier journal of the run may have been carried and removed. W&B knows: the config
@@ -111,7 +117,7 @@ class Passage:
         else:
             before = dict(about)
         self._mark |= {key: before[key] for key in counts if before.get(key)}
-        return Book(self._header, self._files, before)
+        return MirroredRunState(self._header, self._files, before)
 
     def _next_row(self) -> int:
         if self._mode == "offline":
@@ -232,7 +238,7 @@ class Passage:
             self._book.lost[f"{what} refused"] += 1
             return None
 
-    def _send_files(self, book: Book, writer: WandbRunWriter) -> None:
+    def _send_files(self, book: MirroredRunState, writer: WandbRunWriter) -> None:
         if book.to_drop:
             dropped = [rules.file_path(path) if path else rules.FILES_DIR for path in book.to_drop]
             for path in dropped:
@@ -245,7 +251,7 @@ class Passage:
         self._saved.update(files)
         book.to_save.clear()
 
-    def _send_models(self, book: Book, writer: WandbRunWriter, over: bool) -> None:
+    def _send_models(self, book: MirroredRunState, writer: WandbRunWriter, over: bool) -> None:
         for model_id in sorted(book.changed_models):
             model = book.models[model_id]
             ready = model.status in DONE or not model.known
@@ -296,9 +302,9 @@ class Passage:
         with _alone_with(self.path) as (alone, size):
             if alone and size > self._reader.position and not self.drain():
                 self._reader.finish()
-        if self._reader.damage:
-            self._book.lost["record cut short"] += len(self._reader.damage)
-            self._reader.damage.clear()
+        if self._reader.unreadable:
+            self._book.lost["record cut short"] += len(self._reader.unreadable)
+            self._reader.unreadable.clear()
 
     def _close(self, code: int) -> None:
         writer, self._writer = self._writer, None

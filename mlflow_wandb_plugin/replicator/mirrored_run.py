@@ -40,7 +40,7 @@ Entry: TypeAlias = rules.Row | Picture | Table
 
 
 @dataclass
-class Book:
+class MirroredRunState:
     """Takes operations in their order. Attributes without a leading underscore may be read.
 
     Args:

@@ -37,7 +37,7 @@ SECONDARY = "secondary"
 """In a journal's header and status: another process says how the run ends."""
 
 
-class Shipment:
+class MlflowShipment:
     """Ships one journal. Whoever calls `ship` must be the only one: it takes the journal's lock.
 
     Args:
@@ -117,11 +117,11 @@ class Shipment:
         result = {
             "points": carried.points,
             "losses": dict(writer.losses),
-            "damage": [str(damage) for damage in carried.damage],
+            "damage": [str(unreadable) for unreadable in carried.unreadable],
         }
         if carried.info.state == "running":
             return self._say("partial", **result)
-        flawed = carried.info.missing or writer.losses or carried.damage
+        flawed = carried.info.missing or writer.losses or carried.unreadable
         with contextlib.suppress(OSError):
             if unsent_rows.may_lack_rows(self.path, header, wandb_file):
                 unsent_rows.keep(self.path, wandb_file)

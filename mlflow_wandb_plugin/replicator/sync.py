@@ -15,8 +15,8 @@ from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
 from mlflow_wandb_plugin.journal.locks import trainer_alive
 from mlflow_wandb_plugin.journal.reader import read_header
 from mlflow_wandb_plugin.journal.status import read_status
-from mlflow_wandb_plugin.replicator.mlflow_shipment import Shipment, handover_file
-from mlflow_wandb_plugin.replicator.wandb_shipment import Mirror, is_mirrored
+from mlflow_wandb_plugin.replicator.mlflow_shipment import MlflowShipment, handover_file
+from mlflow_wandb_plugin.replicator.wandb_shipment import WandbShipment, is_mirrored
 from mlflow_wandb_plugin.targets.wandb.run_writer import forget_users_run
 
 LOCK_PATIENCE_S = 60.0
@@ -25,8 +25,8 @@ TARGET_PATIENCE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One journal and the state it reached, see `Shipment.ship` and `Mirror.ship`. ``home`` is
-    where it was to go."""
+    """One journal and the state it reached, see `MlflowShipment.ship`, `WandbShipment.ship`.
+    ``home`` is where it was to go."""
 
     journal: Path
     state: str
@@ -91,7 +91,7 @@ def deliver(journals: list[Path], to: str = "") -> Iterator[Delivery]:
 
 def _deliver_one(path: Path, uri: str, experiment: str) -> Delivery:
     give_up = time.monotonic() + TARGET_PATIENCE_S
-    shipment = Shipment(
+    shipment = MlflowShipment(
         path, uri, experiment, follow=False, keep_trying=lambda: time.monotonic() < give_up
     )
     handover = handover_file(path)
@@ -113,7 +113,7 @@ def _deliver_one(path: Path, uri: str, experiment: str) -> Delivery:
 def _mirror_one(path: Path) -> Delivery:
     """A run that was born in MLflow goes to W&B. A forwarder that waits holds no journal."""
     forget_users_run()
-    mirror = Mirror(path, follow=False)
+    mirror = WandbShipment(path, follow=False)
     deadline = time.monotonic() + LOCK_PATIENCE_S
     try:
         while (state := mirror.ship()) == "busy" and time.monotonic() < deadline:

@@ -19,14 +19,14 @@ from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.journal.locks import shipping_lock, trainer_alive
 from mlflow_wandb_plugin.journal.reader import read_header
 from mlflow_wandb_plugin.journal.status import read_status, write_status
-from mlflow_wandb_plugin.replicator.journal_upload import Passage
+from mlflow_wandb_plugin.replicator.journal_upload import JournalUpload
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, wanted_mode
 from mlflow_wandb_plugin.targets.wandb.run_writer import CoreGoneError
 
 POLL_S = 0.2
 
 
-class Mirror:
+class WandbShipment:
     """Carries one journal. Whoever calls `ship` must be the only one: it takes the lock.
 
     Args:
@@ -81,7 +81,7 @@ class Mirror:
         return state
 
     def _ship(self) -> str:
-        passage = Passage(self.path, wanted_mode(), self._access, self.say, self._status)
+        passage = JournalUpload(self.path, wanted_mode(), self._access, self.say, self._status)
         try:
             quiet_since = time.monotonic()
             while True:

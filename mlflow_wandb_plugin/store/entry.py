@@ -22,11 +22,11 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> Any:
         if name not in _ENTRIES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        apply_cures()
+        strip_uri_prefixes()
         return _ENTRIES[name]
 
 
-def apply_cures() -> None:
+def strip_uri_prefixes() -> None:
     """Take ``wandb+`` off wherever MLflow would read it; repeating it changes nothing."""
     cure_environment()
     cure_command_line(sys.argv, sys.orig_argv)

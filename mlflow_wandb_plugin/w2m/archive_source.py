@@ -19,13 +19,13 @@ from typing import Any, Literal
 
 from mlflow_wandb_plugin.core.identity import TO_THE_END
 from mlflow_wandb_plugin.core.model import (
-    Damage,
+    Checkpoint,
     Item,
-    Mark,
     RunInfo,
     Selection,
     Series,
     Size,
+    UnreadableRange,
     flatten,
 )
 from mlflow_wandb_plugin.errors import SourceError
@@ -88,22 +88,22 @@ class EwmArchive:
         """Yield the run file by file; a position is the number of bytes of whole files."""
         since_bytes = since.get(SEGMENT, 0)
         folder = self._folder(run)
-        info, damage = _read_run(folder)
-        yield from damage
-        position, last_step, last_ms, missing = 0, None, None, bool(damage) or info.missing
+        info, unreadable = _read_run(folder)
+        yield from unreadable
+        position, last_step, last_ms, missing = 0, None, None, bool(unreadable) or info.missing
         for table in _tables(folder):
             position += table.path.stat().st_size
             reading = _TableReading(table, info.started_ms or 0)
             carried = since_bytes == TO_THE_END or position <= since_bytes
             for item in reading.items():
-                missing = missing or isinstance(item, Damage)
-                if not carried or isinstance(item, Damage):
+                missing = missing or isinstance(item, UnreadableRange)
+                if not carried or isinstance(item, UnreadableRange):
                     yield item
             if table.kind == "history" and reading.last_ms is not None:
                 last_step = max(reading.last_step, last_step or reading.last_step)
                 last_ms = max(reading.last_ms, last_ms or 0)
             if not carried:
-                yield Mark(SEGMENT, position)
+                yield Checkpoint(SEGMENT, position)
         yield replace(
             info,
             last_step=last_step,
@@ -144,8 +144,8 @@ def _describe(folder: Path) -> RunInfo:
     return _read_run(folder)[0]
 
 
-def _read_run(folder: Path) -> tuple[RunInfo, list[Damage]]:
-    tags, damage = _read_tags(folder / TAGS, _RUN_TAGS)
+def _read_run(folder: Path) -> tuple[RunInfo, list[UnreadableRange]]:
+    tags, unreadable = _read_tags(folder / TAGS, _RUN_TAGS)
     config, more_damage = _read_params(folder / PARAMS)
     complete = tags.get("wandb_migration_complete") == "True"
     started = _milliseconds(tags.get("wandb_run_created_at", ""))
@@ -162,7 +162,7 @@ def _read_run(folder: Path) -> tuple[RunInfo, list[Damage]]:
         first_config=flatten(config),
         missing=not complete,
     )
-    return info, damage + more_damage
+    return info, unreadable + more_damage
 
 
 def _project(folder: Path) -> str:
@@ -171,10 +171,10 @@ def _project(folder: Path) -> str:
     return named.get("wandb_project_name") or folder.parent.name
 
 
-def _read_tags(path: Path, known: tuple[str, ...]) -> tuple[dict[str, str], list[Damage]]:
+def _read_tags(path: Path, known: tuple[str, ...]) -> tuple[dict[str, str], list[UnreadableRange]]:
     """Lines ``key, value``. A value may hold commas and line ends: the keys are known."""
     tags: dict[str, str] = {}
-    damage: list[Damage] = []
+    unreadable: list[UnreadableRange] = []
     key, at = "", 0
     for raw in io.BytesIO(path.read_bytes()):
         line = raw.decode("utf-8", "replace").rstrip("\r\n")
@@ -185,21 +185,23 @@ def _read_tags(path: Path, known: tuple[str, ...]) -> tuple[dict[str, str], list
         elif key:
             tags[key] += "\n" + line
         elif line:
-            damage.append(Damage(str(path), at, len(raw), "no tag that this tool wrote"))
+            unreadable.append(
+                UnreadableRange(str(path), at, len(raw), "no tag that this tool wrote")
+            )
         at += len(raw)
-    return tags, damage
+    return tags, unreadable
 
 
-def _read_params(path: Path) -> tuple[dict[str, Any], list[Damage]]:
+def _read_params(path: Path) -> tuple[dict[str, Any], list[UnreadableRange]]:
     """The config. That tool wrote the dicts in it as JSON text: they become dicts again."""
     try:
         document = json.loads(path.read_bytes())
         if not isinstance(document, dict):
             raise ValueError("not an object")
     except FileNotFoundError:
-        return {}, [Damage(str(path), 0, 0, "missing: the export was cut short")]
+        return {}, [UnreadableRange(str(path), 0, 0, "missing: the export was cut short")]
     except (OSError, ValueError) as error:
-        return {}, [Damage(str(path), 0, path.stat().st_size, str(error))]
+        return {}, [UnreadableRange(str(path), 0, path.stat().st_size, str(error))]
     return {key: _restored(value) for key, value in document.items()}, []
 
 
@@ -274,7 +276,7 @@ class _TableReading:
                 point = _point(line)
                 if point is None:
                     reason = "no line of value, time and step"
-                    yield Damage(str(self._table.path), at, len(line), reason)
+                    yield UnreadableRange(str(self._table.path), at, len(line), reason)
                 else:
                     points.append(point)
                 at += len(line)

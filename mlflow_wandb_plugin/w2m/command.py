@@ -20,7 +20,7 @@ from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.plan import dual_experiment
 from mlflow_wandb_plugin.backfill.run import Outcome, backfill
 from mlflow_wandb_plugin.cli.progress import ProgressBar
-from mlflow_wandb_plugin.core.model import Damage, Item, RunInfo, Selection, Size
+from mlflow_wandb_plugin.core.model import Item, RunInfo, Selection, Size, UnreadableRange
 from mlflow_wandb_plugin.core.protocols import Source, Target
 from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
 from mlflow_wandb_plugin.w2m.flags import Flags, parse
@@ -213,9 +213,9 @@ class Narrowed:
         self._narrowing = narrowing
 
     @property
-    def damage(self) -> Sequence[Damage]:
+    def unreadable(self) -> Sequence[UnreadableRange]:
         """Runs that could not be listed."""
-        found: Sequence[Damage] = getattr(self._source, "damage", ())
+        found: Sequence[UnreadableRange] = getattr(self._source, "unreadable", ())
         return found
 
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
@@ -265,5 +265,5 @@ def _tell(outcome: Outcome) -> None:
     what = f"{outcome.points:,} points" if outcome.points else ""
     told = [part for part in (outcome.reason, what) if part]
     told += [f"lost {number} {kind}" for kind, number in sorted(outcome.losses.items())]
-    told += [str(damage) for damage in outcome.damage]
+    told += [str(unreadable) for unreadable in outcome.unreadable]
     log.log(level, "%s %s (%s): %s", outcome.action, run.run_id, run.name, "; ".join(told))

@@ -20,7 +20,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from mlflow_wandb_plugin.core.limiter import Limiter, Turns
+from mlflow_wandb_plugin.core.limiter import Limiter, RequestGate
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError, UsageError
 from mlflow_wandb_plugin.wandb_api.address import Place
@@ -46,16 +46,16 @@ class WandbClient:
     """
 
     def __init__(
-        self, place: Place, limiter: Turns | None = None, backoff: Backoff | None = None
+        self, place: Place, limiter: RequestGate | None = None, backoff: Backoff | None = None
     ) -> None:
         self.place = place
         self.calls: Counter[str] = Counter()
-        self._limiter: Turns = limiter or Limiter()
+        self._limiter: RequestGate = limiter or Limiter()
         self._backoff = backoff or Backoff()
         self._local = threading.local()
         self._lock = threading.Lock()
 
-    def limit_by(self, turns: Turns) -> None:
+    def limit_by(self, turns: RequestGate) -> None:
         """Send what comes by turns that others share, too."""
         self._limiter = turns
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from mlflow_wandb_plugin.core.model import Damage
+from mlflow_wandb_plugin.core.model import UnreadableRange
 from mlflow_wandb_plugin.errors import SourceError
 
 MAGIC = b":W&B"
@@ -89,13 +89,13 @@ class LogReader:
 
     `read` yields the records that are whole and returns at the end of what is there; call it
     again for what has come since. Damage inside the file is skipped up to the next block and
-    kept in `damage`; an unfinished record at the end is not damage until `finish` says that
+    kept in `unreadable`; an unfinished record at the end is not damage until `finish` says that
     nothing more will come.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.damage: list[Damage] = []
+        self.unreadable: list[UnreadableRange] = []
         self.position = len(FILE_HEADER)
         self._header_seen = False
 
@@ -139,10 +139,12 @@ class LogReader:
         left = size - self.position
         if self._header_seen and left > 0 and any(self._tail()):
             reason = "the log ends inside a record"
-            self.damage.append(Damage(str(self.path), self.position, left, reason))
+            self.unreadable.append(UnreadableRange(str(self.path), self.position, left, reason))
             self.position = size
         elif not self._header_seen:
-            self.damage.append(Damage(str(self.path), 0, size, "no header: an empty log"))
+            self.unreadable.append(
+                UnreadableRange(str(self.path), 0, size, "no header: an empty log")
+            )
 
     def _tail(self) -> bytes:
         with open(self.path, "rb") as file:
@@ -223,10 +225,10 @@ class LogReader:
     def _lose(self, until: int, reason: str) -> None:
         """Count what lies between `position` and ``until`` as damage, as one with its neighbour."""
         start = self.position
-        if self.damage and self.damage[-1].offset + self.damage[-1].length == start:
-            before = self.damage.pop()
+        if self.unreadable and self.unreadable[-1].offset + self.unreadable[-1].length == start:
+            before = self.unreadable.pop()
             start, reason = before.offset, before.reason
-        self.damage.append(Damage(str(self.path), start, until - start, reason))
+        self.unreadable.append(UnreadableRange(str(self.path), start, until - start, reason))
         self.position = until
 
 

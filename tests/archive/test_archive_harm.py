@@ -22,14 +22,14 @@ from mlflow_wandb_plugin.archive.target import (
 from mlflow_wandb_plugin.core.model import (
     ArtifactEntry,
     ArtifactRef,
-    Damage,
+    Checkpoint,
     FileRef,
     Item,
-    Mark,
     RowObjects,
     RunInfo,
     Selection,
     Series,
+    UnreadableRange,
 )
 from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.errors import SourceError, TargetError, UsageError
@@ -129,7 +129,7 @@ def test_missing_files_are_missing_from_the_archive_too(tmp_path: Path, fresh_st
     assert dict(writer.losses) == {"file_missing": 1, "artifact_file_missing": 2}
     [outcome] = backfill(f"archive:{tmp_path / 'archive'}", fresh_store)
     assert outcome.losses == {"file_missing": 1, "artifact_file_missing": 2}
-    assert not outcome.damage
+    assert not outcome.unreadable
 
 
 def _damaged_part(folder: Path) -> None:
@@ -178,13 +178,13 @@ def test_damage_is_reported_and_the_rest_is_read(tmp_path: Path, harm: Any) -> N
     whole = list(source.read(run, {}))
     harm(run_folder(tmp_path / "archive", run))
     items = list(source.read(run, {}))
-    damage = [item for item in items if isinstance(item, Damage)]
-    assert len(damage) >= 1
-    assert str(tmp_path) in str(damage[0])
+    unreadable = [item for item in items if isinstance(item, UnreadableRange)]
+    assert len(unreadable) >= 1
+    assert str(tmp_path) in str(unreadable[0])
     assert isinstance(items[-1], RunInfo)
     assert items[-1].missing
     kept, all_items = (
-        [item for item in listed if not isinstance(item, (Mark, Damage))]
+        [item for item in listed if not isinstance(item, (Checkpoint, UnreadableRange))]
         for listed in (items, whole)
     )
     assert len(kept) >= len(all_items) - 21
@@ -192,7 +192,7 @@ def test_damage_is_reported_and_the_rest_is_read(tmp_path: Path, harm: Any) -> N
     for item in items:
         assert not isinstance(item, FileRef) or root in item.local.resolve().parents
     if harm in (_damaged_part, _missing_part):
-        marks = [item.position for item in items if isinstance(item, Mark)]
+        marks = [item.position for item in items if isinstance(item, Checkpoint)]
         assert max(marks) == 1500, "a mark after a hole would keep it from being filled"
 
 
@@ -205,8 +205,8 @@ def test_a_damaged_run_file_does_not_hide_the_other_runs(tmp_path: Path) -> None
     (run_folder(tmp_path, one) / "run.json").write_text("{")
     source: Any = open_archive(f"archive:{tmp_path}")
     assert list(source.runs(Selection())) == [other]
-    [damage] = source.damage
-    assert (damage.where, "run.json is damaged" in damage.reason) == ("e/p/one", True)
+    [unreadable] = source.unreadable
+    assert (unreadable.where, "run.json is damaged" in unreadable.reason) == ("e/p/one", True)
     outcomes = backfill(f"archive:{tmp_path}", f"archive:{tmp_path / 'copy'}")
     assert [(o.run.run_id, o.action) for o in outcomes] == [
         ("other", "migrated"),

@@ -22,8 +22,8 @@ from mlflow_wandb_plugin.archive.target import (
 )
 from mlflow_wandb_plugin.core.identity import verdict
 from mlflow_wandb_plugin.core.model import (
+    Checkpoint,
     Item,
-    Mark,
     RunInfo,
     Series,
 )
@@ -105,7 +105,7 @@ def test_a_run_cut_off_goes_on_and_is_not_called_whole(tmp_path: Path, fresh_sto
     target = ArchiveTarget(tmp_path / "archive")
     writer = target.open(made.info, "backfill")
     for number, item in enumerate(made.read(made.info, {})):
-        if isinstance(item, Mark):
+        if isinstance(item, Checkpoint):
             writer.checkpoint(item)
         elif isinstance(item, Series):
             writer.append(item)
@@ -143,7 +143,7 @@ def test_a_run_that_grew_is_topped_up(tmp_path: Path) -> None:
         steps = range(rows)
         items: list[Item] = [
             Series(("loss",), steps, steps, [float(step) for step in steps]),
-            Mark("log", rows),
+            Checkpoint("log", rows),
             replace(info, state=state, rows={"log": rows}),
         ]
         replicate(items, writer)

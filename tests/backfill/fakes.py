@@ -10,15 +10,15 @@ from typing import Any
 from mlflow_wandb_plugin.core.identity import TO_THE_END, Origin, Twin
 from mlflow_wandb_plugin.core.model import (
     ArtifactRef,
-    Damage,
+    Checkpoint,
     FileRef,
     Item,
-    Mark,
     RowObjects,
     RunInfo,
     Selection,
     Series,
     Size,
+    UnreadableRange,
 )
 
 
@@ -69,13 +69,13 @@ class MemoryWriter:
     def add(self, item: FileRef | ArtifactRef | RowObjects) -> None:
         self.calls.append(("add", item))
 
-    def lose(self, damage: Damage) -> None:
-        self.calls.append(("lose", damage))
+    def record_loss(self, unreadable: UnreadableRange) -> None:
+        self.calls.append(("lose", unreadable))
 
-    def anew(self) -> Mapping[str, int]:
+    def restart(self) -> Mapping[str, int]:
         return {}
 
-    def checkpoint(self, mark: Mark) -> None:
+    def checkpoint(self, mark: Checkpoint) -> None:
         self.calls.append(("checkpoint", mark))
 
     def finish(self, info: RunInfo, complete: bool) -> None:

@@ -200,7 +200,7 @@ def test_a_truncated_log_is_read_up_to_its_end(
     assert code == 0
     (run,) = json.loads(out)["runs"]
     assert run["action"] == "migrated"
-    assert any("at byte" in damage for damage in run["damage"])
+    assert any("at byte" in unreadable for unreadable in run["damage"])
     state = read_runs(fresh_store)["old0"]
     points = state.points("m")
     assert points == [(i, float(i)) for i in range(len(points))]
@@ -220,7 +220,7 @@ def test_a_corrupt_log_loses_no_sound_record(
     code, out, _ = command("backfill", folder, "--to", fresh_store, "--json", "--run", "old1")
     assert code == 0
     (run,) = json.loads(out)["runs"]
-    assert any("at byte" in damage for damage in run["damage"])
+    assert any("at byte" in unreadable for unreadable in run["damage"])
     state = read_runs(fresh_store)["old1"]
     assert 64 <= json.loads(state.tags["wandb.sync.losses"])["damaged_bytes"] < 1000
     points = dict(state.points("m"))

@@ -11,12 +11,12 @@ from rich.table import Table
 from mlflow_wandb_plugin.backfill import report
 from mlflow_wandb_plugin.backfill.plan import PlannedRun
 from mlflow_wandb_plugin.backfill.run import Decision, Outcome
-from mlflow_wandb_plugin.core.model import Damage, Size
+from mlflow_wandb_plugin.core.model import Size, UnreadableRange
 from tests.backfill.fakes import run_info
 
 OUTCOMES = [
     Outcome(run_info("a"), "new", "migrated", mlflow_run_id="m1", points=12_345,
-            losses={"file_missing": 2}, damage=(Damage("x.wandb", 5, 7, "torn"),)),
+            losses={"file_missing": 2}, unreadable=(UnreadableRange("x.wandb", 5, 7, "torn"),)),
     Outcome(run_info("b"), "dual-written", "skipped", "dual-written and complete", "m2"),
     Outcome(run_info("c"), "existing", "skipped", "migrated before and complete", "m3"),
     Outcome(run_info("d", name="[red]bold[/red]"), "new", "failed", "MLflow [is] down"),

@@ -14,13 +14,13 @@ from mlflow_wandb_plugin.backfill.run import (
     backfill,
 )
 from mlflow_wandb_plugin.core.model import (
-    Damage,
+    Checkpoint,
     FileRef,
     Item,
-    Mark,
     RowObjects,
     Selection,
     Series,
+    UnreadableRange,
 )
 from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.errors import SourceError, TargetUnavailableError, UsageError
@@ -33,7 +33,7 @@ from tests.backfill.fakes import (
 )
 
 SERIES = Series(("a",), (0, 1), (10, 20), (1.0, 2.0))
-MARK = Mark("seg", 50)
+MARK = Checkpoint("seg", 50)
 
 
 def outcomes(
@@ -94,9 +94,9 @@ def test_a_source_that_breaks_finishes_nothing() -> None:
 
 def test_damage_is_told_in_the_outcome() -> None:
     """A run with an unreadable part is carried, and the part is named."""
-    damage = Damage("x.wandb", 5, 7, "torn")
-    outcome = outcomes(MemorySource({"r1": [SERIES, damage, run_info()]}), MemoryTarget())["r1"]
-    assert (outcome.action, outcome.points, outcome.damage) == ("migrated", 2, (damage,))
+    unreadable = UnreadableRange("x.wandb", 5, 7, "torn")
+    outcome = outcomes(MemorySource({"r1": [SERIES, unreadable, run_info()]}), MemoryTarget())["r1"]
+    assert (outcome.action, outcome.points, outcome.unreadable) == ("migrated", 2, (unreadable,))
 
 
 # -- many runs ----------------------------------------------------------------------------------

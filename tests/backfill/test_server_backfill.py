@@ -218,8 +218,8 @@ def test_rows_that_the_server_does_not_give_leave_the_run_partial(
         text for text in page(low, high, limit) if json.loads(text)["_step"] != 7
     ]
     outcome = carry(source_of(wandb, "lacking"), fresh_store)["r1"]
-    (damage,) = outcome.damage
-    assert "1 rows at row 19 unreadable" in str(damage)
+    (unreadable,) = outcome.unreadable
+    assert "1 rows at row 19 unreadable" in str(unreadable)
     assert read_runs(fresh_store)["r1"].tags["wandb.sync.state"] == "partial"
 
 

@@ -43,12 +43,12 @@ def test_a_refusal_halves_the_limit_but_never_to_nothing() -> None:
 def test_requests_refused_together_halve_it_once() -> None:
     """Eight requests under way at one refusal are one piece of news, not eight."""
     limiter = Limiter(start=8)
-    together = threading.Barrier(8)
+    batched = threading.Barrier(8)
 
     def request() -> None:
         try:
             with limiter.turn():
-                together.wait(10)
+                batched.wait(10)
                 raise SourceUnavailableError("busy")
         except SourceUnavailableError:
             pass

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_wandb_plugin.core.model import Damage, RunInfo, as_float, flatten, nest, set_leaf
+from mlflow_wandb_plugin.core.model import (
+    RunInfo,
+    UnreadableRange,
+    as_float,
+    flatten,
+    nest,
+    set_leaf,
+)
 
 trees = st.recursive(
     st.one_of(st.none(), st.integers(), st.text(), st.lists(st.integers())),
@@ -53,5 +60,5 @@ def test_a_path_leaves_out_what_is_unknown() -> None:
 
 def test_damage_reads_as_a_sentence() -> None:
     """Where, how much, why."""
-    text = str(Damage("x.wandb", 100, 7, "checksum mismatch"))
+    text = str(UnreadableRange("x.wandb", 100, 7, "checksum mismatch"))
     assert text == "x.wandb: 7 bytes at byte 100 unreadable (checksum mismatch)"

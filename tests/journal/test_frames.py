@@ -81,7 +81,7 @@ def test_frames_come_back_whatever_the_size_of_reads(
         frames = list(reader.read())
     assert [frame.end for frame in frames] == ends
     assert [frame.payload for frame in frames[1:]] == payloads
-    assert reader.damage == []
+    assert reader.unreadable == []
 
 
 def test_a_record_larger_than_a_read(path: Path) -> None:
@@ -108,7 +108,7 @@ def test_following_equals_reading_at_once(
         start = cut
         seen += len(list(reader.read()))
         assert seen == sum(end <= cut for end in ends)
-    assert reader.damage == []
+    assert reader.unreadable == []
 
 
 # -- damage -------------------------------------------------------------------------------------
@@ -128,7 +128,9 @@ def test_a_journal_cut_anywhere_is_read_up_to_the_cut(path: Path) -> None:
         assert [frame.end for frame in frames] == sound
         start = sound[-1] if sound else 0
         expected = [(start, cut - start)] if cut > start else []
-        assert [(damage.offset, damage.length) for damage in reader.damage] == expected
+        assert [
+            (unreadable.offset, unreadable.length) for unreadable in reader.unreadable
+        ] == expected
 
 
 @quick
@@ -149,7 +151,7 @@ def test_a_torn_or_flipped_frame_costs_itself_alone(path: Path, data: st.DataObj
     path.write_bytes(changed)
     found, reader = read_all(path)
     assert found == payloads[: hit - 1] + payloads[hit:]
-    assert reader.damage[0].offset == first
+    assert reader.unreadable[0].offset == first
 
 
 def test_damage_at_the_end_of_a_growing_journal_is_not_judged_too_early(path: Path) -> None:
@@ -159,7 +161,7 @@ def test_damage_at_the_end_of_a_growing_journal_is_not_judged_too_early(path: Pa
     path.write_bytes(whole[:-1])
     reader = JournalReader(path)
     assert records(reader) == [b"one"]
-    assert reader.damage == []
+    assert reader.unreadable == []
     path.write_bytes(whole)
     assert records(reader) == [b"two"]
 
@@ -172,7 +174,7 @@ def test_a_file_that_is_no_journal(path: Path, content: bytes) -> None:
         read_header(path)
     found, reader = read_all(path)
     assert found == []
-    assert [(damage.offset, damage.length) for damage in reader.damage] == (
+    assert [(unreadable.offset, unreadable.length) for unreadable in reader.unreadable] == (
         [(0, len(content))] if content else []
     )
 
@@ -243,7 +245,7 @@ for pid in children: assert os.waitpid(pid, 0)[1] == 0
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
     found, reader = read_all(path)
-    assert reader.damage == []
+    assert reader.unreadable == []
     by_writer: dict[str, list[int]] = {}
     for payload in found:
         who, number, filler = payload.decode().split(" ")
@@ -275,7 +277,7 @@ def test_a_full_disk_is_an_error_and_the_rest_is_readable(
     ours.close()
     found, reader = read_all(path)
     assert found == [b"before", b"after"]
-    assert len(reader.damage) == 1
+    assert len(reader.unreadable) == 1
 
 
 # -- locks and status ---------------------------------------------------------------------------

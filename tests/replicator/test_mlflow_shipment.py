@@ -13,7 +13,7 @@ from mlflow_wandb_plugin.journal.locks import shipping_lock
 from mlflow_wandb_plugin.journal.status import read_status
 from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.replicator import mlflow_shipment
-from mlflow_wandb_plugin.replicator.mlflow_shipment import Shipment, handover_file
+from mlflow_wandb_plugin.replicator.mlflow_shipment import MlflowShipment, handover_file
 from mlflow_wandb_plugin.targets.mlflow import client
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import free_port
@@ -42,8 +42,10 @@ def open_journal(
     return ours
 
 
-def shipment(path: Path, uri: str, keep_trying: bool = False, follow: bool = False) -> Shipment:
-    return Shipment(path, uri, "{project}", follow, lambda: keep_trying)
+def shipment(
+    path: Path, uri: str, keep_trying: bool = False, follow: bool = False
+) -> MlflowShipment:
+    return MlflowShipment(path, uri, "{project}", follow, lambda: keep_trying)
 
 
 WHOLE = (run_record("r1"), partial_record({"a": 1.0}), partial_record({"a": 2.0}), exit_record())

@@ -24,7 +24,7 @@ from tests.wandb_server.clients import environment
 
 
 @dataclass
-class Carried:
+class RemoteOutcome:
     """The program's runs in MLflow, in the journals, and in W&B.
 
     Attributes:
@@ -51,7 +51,7 @@ class Carried:
 
 
 @contextlib.contextmanager
-def carry(played: Played) -> Iterator[Carried]:
+def carry(played: Played) -> Iterator[RemoteOutcome]:
     """Carry a copy of the journals that the program left to a W&B server on loopback."""
     outbox = played.folder / "carried" / "mirror"
     shutil.copytree(played.outbox, outbox)
@@ -77,7 +77,7 @@ def carry(played: Played) -> Iterator[Carried]:
         else:
             forward(outbox, env, played.folder / "work")
         left = [path.name for path in outbox.iterdir() if path.stem in sent]
-        yield Carried(client, runs, sent, digests, models, wandb, left)
+        yield RemoteOutcome(client, runs, sent, digests, models, wandb, left)
         assert not wandb.executor.unknown
 
 

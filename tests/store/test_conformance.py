@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 
 from mlflow_wandb_plugin.mapping.to_mlflow import param_value
 from tests.store.carried import (
-    Carried,
+    RemoteOutcome,
     as_number,
     carry,
     content_digest,
@@ -108,7 +108,7 @@ def played(request: pytest.FixtureRequest) -> Played:
 
 
 @pytest.fixture(params=ALL, scope="module")
-def carried(request: pytest.FixtureRequest) -> Iterator[Carried]:
+def carried(request: pytest.FixtureRequest) -> Iterator[RemoteOutcome]:
     """Where the program's journals go: W&B."""
     with carry(request.getfixturevalue(request.param)) as found:
         yield found
@@ -227,7 +227,7 @@ def test_traces_are_counted_and_named_as_not_mirrored(played: Played) -> None:
 
 
 @pytest.mark.slow
-def test_all_runs_are_in_wandb_and_the_outbox_is_empty(carried: Carried) -> None:
+def test_all_runs_are_in_wandb_and_the_outbox_is_empty(carried: RemoteOutcome) -> None:
     """One W&B run for each MLflow run, of its id, in the project of its experiment."""
     assert sorted(carried.left) == sorted(f"{run_id}.status" for run_id in carried.sent)
     found = Counter(run.name for run in carried.wandb.runs)
@@ -236,7 +236,7 @@ def test_all_runs_are_in_wandb_and_the_outbox_is_empty(carried: Carried) -> None
 
 
 @pytest.mark.slow
-def test_params_metrics_times_and_states_are_equal(carried: Carried) -> None:
+def test_params_metrics_times_and_states_are_equal(carried: RemoteOutcome) -> None:
     """Point by point, whatever the order of steps."""
     for run in carried.runs:
         there = carried.run(run.info.run_id)
@@ -260,7 +260,7 @@ def test_params_metrics_times_and_states_are_equal(carried: Carried) -> None:
 
 
 @pytest.mark.slow
-def test_names_notes_tags_and_nesting_are_in_wandb(carried: Carried) -> None:
+def test_names_notes_tags_and_nesting_are_in_wandb(carried: RemoteOutcome) -> None:
     """Tags as labels and in the config; a child is grouped under its parent."""
     for run in carried.runs:
         there = carried.run(run.info.run_id)
@@ -277,7 +277,7 @@ def test_names_notes_tags_and_nesting_are_in_wandb(carried: Carried) -> None:
 
 
 @pytest.mark.slow
-def test_files_are_equal(carried: Carried) -> None:
+def test_files_are_equal(carried: RemoteOutcome) -> None:
     """Every file that MLflow's API wrote to a run, byte for byte."""
     for run_id, digests in carried.digests.items():
         files = carried.run(run_id).files
@@ -290,7 +290,7 @@ def test_files_are_equal(carried: Carried) -> None:
 
 
 @pytest.mark.slow
-def test_logged_images_figures_and_tables_are_media(carried: Carried) -> None:
+def test_logged_images_figures_and_tables_are_media(carried: RemoteOutcome) -> None:
     """By key or by path; a table that grew is shown each time."""
     parent = carried.named("parent")
     kinds: Counter[tuple[str, str]] = Counter()
@@ -307,7 +307,7 @@ def test_logged_images_figures_and_tables_are_media(carried: Carried) -> None:
 
 
 @pytest.mark.slow
-def test_models_have_their_files_and_versions(carried: Carried) -> None:
+def test_models_have_their_files_and_versions(carried: RemoteOutcome) -> None:
     """Artifacts of type model; each registered version and its aliases are aliases."""
     ((model_id, digests),) = carried.models.items()
     run = carried.named("models")
@@ -325,7 +325,7 @@ def test_models_have_their_files_and_versions(carried: Carried) -> None:
 
 
 @pytest.mark.slow
-def test_datasets_and_traces(carried: Carried) -> None:
+def test_datasets_and_traces(carried: RemoteOutcome) -> None:
     """A dataset is a used artifact; traces are counted as not mirrored."""
     parent = carried.named("parent")
     assert [artifact.collection.name for artifact in parent.used_artifacts] == ["frame"]

@@ -18,9 +18,9 @@ from mlflow_wandb_plugin.backfill.run import Outcome
 from mlflow_wandb_plugin.core.model import (
     ArtifactEntry,
     ArtifactRef,
+    Checkpoint,
     FileRef,
     Item,
-    Mark,
     RowObjects,
     RunInfo,
     Selection,
@@ -78,7 +78,7 @@ class MadeSource:
                 )
             yield from (RowObjects(s, 1000 + s, {("text",): f"row {s}"}) for s in steps[::10])
             if steps.stop > carried:
-                yield Mark("log", steps.stop)
+                yield Checkpoint("log", steps.stop)
         for number in range(20):
             yield FileRef(f"Folder/{number}.txt", self._folder / f"{number}.txt")
         entry = ArtifactEntry("w.bin", "d", 20_000, self._folder / "1.txt")
@@ -107,7 +107,7 @@ def items_of(source: Source) -> dict[str, Any]:
             elif isinstance(item, ArtifactRef):
                 locals_ = [e.local.read_bytes() if e.local else e.ref for e in item.entries]
                 rest.append((repr(replace(item, entries=())), locals_))
-            elif not isinstance(item, Mark):
+            elif not isinstance(item, Checkpoint):
                 rest.append(repr(item))
         found[run.run_id] = (sorted(points), rest)
     return found

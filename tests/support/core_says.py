@@ -18,7 +18,7 @@ def records(path: Path) -> list[Record]:
     reader = LogReader(path)
     found = [Record.FromString(frame.payload) for frame in reader.read()]
     reader.finish()
-    assert reader.damage == []
+    assert reader.unreadable == []
     return found
 
 

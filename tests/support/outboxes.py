@@ -57,7 +57,7 @@ def read_journal(path: Path) -> Outgoing:
     reader = JournalReader(path)
     operations = [operation for _, operation in outbox.operations(reader)]
     reader.finish()
-    assert not reader.damage, reader.damage
+    assert not reader.unreadable, reader.unreadable
     run = Outgoing(reader.read_header(path), operations)
     for operation in operations:
         _apply(run, operation, path.with_suffix(".files"))

@@ -8,14 +8,14 @@ from typing import Any
 
 from mlflow_wandb_plugin.core.model import (
     ArtifactRef,
-    Damage,
+    Checkpoint,
     FileRef,
     Item,
-    Mark,
     RowObjects,
     RunInfo,
     Selection,
     Series,
+    UnreadableRange,
 )
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.sources.wandb_server.source import WandbServerSource
@@ -50,7 +50,7 @@ class Read:
     artifacts: list[ArtifactRef] = field(default_factory=list)
     contents: dict[str, bytes | None] = field(default_factory=dict)
     marks: list[int] = field(default_factory=list)
-    damage: list[Damage] = field(default_factory=list)
+    unreadable: list[UnreadableRange] = field(default_factory=list)
     info: RunInfo | None = None
 
     @property
@@ -95,10 +95,10 @@ def gather(items: Iterable[Item], into: Read | None = None) -> Read:
             for entry in item.entries:
                 content = None if entry.local is None else entry.local.read_bytes()
                 read.contents[f"{item.name}:{item.version}/{entry.path}"] = content
-        elif isinstance(item, Mark):
+        elif isinstance(item, Checkpoint):
             read.marks.append(item.position)
-        elif isinstance(item, Damage):
-            read.damage.append(item)
+        elif isinstance(item, UnreadableRange):
+            read.unreadable.append(item)
         else:
             read.info = item
     return read

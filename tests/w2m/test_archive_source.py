@@ -11,7 +11,7 @@ import pytest
 
 from mlflow_wandb_plugin import backfill
 from mlflow_wandb_plugin.archive.target import create_archive, open_archive
-from mlflow_wandb_plugin.core.model import Damage, RunInfo, Selection, Series
+from mlflow_wandb_plugin.core.model import RunInfo, Selection, Series, UnreadableRange
 from mlflow_wandb_plugin.errors import SourceError, UsageError
 from mlflow_wandb_plugin.w2m.archive_source import EwmArchive
 from tests.support.ewm import write_project, write_run
@@ -45,7 +45,7 @@ def root(tmp_path: Path) -> Path:
 def test_a_run_arrives_in_mlflow(root: Path, fresh_store: str) -> None:
     """Name, group, nested config, each point with its time and step, and system metrics."""
     [outcome] = backfill(f"archive:{root}", fresh_store)
-    assert (outcome.action, outcome.damage, outcome.losses) == ("migrated", (), {})
+    assert (outcome.action, outcome.unreadable, outcome.losses) == ("migrated", (), {})
     run = read_runs(fresh_store)["abc123"]
     assert (run.name, run.status, run.start) == ("lr=0.1, wd=0.2 ", "FINISHED", START)
     assert (run.tags["run_group"], run.tags["wandb.project"]) == ("a, group", "test-llama3")
@@ -108,8 +108,11 @@ def test_an_export_that_was_cut_short_is_loaded_as_partial(
     (folder / "params.json").unlink()
     [outcome] = backfill(f"archive:{tmp_path}", fresh_store)
     assert outcome.action == "migrated"
-    assert {Path(damage.where).name for damage in outcome.damage} == {"loss.csv", "params.json"}
-    [torn] = [damage for damage in outcome.damage if damage.length]
+    assert {Path(unreadable.where).name for unreadable in outcome.unreadable} == {
+        "loss.csv",
+        "params.json",
+    }
+    [torn] = [unreadable for unreadable in outcome.unreadable if unreadable.length]
     size = (folder / "metrics" / "loss.csv").stat().st_size
     assert (torn.offset, torn.offset + torn.length) == (size - 13, size)
     run = read_runs(fresh_store)["cut"]
@@ -133,9 +136,9 @@ def test_a_line_that_is_no_point_is_reported_and_the_rest_is_read(
     source = open_archive(f"archive:{tmp_path}")
     [run] = source.runs(Selection())
     items = list(source.read(run, {}))
-    [damage] = [item for item in items if isinstance(item, Damage)]
-    assert (damage.where, damage.offset) == (str(table), len(first))
-    assert damage.length == len(line.encode()) + 1
+    [unreadable] = [item for item in items if isinstance(item, UnreadableRange)]
+    assert (unreadable.where, unreadable.offset) == (str(table), len(first))
+    assert unreadable.length == len(line.encode()) + 1
     values = [value for item in items if isinstance(item, Series) for value in item.values]
     assert values == [1.0, 2.0]
     assert isinstance(items[-1], RunInfo)
@@ -169,7 +172,7 @@ def test_damaged_params_are_reported(tmp_path: Path, text: str) -> None:
     source = open_archive(f"archive:{tmp_path}")
     [run] = source.runs(Selection())
     items = list(source.read(run, {}))
-    assert [Path(i.where).name for i in items if isinstance(i, Damage)] == ["params.json"]
+    assert [Path(i.where).name for i in items if isinstance(i, UnreadableRange)] == ["params.json"]
     assert [i.key for i in items if isinstance(i, Series)] == [("x",)]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.archive.target import open_archive
-from mlflow_wandb_plugin.core.model import Item, Mark, RunInfo, Selection, Series, Size
+from mlflow_wandb_plugin.core.model import Checkpoint, Item, RunInfo, Selection, Series, Size
 from mlflow_wandb_plugin.errors import SourceError, UsageError
 from mlflow_wandb_plugin.hookspecs import hookimpl
 from mlflow_wandb_plugin.w2m import command
@@ -68,7 +68,7 @@ class Server:
         times = [START + step for step in range(5)]
         for key in ("loss", "train/loss", "acc"):
             yield Series((key,), range(5), times, [float(step) for step in range(5)])
-        yield Mark("log", 5)
+        yield Checkpoint("log", 5)
         if len(self.reads) > self.break_after:
             raise SourceError("the server went away")
         yield run

@@ -101,7 +101,7 @@ run.finish()
     records, reader = read_all(path)
     ours = [Record.FromString(record) for record in records]
     theirs = inspected(path, env)
-    assert reader.damage == []
+    assert reader.unreadable == []
     assert [(record.num, record.WhichOneof("record_type")) for record in ours] == [
         (line["num"], line["type"]) for line in theirs
     ]
@@ -122,7 +122,7 @@ def test_reader_returns_what_the_writer_took(folder: Path, records: list[bytes])
     reader.finish()
     assert [frame.payload for frame in frames] == records
     assert [frame.end for frame in frames] == ends
-    assert reader.damage == []
+    assert reader.unreadable == []
 
 
 @quick
@@ -156,7 +156,7 @@ def test_following_equals_reading_at_once(
         assert len(seen) == sum(end <= stop for end in ends if stop >= len(FILE_HEADER))
     assert seen == records
     assert list(reader.read()) == []
-    assert reader.damage == []
+    assert reader.unreadable == []
 
 
 # -- damage -------------------------------------------------------------------------------------
@@ -168,15 +168,17 @@ def assert_cut(path: Path, whole: bytes, records: list[bytes], ends: list[int], 
     count = sum(end <= cut for end in ends)
     assert seen == records[:count]
     if cut < len(FILE_HEADER):
-        assert [damage.reason for damage in reader.damage] == ["no header: an empty log"]
+        assert [unreadable.reason for unreadable in reader.unreadable] == [
+            "no header: an empty log"
+        ]
         return
     begun = ends[count - 1] if count else len(FILE_HEADER)
     if not any(whole[begun:cut]):
-        assert reader.damage == []
+        assert reader.unreadable == []
     else:
-        (damage,) = reader.damage
+        (unreadable,) = reader.unreadable
         start = begun + BLOCK - begun % BLOCK if BLOCK - begun % BLOCK < HEADER else begun
-        assert (damage.offset, damage.offset + damage.length) == (start, cut)
+        assert (unreadable.offset, unreadable.offset + unreadable.length) == (start, cut)
 
 
 def test_a_log_cut_anywhere_is_read_up_to_the_cut(folder: Path) -> None:
@@ -221,7 +223,7 @@ def test_a_flipped_byte_costs_only_the_record_it_is_in(folder: Path, data: st.Da
     lost = [n for n, record in enumerate(records) if record not in seen]
     assert hit in lost
     assert [record for n, record in enumerate(records) if n not in lost] == seen
-    assert any(d.offset <= at < d.offset + d.length for d in reader.damage)
+    assert any(d.offset <= at < d.offset + d.length for d in reader.unreadable)
     for number in lost:
         # Where the length itself is wrong, the next chunk cannot be found before the next block.
         behind = ends[number] - len(records[number]) - HEADER
@@ -236,9 +238,9 @@ def test_a_wrong_checksum_costs_one_record(folder: Path) -> None:
     path.write_bytes(whole)
     seen, reader = read_all(path)
     assert seen == [b"one", b"three"]
-    (damage,) = reader.damage
-    assert (damage.offset, damage.length) == (ends[0], ends[1] - ends[0])
-    assert damage.reason == "checksum mismatch"
+    (unreadable,) = reader.unreadable
+    assert (unreadable.offset, unreadable.length) == (ends[0], ends[1] - ends[0])
+    assert unreadable.reason == "checksum mismatch"
 
 
 def test_records_behind_an_orphaned_end_are_read(folder: Path) -> None:
@@ -249,8 +251,8 @@ def test_records_behind_an_orphaned_end_are_read(folder: Path) -> None:
     path.write_bytes(whole)
     seen, reader = read_all(path)
     assert seen == [b"sound", b"too"]
-    (damage,) = reader.damage
-    assert (damage.offset, damage.length) == (len(FILE_HEADER), ends[0] - len(FILE_HEADER))
+    (unreadable,) = reader.unreadable
+    assert (unreadable.offset, unreadable.length) == (len(FILE_HEADER), ends[0] - len(FILE_HEADER))
 
 
 def test_a_record_begun_twice_is_damage_and_the_second_is_read(folder: Path) -> None:
@@ -262,8 +264,8 @@ def test_a_record_begun_twice_is_damage_and_the_second_is_read(folder: Path) -> 
     path.write_bytes(whole + piece)
     seen, reader = read_all(path)
     assert seen == [piece]
-    (damage,) = reader.damage
-    assert (damage.offset, damage.length) == (len(FILE_HEADER), BLOCK - len(FILE_HEADER))
+    (unreadable,) = reader.unreadable
+    assert (unreadable.offset, unreadable.length) == (len(FILE_HEADER), BLOCK - len(FILE_HEADER))
 
 
 @pytest.mark.parametrize("zeros", [1, 6, 7, 100, BLOCK, 3 * BLOCK + 5])
@@ -274,7 +276,7 @@ def test_a_tail_of_zeros_is_no_damage(folder: Path, zeros: int) -> None:
         file.write(bytes(zeros))
     seen, reader = read_all(path)
     assert seen == [b"one", b"two"]
-    assert reader.damage == []
+    assert reader.unreadable == []
 
 
 def test_zeros_inside_a_record_are_damage(folder: Path) -> None:
@@ -285,8 +287,8 @@ def test_zeros_inside_a_record_are_damage(folder: Path) -> None:
     path.write_bytes(whole)
     seen, reader = read_all(path)
     assert seen == [b"one", b"after"]
-    (damage,) = reader.damage
-    assert (damage.offset, damage.length) == (ends[0], ends[1] - ends[0])
+    (unreadable,) = reader.unreadable
+    assert (unreadable.offset, unreadable.length) == (ends[0], ends[1] - ends[0])
 
 
 @pytest.mark.parametrize("junk", [b"PK\x03\x04 a zip file", b"\x00" * 50, b":W&B\xe1\xbe\x09rest"])

@@ -18,10 +18,10 @@ from concurrent.futures.process import BrokenProcessPool
 from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.engines.remote import (
-    Carried,
-    as_elsewhere,
+    RemoteOutcome,
     carry_one,
     check_many_may_write,
+    resolve_job_uris,
 )
 from mlflow_wandb_plugin.backfill.job import Job
 from mlflow_wandb_plugin.backfill.run import Listener, Outcome, selected, unlisted_outcomes
@@ -32,7 +32,7 @@ RETRIES = 2
 """How often a run is begun again alone, because a process died with it."""
 ENDING_S = 10.0
 
-Carry = Callable[[Job, RunInfo], Carried]
+Carry = Callable[[Job, RunInfo], RemoteOutcome]
 
 
 class ProcessEngine:
@@ -61,7 +61,7 @@ class ProcessEngine:
         """See `mlflow_wandb_plugin.backfill.job.Engine.run`."""
         self.check(job)
         source = plugins.open_source(job.source)
-        with Processes(as_elsewhere(job)) as processes:
+        with Processes(resolve_job_uris(job)) as processes:
             for outcome, drawn in processes.carry(selected(source, job.selection)):
                 curves.add(outcome.run.run_id, drawn)
                 listener.points(outcome.points)
@@ -81,7 +81,7 @@ class Processes:
         self._job = job
         self._carry = carry
         self._size = job.options.workers or _cpus()
-        self._under_way: dict[futures.Future[Carried], RunInfo] = {}
+        self._under_way: dict[futures.Future[RemoteOutcome], RunInfo] = {}
 
     def __enter__(self) -> Processes:
         self._pool = _Pool(self._size)
@@ -90,7 +90,7 @@ class Processes:
     def __exit__(self, *_: object) -> None:
         self._pool.end()
 
-    def carry(self, runs: Iterator[RunInfo]) -> Iterator[Carried]:
+    def carry(self, runs: Iterator[RunInfo]) -> Iterator[RemoteOutcome]:
         """Carry ``runs``, of which so many are under way that no process waits for the next."""
         for run in runs:
             while not self._taken(run):
@@ -113,7 +113,7 @@ class Processes:
         self._pool.end()
         self._pool = _Pool(self._size)
 
-    def _done(self) -> Iterator[Carried]:
+    def _done(self) -> Iterator[RemoteOutcome]:
         done, _ = futures.wait(self._under_way, return_when=futures.FIRST_COMPLETED)
         broken = any(isinstance(future.exception(), BrokenProcessPool) for future in done)
         if broken:
@@ -127,7 +127,7 @@ class Processes:
             else:
                 yield future.result()
 
-    def _carry_alone(self, run: RunInfo) -> Carried:
+    def _carry_alone(self, run: RunInfo) -> RemoteOutcome:
         """With no other run beside it, it is known whose process dies."""
         for _ in range(RETRIES):
             pool = _Pool(1)

@@ -10,17 +10,17 @@ from urllib.parse import urlsplit
 
 from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.backfill.curves import Curves
-from mlflow_wandb_plugin.backfill.job import Job, Watched
+from mlflow_wandb_plugin.backfill.job import CurveRecordingSource, Job
 from mlflow_wandb_plugin.backfill.run import Carrier, Listener, Outcome
 from mlflow_wandb_plugin.core import tracking_uri
-from mlflow_wandb_plugin.core.limiter import Turns
+from mlflow_wandb_plugin.core.limiter import RequestGate
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.targets.mlflow.client import default_uri
 
-Carried = tuple[Outcome, dict[Any, Any]]
+RemoteOutcome = tuple[Outcome, dict[Any, Any]]
 """An outcome, and the curves of the run for the report."""
 _FILES = ("sqlite", "file", "archive")
 
@@ -28,7 +28,7 @@ _open: dict[str, tuple[Any, Any]] = {}
 """Source and target of the job that this process carries runs for."""
 
 
-def carry_one(job: Job, run: RunInfo, turns: Turns | None = None) -> Carried:
+def carry_one(job: Job, run: RunInfo, turns: RequestGate | None = None) -> RemoteOutcome:
     """Carry one run; source and target stay open for the job's next one.
 
     Args:
@@ -37,14 +37,14 @@ def carry_one(job: Job, run: RunInfo, turns: Turns | None = None) -> Carried:
     curves = Curves()
     try:
         source, target = _opened(job, turns)
-        carrier = Carrier(Watched(source, curves), target, job.options, Listener())
+        carrier = Carrier(CurveRecordingSource(source, curves), target, job.options, Listener())
     except Exception as error:
         # Here a key, a package or the target is missing: a word on it is better than a traceback.
         return Outcome(run, "new", "failed", f"on {socket.gethostname()}: {error}"), {}
     return carrier.carry(run), curves.of(run.run_id)
 
 
-def _opened(job: Job, turns: Turns | None) -> tuple[Any, Any]:
+def _opened(job: Job, turns: RequestGate | None) -> tuple[Any, Any]:
     key = f"{job} {turns}"
     if key not in _open:
         _open.clear()
@@ -69,7 +69,7 @@ def check_many_may_write(to: str, engine: str, instead: str) -> None:
         raise UsageError(f"--engine {engine} {instead.format(uri=without_credentials(uri))}")
 
 
-def as_elsewhere(job: Job) -> Job:
+def resolve_job_uris(job: Job) -> Job:
     """The job in words that mean the same everywhere: no relative folder, no default."""
     source = job.source
     if "://" not in source and not source.startswith("archive:"):

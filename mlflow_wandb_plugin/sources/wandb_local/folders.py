@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
+from mlflow_wandb_plugin.wandb_log.folder_names import RUN_FOLDER, segment_of
 
-_RUN_FOLDER = re.compile(r"^(?:offline-)?run-(\d{8}_\d{6}-.+)$")
 _WANDB_FOLDERS = ("wandb", ".wandb")
 
 
@@ -30,7 +29,7 @@ def find_logs(path: Path) -> list[RunLog]:
     """All logs at ``path``, oldest first."""
     if path.is_file():
         return [_log_of_file(path)]
-    folders = [path] if _RUN_FOLDER.match(path.name) else _run_folders(path)
+    folders = [path] if RUN_FOLDER.match(path.name) else _run_folders(path)
     files = [file for folder in folders for file in sorted(folder.glob("*.wandb"))]
     logs = [_log_of_file(file) for file in files]
     seen = {log.segment for log in logs}
@@ -47,7 +46,7 @@ def find_logs(path: Path) -> list[RunLog]:
 
 def _run_folders(path: Path) -> list[Path]:
     for folder in (path, *(path / name for name in _WANDB_FOLDERS)):
-        found = sorted(f for f in folder.glob("*run-*") if _RUN_FOLDER.match(f.name) and f.is_dir())
+        found = sorted(f for f in folder.glob("*run-*") if RUN_FOLDER.match(f.name) and f.is_dir())
         if found:
             return found
     return []
@@ -64,9 +63,3 @@ def as_it_is_now(log: RunLog) -> RunLog:
     if log.journal is None or log.wandb_file is None or log.journal.is_file():
         return log
     return replace(log, journal=None)
-
-
-def segment_of(wandb_file: Path) -> str:
-    """The name of a log: its run folder's, without what tells online from offline."""
-    match = _RUN_FOLDER.match(wandb_file.parent.name)
-    return match[1] if match else wandb_file.stem

@@ -15,7 +15,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlflow_wandb_plugin.core.identity import TO_THE_END
-from mlflow_wandb_plugin.core.model import Damage, FileRef, Item, Mark, RunInfo, RunState, Series
+from mlflow_wandb_plugin.core.model import (
+    Checkpoint,
+    FileRef,
+    Item,
+    RunInfo,
+    RunState,
+    Series,
+    UnreadableRange,
+)
 from mlflow_wandb_plugin.errors import RecordError, SourceError
 from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.locks import trainer_alive
@@ -172,7 +180,7 @@ class _LogReading:
                 if over:
                     reader.finish()
                 leads = reader is self._journal or self._journal is None
-                yield from (replace(damage, lost=leads) for damage in reader.damage)
+                yield from (replace(unreadable, lost=leads) for unreadable in reader.unreadable)
         if not self._carried:
             yield from self._all_files()
 
@@ -196,7 +204,7 @@ class _LogReading:
                 try:
                     decoder.feed(entry.payload, rows=not self._rows_from_file)
                 except RecordError as error:
-                    reader.damage.append(_unreadable(reader.path, entry, error))
+                    reader.unreadable.append(_unreadable(reader.path, entry, error))
             elif entry.kind == frames.NOTE:
                 self._heed(entry.document())
             crossed = skipping and entry.end >= self._since
@@ -214,7 +222,9 @@ class _LogReading:
                     try:
                         feed(payload)
                     except RecordError as error:
-                        reader.damage.append(_unreadable(reader.path, Frame(end, payload), error))
+                        reader.unreadable.append(
+                            _unreadable(reader.path, Frame(end, payload), error)
+                        )
                     if not count % LOOK_EVERY and decoder.points >= BLOCK_POINTS:
                         yield from self._block(end if self._journal is None else self._position)
         except SourceError:
@@ -259,8 +269,8 @@ class _LogReading:
         yield from self._taken(position)
         leading = self._journal or self._file
         if leading is not None and self._decoder.spoiled:
-            leading.damage += [
-                Damage(str(leading.path), position - size, size, "not a record")
+            leading.unreadable += [
+                UnreadableRange(str(leading.path), position - size, size, "not a record")
                 for size in self._decoder.spoiled
             ]
             self._decoder.spoiled.clear()
@@ -274,7 +284,7 @@ class _LogReading:
         keep = position > self._since or self._rows_from_file
         yield from self._decoder.take(keep_points=keep)
         if position > self._since:
-            yield Mark(self._segment, position)
+            yield Checkpoint(self._segment, position)
 
     def _all_files(self) -> Iterator[Item]:
         """Every file of the run's folder: console log, requirements, diff, code, media, saved."""
@@ -288,9 +298,9 @@ class _LogReading:
                 yield FileRef(local.relative_to(root).as_posix(), local)
 
 
-def _unreadable(path: Path, frame: Frame | frames.Frame, error: RecordError) -> Damage:
+def _unreadable(path: Path, frame: Frame | frames.Frame, error: RecordError) -> UnreadableRange:
     size = len(frame.payload)
-    return Damage(str(path), frame.end - size, size, str(error))
+    return UnreadableRange(str(path), frame.end - size, size, str(error))
 
 
 def _state(log: RunLog, said: RunState) -> RunState:

@@ -6,7 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from mlflow_wandb_plugin.core.model import Damage, FileRef, Item, RunInfo, Selection, Series, Size
+from mlflow_wandb_plugin.core.model import (
+    FileRef,
+    Item,
+    RunInfo,
+    Selection,
+    Series,
+    Size,
+    UnreadableRange,
+)
 from mlflow_wandb_plugin.errors import JournalError, SourceError
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog, find_logs
 from mlflow_wandb_plugin.sources.wandb_local.run_log import peek, read_logs
@@ -22,7 +30,7 @@ class WandbDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.damage: list[Damage] = []
+        self.unreadable: list[UnreadableRange] = []
         """Selected logs that do not say whose they are; length 0: nothing was ever logged."""
         self._logs: dict[tuple[str, str, str], list[RunLog]] = {}
         self._segments: dict[str, RunLog] = {}
@@ -40,14 +48,16 @@ class WandbDir:
             )
         found: dict[tuple[str, str, str], RunInfo] = {}
         self._logs.clear()
-        self.damage.clear()
+        self.unreadable.clear()
         for log in logs:
             try:
                 info = peek(log)
             except (SourceError, JournalError) as error:
                 unreadable = RunInfo(log.segment.partition("-")[2] or log.segment, project="")
                 if selection.takes(unreadable):
-                    self.damage.append(Damage(unreadable.run_id, 0, _size(log), str(error)))
+                    self.unreadable.append(
+                        UnreadableRange(unreadable.run_id, 0, _size(log), str(error))
+                    )
                 continue
             key = (info.entity, info.project, info.run_id)
             self._logs.setdefault(key, []).append(log)

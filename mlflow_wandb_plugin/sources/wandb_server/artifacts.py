@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef, Damage, Item
+from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef, Item, UnreadableRange
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.mapping.names import safe_path
 from mlflow_wandb_plugin.sources.wandb_server.run_files import (
@@ -16,7 +16,7 @@ from mlflow_wandb_plugin.sources.wandb_server.run_files import (
     json_object,
     number,
 )
-from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import LentFolder
+from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import RefCountedTempDir
 from mlflow_wandb_plugin.wandb_api.client import WandbClient, one_line
 
 _ARTIFACT_FIELDS = """
@@ -64,7 +64,7 @@ query ArtifactFileURLs($id: ID!, $cursor: String, $perPage: Int) {
 class RunArtifacts:
     """Fetches the artifacts of one run into ``folder``."""
 
-    def __init__(self, client: WandbClient, run_id: str, folder: LentFolder) -> None:
+    def __init__(self, client: WandbClient, run_id: str, folder: RefCountedTempDir) -> None:
         self._client = client
         self._run_id = run_id
         self._folder = folder
@@ -86,15 +86,15 @@ class RunArtifacts:
     def _logged(self, node: Mapping[str, Any]) -> Iterator[Item]:
         kind, name, version = _names(node)
         where = one_line(f"{self._where} {name}:{version}")
-        damage: list[Damage] = []
+        unreadable: list[UnreadableRange] = []
         entries: tuple[ArtifactEntry, ...] = ()
         try:
-            entries = tuple(self._entries(str(node["id"]), where, damage))
+            entries = tuple(self._entries(str(node["id"]), where, unreadable))
         except SourceUnavailableError:
             raise
         except SourceError as error:
-            damage.append(Damage(where, 0, number(node.get("size")), str(error)))
-        yield from damage
+            unreadable.append(UnreadableRange(where, 0, number(node.get("size")), str(error)))
+        yield from unreadable
         yield ArtifactRef(
             kind,
             name,
@@ -107,7 +107,7 @@ class RunArtifacts:
         )
 
     def _entries(
-        self, artifact_id: str, where: str, damage: list[Damage]
+        self, artifact_id: str, where: str, unreadable: list[UnreadableRange]
     ) -> Iterator[ArtifactEntry]:
         manifest = self._manifest(artifact_id)
         stored = {path: entry for path, entry in manifest.items() if not entry.get("ref")}
@@ -121,7 +121,9 @@ class RunArtifacts:
                     raise
                 except SourceError as error:
                     size = number(stored[path].get("size"))
-                    damage.append(Damage(one_line(f"{where}/{path}"), 0, size, str(error)))
+                    unreadable.append(
+                        UnreadableRange(one_line(f"{where}/{path}"), 0, size, str(error))
+                    )
         for path, entry in manifest.items():
             digest, size = str(entry.get("digest") or ""), number(entry.get("size"))
             yield ArtifactEntry(path, digest, size, copies.get(path), entry.get("ref"))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 from mlflow_wandb_plugin.core.identity import SERVER
-from mlflow_wandb_plugin.core.model import Item, Key, Mark
+from mlflow_wandb_plugin.core.model import Checkpoint, Item, Key
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.sources.wandb_server import exports as exports
 from mlflow_wandb_plugin.sources.wandb_server.history_rows import (
@@ -296,9 +296,9 @@ class RunHistory:
                 if name not in NOT_METRICS:
                     block.add(number, name, value)
 
-    def _mark(self, position: int) -> Iterator[Mark]:
+    def _mark(self, position: int) -> Iterator[Checkpoint]:
         if position > self._since:
-            yield Mark(SERVER, position, rows_too=True)
+            yield Checkpoint(SERVER, position, rows_too=True)
 
     # -- what a resumed read has not seen ---------------------------------------------------
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.core.model import Damage, FileRef, Item, Series
+from mlflow_wandb_plugin.core.model import FileRef, Item, Series, UnreadableRange
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.mapping.names import safe_path
-from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import LentFolder
+from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import RefCountedTempDir
 from mlflow_wandb_plugin.wandb_api.client import WandbClient, one_line
 from mlflow_wandb_plugin.wandb_log.decoder import BLOCK_POINTS
 
@@ -64,7 +64,7 @@ class RunDownloads:
         metadata: of wandb-metadata.json, once `files` has come past it.
     """
 
-    def __init__(self, client: WandbClient, run_id: str, folder: LentFolder) -> None:
+    def __init__(self, client: WandbClient, run_id: str, folder: RefCountedTempDir) -> None:
         self.metadata: Mapping[str, Any] = {}
         self._client = client
         self._run_id = run_id
@@ -95,7 +95,7 @@ class RunDownloads:
             except SourceError as error:
                 local.unlink(missing_ok=True)
                 where = one_line(f"{self._where}: file {name}")
-                yield Damage(where, 0, number(node.get("sizeBytes")), str(error))
+                yield UnreadableRange(where, 0, number(node.get("sizeBytes")), str(error))
             else:
                 if name == METADATA_FILE:
                     self.metadata = json_object(local)
@@ -134,7 +134,7 @@ class RunDownloads:
         if len(texts) < lines:
             reason = f"the server gives {len(texts)} of {lines} lines"
             where = f"{self._where}: system metrics"
-            yield Damage(where, len(texts), lines - len(texts), reason, "lines")
+            yield UnreadableRange(where, len(texts), lines - len(texts), reason, "lines")
         columns: dict[str, tuple[list[int], list[float]]] = {}
         points = 0
         for text in texts:

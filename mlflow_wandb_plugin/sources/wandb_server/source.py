@@ -10,15 +10,15 @@ from math import ceil
 from typing import Any
 
 from mlflow_wandb_plugin.core.identity import SERVER
-from mlflow_wandb_plugin.core.limiter import Turns
-from mlflow_wandb_plugin.core.model import Damage, Item, RunInfo, Selection, Size, flatten
+from mlflow_wandb_plugin.core.limiter import RequestGate
+from mlflow_wandb_plugin.core.model import Item, RunInfo, Selection, Size, UnreadableRange, flatten
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.sources.wandb_server.artifacts import LOGGED, RunArtifacts, list_artifacts
 from mlflow_wandb_plugin.sources.wandb_server.history import PAGE_ROWS, RunHistory
 from mlflow_wandb_plugin.sources.wandb_server.history_rows import RunKeys, with_numbers
 from mlflow_wandb_plugin.sources.wandb_server.run_files import RunDownloads, list_files, number
 from mlflow_wandb_plugin.sources.wandb_server.runs import RunLister, document, with_metadata
-from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import LentFolder
+from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import RefCountedTempDir
 from mlflow_wandb_plugin.wandb_api.address import find_place
 from mlflow_wandb_plugin.wandb_api.client import WandbClient
 
@@ -68,7 +68,7 @@ class WandbServerSource:
         """Requests sent so far, by kind."""
         return dict(self._client.calls)
 
-    def limit_by(self, turns: Turns) -> None:
+    def limit_by(self, turns: RequestGate) -> None:
         """Ask the server by turns that other processes share."""
         self._client.limit_by(turns)
 
@@ -96,7 +96,7 @@ class WandbServerSource:
 
     def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
         """See `Source.read`. A downloaded file exists as long as its `FileRef.local` is held."""
-        folder = LentFolder("mlflow-wandb-read-")
+        folder = RefCountedTempDir("mlflow-wandb-read-")
         downloads = RunDownloads(self._client, run.run_id, folder)
         node = self._lister.node(run.run_id)
         first = self._lister.info(node)
@@ -152,7 +152,7 @@ class WandbServerSource:
         lacking = now.rows[SERVER] - history.rows if over else 0
         if lacking > 0:
             reason = f"W&B counts {now.rows[SERVER]} rows and gives {history.rows}"
-            yield Damage(now.path, history.rows, lacking, reason, "rows", lost=False)
+            yield UnreadableRange(now.path, history.rows, lacking, reason, "rows", lost=False)
         if over:
             history.fill_last({path for path in flatten(now.summary) if keys.logged(path)})
         last = history.last

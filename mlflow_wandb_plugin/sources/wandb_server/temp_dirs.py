@@ -16,7 +16,7 @@ from pathlib import Path
 _LOCK = ".lock"
 
 
-class LentFolder:
+class RefCountedTempDir:
     """A temporary folder, removed when neither it nor a path that it lent is held any more.
 
     A process that is killed leaves its folders: the next one removes those that nobody locks.
@@ -49,7 +49,7 @@ class LentFolder:
 class _LentPath(type(Path())):  # type: ignore[misc]
     """A path that keeps its folder. Paths derived from it do not."""
 
-    folder: LentFolder
+    folder: RefCountedTempDir
 
 
 def _remove(folder: Path, lock: int) -> None:

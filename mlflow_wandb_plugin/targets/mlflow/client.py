@@ -91,7 +91,7 @@ class Client:
 
     @property
     def shares_transactions(self) -> bool:
-        """Whether what is done `together` is one transaction, which one more step does not slow."""
+        """Whether what is done `batched` is one transaction, which one more step does not slow."""
         return self._sql is not None
 
     def call(self, what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -122,7 +122,7 @@ class Client:
             synchronous=True,
         )
 
-    def together(self, steps: Sequence[Callable[[], object]]) -> None:
+    def batched(self, steps: Sequence[Callable[[], object]]) -> None:
         """Take steps, in this order; in one transaction where all of them go into the database.
         Elsewhere all their params and tags go together, behind everything else.
 
@@ -132,7 +132,7 @@ class Client:
         Raises:
             RefusedError, TargetUnavailableError
         """
-        if self._sql is not None and self.call(self._sql.together, steps):
+        if self._sql is not None and self.call(self._sql.batched, steps):
             return
         if not self._merged(steps):
             for step in steps:

@@ -111,7 +111,7 @@ class PointWriter:
         be, else behind it. What could not be written waits on.
 
         Args:
-            then: as `Client.together` takes them.
+            then: as `Client.batched` takes them.
 
         Raises:
             TargetUnavailableError, TargetError
@@ -124,14 +124,14 @@ class PointWriter:
             self._write_but_unsound(self._bulk, sound)
         self._flush_by_api()
         if then:
-            self._client.together(then)
+            self._client.batched(then)
 
     def _write_with(self, points: Sequence[Points], then: Sequence[Callable[[], object]]) -> bool:
         """Write all that waits and do ``then``, together; False if MLflow refuses some of it."""
         assert self._bulk is not None
         write = partial(self._write, self._bulk, points)
         try:
-            self._client.together([write, *then])
+            self._client.batched([write, *then])
         except RefusedError as error:
             if error.code not in ITEM_FAULTS:
                 raise

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import (
     ArtifactRef,
-    Damage,
+    Checkpoint,
     FileRef,
-    Mark,
     RowObjects,
     RunInfo,
     Series,
+    UnreadableRange,
 )
 from mlflow_wandb_plugin.mapping import names, system_metrics, to_mlflow
 from mlflow_wandb_plugin.mapping.names import (
@@ -83,10 +83,10 @@ class MlflowRunWriter:
         self._points = PointWriter(
             client, self.run_id, self._batches, self._limits.batch_metrics, bulk
         )
-        self._held_mark: Mark | None = None
+        self._held_mark: Checkpoint | None = None
         self._marked_s = time.monotonic()
-        self._owed_params: list[Param] = []
-        self._owed_tags: list[RunTag] = []
+        self._pending_params: list[Param] = []
+        self._pending_tags: list[RunTag] = []
         self._ended_logs: set[tuple[str, ...]] = set()
         self._rewritten_texts: set[tuple[str, str, str]] = set()
         if reopen_tags is not None:
@@ -97,16 +97,16 @@ class MlflowRunWriter:
     def update(self, info: RunInfo) -> None:
         self._describe(info)
         if info.state == "running":
-            self._pay()
+            self.flush_pending()
 
-    def _pay(self) -> None:
-        if self._owed_params or self._owed_tags:
-            self._client.together([self._log_owed])
-            self._owed_params, self._owed_tags = [], []
+    def flush_pending(self) -> None:
+        if self._pending_params or self._pending_tags:
+            self._client.batched([self._log_pending])
+            self._pending_params, self._pending_tags = [], []
 
-    def _log_owed(self) -> None:
-        self._log_params(self._owed_params)
-        self._log_tags(self._owed_tags)
+    def _log_pending(self) -> None:
+        self._log_params(self._pending_params)
+        self._log_tags(self._pending_tags)
 
     def _describe(self, info: RunInfo) -> None:
         """Note what params and tags the run is to get. Those of a run that has ended go with its
@@ -126,8 +126,8 @@ class MlflowRunWriter:
             self._ended_logs.add(info.segments)
             self._end_of_log(info)
         params, tags = self._new_params(info), self._changed_tags(wanted)
-        self._owed_params += params
-        self._owed_tags += tags
+        self._pending_params += params
+        self._pending_tags += tags
         self._note(tags, params)
 
     def _end_of_log(self, info: RunInfo) -> None:
@@ -191,7 +191,7 @@ class MlflowRunWriter:
         """A W&B tag that was taken off the run goes here too."""
         gone = [key for key in self._tags if key.startswith("wandb.tag.") and key not in wanted]
         if gone:
-            self._pay()
+            self.flush_pending()
         for key in gone:
             self._delete_tag(key)
             del self._tags[key]
@@ -246,16 +246,16 @@ class MlflowRunWriter:
         else:
             self._files.add_file(item)
 
-    def lose(self, damage: Damage) -> None:
-        self.losses[f"damaged_{damage.unit}"] += damage.length
+    def record_loss(self, unreadable: UnreadableRange) -> None:
+        self.losses[f"damaged_{unreadable.unit}"] += unreadable.length
 
-    def anew(self) -> Mapping[str, int]:
+    def restart(self) -> Mapping[str, int]:
         self._before.pop(identity.LOSSES, None)
         return {}
 
     # -- progress and the end -------------------------------------------------------------
 
-    def checkpoint(self, mark: Mark) -> None:
+    def checkpoint(self, mark: Checkpoint) -> None:
         self._append_all(self._axis.release())
         self._save_names()
         if mark.rows_too:
@@ -274,12 +274,12 @@ class MlflowRunWriter:
         self._held_mark = None
         self.position[mark.segment] = mark.position
 
-    def _move(self, mark: Mark) -> None:
+    def _move(self, mark: Checkpoint) -> None:
         """What was lost before ``mark`` is written out first; else it would not come again."""
         self._files.save_losses()
         self._log_tags(self._moved(mark))
 
-    def _moved(self, mark: Mark) -> list[RunTag]:
+    def _moved(self, mark: Checkpoint) -> list[RunTag]:
         moved = self.position | {mark.segment: mark.position}
         return self._changed_tags({identity.POSITION: self._numbers(moved)})
 
@@ -294,13 +294,13 @@ class MlflowRunWriter:
         )
         self._files.finish(info)
         self._save_names(params=True)
-        steps: list[Callable[[], object]] = [self._log_owed, self._log_counts]
+        steps: list[Callable[[], object]] = [self._log_pending, self._log_counts]
         status = to_mlflow.STATUS[info.state]
         if status != "RUNNING" and not self._secondary():
             steps.append(partial(self._terminate, status, info.ended_ms))
         self._remember(info, complete, steps)
         self._note(self._counts())
-        self._owed_params, self._owed_tags = [], []
+        self._pending_params, self._pending_tags = [], []
 
     def _log_counts(self) -> None:
         """The steps before may have added to what was lost."""

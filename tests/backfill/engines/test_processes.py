@@ -15,7 +15,7 @@ import pytest
 
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.engines.processes import ProcessEngine, Processes
-from mlflow_wandb_plugin.backfill.engines.remote import Carried
+from mlflow_wandb_plugin.backfill.engines.remote import RemoteOutcome
 from mlflow_wandb_plugin.backfill.job import Job
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.run import Listener, Outcome
@@ -66,7 +66,7 @@ def test_a_process_that_is_killed_costs_no_point(tmp_path: Path, server: str) ->
     assert not multiprocessing.active_children()
 
 
-def die_of_one(job: Job, run: RunInfo) -> Carried:
+def die_of_one(job: Job, run: RunInfo) -> RemoteOutcome:
     if run.run_id == "poison":
         os.kill(os.getpid(), signal.SIGKILL)
     return Outcome(run, "new", "migrated"), {}

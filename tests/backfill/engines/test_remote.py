@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_wandb_plugin import plugins
-from mlflow_wandb_plugin.backfill.engines.remote import as_elsewhere, carry_one, target_uri
+from mlflow_wandb_plugin.backfill.engines.remote import carry_one, resolve_job_uris, target_uri
 from mlflow_wandb_plugin.backfill.job import Job
 from mlflow_wandb_plugin.core.model import RunInfo, Selection
 from tests.backfill.written import make_folder, points_at
@@ -17,7 +17,7 @@ from tests.backfill.written import make_folder, points_at
 def test_runs_that_another_process_listed_arrive_whole(tmp_path: Path, fresh_store: str) -> None:
     """Source and target are opened here, from nothing but the job."""
     wanted = make_folder(tmp_path / "wandb", "listed")
-    job = as_elsewhere(Job(str(tmp_path / "wandb"), fresh_store))
+    job = resolve_job_uris(Job(str(tmp_path / "wandb"), fresh_store))
     runs = list(plugins.open_source(job.source).runs(Selection()))
     outcomes = [carry_one(job, run)[0] for run in runs]
     assert [outcome.points for outcome in outcomes] == [len(points) for points in wanted.values()]
@@ -38,7 +38,7 @@ def test_a_job_means_the_same_everywhere(
     """A folder is absolute, and a target that was not named is."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    job = as_elsewhere(Job("wandb"))
+    job = resolve_job_uris(Job("wandb"))
     assert (job.source, job.to) == (str(tmp_path / "wandb"), "http://127.0.0.1:5000")
-    assert as_elsewhere(Job("wandb://me/p", "archive:kept")).to == "archive:kept"
+    assert resolve_job_uris(Job("wandb://me/p", "archive:kept")).to == "archive:kept"
     assert target_uri("sqlite:///a.db") == "sqlite:///a.db"

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from mlflow_wandb_plugin.core.model import (
-    Damage,
+    Checkpoint,
     FileRef,
     Item,
-    Mark,
     RunInfo,
     Selection,
     Series,
+    UnreadableRange,
 )
 from mlflow_wandb_plugin.errors import SourceError
 from mlflow_wandb_plugin.journal.frames import RECORD
@@ -123,7 +123,7 @@ def test_a_log_without_a_run_is_reported_and_the_others_are_read(tmp_path: Path)
     wandb_file(tmp_path, "20260103_000000-r2", run_record("r2"))
     source = WandbDir(tmp_path)
     assert [run.run_id for run in source.runs(Selection())] == ["r2"]
-    assert [(damage.where, damage.length) for damage in source.damage] == [
+    assert [(unreadable.where, unreadable.length) for unreadable in source.unreadable] == [
         ("r1", 0), ("r1", len(b"something else entirely") - 7),
     ]  # fmt: skip
 
@@ -218,8 +218,8 @@ def test_what_was_carried_is_not_yielded_again(tmp_path: Path) -> None:
     """From a position on: later points, but the whole run's summary, config and last values."""
     path = wandb_file(tmp_path, FIRST, run_record("r1"), *[row(step) for step in range(5)])
     first = items(WandbDir(tmp_path))
-    *_, mark = [item for item in first if isinstance(item, Mark)]
-    assert mark == Mark(FIRST, path.stat().st_size)
+    *_, mark = [item for item in first if isinstance(item, Checkpoint)]
+    assert mark == Checkpoint(FIRST, path.stat().st_size)
     with_more = path.read_bytes()
     path.unlink()
     path.parent.rmdir()
@@ -244,10 +244,14 @@ def test_a_record_that_is_none_costs_itself_alone(tmp_path: Path) -> None:
     found = items(WandbDir(tmp_path))
     assert [point for point in points(found) if point[0] != 1] == [(0, 0.0), (2, 2.0)]
     assert last_info(found).state == "finished"
-    damage = [item for item in found if isinstance(item, Damage)]
-    assert len(damage) == 2
+    unreadable = [item for item in found if isinstance(item, UnreadableRange)]
+    assert len(unreadable) == 2
     at = path.read_bytes().index(junk)
-    assert (damage[0].where, damage[0].offset, damage[0].length) == (str(path), at, len(junk))
+    assert (unreadable[0].where, unreadable[0].offset, unreadable[0].length) == (
+        str(path),
+        at,
+        len(junk),
+    )
 
 
 def test_junk_in_a_journal_costs_itself_alone(tmp_path: Path) -> None:
@@ -260,7 +264,7 @@ def test_junk_in_a_journal_costs_itself_alone(tmp_path: Path) -> None:
     path = tmp_path / "journals" / f"{FIRST}.journal"
     found = list(read_logs([RunLog(FIRST, None, path)], {}))
     assert points(found) == [(0, 1.0), (1, 2.0)]
-    assert len([item for item in found if isinstance(item, Damage)]) == 1
+    assert len([item for item in found if isinstance(item, UnreadableRange)]) == 1
 
 
 def test_every_file_of_the_run_is_named(tmp_path: Path) -> None:

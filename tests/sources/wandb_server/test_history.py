@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mlflow_wandb_plugin.core.identity import SERVER
-from mlflow_wandb_plugin.core.model import Mark, RowObjects, RunInfo, Series
+from mlflow_wandb_plugin.core.model import Checkpoint, RowObjects, RunInfo, Series
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.sources.wandb_server.source import WandbServerSource
 from mlflow_wandb_plugin.wandb_log.decoder import BLOCK_POINTS
@@ -99,7 +99,7 @@ def test_rows_arrive_equal_wherever_the_live_tail_begins(
     wandb.parquet(run, exported, files=3)
     read = read_run(source_of(wandb, run.project.name, page_rows=page_rows))
     assert_rows(read, ROWS)
-    assert read.damage == []
+    assert read.unreadable == []
     last = read.last
     assert (last.state, last.missing, last.rows) == ("finished", False, {SERVER: 100})
     assert (last.last_step, last.last_ms) == (198, 1_700_000_198_250)
@@ -213,7 +213,7 @@ def test_a_run_without_rows_is_complete(wandb: WandbServer) -> None:
     wandb.add_run("empty", "r")
     source = source_of(wandb, "empty")
     read = read_run(source)
-    assert (read.points, read.marks, read.damage) == ({}, [], [])
+    assert (read.points, read.marks, read.unreadable) == ({}, [], [])
     assert (read.last.missing, read.last.rows, read.last.last_step) == (False, {SERVER: 0}, None)
     assert source.calls.get("HistoryPage", 0) == 0
 
@@ -272,7 +272,7 @@ def test_a_resumed_read_ends_like_a_whole_one(
     source = source_of(wandb, run.project.name, page_rows=20)
     whole, rest = read_run(source), read_run(source, since={SERVER: position})
     assert rest.steps == [step for step in whole.steps if step >= position]
-    assert rest.damage == []
+    assert rest.unreadable == []
     assert rest.last.missing is False
     numbers = {path for path, value in rest.last.last.items() if not math.isnan(value)}
     assert rest.last.last_step == whole.last.last_step
@@ -301,7 +301,7 @@ def test_a_mark_never_passes_a_row_that_was_not_yielded(wandb: WandbServer) -> N
             yielded.update(item.steps)
         elif isinstance(item, RowObjects):
             yielded.add(item.step)
-        elif isinstance(item, Mark):
+        elif isinstance(item, Checkpoint):
             assert {row["_step"] for row in ROWS if row["_step"] < item.position} <= yielded
 
 
@@ -315,7 +315,7 @@ def test_rows_exported_while_they_are_read_are_found(wandb: WandbServer) -> None
     source = source_of(wandb, "moved", page_rows=10)
     read = read_run(source)
     assert_rows(read, ROWS)
-    assert (read.last.missing, read.damage) == (False, [])
+    assert (read.last.missing, read.unreadable) == (False, [])
     assert source.calls["RunParquetHistory"] == 2
     assert read.marks == sorted(read.marks)
 
@@ -391,9 +391,9 @@ def test_rows_that_the_server_counts_and_never_gives_are_missing(wandb: WandbSer
     source = source_of(wandb, "lacking")
     read = read_run(source)
     assert read.last.missing is True
-    (damage,) = read.damage
-    assert (damage.offset, damage.length, damage.unit) == (97, 3, "rows")
-    assert "counts 100 rows and gives 97" in str(damage)
+    (unreadable,) = read.unreadable
+    assert (unreadable.offset, unreadable.length, unreadable.unit) == (97, 3, "rows")
+    assert "counts 100 rows and gives 97" in str(unreadable)
     assert_rows(read, ROWS[:40] + ROWS[43:])
     assert source.calls["RunParquetHistory"] == 3
 
@@ -572,7 +572,7 @@ def test_blocks_are_bounded(wandb: WandbServer) -> None:
         if isinstance(item, Series):
             assert len(item.steps) == len(item.timestamps_ms) == len(item.values)
             points += len(item.values)
-        elif isinstance(item, Mark):
+        elif isinstance(item, Checkpoint):
             total, largest, points = total + points, max(largest, points), 0
     assert total == 750_000
     assert largest <= BLOCK_POINTS

@@ -12,7 +12,7 @@ import pytest
 
 from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects
 from mlflow_wandb_plugin.errors import SourceUnavailableError
-from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import LentFolder
+from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import RefCountedTempDir
 from tests.support.environment import isolated
 from tests.support.processes import run_script
 from tests.support.wandb_source import only_run, read_run, source_of
@@ -83,7 +83,7 @@ def test_a_read_that_is_given_up_leaves_nothing(wandb: WandbServer) -> None:
 
 def test_lent_paths_do_not_meet() -> None:
     """Two files of one name lie in two folders."""
-    folder = LentFolder("mlflow-wandb-test-")
+    folder = RefCountedTempDir("mlflow-wandb-test-")
     one, two = folder.lend("x"), folder.lend("x")
     one.write_text("one")
     two.write_text("two")
@@ -100,12 +100,12 @@ def test_folders_of_killed_readers_are_removed(tmp_path: Path) -> None:
         "print(folder.path, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    ours = LentFolder("mlflow-wandb-killed-")
+    ours = RefCountedTempDir("mlflow-wandb-killed-")
     env = {**isolated(tmp_path), "TMPDIR": tempfile.gettempdir()}
     done = run_script(code, env, tmp_path, check=False)
     left = Path(done.stdout.strip())
     assert (left / "000001" / "x").is_file()
-    LentFolder("mlflow-wandb-killed-")
+    RefCountedTempDir("mlflow-wandb-killed-")
     assert not left.exists()
     assert ours.path.is_dir()
 
@@ -148,9 +148,9 @@ def test_a_file_that_the_server_does_not_give_is_reported(wandb: WandbServer) ->
     wandb.fail("GET /files/*/gone", status=404, times=None)
     read = read_run(source_of(wandb, "gone"))
     assert read.files == {"here": b"1", "gone": None}
-    (damage,) = read.damage
-    assert "file gone" in str(damage)
-    assert "404" in str(damage)
+    (unreadable,) = read.unreadable
+    assert "file gone" in str(unreadable)
+    assert "404" in str(unreadable)
     assert read.last.missing is False
     assert read.values("x") == {0: 1.0}
 
@@ -161,7 +161,7 @@ def test_a_signed_address_that_ran_out_is_replaced(wandb: WandbServer) -> None:
     token = run.files["a b/c.txt"].token
     wandb.fail(lambda request: token in request.path, status=403, times=None)
     read = read_run(source_of(wandb, "expired"))
-    assert (read.files, read.damage) == ({"a b/c.txt": b"content"}, [])
+    assert (read.files, read.unreadable) == ({"a b/c.txt": b"content"}, [])
 
 
 def test_a_file_that_is_cut_is_fetched_again(wandb: WandbServer) -> None:
@@ -224,7 +224,7 @@ def test_system_metrics_come_in_full(wandb: WandbServer) -> None:
     read = read_run(source_of(wandb, "system"))
     assert read.system["cpu"] == [(1_700_000_000_000 + i * 15_000, float(i)) for i in range(2000)]
     assert len(read.system["gpu.0.temp"]) == 2000
-    assert read.damage == []
+    assert read.unreadable == []
 
 
 def test_thinned_system_metrics_are_reported(
@@ -237,8 +237,8 @@ def test_thinned_system_metrics_are_reported(
     monkeypatch.setattr(RunView, "events", lambda self, samples=500: run.events[::2])
     read = read_run(source_of(wandb, "thinned"))
     assert len(read.system["cpu"]) == 50
-    (damage,) = read.damage
-    assert "gives 50 of 100 lines" in str(damage)
+    (unreadable,) = read.unreadable
+    assert "gives 50 of 100 lines" in str(unreadable)
 
 
 # -- artifacts ----------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def test_logged_artifacts_come_with_all_that_is_known(artifacts: WandbServer) ->
     assert read.contents["net:v0/w.bin"] == b"one"
     assert read.contents["net:v0/sub/c.txt"] == b"c"
     assert read.contents["net:v1/w.bin"] == b"two"
-    assert read.damage == []
+    assert read.unreadable == []
 
 
 def test_used_artifacts_and_references_are_named_not_fetched(artifacts: WandbServer) -> None:
@@ -302,7 +302,7 @@ def test_used_artifacts_and_references_are_named_not_fetched(artifacts: WandbSer
     (refs,) = [one for one in read.artifacts if one.name == "refs"]
     (entry,) = refs.entries
     assert (entry.ref, entry.local) == ("https://data.invalid/key", None)
-    assert read.damage == []
+    assert read.unreadable == []
 
 
 def test_artifacts_can_be_left_out(artifacts: WandbServer) -> None:
@@ -328,9 +328,9 @@ def test_an_artifact_file_that_differs_from_its_digest_is_not_carried(
     finally:
         blob.path.write_bytes(whole)
     assert read.contents["net:v1/w.bin"] is None
-    (damage,) = read.damage
-    assert "net:v1/w.bin" in str(damage)
-    assert "digest" in str(damage)
+    (unreadable,) = read.unreadable
+    assert "net:v1/w.bin" in str(unreadable)
+    assert "digest" in str(unreadable)
 
 
 def test_an_artifact_without_a_manifest_is_reported(artifacts: WandbServer) -> None:
@@ -342,4 +342,4 @@ def test_an_artifact_without_a_manifest_is_reported(artifacts: WandbServer) -> N
     (first,) = [one for one in read.artifacts if (one.name, one.version) == ("net", "v0")]
     assert isinstance(first, ArtifactRef)
     assert (first.entries, first.metadata) == ((), {"epoch": 1})
-    assert ["net:v0" in str(damage) for damage in read.damage] == [True]
+    assert ["net:v0" in str(unreadable) for unreadable in read.unreadable] == [True]

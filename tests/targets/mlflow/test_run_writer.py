@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
-from mlflow_wandb_plugin.core.model import Mark, RowObjects, Series
+from mlflow_wandb_plugin.core.model import Checkpoint, RowObjects, Series
 from mlflow_wandb_plugin.errors import TargetError
 from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import WritePath
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
@@ -129,7 +129,7 @@ def test_losses_of_an_earlier_session_are_not_forgotten(fresh_store: str, tmp_pa
     bad = Series(("bad",), [1], [-5], [7.0])
     with opened(fresh_store, info) as writer:
         writer.append(bad)
-        writer.checkpoint(Mark("seg", 100))
+        writer.checkpoint(Checkpoint("seg", 100))
     with opened(fresh_store, info) as writer:
         writer.append(bad)
         writer.append(Series(("bad",), [2], [-5], [8.0]))
@@ -171,7 +171,7 @@ def test_a_run_deleted_in_the_middle_is_one_clear_error(
             writer._client, "log_batch", lambda *a, **k: (calls.append(1), original(*a, **k))
         )
         with pytest.raises(TargetError, match="was deleted"):
-            writer.checkpoint(Mark("seg", 5))
+            writer.checkpoint(Checkpoint("seg", 5))
         assert len(calls) == 1
         assert writer.losses == {}
 
@@ -184,7 +184,7 @@ def test_repeating_everything_changes_nothing(fresh_store: str, tmp_path: Path) 
         writer.update(info)
         writer.append(points("recall@5", [1.0, math.nan, 3.0]))
         writer.add(RowObjects(1, 1_001_000, {("text",): "x\u2028y\x85z"}))
-        writer.checkpoint(Mark("seg", 50))
+        writer.checkpoint(Checkpoint("seg", 50))
         end(writer, info)
 
     with opened(fresh_store, info) as writer:
@@ -234,7 +234,7 @@ def test_a_position_is_written_behind_its_points(fresh_store: str) -> None:
     info = run_info(state="running", ended_ms=None, exit_code=None)
     with opened(fresh_store, info) as writer:
         writer.append(points("a", [1.0]))
-        writer.checkpoint(Mark("seg", 77))
+        writer.checkpoint(Checkpoint("seg", 77))
         writer.append(points("a", [2.0], first_step=1))
     run = the_run(fresh_store)
     assert run.points("a") == [(0, 1.0)]
@@ -285,13 +285,13 @@ def test_rows_that_do_not_come_again_arrive_before_the_position(
     info = run_info(state="running", ended_ms=None, exit_code=None)
     with opened(fresh_store, info) as writer:
         writer.add(RowObjects(0, 1000, {("t",): "a long enough first line"}))
-        writer.checkpoint(Mark("server", 1, rows_too=True))
+        writer.checkpoint(Checkpoint("server", 1, rows_too=True))
         assert dict(writer.position) == {"server": 1}
     (row,) = document(fresh_store, the_run(fresh_store), "wandb/history.jsonl", tmp_path)
     assert row["t"] == "a long enough first line"
     with opened(fresh_store, info) as writer:
         writer.add(RowObjects(1, 2000, {("t",): "b"}))
-        writer.checkpoint(Mark("server", 2, rows_too=True))
+        writer.checkpoint(Checkpoint("server", 2, rows_too=True))
         assert dict(writer.position) == {"server": 1}
         writer.finish(info, complete=False)
         assert dict(writer.position) == {"server": 2}

@@ -6,7 +6,7 @@ import math
 
 from mlflow import MlflowClient
 
-from mlflow_wandb_plugin.core.model import Mark, RunInfo, Series
+from mlflow_wandb_plugin.core.model import Checkpoint, RunInfo, Series
 from mlflow_wandb_plugin.targets.mlflow import step_axis
 from mlflow_wandb_plugin.targets.mlflow.step_axis import StepAxis
 from tests.targets.mlflow.writing import end, opened, points, run_info, the_run
@@ -21,7 +21,7 @@ def test_a_row_stands_at_the_value_of_the_step_metric(fresh_store: str) -> None:
     with opened(fresh_store, info) as writer:
         writer.append(points("loss", [3.0, 2.0, 1.0]))
         writer.append(points("trainer/step", [10.0, 20.0, 30.0]))
-        writer.checkpoint(Mark("seg", 1))
+        writer.checkpoint(Checkpoint("seg", 1))
         end(writer, info)
     run = the_run(fresh_store)
     assert run.points("loss") == [(10, 3.0), (20, 2.0), (30, 1.0)]
@@ -59,7 +59,7 @@ def test_the_kind_of_step_is_decided_when_the_run_is_first_written(fresh_store: 
     with opened(fresh_store, first) as writer:
         writer.append(points("trainer/step", [10.0]))
         writer.append(points("loss", [1.0]))
-        writer.checkpoint(Mark("seg", 1))
+        writer.checkpoint(Checkpoint("seg", 1))
     with opened(fresh_store, second) as writer:
         writer.append(points("trainer/step", [20.0], first_step=1))
         writer.append(points("loss", [2.0], first_step=1))
@@ -72,7 +72,7 @@ def test_a_run_that_began_with_wandbs_step_keeps_it(fresh_store: str) -> None:
     first, second = run_info(), run_info(config=STEPPED)
     with opened(fresh_store, first) as writer:
         writer.append(points("loss", [1.0]))
-        writer.checkpoint(Mark("seg", 1))
+        writer.checkpoint(Checkpoint("seg", 1))
     with opened(fresh_store, second) as writer:
         writer.append(points("trainer/step", [20.0], first_step=1))
         writer.append(points("loss", [2.0], first_step=1))

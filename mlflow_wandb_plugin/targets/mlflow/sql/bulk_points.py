@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.targets.mlflow.client import RefusedNamesError, deleted
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import COLUMNS, Points, joined
-from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NamesAlike
+from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import (
     LOCK_S,
     SharedTransactions,
@@ -56,19 +56,19 @@ class SqlBulk:
         Raises:
             TargetError: the run was deleted.
             RefusedNamesError: some metrics cannot be told from others of the run; all but those
-                were written. Not where somebody gathers work: see `SharedTransactions.together`.
+                were written. Not where somebody gathers work: see `SharedTransactions.batched`.
             sqlalchemy.exc.SQLAlchemyError: the database did not take them.
         """
-        alike: list[NamesAlike] = []
+        alike: list[NameCollisionError] = []
         waiting = deque(blocks)
         while waiting:
             part = self._part(waiting)
             try:
                 self._carry(run_id, part)
-            except NamesAlike:
+            except NameCollisionError:
                 alike += self._one_by_one(run_id, part)
         if alike:
-            found = NamesAlike(name for error in alike for name in error.names)
+            found = NameCollisionError(name for error in alike for name in error.names)
             raise RefusedNamesError(str(found), found.names)
 
     def fits(self, blocks: Sequence[Points]) -> bool:
@@ -77,14 +77,14 @@ class SqlBulk:
     def _carry(self, run_id: str, part: Sequence[Points]) -> None:
         self.transactions.run(partial(self._put, run_id=run_id, part=part))
 
-    def _one_by_one(self, run_id: str, part: Sequence[Points]) -> list[NamesAlike]:
+    def _one_by_one(self, run_id: str, part: Sequence[Points]) -> list[NameCollisionError]:
         """Write each metric by itself: of two names that the database takes for one, the first to
         come stays, as with log_batch."""
         alike = []
         for points in part:
             try:
                 self._carry(run_id, [points])
-            except NamesAlike as error:
+            except NameCollisionError as error:
                 alike.append(error)
         return alike
 

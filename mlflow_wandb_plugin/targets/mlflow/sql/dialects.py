@@ -22,7 +22,7 @@ _NEWER = (
 )
 
 
-class NamesAlike(Exception):
+class NameCollisionError(Exception):
     """The database takes names for one that MLflow tells apart: nothing may be written so.
 
     Args:
@@ -66,7 +66,7 @@ class Dialect(Protocol):
         """
 
 
-class _Telling:
+class CaseSensitiveDialect:
     """A database that tells all names apart, and knows ON CONFLICT."""
 
     QUOTE = '"'
@@ -92,7 +92,7 @@ def _insert(rows: str) -> str:
     return f"INSERT {_INTO.format(table='metrics')} VALUES {rows} ON CONFLICT DO NOTHING"
 
 
-class Sqlite(_Telling):
+class Sqlite(CaseSensitiveDialect):
     """Rows go in by the hundred: one statement a row costs more in Python than in SQLite, and the
     driver gives up the interpreter at each, to threads that keep it for milliseconds.
 
@@ -139,7 +139,7 @@ class Sqlite(_Telling):
         connection.exec_driver_sql(self.UPSERT, rows)
 
 
-class PostgreSql(_Telling):
+class PostgreSql(CaseSensitiveDialect):
     """COPY knows no conflicts: rows go into a temporary table first."""
 
     STAGE = "mlflow_wandb_points"
@@ -234,7 +234,7 @@ class MySql:
             )
             missing.difference_update(name for (name,) in found.fetchall())
         if missing:
-            raise NamesAlike(missing)
+            raise NameCollisionError(missing)
 
     def _insert(
         self, connection: Connection, table: str, rows: Iterable[str], repeats: str

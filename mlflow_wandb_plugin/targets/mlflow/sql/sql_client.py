@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlflow_wandb_plugin.mapping.names import Limits
-from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NamesAlike
+from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import SharedTransactions, is_active
 
 if TYPE_CHECKING:
@@ -280,13 +280,13 @@ class SqlClient:
 
     # -- SQL ------------------------------------------------------------------------------
 
-    def together(self, steps: Sequence[Callable[[], object]]) -> bool:
+    def batched(self, steps: Sequence[Callable[[], object]]) -> bool:
         """Take all steps in one transaction; False if that cannot be, and nothing was done."""
         from sqlalchemy.exc import DataError, IntegrityError
 
         try:
-            self._transactions.together(steps)
-        except (NotPlain, NamesAlike, IntegrityError, DataError):
+            self._transactions.batched(steps)
+        except (NotPlain, NameCollisionError, IntegrityError, DataError):
             return False
         return True
 
@@ -300,7 +300,7 @@ class SqlClient:
         except (NotPlain, IntegrityError, DataError):
             result: T = otherwise()
             return result
-        except NamesAlike as error:
+        except NameCollisionError as error:
             raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from error
 
     def _execute(self, connection: Connection, sql: str, values: Any) -> Any:

@@ -40,7 +40,7 @@ class SharedTransactions:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._one_writer = engine.dialect.name == "sqlite"
-        self._begin, self._end = _MANNERS.get(engine.dialect.name, (_nothing, _nothing))
+        self._begin, self._end = _SESSION_HOOKS.get(engine.dialect.name, (_nothing, _nothing))
         self._held_s = 0.0
         self._ended = 0.0
         self._waiting: deque[_Work] = deque()
@@ -72,7 +72,7 @@ class SharedTransactions:
         result: T = work.result
         return result
 
-    def together(self, steps: Sequence[Callable[[], object]]) -> None:
+    def batched(self, steps: Sequence[Callable[[], object]]) -> None:
         """Carry out what ``steps`` would `run`, one after another, in one transaction: all or none.
 
         Args:
@@ -238,7 +238,7 @@ def _end_mysql(connection: Connection) -> None:
         connection.invalidate()
 
 
-_MANNERS = {"sqlite": (_begin_sqlite, _nothing), "mysql": (_begin_mysql, _end_mysql)}
+_SESSION_HOOKS = {"sqlite": (_begin_sqlite, _nothing), "mysql": (_begin_mysql, _end_mysql)}
 """What a database wants said at a transaction's begin and behind its end."""
 
 

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Param, RunTag
 
 from mlflow_wandb_plugin.core import identity
-from mlflow_wandb_plugin.core.model import FileRef, Mark, RunInfo
+from mlflow_wandb_plugin.core.model import Checkpoint, FileRef, RunInfo
 from mlflow_wandb_plugin.targets.mlflow import run_writer
 from mlflow_wandb_plugin.targets.mlflow.rest.request_client import Gathered
 from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import WritePath
@@ -42,7 +42,7 @@ def write(target: MlflowTarget, info: RunInfo, folder: Path | None = None) -> st
     if folder is not None:
         (folder / "kept.txt").write_text("kept")
         writer.add(FileRef("kept.txt", folder / "kept.txt"))
-    writer.checkpoint(Mark("seg", 2))
+    writer.checkpoint(Checkpoint("seg", 2))
     end(writer, info)
     writer.close()
     return writer.run_id
@@ -140,15 +140,15 @@ def test_a_position_waits_for_the_next_checkpoint_or_the_end(
         return client.get_run(writer.run_id).data.tags.get(identity.POSITION)
 
     writer.append(points("a", [1.0]))
-    writer.checkpoint(Mark("seg", 1))
+    writer.checkpoint(Checkpoint("seg", 1))
     assert (writer.position, written()) == ({"seg": 1}, None)
     monkeypatch.setattr(run_writer, "MARK_S", 0.0)
     writer.append(points("a", [2.0], 1))
-    writer.checkpoint(Mark("seg", 2))
+    writer.checkpoint(Checkpoint("seg", 2))
     assert written() == '{"seg": 2}'
     monkeypatch.setattr(run_writer, "MARK_S", time.monotonic())
     writer.append(points("a", [3.0], 2))
-    writer.checkpoint(Mark("seg", 3))
+    writer.checkpoint(Checkpoint("seg", 3))
     assert written() == '{"seg": 2}'
     writer.finish(info, complete=False)
     writer.close()

@@ -155,7 +155,7 @@ def test_steps_are_taken_together_or_one_by_one(uri: str, bulk: SqlBulk) -> None
     """One that MLflow has to look at itself does not keep the others from their place."""
     client = MlflowTarget(uri)._client
     run_id = client.client.create_run("0", run_name="a").info.run_id
-    client.together(
+    client.batched(
         [
             lambda: client.log_batch(run_id, tags=[RunTag("one", "1")]),
             lambda: client.log_batch(run_id, tags=[RunTag("long", "x" * 9000)]),

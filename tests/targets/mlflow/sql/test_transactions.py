@@ -102,10 +102,10 @@ def test_work_that_fails_harms_no_other(log: Log) -> None:
 def test_together_is_all_or_nothing(log: Log) -> None:
     """Steps of one run are one piece of work."""
     transactions = log.transactions
-    transactions.together([lambda number=n: transactions.run(log.put(number)) for n in (1, 2)])
+    transactions.batched([lambda number=n: transactions.run(log.put(number)) for n in (1, 2)])
     assert (log.numbers, log.commits) == ([1, 2], 1)
     with pytest.raises(IntegrityError):
-        transactions.together([lambda number=n: transactions.run(log.put(number)) for n in (3, 2)])
+        transactions.batched([lambda number=n: transactions.run(log.put(number)) for n in (3, 2)])
     assert log.numbers == [1, 2]
     transactions.run(log.put(4))
     assert log.numbers == [1, 2, 4]
@@ -119,7 +119,7 @@ def test_a_step_that_raises_leaves_nothing_behind(log: Log) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        transactions.together([lambda: transactions.run(log.put(1)), fail])
+        transactions.batched([lambda: transactions.run(log.put(1)), fail])
     transactions.run(log.put(2))
     assert log.numbers == [2]
 

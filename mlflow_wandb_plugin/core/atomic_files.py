@@ -1,0 +1,42 @@
+"""Replace files in one step: a reader sees the old content or the new one, never a part."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Yield the path of a file to write; on success it replaces ``path``, else it is removed.
+
+    The temporary file is in the folder of ``path``, hidden, and of this call alone.
+    """
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str, *, mode: int = 0o666, sync: bool = False) -> None:
+    """Replace the file ``path`` with ``text`` in UTF-8.
+
+    Args:
+        mode: permission bits of the file, less the process's umask.
+        sync: whether the content must be on the disk before the old content is replaced.
+
+    Raises:
+        OSError: the file cannot be written; ``path`` is as it was.
+    """
+    with replaced(path) as temporary:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with open(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())

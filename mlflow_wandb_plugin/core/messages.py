@@ -1,0 +1,19 @@
+"""Warnings that a process shows once, however often their cause comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+_shown: set[str] = set()
+
+
+def show_once(message: str, show: Callable[[str], None]) -> None:
+    """Pass ``message`` to ``show``, the first time in this process only."""
+    if message not in _shown:
+        _shown.add(message)
+        show(message)
+
+
+def forget_shown() -> None:
+    """Show every message again; for tests."""
+    _shown.clear()
