@@ -8,15 +8,15 @@ from typing import Protocol
 from mlflow_wandb_plugin.core.identity import Origin, Twin
 from mlflow_wandb_plugin.core.model import (
     ArtifactRef,
-    UnreadableRange,
+    Checkpoint,
     FileRef,
     Item,
-    Checkpoint,
     RowObjects,
     RunInfo,
     Selection,
     Series,
     Size,
+    UnreadableRange,
 )
 
 

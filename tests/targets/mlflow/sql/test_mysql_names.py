@@ -47,13 +47,13 @@ def quiet() -> Iterator[None]:
 
 @pytest.mark.parametrize("together", [True, False])
 def test_names_that_the_collation_takes_for_one(
-    client: MlflowClient, bulk: SqlBulk, mysql_engine: Engine, batched: bool
+    client: MlflowClient, bulk: SqlBulk, mysql_engine: Engine, together: bool
 ) -> None:
     """The first stays, also where both come at once; the other is refused, not mixed up with it,
     and everything else arrives."""
     run_id = new_run(client)
     blocks = [line("loss", 2), line("a", 2), line("Loss", 3)]
-    if not batched:
+    if not together:
         bulk.write(run_id, blocks[:2])
         del blocks[:2]
     with pytest.raises(RefusedNamesError, match="'Loss'") as caught:
