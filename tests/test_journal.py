@@ -12,17 +12,16 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlflow_wandb_plugin import journal
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import HEADER, NOTE, RECORD, Journal, JournalReader
+from tests.support.health_checks import WITH_FIXTURE
 from tests.support.processes import wait_until
 
-quick = settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+quick = settings(max_examples=50, suppress_health_check=WITH_FIXTURE)
 
 
 @pytest.fixture
