@@ -2,7 +2,7 @@
 PYTHON ?= python3
 NEW_ENOUGH = import sys; sys.exit("Python 3.10 or later is needed: make PYTHON=..." if sys.version_info < (3, 10) else 0)
 
-.PHONY: help test demo test-browser test-ray test-torch test-versions clean
+.PHONY: help test demo test-browser test-ray test-torch test-versions coverage clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,8 +25,19 @@ test-ray: .venv/made  ## Check training, tuning and a backfill on small Ray clus
 test-versions: .venv/made  ## Check old and new wandb and mlflow, each pair in an environment of its own
 	@.venv/bin/python scripts/test_versions.py
 
+COVERAGE_DATA = .coverage-data
+
+coverage: .venv/made  ## Measure branch coverage by package; ARGS="tests/live tests/test_retry.py" for some tests
+	@rm -rf $(COVERAGE_DATA)
+	@status=0; \
+	.venv/bin/coverage run -m pytest -n 2 --dist loadfile -m "not browser and not ray_cluster" $(ARGS) || status=$$?; \
+	.venv/bin/coverage combine --quiet && \
+	.venv/bin/coverage json --quiet -o $(COVERAGE_DATA)/report.json && \
+	.venv/bin/python scripts/coverage_by_package.py $(COVERAGE_DATA)/report.json && \
+	exit $$status
+
 clean:  ## Remove the environments, the demo and what tools cache
-	rm -rf .venv .venvs .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venvs .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache $(COVERAGE_DATA)
 
 .venv/made: pyproject.toml
 	@$(PYTHON) -c '$(NEW_ENOUGH)'

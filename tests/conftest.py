@@ -10,13 +10,17 @@ import pytest
 from hypothesis import settings
 
 from tests.support.environment import isolated
+from tests.support.health_checks import ON_LOAD
 from tests.support.processes import mlflow_server
 from tests.support.stores import copy_store, make_template
 
 # The same examples each time, so that a landing is judged by its change;
 # HYPOTHESIS_PROFILE=search looks for new ones.
-settings.register_profile("same", derandomize=True)
-settings.register_profile("search", derandomize=False, max_examples=200)
+# Neither has a limit of time: how long an example takes depends on the machine's load.
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=ON_LOAD)
+settings.register_profile(
+    "search", derandomize=False, max_examples=200, deadline=None, suppress_health_check=ON_LOAD
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlflow_wandb_plugin.errors import JournalError
@@ -27,11 +27,10 @@ from mlflow_wandb_plugin.journal.locks import remove_journal, shipping_lock, tra
 from mlflow_wandb_plugin.journal.reader import JournalReader, read_header
 from mlflow_wandb_plugin.journal.status import read_status, write_status
 from mlflow_wandb_plugin.journal.writer import Journal
+from tests.support.health_checks import WITH_FIXTURE
 from tests.support.processes import wait_until
 
-quick = settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+quick = settings(max_examples=50, suppress_health_check=WITH_FIXTURE)
 
 
 @pytest.fixture

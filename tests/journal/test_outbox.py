@@ -6,13 +6,14 @@ import math
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow.entities import Metric
 
 from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.journal.reader import JournalReader
 from mlflow_wandb_plugin.journal.writer import Journal
+from tests.support.health_checks import WITH_FIXTURE
 
 LONG = st.integers(-(2**63), 2**63 - 1)
 
@@ -25,7 +26,7 @@ def read_back(path: Path, *payloads: bytes) -> list[dict[str, Any]]:
     return [operation for _, operation in outbox.operations(JournalReader(path))]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=WITH_FIXTURE)
 @given(
     rows=st.lists(st.tuples(st.text(), st.floats(), LONG, LONG), max_size=12),
     texts=st.dictionaries(st.text(), st.text(), max_size=3),

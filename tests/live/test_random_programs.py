@@ -211,7 +211,7 @@ def _above(upper: tuple[str, ...], lower: tuple[str, ...]) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # what shrinking a failure may take
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@settings(max_examples=20, suppress_health_check=list(HealthCheck), print_blob=True)
 @given(program=PROGRAMS)
 @example(program={"define": [], "calls": [("log", {"r@5": 1, "r#5": 2}, None, None)]})
 @example(

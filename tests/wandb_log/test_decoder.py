@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, note, settings
+from hypothesis import example, given, note, settings
 
 from mlflow_wandb_plugin.core.model import FileRef, Item, RowObjects, Series
 from mlflow_wandb_plugin.journal import frames as journal
@@ -17,6 +17,7 @@ from mlflow_wandb_plugin.wandb_log.decoder import RunDecoder
 from mlflow_wandb_plugin.wandb_log.framing import LogReader
 from tests.support import core_says
 from tests.support.core_says import comparable
+from tests.support.health_checks import WITH_FIXTURE
 from tests.support.logging_child import LoggingChild
 from tests.support.programs import programs
 from tests.support.records import (
@@ -27,11 +28,7 @@ from tests.support.records import (
     summary_record,
 )
 
-real = settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+real = settings(max_examples=25, suppress_health_check=WITH_FIXTURE)
 
 
 class Decoded:

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from wandb.proto.wandb_internal_pb2 import Record
 
 from mlflow_wandb_plugin.errors import SourceError
 from mlflow_wandb_plugin.wandb_log import framing
 from mlflow_wandb_plugin.wandb_log.framing import BLOCK, FILE_HEADER, LogReader, LogWriter
+from tests.support.health_checks import WITH_FIXTURE
 from tests.support.processes import run_script
 from tests.support.records import output_record
 
@@ -33,9 +34,7 @@ sizes = st.one_of(st.integers(0, 40), st.sampled_from(edges), st.integers(0, 4 *
 payloads = st.lists(sizes, max_size=7).map(
     lambda lengths: [random.Random(n).randbytes(size) for n, size in enumerate(lengths)]
 )
-quick = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+quick = settings(max_examples=60, suppress_health_check=WITH_FIXTURE)
 _number = itertools.count()
 
 

@@ -82,7 +82,7 @@ ROWS = st.lists(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(rows=ROWS)
 def test_any_rows_are_the_same_either_way(rows: list[Any]) -> None:
     """Odd numbers, odd keys, keys twice, rows without a step or a time, text among them."""

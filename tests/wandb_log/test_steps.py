@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import given, note, settings
 from wandb.proto.wandb_internal_pb2 import Record
 
 from mlflow_wandb_plugin.journal import frames, reader
@@ -14,6 +14,7 @@ from mlflow_wandb_plugin.wandb_log.metric_definitions import MetricDefinitions
 from mlflow_wandb_plugin.wandb_log.steps import StepMachine
 from mlflow_wandb_plugin.wandb_log.summary import SummaryFold
 from tests.support import core_says
+from tests.support.health_checks import WITH_FIXTURE
 from tests.support.logging_child import LoggingChild
 from tests.support.programs import programs
 
@@ -40,11 +41,7 @@ def machine_rows(path: Path) -> Rows:
     ]
 
 
-@settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@settings(max_examples=25, suppress_health_check=WITH_FIXTURE)
 @given(lines=programs())
 def test_rows_are_those_of_wandb_core(sdk: LoggingChild, lines: list[str]) -> None:
     """From the SDK's calls alone the machine makes the rows that wandb-core wrote to its file."""

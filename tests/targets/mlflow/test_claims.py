@@ -98,7 +98,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims.time, "sleep", lambda _: None)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     ids=st.permutations(["a", "b", "c"]),
     order=st.lists(st.integers(0, 5), min_size=30, max_size=60),

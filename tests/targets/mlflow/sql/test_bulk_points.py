@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.entities import Metric
@@ -21,6 +21,7 @@ from mlflow_wandb_plugin.errors import TargetError, UsageError
 from mlflow_wandb_plugin.targets.mlflow.sql import bulk_points
 from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import Points, SqlBulk, open_bulk
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
+from tests.support.health_checks import WITH_FIXTURE
 from tests.support.mlflow_state import read_runs
 from tests.targets.mlflow.writing import end, run_info
 
@@ -62,9 +63,7 @@ def new_run(client: MlflowClient) -> str:
     return str(client.create_run("0").info.run_id)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=WITH_FIXTURE)
 @given(calls=CALLS, small=st.booleans())
 def test_rows_are_those_of_log_batch(
     client: MlflowClient, fresh_store: str, calls: list[Any], small: bool

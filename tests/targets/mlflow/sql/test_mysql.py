@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.entities import Metric
@@ -18,6 +18,7 @@ from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import Points, SqlBulk, open_bulk
 from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import sql_client
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
+from tests.support.health_checks import WITH_FIXTURE
 from tests.support.processes import wait_until
 from tests.targets.mlflow.on_mysql import line, new_run, rows
 from tests.targets.mlflow.sql.test_bulk_points import CALLS
@@ -35,9 +36,7 @@ def bulk(client: MlflowClient) -> SqlBulk:
     return open_bulk(client)
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=WITH_FIXTURE)
 @given(calls=CALLS, size=st.sampled_from([3, 20_000]))
 def test_rows_are_those_of_log_batch(
     client: MlflowClient, mysql_engine: Engine, calls: list[Any], size: int
