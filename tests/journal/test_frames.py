@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import frames as journal
 from mlflow_wandb_plugin.journal import reader as reader_module
+from mlflow_wandb_plugin.journal import writer as writer_module
 from mlflow_wandb_plugin.journal.frames import (
     HEADER,
     NOTE,
@@ -269,7 +270,7 @@ def test_a_full_disk_is_an_error_and_the_rest_is_readable(
     ours.append(RECORD, b"before")
     real = os.write
     with monkeypatch.context() as patch:
-        patch.setattr(journal.os, "write", lambda fd, data: real(fd, data[: len(data) // 2]))
+        patch.setattr(writer_module.os, "write", lambda fd, data: real(fd, data[: len(data) // 2]))
         with pytest.raises(JournalError, match="only part of a record"):
             ours.append(RECORD, b"torn" * 10)
     ours.append(RECORD, b"after")

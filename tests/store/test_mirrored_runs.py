@@ -170,7 +170,7 @@ def test_what_the_journal_did_not_take_is_counted(
 
     with mlflow.start_run() as run:
         with monkeypatch.context() as patched:
-            patched.setattr("mlflow_wandb_plugin.journal.frames.os.write", write)
+            patched.setattr("mlflow_wandb_plugin.journal.writer.os.write", write)
             mlflow.log_metric("x", 1)
             mlflow.log_param("p", 1)
         full = False

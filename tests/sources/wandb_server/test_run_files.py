@@ -94,8 +94,8 @@ def test_folders_of_killed_readers_are_removed(tmp_path: Path) -> None:
     """The next folder clears away what a killed process left, and nothing that is in use."""
     code = (
         "import os, signal\n"
-        "from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import LentFolder\n"
-        "folder = LentFolder('mlflow-wandb-killed-')\n"
+        "from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import RefCountedTempDir\n"
+        "folder = RefCountedTempDir('mlflow-wandb-killed-')\n"
         "folder.lend('x').write_text('x')\n"
         "print(folder.path, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
