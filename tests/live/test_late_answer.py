@@ -12,7 +12,7 @@ from tests.support.processes import run_script
 ANSWERS_BEFORE_FINISH = """
 import pathlib, time
 import mlflow_wandb_plugin
-from mlflow_wandb_plugin import journal
+from mlflow_wandb_plugin.journal.status import read_status
 import wandb
 
 mlflow_wandb_plugin.autolog(init_timeout=0)
@@ -20,7 +20,7 @@ run = wandb.init(project="late")
 run.log({"loss": 1.0})
 [path] = pathlib.Path(run.settings.sync_file).parent.parent.glob("mlflow/*.journal")
 deadline = time.monotonic() + 60
-while not journal.read_status(path).get("run_id"):
+while not read_status(path).get("run_id"):
     assert time.monotonic() < deadline, "MLflow never answered"
     time.sleep(0.05)
 assert "mlflow_run_id" not in run.config

@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.journal.locks import trainer_alive
+from mlflow_wandb_plugin.journal.status import write_status
 from mlflow_wandb_plugin.store import mirrored_runs
 from tests.store.conftest import Sent
 from tests.support.environment import isolated
@@ -188,7 +189,7 @@ def test_trouble_in_delivery_is_said_once(
     with mlflow.start_run() as run:
         path = fresh_process / f"{run.info.run_id}.journal"
         status = {"state": "waiting", "error": "W&B refused the API key"}
-        status.write_status(path, status)
+        write_status(path, status)
         mlflow.log_metric("x", 1)
     assert caplog.text.count("W&B refused the API key") == 1
     assert "mlflow-wandb sync" in caplog.text

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_wandb_plugin.journal import frames, outbox
-from mlflow_wandb_plugin.journal.reader import JournalReader
+from mlflow_wandb_plugin.journal.reader import JournalReader, read_header
 
 
 @dataclass
@@ -58,7 +58,7 @@ def read_journal(path: Path) -> Outgoing:
     operations = [operation for _, operation in outbox.operations(reader)]
     reader.finish()
     assert not reader.unreadable, reader.unreadable
-    run = Outgoing(reader.read_header(path), operations)
+    run = Outgoing(read_header(path), operations)
     for operation in operations:
         _apply(run, operation, path.with_suffix(".files"))
     return run
