@@ -253,7 +253,7 @@ def test_a_backfill_killed_on_the_way_is_gone_on_with(
     code = (
         "import os\n"
         "from mlflow_wandb_plugin.backfill.run import backfill\n"
-        "from mlflow_wandb_plugin.endpoints import wandb_server\n"
+        "from mlflow_wandb_plugin.sources.wandb_server import source as wandb_server\n"
         "from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget\n"
         "from mlflow_wandb_plugin.core.model import Selection\n"
         "source = wandb_server.open_wandb_server(os.environ['SOURCE'])\n"

@@ -84,12 +84,12 @@ def test_what_was_carried_is_equal(recorded: Path, store: str) -> None:
 
 
 def _sql(statement: str) -> Callable[[str], None]:
-    def unreadable(uri: str) -> None:
+    def damage(uri: str) -> None:
         with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as db:
             assert db.execute(statement).rowcount == 1
             db.commit()
 
-    return unreadable
+    return damage
 
 
 @pytest.mark.parametrize(
@@ -108,10 +108,10 @@ def _sql(statement: str) -> Callable[[str], None]:
     ],
 )
 def test_each_difference_is_told(
-    recorded: Path, filled: str, unreadable: Callable[[str], None], words: str
+    recorded: Path, filled: str, damage: Callable[[str], None], words: str
 ) -> None:
     """One line that names it."""
-    unreadable(filled)
+    damage(filled)
     result = check(recorded, filled)
     assert result.result == "different"
     assert (result.count, len(result.differences)) == (1, 1)

@@ -28,7 +28,7 @@ warnings.filterwarnings("error", message=".*(register|Failure).*")
 import mlflow
 heavy = [name for name in ("wandb", "mlflow_wandb_plugin.store.builders", "sqlalchemy.orm.session",
          "mlflow_wandb_plugin.journal.frames") if name in sys.modules]
-if not {loads_building}:
+if not {loads_builders}:
     assert not [name for name in heavy if name != "sqlalchemy.orm.session"], heavy
 from mlflow.tracking._tracking_service import utils
 from mlflow.tracking._model_registry.utils import _get_store_registry
@@ -71,8 +71,8 @@ def test_every_scheme_has_its_entry_point(group: str) -> None:
 )
 def test_import_order_does_not_matter(first: str, tmp_path: Path) -> None:
     """Whoever is imported first, MLflow ends up with every scheme, and imports nothing heavy."""
-    loads_building = "building" in first or "handlers" in first
-    code = CHECK.format(first=first, loads_building=loads_building)
+    loads_builders = "builders" in first or "handlers" in first
+    code = CHECK.format(first=first, loads_builders=loads_builders)
     done = subprocess.run(
         [sys.executable, "-c", code], env=isolated(tmp_path), cwd=tmp_path,
         capture_output=True, text=True, timeout=120,

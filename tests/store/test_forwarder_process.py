@@ -17,7 +17,7 @@ from tests.support.processes import run_script, wait_until
 
 STANDS_IN = """
 import fcntl, json, os, sys, time
-lock = os.open(os.path.join(sys.argv[1], "forwarder_process.lock"), os.O_RDWR | os.O_CREAT)
+lock = os.open(os.path.join(sys.argv[1], "forwarder.lock"), os.O_RDWR | os.O_CREAT)
 fcntl.flock(lock, fcntl.LOCK_EX)
 names = ("MLFLOW_WANDB_HOMES", "MLFLOW_WANDB_MIRROR", "WANDB_SERVICE", "MLFLOW_WANDB_AUTOLOG")
 with open(os.path.join(sys.argv[1], f"started.{os.getpid()}"), "w") as file:
@@ -81,7 +81,7 @@ def test_script_ends_without_a_complaint(tmp_path: Path) -> None:
         "import atexit\n"
         "atexit.register(lambda: print([p.returncode is None for p in started]))\n"
         "from pathlib import Path\n"
-        "from mlflow_wandb_plugin.store import forwarder\n"
+        "from mlflow_wandb_plugin.store import forwarder_process\n"
         "forwarder_process.MODULE = 'stands_in_for_the_forwarder'\n"
         "forwarder_process.ensure(Path('outbox'))\n"
         "started = list(forwarder_process._processes.values())\n"
@@ -110,8 +110,8 @@ def test_one_that_fails_is_tried_less_and_less_often(
         forwarder_process._processes[folder].wait(timeout=20)
         pauses.append(forwarder_process._next[folder])
     assert forwarder_process._pause[folder] == 4 * forwarder_process.PAUSE_S
-    assert caplog.text.count("forwarder_process.log says why") == 1
-    assert "no luck" in (folder / "forwarder_process.log").read_text()
+    assert caplog.text.count("forwarder.log says why") == 1
+    assert "no luck" in (folder / "forwarder.log").read_text()
 
 
 def test_it_never_raises(
