@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from pluggy import HookimplMarker, HookspecMarker
 
 if TYPE_CHECKING:
-    from mlflow_wandb_plugin.backfill.job import Engine
-    from mlflow_wandb_plugin.core.protocols import Source, Target
+    from mlflow_wandb_plugin.backfill.engines.base import Engine
+    from mlflow_wandb_plugin.core.protocols import Source, SourceOptions, Target, TargetOptions
 
 PROJECT = "mlflow_wandb_plugin"
 
@@ -17,16 +17,16 @@ hookimpl = HookimplMarker(PROJECT)
 
 
 @hookspec(firstresult=True)
-def open_source(uri: str) -> Source | None:
-    """A source for ``uri``, or None if it is not yours."""
+def open_source(uri: str, options: SourceOptions) -> Source | None:
+    """Return a source for ``uri``, or None if another plugin may know it."""
 
 
 @hookspec(firstresult=True)
-def open_target(uri: str, experiment: str) -> Target | None:
-    """A target for ``uri``, or None if it is not yours. ``experiment`` is a name template."""
+def open_target(uri: str, options: TargetOptions) -> Target | None:
+    """Return a target for ``uri``, or None if another plugin may know it."""
 
 
 @hookspec(firstresult=True)
 def open_engine(name: str, address: str) -> Engine | None:
-    """What carries the runs of a backfill with ``--engine NAME``, or None if it is not yours.
+    """Return the engine for ``--engine NAME``, or None if another plugin may offer it.
     ``address`` is a cluster's; empty means the engine's own default."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from mlflow_wandb_plugin import builtin_plugin, hookspecs
-from mlflow_wandb_plugin.core.protocols import Source, Target
+from mlflow_wandb_plugin.core.protocols import Source, SourceOptions, Target, TargetOptions
 from mlflow_wandb_plugin.errors import PluginError, UsageError
 
 if TYPE_CHECKING:
-    from mlflow_wandb_plugin.backfill.job import Engine
+    from mlflow_wandb_plugin.backfill.engines.base import Engine
 
 GROUP = "mlflow_wandb_plugin"
 
@@ -53,13 +53,13 @@ def installed() -> Iterator[EntryPoint]:
             yield entry
 
 
-def open_source(uri: str) -> Source:
-    """The source that ``uri`` names.
+def open_source(uri: str, options: SourceOptions | None = None) -> Source:
+    """Open the source that ``uri`` names.
 
     Raises:
-        UsageError: nobody knows it.
+        UsageError: no plugin knows it.
     """
-    source: Source | None = manager().hook.open_source(uri=uri)
+    source: Source | None = manager().hook.open_source(uri=uri, options=options or SourceOptions())
     if source is None:
         raise UsageError(
             f"{uri} is no source: pass a wandb folder, a run folder or a .wandb file that exists, "
@@ -68,24 +68,24 @@ def open_source(uri: str) -> Source:
     return source
 
 
-def open_target(uri: str, experiment: str) -> Target:
-    """The target that ``uri`` names; empty means MLflow's own tracking URI.
+def open_target(uri: str, options: TargetOptions | None = None) -> Target:
+    """Open the target that ``uri`` names; empty means MLflow's own tracking URI.
 
     Raises:
-        UsageError: nobody knows it.
-        TargetUnavailableError: nobody answers there.
+        UsageError: no plugin knows it, or it cannot be opened with ``options``.
+        TargetUnavailableError: it does not answer.
     """
-    target: Target | None = manager().hook.open_target(uri=uri, experiment=experiment)
+    target: Target | None = manager().hook.open_target(uri=uri, options=options or TargetOptions())
     if target is None:
         raise UsageError(f"{uri} is no target: pass an MLflow tracking URI or archive:DIR")
     return target
 
 
 def open_engine(name: str, address: str = "") -> Engine:
-    """The engine of that name.
+    """Open the engine of that name.
 
     Raises:
-        UsageError: nobody offers it.
+        UsageError: no plugin offers it.
     """
     engine: Engine | None = manager().hook.open_engine(name=name, address=address)
     if engine is None:

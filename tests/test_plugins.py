@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_wandb_plugin import plugins
+from mlflow_wandb_plugin.core.protocols import TargetOptions
 from mlflow_wandb_plugin.errors import PluginError, UsageError
 from mlflow_wandb_plugin.hookspecs import hookimpl
 from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
@@ -46,7 +47,7 @@ def test_folders_and_tracking_uris_are_known(
     install()
     assert isinstance(plugins.open_source(str(tmp_path)), WandbDir)
     assert isinstance(plugins.open_source(f"file://{tmp_path}"), WandbDir)
-    assert isinstance(plugins.open_target(fresh_store, "{project}"), MlflowTarget)
+    assert isinstance(plugins.open_target(fresh_store), MlflowTarget)
 
 
 @pytest.mark.parametrize("uri", ["nowhere://x", "/no/such/folder"])
@@ -66,12 +67,12 @@ def test_another_plugin_may_open_a_uri(install: Install) -> None:
         return found if uri == "mine:x" else None
 
     @hookimpl
-    def open_target(uri: str, experiment: str) -> object:
+    def open_target(uri: str, options: TargetOptions) -> object:
         return found if uri == "mine:y" else None
 
     install(mine={"open_source": open_source, "open_target": open_target})
     assert plugins.open_source("mine:x") is found
-    assert plugins.open_target("mine:y", "{project}") is found
+    assert plugins.open_target("mine:y") is found
 
 
 def test_a_hook_that_does_not_exist_fails_loudly(install: Install) -> None:

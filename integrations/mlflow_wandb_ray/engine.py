@@ -7,11 +7,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from mlflow_wandb_plugin import plugins
+from mlflow_wandb_plugin.backfill.carrier import (
+    selected,
+)
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.engines import remote
 from mlflow_wandb_plugin.backfill.engines.remote import RemoteOutcome
 from mlflow_wandb_plugin.backfill.job import Job
-from mlflow_wandb_plugin.backfill.run import Listener, Outcome, selected, unlisted_outcomes
+from mlflow_wandb_plugin.backfill.outcome import (
+    Listener,
+    Outcome,
+)
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_ray import credentials
@@ -45,22 +51,14 @@ class RayEngine:
         )  # fmt: skip
 
     def run(self, job: Job, listener: Listener, curves: Curves) -> Iterator[Outcome]:
-        """See `mlflow_wandb_plugin.backfill.job.Engine.run`."""
+        """See `mlflow_wandb_plugin.backfill.engines.base.Engine.run`."""
         self.check(job)
         everywhere = remote.resolve_job_uris(job)
         with _connected(self._address):
             keeper = _keeper()
-            source = plugins.open_source(job.source)
-            if hasattr(source, "limit_by"):
-                source.limit_by(SharedTurns(keeper))
-            for outcome, drawn in _Window(everywhere, keeper).carry(
-                selected(source, job.selection)
-            ):
-                curves.add(outcome.run.run_id, drawn)
-                listener.points(outcome.points)
-                listener.run_done(outcome)
-                yield outcome
-            yield from unlisted_outcomes(source)
+            source = plugins.open_source(job.source, job.source_options(SharedTurns(keeper)))
+            results = _Window(everywhere, keeper).carry(selected(source, job.selection))
+            yield from remote.reported(results, source, listener, curves)
 
 
 class _Window:

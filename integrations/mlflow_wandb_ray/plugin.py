@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mlflow_wandb_plugin.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from mlflow_wandb_plugin.backfill.job import Engine
+    from mlflow_wandb_plugin.backfill.engines.base import Engine
 
 
 @hookimpl

@@ -32,10 +32,11 @@ from mlflow_wandb_plugin.core.model import (
     Size,
     UnreadableRange,
 )
+from mlflow_wandb_plugin.core.protocols import Source
 from mlflow_wandb_plugin.errors import SourceError
 
 
-class ArchiveSource:
+class ArchiveSource(Source):
     """A `Source` over an archive, or over what one of its folders holds.
 
     Args:

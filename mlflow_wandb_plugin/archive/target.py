@@ -25,7 +25,7 @@ from mlflow_wandb_plugin.archive.run_writer import ArchiveRunWriter
 from mlflow_wandb_plugin.archive.source import ArchiveSource
 from mlflow_wandb_plugin.core.identity import Origin, Twin
 from mlflow_wandb_plugin.core.model import RunInfo
-from mlflow_wandb_plugin.core.protocols import Source
+from mlflow_wandb_plugin.core.protocols import Source, Target, TargetOptions
 from mlflow_wandb_plugin.errors import SourceError, TargetError, UsageError
 from mlflow_wandb_plugin.w2m.archive_source import EwmArchive, is_ewm_archive
 
@@ -53,12 +53,15 @@ def open_archive(uri: str) -> Source:
     )
 
 
-def create_archive(uri: str) -> ArchiveTarget:
+def create_archive(uri: str, options: TargetOptions | None = None) -> ArchiveTarget:
     """The archive at ``uri``, made if need be.
 
     Raises:
-        UsageError: the folder holds another tool's archive, or cannot be one.
+        UsageError: the folder holds another tool's archive, or cannot be one; or an option is
+            for MLflow only.
     """
+    if options is not None and options.write_path != "auto":
+        raise UsageError("--write-path needs an MLflow target")
     path = path_of(uri).resolve()
     if not is_archive(path) and is_ewm_archive(path):
         raise UsageError(
@@ -103,7 +106,7 @@ def _check_version(root: Path) -> None:
         )
 
 
-class ArchiveTarget:
+class ArchiveTarget(Target):
     """A `Target` that writes runs below ``root``.
 
     Raises:
@@ -124,7 +127,7 @@ class ArchiveTarget:
             raise UsageError(f"{root} cannot be an archive: {error}") from error
         _check_version(root)
 
-    def find(self, info: RunInfo, dual: bool = True) -> Twin | None:
+    def find(self, info: RunInfo) -> Twin | None:
         """The archived run, whoever wrote it. An entity that one side does not know does not
         part them."""
         for folder in self._folders(info):

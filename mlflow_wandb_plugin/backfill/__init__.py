@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlflow_wandb_plugin.backfill.run import Outcome
+    from mlflow_wandb_plugin.backfill.outcome import Outcome
 
 
 class _Callable(ModuleType):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlflow_wandb_plugin import plugins
+from mlflow_wandb_plugin.backfill.job import Job
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
-from mlflow_wandb_plugin.backfill.run import Outcome, backfill
+from mlflow_wandb_plugin.backfill.outcome import Outcome
+from mlflow_wandb_plugin.backfill.session import Backfill, open_ends
 from mlflow_wandb_plugin.backfill.verify import Verified, verify
 from mlflow_wandb_plugin.core.model import Selection
 
@@ -31,9 +32,8 @@ def backfill_runs(
     Raises:
         UsageError, SourceError: nothing could be started. A run that fails is an outcome.
     """
-    chosen = BackfillOptions.of(**options)
-    opened = plugins.open_source(source), plugins.open_target(to, experiment)
-    return list(backfill(*opened, selection or Selection(), chosen))
+    job = Job(source, to, experiment, selection or Selection(), BackfillOptions.of(**options))
+    return list(Backfill(job).run())
 
 
 def verify_runs(
@@ -53,5 +53,5 @@ def verify_runs(
         UsageError, SourceError: nothing could be compared.
     """
     chosen = BackfillOptions.of(**options)
-    opened = plugins.open_source(source), plugins.open_target(to, experiment)
-    return list(verify(*opened, selection or Selection(), chosen))
+    job = Job(source, to, experiment, selection or Selection(), chosen)
+    return list(verify(*open_ends(job), job.selection, chosen))

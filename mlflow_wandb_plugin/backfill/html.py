@@ -8,7 +8,7 @@ from html import escape
 
 from mlflow_wandb_plugin.backfill import report
 from mlflow_wandb_plugin.backfill.curves import Curve, Curves
-from mlflow_wandb_plugin.backfill.run import Outcome
+from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.core.model import Key
 
 WIDTH, HEIGHT = 220, 60

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mlflow_wandb_plugin.backfill.carrier import (
+    selected,
+    unlisted,
+)
+from mlflow_wandb_plugin.backfill.decide import (
+    Decision,
+    decide,
+)
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
-from mlflow_wandb_plugin.backfill.run import Decision, decide, selected, unlisted
 from mlflow_wandb_plugin.core.model import RunInfo, Selection, Size
 from mlflow_wandb_plugin.core.protocols import Source, Target
 from mlflow_wandb_plugin.errors import TargetError, UsageError
@@ -33,16 +40,18 @@ def plan(
         decision = decide(run, target, options)
         size = source.size(run) if decision.action == "migrate" else Size()
         yield PlannedRun(run, decision, size)
-    for unreadable in getattr(source, "unreadable", ()):
+    for unreadable in source.unreadable:
         yield PlannedRun(*unlisted(unreadable), Size())
 
 
 def dual_experiment(source: Source, target: Target, selection: Selection) -> str:
-    """The id of the MLflow experiment that the selected runs were dual-written into.
+    """Return the id of the experiment that the selected runs were dual-written into.
 
     Raises:
-        UsageError: none of them was.
+        UsageError: none of them was dual-written, or the target has no experiments.
     """
+    if not target.has_experiments:
+        raise UsageError("--into-dual-experiment needs an MLflow target")
     for run in source.runs(selection):
         if run.config.get("mlflow_run_id"):
             try:

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun
-from mlflow_wandb_plugin.backfill.run import Outcome
 
 if TYPE_CHECKING:
     from rich.table import Table

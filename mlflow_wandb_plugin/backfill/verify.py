@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from mlflow_wandb_plugin.backfill.carrier import selected
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
-from mlflow_wandb_plugin.backfill.run import (
-    Listener,
-    selected,
-)
+from mlflow_wandb_plugin.backfill.outcome import Listener
 from mlflow_wandb_plugin.core.model import RunInfo, Selection
 from mlflow_wandb_plugin.core.protocols import Source, Target
 from mlflow_wandb_plugin.core.replicate import replicate
@@ -53,8 +51,7 @@ def verify(
         UsageError: the target cannot be compared with.
         SourceError: the source cannot be listed.
     """
-    compare: Any = getattr(target, "compare", None)
-    if compare is None:
+    if not target.comparable:
         raise UsageError("verify compares with an MLflow tracking URI: pass one with --to")
     options, listener = options or BackfillOptions(), listener or Listener()
     for run in selected(source, selection):
@@ -65,7 +62,7 @@ def verify(
 
 
 def _verified(
-    run: RunInfo, source: Source, target: Any, options: BackfillOptions, listener: Listener
+    run: RunInfo, source: Source, target: Target, options: BackfillOptions, listener: Listener
 ) -> Verified:
     twin = target.find(run)
     if twin is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import signal
@@ -10,29 +9,21 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.backfill import report
-from mlflow_wandb_plugin.backfill.curves import Curves
-from mlflow_wandb_plugin.backfill.engines.processes import ProcessEngine
-from mlflow_wandb_plugin.backfill.job import CurveRecordingSource, Engine, Job
+from mlflow_wandb_plugin.backfill.job import Job
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
-from mlflow_wandb_plugin.backfill.plan import dual_experiment, plan
-from mlflow_wandb_plugin.backfill.run import Outcome
-from mlflow_wandb_plugin.backfill.run import backfill as run_backfill
+from mlflow_wandb_plugin.backfill.outcome import Outcome
+from mlflow_wandb_plugin.backfill.plan import PlannedRun
+from mlflow_wandb_plugin.backfill.session import LOCAL, Backfill
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import selecting, selection
-from mlflow_wandb_plugin.core.model import Selection
-from mlflow_wandb_plugin.core.protocols import Source, Target
-from mlflow_wandb_plugin.errors import UsageError
 
 log = logging.getLogger("mlflow_wandb_plugin.backfill")
-LOCAL, PROCESSES = "local", "processes"
 
 
 @click.command()
@@ -96,34 +87,23 @@ def backfill(
         workers=workers or (4 if engine == LOCAL else 0),
     )
     _keep_log(log_dir)
-    job = Job(source, to, experiment, chosen, options)
-    elsewhere = _engine(engine, address, job)
-    target = plugins.open_target(to, experiment)
-    opened = plugins.open_source(source)
-    if options.into_dual_experiment:
-        job = replace(job, into=_join_dual(opened, target, chosen))
+    session = Backfill(Job(source, to, experiment, chosen, options), engine, address)
     if only_plan:
-        _show_plan(opened, target, chosen, options, as_json)
+        _show_plan(session.plan(), as_json)
         return
-    curves = Curves()
     failed = False
     if follow:
-        # Containers are stopped so; it is as good an end as Ctrl-C.
+        # Containers are stopped with SIGTERM: it ends the rounds as Ctrl-C does.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for _ in _rounds(follow, every):
-            # MLflow and clusters have things to say that are no part of a report.
-            with redirect_stdout(sys.stderr):
-                if elsewhere is not None:
-                    outcomes = _round_elsewhere(elsewhere, job, opened, curves)
-                else:
-                    outcomes = _round(opened, target, chosen, options, curves)
+            # What MLflow and clusters print is not part of the report.
+            with redirect_stdout(sys.stderr), ProgressBar(session.count) as bar:
+                outcomes = _logged(session.run(bar))
             failed = any(outcome.action == "failed" for outcome in outcomes)
             _show(outcomes, as_json)
             if report_file is not None:
-                _keep_report(report_file, outcomes, curves, target)
-            if follow:
-                opened = plugins.open_source(source)
+                session.write_report(report_file, outcomes)
     except KeyboardInterrupt:
         if not follow:
             raise
@@ -138,19 +118,6 @@ def _rounds(follow: bool, every_s: float) -> Iterator[None]:
         yield
 
 
-def _round(
-    source: Source, target: Target, selection: Selection, options: BackfillOptions, curves: Curves
-) -> list[Outcome]:
-    with ProgressBar(lambda: _count(source, selection)) as bar:
-        watched = CurveRecordingSource(source, curves)
-        return _logged(run_backfill(watched, target, selection, options, bar))
-
-
-def _round_elsewhere(engine: Engine, job: Job, source: Source, curves: Curves) -> list[Outcome]:
-    with ProgressBar(lambda: _count(source, job.selection)) as bar:
-        return _logged(engine.run(job, bar, curves))
-
-
 def _logged(outcomes: Iterable[Outcome]) -> list[Outcome]:
     kept = []
     for outcome in outcomes:
@@ -158,23 +125,6 @@ def _logged(outcomes: Iterable[Outcome]) -> list[Outcome]:
         log.info("%s %s %s: %s %s", outcome.run.path, outcome.verdict, outcome.action,
                  outcome.reason, dict(outcome.losses) or "")  # fmt: skip
     return kept
-
-
-def _engine(name: str, address: str, job: Job) -> Engine | None:
-    """The engine of that name, if it can do the job; None for threads of this process."""
-    if address and name in (LOCAL, PROCESSES):
-        raise UsageError("--ray-address needs --engine ray")
-    if name == LOCAL:
-        return None
-    engine = ProcessEngine() if name == PROCESSES else plugins.open_engine(name, address)
-    engine.check(job)
-    return engine
-
-
-def _count(source: Source, selection: Selection) -> int | None:
-    """How many runs there will be, where that costs little."""
-    count = getattr(source, "count", None)
-    return count(selection) if count is not None else sum(1 for _ in source.runs(selection))
 
 
 def _show(outcomes: list[Outcome], as_json: bool) -> None:
@@ -188,43 +138,13 @@ def _show(outcomes: list[Outcome], as_json: bool) -> None:
     console.print(report.one_line(outcomes), highlight=False)
 
 
-def _show_plan(
-    source: Source, target: Target, selection: Selection, options: BackfillOptions, as_json: bool
-) -> None:
-    planned = list(plan(source, target, selection, options))
+def _show_plan(planned: list[PlannedRun], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(report.plan_as_json(planned), indent=1))
         return
     from rich.console import Console
 
     Console().print(report.plan_as_table(planned))
-
-
-def _keep_report(path: Path, outcomes: list[Outcome], curves: Curves, target: Target) -> None:
-    if path.suffix == ".html":
-        from mlflow_wandb_plugin.backfill import html
-
-        text = html.page(outcomes, curves, getattr(target, "curve", lambda run_id, key: []))
-    elif path.suffix == ".json":
-        text = json.dumps(report.as_json(outcomes), indent=1)
-    else:
-        from rich.console import Console
-
-        console = Console(record=True, width=120, file=io.StringIO())
-        console.print(report.as_table(outcomes))
-        text = console.export_text() + report.one_line(outcomes) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-
-
-def _join_dual(source: Source, target: Target, selection: Selection) -> str:
-    """Have ``target`` write into the experiment of the dual-written runs; returns its id."""
-    write_into = getattr(target, "write_into", None)
-    if write_into is None:
-        raise UsageError("--into-dual-experiment needs an MLflow target")
-    experiment = dual_experiment(source, target, selection)
-    write_into(experiment)
-    return experiment
 
 
 def _keep_log(folder: Path | None) -> None:

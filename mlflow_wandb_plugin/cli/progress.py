@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from mlflow_wandb_plugin.backfill.run import Listener, Outcome
+from mlflow_wandb_plugin.backfill.outcome import (
+    Listener,
+    Outcome,
+)
 
 
 class ProgressBar(Listener):

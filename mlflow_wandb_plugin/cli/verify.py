@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from mlflow_wandb_plugin import plugins
+from mlflow_wandb_plugin.backfill.job import Job
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
+from mlflow_wandb_plugin.backfill.session import open_ends
 from mlflow_wandb_plugin.backfill.verify import Verified
 from mlflow_wandb_plugin.backfill.verify import verify as compare
 from mlflow_wandb_plugin.cli.progress import ProgressBar
@@ -44,9 +45,9 @@ def verify(
     options = BackfillOptions(
         include_metrics=include_metric, exclude_metrics=exclude_metric, artifacts=artifacts
     )
-    target = plugins.open_target(to, experiment)
+    opened_source, target = open_ends(Job(source, to, experiment, chosen, options))
     with ProgressBar() as bar:
-        results = list(compare(plugins.open_source(source), target, chosen, options, bar))
+        results = list(compare(opened_source, target, chosen, options, bar))
     if as_json:
         click.echo(json.dumps([_document(result) for result in results], indent=1))
     else:

@@ -1,16 +1,20 @@
-"""The doors of the house: what a source and a target must offer. Opened by URI through hooks."""
+"""Source and target interfaces. Plugins open them by URI through the hooks in `hookspecs.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
 
 from mlflow_wandb_plugin.core.identity import Origin, Twin
+from mlflow_wandb_plugin.core.limiter import RequestGate
 from mlflow_wandb_plugin.core.model import (
     ArtifactRef,
     Checkpoint,
     FileRef,
     Item,
+    Key,
     RowObjects,
     RunInfo,
     Selection,
@@ -18,35 +22,86 @@ from mlflow_wandb_plugin.core.model import (
     Size,
     UnreadableRange,
 )
+from mlflow_wandb_plugin.errors import TargetError
+
+WritePath: TypeAlias = Literal["auto", "bulk", "api"]
 
 
-class Source(Protocol):
-    """Somewhere runs can be read from.
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """How a source is opened.
 
-    A source that meets runs it cannot even list has them in ``unreadable``, a sequence of
-    `UnreadableRange` whose ``where`` is the run id, complete once `runs` has ended.
+    Attributes:
+        artifacts: whether W&B artifacts are wanted; a source need not fetch them otherwise.
+        request_gate: decides when a request may be sent, for processes that share one limit; None
+            means that the source limits itself.
     """
 
+    artifacts: bool = True
+    request_gate: RequestGate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOptions:
+    """How a target is opened.
+
+    Attributes:
+        experiment: template of the experiment's name, with {entity} and {project}.
+        experiment_id: write all runs into this experiment; empty means the one that ``experiment``
+            names.
+        write_path: how points are written: "bulk" into the database behind MLflow, "api" by
+            MLflow's own calls, "auto" in bulk where that can be done.
+        find_dual_written: whether a dual-written run counts as the replica of a W&B run.
+    """
+
+    experiment: str = "{project}"
+    experiment_id: str = ""
+    write_path: WritePath = "auto"
+    find_dual_written: bool = True
+
+
+class Source(ABC):
+    """Somewhere runs can be read from.
+
+    Attributes:
+        accepts_filter: whether `Selection.filter` is understood.
+        rate_limited: whether a server limits how fast it is asked, for all clients together.
+        unreadable: runs that could not be listed, complete once `runs` has ended; ``where`` is the
+            run id.
+    """
+
+    accepts_filter: bool = False
+    rate_limited: bool = False
+    unreadable: Sequence[UnreadableRange] = ()
+
+    @abstractmethod
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
-        """Yield the selected runs, oldest first, cheaply: without their history.
+        """Yield the selected runs, oldest first, without their history.
 
         Raises:
             SourceError: the source cannot be listed.
         """
 
+    def count(self, selection: Selection) -> int | None:
+        """Return the number of selected runs; None where counting would cost too much."""
+        return sum(1 for _ in self.runs(selection))
+
+    @abstractmethod
     def size(self, run: RunInfo) -> Size:
-        """What `read` would yield, counted or estimated, for a plan.
+        """Return what `read` would yield, counted or estimated, for a plan.
 
         Raises:
             SourceError: the run cannot be read.
         """
 
+    @abstractmethod
     def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
         """Yield all of one run in log order, in bounded blocks, with a `RunInfo` at the end.
 
-        Series before ``since`` (a position by segment) may be left out, and row objects where the
-        mark of that position said so; everything else comes again, for it is small or written as
-        a whole.
+        Args:
+            since: position by segment. Series before it may be left out, and row objects where the
+                checkpoint of that position said so; everything else is yielded again, because it is
+                small or written as a whole.
 
         Raises:
             SourceError: the run cannot be read.
@@ -67,46 +122,79 @@ class RunWriter(Protocol):
 
     @property
     def position(self) -> Mapping[str, int]:
-        """How far each log had been carried when the run was opened."""
+        """Position up to which each log had been written when the run was opened, by segment."""
 
     @property
     def losses(self) -> Mapping[str, int]:
-        """What could not be carried, by kind."""
+        """Number of items that could not be written, by kind."""
 
     def update(self, info: RunInfo) -> None:
-        """Names, tags, params: whatever of ``info`` is new or has changed."""
+        """Write names, tags and params: whatever of ``info`` is new or has changed."""
 
     def append(self, series: Series) -> None:
-        """Points; they are written at the next checkpoint at the latest."""
+        """Add points; they are written at the next checkpoint at the latest."""
 
     def add(self, item: FileRef | ArtifactRef | RowObjects) -> None:
-        """A file, an artifact, or what a row holds beside numbers."""
+        """Add a file, an artifact, or the values of a row that are no numbers."""
 
     def record_loss(self, unreadable: UnreadableRange) -> None:
         """Count what the source could not read."""
 
     def restart(self) -> Mapping[str, int]:
-        """The whole of a complete run is to come again; returns where it should be read from."""
+        """Prepare a complete run to be written again; returns the position to read from."""
 
-    def checkpoint(self, mark: Checkpoint) -> None:
-        """Make everything so far durable and remember ``mark`` with it."""
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Make everything so far durable and record ``checkpoint`` with it."""
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         """Write what is known only at the end; mark the run complete, if it is, last."""
 
     def close(self) -> None:
-        """Let go of threads and temporary files; never raises. Called in any case."""
+        """Release threads and temporary files. Never raises; called in any case."""
 
 
-class Target(Protocol):
-    """Somewhere runs can be written to."""
+class RunComparison(RunWriter, Protocol):
+    """A `RunWriter` that writes nothing and records what differs."""
 
-    def find(self, info: RunInfo, dual: bool = True) -> Twin | None:
-        """The run that replicates ``info`` here, if there is one that is alive.
+    @property
+    def checked(self) -> Mapping[str, int]:
+        """Number of values compared, by kind."""
 
-        Args:
-            dual: whether a dual-written one counts.
-        """
+    @property
+    def differences(self) -> Sequence[str]:
+        """The first differences, one line each."""
 
+    @property
+    def count(self) -> int:
+        """Number of all differences."""
+
+    def differs(self, what: str) -> None:
+        """Record a difference."""
+
+
+class Target(ABC):
+    """Somewhere runs can be written to.
+
+    Attributes:
+        comparable: whether `compare` is offered.
+        has_experiments: whether runs are in experiments with an id, as `TargetOptions` can name.
+    """
+
+    comparable: bool = False
+    has_experiments: bool = False
+
+    @abstractmethod
+    def find(self, info: RunInfo) -> Twin | None:
+        """Return the run that replicates ``info`` here, if there is one that is not deleted."""
+
+    @abstractmethod
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> RunWriter:
-        """Go on with ``twin``, or create the run."""
+        """Continue ``twin``, or create the run."""
+
+    def compare(self, info: RunInfo, twin: Twin) -> RunComparison:
+        """Return a comparison of ``twin`` with what would be written into it now."""
+        raise TargetError("this target cannot be compared with")
+
+    def curve(self, run_id: str, key: Key) -> list[tuple[int, float]]:
+        """Return points (step, value) of a metric for a report's curve; empty where unknown."""
+        return []

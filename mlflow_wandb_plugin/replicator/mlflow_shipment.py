@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_wandb_plugin.core import tracking_uri as tracking
+from mlflow_wandb_plugin.core.protocols import TargetOptions
 from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import (
@@ -98,7 +99,8 @@ class MlflowShipment:
         def secondary() -> bool:
             return bool(header.get(SECONDARY)) or was_resumed(self.path, str(header["run_id"]))
 
-        target = MlflowTarget(self._uri or None, self._experiment, backoff, secondary)
+        options = TargetOptions(experiment=self._experiment)
+        target = MlflowTarget(self._uri or None, options, backoff, secondary)
         twin = target.find(info)
         writer = target.open(info, "dual", twin)
         try:

@@ -28,6 +28,7 @@ from mlflow_wandb_plugin.core.model import (
     UnreadableRange,
     flatten,
 )
+from mlflow_wandb_plugin.core.protocols import Source
 from mlflow_wandb_plugin.errors import SourceError
 
 TAGS, PARAMS = "tags.csv", "params.json"
@@ -52,7 +53,7 @@ def is_ewm_archive(path: Path) -> bool:
     return next(_run_folders(path), None) is not None
 
 
-class EwmArchive:
+class EwmArchive(Source):
     """A `Source` over such an archive.
 
     Args:

@@ -9,19 +9,21 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
 from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.backfill import report
+from mlflow_wandb_plugin.backfill.job import Job
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
-from mlflow_wandb_plugin.backfill.plan import dual_experiment
-from mlflow_wandb_plugin.backfill.run import Outcome, backfill
+from mlflow_wandb_plugin.backfill.outcome import Outcome
+from mlflow_wandb_plugin.backfill.run import backfill
+from mlflow_wandb_plugin.backfill.session import with_dual_experiment
 from mlflow_wandb_plugin.cli.progress import ProgressBar
-from mlflow_wandb_plugin.core.model import Item, RunInfo, Selection, Size, UnreadableRange
-from mlflow_wandb_plugin.core.protocols import Source, Target
+from mlflow_wandb_plugin.core.model import Item, RunInfo, Selection, Size
+from mlflow_wandb_plugin.core.protocols import Source
 from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
 from mlflow_wandb_plugin.w2m.flags import Flags, parse
 
@@ -53,13 +55,19 @@ def run(flags: Flags) -> list[Outcome]:
     Raises:
         UsageError, SourceError: nothing could be started. A run that fails is an outcome.
     """
-    source = Narrowed(plugins.open_source(source_uri(flags)), Narrowing.of(flags))
-    target = _open_target(flags)
-    if flags.is_dual_writing_experiment and not flags.dry_run:
-        _join_dual(source, target)
+    narrowing = Narrowing.of(flags)
+    job = Job(source_uri(flags), options=options(flags))
+    if flags.dry_run:
+        job = replace(job, to=f"archive:{flags.dry_run_save_dir}")
+    else:
+        job = replace(job, experiment=experiment_name(flags))
+    source = NarrowedSource(plugins.open_source(job.source, job.source_options()), narrowing)
+    if job.options.into_dual_experiment:
+        job = _join_dual(job, source)
+    target = plugins.open_target(job.to, job.target_options())
     outcomes = []
     with ProgressBar() as bar:
-        for outcome in backfill(source, target, Selection(), options(flags), bar):
+        for outcome in backfill(source, target, job.selection, job.options, bar):
             outcomes.append(outcome)
             _tell(outcome)
     if flags.resume_from_dry_run and not source.listed:
@@ -108,12 +116,6 @@ def _default_entity() -> str:
     return str(entity)
 
 
-def _open_target(flags: Flags) -> Target:
-    if flags.dry_run:
-        return plugins.open_target(f"archive:{flags.dry_run_save_dir}", "")
-    return plugins.open_target("", experiment_name(flags))
-
-
 def experiment_name(flags: Flags) -> str:
     """The experiment's name. The old tool put a slash before it, as Databricks wants it: an
     experiment that is there under that name is the one that is meant."""
@@ -127,16 +129,15 @@ def experiment_name(flags: Flags) -> str:
     return f"/{name}" if databricks or client.find_experiment(f"/{name}") else name
 
 
-def _join_dual(source: Source, target: Target) -> None:
-    write_into = getattr(target, "write_into", None)
+def _join_dual(job: Job, source: Source) -> Job:
+    """Return ``job`` with the dual-written runs' experiment, if there are such runs."""
     try:
-        experiment = dual_experiment(source, target, Selection())
+        job = with_dual_experiment(job, source)
     except UsageError:
         log.info("no run of the project was dual-written: it gets an experiment of its own")
-        return
-    if write_into is not None:
-        log.info("writing into the dual-written runs' experiment %s", experiment)
-        write_into(experiment)
+    else:
+        log.info("writing into the dual-written runs' experiment %s", job.experiment_id)
+    return job
 
 
 def _whole_name(pattern: str) -> str:
@@ -204,19 +205,13 @@ def is_marked(config: Mapping[str, object]) -> bool:
     return named or "mlflow_run_id" in config or "mlflow_experiment_id" in config
 
 
-class Narrowed:
-    """A `Source` of some of another's runs; ``listed`` counts those of the project."""
+class NarrowedSource(Source):
+    """A `Source` of some of another source's runs; ``listed`` counts those of the project."""
 
     def __init__(self, source: Source, narrowing: Narrowing) -> None:
         self.listed = 0
         self._source = source
         self._narrowing = narrowing
-
-    @property
-    def unreadable(self) -> Sequence[UnreadableRange]:
-        """Runs that could not be listed."""
-        found: Sequence[UnreadableRange] = getattr(self._source, "unreadable", ())
-        return found
 
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
         for info in self._source.runs(selection):
@@ -224,6 +219,7 @@ class Narrowed:
                 self.listed += 1
                 if self._narrowing.takes(info):
                     yield info
+        self.unreadable = self._source.unreadable
 
     def size(self, run: RunInfo) -> Size:
         return self._source.size(run)

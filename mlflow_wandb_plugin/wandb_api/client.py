@@ -55,10 +55,6 @@ class WandbClient:
         self._local = threading.local()
         self._lock = threading.Lock()
 
-    def limit_by(self, turns: RequestGate) -> None:
-        """Send what comes by turns that others share, too."""
-        self._limiter = turns
-
     # -- GraphQL ----------------------------------------------------------------------------
 
     def query(self, document: str, **variables: Any) -> dict[str, Any]:

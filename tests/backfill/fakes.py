@@ -20,6 +20,7 @@ from mlflow_wandb_plugin.core.model import (
     Size,
     UnreadableRange,
 )
+from mlflow_wandb_plugin.core.protocols import Source, Target
 
 
 def run_info(run_id: str = "r1", **fields: Any) -> RunInfo:
@@ -27,7 +28,7 @@ def run_info(run_id: str = "r1", **fields: Any) -> RunInfo:
     return RunInfo(run_id, "unit", **(known | fields))
 
 
-class MemorySource:
+class MemorySource(Source):
     """Runs and their items; an item that is an exception is raised when its turn comes."""
 
     def __init__(self, runs: Mapping[str, list[Item | Exception]] | None = None) -> None:
@@ -89,7 +90,7 @@ class MemoryWriter:
         return [name for name, _ in self.calls]
 
 
-class MemoryTarget:
+class MemoryTarget(Target):
     """Twins by run id; what is opened becomes a writer, and a complete twin once finished."""
 
     def __init__(self, twins: Mapping[str, Twin] | None = None) -> None:
@@ -100,7 +101,7 @@ class MemoryTarget:
         self.most_at_once = 0
         self._lock = threading.Lock()
 
-    def find(self, info: RunInfo, dual: bool = True) -> Twin | None:
+    def find(self, info: RunInfo) -> Twin | None:
         if info.run_id in self.trouble:
             raise self.trouble[info.run_id]
         return self.twins.get(info.run_id)

@@ -11,12 +11,11 @@ from mlflow import MlflowClient
 from mlflow_wandb_plugin.backfill import html
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
+from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.plan import dual_experiment, plan
-from mlflow_wandb_plugin.backfill.run import (
-    Outcome,
-    backfill,
-)
+from mlflow_wandb_plugin.backfill.run import backfill
 from mlflow_wandb_plugin.core.model import RunInfo, Selection
+from mlflow_wandb_plugin.core.protocols import TargetOptions
 from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
@@ -41,7 +40,9 @@ def local_run(
 
 
 def carry(folder: Path, uri: str, **options: Any) -> Outcome:
-    source, target = WandbDir(folder), MlflowTarget(uri)
+    source = WandbDir(folder)
+    chosen = TargetOptions(find_dual_written=options.get("dual_written") != "ignore")
+    target = MlflowTarget(uri, chosen)
     (outcome,) = backfill(source, target, Selection(), BackfillOptions(**options))
     return outcome
 
@@ -150,7 +151,7 @@ def test_into_dual_experiment_finds_where_the_dual_runs_are(
     source, target = WandbDir(tmp_path), MlflowTarget(fresh_store)
     experiment = dual_experiment(source, target, Selection())
     assert experiment == MlflowClient(fresh_store).get_run(run_id).info.experiment_id
-    target.write_into(experiment)
+    target = MlflowTarget(fresh_store, TargetOptions(experiment_id=experiment))
     list(backfill(source, target, Selection()))
     runs = MlflowClient(fresh_store).search_runs([experiment])
     assert {run.data.tags["wandb.run_id"] for run in runs} == {"old", "new"}

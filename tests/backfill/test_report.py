@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mlflow_wandb_plugin.backfill import report
+from mlflow_wandb_plugin.backfill.decide import Decision
+from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun
-from mlflow_wandb_plugin.backfill.run import Decision, Outcome
 from mlflow_wandb_plugin.core.model import Size, UnreadableRange
 from tests.backfill.fakes import run_info
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
-from mlflow_wandb_plugin.backfill.run import Outcome, backfill
+from mlflow_wandb_plugin.backfill.outcome import Outcome
+from mlflow_wandb_plugin.backfill.run import backfill
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.sources.wandb_server.source import WandbServerSource
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
@@ -120,7 +121,7 @@ def test_without_artifacts_none_is_asked_for(wandb: WandbServer, fresh_store: st
     """`--no-artifacts` saves the requests, not only the uploads."""
     wandb.add_run("plain", "p1", rows=rows(3), state="finished")
     before = len(wandb.requests)
-    carry(source_of(wandb, "plain"), fresh_store, artifacts=False)
+    carry(source_of(wandb, "plain", artifacts=False), fresh_store, artifacts=False)
     asked = {request.operation for request in wandb.requests[before:]}
     assert not [name for name in asked if "Artifact" in (name or "")]
     carry(source_of(wandb, "plain"), fresh_store, artifacts=True, existing="update")

@@ -77,7 +77,9 @@ def test_plugins_of_others_and_one_that_is_broken(env: dict[str, str], tmp_path:
 from mlflow_wandb_plugin.hookspecs import hookimpl
 from mlflow_wandb_plugin.core.model import RunInfo
 
-class Tape:
+from mlflow_wandb_plugin.core.protocols import Source
+
+class Tape(Source):
     def runs(self, selection):
         yield RunInfo("taped", "tapes", name="a tape", state="finished", segments=("tape",),
                       started_ms=1_000, ended_ms=2_000)

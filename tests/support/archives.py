@@ -14,7 +14,7 @@ import pandas as pd
 from mlflow_wandb_plugin.archive.target import (
     ArchiveTarget,
 )
-from mlflow_wandb_plugin.backfill.run import Outcome
+from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.core.model import (
     ArtifactEntry,
     ArtifactRef,
@@ -29,7 +29,7 @@ from mlflow_wandb_plugin.core.model import (
 from mlflow_wandb_plugin.core.protocols import Source
 
 
-class MadeSource:
+class MadeSource(Source):
     """A `Source` of one run: blocks of rows with objects, then files and an artifact.
 
     As a real one may, it sends the block that ``since`` lies in from its beginning.

@@ -15,6 +15,7 @@ import pytest
 from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.archive.target import open_archive
 from mlflow_wandb_plugin.core.model import Checkpoint, Item, RunInfo, Selection, Series, Size
+from mlflow_wandb_plugin.core.protocols import Source
 from mlflow_wandb_plugin.errors import SourceError, UsageError
 from mlflow_wandb_plugin.hookspecs import hookimpl
 from mlflow_wandb_plugin.w2m import command
@@ -34,7 +35,7 @@ LISTS = ("wandb_run_names", "exclude_metrics")
 NUMBER = "dry_run_thread_pool_size"
 
 
-class Server:
+class Server(Source):
     """Stands for a W&B server: a plugin that offers a `Source` for ``wandb://``."""
 
     def __init__(self) -> None:

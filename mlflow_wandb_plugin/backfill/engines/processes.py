@@ -16,15 +16,22 @@ from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 
 from mlflow_wandb_plugin import plugins
+from mlflow_wandb_plugin.backfill.carrier import (
+    selected,
+)
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.engines.remote import (
     RemoteOutcome,
     carry_one,
     check_many_may_write,
+    reported,
     resolve_job_uris,
 )
 from mlflow_wandb_plugin.backfill.job import Job
-from mlflow_wandb_plugin.backfill.run import Listener, Outcome, selected, unlisted_outcomes
+from mlflow_wandb_plugin.backfill.outcome import (
+    Listener,
+    Outcome,
+)
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.errors import UsageError
 
@@ -51,23 +58,19 @@ class ProcessEngine:
             job.to, "processes", "needs a target with many writers, and {uri} has one: leave "
             "--engine out, or pass --to with a database server or http://HOST:PORT",
         )  # fmt: skip
-        if hasattr(plugins.open_source(job.source), "limit_by"):
+        if plugins.open_source(job.source).rate_limited:
             raise UsageError(
                 "--engine processes reads files: W&B's own server limits how fast it is asked, "
                 "whoever asks. Leave --engine out, or carry it to archive:DIR first"
             )
 
     def run(self, job: Job, listener: Listener, curves: Curves) -> Iterator[Outcome]:
-        """See `mlflow_wandb_plugin.backfill.job.Engine.run`."""
+        """See `mlflow_wandb_plugin.backfill.engines.base.Engine.run`."""
         self.check(job)
-        source = plugins.open_source(job.source)
+        source = plugins.open_source(job.source, job.source_options())
         with Processes(resolve_job_uris(job)) as processes:
-            for outcome, drawn in processes.carry(selected(source, job.selection)):
-                curves.add(outcome.run.run_id, drawn)
-                listener.points(outcome.points)
-                listener.run_done(outcome)
-                yield outcome
-        yield from unlisted_outcomes(source)
+            results = processes.carry(selected(source, job.selection))
+            yield from reported(results, source, listener, curves)
 
 
 class Processes:

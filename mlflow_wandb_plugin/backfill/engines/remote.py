@@ -1,60 +1,73 @@
-"""A backfill's job in another process, of this machine or of a cluster's."""
+"""Carry runs of a backfill in another process, on this machine or on a cluster."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from mlflow_wandb_plugin import plugins
+from mlflow_wandb_plugin.backfill.carrier import Carrier, unlisted_outcomes
 from mlflow_wandb_plugin.backfill.curves import Curves
-from mlflow_wandb_plugin.backfill.job import CurveRecordingSource, Job
-from mlflow_wandb_plugin.backfill.run import Carrier, Listener, Outcome
+from mlflow_wandb_plugin.backfill.job import Job
+from mlflow_wandb_plugin.backfill.outcome import (
+    Listener,
+    Outcome,
+)
 from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.core.limiter import RequestGate
 from mlflow_wandb_plugin.core.model import RunInfo
+from mlflow_wandb_plugin.core.protocols import Source, Target
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.targets.mlflow.client import default_uri
 
 RemoteOutcome = tuple[Outcome, dict[Any, Any]]
-"""An outcome, and the curves of the run for the report."""
+"""An outcome, and the points of the run's curves for the report."""
 _FILES = ("sqlite", "file", "archive")
 
-_open: dict[str, tuple[Any, Any]] = {}
+_open: dict[str, tuple[Source, Target]] = {}
 """Source and target of the job that this process carries runs for."""
 
 
-def carry_one(job: Job, run: RunInfo, turns: RequestGate | None = None) -> RemoteOutcome:
+def carry_one(job: Job, run: RunInfo, gate: RequestGate | None = None) -> RemoteOutcome:
     """Carry one run; source and target stay open for the job's next one.
 
     Args:
-        turns: who says when a request to W&B may be sent; None means this process alone.
+        gate: decides when a request to W&B may be sent; None means that this process alone asks.
     """
     curves = Curves()
     try:
-        source, target = _opened(job, turns)
-        carrier = Carrier(CurveRecordingSource(source, curves), target, job.options, Listener())
+        source, target = _opened(job, gate)
     except Exception as error:
-        # Here a key, a package or the target is missing: a word on it is better than a traceback.
+        # Here a key, a package or the target is missing: one line says more than a traceback.
         return Outcome(run, "new", "failed", f"on {socket.gethostname()}: {error}"), {}
+    carrier = Carrier(source, target, job.options, Listener(), curves)
     return carrier.carry(run), curves.of(run.run_id)
 
 
-def _opened(job: Job, turns: RequestGate | None) -> tuple[Any, Any]:
-    key = f"{job} {turns}"
+def reported(
+    results: Iterable[RemoteOutcome], source: Source, listener: Listener, curves: Curves
+) -> Iterator[Outcome]:
+    """Pass remote results to ``listener`` and ``curves``; yield them, then the unlisted runs'."""
+    for outcome, points in results:
+        curves.add(outcome.run.run_id, points)
+        listener.points(outcome.points)
+        listener.run_done(outcome)
+        yield outcome
+    yield from unlisted_outcomes(source)
+
+
+def _opened(job: Job, gate: RequestGate | None) -> tuple[Source, Target]:
+    key = f"{job} {gate}"
     if key not in _open:
         _open.clear()
-        source = plugins.open_source(job.source)
-        if turns is not None and hasattr(source, "limit_by"):
-            source.limit_by(turns)
-        target: Any = plugins.open_target(job.to, job.experiment)
-        if job.into:
-            target.write_into(job.into)
-        _open[key] = source, target
+        source = plugins.open_source(job.source, job.source_options(gate))
+        _open[key] = source, plugins.open_target(job.to, job.target_options())
     return _open[key]
 
 
@@ -70,7 +83,7 @@ def check_many_may_write(to: str, engine: str, instead: str) -> None:
 
 
 def resolve_job_uris(job: Job) -> Job:
-    """The job in words that mean the same everywhere: no relative folder, no default."""
+    """Return the job with URIs that other processes understand: absolute, no default."""
     source = job.source
     if "://" not in source and not source.startswith("archive:"):
         source = str(Path(source).absolute())
@@ -78,7 +91,7 @@ def resolve_job_uris(job: Job) -> Job:
 
 
 def target_uri(to: str) -> str:
-    """The target that is meant where none was named: MLflow's own."""
+    """Return the URI of the target; MLflow's own tracking URI where none was given."""
     if to.startswith("archive:"):
         return to
     return to or tracking_uri.uri(Settings()) or default_uri()

@@ -15,13 +15,14 @@ from mlflow_wandb_plugin.core.model import (
     Size,
     UnreadableRange,
 )
+from mlflow_wandb_plugin.core.protocols import Source
 from mlflow_wandb_plugin.errors import JournalError, SourceError
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog, find_logs
 from mlflow_wandb_plugin.sources.wandb_local.run_log import peek, read_logs
 from mlflow_wandb_plugin.wandb_log.framing import FILE_HEADER
 
 
-class WandbDir:
+class WandbDir(Source):
     """A `Source` over local folders.
 
     Args:

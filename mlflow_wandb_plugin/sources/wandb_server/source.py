@@ -10,8 +10,8 @@ from math import ceil
 from typing import Any
 
 from mlflow_wandb_plugin.core.identity import SERVER
-from mlflow_wandb_plugin.core.limiter import RequestGate
 from mlflow_wandb_plugin.core.model import Item, RunInfo, Selection, Size, UnreadableRange, flatten
+from mlflow_wandb_plugin.core.protocols import Source, SourceOptions
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.sources.wandb_server.artifacts import LOGGED, RunArtifacts, list_artifacts
 from mlflow_wandb_plugin.sources.wandb_server.history import PAGE_ROWS, RunHistory
@@ -26,8 +26,8 @@ PAUSES_S = (0.0, 1.0, 4.0)
 """Before each further look at a finished run whose rows do not add up."""
 
 
-def open_wandb_server(uri: str) -> WandbServerSource:
-    """The source that ``uri`` names. Asks nobody for anything and sends nothing yet.
+def open_wandb_server(uri: str, options: SourceOptions | None = None) -> WandbServerSource:
+    """Open the source that ``uri`` names. Sends no request and asks the user for nothing.
 
     Raises:
         UsageError: the URI is malformed, there is no API key, or pyarrow is missing.
@@ -36,10 +36,12 @@ def open_wandb_server(uri: str) -> WandbServerSource:
         raise UsageError(
             "reading from a W&B server needs pyarrow: pip install 'mlflow-wandb-plugin[server]'"
         )
-    return WandbServerSource(WandbClient(find_place(uri)))
+    options = options or SourceOptions()
+    client = WandbClient(find_place(uri), options.request_gate)
+    return WandbServerSource(client, options.artifacts)
 
 
-class WandbServerSource:
+class WandbServerSource(Source):
     """A `Source` over one project, or one run, of a W&B server.
 
     Args:
@@ -48,7 +50,8 @@ class WandbServerSource:
         pauses_s: see `PAUSES_S`.
     """
 
-    filters = True
+    accepts_filter = True
+    rate_limited = True
 
     def __init__(
         self,
@@ -57,7 +60,7 @@ class WandbServerSource:
         page_rows: int = PAGE_ROWS,
         pauses_s: tuple[float, ...] = PAUSES_S,
     ) -> None:
-        self.artifacts = artifacts
+        self._artifacts = artifacts
         self._client = client
         self._lister = RunLister(client)
         self._page_rows = page_rows
@@ -68,15 +71,11 @@ class WandbServerSource:
         """Requests sent so far, by kind."""
         return dict(self._client.calls)
 
-    def limit_by(self, turns: RequestGate) -> None:
-        """Ask the server by turns that other processes share."""
-        self._client.limit_by(turns)
-
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
         return self._lister.runs(selection)
 
     def count(self, selection: Selection) -> int:
-        """About how many runs are selected: names and groups are told apart only when listed."""
+        """Return about how many runs are selected: names and groups are compared when listed."""
         return self._lister.count(selection)
 
     def size(self, run: RunInfo) -> Size:
@@ -87,7 +86,7 @@ class WandbServerSource:
         points = _points(keys, node)
         files = [number(file.get("sizeBytes")) for file in list_files(self._client, run.run_id)]
         artifacts = []
-        if self.artifacts:
+        if self._artifacts:
             listed = list_artifacts(self._client, run.run_id, LOGGED)
             artifacts = [number(artifact.get("size")) for artifact in listed]
         # The run twice, its exports, files, events, artifacts in and out; then what these hold.
@@ -128,7 +127,7 @@ class WandbServerSource:
             # Media of rows that came after the files were listed.
             yield from downloads.new_files()
         yield from downloads.console(number(node.get("logLineCount")))
-        if self.artifacts:
+        if self._artifacts:
             yield from RunArtifacts(self._client, run.run_id, folder).read()
         yield from self._end(with_metadata(now, downloads.metadata), first, keys, history)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.identity import Origin, Twin
 from mlflow_wandb_plugin.core.model import Key, RunInfo
+from mlflow_wandb_plugin.core.protocols import Target, TargetOptions, WritePath
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import TargetUnavailableError, UsageError
 from mlflow_wandb_plugin.mapping import names, run_documents, to_mlflow
@@ -19,7 +20,7 @@ from mlflow_wandb_plugin.targets.mlflow.compare import RunComparison
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
 from mlflow_wandb_plugin.targets.mlflow.rest.rest_points import open_rest
 from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
-from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import SqlBulk, WritePath, open_bulk
+from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import SqlBulk, open_bulk
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -32,32 +33,35 @@ PARENT_TAG = "mlflow.parentRunId"
 CLAIMS = 10
 
 
-class MlflowTarget:
+class MlflowTarget(Target):
     """Replicates W&B runs into MLflow.
 
     Args:
         uri: an MLflow tracking URI; None means MLflow's own default.
-        experiment: the experiment's name; ``{entity}`` and ``{project}`` are filled in.
-        secondary: whether the runs are also those of another process, which says how they end.
+        secondary: whether another process also writes the runs and decides how they end.
+
+    Raises:
+        UsageError: ``options.write_path`` is "bulk", and the database cannot be reached.
     """
+
+    comparable = True
+    has_experiments = True
 
     def __init__(
         self,
         uri: str | None = None,
-        experiment: str = "{project}",
+        options: TargetOptions | None = None,
         backoff: Backoff | None = None,
         secondary: Callable[[], bool] = lambda: False,
     ) -> None:
         self._client = Client(uri, backoff)
-        self._experiment = experiment
+        self._options = options or TargetOptions()
         self._experiment_ids: dict[str, str] = {}
         self._parents: dict[tuple[str, str, str], str] = {}
         self._bare: dict[tuple[str, str], bool] = {}
         self._created: set[str] = set()
-        self._leave_dual = False
-        self._fixed_experiment: str | None = None
         self._secondary = secondary
-        self.use_write_path("auto")
+        self._bulk = self._open_write_path(self._options.write_path)
         self._lock = threading.Lock()
 
     @property
@@ -65,10 +69,10 @@ class MlflowTarget:
         return str(self._client.uri)
 
     def experiment_id(self, info: RunInfo) -> str:
-        """The experiment that ``info`` belongs to, created if need be."""
-        if self._fixed_experiment is not None:
-            return self._fixed_experiment
-        name = to_mlflow.experiment_name(self._experiment, info.entity, info.project)
+        """Return the experiment that ``info`` belongs to; create it if need be."""
+        if self._options.experiment_id:
+            return self._options.experiment_id
+        name = to_mlflow.experiment_name(self._options.experiment, info.entity, info.project)
         if self.uri.startswith("databricks") and not name.startswith("/"):
             raise UsageError(
                 f"Databricks wants an absolute experiment path, not {name!r}: "
@@ -80,27 +84,19 @@ class MlflowTarget:
                 self._experiment_ids[name] = self._client.experiment_id(name, tags)
             return self._experiment_ids[name]
 
-    def write_into(self, experiment_id: str) -> None:
-        """Write all runs into this experiment, whatever their project."""
-        self._fixed_experiment = experiment_id
-
-    def use_write_path(self, path: WritePath) -> None:
-        """How points are written: "bulk" into the database behind MLflow, "api" by MLflow's own
-        calls, "auto" in bulk where that can be done, else in raw requests to its server.
-
-        Raises:
-            UsageError: "bulk", and it cannot be done here.
-        """
+    def _open_write_path(self, path: WritePath) -> BulkWriter | None:
+        """Open the way in which points are written; None for MLflow's own calls."""
         if path == "bulk":
             sql: SqlBulk | None = open_bulk(self._client.mlflow)
         else:
             sql = None if path == "api" else _or_none(open_bulk, self._client.mlflow)
         self._client.use_sql(None if sql is None else sql.transactions)
-        self._bulk: BulkWriter | None = sql
-        if path == "auto" and sql is None:
-            self._bulk = _or_none(open_rest, self._client)
-            if self._bulk is not None:
-                self._client.use_requests()
+        if path != "auto" or sql is not None:
+            return sql
+        rest: BulkWriter | None = _or_none(open_rest, self._client)
+        if rest is not None:
+            self._client.use_requests()
+        return rest
 
     def curve(self, run_id: str, key: Key) -> list[tuple[int, float]]:
         """A metric's points by step, for a report's curve; empty where there are none."""
@@ -114,15 +110,14 @@ class MlflowTarget:
 
     def _known_experiment(self, info: RunInfo) -> str | None:
         """The experiment that ``info`` belongs to, if it exists: looking creates nothing."""
-        name = to_mlflow.experiment_name(self._experiment, info.entity, info.project)
-        if self._fixed_experiment is not None or name in self._experiment_ids:
+        name = to_mlflow.experiment_name(self._options.experiment, info.entity, info.project)
+        if self._options.experiment_id or name in self._experiment_ids:
             return self.experiment_id(info)
         return self._client.find_experiment(name)
 
-    def find(self, info: RunInfo, dual: bool = True) -> Twin | None:
+    def find(self, info: RunInfo) -> Twin | None:
         """The live run that the W&B config names, or that carries the identity tags."""
-        self._leave_dual = not dual
-        run = self._named_in_config(info) if dual else None
+        run = self._named_in_config(info) if self._options.find_dual_written else None
         if run is not None:
             given = info.config.get(identity.GIVEN_RUN_CONFIG_KEY) is True
             return _twin(run, named=True, given=given)
@@ -192,7 +187,7 @@ class MlflowTarget:
 
     def _alike(self, info: RunInfo) -> list[Run]:
         found = self._tagged(info, identity.RUN_ID)
-        if not self._leave_dual:
+        if self._options.find_dual_written:
             return found
         return [run for run in found if run.data.tags.get(identity.ORIGIN) != "dual"]
 

@@ -18,7 +18,10 @@ from mlflow_wandb_plugin.backfill.engines.processes import ProcessEngine, Proces
 from mlflow_wandb_plugin.backfill.engines.remote import RemoteOutcome
 from mlflow_wandb_plugin.backfill.job import Job
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
-from mlflow_wandb_plugin.backfill.run import Listener, Outcome
+from mlflow_wandb_plugin.backfill.outcome import (
+    Listener,
+    Outcome,
+)
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.errors import UsageError
 from tests.backfill.written import RUNS, make_folder, points_at

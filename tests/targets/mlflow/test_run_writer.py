@@ -12,8 +12,8 @@ from mlflow import MlflowClient
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
 from mlflow_wandb_plugin.core.model import Checkpoint, RowObjects, Series
+from mlflow_wandb_plugin.core.protocols import TargetOptions, WritePath
 from mlflow_wandb_plugin.errors import TargetError
-from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import WritePath
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.targets.mlflow.writing import document, end, opened, points, run_info, the_run
 
@@ -303,8 +303,7 @@ def test_rows_that_do_not_come_again_arrive_before_the_position(
 def test_two_processes_end_one_run(fresh_store: str, path: WritePath) -> None:
     """The journal of a killed process and the one that resumed it are delivered side by side: each
     finds the run as it was created, and the second does not mind what the first has done."""
-    target = MlflowTarget(fresh_store)
-    target.use_write_path(path)
+    target = MlflowTarget(fresh_store, TargetOptions(write_path=path))
     first = target.open(run_info(), "dual", target.find(run_info()))
     second = target.open(run_info(), "dual", target.find(run_info()))
     for step, writer in enumerate((first, second)):

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.targets.mlflow.client import RefusedNamesError, deleted
@@ -32,8 +32,6 @@ TESTED_SCHEMAS = frozenset({"bda7b8c39065", "dc11669786a5"})
 """Alembic revisions (MLflow 3.1 and 3.17) whose metric tables were tried against log_batch."""
 PRIMARY_KEY = {"key", "timestamp", "step", "run_uuid", "value", "is_nan"}
 FEWEST_ROWS, MOST_ROWS = 2_000, 200_000
-
-WritePath: TypeAlias = Literal["auto", "bulk", "api"]
 
 
 class SqlBulk:

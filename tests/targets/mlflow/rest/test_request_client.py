@@ -13,9 +13,9 @@ from mlflow.entities import Param, RunTag
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import Checkpoint, FileRef, RunInfo
+from mlflow_wandb_plugin.core.protocols import TargetOptions, WritePath
 from mlflow_wandb_plugin.targets.mlflow import run_writer
 from mlflow_wandb_plugin.targets.mlflow.rest.request_client import Gathered
-from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import WritePath
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.targets.mlflow.writing import end, points, run_info
 
@@ -78,8 +78,7 @@ def test_it_is_the_run_that_mlflows_client_writes(
     seen: list[dict[str, Any]] = []
     paths: tuple[WritePath, ...] = ("auto", "api")
     for path in paths:
-        target, client = MlflowTarget(server), MlflowClient(server)
-        target.use_write_path(path)
+        target, client = MlflowTarget(server, TargetOptions(write_path=path)), MlflowClient(server)
         folder = tmp_path / path
         folder.mkdir()
         run_id = write(target, small("the same", path), folder)

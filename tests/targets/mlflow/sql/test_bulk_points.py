@@ -17,6 +17,7 @@ from mlflow.entities import Metric
 from mlflow.store.db.utils import _get_latest_schema_revision
 
 from mlflow_wandb_plugin.core.model import Series
+from mlflow_wandb_plugin.core.protocols import TargetOptions
 from mlflow_wandb_plugin.errors import TargetError, UsageError
 from mlflow_wandb_plugin.targets.mlflow.sql import bulk_points
 from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import Points, SqlBulk, open_bulk
@@ -162,9 +163,7 @@ def test_a_store_without_a_database_has_no_bulk_path(tmp_path: Path) -> None:
 
 @pytest.fixture(params=["bulk", "api"])
 def target(request: pytest.FixtureRequest, fresh_store: str) -> MlflowTarget:
-    target = MlflowTarget(fresh_store)
-    target.use_write_path(request.param)
-    return target
+    return MlflowTarget(fresh_store, TargetOptions(write_path=request.param))
 
 
 def test_a_point_that_mlflow_refuses_is_counted_whichever_way(

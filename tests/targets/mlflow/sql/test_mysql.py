@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from sqlalchemy import Connection, Engine
 
+from mlflow_wandb_plugin.core.protocols import TargetOptions
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import Points, SqlBulk, open_bulk
@@ -59,11 +60,9 @@ def test_rows_are_those_of_log_batch(
 
 def test_bulk_is_taken_by_itself_and_can_be_asked_for(mysql: str, client: MlflowClient) -> None:
     """`auto` and `bulk` write rows, `api` does not."""
-    target = MlflowTarget(mysql)
-    assert isinstance(target._bulk, SqlBulk)
-    target.use_write_path("api")
-    assert target._bulk is None
-    target.use_write_path("bulk")
+    assert isinstance(MlflowTarget(mysql)._bulk, SqlBulk)
+    assert MlflowTarget(mysql, TargetOptions(write_path="api"))._bulk is None
+    target = MlflowTarget(mysql, TargetOptions(write_path="bulk"))
     assert isinstance(target._bulk, SqlBulk)
     assert sql_client(client, target._bulk.transactions) is not None
 

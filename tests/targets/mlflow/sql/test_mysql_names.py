@@ -15,6 +15,7 @@ from mlflow.entities import RunTag
 from sqlalchemy import Engine
 
 from mlflow_wandb_plugin.core.model import Series
+from mlflow_wandb_plugin.core.protocols import TargetOptions
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.targets.mlflow.client import RefusedError, RefusedNamesError, translated
 from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import SqlBulk, open_bulk
@@ -74,8 +75,7 @@ def test_points_under_such_names_are_counted_whichever_way(
 
     def carry(path: Any) -> Any:
         run = run_info(run_id=f"alike-{path}-{many}")
-        target = MlflowTarget(mysql)
-        target.use_write_path(path)
+        target = MlflowTarget(mysql, TargetOptions(write_path=path))
         if many and isinstance(target._bulk, SqlBulk):
             # Too many for one transaction with the position.
             target._bulk._rows_at_once = 2
@@ -155,8 +155,7 @@ def test_what_the_database_cannot_hold_is_counted(
         connection.exec_driver_sql(f"SET GLOBAL sql_mode = '{STRICT}'")
     # The connection over which MLflow makes a database's first experiment stays lax.
     MlflowClient(narrow)._tracking_client.store.engine.dispose()
-    target = MlflowTarget(narrow, backoff=Backoff(3))
-    target.use_write_path(path)
+    target = MlflowTarget(narrow, TargetOptions(write_path=path), backoff=Backoff(3))
     run = run_info(run_id="x", config={"損": 1, "é": 2}, first_config={("損",): 1, ("é",): 2})
     writer = target.open(run, "backfill")
     writer.append(Series(("損失",), [0, 1], [5, 6], [1.0, 2.0]))

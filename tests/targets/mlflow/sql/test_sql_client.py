@@ -14,6 +14,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy import text
 
+from mlflow_wandb_plugin.core.protocols import TargetOptions
 from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import Points, SqlBulk, open_bulk
 from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import SqlClient, sql_client
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
@@ -252,8 +253,7 @@ def test_a_whole_run_is_the_same_both_ways(fresh_store: str) -> None:
 
     def carry(path: Any, run_id: str) -> Any:
         info = run_info(run_id=run_id, config={"a": 1}, first_config={("a",): 1}, tags=("x",))
-        target = MlflowTarget(fresh_store)
-        target.use_write_path(path)
+        target = MlflowTarget(fresh_store, TargetOptions(write_path=path))
         writer = target.open(info, "backfill", target.find(info))
         writer.append(points("loss", [3.0, 2.0, float("nan")]))
         end(writer, info)

@@ -1,0 +1,119 @@
+"""Carry runs, one at a time, from a source to a target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from mlflow_wandb_plugin.backfill.curves import Curves
+from mlflow_wandb_plugin.backfill.decide import Decision, decide
+from mlflow_wandb_plugin.backfill.options import BackfillOptions
+from mlflow_wandb_plugin.backfill.outcome import Listener, Outcome
+from mlflow_wandb_plugin.core.model import Item, RunInfo, Selection, UnreadableRange
+from mlflow_wandb_plugin.core.protocols import Source, Target
+from mlflow_wandb_plugin.core.replicate import replicate
+from mlflow_wandb_plugin.errors import MlflowWandbError, SourceError, UsageError
+
+
+def selected(source: Source, selection: Selection) -> Iterator[RunInfo]:
+    """List the selected runs of ``source``.
+
+    Raises:
+        UsageError: a filter is given, and the source knows none.
+        SourceError: the source cannot be listed.
+    """
+    if selection.filter and not source.accepts_filter:
+        raise UsageError(
+            "--filter is in W&B's filter language, which only a W&B server understands: "
+            "use --run, --state, --group, --since or --until"
+        )
+    return source.runs(selection)
+
+
+def unlisted(unreadable: UnreadableRange) -> tuple[RunInfo, Decision]:
+    """Describe a run that cannot be listed, or is empty, and what is decided on it."""
+    run = RunInfo(unreadable.where, project="", state="crashed")
+    return run, Decision("new", "refuse" if unreadable.length else "skip", unreadable.reason)
+
+
+def unlisted_outcomes(source: Source) -> Iterator[Outcome]:
+    """Yield the outcomes of runs that ``source`` could not list, once `Source.runs` has ended."""
+    yield from map(_outcome, source.unreadable)
+
+
+def _outcome(unreadable: UnreadableRange) -> Outcome:
+    run, decision = unlisted(unreadable)
+    action = "skipped" if decision.action == "skip" else "failed"
+    return Outcome(run, decision.verdict, action, decision.reason)
+
+
+class Carrier:
+    """Carries runs from a source to a target; thread-safe where they are.
+
+    Args:
+        curves: collects points for the report's curves.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        target: Target,
+        options: BackfillOptions,
+        listener: Listener,
+        curves: Curves,
+    ) -> None:
+        self._curves = curves
+        self._source = source
+        self._target = target
+        self._options = options
+        self._listener = listener
+
+    def carry(self, run: RunInfo) -> Outcome:
+        """Carry one run. Never raises: an error becomes the outcome. May be called again."""
+        decision = Decision("new", "migrate")
+        try:
+            decision = decide(run, self._target, self._options)
+            if decision.action == "migrate":
+                outcome = self._migrate(run, decision)
+            else:
+                twin_id = decision.twin.run_id if decision.twin is not None else ""
+                action = "skipped" if decision.action == "skip" else "failed"
+                outcome = Outcome(run, decision.verdict, action, decision.reason, twin_id)
+        except MlflowWandbError as error:
+            outcome = Outcome(run, decision.verdict, "failed", str(error))
+        except Exception as error:
+            # Whatever one run's log holds, the other runs go on.
+            outcome = Outcome(run, decision.verdict, "failed", f"{type(error).__name__}: {error}")
+        self._listener.run_done(outcome)
+        return outcome
+
+    def _migrate(self, run: RunInfo, decision: Decision) -> Outcome:
+        writer = self._target.open(run, "backfill", decision.twin)
+        try:
+            # `--existing update` looks at everything again: other metrics may be wanted now.
+            since = writer.restart() if decision.verdict == "existing" else writer.position
+            items = self._curves.watch(run.run_id, self._source.read(run, since))
+            items = self._options.wanted(items)
+            carried = replicate(self._announced(items), writer, self._listener.points, prompt=False)
+        finally:
+            writer.close()
+        if carried.info is None:
+            raise SourceError(f"the source has nothing of run {run.path}")
+        return Outcome(
+            carried.info,
+            decision.verdict,
+            "migrated" if decision.twin is None else "repaired",
+            decision.reason,
+            mlflow_run_id=writer.run_id,
+            points=carried.points,
+            losses=dict(writer.losses),
+            unreadable=tuple(carried.unreadable),
+        )
+
+    def _announced(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Tell the listener how many points to expect, once."""
+        announced = False
+        for item in items:
+            if not announced and isinstance(item, RunInfo) and item.points is not None:
+                announced = True
+                self._listener.points_expected(item.points)
+            yield item

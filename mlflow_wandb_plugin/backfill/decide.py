@@ -1,0 +1,54 @@
+"""Decide what a backfill does with a run that the target may already have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mlflow_wandb_plugin.backfill.options import BackfillOptions
+from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.identity import Twin, Verdict
+from mlflow_wandb_plugin.core.model import RunInfo
+from mlflow_wandb_plugin.core.protocols import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do with a run, and why. ``twin`` is the run to go on with or to leave alone."""
+
+    verdict: Verdict
+    action: Literal["migrate", "skip", "refuse"]
+    reason: str = ""
+    twin: Twin | None = None
+
+
+def decide(run: RunInfo, target: Target, options: BackfillOptions) -> Decision:
+    """The verdict on ``run`` and what ``options`` make of it. Writes nothing.
+
+    Raises:
+        TargetUnavailableError, TargetError: the target cannot be asked.
+    """
+    twin = target.find(run)
+    verdict = identity.verdict(run, twin)
+    if twin is None:
+        marker = run.config.get("mlflow_run_id")
+        lost = f"its marker leads to no live MLflow run ({marker})" if marker else ""
+        return Decision(verdict, "migrate", lost if options.dual_written != "ignore" else "")
+    if twin.origin == "dual" and options.dual_written == "trust":
+        return Decision("dual-written", "skip", "dual-written, by its marker", twin)
+    if verdict == "dual-written":
+        reason = "born in MLflow" if twin.origin == identity.MIRROR else "dual-written and complete"
+        return Decision(verdict, "skip", reason, twin)
+    if verdict in ("existing", "foreign"):
+        return _existing(verdict, twin, options)
+    return Decision(verdict, "migrate", "", twin)
+
+
+def _existing(verdict: Verdict, twin: Twin, options: BackfillOptions) -> Decision:
+    what = "migrated by another tool" if verdict == "foreign" else "migrated before and complete"
+    if options.existing == "skip":
+        return Decision(verdict, "skip", what, twin)
+    if options.existing == "fail":
+        return Decision(verdict, "refuse", f"{what} (--existing fail)", twin)
+    # Another tool's points carry other times: ours beside them would double the run.
+    return Decision(verdict, "migrate", "", None if verdict == "foreign" else twin)

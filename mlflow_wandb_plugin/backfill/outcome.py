@@ -1,0 +1,38 @@
+"""The outcome of carrying one run, and progress on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mlflow_wandb_plugin.core.identity import Verdict
+from mlflow_wandb_plugin.core.model import RunInfo, UnreadableRange
+
+
+class Listener:
+    """Told of progress. The default hears nothing; the CLI draws a bar."""
+
+    def points_expected(self, count: int) -> None: ...
+
+    def points(self, count: int) -> None: ...
+
+    def run_done(self, outcome: Outcome) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one run.
+
+    Attributes:
+        action: migrated, repaired, skipped or failed; reason says why, in words.
+        mlflow_run_id: of the twin, where there is one.
+    """
+
+    run: RunInfo
+    verdict: Verdict
+    action: str
+    reason: str = ""
+    mlflow_run_id: str = ""
+    points: int = 0
+    losses: Mapping[str, int] = field(default_factory=dict)
+    unreadable: tuple[UnreadableRange, ...] = ()

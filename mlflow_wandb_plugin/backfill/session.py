@@ -1,0 +1,112 @@
+"""A backfill from its job to its report, as the command and the Python function use it."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mlflow_wandb_plugin import plugins
+from mlflow_wandb_plugin.backfill import html, report
+from mlflow_wandb_plugin.backfill.curves import Curves
+from mlflow_wandb_plugin.backfill.engines.base import Engine
+from mlflow_wandb_plugin.backfill.engines.processes import ProcessEngine
+from mlflow_wandb_plugin.backfill.job import Job
+from mlflow_wandb_plugin.backfill.outcome import Listener, Outcome
+from mlflow_wandb_plugin.backfill.plan import PlannedRun, dual_experiment, plan
+from mlflow_wandb_plugin.backfill.run import backfill
+from mlflow_wandb_plugin.core.protocols import Source, Target
+from mlflow_wandb_plugin.errors import UsageError
+
+LOCAL, PROCESSES = "local", "processes"
+
+
+def open_ends(job: Job) -> tuple[Source, Target]:
+    """Open the source and the target of ``job``."""
+    target = plugins.open_target(job.to, job.target_options())
+    return plugins.open_source(job.source, job.source_options()), target
+
+
+def with_dual_experiment(job: Job, source: Source) -> Job:
+    """Return ``job`` with the experiment that the dual-written runs of ``source`` are in.
+
+    Raises:
+        UsageError: no selected run was dual-written, or the target has no experiments.
+    """
+    # Dual-written runs are looked for also where the backfill then ignores them.
+    options = replace(job.target_options(), find_dual_written=True)
+    target = plugins.open_target(job.to, options)
+    return replace(job, experiment_id=dual_experiment(source, target, job.selection))
+
+
+class Backfill:
+    """A backfill that can be planned, and run once or again and again.
+
+    Args:
+        engine: "local" for threads of this process, "processes", or a plugin's engine.
+        address: of the engine's cluster; empty means the engine's own default.
+
+    Raises:
+        UsageError, SourceError, TargetUnavailableError: it cannot be started.
+    """
+
+    def __init__(self, job: Job, engine: str = LOCAL, address: str = "") -> None:
+        self._engine = _open_engine(engine, address, job)
+        if job.options.into_dual_experiment:
+            job = with_dual_experiment(job, plugins.open_source(job.source, job.source_options()))
+        self._job = job
+        self._source, self._target = open_ends(job)
+        self._curves = Curves()
+        self._started = False
+
+    def plan(self) -> list[PlannedRun]:
+        """Decide on each selected run; write nothing."""
+        return list(plan(self._source, self._target, self._job.selection, self._job.options))
+
+    def count(self) -> int | None:
+        """Return the number of selected runs, where that costs little."""
+        return self._source.count(self._job.selection)
+
+    def run(self, listener: Listener | None = None) -> Iterator[Outcome]:
+        """Carry the selected runs, also those that came since the last call.
+
+        Yields:
+            One outcome per run, as each is done.
+        """
+        job, listener = self._job, listener or Listener()
+        if self._started:
+            self._source = plugins.open_source(job.source, job.source_options())
+        self._started = True
+        if self._engine is not None:
+            return self._engine.run(job, listener, self._curves)
+        return backfill(
+            self._source, self._target, job.selection, job.options, listener, self._curves
+        )
+
+    def write_report(self, path: Path, outcomes: Sequence[Outcome]) -> None:
+        """Write a report of ``outcomes``: a page for ``.html``, JSON for ``.json``, else text."""
+        if path.suffix == ".html":
+            text = html.page(outcomes, self._curves, self._target.curve)
+        elif path.suffix == ".json":
+            text = json.dumps(report.as_json(outcomes), indent=1)
+        else:
+            from rich.console import Console
+
+            console = Console(record=True, width=120, file=io.StringIO())
+            console.print(report.as_table(outcomes))
+            text = console.export_text() + report.one_line(outcomes) + "\n"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def _open_engine(name: str, address: str, job: Job) -> Engine | None:
+    """Open the engine of that name, if it can do the job; None for threads of this process."""
+    if address and name in (LOCAL, PROCESSES):
+        raise UsageError("--ray-address needs --engine ray")
+    if name == LOCAL:
+        return None
+    engine = ProcessEngine() if name == PROCESSES else plugins.open_engine(name, address)
+    engine.check(job)
+    return engine
