@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import in_turns, show, stopwatch
+from mlflow_wandb_plugin.core.protocols import Source
 
 BLOCK_ROWS = 10_000
 BEGIN_MS = 1_700_000_000_000
@@ -58,7 +59,7 @@ def make_runs(runs: int, keys: int, steps: int) -> list[BenchRun]:
 # -- this project -------------------------------------------------------------------------
 
 
-class BenchSource:
+class BenchSource(Source):
     """Runs as a source of this project's yields them."""
 
     def __init__(self, runs: list[BenchRun]) -> None:
@@ -104,11 +105,12 @@ def this_project(uri: str, runs: list[BenchRun], workers: int = 4, path: Any = "
     from mlflow_wandb_plugin.backfill.options import BackfillOptions
     from mlflow_wandb_plugin.backfill.run import backfill
     from mlflow_wandb_plugin.core.model import Selection
+    from mlflow_wandb_plugin.core.protocols import TargetOptions
     from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 
-    options = BackfillOptions(workers=workers, write_path=path)
-    source: Any = BenchSource(runs)
-    for outcome in backfill(source, MlflowTarget(uri), Selection(), options):
+    target = MlflowTarget(uri, TargetOptions(write_path=path))
+    options = BackfillOptions(workers=workers)
+    for outcome in backfill(BenchSource(runs), target, Selection(), options):
         assert outcome.action == "migrated", outcome.reason
 
 

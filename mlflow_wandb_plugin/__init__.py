@@ -1,4 +1,4 @@
-"""One training run, two homes: Weights & Biases and MLflow.
+"""Log training runs to Weights & Biases and to MLflow, and migrate history between them.
 
 Importing this package imports neither wandb nor mlflow.
 """
@@ -14,7 +14,7 @@ __all__ = ["MlflowWandbError", "__version__", "autolog", "backfill", "dual_write
 
 
 def autolog(**settings: Any) -> None:
-    """From now on, replicate every W&B run of this process into MLflow.
+    """Replicate every W&B run that this process starts from now on into MLflow.
 
     Call it before ``wandb.init``, before or after ``import wandb``; calling it again changes the
     settings of runs to come.

@@ -1,4 +1,4 @@
-"""Every error that the package raises on purpose, under one base class."""
+"""All errors that the package raises, under one base class."""
 
 
 class MlflowWandbError(Exception):
@@ -6,7 +6,7 @@ class MlflowWandbError(Exception):
 
 
 class UsageError(MlflowWandbError):
-    """The user asked for something that cannot be: a bad URI, flag or setting."""
+    """A URI, flag or setting is wrong."""
 
 
 class SourceError(MlflowWandbError):
@@ -14,14 +14,14 @@ class SourceError(MlflowWandbError):
 
 
 class RecordError(SourceError):
-    """One record of a log cannot be understood; those around it can."""
+    """One record of a log cannot be decoded; other records can."""
 
 
 class SourceUnavailableError(SourceError):
-    """The source did not answer, or asked us to wait. The request may be repeated.
+    """The source did not answer, or asked to wait. The request may be repeated.
 
     Attributes:
-        retry_after_s: seconds the source asked us to wait, or None.
+        retry_after_s: seconds that the source asked to wait, or None.
     """
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
@@ -30,14 +30,14 @@ class SourceUnavailableError(SourceError):
 
 
 class TargetError(MlflowWandbError):
-    """The target refused a request for good; repeating it would not help."""
+    """The target refused a request; repeating it would not help."""
 
 
 class TargetUnavailableError(MlflowWandbError):
-    """The target did not answer, or asked us to wait. The request may be repeated.
+    """The target did not answer, or asked to wait. The request may be repeated.
 
     Attributes:
-        retry_after_s: seconds the target asked us to wait, or None.
+        retry_after_s: seconds that the target asked to wait, or None.
     """
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:

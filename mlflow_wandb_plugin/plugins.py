@@ -1,4 +1,4 @@
-"""Loads plugins, ours and installed ones, and opens sources and targets through them."""
+"""Load plugins, built-in and installed ones, and open sources and targets through them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GROUP = "mlflow_wandb_plugin"
 
 @functools.lru_cache
 def manager() -> pluggy.PluginManager:
-    """The plugin manager with everything loaded.
+    """Return the plugin manager with all plugins loaded.
 
     Raises:
         PluginError: a plugin implements a hook that does not exist.
@@ -34,7 +34,7 @@ def manager() -> pluggy.PluginManager:
         try:
             plugins.register(entry.load(), entry.name)
         except ImportError as error:
-            # An integration whose third party is not installed is no reason to fail.
+            # An integration whose third-party package is not installed is left out.
             if error.name is None or error.name.startswith("mlflow_wandb"):
                 warnings.warn(f"plugin {entry.name} cannot be loaded: {error}", stacklevel=2)
     try:
@@ -45,7 +45,7 @@ def manager() -> pluggy.PluginManager:
 
 
 def installed() -> Iterator[EntryPoint]:
-    """The entry points under our group, each name once."""
+    """Yield the entry points of the plugin group, each name once."""
     seen: set[str] = set()
     for entry in entry_points(group=GROUP):
         if entry.name not in seen:
@@ -62,8 +62,8 @@ def open_source(uri: str, options: SourceOptions | None = None) -> Source:
     source: Source | None = manager().hook.open_source(uri=uri, options=options or SourceOptions())
     if source is None:
         raise UsageError(
-            f"{uri} is no source: pass a wandb folder, a run folder or a .wandb file that exists, "
-            "wandb://ENTITY/PROJECT, or archive:DIR"
+            f"{uri} is not a source: pass a wandb folder, a run folder or a .wandb file that "
+            "exists, wandb://ENTITY/PROJECT, or archive:DIR"
         )
     return source
 
@@ -77,7 +77,7 @@ def open_target(uri: str, options: TargetOptions | None = None) -> Target:
     """
     target: Target | None = manager().hook.open_target(uri=uri, options=options or TargetOptions())
     if target is None:
-        raise UsageError(f"{uri} is no target: pass an MLflow tracking URI or archive:DIR")
+        raise UsageError(f"{uri} is not a target: pass an MLflow tracking URI or archive:DIR")
     return target
 
 
@@ -90,7 +90,7 @@ def open_engine(name: str, address: str = "") -> Engine:
     engine: Engine | None = manager().hook.open_engine(name=name, address=address)
     if engine is None:
         raise UsageError(
-            f"no engine is called {name}: pass local or processes, or install the plugin that "
+            f"there is no engine {name}: pass local or processes, or install the plugin that "
             f"offers it, pip install 'mlflow-wandb-plugin[{name}]'"
         )
     return engine

@@ -1,4 +1,4 @@
-"""All settings in one typed object: arguments, then MLFLOW_WANDB_* variables, then defaults."""
+"""All settings: from arguments, else MLFLOW_WANDB_* variables, else defaults."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ PREFIX = "MLFLOW_WANDB_"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Each field is also an environment variable: ``MLFLOW_WANDB_`` and its name in capitals.
+    """Settings. The variable of a field is ``MLFLOW_WANDB_`` and its name in capitals.
 
     Attributes:
-        homes: where runs live: both, wandb alone (the package does nothing), or mlflow alone
-            (wandb runs offline, its local files go once MLflow has everything).
+        homes: where runs are kept: "both"; "wandb" (the package does nothing); or "mlflow" (wandb
+            runs offline, and its local files are removed once MLflow has everything).
         tracking_uri: MLflow's tracking URI; empty means MLflow's own setting.
         experiment: template of the experiment's name, with {entity} and {project}.
-        init_timeout: seconds that ``wandb.init`` waits at most for the MLflow run id.
-        finish_timeout: seconds that ``finish()`` waits at most for the replica.
-        linger: seconds that the replicator goes on trying to reach MLflow after its trainer
-            is gone; what is left then waits for ``mlflow-wandb sync`` or the next start.
+        init_timeout: seconds that ``wandb.init`` waits for the MLflow run id.
+        finish_timeout: seconds that ``finish()`` waits until MLflow has the run.
+        linger: seconds for which the replicator retries to reach MLflow after the training process
+            has ended; ``mlflow-wandb sync`` or the next start delivers the rest.
         journal_dir: folder of the journals; empty means ``mlflow`` inside wandb's own folder.
-        mirror_project: template of the W&B project of a run that is born in MLflow, with
+        mirror_project: template of the W&B project of a run that is created in MLflow, with
             {experiment}.
-        mirror_wait: seconds that a process that mirrors waits at most, at its end, until W&B has
-            its runs: for containers, in which the forwarder ends with it.
+        mirror_wait: seconds that a process that mirrors waits at its end until W&B has its runs;
+            for containers, in which the forwarder ends with the process.
         mirror_entity: W&B entity of such runs; empty means ``WANDB_ENTITY``, else W&B's default.
     """
 
@@ -48,10 +48,10 @@ class Settings:
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **arguments: Any) -> Settings:
-        """Settings from ``arguments`` (None means "not given"), the environment and defaults.
+        """Make settings from ``arguments`` (None means "not given"), the environment and defaults.
 
         Raises:
-            UsageError: a value does not fit; the message names the setting.
+            UsageError: a setting is unknown or its value is malformed; the message names it.
         """
         environ = os.environ if environ is None else environ
         known = {field.name for field in fields(cls)}

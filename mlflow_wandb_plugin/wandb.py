@@ -1,7 +1,7 @@
-"""The drop-in: ``import mlflow_wandb_plugin.wandb as wandb``.
+"""Drop-in replacement for wandb: ``import mlflow_wandb_plugin.wandb as wandb``.
 
-Importing it installs the tap and then becomes the real ``wandb`` module, so that every name is
-the real one and ``wandb.run`` changes as it always does.
+Importing this module calls `autolog` and then replaces the module by the real ``wandb`` module, so
+that every name, also ``wandb.run``, is wandb's own.
 """
 
 import sys

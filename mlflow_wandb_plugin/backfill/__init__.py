@@ -1,7 +1,7 @@
-"""Backfill: plan, engine, verify, report.
+"""Backfill: plan, run, verify, report.
 
-The package's public function has this room's name, and Python binds the name to whichever was
-imported last. So the room itself can be called: ``mlflow_wandb_plugin.backfill(source, to)``.
+The public function has the name of this package, and Python binds the name to whichever was
+imported last. So the package itself can be called: ``mlflow_wandb_plugin.backfill(source, to)``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`mlflow_wandb_plugin.backfill` and `verify`: the commands as functions."""
+"""The commands `backfill` and `verify` as Python functions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def backfill_runs(
     selection: Selection | None = None,
     **options: Any,
 ) -> list[Outcome]:
-    """Carry W&B runs into MLflow; skip those that are there, fill those that have holes.
+    """Migrate W&B runs to MLflow; skip complete ones, fill incomplete ones.
 
     Args:
         source: a wandb folder, a run folder, a ``.wandb`` file, or another source's URI.
@@ -30,7 +30,7 @@ def backfill_runs(
         options: fields of `mlflow_wandb_plugin.backfill.options.BackfillOptions`.
 
     Raises:
-        UsageError, SourceError: nothing could be started. A run that fails is an outcome.
+        UsageError, SourceError: the backfill cannot be started. A run that fails is an outcome.
     """
     job = Job(source, to, experiment, selection or Selection(), BackfillOptions.of(**options))
     return list(Backfill(job).run())
@@ -44,7 +44,7 @@ def verify_runs(
     selection: Selection | None = None,
     **options: Any,
 ) -> list[Verified]:
-    """Compare W&B runs with their twins in MLflow, value by value; write nothing.
+    """Compare W&B runs with their replicas in MLflow, value by value; write nothing.
 
     Args:
         source, to, experiment, selection, options: as `backfill_runs` takes them.

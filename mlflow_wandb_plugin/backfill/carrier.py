@@ -50,7 +50,7 @@ class Carrier:
     """Carries runs from a source to a target; thread-safe where they are.
 
     Args:
-        curves: collects points for the report's curves.
+        curves: keeps points for the report's curves; None keeps none.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Carrier:
         target: Target,
         options: BackfillOptions,
         listener: Listener,
-        curves: Curves,
+        curves: Curves | None = None,
     ) -> None:
         self._curves = curves
         self._source = source
@@ -81,7 +81,7 @@ class Carrier:
         except MlflowWandbError as error:
             outcome = Outcome(run, decision.verdict, "failed", str(error))
         except Exception as error:
-            # Whatever one run's log holds, the other runs go on.
+            # An unforeseen error in one run does not stop the others.
             outcome = Outcome(run, decision.verdict, "failed", f"{type(error).__name__}: {error}")
         self._listener.run_done(outcome)
         return outcome
@@ -89,11 +89,15 @@ class Carrier:
     def _migrate(self, run: RunInfo, decision: Decision) -> Outcome:
         writer = self._target.open(run, "backfill", decision.twin)
         try:
-            # `--existing update` looks at everything again: other metrics may be wanted now.
+            # `--existing update` reads everything again: other metrics may be selected now.
             since = writer.restart() if decision.verdict == "existing" else writer.position
-            items = self._curves.watch(run.run_id, self._source.read(run, since))
+            items = self._source.read(run, since)
+            if self._curves is not None:
+                items = self._curves.watch(run.run_id, items)
             items = self._options.wanted(items)
-            carried = replicate(self._announced(items), writer, self._listener.points, prompt=False)
+            carried = replicate(
+                self._announced(items), writer, self._listener.points, withhold_last_checkpoint=True
+            )
         finally:
             writer.close()
         if carried.info is None:

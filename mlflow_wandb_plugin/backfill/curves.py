@@ -1,4 +1,4 @@
-"""Thin curves of what passes through a backfill, for its report."""
+"""Curves with few points of the series that a backfill carries, for its report."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Curve = list[tuple[int, float]]
 
 
 class Curves:
-    """Watches series go by and keeps a few points of the first few keys of each run."""
+    """Keeps a few points of the first few keys of each run."""
 
     def __init__(self) -> None:
         self._curves: dict[str, dict[Key, _Thinned]] = {}
-        self._elsewhere: dict[str, dict[Key, Curve]] = {}
+        self._from_other_processes: dict[str, dict[Key, Curve]] = {}
         self._lock = threading.Lock()
 
     def watch(self, run_id: str, items: Iterable[Item]) -> Iterator[Item]:
-        """Pass ``items`` on."""
+        """Yield ``items``, and keep points of their series."""
         with self._lock:
             curves = self._curves.setdefault(run_id, {})
         for item in items:
@@ -34,18 +34,19 @@ class Curves:
             yield item
 
     def add(self, run_id: str, curves: Mapping[Key, Curve]) -> None:
-        """Curves of a run that passed through another process."""
+        """Add the curves of a run that another process carried."""
         with self._lock:
-            self._elsewhere[run_id] = dict(curves)
+            self._from_other_processes[run_id] = dict(curves)
 
     def of(self, run_id: str) -> dict[Key, Curve]:
-        if run_id in self._elsewhere:
-            return self._elsewhere[run_id]
+        """Return the curves of a run by key."""
+        if run_id in self._from_other_processes:
+            return self._from_other_processes[run_id]
         return {key: thinned.points for key, thinned in self._curves.get(run_id, {}).items()}
 
 
 class _Thinned:
-    """Every n-th point, n doubling whenever there are too many."""
+    """Keeps every n-th point; n doubles whenever there are too many."""
 
     def __init__(self) -> None:
         self.points: Curve = []

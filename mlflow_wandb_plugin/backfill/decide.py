@@ -14,7 +14,7 @@ from mlflow_wandb_plugin.core.protocols import Target
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do with a run, and why. ``twin`` is the run to go on with or to leave alone."""
+    """What to do with a run, and why. ``twin`` is its replica, to be continued or skipped."""
 
     verdict: Verdict
     action: Literal["migrate", "skip", "refuse"]
@@ -23,21 +23,23 @@ class Decision:
 
 
 def decide(run: RunInfo, target: Target, options: BackfillOptions) -> Decision:
-    """The verdict on ``run`` and what ``options`` make of it. Writes nothing.
+    """Look for the replica of ``run`` and decide by ``options`` what to do. Writes nothing.
 
     Raises:
-        TargetUnavailableError, TargetError: the target cannot be asked.
+        TargetUnavailableError, TargetError: the target did not answer, or refused.
     """
     twin = target.find(run)
     verdict = identity.verdict(run, twin)
     if twin is None:
         marker = run.config.get("mlflow_run_id")
-        lost = f"its marker leads to no live MLflow run ({marker})" if marker else ""
+        lost = f"the MLflow run that its config names does not exist ({marker})" if marker else ""
         return Decision(verdict, "migrate", lost if options.dual_written != "ignore" else "")
     if twin.origin == "dual" and options.dual_written == "trust":
-        return Decision("dual-written", "skip", "dual-written, by its marker", twin)
+        return Decision("dual-written", "skip", "dual-written, according to its config", twin)
     if verdict == "dual-written":
-        reason = "born in MLflow" if twin.origin == identity.MIRROR else "dual-written and complete"
+        reason = (
+            "created in MLflow" if twin.origin == identity.MIRROR else "dual-written and complete"
+        )
         return Decision(verdict, "skip", reason, twin)
     if verdict in ("existing", "foreign"):
         return _existing(verdict, twin, options)
@@ -50,5 +52,5 @@ def _existing(verdict: Verdict, twin: Twin, options: BackfillOptions) -> Decisio
         return Decision(verdict, "skip", what, twin)
     if options.existing == "fail":
         return Decision(verdict, "refuse", f"{what} (--existing fail)", twin)
-    # Another tool's points carry other times: ours beside them would double the run.
+    # Another tool's points have other times: adding ours would double the points.
     return Decision(verdict, "migrate", "", None if verdict == "foreign" else twin)

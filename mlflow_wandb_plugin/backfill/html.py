@@ -1,4 +1,4 @@
-"""The report as one HTML page: verdicts, losses and small curves, W&B's under MLflow's."""
+"""The report as one HTML page: verdicts, losses, and small curves of both systems."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ figcaption{font-size:11px;color:#666}svg{background:#fafafa}
 
 
 def page(outcomes: Sequence[Outcome], curves: Curves, read_back: ReadBack) -> str:
-    """The whole page. Whatever came from W&B is text in it, never markup."""
+    """Return the page. Text from W&B is escaped: it is never markup."""
     rows = "\n".join(_row(outcome, curves, read_back) for outcome in outcomes)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

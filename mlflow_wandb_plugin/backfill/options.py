@@ -1,4 +1,4 @@
-"""How a backfill treats what it meets."""
+"""Options of a backfill, and the filter on what is read."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from mlflow_wandb_plugin.core.model import ArtifactRef, Item, RowObjects, Series
+from mlflow_wandb_plugin.core.protocols import WritePath
 from mlflow_wandb_plugin.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
 class BackfillOptions:
-    """
+    """Options of a backfill.
+
     Attributes:
-        dual_written: what to do with runs that were dual-written. "verify" skips them if they are
-            complete and fills them if not, "trust" skips them because their marker says so,
-            "ignore" migrates them into runs of their own.
-        existing: what to do with runs that were migrated before and are complete.
+        dual_written: what to do with dual-written runs. "verify" skips complete ones and fills
+            incomplete ones, "trust" skips all that have the marker in their config, "ignore"
+            migrates them into new runs.
+        existing: what to do with runs that were migrated before and are complete: skip them,
+            read and write them again ("update"), or report them as failed.
         include_metrics, exclude_metrics: regular expressions searched in the full dotted key.
         artifacts: carry W&B artifacts, too.
         into_dual_experiment: write into the experiment that the dual-written runs are in.
-        write_path: how points reach MLflow: "bulk" into its database, "api" by its own calls,
-            "auto" in bulk where that can be done.
-        workers: runs carried at the same time; an engine of a cluster takes 0 for as many as
-            there is room for.
+        write_path: see `core.protocols.TargetOptions`.
+        workers: number of runs carried at the same time; 0 lets an engine choose.
     """
 
     dual_written: Literal["verify", "trust", "ignore"] = "verify"
@@ -34,15 +35,15 @@ class BackfillOptions:
     exclude_metrics: tuple[str, ...] = ()
     artifacts: bool = True
     into_dual_experiment: bool = False
-    write_path: Literal["auto", "bulk", "api"] = "auto"
+    write_path: WritePath = "auto"
     workers: int = 1
 
     @classmethod
     def of(cls, **options: Any) -> BackfillOptions:
-        """Options by name.
+        """Make options from keyword arguments.
 
         Raises:
-            UsageError: there is no such option, or a value does not fit.
+            UsageError: an option is unknown or malformed.
         """
         unknown = sorted(set(options) - {field.name for field in fields(cls)})
         if unknown:
@@ -54,10 +55,10 @@ class BackfillOptions:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise UsageError(f"{pattern!r} is no regular expression: {error}") from error
+                raise UsageError(f"{pattern!r} is not a regular expression: {error}") from error
 
     def wanted(self, items: Iterable[Item]) -> Iterator[Item]:
-        """``items`` without what these options leave out."""
+        """Yield ``items`` without metrics and artifacts that are excluded."""
         if not (self.include_metrics or self.exclude_metrics) and self.artifacts:
             yield from items
             return

@@ -1,4 +1,4 @@
-"""The outcome of carrying one run, and progress on the way."""
+"""The outcome of one run, and progress while runs are carried."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlflow_wandb_plugin.core.model import RunInfo, UnreadableRange
 
 
 class Listener:
-    """Told of progress. The default hears nothing; the CLI draws a bar."""
+    """Receives progress. This default ignores it; the CLI draws a bar."""
 
     def points_expected(self, count: int) -> None: ...
 
@@ -21,11 +21,11 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one run.
+    """The outcome of one run.
 
     Attributes:
-        action: migrated, repaired, skipped or failed; reason says why, in words.
-        mlflow_run_id: of the twin, where there is one.
+        action: migrated, repaired, skipped or failed; ``reason`` says why.
+        mlflow_run_id: of the replica; empty where there is none.
     """
 
     run: RunInfo

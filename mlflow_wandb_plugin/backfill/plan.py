@@ -1,4 +1,4 @@
-"""What a backfill would do, without doing it."""
+"""Decide what a backfill would do, without doing it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlflow_wandb_plugin.errors import TargetError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """One run, the decision on it, and what carrying it would move (nothing if it is skipped)."""
+    """A run, the decision on it, and its size; the size is 0 if the run is skipped."""
 
     run: RunInfo
     decision: Decision

@@ -1,4 +1,4 @@
-"""Outcomes as a table for people and as JSON for programs."""
+"""Outcomes and plans as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def as_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The whole report as JSON-compatible values."""
+    """Return the report as JSON-compatible values."""
     return {
         "counts": counts(outcomes),
         "runs": [
@@ -37,13 +37,13 @@ def as_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
-    """How many runs were migrated, repaired, skipped and failed."""
+    """Return the number of runs that were migrated, repaired, skipped and failed."""
     counted = Counter(outcome.action for outcome in outcomes)
     return {action: counted[action] for action in ("migrated", "repaired", "skipped", "failed")}
 
 
 def as_table(outcomes: Sequence[Outcome]) -> Table:
-    """A row a run."""
+    """Return a table with a row per run."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -62,7 +62,7 @@ def as_table(outcomes: Sequence[Outcome]) -> Table:
 
 
 def one_line(outcomes: Sequence[Outcome]) -> str:
-    """ "1 migrated, 0 repaired, 1 skipped as dual-written, 0 failed"."""
+    """Summarise outcomes: "1 migrated, 1 skipped as dual-written"."""
     counted = counts(outcomes)
     verdicts = Counter(o.verdict for o in outcomes if o.action == "skipped")
     skipped = ", ".join(f"{number} skipped as {name}" for name, number in sorted(verdicts.items()))
@@ -86,7 +86,7 @@ def _what(outcome: Outcome) -> str:
 
 
 def plan_as_json(planned: Sequence[PlannedRun]) -> dict[str, Any]:
-    """A plan as JSON-compatible values, with its totals."""
+    """Return a plan as JSON-compatible values, with its totals."""
     return {
         "totals": _totals(planned),
         "runs": [
@@ -108,7 +108,7 @@ def plan_as_json(planned: Sequence[PlannedRun]) -> dict[str, Any]:
 
 
 def plan_as_table(planned: Sequence[PlannedRun]) -> Table:
-    """A row a run, and a last one with the totals."""
+    """Return a table with a row per run and a last row with the totals."""
     from rich.markup import escape
     from rich.table import Table
 

@@ -23,14 +23,17 @@ def backfill(
 ) -> Iterator[Outcome]:
     """Carry the selected runs to the target; yield one outcome per run, as each is done.
 
-    Runs that the target already has complete are skipped, runs with holes are filled. One
-    run's failure does not stop the others.
+    Runs that are complete on the target are skipped, incomplete ones are filled. A run that fails
+    does not stop the others.
+
+    Args:
+        curves: keeps points for the report's curves; None keeps none.
 
     Raises:
         SourceError: the source cannot be listed.
     """
     options = options or BackfillOptions()
-    carrier = Carrier(source, target, options, listener or Listener(), curves or Curves())
+    carrier = Carrier(source, target, options, listener or Listener(), curves)
     with concurrent.futures.ThreadPoolExecutor(options.workers, "mlflow-wandb-backfill") as pool:
         waiting: set[concurrent.futures.Future[Outcome]] = set()
         for run in selected(source, selection):

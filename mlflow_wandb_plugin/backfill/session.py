@@ -47,18 +47,22 @@ class Backfill:
     Args:
         engine: "local" for threads of this process, "processes", or a plugin's engine.
         address: of the engine's cluster; empty means the engine's own default.
+        keep_curves: keep points for the curves of an HTML report.
 
     Raises:
         UsageError, SourceError, TargetUnavailableError: it cannot be started.
     """
 
-    def __init__(self, job: Job, engine: str = LOCAL, address: str = "") -> None:
+    def __init__(
+        self, job: Job, engine: str = LOCAL, address: str = "", keep_curves: bool = False
+    ) -> None:
         self._engine = _open_engine(engine, address, job)
         if job.options.into_dual_experiment:
             job = with_dual_experiment(job, plugins.open_source(job.source, job.source_options()))
         self._job = job
         self._source, self._target = open_ends(job)
         self._curves = Curves()
+        self._keep_curves = keep_curves
         self._started = False
 
     def plan(self) -> list[PlannedRun]:
@@ -81,9 +85,8 @@ class Backfill:
         self._started = True
         if self._engine is not None:
             return self._engine.run(job, listener, self._curves)
-        return backfill(
-            self._source, self._target, job.selection, job.options, listener, self._curves
-        )
+        curves = self._curves if self._keep_curves else None
+        return backfill(self._source, self._target, job.selection, job.options, listener, curves)
 
     def write_report(self, path: Path, outcomes: Sequence[Outcome]) -> None:
         """Write a report of ``outcomes``: a page for ``.html``, JSON for ``.json``, else text."""

@@ -1,4 +1,4 @@
-"""Compares runs of a source with their twins in the target, value by value. Writes nothing."""
+"""Compare runs of a source with their replicas in the target, value by value. Write nothing."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Result = Literal["equal", "different", "absent", "foreign", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What came of comparing one run.
+    """The result of comparing one run.
 
     Attributes:
-        result: absent: the target has no such run; foreign: another tool wrote it, by rules that
-            are not ours; failed: it could not be compared, ``reason`` says why.
-        checked: how many values were compared, by kind.
-        differences: one line each; ``count`` of them in all.
+        result: absent: the target has no such run; foreign: another tool wrote it, by other rules;
+            failed: it could not be compared, ``reason`` says why.
+        checked: number of values compared, by kind.
+        differences: the first differences, one line each; ``count`` counts all.
     """
 
     run: RunInfo
@@ -44,8 +44,8 @@ def verify(
     options: BackfillOptions | None = None,
     listener: Listener | None = None,
 ) -> Iterator[Verified]:
-    """Compare each selected run with its twin: points with their steps and times, params, tags,
-    name, status, end, files by content.
+    """Compare each selected run with its replica: points with their steps and times, params, tags,
+    name, status, end time, and files by content.
 
     Raises:
         UsageError: the target cannot be compared with.

@@ -1,4 +1,4 @@
-"""``mlflow-wandb``: parse, build, print, exit. One file a command."""
+"""``mlflow-wandb``: parse arguments, call one function, print, exit. One file per command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ USAGE = 2
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mlflow-wandb")
 def cli() -> None:
-    """One training run, two homes: Weights & Biases and MLflow."""
+    """Log training runs to W&B and MLflow, and migrate history between them."""
 
 
 for command in (backfill, doctor, plugins, run, status, sync, verify):
@@ -30,7 +30,7 @@ for command in (backfill, doctor, plugins, run, status, sync, verify):
 
 
 def main() -> None:
-    """The console script: our own errors are one line and exit code 2."""
+    """Run the console script: an error of this package is one line and exit code 2."""
     try:
         cli()
     except MlflowWandbError as error:

@@ -38,25 +38,26 @@ log = logging.getLogger("mlflow_wandb_plugin.backfill")
 @click.option("--order", type=click.Choice(("oldest", "newest")), default="oldest",
               show_default=True, help="Which runs come first.")  # fmt: skip
 @click.option("--dual-written", type=click.Choice(("verify", "trust", "ignore")), default="verify",
-              show_default=True, help="When to skip dual-written runs.")  # fmt: skip
+              show_default=True, help="Which dual-written runs to skip.")  # fmt: skip
 @click.option("--existing", type=click.Choice(("skip", "update", "fail")), default="skip",
               show_default=True, help="What to do with runs migrated before.")  # fmt: skip
-@click.option("--into-dual-experiment", is_flag=True, help="Join the dual-written runs.")
+@click.option("--into-dual-experiment", is_flag=True,
+              help="Write into the experiment of the dual-written runs.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 1024), help="Runs carried at the same time."
               "  [default: 4; with another engine, as many as there are CPUs]")  # fmt: skip
 @click.option("--engine", default=LOCAL, show_default=True, metavar="NAME",
-              help="What carries runs: local, processes, or what a plugin offers.")  # fmt: skip
+              help="Engine: local (threads), processes, or a plugin's.")  # fmt: skip
 @click.option("--ray-address", "address", default="", metavar="ADDRESS",
-              help="The cluster of --engine ray. Default: Ray's own.")  # fmt: skip
+              help="Cluster of --engine ray. Default: Ray's own.")  # fmt: skip
 @click.option("--write-path", type=click.Choice(("auto", "bulk", "api")), default="auto",
-              show_default=True, help="Into MLflow's database, or by its API.")  # fmt: skip
+              show_default=True, help="Points go into MLflow's database, or by its API.")  # fmt: skip
 @click.option("--plan", "only_plan", is_flag=True, help="Show what would be done; write nothing.")
-@click.option("--follow", is_flag=True, help="Keep topping up until interrupted.")
-@click.option("--every", default=60.0, show_default=True, help="Seconds between rounds.")
+@click.option("--follow", is_flag=True, help="Repeat the backfill until interrupted.")
+@click.option("--every", default=60.0, show_default=True, help="Seconds between repetitions.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--report", "report_file", type=click.Path(path_type=Path),
-              help="Keep the report: .html, .json or text.")  # fmt: skip
-@click.option("--log-dir", type=click.Path(path_type=Path), help="Keep a log in this folder.")
+              help="Write the report into this file: .html, .json or text.")  # fmt: skip
+@click.option("--log-dir", type=click.Path(path_type=Path), help="Write a log into this folder.")
 def backfill(
     source: str, to: str, experiment: str, runs: tuple[str, ...], filter_json: str,
     states: tuple[Any, ...], since: str, until: str, groups: tuple[str, ...],
@@ -66,14 +67,14 @@ def backfill(
     only_plan: bool, follow: bool, every: float, as_json: bool, report_file: Path | None,
     log_dir: Path | None,
 ) -> None:  # fmt: skip
-    """Carry W&B runs from SOURCE into MLflow.
+    """Migrate W&B runs from SOURCE to MLflow.
 
     SOURCE is a wandb folder, a run folder, a .wandb file, wandb://ENTITY/PROJECT[/RUN],
-    wandb+https://HOST/ENTITY/PROJECT[/RUN], archive:DIR, or what a plugin offers. Runs that MLflow
-    has complete, dual-written or migrated before, are skipped; runs with holes are filled. Run it
-    again whenever you like: it goes on where it stopped.
+    wandb+https://HOST/ENTITY/PROJECT[/RUN], archive:DIR, or a plugin's URI. Runs that are complete
+    in MLflow, dual-written or migrated before, are skipped; incomplete runs are filled. Run it
+    again at any time: it continues where it stopped.
 
-    Exit code: 0 all well, 1 some runs failed, 2 it could not start.
+    Exit code: 0 no run failed, 1 some runs failed, 2 it could not start.
     """
     chosen = selection(runs, filter_json, states, since, until, groups, order == "newest")
     options = BackfillOptions(
@@ -87,7 +88,9 @@ def backfill(
         workers=workers or (4 if engine == LOCAL else 0),
     )
     _keep_log(log_dir)
-    session = Backfill(Job(source, to, experiment, chosen, options), engine, address)
+    job = Job(source, to, experiment, chosen, options)
+    keep_curves = report_file is not None and report_file.suffix == ".html"
+    session = Backfill(job, engine, address, keep_curves)
     if only_plan:
         _show_plan(session.plan(), as_json)
         return
@@ -111,7 +114,7 @@ def backfill(
 
 
 def _rounds(follow: bool, every_s: float) -> Iterator[None]:
-    """One round, or one after another with a pause between them."""
+    """Yield once, or again and again with a pause of ``every_s`` seconds."""
     yield
     while follow:
         time.sleep(every_s)

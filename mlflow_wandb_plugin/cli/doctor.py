@@ -13,7 +13,7 @@ from mlflow_wandb_plugin.errors import MlflowWandbError
 
 @click.command()
 def doctor() -> None:
-    """Check that the tap fits the installed wandb and that MLflow answers."""
+    """Check that the installed wandb can be replicated and that MLflow answers."""
     sound = True
     for name in ("mlflow-wandb-plugin", "mlflow", "wandb"):
         click.echo(f"{name} {version(name)}")

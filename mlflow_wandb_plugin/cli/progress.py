@@ -1,4 +1,4 @@
-"""A progress line on stderr, for people only."""
+"""A progress bar on stderr, where that is a terminal."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mlflow_wandb_plugin.backfill.outcome import (
 
 
 class ProgressBar(Listener):
-    """Runs and points as they are carried; nothing where stderr is no terminal.
+    """Shows the number of runs and points carried; nothing where stderr is no terminal.
 
     Args:
-        count: asks how many runs there will be, for an ETA; called only where a bar is drawn.
+        count: returns the number of runs, for an ETA; called only where a bar is shown.
     """
 
     def __init__(self, count: Callable[[], int | None] = lambda: None) -> None:
@@ -48,7 +48,7 @@ class ProgressBar(Listener):
         self._lock = threading.Lock()
 
     def points_expected(self, count: int) -> None:
-        """Of one more run: the points of runs not begun yet are not known."""
+        """Add the points of one more run; those of runs that have not started are not known."""
         with self._lock:
             self._expected += count
             self._progress.update(self._points, total=self._expected)

@@ -1,4 +1,4 @@
-"""Options that choose runs, shared by the commands that read a source."""
+"""Options that select runs, shared by the commands that read a source."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _OPTIONS = (
 
 
 def selecting(command: F) -> F:
-    """Give a command the options."""
+    """Add the options to a command."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -54,10 +54,10 @@ def selection(
     groups: tuple[str, ...],
     newest_first: bool = False,
 ) -> Selection:
-    """What the options choose.
+    """Make a `Selection` from the options.
 
     Raises:
-        UsageError: one of them is malformed.
+        UsageError: an option is malformed.
     """
     return Selection(
         runs=runs,
@@ -81,7 +81,7 @@ def _json(text: str) -> dict[str, Any]:
 
 
 def _milliseconds(date: str, option: str) -> int | None:
-    """An ISO 8601 date or time as Unix ms; without a zone it is UTC."""
+    """Convert an ISO 8601 date or time to Unix ms; without a zone it is UTC."""
     if not date:
         return None
     try:

@@ -18,7 +18,7 @@ from mlflow_wandb_plugin.replicator.wandb_shipment import is_mirrored
 @click.argument("folders", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def status(folders: tuple[Path, ...], as_json: bool) -> None:
-    """Show runs and how far their replicas are: in MLflow, or in W&B of runs born in MLflow.
+    """Show runs and the state of their replicas: in MLflow, or in W&B for runs created in MLflow.
 
     FOLDERS default to where wandb writes: WANDB_DIR, else the current folder.
     """
@@ -44,22 +44,22 @@ def status(folders: tuple[Path, ...], as_json: bool) -> None:
 
 
 def _row(path: Path) -> dict[str, object]:
-    said = read_status(path)
-    mirrored = said.get("born") == outbox.BORN or (path.exists() and is_mirrored(path))
+    recorded = read_status(path)
+    mirrored = recorded.get("born") == outbox.BORN or (path.exists() and is_mirrored(path))
     pending = path.exists()
     alive = pending and trainer_alive(path)
-    state = said.get("state", "waiting")
+    state = recorded.get("state", "waiting")
     if not pending and state == "live":
-        # Delivered, and stopped between removing the journal and saying so.
+        # It was delivered; the process ended before it wrote the status.
         state = "complete"
-    losses = said.get("losses") or {}
+    losses = recorded.get("losses") or {}
     return {
         "log": path.stem,
         "trainer": "alive" if alive else "ended",
         "home": "W&B" if mirrored else "MLflow",
         "replica": "waiting" if pending and not alive and state == "live" else state,
-        "MLflow run": path.stem if mirrored else said.get("run_id", ""),
+        "MLflow run": path.stem if mirrored else recorded.get("run_id", ""),
         "not yet shipped": f"{path.stat().st_size:,} bytes" if pending else "",
         "not carried": ", ".join(f"{what}: {count}" for what, count in losses.items()),
-        "trouble": said.get("error", ""),
+        "trouble": recorded.get("error", ""),
     }

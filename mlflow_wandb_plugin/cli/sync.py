@@ -23,12 +23,12 @@ from mlflow_wandb_plugin.replicator import sync as syncing
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def sync(folders: tuple[Path, ...], to: str, as_json: bool) -> None:
     """Deliver what interrupted runs left in their journals: to MLflow, or to W&B if the run was
-    born in MLflow.
+    created in MLflow.
 
     FOLDERS default to where wandb writes: WANDB_DIR, else the current folder. Runs whose
     trainer is dead get their final status.
 
-    Exit code: 0 all delivered, 1 something could not be, 2 it could not start.
+    Exit code: 0 all delivered, 1 something could not be delivered, 2 it could not start.
     """
     journals = [
         path

@@ -36,8 +36,8 @@ def verify(
 ) -> None:  # fmt: skip
     """Compare the runs of SOURCE with those in MLflow, value by value; write nothing.
 
-    SOURCE is what `mlflow-wandb backfill` takes. Every point with its step and time, params,
-    tags, name, status and end are compared, and files by their content.
+    SOURCE is as for `mlflow-wandb backfill`. Compared are every point with its step and time,
+    params, tags, name, status and end time, and files by their content.
 
     Exit code: 0 all equal, 1 something differs or is absent, 2 it could not start.
     """
@@ -65,8 +65,8 @@ def _document(result: Verified) -> dict[str, Any]:
 
 def _show(result: Verified) -> None:
     checked = ", ".join(f"{number:,} {kind}" for kind, number in sorted(result.checked.items()))
-    said = result.reason or checked
-    click.echo(f"{result.run.path}: {result.result} ({said})")
+    details = result.reason or checked
+    click.echo(f"{result.run.path}: {result.result} ({details})")
     for difference in result.differences[:SHOWN_DIFFERENCES]:
         click.echo(f"  {difference}")
     if result.count > SHOWN_DIFFERENCES:

@@ -1,6 +1,6 @@
-"""What ties a run's two homes together, and the verdict on a run that a backfill meets.
+"""Identify the MLflow run that replicates a W&B run, and say whether it is complete.
 
-All state lives on the target, as tags: any machine can go on where another stopped.
+All state is kept on the target, as tags: any machine can continue a replication.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ POSITION = "wandb.sync.position"
 ROWS = "wandb.sync.rows"
 CLAIM = "wandb.sync.claim"
 SWEEP = "wandb.sweep"
-"""Carried by the run that is the parent of a sweep's runs; they carry `wandb.sweep_id`."""
+"""Tag of the parent run of a sweep's runs; these have the tag `wandb.sweep_id`."""
 PARENT_GROUP = "wandb.parent_of_group"
-"""Carried by the run that is the parent of the runs whose config names the group."""
+"""Tag of the parent run of the runs whose config names the group."""
 MAPPING = "wandb.sync.mapping"
 STEP_METRIC = "wandb.sync.step_metric"
-"""Decided when the run is first written: a run has one kind of step."""
+"""Which metric's values are the run's steps; decided when the run is first written."""
 LOSSES = "wandb.sync.losses"
 REWRITES = "wandb.sync.rewrites"
 OWNER = "wandb.sync.owner"
-"""Which outbox mirrors a run that was born in MLflow: a client and its server may both see it."""
+"""Which outbox mirrors a run that was created in MLflow: a client and its server may both try."""
 MIRROR = "mirror"
-"""Value of `ORIGIN` of a run that was born in MLflow."""
+"""Value of `ORIGIN` of a run that was created in MLflow."""
 
 EWM_RUN_ID = "wandb_run_id"
 EWM_COMPLETE = "wandb_migration_complete"
 """The tags that export-wandb-to-mlflow writes."""
 
 STEP_METRIC_CONFIG_KEY = "mlflow_step_metric"
-"""A config key of the user's: the dotted key of the metric whose values are MLflow's steps."""
+"""A config key that users set: the dotted key of the metric whose values are MLflow's steps."""
 GIVEN_RUN_CONFIG_KEY = "mlflow_run_given"
-"""True where ``mlflow_run_id`` names a run that the user gave us to write."""
+"""True where ``mlflow_run_id`` names a run that the user created for this replica."""
 PARENT_RUN_KEY = "mlflow_parent_run_id"
 PARENT_GROUP_KEY = "mlflow_parent_group"
-"""Config keys that say below which MLflow run a run belongs: one that exists, or one that is made
-for the runs that name the same group."""
+"""Config keys that name the parent in MLflow: an existing run, or one that is created for all runs
+that name the same group."""
 IDENTITY_CONFIG_KEYS = (
     "mlflow_run_id",
     "mlflow_experiment_id",
@@ -68,11 +68,11 @@ class Twin:
     """The run in MLflow that replicates a W&B run.
 
     Attributes:
-        position: how far each log has been carried, by segment; -1 stands for "to its end".
+        position: offset up to which each log was carried, by segment; `TO_THE_END` for all of it.
         rows: number of history rows carried, by segment.
         foreign: export-wandb-to-mlflow migrated the run.
-        adopted: the W&B config names it, but it carries none of our tags yet: another tool
-            (MosaicML Composer) dual-writes it, with times and a density of its own.
+        adopted: the W&B config names it, and it has none of our tags: another tool, such as
+            MosaicML Composer, dual-writes it, with other times and fewer points.
     """
 
     run_id: str
@@ -85,8 +85,8 @@ class Twin:
     adopted: bool = False
 
     def complete(self, info: RunInfo) -> bool:
-        """Everything of ``info`` that is known to be logged has arrived: all of its logs, or,
-        where W&B's server counts rows, as many rows as it has."""
+        """Return whether all of ``info`` has arrived: each log to its end, or as many rows as W&B's
+        server counts."""
         if self.state != "complete":
             return False
         counted = info.rows.get(SERVER)
@@ -97,16 +97,16 @@ class Twin:
 
 TO_THE_END = -1
 SERVER = "server"
-"""The one segment of a run that is read from W&B's server, which has joined the run's logs."""
+"""The one segment of a run that is read from W&B's server, which joins the run's logs."""
 
 
 def ended(position: Mapping[str, int], segments: Sequence[str]) -> dict[str, int]:
-    """Where a complete run stands in its logs: at the end of each.
+    """Return the position of a complete run: the end of each log.
 
-    A server's log may go on when the run is resumed, behind where it ended: that place is kept.
+    A server's log goes on when the run is resumed, so its offset is kept.
     """
-    standing = {key: at for key, at in position.items() if not _journal_of(key, segments)}
-    return standing | {segment: TO_THE_END for segment in segments if segment != SERVER}
+    kept = {key: at for key, at in position.items() if not _journal_of(key, segments)}
+    return kept | {segment: TO_THE_END for segment in segments if segment != SERVER}
 
 
 def _journal_of(key: str, segments: Sequence[str]) -> bool:
@@ -114,22 +114,21 @@ def _journal_of(key: str, segments: Sequence[str]) -> bool:
 
 
 def joined_rows(before: Mapping[str, int], rows: Mapping[str, int]) -> dict[str, int]:
-    """History rows carried, by segment, after ``rows`` more segments. A server has joined the run's
-    logs and counts each row that they held: its count stands alone."""
+    """Add the row counts of more segments. A server's count includes all logs and replaces them."""
     return dict(rows) if SERVER in rows else {**before, **rows}
 
 
 def total_rows(rows: Mapping[str, int]) -> int:
-    """History rows of a run, given their number by segment."""
+    """Return the number of a run's history rows, given the numbers by segment."""
     return rows[SERVER] if SERVER in rows else sum(rows.values())
 
 
 def verdict(info: RunInfo, twin: Twin | None) -> Verdict:
-    """What a backfill is to make of ``info``, given its twin on the target."""
+    """Return how complete the replica of ``info`` is, given its twin on the target."""
     if twin is None:
         return "new"
     if twin.origin == MIRROR:
-        # Born in MLflow: W&B holds the replica, and has nothing that MLflow lacks.
+        # Created in MLflow: W&B has the replica, and nothing that MLflow lacks.
         return "dual-written"
     if twin.foreign:
         return "foreign"
@@ -139,7 +138,7 @@ def verdict(info: RunInfo, twin: Twin | None) -> Verdict:
 
 
 def identity_tags(info: RunInfo, origin: Origin, mapping_version: str) -> dict[str, str]:
-    """Tags set when a run is opened. ``origin`` says who opened it first and stays."""
+    """Return the tags set when a run is opened. ``origin`` says who opened it first; it stays."""
     tags = {
         RUN_ID: info.run_id,
         RUN_PATH: info.path,
@@ -153,7 +152,7 @@ def identity_tags(info: RunInfo, origin: Origin, mapping_version: str) -> dict[s
 
 
 def same_run(info: RunInfo, tags: Mapping[str, str]) -> bool:
-    """Whether tags name ``info``. An entity that one side does not know does not part them."""
+    """Return whether ``tags`` identify ``info``. An entity that one side lacks is not compared."""
     if tags.get(RUN_ID) != info.run_id or tags.get(PROJECT, info.project) != info.project:
         return False
     entity = tags.get(ENTITY, "")
@@ -161,7 +160,7 @@ def same_run(info: RunInfo, tags: Mapping[str, str]) -> bool:
 
 
 def config_keys(run_id: str, experiment_id: str, tracking_uri: str) -> dict[str, str]:
-    """What the W&B run's config says of its twin; MosaicML Composer writes the same keys."""
+    """Return the keys of a W&B config that name its twin; MosaicML Composer writes the same."""
     return {
         "mlflow_run_id": run_id,
         "mlflow_experiment_id": experiment_id,
@@ -170,8 +169,8 @@ def config_keys(run_id: str, experiment_id: str, tracking_uri: str) -> dict[str,
 
 
 def write_numbers(numbers: Mapping[str, int], limit: int) -> str:
-    """The value of a tag that holds a number a segment (`POSITION`, `ROWS`); the oldest segments
-    go where it would grow too long."""
+    """Return the value of a tag with a number per segment (`POSITION`, `ROWS`). The oldest segments
+    are left out where the value would be longer than ``limit`` characters."""
     entries = dict(numbers)
     while len(text := json.dumps(entries)) > limit:
         del entries[next(iter(entries))]
@@ -179,7 +178,7 @@ def write_numbers(numbers: Mapping[str, int], limit: int) -> str:
 
 
 def read_numbers(tags: Mapping[str, str], tag: str) -> dict[str, int]:
-    """A tag written by `write_numbers`; one that cannot be read counts as "nothing yet"."""
+    """Read a tag written by `write_numbers`; a malformed one is read as empty."""
     try:
         position = json.loads(tags.get(tag, "{}"))
         return {str(segment): int(offset) for segment, offset in position.items()}
@@ -188,6 +187,6 @@ def read_numbers(tags: Mapping[str, str], tag: str) -> dict[str, int]:
 
 
 def step_metric(info: RunInfo) -> str:
-    """The dotted key of the metric whose values are MLflow's steps; empty for W&B's own step."""
+    """Return the dotted key of the metric whose values are MLflow's steps; empty for W&B's step."""
     named = info.config.get(STEP_METRIC_CONFIG_KEY)
     return named if isinstance(named, str) else ""

@@ -1,4 +1,4 @@
-"""One limit on the requests to a server, shared by all workers, that follows its answers."""
+"""Limit the requests to a server: more at once while it answers, fewer when it refuses."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from mlflow_wandb_plugin.errors import SourceUnavailableError, TargetUnavailable
 
 
 class RequestGate(Protocol):
-    """Who says when a request may be sent."""
+    """Decides when a request may be sent."""
 
     def turn(self) -> AbstractContextManager[None]:
-        """Wait for a turn; the request is the body."""
+        """Wait until a request may be sent; the request is the body of the ``with``."""
 
 
 class Pace:
-    """How many requests may be under way at once: more while answers come, half after a refusal.
+    """The number of requests that may run at once: it grows with answers and halves on a refusal.
 
-    The arithmetic alone, for whoever waits and counts. Times are seconds of one clock.
+    It neither waits nor counts requests. Times are seconds of one clock.
 
     Args:
         start, most: requests at once, at first and at most.
@@ -35,18 +35,18 @@ class Pace:
 
     @property
     def limit(self) -> int:
-        """Requests that may be under way now."""
+        """Number of requests that may run now."""
         return max(1, int(self._limit))
 
     def pause(self, now: float) -> float:
-        """Seconds for which nothing may be sent."""
+        """Return the seconds for which no request may be sent."""
         return max(0.0, self._resume_at - now)
 
     def answered(self) -> None:
         self._limit = min(self._most, self._limit + 1.0 / self._limit)
 
     def refused(self, began: float, now: float, retry_after_s: float | None) -> None:
-        """Halve the limit, once for all the requests that were under way together."""
+        """Halve the limit, once for all requests that ran at the same time."""
         if began >= self._halved_at:
             self._limit = max(1.0, self._limit / 2)
             self._halved_at = now
@@ -55,11 +55,10 @@ class Pace:
 
 
 class Limiter:
-    """The limit of one process, shared by its threads.
+    """A `RequestGate` for the threads of one process. Thread-safe.
 
     A request that raises `SourceUnavailableError` or `TargetUnavailableError` halves the limit,
-    once for all the requests that were under way with it, and holds everybody up for as long as
-    the server asked. Thread-safe.
+    once for all requests that ran with it, and stops all requests for as long as the server asked.
 
     Args:
         start, most: requests at once, at first and at most.
@@ -72,12 +71,12 @@ class Limiter:
 
     @property
     def limit(self) -> int:
-        """Requests that may be under way now."""
+        """Number of requests that may run now."""
         return self._pace.limit
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for a turn; the request is the body."""
+        """Wait until a request may be sent; the request is the body of the ``with``."""
         began = self._begin()
         try:
             yield

@@ -1,8 +1,7 @@
-"""What passes between rooms: a run and its parts, in W&B's terms.
+"""Data types that sources yield and targets write: a run and its parts, in W&B's terms.
 
-A source yields these, a target takes them; neither knows the other. All times are Unix
-milliseconds, all values are what W&B recorded: names and limits of MLflow are the rule
-book's business (`mapping.py`), not the model's.
+All times are Unix milliseconds. All values are as W&B recorded them: names and limits of MLflow
+are applied by the rules in `mapping/`.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ class RunInfo:
         segments: the logs this run was recorded in, oldest first; a resumed run has several.
         started_ms, ended_ms: Unix ms; ended_ms is None while the run goes on.
         config: the config as it stands.
-        first_config: each config leaf's first value, by nested path. A param in MLflow cannot
-            change, so this is what params are made of, however late the reader comes.
+        first_config: each config leaf's first value, by nested path. Params are made of it, because
+            a param in MLflow cannot change.
         summary: the summary, nested; of a resumed run, as its latest log has it.
         last: each numeric history key's last value in that log.
         rows: number of history rows, by segment.
-        points: about how many points of series the run has, where that is known early.
+        points: estimated number of points, where it is known before reading.
         last_step, last_ms: of the last history row; None when there is none.
-        missing: part of the run's log is known to be lost; it cannot be called complete.
+        missing: part of the run's log is known to be lost, so that it is never complete.
         facts: origin of the run: program, args, host, user, email, python, git_commit, …
     """
 
@@ -99,7 +98,7 @@ class RowObjects:
 
 @dataclass(frozen=True, slots=True)
 class FileRef:
-    """A file of the run. ``path`` is relative, posix, below W&B's ``files/``."""
+    """A file of the run. ``path`` is relative to W&B's ``files/``, with forward slashes."""
 
     path: str
     local: Path
@@ -107,7 +106,7 @@ class FileRef:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactEntry:
-    """One file of an artifact: a local copy, or a reference to somewhere else, or neither."""
+    """One file of an artifact: a local copy, or a reference to another store, or neither."""
 
     path: str
     digest: str
@@ -133,9 +132,10 @@ class ArtifactRef:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """All that was yielded before this stands at ``position`` in log ``segment``.
+    """Position ``position`` in log ``segment``, up to which all items were yielded.
 
-    ``rows_too``: who reads from here meets no `RowObjects` of earlier rows again either.
+    Attributes:
+        rows_too: reading from here also yields no `RowObjects` of earlier rows again.
     """
 
     segment: str
@@ -145,10 +145,11 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableRange:
-    """A part of a source that could not be read: nothing is dropped silently.
+    """A part of a source that could not be read.
 
-    ``offset`` and ``length`` count bytes, or whatever plural noun ``unit`` says. ``lost`` is False
-    where another log brings the same, or a later look at the source may.
+    Attributes:
+        offset, length: in bytes, or in what ``unit`` names, a plural noun.
+        lost: False where another log has the same data, or a later read may find it.
     """
 
     where: str
@@ -170,7 +171,7 @@ Item: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which runs of a source are meant. Empty means all.
+    """Which runs of a source to read. Empty means all.
 
     Attributes:
         runs: ids, display names, or regular expressions that match one of them whole.
@@ -190,7 +191,7 @@ class Selection:
     newest_first: bool = False
 
     def takes(self, info: RunInfo) -> bool:
-        """Whether ``info`` is selected; ``filter`` is the server's business."""
+        """Return whether ``info`` is selected; ``filter`` is applied by the server."""
         names = (info.run_id, info.name)
         return (
             (not self.runs or any(_matches(wanted, names) for wanted in self.runs))
@@ -212,7 +213,7 @@ def _matches(wanted: str, names: Sequence[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What carrying a run would move: points of series, bytes of files, requests to the source."""
+    """Size of a run: number of points, bytes of files, requests to the source."""
 
     points: int = 0
     file_bytes: int = 0
@@ -220,7 +221,7 @@ class Size:
 
 
 def flatten(tree: Mapping[str, Any], prefix: Key = ()) -> dict[Key, Any]:
-    """Leaves of a nested mapping by path. An empty mapping below the top is a leaf."""
+    """Return the leaves of a nested mapping by path. An empty mapping below the top is a leaf."""
     leaves: dict[Key, Any] = {}
     for label, value in tree.items():
         path = (*prefix, str(label))
@@ -232,7 +233,7 @@ def flatten(tree: Mapping[str, Any], prefix: Key = ()) -> dict[Key, Any]:
 
 
 def nest(leaves: Mapping[Key, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`. Where a leaf stands in the way of a branch, the later wins."""
+    """Invert `flatten`. Of a leaf and a branch of one path, the later replaces the earlier."""
     tree: dict[str, Any] = {}
     for path, value in leaves.items():
         node = tree
@@ -246,7 +247,7 @@ def nest(leaves: Mapping[Key, Any]) -> dict[str, Any]:
 
 
 def set_leaf(leaves: dict[Key, T], path: Key, value: T) -> None:
-    """Set one leaf of a tree kept by path; leaves above and below it give way."""
+    """Set one leaf of a tree that is kept by path; remove the leaves above and below it."""
     depth = len(path)
     for other in [
         other for other in leaves if other[:depth] == path or path[: len(other)] == other
@@ -257,7 +258,7 @@ def set_leaf(leaves: dict[Key, T], path: Key, value: T) -> None:
 
 
 def as_float(value: float) -> float:
-    """``value`` as a double; integers beyond its range become infinite."""
+    """Return ``value`` as a double; integers beyond its range become infinite."""
     try:
         return float(value)
     except OverflowError:

@@ -15,8 +15,8 @@ _SHORTEST_SECRET = 8
 
 
 def without_secrets(document: dict[str, Any]) -> dict[str, Any]:
-    """``document`` without passwords in URIs, values whose key says that they are secret, and what
-    this process's environment holds under such a name."""
+    """Return ``document`` without secrets: passwords in URIs, values of keys with a secret's name,
+    and values that this process's environment has under such a name."""
     hidden: dict[str, Any] = _shown(document, _secrets_of_environment())
     return hidden
 
@@ -40,7 +40,7 @@ def _shown_at(key: str, value: Any, secrets: tuple[str, ...]) -> Any:
 
 
 def _secrets_of_environment() -> tuple[str, ...]:
-    """What an interpolation such as ``${oc.env:WANDB_API_KEY}`` would bring into the open."""
+    """Return secret values that an interpolation such as ``${oc.env:WANDB_API_KEY}`` would show."""
     return tuple(
         value
         for name, value in os.environ.items()
@@ -49,9 +49,9 @@ def _secrets_of_environment() -> tuple[str, ...]:
 
 
 def without_credentials(uri: str) -> str:
-    """``uri`` without a user name or password: ``scheme://user:pw@host`` to ``scheme://host``.
+    """Return ``uri`` without a user name or password: ``scheme://user:pw@host`` is ``scheme://host``.
 
-    A password may hold ``@`` and ``/``, or stand in the query; ``uri`` may be a whole sentence.
+    A password may contain ``@`` and ``/``, or be in the query; ``uri`` may be a whole sentence.
     """
     return _SECRET_IN_QUERY.sub(r"\1***", _SECRET_IN_AUTHORITY.sub("", uri))
 

@@ -1,6 +1,7 @@
 """Read the items of one run from a source and write them to a target.
 
-Live replication and every backfill are this one loop; they differ in the source's patience only.
+Live replication and every backfill use this one loop. They differ only in how long the source
+waits for more items.
 """
 
 from __future__ import annotations
@@ -24,32 +25,32 @@ from mlflow_wandb_plugin.errors import MlflowWandbError
 
 @dataclass(slots=True)
 class ReplicationResult:
-    """What `replicate` moved, and the run as it was at the end."""
+    """Number of points written, the run's last description, and what could not be read."""
 
     points: int = 0
     info: RunInfo | None = None
     unreadable: list[UnreadableRange] = field(default_factory=list)
 
 
-class _LastMark:
-    """The mark that only the run's end stands behind."""
+class _LastCheckpoint:
+    """Withholds the last checkpoint until the run is finished."""
 
-    mark: Checkpoint | None = None
+    held: Checkpoint | None = None
 
-    def held_back(self, items: Iterable[Item]) -> Iterator[Item]:
-        """``items`` without it; one behind which the source breaks off comes before the error."""
+    def withhold(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield ``items`` without the last checkpoint; yield it if the source raises an error."""
         try:
             for item in items:
-                if self.mark is not None and not isinstance(item, RunInfo):
-                    yield self.mark
-                    self.mark = None
+                if self.held is not None and not isinstance(item, RunInfo):
+                    yield self.held
+                    self.held = None
                 if isinstance(item, Checkpoint):
-                    self.mark = item
+                    self.held = item
                 else:
                     yield item
         except MlflowWandbError:
-            if self.mark is not None:
-                yield self.mark
+            if self.held is not None:
+                yield self.held
             raise
 
 
@@ -57,40 +58,43 @@ def replicate(
     items: Iterable[Item],
     writer: RunWriter,
     progress: Callable[[int], None] | None = None,
-    prompt: bool = True,
+    withhold_last_checkpoint: bool = False,
 ) -> ReplicationResult:
-    """Write ``items`` of one run; the last `RunInfo` among them finishes it. It is marked complete
-    if it has ended and nothing of it is known to be missing.
+    """Write ``items`` of one run and finish it with the last `RunInfo` among them.
+
+    The run is marked complete if it has ended and nothing of it is known to be missing.
 
     Args:
-        prompt: items may be long in coming, and each mark is heeded at once. Else the last one goes
-            with the run's end, as one piece.
+        progress: is called with the number of points of each series.
+        withhold_last_checkpoint: write the last checkpoint together with the run's end, in one
+            transaction where the target can. Not for items that arrive slowly: their position is
+            then recorded late.
 
     Raises:
-        MlflowWandbError: reading or writing failed; nothing is marked as done.
+        MlflowWandbError: reading or writing failed; the run is not marked complete.
     """
-    carried = ReplicationResult()
-    last = _LastMark()
-    for item in items if prompt else last.held_back(items):
+    result = ReplicationResult()
+    last = _LastCheckpoint()
+    for item in last.withhold(items) if withhold_last_checkpoint else items:
         if isinstance(item, Series):
             writer.append(item)
-            carried.points += len(item.values)
+            result.points += len(item.values)
             if progress is not None:
                 progress(len(item.values))
         elif isinstance(item, Checkpoint):
             writer.checkpoint(item)
         elif isinstance(item, RunInfo):
             writer.update(item)
-            carried.info = item
+            result.info = item
         elif isinstance(item, UnreadableRange):
-            carried.unreadable.append(item)
+            result.unreadable.append(item)
             if item.lost:
                 writer.record_loss(item)
         elif isinstance(item, (FileRef, ArtifactRef, RowObjects)):
             writer.add(item)
-    if carried.info is not None:
-        whole = carried.info.state != "running" and not carried.info.missing
-        if last.mark is not None and not whole:
-            writer.checkpoint(last.mark)
-        writer.finish(carried.info, complete=whole)
-    return carried
+    if result.info is not None:
+        complete = result.info.state != "running" and not result.info.missing
+        if last.held is not None and not complete:
+            writer.checkpoint(last.held)
+        writer.finish(result.info, complete=complete)
+    return result

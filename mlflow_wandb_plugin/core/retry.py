@@ -1,4 +1,4 @@
-"""Back-off for a source or target that does not answer."""
+"""Retry with back-off while a source or target does not answer."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 
 class Backoff:
-    """Repeats a call while its source or target is unavailable.
+    """Repeat calls while their source or target is unavailable.
 
     Args:
-        patience_s: give up when this much time has passed since the first failure; None never.
-        wait: sleeps for so many seconds; returns False when waiting has become pointless
-            (then the error is raised). Default: an uninterrupted sleep.
-        on_trouble: told of the error and the seconds until the next try.
-        on_recovery: told when a call succeeds after trouble.
+        patience_s: seconds after the first failure in which calls are repeated; None for ever.
+        wait: sleeps for a number of seconds; returns False to stop the retries (then the error is
+            raised). Default: an uninterrupted sleep.
+        on_trouble: is called with the error and the seconds until the next try.
+        on_recovery: is called when a call succeeds after an error.
     """
 
     first_s = 0.25
@@ -42,7 +42,7 @@ class Backoff:
         """Return ``what()``.
 
         Raises:
-            SourceUnavailableError, TargetUnavailableError: patience has run out.
+            SourceUnavailableError, TargetUnavailableError: ``patience_s`` has passed.
         """
         delay, since = self.first_s, None
         while True:

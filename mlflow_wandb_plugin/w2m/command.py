@@ -1,4 +1,4 @@
-"""``w2m``: export-wandb-to-mlflow's command on this package's engine."""
+"""``w2m``: the command of export-wandb-to-mlflow, run by this package's backfill."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _DUAL: Mapping[bool | None, Literal["verify", "trust", "ignore"]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script: our own errors are one line and exit code 2."""
+    """Run the console script: an error of this package is one line and exit code 2."""
     try:
         flags = parse(sys.argv[1:] if arguments is None else arguments)
         with _log_kept(flags):
@@ -50,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(flags: Flags) -> list[Outcome]:
-    """Do what ``flags`` say.
+    """Run the backfill that ``flags`` describe.
 
     Raises:
-        UsageError, SourceError: nothing could be started. A run that fails is an outcome.
+        UsageError, SourceError: it cannot be started. A run that fails is an outcome.
     """
     narrowing = Narrowing.of(flags)
     job = Job(source_uri(flags), options=options(flags))
@@ -69,15 +69,18 @@ def run(flags: Flags) -> list[Outcome]:
     with ProgressBar() as bar:
         for outcome in backfill(source, target, job.selection, job.options, bar):
             outcomes.append(outcome)
-            _tell(outcome)
+            _log_outcome(outcome)
     if flags.resume_from_dry_run and not source.listed:
         raise UsageError(f"no run of {flags.wandb_project_name} in {flags.dry_run_save_dir}")
     return outcomes
 
 
 def options(flags: Flags) -> BackfillOptions:
-    """The engine's options. A dual-written run is skipped as the flag says, and by default where
-    it is complete; in a dry run the archive has none, and `Narrowing` skips by the marker."""
+    """Return the backfill's options.
+
+    A dual-written run is skipped as the flag says, by default if it is complete. In a dry run the
+    archive has no dual-written runs, so `Narrowing` skips by the run's config.
+    """
     return BackfillOptions(
         dual_written=_DUAL[flags.skip_dual_writing_runs],
         exclude_metrics=tuple(map(_whole_name, flags.exclude_metrics)),
@@ -87,7 +90,7 @@ def options(flags: Flags) -> BackfillOptions:
 
 
 def source_uri(flags: Flags) -> str:
-    """Where the runs are read from.
+    """Return the URI that the runs are read from.
 
     Raises:
         UsageError: the project's entity is not known.
@@ -99,8 +102,8 @@ def source_uri(flags: Flags) -> str:
 
 
 def _old_project(flags: Flags) -> Path | None:
-    """The project's folder in an archive of export-wandb-to-mlflow. That tool called it after the
-    experiment, if it was given one."""
+    """Return the project's folder in an archive of export-wandb-to-mlflow, if there is one. That
+    tool names it after the experiment, if one was given."""
     folder = Path(flags.dry_run_save_dir) / flags.wandb_project_name
     return folder if (folder / "tags.csv").is_file() else None
 
@@ -112,13 +115,15 @@ def _default_entity() -> str:
 
     entity = wandb_setup.singleton().settings.entity
     if not entity:
-        raise UsageError("whose project is it? Pass --wandb_org_name or set WANDB_ENTITY")
+        raise UsageError(
+            "the project's entity is not known: pass --wandb_org_name or set WANDB_ENTITY"
+        )
     return str(entity)
 
 
 def experiment_name(flags: Flags) -> str:
-    """The experiment's name. The old tool put a slash before it, as Databricks wants it: an
-    experiment that is there under that name is the one that is meant."""
+    """Return the experiment's name. export-wandb-to-mlflow puts a slash before it, as Databricks
+    requires: an existing experiment of that name is used."""
     from mlflow_wandb_plugin.targets.mlflow.client import Client
 
     name = flags.mlflow_experiment_name or flags.wandb_project_name
@@ -141,7 +146,7 @@ def _join_dual(job: Job, source: Source) -> Job:
 
 
 def _whole_name(pattern: str) -> str:
-    """A regular expression for the whole of a metric's name: the name itself, or the pattern."""
+    """Return a regular expression that matches a whole metric name: the pattern or its text."""
     try:
         re.compile(pattern)
     except re.error:
@@ -151,12 +156,12 @@ def _whole_name(pattern: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Narrowing:
-    """Which runs of a source the flags mean.
+    """Which runs of a source the flags select.
 
     Attributes:
-        project: empty where the source has but one.
+        project: empty where the source has only one.
         names: regular expressions that a run's name begins with.
-        no_marked: leave out runs whose config says that they were dual-written.
+        no_marked: skip runs whose config says that they were dual-written.
     """
 
     entity: str = ""
@@ -173,7 +178,7 @@ class Narrowing:
         try:
             names = tuple(re.compile(name) for name in flags.wandb_run_names)
         except re.error as error:
-            raise UsageError(f"--wandb_run_names: no regular expression: {error}") from error
+            raise UsageError(f"--wandb_run_names is not a regular expression: {error}") from error
         of_many = flags.resume_from_dry_run and _old_project(flags) is None
         return cls(
             entity=flags.wandb_org_name if of_many else "",
@@ -189,17 +194,19 @@ class Narrowing:
 
     def takes(self, info: RunInfo) -> bool:
         if self.names and not any(name.match(info.name) for name in self.names):
-            log.debug("skipped %s (%s): not among the names", info.run_id, info.name)
+            log.debug("skipped %s (%s): its name is not selected", info.run_id, info.name)
             return False
         if self.no_marked and is_marked(info.config):
-            log.info("skipped %s (%s): dual-written, by its marker", info.run_id, info.name)
+            log.info(
+                "skipped %s (%s): dual-written, according to its config", info.run_id, info.name
+            )
             return False
         return True
 
 
 def is_marked(config: Mapping[str, object]) -> bool:
-    """Whether a config says that its run was dual-written: by this package, MosaicML Composer or
-    llm-foundry."""
+    """Return whether a config says that its run was dual-written by this package, MosaicML Composer
+    or llm-foundry."""
     loggers = config.get("loggers")
     named = isinstance(loggers, Mapping) and "mlflow" in loggers
     return named or "mlflow_run_id" in config or "mlflow_experiment_id" in config
@@ -230,7 +237,7 @@ class NarrowedSource(Source):
 
 @contextlib.contextmanager
 def _log_kept(flags: Flags) -> Iterator[None]:
-    """Log to stdout, and to a file where ``log_dir`` says so.
+    """Log to stdout, and to a file if ``log_dir`` is given.
 
     Raises:
         UsageError: the folder cannot be written.
@@ -255,11 +262,11 @@ def _log_kept(flags: Flags) -> Iterator[None]:
             handler.close()
 
 
-def _tell(outcome: Outcome) -> None:
+def _log_outcome(outcome: Outcome) -> None:
     run = outcome.run
     level = logging.ERROR if outcome.action == "failed" else logging.INFO
     what = f"{outcome.points:,} points" if outcome.points else ""
-    told = [part for part in (outcome.reason, what) if part]
-    told += [f"lost {number} {kind}" for kind, number in sorted(outcome.losses.items())]
-    told += [str(unreadable) for unreadable in outcome.unreadable]
-    log.log(level, "%s %s (%s): %s", outcome.action, run.run_id, run.name, "; ".join(told))
+    details = [part for part in (outcome.reason, what) if part]
+    details += [f"lost {number} {kind}" for kind, number in sorted(outcome.losses.items())]
+    details += [str(unreadable) for unreadable in outcome.unreadable]
+    log.log(level, "%s %s (%s): %s", outcome.action, run.run_id, run.name, "; ".join(details))

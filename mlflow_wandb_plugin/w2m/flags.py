@@ -1,4 +1,4 @@
-"""The flags of ``w2m``: names, meaning and spellings of export-wandb-to-mlflow's."""
+"""The flags of ``w2m``: names, meanings and spellings of export-wandb-to-mlflow."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mlflow_wandb_plugin.errors import UsageError
 
 _TRUE, _FALSE = frozenset({"true", "t", "1", "yes", "y"}), frozenset({"false", "f", "0", "no", "n"})
 MISSPELT = "resume_from_dry_run_orderd_by_creation_time"
-"""How that tool itself spells one of its flags."""
+"""How that tool spells one of its flags."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What was given. None stands for a flag that was left out where that makes a difference."""
+    """The given flags. None stands for a flag that was left out where that makes a difference."""
 
     wandb_project_name: str
     wandb_org_name: str = ""
@@ -50,13 +50,13 @@ _LIST = {
 }
 _BOOL = {
     "verbose": "Log more.",
-    "resume_from_crash": "Go on after a crash: whole runs are skipped, half ones completed. "
-    "That is what happens without it, too.",
-    "skip_existing_runs": "Skip runs that MLflow has. That is what happens without it, too.",
+    "resume_from_crash": "Continue after a crash: complete runs are skipped, others completed. "
+    "This is the default.",
+    "skip_existing_runs": "Skip runs that MLflow has. This is the default.",
     "dry_run": "Write an archive into dry_run_save_dir instead of MLflow.",
     "resume_from_dry_run": "Read the archive in dry_run_save_dir instead of W&B.",
-    "resume_from_dry_run_ordered_by_creation_time": "Oldest runs first. That is what happens "
-    "without it, too; no W&B key is needed.",
+    "resume_from_dry_run_ordered_by_creation_time": "Oldest runs first. This is the default; "
+    "no W&B key is needed.",
     "is_dual_writing_experiment": "Write into the MLflow experiment that the dual-written runs "
     "are in.",
     "skip_dual_writing_runs": "Skip every dual-written run. Left out: skip the complete ones and "

@@ -79,7 +79,9 @@ def test_the_last_mark_goes_with_the_end(state: Any, names: list[str]) -> None:
     """Where nothing more can come, the end says that all is carried; marks before it are kept, and
     that of a run that goes on."""
     writer = MemoryWriter("r")
-    replicate([SERIES, MARK, SERIES, MARK, run_info(state=state)], writer, prompt=False)
+    replicate(
+        [SERIES, MARK, SERIES, MARK, run_info(state=state)], writer, withhold_last_checkpoint=True
+    )
     assert writer.names == names
 
 

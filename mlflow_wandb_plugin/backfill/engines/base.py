@@ -1,4 +1,4 @@
-"""What an engine offers: a way to carry the runs of a backfill."""
+"""Engine interface: how the runs of a backfill are carried outside this process."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from mlflow_wandb_plugin.backfill.outcome import Listener, Outcome
 
 
 class Engine(Protocol):
-    """Carries the runs of a backfill, elsewhere than in threads of this process."""
+    """Carries the runs of a backfill in other processes."""
 
     def check(self, job: Job) -> None:
-        """
+        """Check the job before anything is started.
+
         Raises:
-            UsageError: this engine cannot do ``job``; nothing has been started.
+            UsageError: this engine cannot do ``job``.
         """
 
     def run(self, job: Job, listener: Listener, curves: Curves) -> Iterator[Outcome]:
-        """Yield an outcome a run, as each is done, as `backfill.engine.backfill` does.
+        """Yield one outcome per run, as each is done, as `backfill.run.backfill` does.
 
         Raises:
             UsageError: it cannot be done.

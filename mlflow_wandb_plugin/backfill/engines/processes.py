@@ -1,7 +1,7 @@
-"""``mlflow-wandb backfill --engine processes``: runs spread over processes of this machine.
+"""``mlflow-wandb backfill --engine processes``: carry runs in several processes of this machine.
 
-Reading a log and making rows of it is Python's work, of which one process does one thread's at a
-time. Where the target can take more than that, several processes give it more.
+Decoding a log is Python code, which runs in one thread of a process at a time. Several processes
+are faster where the target can take more than one process reads.
 """
 
 from __future__ import annotations
@@ -36,23 +36,24 @@ from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.errors import UsageError
 
 RETRIES = 2
-"""How often a run is begun again alone, because a process died with it."""
+"""How often a run is retried in a process of its own after its process died."""
 ENDING_S = 10.0
 
 Carry = Callable[[Job, RunInfo], RemoteOutcome]
 
 
 class ProcessEngine:
-    """An engine for ``--engine processes``: ``workers`` of them, or one a CPU.
+    """The engine of ``--engine processes``: ``workers`` processes, or one per CPU.
 
-    The target remembers how far each run has come, so a run whose process died goes on there.
+    The target records the position of each run, so a run whose process died is continued there.
     """
 
     def check(self, job: Job) -> None:
-        """
+        """Refuse jobs that more processes would not make faster.
+
         Raises:
-            UsageError: more processes would be no faster: the target has one writer, or W&B's
-                server is the source, whose limit is for all of them.
+            UsageError: the target has one writer, or the source is a W&B server, whose rate limit
+                is for all clients together.
         """
         check_many_may_write(
             job.to, "processes", "needs a target with many writers, and {uri} has one: leave "
@@ -60,8 +61,8 @@ class ProcessEngine:
         )  # fmt: skip
         if plugins.open_source(job.source).rate_limited:
             raise UsageError(
-                "--engine processes reads files: W&B's own server limits how fast it is asked, "
-                "whoever asks. Leave --engine out, or carry it to archive:DIR first"
+                "--engine processes reads files: a W&B server limits the requests of all "
+                "processes together. Leave --engine out, or backfill to archive:DIR first"
             )
 
     def run(self, job: Job, listener: Listener, curves: Curves) -> Iterator[Outcome]:
@@ -74,17 +75,17 @@ class ProcessEngine:
 
 
 class Processes:
-    """Processes that carry one run after another. Leaving it ends them, whatever they are doing.
+    """A pool of processes that carry runs. Leaving the ``with`` ends them at once.
 
     Args:
-        carry: what a process does with a run; a function of a module.
+        carry: called in a process for each run; a module-level function.
     """
 
     def __init__(self, job: Job, carry: Carry = carry_one) -> None:
         self._job = job
         self._carry = carry
         self._size = job.options.workers or _cpus()
-        self._under_way: dict[futures.Future[RemoteOutcome], RunInfo] = {}
+        self._running: dict[futures.Future[RemoteOutcome], RunInfo] = {}
 
     def __enter__(self) -> Processes:
         self._pool = _Pool(self._size)
@@ -94,44 +95,44 @@ class Processes:
         self._pool.end()
 
     def carry(self, runs: Iterator[RunInfo]) -> Iterator[RemoteOutcome]:
-        """Carry ``runs``, of which so many are under way that no process waits for the next."""
+        """Carry ``runs``; enough of them are submitted that no process waits for the next."""
         for run in runs:
-            while not self._taken(run):
-                yield from self._done()
-        while self._under_way:
-            yield from self._done()
+            while not self._submitted(run):
+                yield from self._finished()
+        while self._running:
+            yield from self._finished()
 
-    def _taken(self, run: RunInfo) -> bool:
-        if len(self._under_way) >= 2 * self._size:
+    def _submitted(self, run: RunInfo) -> bool:
+        if len(self._running) >= 2 * self._size:
             return False
         try:
-            self._under_way[self._pool.submit(self._carry, self._job, run)] = run
+            self._running[self._pool.submit(self._carry, self._job, run)] = run
         except BrokenProcessPool:
-            if not self._under_way:
-                self._begin_anew()
+            if not self._running:
+                self._restart_pool()
             return False
         return True
 
-    def _begin_anew(self) -> None:
+    def _restart_pool(self) -> None:
         self._pool.end()
         self._pool = _Pool(self._size)
 
-    def _done(self) -> Iterator[RemoteOutcome]:
-        done, _ = futures.wait(self._under_way, return_when=futures.FIRST_COMPLETED)
+    def _finished(self) -> Iterator[RemoteOutcome]:
+        done, _ = futures.wait(self._running, return_when=futures.FIRST_COMPLETED)
         broken = any(isinstance(future.exception(), BrokenProcessPool) for future in done)
         if broken:
             # One process died, and the pool has ended the others and given up every run.
-            done, _ = futures.wait(self._under_way)
-            self._begin_anew()
+            done, _ = futures.wait(self._running)
+            self._restart_pool()
         for future in done:
-            run = self._under_way.pop(future)
+            run = self._running.pop(future)
             if isinstance(future.exception(), BrokenProcessPool):
                 yield self._carry_alone(run)
             else:
                 yield future.result()
 
     def _carry_alone(self, run: RunInfo) -> RemoteOutcome:
-        """With no other run beside it, it is known whose process dies."""
+        """Carry one run in a process of its own, so that it is known which run ends its process."""
         for _ in range(RETRIES):
             pool = _Pool(1)
             try:
@@ -140,7 +141,7 @@ class Processes:
                 continue
             finally:
                 pool.end()
-        why = f"its process died {RETRIES + 1} times: was it killed, or out of memory?"
+        why = f"its process ended {RETRIES + 1} times: was it killed, or out of memory?"
         return Outcome(run, "new", "failed", why), {}
 
 
@@ -153,17 +154,17 @@ def _cpus() -> int:
 
 
 class _Pool:
-    """A pool of processes that can be ended while they work."""
+    """A process pool that can be ended while its processes work."""
 
     def __init__(self, size: int) -> None:
         self._others = multiprocessing.active_children()
-        # Forked from a process that has threads, they might wait for a lock that nobody holds.
+        # A process forked while threads run may wait for ever for a lock that a thread held.
         context = multiprocessing.get_context("spawn")
         self._executor = futures.ProcessPoolExecutor(size, context, _begin_process)
         self.submit = self._executor.submit
 
     def end(self) -> None:
-        # The executor's own list lacks a process that was just started when Ctrl-C came.
+        # The executor's own list lacks a process that was being started when Ctrl-C came.
         mine = [child for child in multiprocessing.active_children() if child not in self._others]
         self._executor.shutdown(wait=False, cancel_futures=True)
         for process in mine:
@@ -176,14 +177,14 @@ class _Pool:
 
 
 def _begin_process() -> None:
-    # Standard output is the report's alone, and what Ctrl-C means is for the parent to say.
+    # Standard output is for the report only; the parent handles Ctrl-C.
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A pool's process would wait for work for ever if its parent is killed."""
+    """End this process when its parent ends: it would wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         with contextlib.suppress(OSError):
