@@ -50,7 +50,7 @@ log = logging.getLogger("mlflow_wandb_plugin.backfill")
 @click.option("--ray-address", "address", default="", metavar="ADDRESS",
               help="Cluster of --engine ray. Default: Ray's own.")  # fmt: skip
 @click.option("--write-path", type=click.Choice(("auto", "bulk", "api")), default="auto",
-              show_default=True, help="Points go into MLflow's database, or by its API.")  # fmt: skip
+              show_default=True, help="Points go to MLflow's database or API.")  # fmt: skip
 @click.option("--plan", "only_plan", is_flag=True, help="Show what would be done; write nothing.")
 @click.option("--follow", is_flag=True, help="Repeat the backfill until interrupted.")
 @click.option("--every", default=60.0, show_default=True, help="Seconds between repetitions.")

@@ -1,4 +1,4 @@
-"""The rule book, checked against the validators of the installed MLflow."""
+"""Rules for W&B to MLflow, checked against the validators of the installed MLflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rule book from MLflow to W&B."""
+"""Rules for MLflow to W&B."""
 
 from __future__ import annotations
 
