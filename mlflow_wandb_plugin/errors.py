@@ -17,32 +17,28 @@ class RecordError(SourceError):
     """One record of a log cannot be decoded; other records can."""
 
 
-class SourceUnavailableError(SourceError):
-    """The source did not answer, or asked to wait. The request may be repeated.
+class UnavailableError(MlflowWandbError):
+    """A source or target did not answer, or asked to wait. The request may be repeated.
 
     Attributes:
-        retry_after_s: seconds that the source asked to wait, or None.
+        retry_after_s: seconds that it asked to wait, or None.
     """
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class SourceUnavailableError(UnavailableError, SourceError):
+    """The source did not answer, or asked to wait."""
 
 
 class TargetError(MlflowWandbError):
     """The target refused a request; repeating it would not help."""
 
 
-class TargetUnavailableError(MlflowWandbError):
-    """The target did not answer, or asked to wait. The request may be repeated.
-
-    Attributes:
-        retry_after_s: seconds that the target asked to wait, or None.
-    """
-
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
+class TargetUnavailableError(UnavailableError):
+    """The target did not answer, or asked to wait."""
 
 
 class JournalError(MlflowWandbError):

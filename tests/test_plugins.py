@@ -54,7 +54,7 @@ def test_folders_and_tracking_uris_are_known(
 def test_what_nobody_knows_is_the_users_error(uri: str, install: Install) -> None:
     """The message says what a source may be."""
     install()
-    with pytest.raises(UsageError, match="is no source: pass"):
+    with pytest.raises(UsageError, match="is not a source: pass"):
         plugins.open_source(uri)
 
 
@@ -122,5 +122,5 @@ def test_an_engine_is_offered_by_name(install: Install) -> None:
     install(offers={"open_engine": open_engine})
     assert plugins.open_engine("mine", "host:1") == "engine mine"
     assert given == ["host:1"]
-    with pytest.raises(UsageError, match="no engine is called other"):
+    with pytest.raises(UsageError, match="there is no engine other"):
         plugins.open_engine("other")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-from mlflow_wandb_plugin.errors import SourceUnavailableError, TargetUnavailableError
+from mlflow_wandb_plugin.errors import UnavailableError
 
 
 class RequestGate(Protocol):
@@ -57,7 +57,7 @@ class Pace:
 class Limiter:
     """A `RequestGate` for the threads of one process. Thread-safe.
 
-    A request that raises `SourceUnavailableError` or `TargetUnavailableError` halves the limit,
+    A request that raises `UnavailableError` halves the limit,
     once for all requests that ran with it, and stops all requests for as long as the server asked.
 
     Args:
@@ -80,7 +80,7 @@ class Limiter:
         began = self._begin()
         try:
             yield
-        except (SourceUnavailableError, TargetUnavailableError) as error:
+        except UnavailableError as error:
             with self._changed:
                 self._pace.refused(began, time.monotonic(), error.retry_after_s)
             raise

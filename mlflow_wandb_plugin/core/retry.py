@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from mlflow_wandb_plugin.errors import SourceUnavailableError, TargetUnavailableError
+from mlflow_wandb_plugin.errors import UnavailableError
 
 T = TypeVar("T")
 
@@ -42,13 +42,13 @@ class Backoff:
         """Return ``what()``.
 
         Raises:
-            SourceUnavailableError, TargetUnavailableError: ``patience_s`` has passed.
+            UnavailableError: ``patience_s`` has passed.
         """
         delay, since = self.first_s, None
         while True:
             try:
                 result = what()
-            except (SourceUnavailableError, TargetUnavailableError) as error:
+            except UnavailableError as error:
                 now = time.monotonic()
                 since = now if since is None else since
                 spread = delay * random.uniform(0.75, 1.25)

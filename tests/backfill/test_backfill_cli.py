@@ -144,7 +144,7 @@ def test_usage_errors_are_one_line_and_exit_code_2(
     """An empty folder, a path that is not there, a URI that is none."""
     empty = tmp_path / "empty"
     empty.mkdir()
-    for source, words in ((empty, "no W&B runs in"), (tmp_path / "absent", "is no source")):
+    for source, words in ((empty, "no W&B runs in"), (tmp_path / "absent", "is not a source")):
         code, out, err = command("backfill", source, "--to", fresh_store)
         assert code == 2, (out, err)
         assert words in err

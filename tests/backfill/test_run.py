@@ -196,5 +196,5 @@ def test_metrics_and_artifacts_can_be_left_out() -> None:
 
 def test_a_pattern_that_is_none_is_the_users_error() -> None:
     """Said before anything is read."""
-    with pytest.raises(UsageError, match="is no regular expression"):
+    with pytest.raises(UsageError, match="is not a regular expression"):
         BackfillOptions(exclude_metrics=("[",))

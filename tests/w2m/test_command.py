@@ -165,7 +165,7 @@ def test_the_flag_that_the_old_tool_misspells_is_taken_too() -> None:
         ([PROJECT, "--unheard_of=1"], "--unheard_of"),
         ([PROJECT, "stray"], "stray"),
         ([PROJECT, "--wandb_org_name"], "expected one argument"),
-        ([PROJECT, "--wandb_org_name=o", "--wandb_run_names=("], "no regular expression"),
+        ([PROJECT, "--wandb_org_name=o", "--wandb_run_names=("], "not a regular expression"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_exit_code_2(

@@ -29,7 +29,7 @@ def test_what_is_missing_here_is_said_with_the_name_of_the_machine(tmp_path: Pat
     run = RunInfo("r", project="p")
     outcome, _ = carry_one(Job(str(tmp_path / "gone"), "sqlite:///x.db"), run)
     assert outcome.action == "failed"
-    assert outcome.reason.startswith(f"on {socket.gethostname()}: {tmp_path}/gone is no source")
+    assert outcome.reason.startswith(f"on {socket.gethostname()}: {tmp_path}/gone is not a source")
 
 
 def test_a_job_means_the_same_everywhere(

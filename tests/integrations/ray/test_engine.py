@@ -52,7 +52,7 @@ def test_an_engine_that_nobody_offers_is_named(env: dict[str, str], tmp_path: Pa
     """A misspelt engine is one line and 2, and so is an address without the engine."""
     said = mlflow_wandb("backfill", tmp_path, "--engine", "spark", env=env, cwd=tmp_path)
     assert (said.returncode, said.stderr.count("\n")) == (2, 1)
-    assert "no engine is called spark" in said.stderr
+    assert "there is no engine spark" in said.stderr
     said = mlflow_wandb("backfill", tmp_path, "--ray-address", "x:1", env=env, cwd=tmp_path)
     assert (said.returncode, said.stderr.count("\n")) == (2, 1)
     assert "--ray-address needs --engine ray" in said.stderr
