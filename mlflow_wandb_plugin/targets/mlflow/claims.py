@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.core import identity
-from mlflow_wandb_plugin.targets.mlflow.client import RefusedError
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -71,12 +70,7 @@ def standing(client: Client, alike: Callable[[], Sequence[Run]]) -> Run | None:
 
 
 def _settle(client: Client, run: Run) -> None:
-    """Take the claim off; somebody else, or a try whose answer was lost, may have done so."""
-    try:
-        client.call(client.client.delete_tag, run.info.run_id, identity.CLAIM)
-    except RefusedError as error:
-        if error.code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+    client.delete_tag(run.info.run_id, identity.CLAIM)
     run.data.tags.pop(identity.CLAIM, None)
 
 

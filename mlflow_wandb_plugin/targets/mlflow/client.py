@@ -156,6 +156,14 @@ class Client:
             return False
         return True
 
+    def delete_tag(self, run_id: str, key: str) -> None:
+        """Delete a tag, unless another process has done so, or a try whose answer was lost."""
+        try:
+            self.call(self.client.delete_tag, run_id, key)
+        except RefusedError as error:
+            if error.code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+
     def put_text(self, run_id: str, path: str, text: str) -> bool:
         """Write a small file among a run's artifacts, if they are files of this machine; else
         False, and nothing is done."""

@@ -41,8 +41,8 @@ POINT_LOSS = "metric_refused"
 FILE_GONE = "FILE_GONE"
 HISTORY_SPOOL = "history.jsonl"
 
-Names: TypeAlias = Mapping[str, list[str]]
-"""Keys, as labels, by the name that they were given."""
+RenamedKeys: TypeAlias = Mapping[str, list[str]]
+"""W&B's keys, as the labels of their nesting, by the MLflow name that they were given."""
 
 
 class RunFiles:
@@ -97,7 +97,7 @@ class RunFiles:
 
     # -- what an earlier session left on the run ------------------------------------------
 
-    def take_up(self) -> tuple[Names, Names]:
+    def load_earlier(self) -> tuple[RenamedKeys, RenamedKeys]:
         """Take up the run's earlier documents; the metric and param names rewritten before."""
         listed = self._client.call(self._client.client.list_artifacts, self._run_id, "wandb")
         paths = {item.path for item in listed}
@@ -170,7 +170,7 @@ class RunFiles:
                 self._losses["artifact_file_missing"] += 1
         self._write_document(f"{run_documents.ARTIFACTS_DIR}/{base}.json", _describe(artifact))
 
-    def keep_text(self, key: str, text: str) -> None:
+    def keep_tag(self, key: str, text: str) -> None:
         """The whole of a tag that MLflow would cut."""
         self._long_tags[key] = text
 
@@ -235,7 +235,7 @@ class RunFiles:
                 self._spool / HISTORY_SPOOL, run_documents.HISTORY_FILE, "document_missing"
             )
 
-    def save_names(self, metrics: Mapping[str, list[str]], params: Mapping[str, list[str]]) -> None:
+    def save_names(self, metrics: RenamedKeys, params: RenamedKeys) -> None:
         if metrics or params:
             names = {"metrics": dict(metrics), "params": dict(params)}
             self._write_document(run_documents.RENAMED_FILE, names)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.targets.mlflow import claims
 from mlflow_wandb_plugin.targets.mlflow.claims import PENDING, settle, standing
-from mlflow_wandb_plugin.targets.mlflow.client import RefusedError
+from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 
 
 @dataclass
@@ -25,9 +25,11 @@ class Store:
     turn: Callable[[], None]
     runs: dict[str, Any] = field(default_factory=dict)
 
+    delete_tag = Client.delete_tag
+
     @property
-    def client(self) -> Store:
-        return self
+    def client(self) -> Any:
+        return SimpleNamespace(delete_tag=self._delete_tag, delete_run=self.runs.pop)
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         self.turn()
@@ -39,12 +41,9 @@ class Store:
         self.runs[run_id] = run
         return run
 
-    def delete_tag(self, run_id: str, key: str) -> None:
+    def _delete_tag(self, run_id: str, key: str) -> None:
         if self.runs[run_id].data.tags.pop(key, None) is None:
             raise RefusedError("No tag of that name", "RESOURCE_DOES_NOT_EXIST")
-
-    def delete_run(self, run_id: str) -> None:
-        del self.runs[run_id]
 
     def seen(self) -> list[Any]:
         """A snapshot, as an answer over the network is one."""

@@ -13,7 +13,7 @@ from mlflow.entities import Param, RunTag
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import Checkpoint, FileRef, RunInfo
-from mlflow_wandb_plugin.targets.mlflow import run_writer
+from mlflow_wandb_plugin.targets.mlflow import run_progress
 from mlflow_wandb_plugin.targets.mlflow.rest.request_client import Gathered
 from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import WritePath
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
@@ -116,10 +116,12 @@ def test_a_refused_param_costs_itself_alone(server: str, monkeypatch: pytest.Mon
     target = MlflowTarget(server)
     info = small("refused", "one")
     writer = target.open(info, "backfill", target.find(info))
-    new = writer._new_params
-    monkeypatch.setattr(
-        writer, "_new_params", lambda info: [*new(info), Param("not [a] name", "x")]
-    )
+    new = writer._description._new_params
+
+    def with_a_bad_one(info: RunInfo) -> list[Param]:
+        return [*new(info), Param("not [a] name", "x")]
+
+    monkeypatch.setattr(writer._description, "_new_params", with_a_bad_one)
     end(writer, info)
     writer.close()
     run = MlflowClient(server).get_run(writer.run_id)
@@ -142,11 +144,11 @@ def test_a_position_waits_for_the_next_checkpoint_or_the_end(
     writer.append(points("a", [1.0]))
     writer.checkpoint(Checkpoint("seg", 1))
     assert (writer.position, written()) == ({"seg": 1}, None)
-    monkeypatch.setattr(run_writer, "MARK_S", 0.0)
+    monkeypatch.setattr(run_progress, "POSITION_INTERVAL_S", 0.0)
     writer.append(points("a", [2.0], 1))
     writer.checkpoint(Checkpoint("seg", 2))
     assert written() == '{"seg": 2}'
-    monkeypatch.setattr(run_writer, "MARK_S", time.monotonic())
+    monkeypatch.setattr(run_progress, "POSITION_INTERVAL_S", time.monotonic())
     writer.append(points("a", [3.0], 2))
     writer.checkpoint(Checkpoint("seg", 3))
     assert written() == '{"seg": 2}'
