@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from mlflow_wandb_plugin.targets.mlflow.client import ITEM_FAULTS, Client, RefusedError, deleted
-from mlflow_wandb_plugin.targets.mlflow.run_files import RunFiles
+from mlflow_wandb_plugin.targets.mlflow.losses import REFUSED_METRIC, Loss, Losses
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
 
 BatchKind: TypeAlias = Literal["metrics", "params", "tags"]
+_REFUSED: Mapping[BatchKind, str] = {
+    "metrics": REFUSED_METRIC,
+    "params": "param_refused",
+    "tags": "runtag_refused",
+}
+"""Kinds of losses."""
 
 
 class Batches:
     """Logs batches; an item that MLflow refuses is left out and counted."""
 
-    def __init__(self, client: Client, run_id: str, files: RunFiles, losses: Counter[str]) -> None:
+    def __init__(self, client: Client, run_id: str, losses: Losses) -> None:
         self._client = client
         self._run_id = run_id
-        self._files = files
         self._losses = losses
 
     def log(self, kind: BatchKind, items: Sequence[Any]) -> None:
@@ -35,17 +42,16 @@ class Batches:
             if check_run:
                 self._check_active()
             if len(items) == 1:
-                self.leave_out(items, str(error))
+                self._losses.add_once(_REFUSED[kind], _loss(items[0], str(error)))
                 return
             middle = len(items) // 2
             self._log(kind, items[:middle], check_run=False)
             self._log(kind, items[middle:], check_run=False)
 
-    def leave_out(self, items: Sequence[Any], reason: str) -> None:
-        """Count items that MLflow refuses, and keep what they were."""
-        for item in items:
-            if self._files.keep_loss(item, reason):
-                self._losses[f"{type(item).__name__.lower()}_refused"] += 1
+    def leave_out(self, metrics: Sequence[Metric], reason: str) -> None:
+        """Count points that MLflow refuses."""
+        for metric in metrics:
+            self._losses.add_once(REFUSED_METRIC, _loss(metric, reason))
 
     def _check_active(self) -> None:
         """MLflow refuses every item of a deleted run with the code of a bad item.
@@ -56,3 +62,12 @@ class Batches:
         run = self._client.call(self._client.client.get_run, self._run_id)
         if run.info.lifecycle_stage != "active":
             raise deleted(self._run_id)
+
+
+def _loss(item: Any, reason: str) -> Loss:
+    """Describe a Metric, Param or RunTag of MLflow's."""
+    from mlflow.entities import Metric
+
+    if isinstance(item, Metric):
+        return Loss(item.key, reason, str(item.value), str(item.step), str(item.timestamp))
+    return Loss(item.key, reason, str(item.value))

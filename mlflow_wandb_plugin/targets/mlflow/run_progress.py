@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import Checkpoint, RunInfo
 from mlflow_wandb_plugin.mapping.names import Limits
-from mlflow_wandb_plugin.targets.mlflow.run_files import POINT_LOSS
+from mlflow_wandb_plugin.targets.mlflow.losses import REFUSED_METRIC
 
 POSITION_INTERVAL_S = 2.0
 """Where writing the position costs a request, it is written at most once in this time."""
@@ -96,8 +96,8 @@ class RunProgress:
     def _all_losses(self) -> Counter[str]:
         before = Counter(self._losses_before)
         # Refused points are read from their file again: this session's count includes them.
-        points = max(before.pop(POINT_LOSS, 0), self._losses[POINT_LOSS])
+        points = max(before.pop(REFUSED_METRIC, 0), self._losses[REFUSED_METRIC])
         # The logs of a complete run are not read again: their losses are added.
         total = before + self._losses if self._was_complete else before | self._losses
-        total[POINT_LOSS] = points
+        total[REFUSED_METRIC] = points
         return +total

@@ -20,6 +20,7 @@ from mlflow_wandb_plugin.core.model import (
 from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.client import Client
+from mlflow_wandb_plugin.targets.mlflow.losses import Losses
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
 from mlflow_wandb_plugin.targets.mlflow.run_description import RunDescription
 from mlflow_wandb_plugin.targets.mlflow.run_files import RunFiles
@@ -57,13 +58,14 @@ class MlflowRunWriter:
         self.run_id: str = run.info.run_id
         self.experiment_id: str = run.info.experiment_id
         self._secondary = secondary
-        self.losses: Counter[str] = Counter()
+        losses = Losses()
+        self.losses: Counter[str] = losses.counts
         self._rewrites: Counter[str] = Counter()
         tags = run.data.tags
-        self._files = RunFiles(client, self.run_id, self.losses, self._rewrites, tags)
+        self._files = RunFiles(client, self.run_id, losses, self._rewrites, tags)
         metrics, params = ({}, {}) if reopen_tags is None else self._files.load_earlier()
         self._names = RunNames(self._files, run.data, metrics, params)
-        batches = Batches(client, self.run_id, self._files, self.losses)
+        batches = Batches(client, self.run_id, losses)
         self._description = RunDescription(
             client, run, batches, self._names, self._files, self._rewrites
         )
