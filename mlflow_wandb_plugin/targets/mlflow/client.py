@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
-from mlflow_wandb_plugin.targets.mlflow.rest.request_client import Gathered, RequestClient
-from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import SqlClient, sql_client
+from mlflow_wandb_plugin.targets.mlflow.pending_items import PendingItems
+from mlflow_wandb_plugin.targets.mlflow.rest.request_client import RequestClient
+from mlflow_wandb_plugin.targets.mlflow.run_client import RunClient
+from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import sql_client
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import is_data_fault
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param, Run, RunTag
+    from mlflow.entities import Metric, Param, RunTag
 
     from mlflow_wandb_plugin.targets.mlflow.sql.transactions import SharedTransactions
 
@@ -68,31 +71,41 @@ class RefusedNamesError(RefusedError):
         self.names = names
 
 
+class _Pending(threading.local):
+    """What this thread's steps of `Client.batched` log; None outside of them."""
+
+    items: PendingItems | None = None
+
+
 class Client:
     """The few operations that replication needs, each repeated while MLflow is unavailable."""
-
-    _sql: SqlClient | None = None
 
     def __init__(self, uri: str | None, backoff: Backoff | None = None) -> None:
         self._backoff = backoff or Backoff()
         self.mlflow = self.call(_opened, uri)
-        self.client = self.mlflow
-        self.uri = self.client.tracking_uri
-        self._gathering = threading.local()
+        self.client = RunClient(self.mlflow)
+        self.uri: str = self.mlflow.tracking_uri
+        self._pending = _Pending()
 
     def use_sql(self, transactions: SharedTransactions | None) -> None:
-        """What is done to runs goes into the database by ``transactions``, as far as it can."""
-        self._sql = None if transactions is None else sql_client(self.mlflow, transactions)
-        self.client = self.mlflow if self._sql is None else cast("MlflowClient", self._sql)
+        """Work on runs in the database by ``transactions``, where that is possible."""
+        sql = None if transactions is None else sql_client(self.mlflow, transactions)
+        self.client = sql or RunClient(self.mlflow)
 
     def use_requests(self) -> None:
-        """What is done to runs goes to their server in fewer requests than by MLflow's client."""
-        self.client = cast("MlflowClient", RequestClient(self.mlflow))
+        """Work on runs with fewer requests to their server than MLflow's client makes."""
+        self.client = RequestClient(self.mlflow)
+
+    def using(self, client: RunClient) -> Client:
+        """The same client with other operations."""
+        other = copy.copy(self)
+        other.client = client
+        return other
 
     @property
     def shares_transactions(self) -> bool:
-        """Whether what is done `batched` is one transaction, which one more step does not slow."""
-        return self._sql is not None
+        """Whether the steps of `batched` are one transaction, which one more does not slow."""
+        return self.client.shares_transactions
 
     def call(self, what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """``what(*args, **kwargs)``, with back-off and with MLflow's errors translated.
@@ -109,46 +122,41 @@ class Client:
         params: Sequence[Param] = (),
         tags: Sequence[RunTag] = (),
     ) -> None:
-        gathered: Gathered | None = getattr(self._gathering, "items", None)
-        if gathered is not None and not metrics:
-            gathered.add(run_id, params, tags)
+        pending = self._pending.items
+        if pending is not None and not metrics:
+            pending.add(run_id, params, tags)
             return
-        self.call(
-            self.client.log_batch,
-            run_id,
-            metrics=metrics,
-            params=params,
-            tags=tags,
-            synchronous=True,
-        )
+        self.call(self.client.log_batch, run_id, metrics, params, tags)
 
     def batched(self, steps: Sequence[Callable[[], object]]) -> None:
-        """Take steps, in this order; in one transaction where all of them go into the database.
-        Elsewhere all their params and tags go together, behind everything else.
+        """Take steps in this order, in one transaction if all of them are done in the database.
+        Elsewhere their params and tags are logged together, after everything else.
 
         Args:
-            steps: calls of this client about one run, that may be repeated.
+            steps: calls of this client about one run; each may be repeated.
 
         Raises:
             RefusedError, TargetUnavailableError
         """
-        if self._sql is not None and self.call(self._sql.batched, steps):
+        if self.call(self.client.batched, steps) or self._merged(steps):
             return
-        if not self._merged(steps):
-            for step in steps:
-                step()
+        for step in steps:
+            step()
 
     def _merged(self, steps: Sequence[Callable[[], object]]) -> bool:
-        """Take steps with their params and tags in as few batches as hold them; False if MLflow
-        refuses an item of those."""
-        gathered = self._gathering.items = Gathered()
+        """Take steps with their params and tags in as few batches as possible.
+
+        Returns:
+            False if MLflow refuses a param or tag.
+        """
+        pending = self._pending.items = PendingItems()
         try:
             for step in steps:
                 step()
         finally:
-            self._gathering.items = None
+            self._pending.items = None
         try:
-            for run_id, params, tags in gathered.batches():
+            for run_id, params, tags in pending.batches():
                 self.log_batch(run_id, params=params, tags=tags)
         except RefusedError as error:
             if error.code not in ITEM_FAULTS:
@@ -163,59 +171,6 @@ class Client:
         except RefusedError as error:
             if error.code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-
-    def put_text(self, run_id: str, path: str, text: str) -> bool:
-        """Write a small file among a run's artifacts, if they are files of this machine; else
-        False, and nothing is done."""
-        return self._sql is not None and self.call(self._sql.put_text, run_id, path, text)
-
-    def bare_run(self, run_id: str) -> Run:
-        """A run; its inputs and outputs may be left out."""
-        return self.call(self.mlflow.get_run if self._sql is None else self._sql.bare_run, run_id)
-
-    def create_first(
-        self, experiment_id: str, tag: str, start_time: int | None, tags: dict[str, str],
-        run_name: str,
-    ) -> Run | None:  # fmt: skip
-        """Create a run, if it can be known that nobody else has created one with the same ``tag``
-        nor will at the same time; else None, and nothing is done."""
-        if self._sql is None:
-            return None
-        return self.call(self._sql.create_first, experiment_id, tag, start_time, tags, run_name)
-
-    def runs_with_tag(self, experiment_id: str, key: str, value: str) -> list[Run]:
-        """Active runs of an experiment that carry a tag, the newest first."""
-        if self._sql is not None:
-            return self.call(self._sql.runs_with_tag, experiment_id, key, value)
-        if "'" in value:
-            # MLflow's filters know no escape: match what they can say, then compare.
-            found = self._search(experiment_id, f"tags.`{key}` LIKE '%'")
-            return [run for run in found if run.data.tags.get(key) == value]
-        return self._search(experiment_id, f"tags.`{key}` = '{value}'")
-
-    def any_with_tag(self, experiment_id: str, key: str) -> bool:
-        """Whether active runs of an experiment carry a tag."""
-        condition = f"tags.`{key}` LIKE '%'"
-        found: Any = self.call(
-            self.client.search_runs, [experiment_id], filter_string=condition, max_results=1
-        )
-        return bool(found)
-
-    def _search(self, experiment_id: str, condition: str) -> list[Run]:
-        runs: list[Run] = []
-        token: str | None = None
-        while True:
-            page: Any = self.call(
-                self.client.search_runs,
-                [experiment_id],
-                filter_string=condition,
-                max_results=1000,
-                page_token=token,
-            )
-            runs.extend(page)
-            token = page.token
-            if not token:
-                return runs
 
     def find_experiment(self, name: str) -> str | None:
         """The active experiment called ``name``, or None."""

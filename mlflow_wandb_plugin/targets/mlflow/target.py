@@ -139,7 +139,7 @@ class MlflowTarget:
                 return MlflowRunWriter(self._client, run, info, None, self._bulk, self._secondary)
             twin = _twin(run, named=False)
         else:
-            run = self._client.bare_run(twin.run_id)
+            run = self._client.call(self._client.client.get_run_data, twin.run_id)
         if twin.adopted:
             tags |= {identity.ORIGIN: "dual"}
             return AdoptedRunWriter(self._client, run, info, tags, self._bulk)
@@ -159,7 +159,14 @@ class MlflowTarget:
             self._was_bare(experiment, tag)
         with self._lock:
             self._created.add(info.run_id)
-        first = self._client.create_first(experiment, identity.RUN_ID, info.started_ms, tags, name)
+        first = self._client.call(
+            self._client.client.create_first,
+            experiment,
+            identity.RUN_ID,
+            info.started_ms,
+            tags,
+            name,
+        )
         if first is not None:
             return first, True
         return self._claimed(experiment, info.started_ms, tags, name, lambda: self._alike(info))
@@ -222,7 +229,10 @@ class MlflowTarget:
             return known
 
     def _find_parent(self, experiment: str, tag: str, value: str) -> str | None:
-        found = standing(self._client, lambda: self._client.runs_with_tag(experiment, tag, value))
+        found = standing(
+            self._client,
+            lambda: self._client.call(self._client.client.runs_with_tag, experiment, tag, value),
+        )
         return None if found is None else str(found.info.run_id)
 
     def _create_parent(
@@ -233,7 +243,7 @@ class MlflowTarget:
             info.started_ms,
             {tag: value, identity.PROJECT: info.project},
             name,
-            lambda: self._client.runs_with_tag(experiment, tag, value),
+            lambda: self._client.call(self._client.client.runs_with_tag, experiment, tag, value),
         )
         run_id = str(created.info.run_id)
         if not won:
@@ -266,7 +276,7 @@ class MlflowTarget:
         experiment = self._known_experiment(info)
         if experiment is None or self._is_new(info, experiment, tag):
             return []
-        runs = self._client.runs_with_tag(experiment, tag, info.run_id)
+        runs = self._client.call(self._client.client.runs_with_tag, experiment, tag, info.run_id)
         if tag == identity.EWM_RUN_ID:
             return runs
         return [run for run in runs if identity.same_run(info, run.data.tags)]
@@ -280,7 +290,9 @@ class MlflowTarget:
     def _was_bare(self, experiment: str, tag: str) -> bool:
         with self._lock:
             if (experiment, tag) not in self._bare:
-                self._bare[experiment, tag] = not self._client.any_with_tag(experiment, tag)
+                self._bare[experiment, tag] = not self._client.call(
+                    self._client.client.any_with_tag, experiment, tag
+                )
             return self._bare[experiment, tag]
 
 

@@ -72,9 +72,10 @@ class Uploads:
     def write_lines(self, target: str, lines: Iterable[str]) -> None:
         """Write a text file to an artifact path."""
         text = "".join(f"{line}\n" for line in lines)
-        if self._client.put_text(self._run_id, safe_path(target), text):
+        path = safe_path(target)
+        if self._client.call(self._client.client.put_text, self._run_id, path, text):
             return
-        local = self.folder / "documents" / safe_path(target)
+        local = self.folder / "documents" / path
         local.parent.mkdir(parents=True, exist_ok=True)
         local.write_text(text, encoding="utf-8")
         self.upload(local, target, "document_missing")

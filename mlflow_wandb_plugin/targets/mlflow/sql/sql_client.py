@@ -8,7 +8,6 @@ to MLflow, which does it, or says what is wrong, in its own words.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 import uuid
@@ -16,7 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mlflow_wandb_plugin.core.atomic_files import write_atomically
+from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, USER_TAG
 from mlflow_wandb_plugin.mapping.names import Limits
+from mlflow_wandb_plugin.targets.mlflow.artifact_repositories import ArtifactRepositories
+from mlflow_wandb_plugin.targets.mlflow.run_client import RunClient
 from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import SharedTransactions, is_active
 
@@ -38,9 +41,8 @@ TABLES = {
     "params": {"key", "value", "run_uuid"},
 }
 """Tables that are written here, and all of their columns."""
-RUN_NAME, USER = "mlflow.runName", "mlflow.user"
 _PLAIN_NAME = re.compile(r"[\w\-:][\w.\- :]*(?:/[\w\-:][\w.\- :]*)*")
-_LOCAL = re.compile(r"file:|/|\./")
+_LOCAL = r"file:|/|\./"
 
 
 def sql_client(client: MlflowClient, transactions: SharedTransactions) -> SqlClient | None:
@@ -64,19 +66,18 @@ class NotPlain(Exception):
     """MLflow is to do it itself."""
 
 
-class SqlClient:
-    """An `MlflowClient` whose calls about one run go into the database by `SharedTransactions`."""
+class SqlClient(RunClient):
+    """Works on runs in the database, by `SharedTransactions`."""
+
+    shares_transactions = True
 
     def __init__(self, client: MlflowClient, transactions: SharedTransactions) -> None:
-        self._client = client
+        super().__init__(client)
         self._transactions = transactions
         self._limits = Limits.installed()
         self._dialect = DIALECTS[transactions.engine.dialect.name]()
         self._mark = "?" if transactions.engine.dialect.paramstyle == "qmark" else "%s"
-        self._artifacts: dict[str, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
+        self._repositories = ArtifactRepositories(_LOCAL, client.tracking_uri)
 
     # -- runs -----------------------------------------------------------------------------
 
@@ -104,11 +105,11 @@ class SqlClient:
         start_ms = start_time or int(time.time() * 1000)
 
         def create(connection: Connection) -> Run:
-            if not run_name or len(run_name) > 250 or RUN_NAME in wanted:
+            if not run_name or len(run_name) > 250 or NAME_TAG in wanted:
                 raise NotPlain
             self._check_tags(wanted)
             values = (
-                run_id, run_name, "UNKNOWN", "", "", wanted.get(USER, "unknown"), "RUNNING",
+                run_id, run_name, "UNKNOWN", "", "", wanted.get(USER_TAG, "unknown"), "RUNNING",
                 start_ms, None, "", "active", self._artifact_uri(connection, experiment_id, run_id),
                 int(experiment_id), None,
             )  # fmt: skip
@@ -116,7 +117,7 @@ class SqlClient:
             self._execute(
                 connection, f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}) VALUES ({marks})", values
             )
-            tags = {**wanted, RUN_NAME: run_name}
+            tags = {**wanted, NAME_TAG: run_name}
             self._put_tags(connection, run_id, tags)
             return self._run(run_id, dict(zip(RUN_COLUMNS, values, strict=True)), tags)
 
@@ -156,7 +157,7 @@ class SqlClient:
             raise NotPlain
         return str(uri.append_to_uri_path(found, run_id, "artifacts"))  # type: ignore[no-untyped-call]
 
-    def bare_run(self, run_id: str) -> Run:
+    def get_run_data(self, run_id: str) -> Run:
         """The run without its inputs and outputs."""
         try:
             with self._transactions.reading() as connection:
@@ -210,7 +211,6 @@ class SqlClient:
         metrics: Sequence[Metric] = (),
         params: Sequence[Param] = (),
         tags: Sequence[RunTag] = (),
-        synchronous: bool | None = None,
     ) -> None:
         def log(connection: Connection) -> None:
             if metrics or len(params) + len(tags) > self._limits.batch_params:
@@ -221,20 +221,7 @@ class SqlClient:
             self._put_params(connection, run_id, params)
             self._put_tags(connection, run_id, wanted)
 
-        self._do(
-            log,
-            lambda: self._client.log_batch(
-                run_id, metrics=metrics, params=params, tags=tags, synchronous=synchronous
-            ),
-        )
-
-    def set_tag(self, run_id: str, key: str, value: str) -> None:
-        def put(connection: Connection) -> None:
-            self._check_tags({key: value})
-            self._check_active(connection, run_id)
-            self._put_tags(connection, run_id, {key: value})
-
-        self._do(put, lambda: self._client.set_tag(run_id, key, value))
+        self._do(log, lambda: RunClient.log_batch(self, run_id, metrics, params, tags))
 
     def delete_tag(self, run_id: str, key: str) -> None:
         def delete(connection: Connection) -> None:
@@ -250,33 +237,19 @@ class SqlClient:
     # -- artifacts ------------------------------------------------------------------------
 
     def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
-        repository = self._artifacts.get(run_id)
-        if repository is None:
-            self._client.log_artifact(run_id, local_path, artifact_path)
-        else:
-            repository.log_artifact(local_path, artifact_path)
+        if not self._repositories.log_artifact(run_id, local_path, artifact_path):
+            super().log_artifact(run_id, local_path, artifact_path)
 
     def put_text(self, run_id: str, path: str, text: str) -> bool:
-        """Write a file where MLflow's own repository of this machine's files would copy it to, at
-        a fifth of the cost, and at once as a whole; False if there is no such repository."""
-        folder = getattr(self._artifacts.get(run_id), "artifact_dir", None)
+        """Write the file to which MLflow's repository of local files would copy it, at a fifth of
+        the cost."""
+        folder = getattr(self._repositories.get(run_id), "artifact_dir", None)
         if folder is None:
             return False
         target = Path(folder, path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, target)
+        write_atomically(target, text)
         return True
-
-    def _remember_artifacts(self, run_id: str, uri: str) -> None:
-        """Files of a run that was just read go where its row says: MLflow would read it again."""
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        if run_id not in self._artifacts and _LOCAL.match(uri):
-            if len(self._artifacts) > 1000:
-                self._artifacts.clear()
-            self._artifacts[run_id] = get_artifact_repository(uri)
 
     # -- SQL ------------------------------------------------------------------------------
 
@@ -314,7 +287,7 @@ class SqlClient:
             raise NotPlain
 
     def _check_tags(self, tags: Mapping[str, str]) -> None:
-        if RUN_NAME in tags:
+        if NAME_TAG in tags:
             raise NotPlain
         for key, value in tags.items():
             self._check(key, value, self._limits.tag_value)
@@ -386,7 +359,7 @@ class SqlClient:
     ) -> Run:
         from mlflow.entities import Run, RunData, RunInfo, RunTag
 
-        self._remember_artifacts(run_id, columns["artifact_uri"] or "")
+        self._repositories.add(run_id, columns["artifact_uri"] or "")
         info = RunInfo(
             run_id=run_id,
             experiment_id=str(columns["experiment_id"]),

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 import requests
 from mlflow import MlflowClient
-from mlflow.entities import Param, RunTag
+from mlflow.entities import Param
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import Checkpoint, FileRef, RunInfo
 from mlflow_wandb_plugin.targets.mlflow import run_progress
-from mlflow_wandb_plugin.targets.mlflow.rest.request_client import Gathered
 from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import WritePath
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.targets.mlflow.writing import end, points, run_info
@@ -169,18 +168,3 @@ def test_who_is_met_only_when_creating(server: str) -> None:
         [MlflowClient(server).get_experiment_by_name("met late").experiment_id]
     )}  # fmt: skip
     assert len(found) == 2
-
-
-def test_gathered_items_fit_into_batches() -> None:
-    """A hundred params and a hundred tags a batch; the last batch holds the last tags."""
-    gathered = Gathered()
-    gathered.add("r", [Param(f"p{n}", "") for n in range(250)], [RunTag("t", "old")])
-    gathered.add("r", [], [RunTag(f"t{n}", "") for n in range(120)])
-    gathered.add("r", [], [RunTag("t", "new")])
-    batches = list(gathered.batches())
-    assert [(len(params), len(tags)) for _, params, tags in batches] == [
-        (100, 0), (100, 0), (0, 100), (50, 21),
-    ]  # fmt: skip
-    last = batches[-1][2][-1]
-    assert (last.key, last.value) == ("t", "new")
-    assert list(Gathered().batches()) == []
