@@ -1,4 +1,4 @@
-"""MLflow's client with errors sorted into "may be repeated" and "refused for good"."""
+"""MLflow's client, with retries: its errors are sorted into unavailable and refused."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# MLflow's error codes that a repetition cannot cure.
-_FOR_GOOD = frozenset(
+# MLflow's error codes of requests that would fail again.
+_PERMANENT = frozenset(
     {
         "INVALID_PARAMETER_VALUE",
         "BAD_REQUEST",
@@ -48,7 +48,7 @@ _FOR_GOOD = frozenset(
 ITEM_FAULTS = frozenset(
     {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS"}
 )
-"""Codes that may be the fault of one item of a batch; the others concern the whole request."""
+"""Codes that one bad item of a batch may cause; the others concern the request."""
 WAIT_STATUS = ("408", "425", "429", "500", "502", "503", "504")
 TOO_LARGE = "413"
 _STATUS_IN_TEXT = re.compile(r"failed with error code (\d{3})|status code:? (\d{3})")
@@ -63,8 +63,8 @@ class RefusedError(TargetError):
 
 
 class RefusedNamesError(RefusedError):
-    """MLflow's database cannot hold metrics of these names beside others that the run has: nothing
-    of them was written, and all of the rest. ``names`` says which."""
+    """Names of metrics collide with other names of the run in MLflow's database. Only the metrics
+    in ``names`` were not written."""
 
     def __init__(self, message: str, names: frozenset[str]) -> None:
         super().__init__(message, "INVALID_PARAMETER_VALUE")
@@ -78,7 +78,12 @@ class _Pending(threading.local):
 
 
 class Client:
-    """The few operations that replication needs, each repeated while MLflow is unavailable."""
+    """Calls MLflow, and repeats calls while it is unavailable.
+
+    Attributes:
+        mlflow: MLflow's own client.
+        client: the operations that replication uses; pass them to `call`.
+    """
 
     def __init__(self, uri: str | None, backoff: Backoff | None = None) -> None:
         self._backoff = backoff or Backoff()
@@ -108,7 +113,7 @@ class Client:
         return self.client.shares_transactions
 
     def call(self, what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """``what(*args, **kwargs)``, with back-off and with MLflow's errors translated.
+        """Return ``what(*args, **kwargs)``; repeat it while MLflow is unavailable.
 
         Raises:
             RefusedError, TargetUnavailableError
@@ -205,10 +210,10 @@ class Client:
 
 
 def _opened(uri: str | None) -> MlflowClient:
-    """MLflow's client of ``uri``. It opens the store: a database may be down, its driver missing.
+    """Open MLflow's client of ``uri``, and with it a database or a file store.
 
     Raises:
-        UsageError: MLflow will never open this URI as things are.
+        UsageError: MLflow cannot open this URI, and repeating does not help.
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -229,7 +234,7 @@ def _opened(uri: str | None) -> MlflowClient:
 
 
 def deleted(run_id: str) -> TargetError:
-    """What to say of a run that takes no points any more."""
+    """The error for a run that was deleted while it was written."""
     return TargetError(
         f"the MLflow run {run_id} was deleted: restore it (mlflow runs restore), "
         "or backfill the W&B run into a new one"
@@ -237,18 +242,19 @@ def deleted(run_id: str) -> TargetError:
 
 
 def default_uri() -> str:
-    """Where MLflow's client goes when it is told of no server."""
+    """MLflow's own tracking URI, for a client that is given none."""
     import mlflow
 
     return str(mlflow.get_tracking_uri())
 
 
 def check_reachable(uri: str) -> None:
-    """Ask the socket: MLflow's client would take minutes to say that nobody listens.
+    """Try to connect to an http(s) tracking server: MLflow's client would retry for minutes.
+
+    Other URIs, and servers behind a proxy, are not checked.
 
     Raises:
-        TargetUnavailableError: no connection to an http(s) tracking server. Other URIs, and
-            servers behind a proxy, are not asked.
+        TargetUnavailableError: no connection.
     """
     address = urlsplit(uri)
     if address.scheme not in ("http", "https") or not address.hostname:
@@ -264,7 +270,11 @@ def check_reachable(uri: str) -> None:
 
 
 def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call ``what`` once; MLflow's, SQLAlchemy's and the network's errors become ours."""
+    """Call ``what`` once, and raise MLflow's, SQLAlchemy's and the network's errors as ours.
+
+    Raises:
+        RefusedError, TargetUnavailableError
+    """
     import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import DataError, SQLAlchemyError
@@ -278,7 +288,7 @@ def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         cause = error.__cause__
         if status == TOO_LARGE or isinstance(cause, _UNSTORABLE) or is_data_fault(cause):
             raise RefusedError(f"MLflow: {text}", "BAD_REQUEST") from error
-        refused = code in _FOR_GOOD or status.startswith("4")
+        refused = code in _PERMANENT or status.startswith("4")
         if refused and status not in WAIT_STATUS:
             raise RefusedError(f"MLflow: {text}", code) from error
         raise TargetUnavailableError(f"MLflow: {text}") from error
@@ -289,11 +299,11 @@ def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 _UNSTORABLE = (OverflowError, UnicodeError)
-"""What a value raises that the store or the protocol cannot hold; MLflow calls it internal."""
+"""Errors of values that the store or the protocol cannot hold; internal errors for MLflow."""
 
 
 def _status(text: str) -> str:
-    """The HTTP status of an answer that is no JSON: MLflow gives most of them one code."""
+    """The HTTP status of an answer that is not JSON: MLflow gives most of them the same code."""
     found = _STATUS_IN_TEXT.search(text)
     return "" if found is None else found[1] or found[2]
 

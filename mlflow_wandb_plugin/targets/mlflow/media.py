@@ -93,7 +93,7 @@ class Shown:
 
 
 def render(key: str, row: RowObjects, local: Mapping[str, Path], spool: Path) -> Shown:
-    """Lay out one media value. ``row.values`` is W&B's typed value, ``local`` its files by path.
+    """Convert one media value: ``row.values`` is W&B's typed value, ``local`` has files by path.
 
     Raises:
         OSError, ValueError, ImportError, KeyError: it cannot be shown (no file, no Pillow, …);
@@ -112,10 +112,10 @@ def render(key: str, row: RowObjects, local: Mapping[str, Path], spool: Path) ->
 
 
 def _image(shown: Shown, key: str, row: RowObjects, local: Path, spool: Path) -> None:
-    """MLflow's time-stepped image: a PNG and a small WebP under one deterministic name.
+    """MLflow's image with a step: a PNG and a small WebP, as MlflowClient.log_image names them.
 
-    Source: MlflowClient.log_image. Its random uuid is derived here from what the image is, so
-    that writing it again overwrites it.
+    Its uuid is not random but derived from key, step and time: an image that is written again
+    overwrites itself.
     """
     from mlflow.tracking.multimedia import compress_image_size
     from PIL import Image

@@ -38,7 +38,7 @@ class MlflowTarget:
     Args:
         uri: an MLflow tracking URI; None means MLflow's own default.
         experiment: the experiment's name; ``{entity}`` and ``{project}`` are filled in.
-        secondary: whether the runs are also those of another process, which says how they end.
+        secondary: whether another process writes the same runs and decides how they end.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class MlflowTarget:
         return self._client.find_experiment(name)
 
     def find(self, info: RunInfo, dual: bool = True) -> Twin | None:
-        """The live run that the W&B config names, or that carries the identity tags."""
+        """The active run that the W&B config names, or that has the identity tags."""
         self._leave_dual = not dual
         run = self._search.named_in_config(info) if dual else None
         if run is not None:
