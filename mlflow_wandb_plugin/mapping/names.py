@@ -44,11 +44,11 @@ _ILLEGAL = re.compile(r"[^/\w.\- :]")
 
 
 def legal_name(name: str, limit: int) -> str:
-    """``name`` if MLflow takes it as a metric, param or tag key, else its rewritten form.
+    """Rewrite ``name`` if MLflow refuses it as the key of a metric, param or tag.
 
-    Illegal characters become ``_``, path parts that are empty, ``.`` or ``..`` and two dots at
-    the start too; a name over ``limit`` characters is cut and ends in a hash of the whole.
-    Source: mlflow.utils.validation, which wants ``[/\\w.\\- :]*`` and a normalised path.
+    Illegal characters become ``_``, and so do path parts that are empty, ``.`` or ``..``, and two
+    dots at the start. A name over ``limit`` characters is cut and ends in a hash of the full name.
+    Source: mlflow.utils.validation, which allows ``[/\\w.\\- :]*`` and a normalised path.
     """
     parts = _ILLEGAL.sub("_", name).split("/")
     clean = "/".join("_" * max(1, len(part)) if part in ("", ".", "..") else part for part in parts)
@@ -63,15 +63,15 @@ def name_with_hash(clean: str, original: str, limit: int) -> str:
 
 
 class Namer:
-    """Gives each W&B key of a run its MLflow name; no two keys get the same one.
+    """Gives each W&B key of a run an MLflow name of its own.
 
-    A key whose name is taken by another key gets a hash suffix. ``renamed`` holds the originals
-    of all names that differ from the dotted key.
+    A key whose name belongs to another key gets a hash suffix. ``renamed`` has the original keys,
+    by name, that cannot be told from the name.
 
     Args:
         limit: the longest name, in characters.
-        known: what ``renamed`` held when the run was written before.
-        taken: all names that the run has; those not in ``known`` are their keys' own.
+        known: ``renamed`` of an earlier session.
+        taken: all names that the run has; those not in ``known`` are dotted keys.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Namer:
         self._limit = limit
         self._names: dict[Key, str] = {tuple(key): name for name, key in self.renamed.items()}
         self._taken: set[str] = {*self._names.values(), *taken}
-        self._unclaimed = self._taken - self.renamed.keys()
+        self._unassigned = self._taken - self.renamed.keys()
 
     def name(self, key: Key) -> str:
         known = self._names.get(key)
@@ -94,8 +94,8 @@ class Namer:
             return known
         dotted = ".".join(key)
         name = legal_name(dotted, self._limit)
-        if name == dotted and name in self._unclaimed:
-            self._unclaimed.discard(name)
+        if name == dotted and name in self._unassigned:
+            self._unassigned.discard(name)
         elif name in self._taken:
             name = self._free_name(name, key)
         self._names[key] = name
@@ -114,7 +114,7 @@ class Namer:
 
 
 def storable(text: str) -> str:
-    """``text`` without what databases and protocols refuse: NUL and lone surrogates."""
+    """Replace NUL and lone surrogates, which databases and protocols refuse."""
     return _UNSTORABLE.sub("\ufffd", text)
 
 
@@ -124,11 +124,11 @@ _PART_BYTES = 200
 
 
 def safe_path(path: str) -> str:
-    """A relative posix path that stays in its folder, whatever a server or user called it.
+    """Rewrite a path that comes from a server or user to a relative posix path below its folder.
 
-    Parts that are empty, ``.`` or ``..`` and characters that some file system or MLflow's
-    artifact paths refuse are rewritten; a rewritten path ends its name in a hash of the
-    original, so that two different names stay different.
+    Parts that are empty, ``.`` or ``..`` and characters that a file system or MLflow's artifact
+    paths refuse are rewritten. A rewritten path has a hash of the original in its file name, so
+    that different paths stay different.
     """
     parts = [part for part in path.split("/") if part not in ("", ".")]
     clean = [_cut(_UNSAFE.sub("_", "__" if part == ".." else part)) for part in parts] or ["_"]
@@ -142,5 +142,5 @@ def safe_path(path: str) -> str:
 
 
 def _cut(part: str) -> str:
-    """A file name within what file systems take, which count bytes."""
+    """Cut a file name to a number of bytes that file systems allow."""
     return part.encode()[:_PART_BYTES].decode(errors="ignore")

@@ -1,7 +1,7 @@
-"""Rules for W&B to MLflow: what a run's config, summary and description become.
+"""Rules that map a W&B run's config, summary and description to MLflow.
 
-Pure functions of what W&B recorded; the live path and every backfill go through them, so that
-both give equal runs. Change a rule and `MAPPING_VERSION` goes up.
+Pure functions, which live replication and every backfill use, so that both write equal runs.
+Raise `MAPPING_VERSION` when a rule changes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow_wandb_plugin.core.identity import IDENTITY_CONFIG_KEYS
+from mlflow_wandb_plugin.core.mlflow_terms import NOTES_TAG, USER_TAG
 from mlflow_wandb_plugin.core.model import Key, RunInfo, RunState, as_float, flatten
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.mapping.names import Limits, storable
@@ -32,7 +33,7 @@ STATUS: Mapping[RunState, str] = {
 
 
 def params(info: RunInfo) -> dict[Key, str]:
-    """Config leaves as param values, untruncated: text as it is, lists as JSON."""
+    """Values of params by config leaf, not cut to MLflow's limit."""
     return {
         path: param_value(value)
         for path, value in info.first_config.items()
@@ -41,36 +42,37 @@ def params(info: RunInfo) -> dict[Key, str]:
 
 
 def param_value(value: Any) -> str:
+    """The text of a config leaf; lists and mappings as JSON."""
     if isinstance(value, (list, tuple, dict)):
         value = json.dumps(value, ensure_ascii=False)
     return str(value)
 
 
 def changed_params(info: RunInfo) -> int:
-    """How many config leaves no longer hold the value that became their param."""
+    """Number of config leaves that have changed since their params were logged."""
     now = flatten(info.config)
     return sum(
         1
         for path, first in info.first_config.items()
         if path[0] != INTERNAL_CONFIG_KEY
         and path[0] not in IDENTITY_CONFIG_KEYS
-        # As MLflow stores them: wandb-core may have replaced the odd characters in between.
+        # Compare what MLflow stores: wandb-core may have replaced characters in between.
         and (path not in now or storable(param_value(now[path])) != storable(param_value(first)))
     )
 
 
 def config_document(info: RunInfo) -> dict[str, Any]:
-    """The user's whole config as it stands, for ``wandb/config.json``."""
+    """The user's present config, for ``wandb/config.json``."""
     return {key: value for key, value in info.config.items() if key != INTERNAL_CONFIG_KEY}
 
 
 def is_step(value: float) -> bool:
-    """Whether MLflow takes the number as a step: a whole one of 64 bits."""
+    """Whether MLflow accepts the number as a step: an integer of 64 bits."""
     return float(value).is_integer() and abs(value) < 2**63
 
 
 def last_step(info: RunInfo, step_metric: str = "") -> int:
-    """The step of the last history row, by ``step_metric`` where the row has it as a number."""
+    """The step of the last history row: the value of ``step_metric``, if it has one, or W&B's."""
     for path, value in info.last.items():
         if ".".join(path) == step_metric and is_step(value):
             return int(value)
@@ -78,10 +80,13 @@ def last_step(info: RunInfo, step_metric: str = "") -> int:
 
 
 def summary_points(info: RunInfo, step_metric: str = "") -> dict[Key, tuple[float, int, int]]:
-    """Summary numbers that history does not end with: key to (value, step, timestamp in ms).
+    """Summary numbers that differ from the last value in history, as points at the last step.
 
-    They stand at the last step. A key that history has with another last value is stamped 1 ms
-    later, so that MLflow's latest value is the one that W&B's summary shows.
+    The point of a key that is in history is 1 ms later than the last row, so that MLflow's latest
+    value is the one in W&B's summary.
+
+    Returns:
+        (value, step, timestamp in Unix ms) by key.
     """
     step = last_step(info, step_metric)
     at = info.last_ms if info.last_ms is not None else info.started_ms or 0
@@ -99,6 +104,7 @@ def summary_points(info: RunInfo, step_metric: str = "") -> dict[Key, tuple[floa
 
 
 def _in_media(info: RunInfo, path: Key) -> bool:
+    """Whether a summary leaf is inside a media value, such as an image's width."""
     node: Any = info.summary
     for label in path[:-1]:
         node = node[label]
@@ -112,11 +118,11 @@ def run_name(info: RunInfo) -> str:
 
 
 def run_tags(info: RunInfo) -> dict[str, str]:
-    """All tags that describe the run, uncut. Identity tags are `identity.py`'s."""
+    """All tags that describe the run, not cut to MLflow's limit; identity tags are not included."""
     facts = info.facts
     tags = {
-        "mlflow.user": facts.get("user") or facts.get("email") or "",
-        "mlflow.note.content": info.notes,
+        USER_TAG: facts.get("user") or facts.get("email") or "",
+        NOTES_TAG: info.notes,
         "mlflow.source.name": facts.get("program", ""),
         "mlflow.source.type": "LOCAL" if facts.get("program") else "",
         "mlflow.source.git.commit": facts.get("git_commit", ""),
@@ -144,12 +150,12 @@ def run_tags(info: RunInfo) -> dict[str, str]:
 
 
 def experiment_name(template: str, entity: str, project: str) -> str:
-    """The experiment of a project. ``{entity}`` and ``{project}`` are filled in."""
+    """Name of a project's experiment, with ``{entity}`` and ``{project}`` filled in."""
     name = template.replace("{entity}", entity).replace("{project}", project)
     return name[: Limits.installed().experiment_name]
 
 
 def experiment_tags(entity: str, project: str) -> dict[str, str]:
-    """The tags that export-wandb-to-mlflow writes too."""
+    """Tags of a project's experiment; export-wandb-to-mlflow writes the same."""
     path = f"{entity}/{project}" if entity else project
     return {"migrate_from_wandb_project": path, "wandb_project_name": project}

@@ -1,32 +1,35 @@
-"""MLflow's client with errors sorted into "may be repeated" and "refused for good"."""
+"""MLflow's client, with retries: its errors are sorted into unavailable and refused."""
 
 from __future__ import annotations
 
+import copy
 import re
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
-from mlflow_wandb_plugin.targets.mlflow.rest.request_client import Gathered, RequestClient
-from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import SqlClient, sql_client
+from mlflow_wandb_plugin.targets.mlflow.pending_items import PendingItems
+from mlflow_wandb_plugin.targets.mlflow.rest.request_client import RequestClient
+from mlflow_wandb_plugin.targets.mlflow.run_client import RunClient
+from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import sql_client
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import is_data_fault
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param, Run, RunTag
+    from mlflow.entities import Metric, Param, RunTag
 
     from mlflow_wandb_plugin.targets.mlflow.sql.transactions import SharedTransactions
 
 T = TypeVar("T")
 
-# MLflow's error codes that a repetition cannot cure.
-_FOR_GOOD = frozenset(
+# MLflow's error codes of requests that would fail again.
+_PERMANENT = frozenset(
     {
         "INVALID_PARAMETER_VALUE",
         "BAD_REQUEST",
@@ -45,7 +48,7 @@ _FOR_GOOD = frozenset(
 ITEM_FAULTS = frozenset(
     {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS"}
 )
-"""Codes that may be the fault of one item of a batch; the others concern the whole request."""
+"""Codes that one bad item of a batch may cause; the others concern the request."""
 WAIT_STATUS = ("408", "425", "429", "500", "502", "503", "504")
 TOO_LARGE = "413"
 _STATUS_IN_TEXT = re.compile(r"failed with error code (\d{3})|status code:? (\d{3})")
@@ -60,42 +63,57 @@ class RefusedError(TargetError):
 
 
 class RefusedNamesError(RefusedError):
-    """MLflow's database cannot hold metrics of these names beside others that the run has: nothing
-    of them was written, and all of the rest. ``names`` says which."""
+    """Names of metrics collide with other names of the run in MLflow's database. Only the metrics
+    in ``names`` were not written."""
 
     def __init__(self, message: str, names: frozenset[str]) -> None:
         super().__init__(message, "INVALID_PARAMETER_VALUE")
         self.names = names
 
 
-class Client:
-    """The few operations that replication needs, each repeated while MLflow is unavailable."""
+class _Pending(threading.local):
+    """What this thread's steps of `Client.batched` log; None outside of them."""
 
-    _sql: SqlClient | None = None
+    items: PendingItems | None = None
+
+
+class Client:
+    """Calls MLflow, and repeats calls while it is unavailable.
+
+    Attributes:
+        mlflow: MLflow's own client.
+        client: the operations that replication uses; pass them to `call`.
+    """
 
     def __init__(self, uri: str | None, backoff: Backoff | None = None) -> None:
         self._backoff = backoff or Backoff()
         self.mlflow = self.call(_opened, uri)
-        self.client = self.mlflow
-        self.uri = self.client.tracking_uri
-        self._gathering = threading.local()
+        self.client = RunClient(self.mlflow)
+        self.uri: str = self.mlflow.tracking_uri
+        self._pending = _Pending()
 
     def use_sql(self, transactions: SharedTransactions | None) -> None:
-        """What is done to runs goes into the database by ``transactions``, as far as it can."""
-        self._sql = None if transactions is None else sql_client(self.mlflow, transactions)
-        self.client = self.mlflow if self._sql is None else cast("MlflowClient", self._sql)
+        """Work on runs in the database by ``transactions``, where that is possible."""
+        sql = None if transactions is None else sql_client(self.mlflow, transactions)
+        self.client = sql or RunClient(self.mlflow)
 
     def use_requests(self) -> None:
-        """What is done to runs goes to their server in fewer requests than by MLflow's client."""
-        self.client = cast("MlflowClient", RequestClient(self.mlflow))
+        """Work on runs with fewer requests to their server than MLflow's client makes."""
+        self.client = RequestClient(self.mlflow)
+
+    def using(self, client: RunClient) -> Client:
+        """The same client with other operations."""
+        other = copy.copy(self)
+        other.client = client
+        return other
 
     @property
     def shares_transactions(self) -> bool:
-        """Whether what is done `batched` is one transaction, which one more step does not slow."""
-        return self._sql is not None
+        """Whether the steps of `batched` are one transaction, which one more does not slow."""
+        return self.client.shares_transactions
 
     def call(self, what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """``what(*args, **kwargs)``, with back-off and with MLflow's errors translated.
+        """Return ``what(*args, **kwargs)``; repeat it while MLflow is unavailable.
 
         Raises:
             RefusedError, TargetUnavailableError
@@ -109,46 +127,41 @@ class Client:
         params: Sequence[Param] = (),
         tags: Sequence[RunTag] = (),
     ) -> None:
-        gathered: Gathered | None = getattr(self._gathering, "items", None)
-        if gathered is not None and not metrics:
-            gathered.add(run_id, params, tags)
+        pending = self._pending.items
+        if pending is not None and not metrics:
+            pending.add(run_id, params, tags)
             return
-        self.call(
-            self.client.log_batch,
-            run_id,
-            metrics=metrics,
-            params=params,
-            tags=tags,
-            synchronous=True,
-        )
+        self.call(self.client.log_batch, run_id, metrics, params, tags)
 
     def batched(self, steps: Sequence[Callable[[], object]]) -> None:
-        """Take steps, in this order; in one transaction where all of them go into the database.
-        Elsewhere all their params and tags go together, behind everything else.
+        """Take steps in this order, in one transaction if all of them are done in the database.
+        Elsewhere their params and tags are logged together, after everything else.
 
         Args:
-            steps: calls of this client about one run, that may be repeated.
+            steps: calls of this client about one run; each may be repeated.
 
         Raises:
             RefusedError, TargetUnavailableError
         """
-        if self._sql is not None and self.call(self._sql.batched, steps):
+        if self.call(self.client.batched, steps) or self._merged(steps):
             return
-        if not self._merged(steps):
-            for step in steps:
-                step()
+        for step in steps:
+            step()
 
     def _merged(self, steps: Sequence[Callable[[], object]]) -> bool:
-        """Take steps with their params and tags in as few batches as hold them; False if MLflow
-        refuses an item of those."""
-        gathered = self._gathering.items = Gathered()
+        """Take steps with their params and tags in as few batches as possible.
+
+        Returns:
+            False if MLflow refuses a param or tag.
+        """
+        pending = self._pending.items = PendingItems()
         try:
             for step in steps:
                 step()
         finally:
-            self._gathering.items = None
+            self._pending.items = None
         try:
-            for run_id, params, tags in gathered.batches():
+            for run_id, params, tags in pending.batches():
                 self.log_batch(run_id, params=params, tags=tags)
         except RefusedError as error:
             if error.code not in ITEM_FAULTS:
@@ -156,58 +169,13 @@ class Client:
             return False
         return True
 
-    def put_text(self, run_id: str, path: str, text: str) -> bool:
-        """Write a small file among a run's artifacts, if they are files of this machine; else
-        False, and nothing is done."""
-        return self._sql is not None and self.call(self._sql.put_text, run_id, path, text)
-
-    def bare_run(self, run_id: str) -> Run:
-        """A run; its inputs and outputs may be left out."""
-        return self.call(self.mlflow.get_run if self._sql is None else self._sql.bare_run, run_id)
-
-    def create_first(
-        self, experiment_id: str, tag: str, start_time: int | None, tags: dict[str, str],
-        run_name: str,
-    ) -> Run | None:  # fmt: skip
-        """Create a run, if it can be known that nobody else has created one with the same ``tag``
-        nor will at the same time; else None, and nothing is done."""
-        if self._sql is None:
-            return None
-        return self.call(self._sql.create_first, experiment_id, tag, start_time, tags, run_name)
-
-    def runs_with_tag(self, experiment_id: str, key: str, value: str) -> list[Run]:
-        """Active runs of an experiment that carry a tag, the newest first."""
-        if self._sql is not None:
-            return self.call(self._sql.runs_with_tag, experiment_id, key, value)
-        if "'" in value:
-            # MLflow's filters know no escape: match what they can say, then compare.
-            found = self._search(experiment_id, f"tags.`{key}` LIKE '%'")
-            return [run for run in found if run.data.tags.get(key) == value]
-        return self._search(experiment_id, f"tags.`{key}` = '{value}'")
-
-    def any_with_tag(self, experiment_id: str, key: str) -> bool:
-        """Whether active runs of an experiment carry a tag."""
-        condition = f"tags.`{key}` LIKE '%'"
-        found: Any = self.call(
-            self.client.search_runs, [experiment_id], filter_string=condition, max_results=1
-        )
-        return bool(found)
-
-    def _search(self, experiment_id: str, condition: str) -> list[Run]:
-        runs: list[Run] = []
-        token: str | None = None
-        while True:
-            page: Any = self.call(
-                self.client.search_runs,
-                [experiment_id],
-                filter_string=condition,
-                max_results=1000,
-                page_token=token,
-            )
-            runs.extend(page)
-            token = page.token
-            if not token:
-                return runs
+    def delete_tag(self, run_id: str, key: str) -> None:
+        """Delete a tag, unless another process has done so, or a try whose answer was lost."""
+        try:
+            self.call(self.client.delete_tag, run_id, key)
+        except RefusedError as error:
+            if error.code != "RESOURCE_DOES_NOT_EXIST":
+                raise
 
     def find_experiment(self, name: str) -> str | None:
         """The active experiment called ``name``, or None."""
@@ -242,10 +210,10 @@ class Client:
 
 
 def _opened(uri: str | None) -> MlflowClient:
-    """MLflow's client of ``uri``. It opens the store: a database may be down, its driver missing.
+    """Open MLflow's client of ``uri``, and with it a database or a file store.
 
     Raises:
-        UsageError: MLflow will never open this URI as things are.
+        UsageError: MLflow cannot open this URI, and repeating does not help.
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -266,7 +234,7 @@ def _opened(uri: str | None) -> MlflowClient:
 
 
 def deleted(run_id: str) -> TargetError:
-    """What to say of a run that takes no points any more."""
+    """The error for a run that was deleted while it was written."""
     return TargetError(
         f"the MLflow run {run_id} was deleted: restore it (mlflow runs restore), "
         "or backfill the W&B run into a new one"
@@ -274,18 +242,19 @@ def deleted(run_id: str) -> TargetError:
 
 
 def default_uri() -> str:
-    """Where MLflow's client goes when it is told of no server."""
+    """MLflow's own tracking URI, for a client that is given none."""
     import mlflow
 
     return str(mlflow.get_tracking_uri())
 
 
 def check_reachable(uri: str) -> None:
-    """Ask the socket: MLflow's client would take minutes to say that nobody listens.
+    """Try to connect to an http(s) tracking server: MLflow's client would retry for minutes.
+
+    Other URIs, and servers behind a proxy, are not checked.
 
     Raises:
-        TargetUnavailableError: no connection to an http(s) tracking server. Other URIs, and
-            servers behind a proxy, are not asked.
+        TargetUnavailableError: no connection.
     """
     address = urlsplit(uri)
     if address.scheme not in ("http", "https") or not address.hostname:
@@ -301,7 +270,11 @@ def check_reachable(uri: str) -> None:
 
 
 def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call ``what`` once; MLflow's, SQLAlchemy's and the network's errors become ours."""
+    """Call ``what`` once, and raise MLflow's, SQLAlchemy's and the network's errors as ours.
+
+    Raises:
+        RefusedError, TargetUnavailableError
+    """
     import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import DataError, SQLAlchemyError
@@ -315,7 +288,7 @@ def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         cause = error.__cause__
         if status == TOO_LARGE or isinstance(cause, _UNSTORABLE) or is_data_fault(cause):
             raise RefusedError(f"MLflow: {text}", "BAD_REQUEST") from error
-        refused = code in _FOR_GOOD or status.startswith("4")
+        refused = code in _PERMANENT or status.startswith("4")
         if refused and status not in WAIT_STATUS:
             raise RefusedError(f"MLflow: {text}", code) from error
         raise TargetUnavailableError(f"MLflow: {text}") from error
@@ -326,11 +299,11 @@ def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 _UNSTORABLE = (OverflowError, UnicodeError)
-"""What a value raises that the store or the protocol cannot hold; MLflow calls it internal."""
+"""Errors of values that the store or the protocol cannot hold; internal errors for MLflow."""
 
 
 def _status(text: str) -> str:
-    """The HTTP status of an answer that is no JSON: MLflow gives most of them one code."""
+    """The HTTP status of an answer that is not JSON: MLflow gives most of them the same code."""
     found = _STATUS_IN_TEXT.search(text)
     return "" if found is None else found[1] or found[2]
 

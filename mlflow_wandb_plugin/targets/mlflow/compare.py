@@ -1,71 +1,68 @@
 """Compares an MLflow run with what a backfill would write into it now, value by value.
 
-The run is written once more by the very writer of a backfill, through a client that looks instead
-of writing: what it would have to change is a difference.
+The run is written once more by the backfill's own writer, through a client that compares instead of
+writing: what would have to be changed is a difference.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 import tempfile
 import threading
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import LARGEST, Points
+from mlflow_wandb_plugin.targets.mlflow.run_client import RunClient
 from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
 
 KEPT_DIFFERENCES = 100
-GIVEN = (identity.RUN_ID, identity.STEP_METRIC)
+DECISIVE = (identity.RUN_ID, identity.STEP_METRIC)
 """Tags that decide how a run is written; the other tags are compared."""
-BOOKKEEPING = "wandb.sync."
-"""How far the run was carried is not what was carried."""
+PROGRESS_TAGS = "wandb.sync."
+"""Begins the tags that say how far a run is replicated, which are not compared."""
 
 
 class RunComparison(MlflowRunWriter):
-    """A `RunWriter` that writes nothing and tells what differs.
+    """A `RunWriter` that writes nothing and finds what differs.
 
     Attributes:
         checked: how many points, params, tags and files were compared, by kind.
-        differences: one line each, the first `KEPT_DIFFERENCES`; `count` has all.
+        differences: one line each, the first `KEPT_DIFFERENCES`; `count` is the number of all.
     """
 
     def __init__(self, client: Client, run: Run, info: RunInfo) -> None:
+        from mlflow.entities import Run, RunData, RunTag
+
         self.checked: Counter[str] = Counter()
         self.differences: list[str] = []
         self.count = 0
-        self._noting = threading.Lock()
-        self._real = client
-        self._held = _Columns()
-        looking = copy.copy(client)
-        looking.use_sql(None)
-        looking.client = _Looker(client, run, self)  # type: ignore[assignment]
-        given = {key: run.data.tags[key] for key in GIVEN if key in run.data.tags}
-        blank = SimpleNamespace(
-            info=run.info, data=SimpleNamespace(tags=given, params={}, metrics={})
-        )
-        super().__init__(looking, blank, info, None, self._held)  # type: ignore[arg-type]
+        self._lock = threading.Lock()
+        self._collected = _CollectedPoints()
+        comparing = client.using(_ComparingClient(client.mlflow, run, self))
+        decisive = [RunTag(key, run.data.tags[key]) for key in DECISIVE if key in run.data.tags]
+        empty = Run(run.info, RunData(tags=decisive))
+        super().__init__(comparing, empty, info, None, self._collected)
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         super().finish(info, complete)
-        for name, (values, times, steps) in sorted(self._held.by_name.items()):
+        for name, (values, times, steps) in sorted(self._collected.by_name.items()):
             self._compare_points(name, values, times, steps)
 
     def differs(self, what: str) -> None:
-        """Note a difference; files are looked at by several threads."""
-        with self._noting:
+        """Add a difference. Several threads compare files."""
+        with self._lock:
             self.count += 1
             if self.count <= KEPT_DIFFERENCES:
                 self.differences.append(what)
@@ -76,7 +73,7 @@ class RunComparison(MlflowRunWriter):
         stored = map(_comparable, values)
         wanted = set(zip(steps, times, stored, strict=True))
         try:
-            history = self._real.call(self._real.client.get_metric_history, self.run_id, name)
+            history = self._client.call(self._client.client.get_metric_history, self.run_id, name)
         except RefusedError:
             history = []
         there = {(m.step, m.timestamp, _comparable(m.value)) for m in history}
@@ -88,8 +85,8 @@ class RunComparison(MlflowRunWriter):
             self.checked["points of MLflow alone"] += extra
 
 
-class _Columns:
-    """Takes points in the place of a database."""
+class _CollectedPoints:
+    """A `BulkWriter` that keeps the points in memory."""
 
     backs_off = True
 
@@ -107,22 +104,21 @@ class _Columns:
         return True
 
 
-class _Looker:
-    """Stands for an MlflowClient: what would be written is compared with what is there."""
+class _ComparingClient(RunClient):
+    """Compares what would be written with what is there."""
 
-    def __init__(self, client: Client, run: Run, result: RunComparison) -> None:
-        self._client = client
+    def __init__(self, client: MlflowClient, run: Run, result: RunComparison) -> None:
+        super().__init__(client)
         self._run = run
         self._result = result
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client.client, name)
-
-    def update_run(self, run_id: str, name: str | None = None, status: str | None = None) -> None:
+    def update_run(self, run_id: str, status: str | None = None, name: str | None = None) -> None:
         if name is not None and name != self._run.info.run_name:
             self._result.differs(f"the run's name is {self._run.info.run_name!r}, not {name!r}")
 
-    def set_terminated(self, run_id: str, status: str, end_time: int | None) -> None:
+    def set_terminated(
+        self, run_id: str, status: str | None = None, end_time: int | None = None
+    ) -> None:
         info = self._run.info
         self._result.checked["status"] += 1
         if info.status != status:
@@ -131,9 +127,9 @@ class _Looker:
             self._result.differs(f"the run's end is {info.end_time} ms, not {end_time} ms")
 
     def delete_tag(self, run_id: str, key: str) -> None:
-        """Bookkeeping of a run that is being written."""
+        """Only tags are removed that the comparison does not take from the run."""
 
-    def log_inputs(self, run_id: str, datasets: Sequence[Any]) -> None:
+    def log_inputs(self, run_id: str, datasets: Sequence[DatasetInput]) -> None:
         inputs = self._run.inputs.dataset_inputs if self._run.inputs else ()
         there = {(known.dataset.name, known.dataset.digest) for known in inputs}
         for wanted in datasets:
@@ -144,31 +140,32 @@ class _Looker:
     def log_batch(
         self,
         run_id: str,
-        metrics: Sequence[Any] = (),
-        params: Sequence[Any] = (),
-        tags: Sequence[Any] = (),
-        synchronous: bool = True,
+        metrics: Sequence[Metric] = (),
+        params: Sequence[Param] = (),
+        tags: Sequence[RunTag] = (),
     ) -> None:
-        data = self._run.data
-        # Points that MLflow refuses are losses of the backfill, not differences.
-        self._look("param", params, data.params)
-        wanted = [tag for tag in tags if not tag.key.startswith(BOOKKEEPING)]
-        self._look("tag", wanted, data.tags)
+        # Only points that MLflow refuses come here: losses of the backfill, not differences.
+        self._compare("param", params, self._run.data.params)
+        wanted = [tag for tag in tags if not tag.key.startswith(PROGRESS_TAGS)]
+        self._compare("tag", wanted, self._run.data.tags)
 
-    def _look(self, kind: str, items: Sequence[Any], there: dict[str, str]) -> None:
+    def _compare(
+        self, kind: str, items: Sequence[Param | RunTag], there: Mapping[str, str]
+    ) -> None:
         for item in items:
             self._result.checked[f"{kind}s"] += 1
             if there.get(item.key) != item.value:
                 found = _short(there.get(item.key))
                 self._result.differs(f"{kind} {item.key} is {found}, not {_short(item.value)}")
 
-    def log_artifact(self, run_id: str, local: str, folder: str) -> None:
-        path = f"{folder}/{Path(local).name}" if folder else Path(local).name
+    def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
+        name = Path(local_path).name
+        path = f"{artifact_path}/{name}" if artifact_path else name
         self._result.checked["files"] += 1
-        with tempfile.TemporaryDirectory(prefix="mlflow-wandb-verify-") as spool:
+        with tempfile.TemporaryDirectory(prefix="mlflow-wandb-verify-") as folder:
             try:
-                there = self._client.client.download_artifacts(run_id, path, spool)
-                same = _digest(there) == _digest(local)
+                there = self.download_artifacts(run_id, path, folder)
+                same = _digest(there) == _digest(local_path)
             except Exception:
                 # Each store has its own errors for a file that is not there.
                 self._result.differs(f"no file {path}")

@@ -7,17 +7,80 @@ import re
 import shutil
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.core.model import RowObjects
-from mlflow_wandb_plugin.mapping.names import safe_path
+from mlflow_wandb_plugin.core.model import FileRef, RowObjects
+from mlflow_wandb_plugin.mapping.names import Limits, safe_path
+from mlflow_wandb_plugin.targets.mlflow.uploads import Uploads
 
+TABLES_TAG = "mlflow.loggedArtifacts"
 IMAGE_TYPES = ("image-file", "images/separated", "images")
 SHOWN = (*IMAGE_TYPES, "table-file")
 _NAMESPACE = uuid.UUID("6f1c2c52-0d0f-5c0e-9a53-6d6c666c6f77")
+
+
+class RunMedia:
+    """Uploads copies of one run's images and tables where MLflow's UI looks for them.
+
+    Args:
+        rewrites: counts media that cannot be shown.
+        tags: those that the run had when it was opened.
+
+    Attributes:
+        tags: tags that the run needs so that MLflow shows the media.
+    """
+
+    def __init__(self, uploads: Uploads, rewrites: Counter[str], tags: Mapping[str, str]) -> None:
+        self.tags: dict[str, str] = {}
+        self._uploads = uploads
+        self._rewrites = rewrites
+        self._files: dict[str, Path] = {}
+        self._values: list[tuple[str, RowObjects]] = []
+        self._tables: list[dict[str, str]] = json.loads(tags.get(TABLES_TAG, "[]"))
+
+    def add_file(self, ref: FileRef) -> None:
+        """Take a file of the run, which may be the file of a media value."""
+        self._files[ref.path] = ref.local
+
+    def add_row(self, row: RowObjects) -> None:
+        """Take the media values of a row; their files may come later."""
+        for key, value in row.values.items():
+            if isinstance(value, dict) and value.get("_type") in SHOWN:
+                self._values.append((".".join(key), RowObjects(row.step, row.timestamp_ms, value)))
+
+    def upload(self) -> None:
+        """Upload the media values that were added."""
+        values, self._values = self._values, []
+        for key, row in values:
+            self._show(key, row)
+        if self._tables:
+            self.tags[TABLES_TAG] = json.dumps(self._listed_tables())
+
+    def _show(self, key: str, row: RowObjects) -> None:
+        try:
+            shown = render(key, row, self._files, self._uploads.folder)
+        except Exception:
+            # Whatever is wrong with an image or table: its file and its value are written anyway.
+            self._rewrites["media_not_shown"] += 1
+            return
+        for local, target in shown.files:
+            self._uploads.upload(local, target, "media_missing")
+        self._tables.extend(table for table in shown.tables if table not in self._tables)
+        self.tags.update(shown.tags)
+
+    def _listed_tables(self) -> list[dict[str, str]]:
+        """As many tables as fit into MLflow's tag; the others are files that its UI does not
+        show."""
+        limit = Limits.installed().tag_value
+        listed = list(self._tables)
+        while len(json.dumps(listed)) > limit:
+            listed.pop()
+        self._rewrites["table_not_listed"] = len(self._tables) - len(listed)
+        return listed
 
 
 @dataclass
@@ -30,11 +93,11 @@ class Shown:
 
 
 def render(key: str, row: RowObjects, local: Mapping[str, Path], spool: Path) -> Shown:
-    """Lay out one media value. ``row.values`` is W&B's typed value, ``local`` its files by path.
+    """Convert one media value: ``row.values`` is W&B's typed value, ``local`` has files by path.
 
     Raises:
         OSError, ValueError, ImportError, KeyError: it cannot be shown (no file, no Pillow, …);
-            the file itself is carried all the same.
+            the run has the file itself all the same.
     """
     value: Any = row.values
     shown = Shown()
@@ -49,10 +112,10 @@ def render(key: str, row: RowObjects, local: Mapping[str, Path], spool: Path) ->
 
 
 def _image(shown: Shown, key: str, row: RowObjects, local: Path, spool: Path) -> None:
-    """MLflow's time-stepped image: a PNG and a small WebP under one deterministic name.
+    """MLflow's image with a step: a PNG and a small WebP, as MlflowClient.log_image names them.
 
-    Source: MlflowClient.log_image. Its random uuid is derived here from what the image is, so
-    that writing it again overwrites it.
+    Its uuid is not random but derived from key, step and time: an image that is written again
+    overwrites itself.
     """
     from mlflow.tracking.multimedia import compress_image_size
     from PIL import Image

@@ -27,13 +27,13 @@ class Points(NamedTuple):
     steps: Sequence[int]
 
     def storable(self) -> bool:
-        """Whether MLflow would take every point; if not, log_batch says which it refuses."""
+        """Whether no time or step is out of MLflow's range; else log_batch refuses some points."""
         times, steps = self.timestamps_ms, self.steps
         return min(times) >= 0 and max(times) < INT64 and -INT64 <= min(steps) <= max(steps) < INT64
 
     def finite(self) -> bool:
         """Whether no value is NaN or infinite."""
-        # Only a finite sum proves it at once: finite numbers may add up to infinity.
+        # The sum is fast; but finite numbers may add up to infinity.
         return math.isfinite(sum(self.values)) or all(map(math.isfinite, self.values))
 
     def cut(self, start: int, stop: int | None) -> Points:
@@ -44,7 +44,7 @@ class Points(NamedTuple):
     def columns(
         self,
     ) -> tuple[Sequence[str], Sequence[float], Sequence[int], Sequence[int], Sequence[bool]]:
-        """Columns of ``metrics``: key, value, timestamp, step, is_nan."""
+        """The columns of table ``metrics``: key, value, timestamp, step, is_nan."""
         values, count = self.values, len(self.values)
         nan = [False] * count
         if not self.finite():
@@ -53,39 +53,39 @@ class Points(NamedTuple):
         return [self.name] * count, values, self.timestamps_ms, self.steps, nan
 
     def latest(self, run_id: str) -> Row:
-        """The row that ``latest_metrics`` should hold, were there no others of that name."""
+        """The row of table ``latest_metrics`` if the metric has no other points."""
         value = self.values[at := self.latest_at()]
         nan = value != value
         return self.name, stored(value), self.timestamps_ms[at], self.steps[at], nan, run_id
 
     def latest_at(self) -> int:
-        """Where the latest point stands."""
+        """The index of the latest point."""
         steps, highest = self.steps, max(self.steps)
         if steps.count(highest) == 1:
             return steps.index(highest)
         values = map(stored, self.values)
-        # Counting down, the greatest of equal points is the one that came first.
+        # Negative indexes: the greatest of equal points is the first one.
         order = range(0, -len(self.values), -1)
         *_, at = max(zip(steps, self.timestamps_ms, values, order, strict=True))
         return -at
 
 
 class BulkWriter(Protocol):
-    """Whoever takes points of a run in columns."""
+    """Writes many points of a run at once."""
 
     @property
     def backs_off(self) -> bool:
-        """Whether it repeats by itself what the target was not available for."""
+        """Whether `write` itself retries while the target is not available."""
 
     def write(self, run_id: str, blocks: Sequence[Points]) -> None:
-        """Write them; may be repeated."""
+        """Write points; may be repeated."""
 
     def fits(self, blocks: Sequence[Points]) -> bool:
-        """Whether they are few enough to share a transaction with something else."""
+        """Whether the points are few enough to share a transaction with other work."""
 
 
 def joined(blocks: Sequence[Points]) -> list[Points]:
-    """The same points, each name once."""
+    """Join points of the same metric; each name is there once."""
     names = [points.name for points in blocks]
     if len(set(names)) == len(names):
         return list(blocks)
@@ -99,7 +99,7 @@ def joined(blocks: Sequence[Points]) -> list[Points]:
 
 
 def stored(value: float) -> float:
-    """A value as MLflow's database holds it."""
+    """A value as MLflow's database stores it."""
     if math.isfinite(value):
         return value
     return 0.0 if math.isnan(value) else math.copysign(LARGEST, value)

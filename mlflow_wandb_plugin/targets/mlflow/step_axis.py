@@ -1,4 +1,4 @@
-"""Points at the value of a metric that the run names as its step, in place of W&B's own count."""
+"""Steps that are the values of a metric, in place of W&B's own steps."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ HELD_POINTS = 100_000
 
 
 class StepAxis:
-    """Gives history points the value that the step metric has in their row as their step.
+    """Replaces the step of each history point by the value of the step metric in the same row.
 
-    A row's numbers come as one series a key, in any order: the series of a block wait until all of
-    them are there. A row in which the metric is missing, or is no whole number, keeps its step.
+    The numbers of a block of rows come as one series per key, in any order: they are kept until
+    the block has ended. A row without the metric, or with a value that is not an integer, keeps
+    its step.
 
     Args:
         metric: the metric's dotted key.
@@ -25,10 +26,10 @@ class StepAxis:
         self._highest = -1
 
     def add(self, series: Series) -> list[Series]:
-        """Take a series; returns those that can be written now, with their final steps."""
+        """Take a series; return those whose steps are known now."""
         ready = []
         if self._points >= HELD_POINTS and series.steps and series.steps[0] > self._highest:
-            # A series that starts behind all others begins a new block.
+            # A series that starts after all others begins a new block.
             ready = self.release()
         self._held.append(series)
         self._points += len(series.steps)
@@ -36,7 +37,7 @@ class StepAxis:
         return ready
 
     def release(self) -> list[Series]:
-        """All that is held. Call it where a block is known to have ended."""
+        """Return all series. Call it at the end of a block."""
         held, self._held = self._held, []
         self._points, self._highest = 0, -1
         steps = {

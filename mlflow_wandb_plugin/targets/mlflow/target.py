@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.identity import Origin, Twin
+from mlflow_wandb_plugin.core.mlflow_terms import PARENT_TAG
 from mlflow_wandb_plugin.core.model import Key, RunInfo
 from mlflow_wandb_plugin.core.protocols import Target, TargetOptions, WritePath
 from mlflow_wandb_plugin.core.retry import Backoff
-from mlflow_wandb_plugin.errors import TargetUnavailableError, UsageError
-from mlflow_wandb_plugin.mapping import names, run_documents, to_mlflow
+from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.mapping import names, to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.adopted_writer import AdoptedRunWriter
-from mlflow_wandb_plugin.targets.mlflow.claims import PENDING, settle, standing
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.compare import RunComparison
+from mlflow_wandb_plugin.targets.mlflow.concurrent_creation import create_once, find_settled
+from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
 from mlflow_wandb_plugin.targets.mlflow.rest.rest_points import open_rest
+from mlflow_wandb_plugin.targets.mlflow.run_search import RunSearch, twin_of
 from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
 from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import SqlBulk, open_bulk
 
@@ -29,16 +32,13 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 T = TypeVar("T")
 
-PARENT_TAG = "mlflow.parentRunId"
-CLAIMS = 10
-
 
 class MlflowTarget(Target):
     """Replicates W&B runs into MLflow.
 
     Args:
         uri: an MLflow tracking URI; None means MLflow's own default.
-        secondary: whether another process also writes the runs and decides how they end.
+        secondary: whether another process writes the same runs and decides how they end.
 
     Raises:
         UsageError: ``options.write_path`` is "bulk", and the database cannot be reached.
@@ -57,9 +57,8 @@ class MlflowTarget(Target):
         self._client = Client(uri, backoff)
         self._options = options or TargetOptions()
         self._experiment_ids: dict[str, str] = {}
-        self._parents: dict[tuple[str, str, str], str] = {}
-        self._bare: dict[tuple[str, str], bool] = {}
-        self._created: set[str] = set()
+        self._search = RunSearch(self._client)
+        self._parents = ParentRuns(self._client)
         self._secondary = secondary
         self._bulk = self._open_write_path(self._options.write_path)
         self._lock = threading.Lock()
@@ -116,15 +115,15 @@ class MlflowTarget(Target):
         return self._client.find_experiment(name)
 
     def find(self, info: RunInfo) -> Twin | None:
-        """The live run that the W&B config names, or that carries the identity tags."""
-        run = self._named_in_config(info) if self._options.find_dual_written else None
+        """The active run that the W&B config names, or that has the identity tags."""
+        run = self._search.named_in_config(info) if self._options.find_dual_written else None
         if run is not None:
             given = info.config.get(identity.GIVEN_RUN_CONFIG_KEY) is True
-            return _twin(run, named=True, given=given)
-        run = standing(self._client, lambda: self._alike(info))
+            return twin_of(run, named=True, given=given)
+        run = find_settled(self._client, lambda: self._candidates(info))
         if run is None:
             run = next(iter(self._tagged(info, identity.EWM_RUN_ID)), None)
-        return _twin(run, named=False) if run is not None else None
+        return twin_of(run, named=False) if run is not None else None
 
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> MlflowRunWriter:
         tags = identity.identity_tags(info, origin, to_mlflow.MAPPING_VERSION)
@@ -132,9 +131,9 @@ class MlflowTarget(Target):
             run, won = self._create(info, tags)
             if won:
                 return MlflowRunWriter(self._client, run, info, None, self._bulk, self._secondary)
-            twin = _twin(run, named=False)
+            twin = twin_of(run, named=False)
         else:
-            run = self._client.bare_run(twin.run_id)
+            run = self._client.call(self._client.client.get_run_data, twin.run_id)
         if twin.adopted:
             tags |= {identity.ORIGIN: "dual"}
             return AdoptedRunWriter(self._client, run, info, tags, self._bulk)
@@ -146,137 +145,36 @@ class MlflowTarget(Target):
         return RunComparison(self._client, run, info)
 
     def _create(self, info: RunInfo, tags: dict[str, str]) -> tuple[Run, bool]:
-        """Create the run, unless somebody else just did; returns it and whether it is ours."""
-        parent = self._parent_run(info)
-        tags = tags | ({PARENT_TAG: parent} if parent else {})
+        """Create the run, unless another process just did; returns it and whether it is ours."""
         experiment, name = self.experiment_id(info), to_mlflow.run_name(info)
-        for tag in (identity.RUN_ID, identity.EWM_RUN_ID):
-            self._was_bare(experiment, tag)
-        with self._lock:
-            self._created.add(info.run_id)
-        first = self._client.create_first(experiment, identity.RUN_ID, info.started_ms, tags, name)
+        parent = self._parents.parent_of(info, experiment)
+        tags = tags | ({PARENT_TAG: parent} if parent else {})
+        self._search.prepare_creation(info, experiment)
+        first = self._client.call(
+            self._client.client.create_first,
+            experiment,
+            identity.RUN_ID,
+            info.started_ms,
+            tags,
+            name,
+        )
         if first is not None:
             return first, True
-        return self._claimed(experiment, info.started_ms, tags, name, lambda: self._alike(info))
+        return create_once(
+            self._client, experiment, info.started_ms, tags, name, lambda: self._candidates(info)
+        )
 
-    def _claimed(
-        self,
-        experiment: str,
-        start_ms: int | None,
-        tags: dict[str, str],
-        name: str,
-        alike: Callable[[], Sequence[Run]],
-    ) -> tuple[Run, bool]:
-        """The one run of those who create it at once, and whether it is ours.
-
-        Raises:
-            TargetUnavailableError: they gave way to each other, again and again.
-        """
-        for _ in range(CLAIMS):
-            run = self._client.call(
-                self._client.client.create_run,
-                experiment,
-                start_time=start_ms,
-                tags=tags | {identity.CLAIM: PENDING},
-                run_name=name,
-            )
-            winner = settle(self._client, run, alike)
-            if winner is not None:
-                return winner, winner.info.run_id == run.info.run_id
-        raise TargetUnavailableError(f"MLflow: others create the run {name!r} at once; try again")
-
-    def _alike(self, info: RunInfo) -> list[Run]:
+    def _candidates(self, info: RunInfo) -> list[Run]:
+        """Runs that replicate ``info``, settled or pending."""
         found = self._tagged(info, identity.RUN_ID)
         if self._options.find_dual_written:
             return found
         return [run for run in found if run.data.tags.get(identity.ORIGIN) != "dual"]
 
-    def _parent_run(self, info: RunInfo) -> str | None:
-        """The run that ``info`` is nested below: the one its config names, or that of its sweep or
-        group, which is created with the first of its runs."""
-        named = info.config.get(identity.PARENT_RUN_KEY)
-        if isinstance(named, str) and named:
-            return named
-        group = info.config.get(identity.PARENT_GROUP_KEY)
-        if info.sweep_id:
-            name = f"sweep {info.facts.get('sweep_name') or info.sweep_id}"
-            return self._common_parent(info, identity.SWEEP, info.sweep_id, name)
-        if isinstance(group, str) and group:
-            return self._common_parent(info, identity.PARENT_GROUP, group, group)
-        return None
-
-    def _common_parent(self, info: RunInfo, tag: str, value: str, name: str) -> str:
-        experiment = self.experiment_id(info)
-        with self._lock:
-            known = self._parents.get((experiment, tag, value))
-            if known is None:
-                known = self._find_parent(experiment, tag, value) or self._create_parent(
-                    experiment, info, tag, value, name
-                )
-                self._parents[experiment, tag, value] = known
-            return known
-
-    def _find_parent(self, experiment: str, tag: str, value: str) -> str | None:
-        found = standing(self._client, lambda: self._client.runs_with_tag(experiment, tag, value))
-        return None if found is None else str(found.info.run_id)
-
-    def _create_parent(
-        self, experiment: str, info: RunInfo, tag: str, value: str, name: str
-    ) -> str:
-        created, won = self._claimed(
-            experiment,
-            info.started_ms,
-            {tag: value, identity.PROJECT: info.project},
-            name,
-            lambda: self._client.runs_with_tag(experiment, tag, value),
-        )
-        run_id = str(created.info.run_id)
-        if not won:
-            return run_id
-        config = info.facts.get("sweep_config") if tag == identity.SWEEP else None
-        if config:
-            self._client.call(
-                self._client.client.log_dict, run_id, config, run_documents.SWEEP_CONFIG_FILE
-            )
-        self._client.call(self._client.client.set_terminated, run_id)
-        return run_id
-
-    def _named_in_config(self, info: RunInfo) -> Run | None:
-        run_id = info.config.get("mlflow_run_id")
-        if not isinstance(run_id, str) or not run_id:
-            return None
-        try:
-            run = self._client.call(self._client.client.get_run, run_id)
-        except RefusedError as error:
-            if error.code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-            return None
-        tags = run.data.tags
-        if run.info.lifecycle_stage != "active":
-            return None
-        return run if identity.RUN_ID not in tags or identity.same_run(info, tags) else None
-
     def _tagged(self, info: RunInfo, tag: str) -> list[Run]:
-        """Runs of the project's experiment that carry the W&B run's id in ``tag``."""
+        """Runs of the project's experiment that have the W&B run's id in ``tag``."""
         experiment = self._known_experiment(info)
-        if experiment is None or self._is_new(info, experiment, tag):
-            return []
-        runs = self._client.runs_with_tag(experiment, tag, info.run_id)
-        if tag == identity.EWM_RUN_ID:
-            return runs
-        return [run for run in runs if identity.same_run(info, run.data.tags)]
-
-    def _is_new(self, info: RunInfo, experiment: str, tag: str) -> bool:
-        """Whether no run can carry the W&B run's id in ``tag``: none of the experiment carried any
-        at the first look, and we have not created it since. One that somebody else has created
-        since is met when we create ours."""
-        return info.run_id not in self._created and self._was_bare(experiment, tag)
-
-    def _was_bare(self, experiment: str, tag: str) -> bool:
-        with self._lock:
-            if (experiment, tag) not in self._bare:
-                self._bare[experiment, tag] = not self._client.any_with_tag(experiment, tag)
-            return self._bare[experiment, tag]
+        return [] if experiment is None else self._search.with_tag(info, experiment, tag)
 
 
 def _or_none(open_path: Callable[[C], T], client: C) -> T | None:
@@ -284,18 +182,3 @@ def _or_none(open_path: Callable[[C], T], client: C) -> T | None:
         return open_path(client)
     except UsageError:
         return None
-
-
-def _twin(run: Run, named: bool, given: bool = False) -> Twin:
-    tags = run.data.tags
-    ours = identity.RUN_ID in tags
-    return Twin(
-        run_id=run.info.run_id,
-        experiment_id=run.info.experiment_id,
-        origin=tags.get(identity.ORIGIN, "dual" if named else ""),
-        state=tags.get(identity.STATE, ""),
-        position=identity.read_numbers(tags, identity.POSITION),
-        rows=identity.read_numbers(tags, identity.ROWS),
-        foreign=not ours and not named,
-        adopted=named and not ours and not given,
-    )

@@ -164,7 +164,7 @@ def test_a_run_deleted_in_the_middle_is_one_clear_error(
     with opened(fresh_store, run_info()) as writer:
         MlflowClient(fresh_store).delete_run(writer.run_id)
         writer.append(points("a", [1.0] * 1000))
-        writer._points._bulk = None
+        writer._points._writer._bulk = None
         calls = []
         original = writer._client.log_batch
         monkeypatch.setattr(

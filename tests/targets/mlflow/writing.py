@@ -70,3 +70,22 @@ def downloaded(uri: str, run: RunState, path: str, folder: Path) -> Path:
     target = folder / "downloaded"
     target.mkdir(exist_ok=True)
     return Path(MlflowClient(uri).download_artifacts(run.run_id, path, str(target)))
+
+
+def file(folder: Path, name: str, text: str = "content") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def losses(uri: str) -> Any:
+    return json.loads(the_run(uri).tags["wandb.sync.losses"])
+
+
+def write(uri: str, *items: Any) -> None:
+    info = run_info()
+    with opened(uri, info) as writer:
+        for item in items:
+            writer.add(item)
+        end(writer, info)

@@ -1,9 +1,9 @@
-"""Points to a tracking server: MLflow's own requests, full ones, several under way at once.
+"""Sends points to a tracking server, in full requests and several at once.
 
-A request is the one that `RestStore.log_batch` makes (MLflow 3.1 to 3.17), sent by MLflow's own
-`http_request`, which knows its credentials, headers, proxies and retries; only the messages between
-are left out, one object a point. The server compares each point with its metric's latest so far,
-and two requests at once may both compare with the same one: each metric's latest point goes first.
+The requests are those of `RestStore.log_batch` (MLflow 3.1 to 3.17), sent by MLflow's
+`http_request` with its credentials, headers, proxies and retries; only the protobuf messages, one
+object per point, are left out. The server compares each point with its metric's latest one, and
+two requests at once may compare with the same one: each metric's latest point is sent first.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
 REQUESTS_AT_ONCE = 4
 ASKED_TO_WAIT = (429, 503)
 RETRIED_BY_MLFLOW = frozenset({408, 500, 502, 504})
-"""Of the statuses that MLflow retries, those that are not for the limiter to heed."""
+"""Statuses that MLflow retries, without those that slow down the limiter."""
 
 
 class RestBulk:
-    """Writes points through a tracking server. Thread-safe: all runs share one limit.
+    """A `BulkWriter` through a tracking server. Thread-safe: all runs share one limit.
 
     Args:
-        client: of a server, as `open_rest` has checked.
+        client: of a server that `open_rest` has checked.
     """
 
     backs_off = True
@@ -47,14 +47,14 @@ class RestBulk:
         self._size = Limits.installed().batch_metrics
 
     def fits(self, blocks: Sequence[Points]) -> bool:
-        """A server has no transaction to share."""
+        """False: a server offers no transactions."""
         return False
 
     def write(self, run_id: str, blocks: Sequence[Points]) -> None:
         """Write points of one run. May be repeated.
 
         Raises:
-            RefusedError: MLflow refused a request; the others of its time may have arrived.
+            RefusedError: MLflow refused a request; other requests may have been accepted.
             TargetUnavailableError
         """
         blocks = joined(blocks)
@@ -76,8 +76,7 @@ class RestBulk:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _bodies(self, run_id: str, blocks: Sequence[Points]) -> Iterator[bytes]:
-        """Requests; each metric's latest point is in the first, or in the first ones where there
-        are more metrics than a request holds."""
+        """Bodies of requests; the latest points of all metrics are in the first ones."""
         latest = [points.latest_at() for points in blocks]
         first = [
             _metrics(points.cut(at, at + 1)) for points, at in zip(blocks, latest, strict=True)
@@ -119,21 +118,21 @@ class RestBulk:
 
 
 def open_rest(client: Client) -> RestBulk:
-    """The raw path to the server behind ``client``.
+    """Return the bulk writer to the tracking server of ``client``.
 
     Raises:
-        UsageError: there is none, or somebody's variant of MLflow's client speaks to it.
+        UsageError: there is none, or its store is not MLflow's own class.
     """
     from mlflow.store.tracking.rest_store import RestStore
 
     store: Any = client.mlflow._tracking_client.store
     if type(store) is not RestStore or store.get_host_creds().use_databricks_sdk:
-        raise UsageError("points are sent by MLflow's own client here")
+        raise UsageError("points can be sent here by MLflow's own client only")
     return RestBulk(client)
 
 
 def _metrics(points: Points) -> Iterator[str]:
-    """Points as JSON, as protobuf writes it: what is no number of JSON's is a string."""
+    """Points as protobuf's JSON: numbers that JSON does not have are strings."""
     name = json.dumps(points.name)
     for value, at, step in zip(*points[1:], strict=True):
         number = repr(float(value)) if math.isfinite(value) else _SPECIAL[str(float(value))]
@@ -144,7 +143,7 @@ _SPECIAL = {"nan": '"NaN"', "inf": '"Infinity"', "-inf": '"-Infinity"'}
 
 
 def _retry_after(response: Response) -> float | None:
-    """Seconds that a ``Retry-After`` header asks for; None where it names a date, or nothing."""
+    """Seconds in a ``Retry-After`` header; None if there is none, or a date."""
     try:
         seconds = float(response.headers.get("Retry-After", ""))
     except ValueError:

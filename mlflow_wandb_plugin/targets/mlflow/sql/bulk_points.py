@@ -1,4 +1,4 @@
-"""Points straight into MLflow's database: the rows that log_batch would leave, without its ORM.
+"""Writes points into MLflow's database: the rows that log_batch would write, without its ORM.
 
 The rules are those of ``SqlAlchemyStore.log_batch``: an exact repeat is ignored; NaN is stored as 0
 with ``is_nan``; an infinity as the largest float; ``latest_metrics`` holds the point with the
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 TESTED_SCHEMAS = frozenset({"bda7b8c39065", "dc11669786a5"})
-"""Alembic revisions (MLflow 3.1 and 3.17) whose metric tables were tried against log_batch."""
+"""Alembic revisions (MLflow 3.1 and 3.17) with which the rows were compared to log_batch's."""
 PRIMARY_KEY = {"key", "timestamp", "step", "run_uuid", "value", "is_nan"}
 FEWEST_ROWS, MOST_ROWS = 2_000, 200_000
 
 
 class SqlBulk:
-    """Writes points into the database behind an MLflow store. Thread-safe: one writes at a time.
+    """A `BulkWriter` into the database of an MLflow store. Thread-safe.
 
     Args:
         transactions: on the store's own engine; other work on runs may share them.
@@ -49,42 +49,42 @@ class SqlBulk:
         self._rows_at_once = 20_000
 
     def write(self, run_id: str, blocks: Sequence[Points]) -> None:
-        """Write points of one run, in pieces of about `LOCK_S` at most. May be repeated.
+        """Write points of one run, in transactions of about `LOCK_S` at most. May be repeated.
 
         Raises:
             TargetError: the run was deleted.
-            RefusedNamesError: some metrics cannot be told from others of the run; all but those
-                were written. Not where somebody gathers work: see `SharedTransactions.batched`.
-            sqlalchemy.exc.SQLAlchemyError: the database did not take them.
+            RefusedNamesError: names of some metrics collide with others of the run; all points but
+                theirs were written. Not in a step of `SharedTransactions.batched`.
+            sqlalchemy.exc.SQLAlchemyError: the database refused the points.
         """
-        alike: list[NameCollisionError] = []
+        collisions: list[NameCollisionError] = []
         waiting = deque(blocks)
         while waiting:
             part = self._part(waiting)
             try:
-                self._carry(run_id, part)
+                self._write_part(run_id, part)
             except NameCollisionError:
-                alike += self._one_by_one(run_id, part)
-        if alike:
-            found = NameCollisionError(name for error in alike for name in error.names)
+                collisions += self._write_each(run_id, part)
+        if collisions:
+            found = NameCollisionError(name for error in collisions for name in error.names)
             raise RefusedNamesError(str(found), found.names)
 
     def fits(self, blocks: Sequence[Points]) -> bool:
         return sum(len(points.values) for points in blocks) <= self._rows_at_once
 
-    def _carry(self, run_id: str, part: Sequence[Points]) -> None:
+    def _write_part(self, run_id: str, part: Sequence[Points]) -> None:
         self.transactions.run(partial(self._put, run_id=run_id, part=part))
 
-    def _one_by_one(self, run_id: str, part: Sequence[Points]) -> list[NameCollisionError]:
-        """Write each metric by itself: of two names that the database takes for one, the first to
-        come stays, as with log_batch."""
-        alike = []
+    def _write_each(self, run_id: str, part: Sequence[Points]) -> list[NameCollisionError]:
+        """Write each metric by itself: of two names that collide, the first one is kept, as with
+        log_batch."""
+        collisions = []
         for points in part:
             try:
-                self._carry(run_id, [points])
+                self._write_part(run_id, [points])
             except NameCollisionError as error:
-                alike.append(error)
-        return alike
+                collisions.append(error)
+        return collisions
 
     def _put(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
         began = time.monotonic()
@@ -92,32 +92,32 @@ class SqlBulk:
             raise deleted(run_id)
         self._dialect.insert(connection, run_id, part)
         self._dialect.upsert_latest(connection, [points.latest(run_id) for points in part])
-        self._learn(sum(len(points.values) for points in part), time.monotonic() - began)
+        self._adapt_size(sum(len(points.values) for points in part), time.monotonic() - began)
 
     def _part(self, waiting: deque[Points]) -> list[Points]:
-        """Points for one transaction; each metric name once, so that one upsert says its latest."""
+        """Take the points of one transaction; each metric once, for it has one latest point."""
         part: list[Points] = []
-        room = self._rows_at_once
-        while waiting and room > 0:
+        left = self._rows_at_once
+        while waiting and left > 0:
             points = waiting.popleft()
-            if len(points.values) > room:
-                waiting.appendleft(points.cut(room, None))
-                points = points.cut(0, room)
+            if len(points.values) > left:
+                waiting.appendleft(points.cut(left, None))
+                points = points.cut(0, left)
             part.append(points)
-            room -= len(points.values)
+            left -= len(points.values)
         return joined(part)
 
-    def _learn(self, rows: int, seconds: float) -> None:
+    def _adapt_size(self, rows: int, seconds: float) -> None:
         if rows >= FEWEST_ROWS:
             wanted = int(rows * LOCK_S / max(seconds, 1e-3))
             self._rows_at_once = min(MOST_ROWS, max(FEWEST_ROWS, wanted))
 
 
 def open_bulk(client: MlflowClient) -> SqlBulk:
-    """The bulk path into the database behind ``client``.
+    """Return the bulk writer into the database of ``client``.
 
     Raises:
-        UsageError: there is none; the message says why.
+        UsageError: it is not possible; the message says why.
     """
     engine = _engine(client)
     if engine.dialect.name not in DIALECTS:
@@ -134,7 +134,7 @@ def open_bulk(client: MlflowClient) -> SqlBulk:
 
 
 def _engine(client: MlflowClient) -> Engine:
-    """The engine of the client's store: private to MLflow, and nowhere else used."""
+    """The engine of the client's store, which is private to MLflow."""
     from sqlalchemy import Engine
 
     try:

@@ -1,4 +1,4 @@
-"""How each database takes many rows of ``metrics`` and ``latest_metrics`` at once."""
+"""SQL with which each database inserts many rows of ``metrics`` and ``latest_metrics`` at once."""
 
 from __future__ import annotations
 
@@ -23,51 +23,51 @@ _NEWER = (
 
 
 class NameCollisionError(Exception):
-    """The database takes names for one that MLflow tells apart: nothing may be written so.
+    """Names that differ for MLflow are equal in the database's collation.
 
     Args:
-        names: those that it took for another's.
+        names: those that were written into the row of another name; roll that back.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = frozenset(names)
         listed = ", ".join(map(repr, sorted(self.names)))
         super().__init__(
-            f"the database's collation does not tell {listed} from a name that the run has; "
+            f"in the database's collation {listed} equals another name that the run has; "
             "rename it, or use a database with a case-sensitive collation"
         )
 
 
 class Dialect(Protocol):
-    """Writes within a transaction that somebody else begins and ends."""
+    """Writes within a transaction that the caller begins and ends."""
 
     QUOTE: str
-    """The mark around names of columns that are reserved words."""
+    """The quote around column names that are reserved words."""
     REPLACE_VALUE: str
-    """The end of an INSERT into ``tags``, that gives a tag which is there already its new value."""
+    """The end of an INSERT into ``tags`` that replaces the value of a tag that exists."""
 
     def insert(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
-        """Put points into ``metrics``; those that are there already are left alone."""
+        """Insert points into ``metrics``; skip those that exist."""
 
     def upsert_latest(self, connection: Connection, rows: list[Row]) -> None:
-        """Put rows, each of another name, into ``latest_metrics`` where they are newer.
+        """Insert rows of different names into ``latest_metrics``, or replace older ones.
 
         Raises:
-            NamesAlike: the transaction must not be committed.
+            NameCollisionError: the transaction must be rolled back.
         """
 
     def check_names(
         self, connection: Connection, table: str, run_id: str, names: Iterable[str]
     ) -> None:
-        """Make sure that each of these, just written, has a row of its own.
+        """Check that each of the names that were just written has a row of its own.
 
         Raises:
-            NamesAlike: the transaction must not be committed.
+            NameCollisionError: the transaction must be rolled back.
         """
 
 
 class CaseSensitiveDialect:
-    """A database that tells all names apart, and knows ON CONFLICT."""
+    """A database with a case-sensitive collation and ON CONFLICT."""
 
     QUOTE = '"'
     REPLACE_VALUE = "ON CONFLICT (key, run_uuid) DO UPDATE SET value = excluded.value"
@@ -75,12 +75,12 @@ class CaseSensitiveDialect:
     def check_names(
         self, connection: Connection, table: str, run_id: str, names: Iterable[str]
     ) -> None:
-        """Its primary keys have seen to it."""
+        """The primary keys ensure it."""
 
 
 def _many(row: str, parameters: int, rows: int) -> str:
-    """Rows of a VALUES clause; ``row`` names the parameters that are each row's own {0}, {1}…, and
-    what all rows share ?1, ?2, which come first."""
+    """Rows of a VALUES clause. In ``row``, {0}, {1}, … are each row's own parameters; ?1 and ?2
+    come first and are common to all rows."""
     first = 1 + row.count("?")
     return ", ".join(
         row.format(*(f"?{first + parameters * number + at}" for at in range(parameters)))
@@ -93,10 +93,11 @@ def _insert(rows: str) -> str:
 
 
 class Sqlite(CaseSensitiveDialect):
-    """Rows go in by the hundred: one statement a row costs more in Python than in SQLite, and the
-    driver gives up the interpreter at each, to threads that keep it for milliseconds.
+    """Inserts some hundred rows per statement: a statement per row costs more time in Python than
+    in SQLite, and at each one the driver releases the interpreter to threads that keep it for
+    milliseconds.
 
-    Every SQLite takes 999 parameters a statement.
+    Every SQLite takes 999 parameters per statement.
     """
 
     ONE_METRIC = 300
@@ -121,26 +122,26 @@ class Sqlite(CaseSensitiveDialect):
                 start += size
 
     def _insert_one_metric(self, connection: Connection, run_id: str, points: Points) -> int:
-        """Insert as many points as fill whole statements of one name; returns how many."""
+        """Insert the points that fill statements of one metric; returns how many."""
         size = self.ONE_METRIC
-        whole = len(points.values) // size * size
-        if not whole or not points.finite():
+        count = len(points.values) // size * size
+        if not count or not points.finite():
             return 0
         parameters: list[Any] = [points.name, run_id, *[None] * (3 * size)]
-        for start in range(0, whole, size):
+        for start in range(0, count, size):
             stop = start + size
             parameters[2::3] = points.values[start:stop]
             parameters[3::3] = points.timestamps_ms[start:stop]
             parameters[4::3] = points.steps[start:stop]
             connection.exec_driver_sql(self.OF_ONE_METRIC, tuple(parameters))
-        return whole
+        return count
 
     def upsert_latest(self, connection: Connection, rows: list[Row]) -> None:
         connection.exec_driver_sql(self.UPSERT, rows)
 
 
 class PostgreSql(CaseSensitiveDialect):
-    """COPY knows no conflicts: rows go into a temporary table first."""
+    """Copies rows into a temporary table first: COPY cannot skip rows that exist."""
 
     STAGE = "mlflow_wandb_points"
     UPSERT = f"INSERT {_INTO.format(table='latest_metrics')} VALUES (%s,%s,%s,%s,%s,%s) {_NEWER}"
@@ -156,14 +157,14 @@ class PostgreSql(CaseSensitiveDialect):
             name = _escaped(points.name)
             _, *columns = points.columns()
             for value, at, step, is_nan in zip(*columns, strict=True):
-                # Added to 0.0, for log_batch's way through psycopg2 loses the sign of a zero.
+                # Adding 0.0 removes the sign of a zero, as log_batch does through psycopg2.
                 lines.write(f"{name}\t{value + 0.0!r}\t{at}\t{step}\t{'ft'[is_nan]}\t{run_id}\n")
         self._copy(connection, lines)
         named = ", ".join(COLUMNS)
         connection.exec_driver_sql(
             f"INSERT INTO metrics ({named}) SELECT {named} FROM {self.STAGE} ON CONFLICT DO NOTHING"
         )
-        # Further parts of the same transaction must not meet these again.
+        # The same transaction may insert more points.
         connection.exec_driver_sql(f"TRUNCATE {self.STAGE}")
 
     def _copy(self, connection: Connection, lines: io.StringIO) -> None:
@@ -178,32 +179,33 @@ class PostgreSql(CaseSensitiveDialect):
                     stream.write(lines.getvalue())
 
     def upsert_latest(self, connection: Connection, rows: list[Row]) -> None:
-        # In one order, whoever writes: two transactions never wait for each other's rows.
+        # Every process sorts the rows: two transactions never wait for each other's.
         connection.exec_driver_sql(self.UPSERT, sorted(rows))
 
 
 def _escaped(text: str) -> str:
-    """A text as COPY reads it."""
+    """Escape a text for COPY."""
     for character, escape in (("\\", r"\\"), ("\t", r"\t"), ("\n", r"\n"), ("\r", r"\r")):
         text = text.replace(character, escape)
     return text
 
 
 class MySql:
-    """MySQL and MariaDB: numbers go as text in long statements, for drivers would escape each one
-    in Python.
+    """Inserts literals in long statements into MySQL and MariaDB: with parameters, their drivers
+    escape each number in Python.
 
     INSERT IGNORE would turn every error into a warning; an update that changes nothing ignores
-    repeats only. ``VALUES()`` is what both know (MySQL 8.0.20 deprecates it, MariaDB lacks what
-    came instead). Their usual collations take ``Loss`` for ``loss``: as log_batch, this refuses the
-    one that comes second.
+    repeats only. Both know ``VALUES()``, which MySQL 8.0.20 deprecates; MariaDB lacks its
+    successor. In their usual collations ``Loss`` equals ``loss``: like log_batch, this refuses the
+    second one.
     """
 
     QUOTE = "`"
     REPLACE_VALUE = "ON DUPLICATE KEY UPDATE value = VALUES(value)"
     STATEMENT_BYTES = 200_000
     IGNORE = "ON DUPLICATE KEY UPDATE step = step"
-    # Assignments see those before them: what is compared comes last, what counts most at the end.
+    # Assignments see earlier ones: the columns that are compared come last, the first of them at
+    # the end.
     NEWER = "ON DUPLICATE KEY UPDATE " + ", ".join(
         f"{column} = IF((VALUES(step), VALUES(timestamp), VALUES(value)) > "
         f"(step, timestamp, value), VALUES({column}), {column})"
@@ -214,7 +216,7 @@ class MySql:
         self._insert(connection, "metrics", _literals(run_id, part), self.IGNORE)
 
     def upsert_latest(self, connection: Connection, rows: list[Row]) -> None:
-        # In one order, whoever writes: two transactions never wait for each other's rows.
+        # Every process sorts the rows: two transactions never wait for each other's.
         literals = (
             _literal_row(_text(name), value, at, step, nan, _text(run_id))
             for name, value, at, step, nan, run_id in sorted(rows)
@@ -226,8 +228,8 @@ class MySql:
         self, connection: Connection, table: str, run_id: str, names: Iterable[str]
     ) -> None:
         missing = set(names)
-        for some in _up_to(self._room(connection), map(_text, sorted(missing))):
-            # A locking read sees rows as they are; others may be younger than the snapshot.
+        for some in _split(self._statement_size(connection), map(_text, sorted(missing))):
+            # A locking read finds rows that were committed after this transaction's snapshot.
             found = connection.exec_driver_sql(
                 f"SELECT `key` FROM {table} WHERE run_uuid = {_text(run_id)} "
                 f"AND `key` IN ({', '.join(some)}) FOR UPDATE"
@@ -240,24 +242,24 @@ class MySql:
         self, connection: Connection, table: str, rows: Iterable[str], repeats: str
     ) -> None:
         into = f"INSERT {_INTO.format(table=table).replace('key', '`key`')} VALUES "
-        for some in _up_to(self._room(connection), rows):
+        for some in _split(self._statement_size(connection), rows):
             connection.exec_driver_sql(f"{into}{', '.join(some)} {repeats}")
 
-    def _room(self, connection: Connection) -> int:
-        """Characters of rows in one statement: the server ends connections that send longer ones
-        than its max_allowed_packet."""
-        if _ROOM not in connection.info:
+    def _statement_size(self, connection: Connection) -> int:
+        """Characters of rows per statement: the server closes connections that send more than its
+        max_allowed_packet."""
+        if _STATEMENT_SIZE not in connection.info:
             packet = connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar()
-            connection.info[_ROOM] = min(self.STATEMENT_BYTES, int(packet or 0) // 2)
-        return int(connection.info[_ROOM])
+            connection.info[_STATEMENT_SIZE] = min(self.STATEMENT_BYTES, int(packet or 0) // 2)
+        return int(connection.info[_STATEMENT_SIZE])
 
 
-_ROOM = "mlflow_wandb_room"
+_STATEMENT_SIZE = "mlflow_wandb_statement_size"
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9_./: -]*")
 
 
 def _text(text: str) -> str:
-    """A text as MySQL reads it, whatever its mode and the connection's character set."""
+    """A text as a literal in any mode of MySQL and any character set of the connection."""
     if _PLAIN_TEXT.fullmatch(text):
         return f"'{text}'"
     return f"_utf8mb4 x'{text.encode().hex()}'"
@@ -276,12 +278,12 @@ def _literal_row(name: str, value: float, at: int, step: int, nan: bool, run: st
     return f"({name},{float(value)!r},{int(at)},{int(step)},{int(nan)},{run})"
 
 
-def _up_to(room: int, rows: Iterable[str]) -> Iterator[list[str]]:
-    """Rows, or names, by as many as have about ``room`` characters, at least one."""
+def _split(size: int, rows: Iterable[str]) -> Iterator[list[str]]:
+    """Split rows or names into lists of about ``size`` characters, of one row at least."""
     some: list[str] = []
     length = 0
     for row in rows:
-        if some and length + len(row) > room:
+        if some and length + len(row) > size:
             yield some
             some, length = [], 0
         some.append(row)

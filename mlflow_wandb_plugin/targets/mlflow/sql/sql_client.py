@@ -1,14 +1,13 @@
-"""What MLflow's client does to runs, as SQL in its database; only the plain cases of it.
+"""Operations of MLflow's client on runs, as SQL in its database.
 
-A replica of a small run is a dozen calls, and in MLflow's store each of them is an ORM session. The
-rows left here are those that ``SqlAlchemyStore`` (MLflow 3.1 to 3.17) leaves. Whatever is not plain
-(a value over a limit, a name that may not be, a run that is deleted, a param that changes) is left
-to MLflow, which does it, or says what is wrong, in its own words.
+A small run takes a dozen operations, and in MLflow's store each of them is an ORM session. The rows
+written here are those that ``SqlAlchemyStore`` (MLflow 3.1 to 3.17) writes. Special cases (a value
+over a limit, an illegal name, a deleted run, a param that changes) are left to MLflow, which does
+them or raises its own error.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import time
 import uuid
@@ -16,7 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mlflow_wandb_plugin.core.atomic_files import write_atomically
+from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, USER_TAG
 from mlflow_wandb_plugin.mapping.names import Limits
+from mlflow_wandb_plugin.targets.mlflow.artifact_repositories import ArtifactRepositories
+from mlflow_wandb_plugin.targets.mlflow.run_client import RunClient
 from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import SharedTransactions, is_active
 
@@ -37,15 +40,14 @@ TABLES = {
     "tags": {"key", "value", "run_uuid"},
     "params": {"key", "value", "run_uuid"},
 }
-"""Tables that are written here, and all of their columns."""
-RUN_NAME, USER = "mlflow.runName", "mlflow.user"
-_PLAIN_NAME = re.compile(r"[\w\-:][\w.\- :]*(?:/[\w\-:][\w.\- :]*)*")
-_LOCAL = re.compile(r"file:|/|\./")
+"""Tables that are written here, with all of their columns."""
+_LEGAL_NAME = re.compile(r"[\w\-:][\w.\- :]*(?:/[\w\-:][\w.\- :]*)*")
+_LOCAL = r"file:|/|\./"
 
 
 def sql_client(client: MlflowClient, transactions: SharedTransactions) -> SqlClient | None:
-    """The same as ``client``, only faster; None where it would not be the same: the store is
-    somebody's variant of MLflow's, or its tables are."""
+    """Return a faster client for the database of ``client``; None if its store is not MLflow's own
+    class, or its tables are not those that are known here."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
     from sqlalchemy import inspect
 
@@ -60,23 +62,22 @@ def sql_client(client: MlflowClient, transactions: SharedTransactions) -> SqlCli
     return SqlClient(client, transactions)
 
 
-class NotPlain(Exception):
-    """MLflow is to do it itself."""
+class LeftToMlflow(Exception):
+    """An operation is a special case that MLflow's client has to do."""
 
 
-class SqlClient:
-    """An `MlflowClient` whose calls about one run go into the database by `SharedTransactions`."""
+class SqlClient(RunClient):
+    """Works on runs in the database, by `SharedTransactions`."""
+
+    shares_transactions = True
 
     def __init__(self, client: MlflowClient, transactions: SharedTransactions) -> None:
-        self._client = client
+        super().__init__(client)
         self._transactions = transactions
         self._limits = Limits.installed()
         self._dialect = DIALECTS[transactions.engine.dialect.name]()
         self._mark = "?" if transactions.engine.dialect.paramstyle == "qmark" else "%s"
-        self._artifacts: dict[str, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
+        self._repositories = ArtifactRepositories(_LOCAL, client.tracking_uri)
 
     # -- runs -----------------------------------------------------------------------------
 
@@ -88,7 +89,7 @@ class SqlClient:
         run_name: str | None = None,
     ) -> Run:
         wanted = dict(tags or {})
-        return self._do(
+        return self._run_or_else(
             self._creating(experiment_id, start_time, wanted, run_name),
             lambda: self._client.create_run(experiment_id, start_time, wanted, run_name),
         )
@@ -104,11 +105,11 @@ class SqlClient:
         start_ms = start_time or int(time.time() * 1000)
 
         def create(connection: Connection) -> Run:
-            if not run_name or len(run_name) > 250 or RUN_NAME in wanted:
-                raise NotPlain
+            if not run_name or len(run_name) > self._limits.run_name or NAME_TAG in wanted:
+                raise LeftToMlflow
             self._check_tags(wanted)
             values = (
-                run_id, run_name, "UNKNOWN", "", "", wanted.get(USER, "unknown"), "RUNNING",
+                run_id, run_name, "UNKNOWN", "", "", wanted.get(USER_TAG, "unknown"), "RUNNING",
                 start_ms, None, "", "active", self._artifact_uri(connection, experiment_id, run_id),
                 int(experiment_id), None,
             )  # fmt: skip
@@ -116,7 +117,7 @@ class SqlClient:
             self._execute(
                 connection, f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}) VALUES ({marks})", values
             )
-            tags = {**wanted, RUN_NAME: run_name}
+            tags = {**wanted, NAME_TAG: run_name}
             self._put_tags(connection, run_id, tags)
             return self._run(run_id, dict(zip(RUN_COLUMNS, values, strict=True)), tags)
 
@@ -126,21 +127,19 @@ class SqlClient:
         self, experiment_id: str, tag: str, start_time: int | None, tags: Mapping[str, str],
         run_name: str,
     ) -> Run | None:  # fmt: skip
-        """Create a run, unless the experiment has an active one with the same value of ``tag``;
-        then, or where others may create one at the same moment, None, and nothing is done."""
         if self._transactions.engine.dialect.name != "sqlite":
             return None
 
         def create(connection: Connection) -> Run:
-            # SQLite has one writer: nobody creates another before this is committed.
+            # SQLite has one writer: no other run is created before this one is committed.
             if self._with_tag(connection, experiment_id, tag, tags[tag]):
-                raise NotPlain
+                raise LeftToMlflow
             return work(connection)
 
         work = self._creating(experiment_id, start_time, tags, run_name)
         try:
             return self._transactions.run(create)
-        except NotPlain:
+        except LeftToMlflow:
             return None
 
     def _artifact_uri(self, connection: Connection, experiment_id: str, run_id: str) -> str:
@@ -153,20 +152,17 @@ class SqlClient:
             (int(experiment_id),),
         ).scalar()
         if not found:
-            raise NotPlain
+            raise LeftToMlflow
         return str(uri.append_to_uri_path(found, run_id, "artifacts"))  # type: ignore[no-untyped-call]
 
-    def bare_run(self, run_id: str) -> Run:
-        """The run without its inputs and outputs."""
+    def get_run_data(self, run_id: str) -> Run:
         try:
             with self._transactions.reading() as connection:
                 return self._load(connection, run_id)
-        except NotPlain:
+        except LeftToMlflow:
             return self._client.get_run(run_id)
 
     def runs_with_tag(self, experiment_id: str, key: str, value: str) -> list[Run]:
-        """Active runs that carry a tag, in the order of MLflow's search: newest first."""
-
         with self._transactions.reading() as connection:
             found = self._with_tag(connection, experiment_id, key, value)
             return [self._load(connection, run_id) for run_id in found]
@@ -182,7 +178,7 @@ class SqlClient:
             "AND runs.lifecycle_stage = 'active' ORDER BY runs.start_time DESC, runs.run_uuid",
             (key, value, int(experiment_id)),
         )
-        # MySQL finds those of another case as well.
+        # MySQL's collations find tags that differ in case as well.
         return [run_id for run_id, *tag in found.fetchall() if tag == [key, value]]
 
     def set_terminated(
@@ -198,9 +194,9 @@ class SqlClient:
                 (status or "FINISHED", end_ms, run_id),
             )
             if done.rowcount != 1:
-                raise NotPlain
+                raise LeftToMlflow
 
-        self._do(terminate, lambda: self._client.set_terminated(run_id, status, end_time))
+        self._run_or_else(terminate, lambda: self._client.set_terminated(run_id, status, end_time))
 
     # -- params and tags ------------------------------------------------------------------
 
@@ -210,31 +206,17 @@ class SqlClient:
         metrics: Sequence[Metric] = (),
         params: Sequence[Param] = (),
         tags: Sequence[RunTag] = (),
-        synchronous: bool | None = None,
     ) -> None:
         def log(connection: Connection) -> None:
             if metrics or len(params) + len(tags) > self._limits.batch_params:
-                raise NotPlain
+                raise LeftToMlflow
             wanted = {tag.key: tag.value for tag in tags}
             self._check_tags(wanted)
             self._check_active(connection, run_id)
             self._put_params(connection, run_id, params)
             self._put_tags(connection, run_id, wanted)
 
-        self._do(
-            log,
-            lambda: self._client.log_batch(
-                run_id, metrics=metrics, params=params, tags=tags, synchronous=synchronous
-            ),
-        )
-
-    def set_tag(self, run_id: str, key: str, value: str) -> None:
-        def put(connection: Connection) -> None:
-            self._check_tags({key: value})
-            self._check_active(connection, run_id)
-            self._put_tags(connection, run_id, {key: value})
-
-        self._do(put, lambda: self._client.set_tag(run_id, key, value))
+        self._run_or_else(log, lambda: RunClient.log_batch(self, run_id, metrics, params, tags))
 
     def delete_tag(self, run_id: str, key: str) -> None:
         def delete(connection: Connection) -> None:
@@ -243,79 +225,63 @@ class SqlClient:
                 connection, 'DELETE FROM tags WHERE run_uuid = ? AND "key" = ?', (run_id, key)
             )
             if done.rowcount != 1:
-                raise NotPlain
+                raise LeftToMlflow
 
-        self._do(delete, lambda: self._client.delete_tag(run_id, key))
+        self._run_or_else(delete, lambda: self._client.delete_tag(run_id, key))
 
     # -- artifacts ------------------------------------------------------------------------
 
     def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
-        repository = self._artifacts.get(run_id)
-        if repository is None:
-            self._client.log_artifact(run_id, local_path, artifact_path)
-        else:
-            repository.log_artifact(local_path, artifact_path)
+        if not self._repositories.log_artifact(run_id, local_path, artifact_path):
+            super().log_artifact(run_id, local_path, artifact_path)
 
     def put_text(self, run_id: str, path: str, text: str) -> bool:
-        """Write a file where MLflow's own repository of this machine's files would copy it to, at
-        a fifth of the cost, and at once as a whole; False if there is no such repository."""
-        folder = getattr(self._artifacts.get(run_id), "artifact_dir", None)
+        """Write the file to which MLflow's repository of local files would copy it, at a fifth of
+        the cost."""
+        folder = getattr(self._repositories.get(run_id), "artifact_dir", None)
         if folder is None:
             return False
         target = Path(folder, path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, target)
+        write_atomically(target, text)
         return True
-
-    def _remember_artifacts(self, run_id: str, uri: str) -> None:
-        """Files of a run that was just read go where its row says: MLflow would read it again."""
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        if run_id not in self._artifacts and _LOCAL.match(uri):
-            if len(self._artifacts) > 1000:
-                self._artifacts.clear()
-            self._artifacts[run_id] = get_artifact_repository(uri)
 
     # -- SQL ------------------------------------------------------------------------------
 
     def batched(self, steps: Sequence[Callable[[], object]]) -> bool:
-        """Take all steps in one transaction; False if that cannot be, and nothing was done."""
         from sqlalchemy.exc import DataError, IntegrityError
 
         try:
             self._transactions.batched(steps)
-        except (NotPlain, NameCollisionError, IntegrityError, DataError):
+        except (LeftToMlflow, NameCollisionError, IntegrityError, DataError):
             return False
         return True
 
-    def _do(self, work: Callable[[Connection], T], otherwise: Callable[[], Any]) -> T:
+    def _run_or_else(self, work: Callable[[Connection], T], otherwise: Callable[[], Any]) -> T:
         from mlflow.exceptions import MlflowException
         from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
         from sqlalchemy.exc import DataError, IntegrityError
 
         try:
             return self._transactions.run(work)
-        except (NotPlain, IntegrityError, DataError):
+        except (LeftToMlflow, IntegrityError, DataError):
             result: T = otherwise()
             return result
         except NameCollisionError as error:
             raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from error
 
     def _execute(self, connection: Connection, sql: str, values: Any) -> Any:
-        """Carry out SQL in which a value is ``?`` and the quote ``"``, however the database has
-        them."""
+        """Execute SQL with ``?`` for values and ``"`` for quotes, in the database's own syntax."""
         sql = sql.replace("?", self._mark).replace('"', self._dialect.QUOTE)
         return connection.exec_driver_sql(sql, values)
 
     def _check_active(self, connection: Connection, run_id: str) -> None:
         if not is_active(connection, run_id):
-            raise NotPlain
+            raise LeftToMlflow
 
     def _check_tags(self, tags: Mapping[str, str]) -> None:
-        if RUN_NAME in tags:
-            raise NotPlain
+        if NAME_TAG in tags:
+            raise LeftToMlflow
         for key, value in tags.items():
             self._check(key, value, self._limits.tag_value)
 
@@ -324,9 +290,9 @@ class SqlClient:
             not isinstance(value, str)
             or len(value) > limit
             or len(key) > self._limits.key
-            or not _PLAIN_NAME.fullmatch(key)
+            or not _LEGAL_NAME.fullmatch(key)
         ):
-            raise NotPlain
+            raise LeftToMlflow
 
     def _put_tags(self, connection: Connection, run_id: str, tags: Mapping[str, str]) -> None:
         if tags:
@@ -343,10 +309,10 @@ class SqlClient:
             return
         rows = {param.key: (param.key, param.value, run_id) for param in params}
         if len(rows) != len(params):
-            raise NotPlain
+            raise LeftToMlflow
         for param in params:
             self._check(param.key, param.value, self._limits.param_value)
-        # A param that is there already breaks its primary key, and MLflow says what it thinks.
+        # A param that exists violates the primary key: then MLflow decides.
         self._execute(
             connection,
             'INSERT INTO params ("key", value, run_uuid) VALUES (?, ?, ?)',
@@ -354,13 +320,13 @@ class SqlClient:
         )
 
     def _load(self, connection: Connection, run_id: str) -> Run:
-        """The run as MLflow's client gives it, without its inputs and outputs."""
+        """The run as MLflow's client returns it, without its inputs and outputs."""
         from mlflow.entities import Metric, Param
 
         query = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs WHERE run_uuid = ?"
         row = self._execute(connection, query, (run_id,)).one_or_none()
         if row is None:
-            raise NotPlain
+            raise LeftToMlflow
 
         def pairs(columns: str, table: str) -> Any:
             query = f"SELECT {columns} FROM {table} WHERE run_uuid = ?"
@@ -386,7 +352,7 @@ class SqlClient:
     ) -> Run:
         from mlflow.entities import Run, RunData, RunInfo, RunTag
 
-        self._remember_artifacts(run_id, columns["artifact_uri"] or "")
+        self._repositories.add(run_id, columns["artifact_uri"] or "")
         info = RunInfo(
             run_id=run_id,
             experiment_id=str(columns["experiment_id"]),

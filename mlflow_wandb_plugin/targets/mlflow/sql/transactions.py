@@ -1,4 +1,4 @@
-"""Transactions on MLflow's database that the work of several runs shares."""
+"""Transactions on MLflow's database, each of which holds the work of several threads."""
 
 from __future__ import annotations
 
@@ -15,26 +15,31 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 HELD_S, FREE_S = 1.0, 0.12
-"""When SQLite has been held for so long, it is left free for so long."""
+"""After SQLite was locked for the first time span, it is left unlocked for the second one."""
 LOCK_S = 0.5
-"""After this long a transaction takes up no more work: MLflow's own writers wait behind it."""
-
-
+"""A transaction that lasts as long takes no more work: other writers wait for its end."""
 DEADLOCKS = 5
-"""Further tries of work that the database took back because of another transaction."""
+"""How often work is repeated that the database rolled back because of another transaction."""
 
-# Out of range, cut, not in the character set, too long; and the same found while comparing, by
-# MariaDB and by MySQL 8.
+# Out of range, cut, not in the character set, too long; and a text of another character set in a
+# comparison, in MariaDB and in MySQL 8.
 _DATA_FAULTS = {(1264,), (1265,), (1366,), (1406,), (1267,), (1271,), (3854,)}
 
 _READY, _ACTIVE = "mlflow_wandb_ready", "mlflow_wandb_active"
 
 
-class SharedTransactions:
-    """Carries out pieces of work that threads bring, as many in a transaction as are waiting.
+class _Batch(threading.local):
+    """Work that this thread's steps of `SharedTransactions.batched` add; None outside of them."""
 
-    `run` returns when its work is committed, as if it had a transaction of its own. Whoever finds
-    nobody at work carries what all of them brought; meanwhile the next transaction's work gathers.
+    works: list[Callable[[Connection], Any]] | None = None
+
+
+class SharedTransactions:
+    """Does the work of many threads, in each transaction all work that is waiting.
+
+    `run` returns when its work is committed, as if it had a transaction of its own. The first
+    thread that waits does the work of all; work that comes meanwhile waits for the next
+    transaction.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -44,47 +49,46 @@ class SharedTransactions:
         self._held_s = 0.0
         self._ended = 0.0
         self._waiting: deque[_Work] = deque()
-        self._at_work = threading.Lock()
-        self._gathering = threading.local()
+        self._working = threading.Lock()
+        self._batch = _Batch()
 
     def run(self, do: Callable[[Connection], T]) -> T:
-        """``do(connection)``, committed.
+        """Call ``do(connection)``, commit, and return its result.
 
         Args:
-            do: called again if work that shared its transaction failed: it must only use the
+            do: called again if other work in its transaction failed: it must only use the
                 connection, and do the same each time.
 
         Raises:
-            sqlalchemy.exc.SQLAlchemyError: the database did not take it.
-            Exception: what ``do`` raised; of its work nothing is left.
+            sqlalchemy.exc.SQLAlchemyError: the database refused the work.
+            Exception: what ``do`` raised; its work is rolled back.
         """
-        gathered = getattr(self._gathering, "works", None)
-        if gathered is not None:
-            gathered.append(do)
+        if self._batch.works is not None:
+            self._batch.works.append(do)
             return None  # type: ignore[return-value]
         work = _Work(do)
         self._waiting.append(work)
-        with self._at_work:
+        with self._working:
             while not work.done:
-                self._carry_some()
+                self._work_some()
         if work.error is not None:
             raise work.error
         result: T = work.result
         return result
 
     def batched(self, steps: Sequence[Callable[[], object]]) -> None:
-        """Carry out what ``steps`` would `run`, one after another, in one transaction: all or none.
+        """Do the work that ``steps`` would `run` in one transaction: all of it or none.
 
         Args:
-            steps: called at once, in this thread; what they run gives them None.
+            steps: called at once, in this thread; `run` returns None to them.
         """
         works: list[Callable[[Connection], Any]] = []
-        self._gathering.works = works
+        self._batch.works = works
         try:
             for step in steps:
                 step()
         finally:
-            self._gathering.works = None
+            self._batch.works = None
         if works:
             self.run(lambda connection: [work(connection) for work in works])
 
@@ -94,30 +98,30 @@ class SharedTransactions:
         with self.engine.connect() as connection:
             yield connection
 
-    def _carry_some(self) -> None:
-        carried = [self._waiting.popleft()]
+    def _work_some(self) -> None:
+        taken = [self._waiting.popleft()]
         try:
             with self._transaction() as connection:
                 until = time.monotonic() + LOCK_S
-                carried[0].do_in(connection)
+                taken[0].do_in(connection)
                 while self._waiting and time.monotonic() < until:
-                    carried.append(self._waiting.popleft())
-                    carried[-1].do_in(connection)
+                    taken.append(self._waiting.popleft())
+                    taken[-1].do_in(connection)
         except Exception as error:
-            if len(carried) == 1 and not is_deadlock(error):
-                carried[0].fail(error)
+            if len(taken) == 1 and not is_deadlock(error):
+                taken[0].fail(error)
             else:
-                for work in carried:
-                    self._carry_alone(work)
+                for work in taken:
+                    self._work_alone(work)
         except BaseException:
-            # Not the fault of the work: each thread goes on with its own.
-            self._waiting.extendleft(reversed(carried))
+            # An interrupt of this thread: the other threads do the work.
+            self._waiting.extendleft(reversed(taken))
             raise
         else:
-            for work in carried:
+            for work in taken:
                 work.done = True
 
-    def _carry_alone(self, work: _Work) -> None:
+    def _work_alone(self, work: _Work) -> None:
         for left in reversed(range(DEADLOCKS)):
             try:
                 with self._transaction() as connection:
@@ -133,13 +137,13 @@ class SharedTransactions:
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         if self._one_writer:
-            self._let_others_in()
+            self._leave_unlocked()
         with self.engine.connect() as connection:
             connection.info[_ACTIVE] = {}
             self._begin(connection)
             began = time.monotonic()
             try:
-                with _faults_named():
+                with _data_errors():
                     yield connection
                     connection.commit()
             finally:
@@ -147,9 +151,9 @@ class SharedTransactions:
                 self._ended = time.monotonic()
                 self._held_s += self._ended - began
 
-    def _let_others_in(self) -> None:
-        """SQLite's writers do not queue: they look again every 100 ms. Where one transaction
-        follows another at once, whoever else waits would never find the database free."""
+    def _leave_unlocked(self) -> None:
+        """SQLite's writers do not queue: they try again every 100 ms, and would not find the
+        database unlocked if one transaction followed another at once."""
         free_s = time.monotonic() - self._ended
         if self._held_s >= HELD_S and free_s < FREE_S:
             time.sleep(FREE_S - free_s)
@@ -158,7 +162,7 @@ class SharedTransactions:
 
 
 class _Work:
-    """One thread's work, and what came of it."""
+    """One thread's work, and its result or error."""
 
     def __init__(self, do: Callable[[Any], Any]) -> None:
         self._do = do
@@ -175,25 +179,25 @@ class _Work:
 
 
 def is_deadlock(error: Exception) -> bool:
-    """Whether the database took a transaction back because two waited for each other: it may be
-    begun again at once. By MySQL's error number, and PostgreSQL's SQLSTATE."""
+    """Whether the database rolled back a transaction because two waited for each other: it can be
+    repeated at once. Tells by MySQL's error number and PostgreSQL's SQLSTATE."""
     cause = getattr(error, "orig", None)
     code = getattr(cause, "pgcode", None) or getattr(cause, "sqlstate", None)
     return code == "40P01" or getattr(cause, "args", ())[:1] == (1213,)
 
 
 def is_data_fault(error: BaseException | None) -> bool:
-    """Whether the database cannot hold a value that it was given: another try will not help.
+    """Whether the database cannot store a value, so that repeating does not help.
 
-    By MySQL's error number; drivers call some of these operational, as if the server were in
-    trouble.
+    Tells by MySQL's error number: drivers raise some of these as operational errors, like those of
+    a server that is down.
     """
     return getattr(getattr(error, "orig", None), "args", ())[:1] in _DATA_FAULTS
 
 
 @contextmanager
-def _faults_named() -> Iterator[None]:
-    """Faults of what is written are SQLAlchemy's DataError, whatever the driver calls them."""
+def _data_errors() -> Iterator[None]:
+    """Raise SQLAlchemy's DataError for every value that the database cannot store."""
     from sqlalchemy.exc import DataError, OperationalError
 
     try:
@@ -205,30 +209,29 @@ def _faults_named() -> Iterator[None]:
 
 
 def _nothing(connection: Connection) -> None:
-    """SQLAlchemy begins and ends by itself."""
+    """Leave the beginning and the end to SQLAlchemy."""
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """As MLflow sets up its own sessions; and the lock at once: what is read stays true."""
+    """Set up the connection as MLflow does, and lock at once: what is read must not change."""
     if not connection.info.get(_READY):
         connection.exec_driver_sql("PRAGMA busy_timeout = 20000")
         connection.exec_driver_sql("PRAGMA foreign_keys = ON")
-        # KiB. The points of one run lie all over the index: pages would come and go.
+        # KiB. The points of one run are spread over the index: a small cache would thrash.
         connection.exec_driver_sql("PRAGMA cache_size = -65536")
         connection.info[_READY] = True
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _begin_mysql(connection: Connection) -> None:
-    """Where the server's mode is lax, or MLflow's own set-up has left it so, texts would be cut and
-    numbers bent with a warning that nobody reads."""
+    """Make the session strict: else MySQL may cut texts and change numbers with a warning only."""
     connection.exec_driver_sql(
         "SET @mlflow_wandb_mode = @@SESSION.sql_mode, SESSION sql_mode = 'STRICT_ALL_TABLES'"
     )
 
 
 def _end_mysql(connection: Connection) -> None:
-    """MLflow gets its pool's connection back as it was."""
+    """Restore the mode: the connection goes back to MLflow's pool."""
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
@@ -239,11 +242,11 @@ def _end_mysql(connection: Connection) -> None:
 
 
 _SESSION_HOOKS = {"sqlite": (_begin_sqlite, _nothing), "mysql": (_begin_mysql, _end_mysql)}
-"""What a database wants said at a transaction's begin and behind its end."""
+"""Functions to call at the beginning and after the end of a transaction, by database."""
 
 
 def is_active(connection: Connection, run_id: str) -> bool:
-    """Whether a run is there and not deleted; asked once a transaction."""
+    """Whether a run exists and is not deleted; queried once per transaction."""
     known: dict[str, bool] = connection.info[_ACTIVE]
     if run_id not in known:
         mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import requests
 from mlflow import MlflowClient
-from mlflow.entities import Param, RunTag
+from mlflow.entities import Param
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import Checkpoint, FileRef, RunInfo
 from mlflow_wandb_plugin.core.protocols import TargetOptions, WritePath
-from mlflow_wandb_plugin.targets.mlflow import run_writer
-from mlflow_wandb_plugin.targets.mlflow.rest.request_client import Gathered
+from mlflow_wandb_plugin.targets.mlflow import run_progress
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.targets.mlflow.writing import end, points, run_info
 
@@ -115,10 +114,12 @@ def test_a_refused_param_costs_itself_alone(server: str, monkeypatch: pytest.Mon
     target = MlflowTarget(server)
     info = small("refused", "one")
     writer = target.open(info, "backfill", target.find(info))
-    new = writer._new_params
-    monkeypatch.setattr(
-        writer, "_new_params", lambda info: [*new(info), Param("not [a] name", "x")]
-    )
+    new = writer._description._new_params
+
+    def with_a_bad_one(info: RunInfo) -> list[Param]:
+        return [*new(info), Param("not [a] name", "x")]
+
+    monkeypatch.setattr(writer._description, "_new_params", with_a_bad_one)
     end(writer, info)
     writer.close()
     run = MlflowClient(server).get_run(writer.run_id)
@@ -141,11 +142,11 @@ def test_a_position_waits_for_the_next_checkpoint_or_the_end(
     writer.append(points("a", [1.0]))
     writer.checkpoint(Checkpoint("seg", 1))
     assert (writer.position, written()) == ({"seg": 1}, None)
-    monkeypatch.setattr(run_writer, "MARK_S", 0.0)
+    monkeypatch.setattr(run_progress, "POSITION_INTERVAL_S", 0.0)
     writer.append(points("a", [2.0], 1))
     writer.checkpoint(Checkpoint("seg", 2))
     assert written() == '{"seg": 2}'
-    monkeypatch.setattr(run_writer, "MARK_S", time.monotonic())
+    monkeypatch.setattr(run_progress, "POSITION_INTERVAL_S", time.monotonic())
     writer.append(points("a", [3.0], 2))
     writer.checkpoint(Checkpoint("seg", 3))
     assert written() == '{"seg": 2}'
@@ -166,18 +167,3 @@ def test_who_is_met_only_when_creating(server: str) -> None:
         [MlflowClient(server).get_experiment_by_name("met late").experiment_id]
     )}  # fmt: skip
     assert len(found) == 2
-
-
-def test_gathered_items_fit_into_batches() -> None:
-    """A hundred params and a hundred tags a batch; the last batch holds the last tags."""
-    gathered = Gathered()
-    gathered.add("r", [Param(f"p{n}", "") for n in range(250)], [RunTag("t", "old")])
-    gathered.add("r", [], [RunTag(f"t{n}", "") for n in range(120)])
-    gathered.add("r", [], [RunTag("t", "new")])
-    batches = list(gathered.batches())
-    assert [(len(params), len(tags)) for _, params, tags in batches] == [
-        (100, 0), (100, 0), (0, 100), (50, 21),
-    ]  # fmt: skip
-    last = batches[-1][2][-1]
-    assert (last.key, last.value) == ("t", "new")
-    assert list(Gathered().batches()) == []

@@ -84,8 +84,8 @@ def write(client: Any) -> str:
         tags=[RunTag("t/u", "old"), RunTag("wandb.sync.claim", "pending")],
     )
     client.log_batch(run_id, params=[Param("a.b", "1"), Param("c", "2")])
-    client.set_tag(run_id, "t/u", "new")
-    client.set_tag(run_id, "mlflow.runName", "renamed")
+    client.log_batch(run_id, tags=[RunTag("t/u", "new")])
+    client.log_batch(run_id, tags=[RunTag("mlflow.runName", "renamed")])
     client.delete_tag(run_id, "wandb.sync.claim")
     client.set_terminated(run_id, "FAILED", 2000)
     return run_id
@@ -104,7 +104,7 @@ def test_a_run_is_read_as_mlflow_reads_it(client: MlflowClient, sql: SqlClient) 
     client.log_batch(
         run_id, metrics=[Metric("m", 1.5, 10, 2), Metric("m", 9.0, 9, 1), Metric("n", 0.0, 1, 1)]
     )
-    ours, theirs = sql.bare_run(run_id).to_dictionary(), client.get_run(run_id).to_dictionary()
+    ours, theirs = sql.get_run_data(run_id).to_dictionary(), client.get_run(run_id).to_dictionary()
     assert (ours["info"], ours["data"]) == (theirs["info"], theirs["data"])
     assert ours["data"]["metrics"] == {"m": 1.5, "n": 0.0}
 
@@ -119,7 +119,7 @@ def refusals(client: Any) -> Iterator[Callable[[], Any]]:
     yield lambda: client.delete_tag(run_id, "not there")
     yield lambda: client.create_run("999", run_name="x")
     client.delete_run(run_id)
-    yield lambda: client.set_tag(run_id, "a", "b")
+    yield lambda: client.log_batch(run_id, tags=[RunTag("a", "b")])
     yield lambda: client.set_terminated(run_id)
     yield lambda: client.delete_tag(run_id, "t/u")
 
@@ -272,11 +272,11 @@ def test_texts_stand_where_mlflow_puts_files(fresh_store: str, tmp_path: Path) -
     writer = target.open(run_info(), "backfill", target.find(run_info()))
     client = target._client
     for content in ("first\n", "second é\n"):
-        assert client.put_text(writer.run_id, "wandb/some/text.json", content)
+        assert client.client.put_text(writer.run_id, "wandb/some/text.json", content)
     writer.close()
     plain = MlflowClient(fresh_store)
     local = plain.download_artifacts(writer.run_id, "wandb/some/text.json", str(tmp_path))
     assert Path(local).read_text(encoding="utf-8") == "second é\n"
     (found,) = plain.list_artifacts(writer.run_id, "wandb/some")
     assert found.path == "wandb/some/text.json"
-    assert not client.put_text("a run that was not looked at", "a.json", "")
+    assert not client.client.put_text("a run that was not looked at", "a.json", "")

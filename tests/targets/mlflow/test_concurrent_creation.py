@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlflow_wandb_plugin.core import identity
-from mlflow_wandb_plugin.targets.mlflow import claims
-from mlflow_wandb_plugin.targets.mlflow.claims import PENDING, settle, standing
-from mlflow_wandb_plugin.targets.mlflow.client import RefusedError
+from mlflow_wandb_plugin.targets.mlflow import concurrent_creation
+from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
+from mlflow_wandb_plugin.targets.mlflow.concurrent_creation import PENDING, find_settled, keep_one
 
 
 @dataclass
@@ -25,9 +25,11 @@ class Store:
     turn: Callable[[], None]
     runs: dict[str, Any] = field(default_factory=dict)
 
+    delete_tag = Client.delete_tag
+
     @property
-    def client(self) -> Store:
-        return self
+    def client(self) -> Any:
+        return SimpleNamespace(delete_tag=self._delete_tag, delete_run=self.runs.pop)
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         self.turn()
@@ -39,12 +41,9 @@ class Store:
         self.runs[run_id] = run
         return run
 
-    def delete_tag(self, run_id: str, key: str) -> None:
+    def _delete_tag(self, run_id: str, key: str) -> None:
         if self.runs[run_id].data.tags.pop(key, None) is None:
             raise RefusedError("No tag of that name", "RESOURCE_DOES_NOT_EXIST")
-
-    def delete_run(self, run_id: str) -> None:
-        del self.runs[run_id]
 
     def seen(self) -> list[Any]:
         """A snapshot, as an answer over the network is one."""
@@ -71,7 +70,7 @@ def play(ids: list[str], order: Iterator[int]) -> tuple[Store, dict[str, str]]:
         mine.number = number
         ready[number].acquire()
         run = store.call(store.create, ids[number])
-        winner = settle(store, run, lambda: store.call(store.seen))  # type: ignore[arg-type]
+        winner = keep_one(store, run, lambda: store.call(store.seen))  # type: ignore[arg-type]
         assert winner is not None
         kept[ids[number]] = winner.info.run_id
         over.add(number)
@@ -95,7 +94,7 @@ def play(ids: list[str], order: Iterator[int]) -> tuple[Store, dict[str, str]]:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims.time, "sleep", lambda _: None)
+    monkeypatch.setattr(concurrent_creation.time, "sleep", lambda _: None)
 
 
 @settings(max_examples=150)
@@ -122,23 +121,23 @@ def test_a_creator_that_is_gone_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch, own: str
 ) -> None:
     """Its run was never settled; after a while it is taken over, whichever id is the lower."""
-    monkeypatch.setattr(claims, "DECISION_S", 0.0)
+    monkeypatch.setattr(concurrent_creation, "DECISION_S", 0.0)
     store = Store(lambda: None)
     store.create("a")
     ours = store.create(own)
-    winner = settle(store, ours, store.seen)  # type: ignore[arg-type]
+    winner = keep_one(store, ours, store.seen)  # type: ignore[arg-type]
     assert winner is not None
     assert winner.info.run_id == "a"
     assert list(store.runs) == ["a"]
-    assert not claims.is_pending(store.runs["a"])
+    assert not concurrent_creation.is_pending(store.runs["a"])
 
 
 def test_a_run_whose_creator_is_gone_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who looks for the run finds it, settled from then on."""
-    monkeypatch.setattr(claims, "DECISION_S", 0.0)
+    monkeypatch.setattr(concurrent_creation, "DECISION_S", 0.0)
     store = Store(lambda: None)
     store.create("a")
-    found = standing(store, store.seen)  # type: ignore[arg-type]
+    found = find_settled(store, store.seen)  # type: ignore[arg-type]
     assert found is not None
     assert [found.info.run_id] == [run.info.run_id for run in store.seen()] == ["a"]
-    assert not claims.is_pending(store.runs["a"])
+    assert not concurrent_creation.is_pending(store.runs["a"])

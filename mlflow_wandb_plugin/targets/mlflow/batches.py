@@ -1,0 +1,73 @@
+"""Logs metrics, params and tags of one run by MLflow's ``log_batch``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from mlflow_wandb_plugin.targets.mlflow.client import ITEM_FAULTS, Client, RefusedError, deleted
+from mlflow_wandb_plugin.targets.mlflow.losses import REFUSED_METRIC, Loss, Losses
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+
+BatchKind: TypeAlias = Literal["metrics", "params", "tags"]
+_REFUSED: Mapping[BatchKind, str] = {
+    "metrics": REFUSED_METRIC,
+    "params": "param_refused",
+    "tags": "runtag_refused",
+}
+"""Kinds of losses."""
+
+
+class Batches:
+    """Logs batches; an item that MLflow refuses is left out and counted."""
+
+    def __init__(self, client: Client, run_id: str, losses: Losses) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._losses = losses
+
+    def log(self, kind: BatchKind, items: Sequence[Any]) -> None:
+        """Log items of MLflow's class for ``kind``, no more than MLflow takes at once."""
+        self._log(kind, items, check_run=True)
+
+    def _log(self, kind: BatchKind, items: Sequence[Any], check_run: bool) -> None:
+        """If MLflow refuses a batch, halve it until only the bad item is left out."""
+        try:
+            self._client.log_batch(self._run_id, **{kind: items})
+        except RefusedError as error:
+            if error.code not in ITEM_FAULTS:
+                raise
+            if check_run:
+                self._check_active()
+            if len(items) == 1:
+                self._losses.add_once(_REFUSED[kind], _loss(items[0], str(error)))
+                return
+            middle = len(items) // 2
+            self._log(kind, items[:middle], check_run=False)
+            self._log(kind, items[middle:], check_run=False)
+
+    def leave_out(self, metrics: Sequence[Metric], reason: str) -> None:
+        """Count points that MLflow refuses."""
+        for metric in metrics:
+            self._losses.add_once(REFUSED_METRIC, _loss(metric, reason))
+
+    def _check_active(self) -> None:
+        """MLflow refuses every item of a deleted run with the code of a bad item.
+
+        Raises:
+            TargetError: the run was deleted.
+        """
+        run = self._client.call(self._client.client.get_run, self._run_id)
+        if run.info.lifecycle_stage != "active":
+            raise deleted(self._run_id)
+
+
+def _loss(item: Any, reason: str) -> Loss:
+    """Describe a Metric, Param or RunTag of MLflow's."""
+    from mlflow.entities import Metric
+
+    if isinstance(item, Metric):
+        return Loss(item.key, reason, str(item.value), str(item.step), str(item.timestamp))
+    return Loss(item.key, reason, str(item.value))

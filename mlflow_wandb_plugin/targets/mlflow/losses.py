@@ -1,0 +1,78 @@
+"""What of one run could not be carried to MLflow: counts, and a line for each loss."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from dataclasses import asdict, dataclass
+
+from mlflow_wandb_plugin.mapping.run_documents import canonical_json
+
+KEPT_LINES = 10_000
+REFUSED_METRIC = "metric_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A param, tag, point or file that is not in MLflow.
+
+    Attributes:
+        key: name of the param, tag or metric, or the file's artifact path.
+        value, step, timestamp: of a param, tag or point, as text; the time in Unix ms.
+    """
+
+    key: str
+    reason: str
+    value: str | None = None
+    step: str | None = None
+    timestamp: str | None = None
+
+    def line(self) -> str:
+        """The loss as a line of JSON."""
+        known = {name: text for name, text in asdict(self).items() if text is not None}
+        return canonical_json(known)
+
+
+class Losses:
+    """Counts losses by kind and keeps the lines of the first `KEPT_LINES`. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._lines: dict[str, None] = {}
+        self._saved = 0
+        self._lock = threading.Lock()
+
+    def load(self, text: str) -> None:
+        """Take the lines that an earlier session saved."""
+        self._lines = {line: None for line in text.split("\n") if line}
+        metrics = sum("step" in json.loads(line) for line in self._lines)
+        if metrics:
+            self.counts[REFUSED_METRIC] = metrics
+
+    def add(self, kind: str, loss: Loss) -> None:
+        """Count a loss."""
+        with self._lock:
+            self.counts[kind] += 1
+            self._keep(loss.line())
+
+    def add_once(self, kind: str, loss: Loss) -> None:
+        """Count a loss unless its line is there: a log may be read again."""
+        with self._lock:
+            if self._keep(loss.line()):
+                self.counts[kind] += 1
+
+    def unsaved_lines(self) -> list[str]:
+        """All lines, if there are more than at the last call."""
+        with self._lock:
+            if len(self._lines) == self._saved:
+                return []
+            self._saved = len(self._lines)
+            return list(self._lines)
+
+    def _keep(self, line: str) -> bool:
+        if line in self._lines:
+            return False
+        if len(self._lines) < KEPT_LINES:
+            self._lines[line] = None
+        return True

@@ -1,0 +1,136 @@
+"""Writes points of one run: in bulk where that is possible, else in batches of MLflow's API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mlflow_wandb_plugin.mapping.names import Limits
+from mlflow_wandb_plugin.targets.mlflow.batches import Batches
+from mlflow_wandb_plugin.targets.mlflow.client import (
+    ITEM_FAULTS,
+    Client,
+    RefusedError,
+    RefusedNamesError,
+)
+from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter, Points
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+
+BULK_POINTS = 100_000
+"""Points that wait in memory where they are written in bulk."""
+
+
+class PointWriter:
+    """Keeps points in memory until they are many, or `flush` is called.
+
+    Args:
+        bulk: writes many points at once; None where only MLflow's API can.
+    """
+
+    def __init__(
+        self, client: Client, run_id: str, batches: Batches, bulk: BulkWriter | None
+    ) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._batches = batches
+        self._batch_size = Limits.installed().batch_metrics
+        self._bulk = bulk
+        self._waiting: list[Points] = []
+        self._count = 0
+        self._most = 10 * self._batch_size if bulk is None else BULK_POINTS
+        self._metrics: list[Metric] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether `flush` should be called before more points are appended."""
+        return self._count >= self._most
+
+    def append(
+        self,
+        name: str,
+        values: Sequence[float],
+        timestamps_ms: Sequence[int],
+        steps: Sequence[int],
+    ) -> None:
+        """Keep points of one metric: columns of one length, times in Unix ms."""
+        if len(values):
+            self._waiting.append(Points(name, values, timestamps_ms, steps))
+            self._count += len(values)
+
+    def flush(self, then: Sequence[Callable[[], object]] = ()) -> None:
+        """Write all points, then take the steps ``then``, in one transaction with the points where
+        that is possible. Points that could not be written are kept.
+
+        Args:
+            then: as `Client.batched` takes them.
+
+        Raises:
+            TargetUnavailableError, TargetError
+        """
+        storable = [points for points in self._waiting if points.storable()]
+        if self._bulk is not None and storable:
+            everything = len(storable) == len(self._waiting) and not self._metrics
+            together = everything and self._bulk.fits(storable)
+            if together and self._write_with(self._bulk, storable, then):
+                return
+            self._write_storable(self._bulk, storable)
+        self._flush_by_api()
+        if then:
+            self._client.batched(then)
+
+    def _write_with(
+        self, bulk: BulkWriter, points: Sequence[Points], then: Sequence[Callable[[], object]]
+    ) -> bool:
+        """Write all points and take the steps in one transaction.
+
+        Returns:
+            False if MLflow refuses some of it; nothing was done.
+        """
+        try:
+            self._client.batched([partial(self._write, bulk, points), *then])
+        except RefusedError as error:
+            if error.code not in ITEM_FAULTS:
+                raise
+            return False
+        self._waiting, self._count = [], 0
+        return True
+
+    def _write(self, bulk: BulkWriter, points: Sequence[Points]) -> None:
+        if bulk.backs_off:
+            bulk.write(self._run_id, points)
+        else:
+            self._client.call(bulk.write, self._run_id, points)
+
+    def _write_storable(self, bulk: BulkWriter, storable: Sequence[Points]) -> None:
+        """Write in bulk the points that MLflow takes. Points that it refuses for a reason that is
+        not known are kept: its API says which of them are at fault."""
+        try:
+            self._write(bulk, storable)
+        except RefusedNamesError as error:
+            refused = [points for points in storable if points.name in error.names]
+            self._batches.leave_out(_metrics(refused), str(error))
+        except RefusedError as error:
+            if error.code not in ITEM_FAULTS:
+                raise
+            return
+        self._waiting = [points for points in self._waiting if not points.storable()]
+
+    def _flush_by_api(self) -> None:
+        waiting, self._waiting, self._count = self._waiting, [], 0
+        self._metrics.extend(_metrics(waiting))
+        while self._metrics:
+            self._batches.log("metrics", self._metrics[: self._batch_size])
+            del self._metrics[: self._batch_size]
+
+
+def _metrics(waiting: Sequence[Points]) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    return [
+        Metric(points.name, value, at, step)
+        for points in waiting
+        for value, at, step in zip(*points[1:], strict=True)
+    ]

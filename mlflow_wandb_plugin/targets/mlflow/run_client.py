@@ -1,0 +1,146 @@
+"""The operations of an `MlflowClient` that replication uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import (
+        DatasetInput,
+        Experiment,
+        FileInfo,
+        Metric,
+        Param,
+        Run,
+        RunTag,
+    )
+
+
+class RunClient:
+    """Does each operation as MLflow's client does it; subclasses do some of them faster, with the
+    same results and the same errors."""
+
+    shares_transactions = False
+    """Whether one more step of `batched` costs next to nothing."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+
+    # -- experiments ----------------------------------------------------------------------
+
+    def search_experiments(self, max_results: int) -> Sequence[Experiment]:
+        return self._client.search_experiments(max_results=max_results)
+
+    def get_experiment_by_name(self, name: str) -> Experiment | None:
+        return self._client.get_experiment_by_name(name)
+
+    def create_experiment(self, name: str, tags: dict[str, str]) -> str:
+        return self._client.create_experiment(name, tags=tags)
+
+    def set_experiment_tag(self, experiment_id: str, key: str, value: str) -> None:
+        self._client.set_experiment_tag(experiment_id, key, value)
+
+    # -- runs -----------------------------------------------------------------------------
+
+    def create_run(
+        self,
+        experiment_id: str,
+        start_time: int | None = None,
+        tags: Mapping[str, str] | None = None,
+        run_name: str | None = None,
+    ) -> Run:
+        return self._client.create_run(experiment_id, start_time, dict(tags or {}), run_name)
+
+    def create_first(
+        self, experiment_id: str, tag: str, start_time: int | None, tags: Mapping[str, str],
+        run_name: str,
+    ) -> Run | None:  # fmt: skip
+        """Create a run, if it is certain that no other active run of the experiment has the same
+        value of ``tag`` when it is created; else return None and do nothing."""
+        return None
+
+    def get_run(self, run_id: str) -> Run:
+        return self._client.get_run(run_id)
+
+    def get_run_data(self, run_id: str) -> Run:
+        """A run; its inputs and outputs may be left out."""
+        return self.get_run(run_id)
+
+    def delete_run(self, run_id: str) -> None:
+        self._client.delete_run(run_id)
+
+    def update_run(self, run_id: str, status: str | None = None, name: str | None = None) -> None:
+        self._client.update_run(run_id, status, name)
+
+    def set_terminated(
+        self, run_id: str, status: str | None = None, end_time: int | None = None
+    ) -> None:
+        self._client.set_terminated(run_id, status, end_time)
+
+    def any_with_tag(self, experiment_id: str, key: str) -> bool:
+        """Whether active runs of an experiment have a tag."""
+        return bool(self._client.search_runs([experiment_id], _has_tag(key), max_results=1))
+
+    def runs_with_tag(self, experiment_id: str, key: str, value: str) -> list[Run]:
+        """Active runs of an experiment whose tag has this value, the newest first."""
+        # MLflow's filters cannot express every value: filter by what they can, then compare.
+        condition = _has_tag(key) if "'" in value else f"tags.`{key}` = '{value}'"
+        runs: list[Run] = []
+        token: str | None = None
+        while True:
+            page: Any = self._client.search_runs(
+                [experiment_id], condition, max_results=1000, page_token=token
+            )
+            runs += [run for run in page if run.data.tags.get(key) == value]
+            token = page.token
+            if not token:
+                return runs
+
+    # -- params, tags and points ----------------------------------------------------------
+
+    def log_batch(
+        self,
+        run_id: str,
+        metrics: Sequence[Metric] = (),
+        params: Sequence[Param] = (),
+        tags: Sequence[RunTag] = (),
+    ) -> None:
+        self._client.log_batch(run_id, metrics, params, tags, synchronous=True)
+
+    def batched(self, steps: Sequence[Callable[[], object]]) -> bool:
+        """Take all steps in one transaction; False if that is not possible and nothing was done."""
+        return False
+
+    def delete_tag(self, run_id: str, key: str) -> None:
+        self._client.delete_tag(run_id, key)
+
+    def get_metric_history(self, run_id: str, key: str) -> Sequence[Metric]:
+        return self._client.get_metric_history(run_id, key)
+
+    def log_inputs(self, run_id: str, datasets: Sequence[DatasetInput]) -> None:
+        self._client.log_inputs(run_id, datasets)
+
+    # -- artifacts ------------------------------------------------------------------------
+
+    def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
+        self._client.log_artifact(run_id, local_path, artifact_path)
+
+    def put_text(self, run_id: str, path: str, text: str) -> bool:
+        """Write a small file among a run's artifacts, if they are files of this machine; else
+        return False and do nothing."""
+        return False
+
+    def log_dict(self, run_id: str, dictionary: dict[str, Any], artifact_file: str) -> None:
+        self._client.log_dict(run_id, dictionary, artifact_file)
+
+    def list_artifacts(self, run_id: str, path: str) -> list[FileInfo]:
+        return self._client.list_artifacts(run_id, path)
+
+    def download_artifacts(self, run_id: str, path: str, folder: str) -> str:
+        return self._client.download_artifacts(run_id, path, folder)
+
+
+def _has_tag(key: str) -> str:
+    return f"tags.`{key}` LIKE '%'"

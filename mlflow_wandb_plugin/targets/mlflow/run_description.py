@@ -1,0 +1,148 @@
+"""What describes one MLflow run: its name, params and tags."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG
+from mlflow_wandb_plugin.core.model import RunInfo
+from mlflow_wandb_plugin.mapping import to_mlflow
+from mlflow_wandb_plugin.mapping.names import Limits, storable
+from mlflow_wandb_plugin.targets.mlflow.batches import Batches
+from mlflow_wandb_plugin.targets.mlflow.client import Client
+from mlflow_wandb_plugin.targets.mlflow.run_files import RunFiles
+from mlflow_wandb_plugin.targets.mlflow.run_names import RunNames
+
+if TYPE_CHECKING:
+    from mlflow.entities import Param, Run, RunTag
+
+
+class RunDescription:
+    """Finds the params and tags that a run lacks, and logs them.
+
+    Args:
+        run: as it is in MLflow.
+        rewrites: counts texts that were changed to fit.
+        files: keep tags in full that MLflow would cut.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        run: Run,
+        batches: Batches,
+        names: RunNames,
+        files: RunFiles,
+        rewrites: Counter[str],
+    ) -> None:
+        self._client = client
+        self._run_id: str = run.info.run_id
+        self._batches = batches
+        self._names = names
+        self._files = files
+        self._rewrites = rewrites
+        self._limits = Limits.installed()
+        self._tags: dict[str, str] = dict(run.data.tags)
+        self._params: dict[str, str] = dict(run.data.params)
+        self._pending_params: list[Param] = []
+        self._pending_tags: list[RunTag] = []
+        self._rewritten_texts: set[tuple[str, str, str]] = set()
+
+    def update(self, info: RunInfo) -> None:
+        """Rename the run and remove its old W&B tags at once; new params and tags wait for
+        `flush_pending`, or for `log_pending` as a step of the run's end."""
+        name = to_mlflow.run_name(info)
+        if self._tags.get(NAME_TAG) != name:
+            self._client.call(self._client.client.update_run, self._run_id, name=name)
+            self._tags[NAME_TAG] = name
+        wanted = {
+            self._names.tags.name((key,)): value for key, value in to_mlflow.run_tags(info).items()
+        }
+        wanted[identity.RUN_PATH] = info.path
+        if info.entity:
+            wanted[identity.ENTITY] = info.entity
+        self._remove_wandb_tags(wanted)
+        params, tags = self._new_params(info), self.changed_tags(wanted)
+        self._pending_params += params
+        self._pending_tags += tags
+        self.remember(tags, params)
+
+    def flush_pending(self) -> None:
+        """Log the pending params and tags."""
+        if self._pending_params or self._pending_tags:
+            self._client.batched([self.log_pending])
+            self.drop_pending()
+
+    def log_pending(self) -> None:
+        """Log the pending params and tags and keep them: a step of `Client.batched` may be
+        repeated. Call `drop_pending` when it has succeeded."""
+        for start in range(0, len(self._pending_params), self._limits.batch_params):
+            part = self._pending_params[start : start + self._limits.batch_params]
+            self._batches.log("params", part)
+        self.log_tags(self._pending_tags)
+
+    def drop_pending(self) -> None:
+        """Forget the pending params and tags, which are logged."""
+        self._pending_params, self._pending_tags = [], []
+
+    def set_tags(self, wanted: Mapping[str, str]) -> None:
+        """Log those of the tags that the run lacks."""
+        changed = self.changed_tags(wanted)
+        self.log_tags(changed)
+        self.remember(changed)
+
+    def changed_tags(self, wanted: Mapping[str, str]) -> list[RunTag]:
+        """Tags of ``wanted`` that the run lacks or has with another value, cut to MLflow's limit;
+        a tag that is cut is kept in the run's files in full."""
+        from mlflow.entities import RunTag
+
+        changed: list[RunTag] = []
+        for key, text in wanted.items():
+            value = self._fit("tag", key, text, self._limits.tag_value)
+            if value != text:
+                self._files.keep_tag(key, text)
+            if self._tags.get(key) != value:
+                changed.append(RunTag(key, value))
+        return changed
+
+    def log_tags(self, tags: Sequence[RunTag]) -> None:
+        """Log tags, without remembering that the run has them."""
+        for start in range(0, len(tags), self._limits.batch_params):
+            self._batches.log("tags", list(tags[start : start + self._limits.batch_params]))
+
+    def remember(self, tags: Sequence[RunTag], params: Sequence[Param] = ()) -> None:
+        """Remember that the run has these tags and params."""
+        self._tags.update((tag.key, tag.value) for tag in tags)
+        self._params.update((param.key, param.value) for param in params)
+
+    def _new_params(self, info: RunInfo) -> list[Param]:
+        from mlflow.entities import Param
+
+        new: dict[str, str] = {}
+        for path, text in to_mlflow.params(info).items():
+            name = self._names.params.name(path)
+            value = self._fit("param", name, text, self._limits.param_value)
+            if name not in self._params:
+                new.setdefault(name, value)
+        return [Param(name, value) for name, value in new.items()]
+
+    def _fit(self, kind: str, name: str, text: str, limit: int) -> str:
+        """Change ``text`` to what MLflow stores; count each change of a param or tag once."""
+        value = storable(text)
+        for what, changed in (("cut", len(value) > limit), ("text", value != text)):
+            if changed and (kind, name, what) not in self._rewritten_texts:
+                self._rewritten_texts.add((kind, name, what))
+                self._rewrites[f"{kind}_{what}"] += 1
+        return value[:limit]
+
+    def _remove_wandb_tags(self, wanted: Mapping[str, str]) -> None:
+        """Remove tags that were removed from the W&B run."""
+        gone = [key for key in self._tags if key.startswith("wandb.tag.") and key not in wanted]
+        if gone:
+            self.flush_pending()
+        for key in gone:
+            self._client.delete_tag(self._run_id, key)
+            del self._tags[key]

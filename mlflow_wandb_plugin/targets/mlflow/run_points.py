@@ -1,0 +1,92 @@
+"""Points of one run: the names of their metrics, and their steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mlflow_wandb_plugin.core.model import RunInfo, Series
+from mlflow_wandb_plugin.mapping import system_metrics, to_mlflow
+from mlflow_wandb_plugin.targets.mlflow.batches import Batches
+from mlflow_wandb_plugin.targets.mlflow.client import Client
+from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
+from mlflow_wandb_plugin.targets.mlflow.point_writer import PointWriter
+from mlflow_wandb_plugin.targets.mlflow.run_names import RunNames
+from mlflow_wandb_plugin.targets.mlflow.step_axis import StepAxis
+
+
+class RunPoints:
+    """Names W&B's points, sets their steps, and keeps them in memory until they are many.
+
+    Args:
+        bulk: writes many points at once; None where only MLflow's API can.
+        step_metric: dotted key of the metric whose values are the steps; empty for W&B's steps.
+        start_ms: the run's start in Unix ms.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        run_id: str,
+        batches: Batches,
+        bulk: BulkWriter | None,
+        names: RunNames,
+        step_metric: str,
+        start_ms: int,
+    ) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._names = names
+        self._step_metric = step_metric
+        self._start_ms = start_ms
+        self._axis = StepAxis(step_metric)
+        self._writer = PointWriter(client, run_id, batches, bulk)
+
+    def append(self, series: Series) -> None:
+        """Take points; those that wait for their step metric are written after `release`."""
+        if series.kind == "system":
+            self._append_system(series)
+        elif self._step_metric:
+            for ready in self._axis.add(series):
+                self._append_history(ready)
+        else:
+            self._append_history(series)
+
+    def release(self) -> None:
+        """Stop waiting for values of the step metric: a block of the log has ended."""
+        for series in self._axis.release():
+            self._append_history(series)
+
+    def append_summary(self, info: RunInfo) -> None:
+        """Take the numbers of the summary that history does not end with."""
+        for key, (value, step, at) in to_mlflow.summary_points(info, self._step_metric).items():
+            self._write(self._names.metrics.name(key), (value,), (at,), (step,))
+
+    def flush(self, then: Sequence[Callable[[], object]] = ()) -> None:
+        """Write all points, the original keys of their names first.
+
+        Args:
+            then: further steps, as in `PointWriter.flush`.
+        """
+        self._names.save_metrics()
+        self._writer.flush(then)
+
+    def _append_history(self, series: Series) -> None:
+        name = self._names.metrics.name(series.key)
+        self._write(name, series.values, series.timestamps_ms, series.steps)
+
+    def _append_system(self, series: Series) -> None:
+        """The step of a system point is the number of whole seconds since the run's start: it
+        rises, and does not depend on which process computes it."""
+        named = [system_metrics.system_metric(series.key[0], value) for value in series.values]
+        if named:
+            name = self._names.metrics.name((named[0][0],))
+            steps = [max(0, at - self._start_ms) // 1000 for at in series.timestamps_ms]
+            values = [scaled for _, scaled in named]
+            self._write(name, values, list(series.timestamps_ms), steps)
+
+    def _write(
+        self, name: str, values: Sequence[float], times: Sequence[int], steps: Sequence[int]
+    ) -> None:
+        self._writer.append(name, values, times, steps)
+        if self._writer.full:
+            self.flush()

@@ -1,0 +1,151 @@
+"""Uploads of a run's files; nothing that is wrong with one stops the others."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mlflow_wandb_plugin.core.model import FileRef
+from mlflow_wandb_plugin.errors import TargetUnavailableError
+from mlflow_wandb_plugin.targets.mlflow.uploads import Uploads
+from tests.targets.mlflow.writing import (
+    document,
+    downloaded,
+    end,
+    file,
+    losses,
+    opened,
+    run_info,
+    the_run,
+    write,
+)
+
+
+def test_files_arrive_under_their_path(fresh_store: str, local: Path, tmp_path: Path) -> None:
+    """Below wandb/files; a name that cannot be is rewritten, and never leaves the folder."""
+    names = ["output.log", "media/images/a.png", "../../etc/passwd", "odd#name%.txt", "/abs"]
+    write(fresh_store, *[FileRef(name, file(local, f"f{n}", name)) for n, name in enumerate(names)])
+    run = the_run(fresh_store, tmp_path / "artifacts")
+    found = [path for path in run.artifacts if path.startswith("wandb/files/")]
+    assert {"wandb/files/output.log", "wandb/files/media/images/a.png"} < set(found)
+    texts = {downloaded(fresh_store, run, path, tmp_path).read_text() for path in found}
+    assert texts == set(names)
+    assert losses(fresh_store) == {}
+
+
+def test_a_file_that_is_not_there_is_counted(fresh_store: str, local: Path, tmp_path: Path) -> None:
+    """Gone, a folder, or a dangling link: the others arrive, and the losses say which did not."""
+    (local / "folder").mkdir()
+    (local / "link").symlink_to(local / "nowhere")
+    missing = [FileRef(name, local / name) for name in ("gone", "folder", "link")]
+    write(fresh_store, *missing, FileRef("there", file(local, "there")))
+    assert losses(fresh_store) == {"file_missing": 3}
+    run = the_run(fresh_store)
+    lost = document(fresh_store, run, "wandb/losses.jsonl", tmp_path)
+    assert {line["key"] for line in lost} == {f"wandb/files/{ref.path}" for ref in missing}
+    assert downloaded(fresh_store, run, "wandb/files/there", tmp_path).read_text() == "content"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_that_may_not_be_read_is_counted(fresh_store: str, local: Path) -> None:
+    """Permissions are no reason to stop."""
+    secret = file(local, "secret")
+    secret.chmod(0)
+    write(fresh_store, FileRef("secret", secret))
+    assert losses(fresh_store) == {"file_missing": 1}
+
+
+@pytest.mark.parametrize("name", ["same-name", "other-name"])
+def test_a_file_that_vanishes_before_its_upload_is_counted(
+    fresh_store: str, local: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """wandb-core deletes what it has uploaded: that is not an MLflow that is down."""
+    path = file(local, name)
+    send = Uploads._send
+
+    def too_late(self: Uploads, where: Path, target: str, loss: str) -> None:
+        path.unlink(missing_ok=True)
+        send(self, where, target, loss)
+
+    monkeypatch.setattr(Uploads, "_send", too_late)
+    write(fresh_store, FileRef("same-name", path))
+    assert losses(fresh_store) == {"file_missing": 1}
+
+
+def test_a_file_that_changes_is_sent_again(fresh_store: str, local: Path, tmp_path: Path) -> None:
+    """The console log grows: its last state counts; what is unchanged is sent once."""
+    path, info = file(local, "output.log", "one"), run_info()
+    sent: list[str] = []
+    with opened(fresh_store, info) as writer:
+        log = writer._client.client.log_artifact
+        writer._client.client.log_artifact = lambda *a: (sent.append(a[1]), log(*a))[1]  # type: ignore[method-assign]
+        for text in ("one", "one and two"):
+            path.write_text(text)
+            writer.add(FileRef("output.log", path))
+            writer.add(FileRef("output.log", path))
+            writer._files._uploads.wait()
+        end(writer, info)
+    run = the_run(fresh_store)
+    text = downloaded(fresh_store, run, "wandb/files/output.log", tmp_path).read_text()
+    assert text == "one and two"
+    assert len([name for name in sent if name.endswith("output.log")]) == 2
+
+
+def test_an_mlflow_that_is_down_is_the_callers_error(
+    fresh_store: str, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is counted as lost: the run is not finished, and will be taken up again."""
+    info = run_info()
+
+    def down(*_: object) -> None:
+        raise ConnectionError("MLflow is gone")
+
+    with opened(fresh_store, info) as writer:
+        monkeypatch.setattr(writer._client.client, "log_artifact", down)
+        writer.add(FileRef("a", file(local, "a")))
+        with pytest.raises(TargetUnavailableError, match="MLflow is gone"):
+            end(writer, info)
+        assert writer.losses == {}
+    assert the_run(fresh_store).tags["wandb.sync.state"] == "live"
+
+
+def test_a_file_that_mlflow_refuses_is_counted(
+    fresh_store: str, local: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Refused is not missing; the rest of the run is written."""
+    from mlflow.exceptions import MlflowException
+
+    info = run_info()
+    with opened(fresh_store, info) as writer:
+        log = writer._client.client.log_artifact
+
+        def picky(run_id: str, path: str, folder: str) -> None:
+            if path.endswith("bad.bin"):
+                raise MlflowException.invalid_parameter_value("no such files here")
+            log(run_id, path, folder)
+
+        monkeypatch.setattr(writer._client.client, "log_artifact", picky)
+        writer.add(FileRef("bad.bin", file(local, "bad.bin")))
+        writer.add(FileRef("good.bin", file(local, "good.bin")))
+        end(writer, info)
+    assert losses(fresh_store) == {"file_refused": 1}
+    run = the_run(fresh_store)
+    assert downloaded(fresh_store, run, "wandb/files/good.bin", tmp_path).exists()
+
+
+def test_nothing_is_left_behind_locally(fresh_store: str, local: Path) -> None:
+    """The spool goes with the writer, finished or not."""
+    with opened(fresh_store, run_info()) as writer:
+        spool = writer._files._uploads.folder
+        writer.add(FileRef("a", file(local, "a")))
+        assert spool.is_dir()
+    assert not spool.exists()
+
+
+def test_the_spool_may_vanish(fresh_store: str, local: Path) -> None:
+    """`close` never raises, whatever happened to the temporary folder."""
+    with opened(fresh_store, run_info()) as writer:
+        shutil.rmtree(writer._files._uploads.folder)
