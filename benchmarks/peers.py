@@ -102,8 +102,8 @@ def _info(run: BenchRun, state: Any) -> Any:
 
 def this_project(uri: str, runs: list[BenchRun], workers: int = 4, path: Any = "auto") -> None:
     """A backfill with the command's defaults."""
+    from mlflow_wandb_plugin.backfill.engines.threads import backfill
     from mlflow_wandb_plugin.backfill.options import BackfillOptions
-    from mlflow_wandb_plugin.backfill.run import backfill
     from mlflow_wandb_plugin.core.model import Selection
     from mlflow_wandb_plugin.core.protocols import TargetOptions
     from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlflow_wandb_plugin.backfill.execution import Backfill, open_ends
 from mlflow_wandb_plugin.backfill.job import Job
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.outcome import Outcome
-from mlflow_wandb_plugin.backfill.session import Backfill, open_ends
 from mlflow_wandb_plugin.backfill.verify import Verified, verify
 from mlflow_wandb_plugin.core.model import Selection
 

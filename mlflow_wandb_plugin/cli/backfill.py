@@ -15,11 +15,11 @@ from typing import Any
 import click
 
 from mlflow_wandb_plugin.backfill import report
+from mlflow_wandb_plugin.backfill.execution import LOCAL, Backfill
 from mlflow_wandb_plugin.backfill.job import Job
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun
-from mlflow_wandb_plugin.backfill.session import LOCAL, Backfill
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import selecting, selection
 

@@ -41,7 +41,7 @@ from tests.support.mlflow_state import read_runs
 KILLED = r"""
 import os, signal, sys
 from pathlib import Path
-from mlflow_wandb_plugin.backfill.run import backfill
+from mlflow_wandb_plugin.backfill.engines.threads import backfill
 from mlflow_wandb_plugin.archive.target import ArchiveTarget
 from mlflow_wandb_plugin.core.model import Selection
 from tests.support.archives import MadeSource

@@ -10,10 +10,10 @@ from mlflow import MlflowClient
 
 from mlflow_wandb_plugin.backfill import html
 from mlflow_wandb_plugin.backfill.curves import Curves
+from mlflow_wandb_plugin.backfill.engines.threads import backfill
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.plan import dual_experiment, plan
-from mlflow_wandb_plugin.backfill.run import backfill
 from mlflow_wandb_plugin.core.model import RunInfo, Selection
 from mlflow_wandb_plugin.core.protocols import TargetOptions
 from mlflow_wandb_plugin.core.replicate import replicate

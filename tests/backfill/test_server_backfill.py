@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from mlflow_wandb_plugin.backfill.engines.threads import backfill
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.outcome import Outcome
-from mlflow_wandb_plugin.backfill.run import backfill
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.sources.wandb_server.source import WandbServerSource
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
@@ -253,7 +253,7 @@ def test_a_backfill_killed_on_the_way_is_gone_on_with(
     uri = copy_store(empty_store, tmp_path / "killed.db")
     code = (
         "import os\n"
-        "from mlflow_wandb_plugin.backfill.run import backfill\n"
+        "from mlflow_wandb_plugin.backfill.engines.threads import backfill\n"
         "from mlflow_wandb_plugin.sources.wandb_server import source as wandb_server\n"
         "from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget\n"
         "from mlflow_wandb_plugin.core.model import Selection\n"

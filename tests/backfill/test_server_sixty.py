@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from mlflow_wandb_plugin.backfill.engines.threads import backfill
 from mlflow_wandb_plugin.backfill.outcome import Outcome
-from mlflow_wandb_plugin.backfill.run import backfill
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.support import sixty

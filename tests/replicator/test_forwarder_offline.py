@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from mlflow_wandb_plugin.backfill.engines.threads import backfill
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.outcome import Outcome
-from mlflow_wandb_plugin.backfill.run import backfill
 from mlflow_wandb_plugin.core.model import RunInfo, Selection
 from mlflow_wandb_plugin.core.protocols import Source
 from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir

@@ -87,7 +87,7 @@ class MadeSource(Source):
 
 
 def archive_made(target: Path, folder: Path, blocks: int = 40) -> list[Outcome]:
-    from mlflow_wandb_plugin.backfill.run import backfill as run_backfill
+    from mlflow_wandb_plugin.backfill.engines.threads import backfill as run_backfill
 
     return list(run_backfill(MadeSource(folder, blocks), ArchiveTarget(target), Selection()))
 

@@ -21,7 +21,7 @@ class Engine(Protocol):
         """
 
     def run(self, job: Job, listener: Listener, curves: Curves) -> Iterator[Outcome]:
-        """Yield one outcome per run, as each is done, as `backfill.run.backfill` does.
+        """Yield one outcome per run, as each is done, as `threads.backfill` does.
 
         Raises:
             UsageError: it cannot be done.

@@ -13,10 +13,10 @@ from mlflow_wandb_plugin.backfill import html, report
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.engines.base import Engine
 from mlflow_wandb_plugin.backfill.engines.processes import ProcessEngine
+from mlflow_wandb_plugin.backfill.engines.threads import backfill
 from mlflow_wandb_plugin.backfill.job import Job
 from mlflow_wandb_plugin.backfill.outcome import Listener, Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun, dual_experiment, plan
-from mlflow_wandb_plugin.backfill.run import backfill
 from mlflow_wandb_plugin.core.protocols import Source, Target
 from mlflow_wandb_plugin.errors import UsageError
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from mlflow_wandb_plugin.backfill.engines.threads import backfill
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.outcome import (
     Listener,
     Outcome,
 )
-from mlflow_wandb_plugin.backfill.run import backfill
 from mlflow_wandb_plugin.core.model import (
     Checkpoint,
     FileRef,
