@@ -9,32 +9,27 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
 from mlflow_wandb_plugin.backfill import report
 from mlflow_wandb_plugin.backfill.execution import LOCAL, Backfill
 from mlflow_wandb_plugin.backfill.job import Job
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.outcome import Outcome
-from mlflow_wandb_plugin.backfill.plan import PlannedRun
 from mlflow_wandb_plugin.cli.progress import ProgressBar
-from mlflow_wandb_plugin.cli.selecting import selecting, selection
+from mlflow_wandb_plugin.cli.selecting import reads_source
+from mlflow_wandb_plugin.core.model import Selection
 
 log = logging.getLogger("mlflow_wandb_plugin.backfill")
 
 
 @click.command()
-@click.argument("source")
-@click.option(
-    "--to", default="", metavar="URI", help="MLflow tracking URI or archive:DIR. Default: MLflow's."
-)
-@click.option(
-    "--experiment", default="{project}", show_default=True, help="Name of the MLflow experiment."
-)
-@selecting
+@reads_source
 @click.option("--order", type=click.Choice(("oldest", "newest")), default="oldest",
               show_default=True, help="Which runs come first.")  # fmt: skip
 @click.option("--dual-written", type=click.Choice(("verify", "trust", "ignore")), default="verify",
@@ -59,13 +54,9 @@ log = logging.getLogger("mlflow_wandb_plugin.backfill")
               help="Write the report into this file: .html, .json or text.")  # fmt: skip
 @click.option("--log-dir", type=click.Path(path_type=Path), help="Write a log into this folder.")
 def backfill(
-    source: str, to: str, experiment: str, runs: tuple[str, ...], filter_json: str,
-    states: tuple[Any, ...], since: str, until: str, groups: tuple[str, ...],
-    include_metric: tuple[str, ...], exclude_metric: tuple[str, ...], artifacts: bool,
-    order: str, dual_written: Any, existing: Any, into_dual_experiment: bool, workers: int | None,
-    engine: str, address: str, write_path: Any,
-    only_plan: bool, follow: bool, every: float, as_json: bool, report_file: Path | None,
-    log_dir: Path | None,
+    source: str, to: str, experiment: str, selection: Selection, order: str, workers: int | None,
+    engine: str, address: str, only_plan: bool, follow: bool, every: float, as_json: bool,
+    report_file: Path | None, log_dir: Path | None, **options: Any,
 ) -> None:  # fmt: skip
     """Migrate W&B runs from SOURCE to MLflow.
 
@@ -76,23 +67,18 @@ def backfill(
 
     Exit code: 0 no run failed, 1 some runs failed, 2 it could not start.
     """
-    chosen = selection(runs, filter_json, states, since, until, groups, order == "newest")
-    options = BackfillOptions(
-        dual_written=dual_written,
-        existing=existing,
-        include_metrics=include_metric,
-        exclude_metrics=exclude_metric,
-        artifacts=artifacts,
-        into_dual_experiment=into_dual_experiment,
-        write_path=write_path,
-        workers=workers or (4 if engine == LOCAL else 0),
-    )
+    selection = replace(selection, newest_first=order == "newest")
+    workers = workers or (4 if engine == LOCAL else 0)
     _keep_log(log_dir)
-    job = Job(source, to, experiment, chosen, options)
+    job = Job(source, to, experiment, selection, BackfillOptions(workers=workers, **options))
     keep_curves = report_file is not None and report_file.suffix == ".html"
     session = Backfill(job, engine, address, keep_curves)
     if only_plan:
-        _show_plan(session.plan(), as_json)
+        planned = session.plan()
+        if as_json:
+            click.echo(json.dumps(report.plan_as_json(planned), indent=1))
+        else:
+            Console().print(report.plan_as_table(planned))
         return
     failed = False
     if follow:
@@ -133,21 +119,10 @@ def _logged(outcomes: Iterable[Outcome]) -> list[Outcome]:
 def _show(outcomes: list[Outcome], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(report.as_json(outcomes), indent=1))
-        return
-    from rich.console import Console
-
-    console = Console()
-    console.print(report.as_table(outcomes))
-    console.print(report.one_line(outcomes), highlight=False)
-
-
-def _show_plan(planned: list[PlannedRun], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(report.plan_as_json(planned), indent=1))
-        return
-    from rich.console import Console
-
-    Console().print(report.plan_as_table(planned))
+    else:
+        console = Console()
+        console.print(report.as_table(outcomes))
+        console.print(report.one_line(outcomes), highlight=False)
 
 
 def _keep_log(folder: Path | None) -> None:

@@ -1,73 +1,68 @@
-"""Options that select runs, shared by the commands that read a source."""
+"""Arguments and options of the commands that read a source."""
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.errors import UsageError
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempted")
 _OPTIONS = (
+    click.argument("source"),
+    click.option("--to", default="", metavar="URI",
+                 help="MLflow tracking URI, or archive:DIR for backfill. Default: MLflow's."),
+    click.option("--experiment", default="{project}", show_default=True,
+                 help="Name of the MLflow experiment."),
     click.option("--run", "runs", multiple=True, help="Only this run: id, name or regex."),
-    click.option(
-        "--filter", "filter_json", default="", help="MongoDB-style JSON, as wandb.Api takes."
-    ),
-    click.option(
-        "--state", "states", multiple=True, type=click.Choice(STATES),
-        help="Only runs in this W&B state.",
-    ),
-    click.option(
-        "--since", default="", metavar="DATE", help="Started then or later (ISO 8601)."
-    ),
+    click.option("--filter", "filter_json", default="",
+                 help="MongoDB-style JSON, as wandb.Api takes."),
+    click.option("--state", "states", multiple=True, type=click.Choice(STATES),
+                 help="Only runs in this W&B state."),
+    click.option("--since", default="", metavar="DATE", help="Started then or later (ISO 8601)."),
     click.option("--until", default="", metavar="DATE", help="Started before then (ISO 8601)."),
     click.option("--group", "groups", multiple=True, help="Only runs of this W&B group."),
-    click.option("--include-metric", multiple=True, metavar="REGEX", help="Only these metrics."),
-    click.option("--exclude-metric", multiple=True, metavar="REGEX", help="Not these metrics."),
-    click.option(
-        "--artifacts/--no-artifacts", default=True, show_default=True,
-        help="Carry W&B artifacts, too.",
-    ),
+    click.option("--include-metric", "include_metrics", multiple=True, metavar="REGEX",
+                 help="Only these metrics."),
+    click.option("--exclude-metric", "exclude_metrics", multiple=True, metavar="REGEX",
+                 help="Not these metrics."),
+    click.option("--artifacts/--no-artifacts", default=True, show_default=True,
+                 help="Carry W&B artifacts, too."),
 )  # fmt: skip
 
 
-def selecting(command: F) -> F:
-    """Add the options to a command."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+def reads_source(command: Callable[..., None]) -> Callable[..., None]:
+    """Add source, target and selection to a command.
 
-
-def selection(
-    runs: tuple[str, ...],
-    filter_json: str,
-    states: tuple[Any, ...],
-    since: str,
-    until: str,
-    groups: tuple[str, ...],
-    newest_first: bool = False,
-) -> Selection:
-    """Make a `Selection` from the options.
-
-    Raises:
-        UsageError: an option is malformed.
+    The command gets ``source``, ``to``, ``experiment`` and ``selection``; include_metrics,
+    exclude_metrics and artifacts are among its options, named as in `BackfillOptions`.
     """
-    return Selection(
-        runs=runs,
-        filter=_json(filter_json),
-        states=states,
-        since_ms=_milliseconds(since, "--since"),
-        until_ms=_milliseconds(until, "--until"),
-        groups=groups,
-        newest_first=newest_first,
-    )
+
+    @functools.wraps(command)
+    def with_selection(
+        runs: tuple[str, ...], filter_json: str, states: tuple[str, ...], since: str, until: str,
+        groups: tuple[str, ...], **others: Any,
+    ) -> None:  # fmt: skip
+        selection = Selection(
+            runs=runs,
+            filter=_json(filter_json),
+            states=states,
+            since_ms=_milliseconds(since, "--since"),
+            until_ms=_milliseconds(until, "--until"),
+            groups=groups,
+        )
+        command(selection=selection, **others)
+
+    decorated: Callable[..., None] = with_selection
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    return decorated
 
 
 def _json(text: str) -> dict[str, Any]:

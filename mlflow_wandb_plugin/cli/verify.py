@@ -15,25 +15,18 @@ from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.verify import Verified
 from mlflow_wandb_plugin.backfill.verify import verify as compare
 from mlflow_wandb_plugin.cli.progress import ProgressBar
-from mlflow_wandb_plugin.cli.selecting import selecting, selection
+from mlflow_wandb_plugin.cli.selecting import reads_source
+from mlflow_wandb_plugin.core.model import Selection
 
 SHOWN_DIFFERENCES = 5
 
 
 @click.command()
-@click.argument("source")
-@click.option("--to", default="", metavar="URI", help="MLflow tracking URI. Default: MLflow's.")
-@click.option(
-    "--experiment", default="{project}", show_default=True, help="Name of the MLflow experiment."
-)
-@selecting
+@reads_source
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify(
-    source: str, to: str, experiment: str, runs: tuple[str, ...], filter_json: str,
-    states: tuple[Any, ...], since: str, until: str, groups: tuple[str, ...],
-    include_metric: tuple[str, ...], exclude_metric: tuple[str, ...], artifacts: bool,
-    as_json: bool,
-) -> None:  # fmt: skip
+    source: str, to: str, experiment: str, selection: Selection, as_json: bool, **options: Any
+) -> None:
     """Compare the runs of SOURCE with those in MLflow, value by value; write nothing.
 
     SOURCE is as for `mlflow-wandb backfill`. Compared are every point with its step and time,
@@ -41,13 +34,10 @@ def verify(
 
     Exit code: 0 all equal, 1 something differs or is absent, 2 it could not start.
     """
-    chosen = selection(runs, filter_json, states, since, until, groups)
-    options = BackfillOptions(
-        include_metrics=include_metric, exclude_metrics=exclude_metric, artifacts=artifacts
-    )
-    opened_source, target = open_ends(Job(source, to, experiment, chosen, options))
+    job = Job(source, to, experiment, selection, BackfillOptions(**options))
+    opened_source, target = open_ends(job)
     with ProgressBar() as bar:
-        results = list(compare(opened_source, target, chosen, options, bar))
+        results = list(compare(opened_source, target, selection, job.options, bar))
     if as_json:
         click.echo(json.dumps([_document(result) for result in results], indent=1))
     else:
