@@ -1,4 +1,4 @@
-"""Names and paths that MLflow accepts for W&B's keys, tags and files."""
+"""Convert W&B's keys, tags and files to names and paths that MLflow accepts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlflow_wandb_plugin.core.model import Key
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Lengths in characters that MLflow accepts."""
+    """Maximum lengths in characters, and sizes of batches, that MLflow accepts."""
 
     key: int
     param_value: int
@@ -27,7 +27,7 @@ class Limits:
     @classmethod
     @lru_cache
     def installed(cls) -> Limits:
-        """The limits of the installed MLflow, where it states them."""
+        """Return the limits of the installed MLflow, or defaults for those it does not define."""
         from mlflow.utils import validation
 
         return cls(
@@ -44,11 +44,11 @@ _ILLEGAL = re.compile(r"[^/\w.\- :]")
 
 
 def legal_name(name: str, limit: int) -> str:
-    """``name`` if MLflow takes it as a metric, param or tag key, else its rewritten form.
+    """Return ``name`` if MLflow accepts it as a metric, param or tag key, else a rewritten one.
 
-    Illegal characters become ``_``, path parts that are empty, ``.`` or ``..`` and two dots at
-    the start too; a name over ``limit`` characters is cut and ends in a hash of the whole.
-    Source: mlflow.utils.validation, which wants ``[/\\w.\\- :]*`` and a normalised path.
+    Illegal characters become ``_``, and so do path parts that are empty, ``.`` or ``..`` and two
+    dots at the start. A name over ``limit`` characters is cut and ends in a hash of the original.
+    Source: mlflow.utils.validation, which requires ``[/\\w.\\- :]*`` and a normalised path.
     """
     parts = _ILLEGAL.sub("_", name).split("/")
     clean = "/".join("_" * max(1, len(part)) if part in ("", ".", "..") else part for part in parts)
@@ -58,20 +58,23 @@ def legal_name(name: str, limit: int) -> str:
 
 
 def name_with_hash(clean: str, original: str, limit: int) -> str:
+    """Return ``clean``, cut to end in a hash of ``original`` within ``limit`` characters."""
     digest = hashlib.sha256(original.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{clean[: limit - 9]}-{digest}"
 
 
 class Namer:
-    """Gives each W&B key of a run its MLflow name; no two keys get the same one.
+    """Assigns each W&B key of a run its MLflow name; no two keys get the same one.
 
-    A key whose name is taken by another key gets a hash suffix. ``renamed`` holds the originals
-    of all names that differ from the dotted key.
+    A key whose name another key has gets a hash suffix.
 
     Args:
         limit: the longest name, in characters.
-        known: what ``renamed`` held when the run was written before.
-        taken: all names that the run has; those not in ``known`` are their keys' own.
+        known: ``renamed`` of an earlier writer of the run.
+        taken: all names that the run has; those not in ``known`` equal their dotted keys.
+
+    Attributes:
+        renamed: keys as labels, by name, of all names that differ from the dotted key.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Namer:
         self._unclaimed = self._taken - self.renamed.keys()
 
     def name(self, key: Key) -> str:
+        """Return the name of a key."""
         known = self._names.get(key)
         if known is not None:
             return known
@@ -114,7 +118,7 @@ class Namer:
 
 
 def storable(text: str) -> str:
-    """``text`` without what databases and protocols refuse: NUL and lone surrogates."""
+    """Replace what databases and protocols reject in a text: NUL and lone surrogates."""
     return _UNSTORABLE.sub("\ufffd", text)
 
 
@@ -124,11 +128,11 @@ _PART_BYTES = 200
 
 
 def safe_path(path: str) -> str:
-    """A relative posix path that stays in its folder, whatever a server or user called it.
+    """Return a relative posix path that stays in its folder, for a name of a server or user.
 
     Parts that are empty, ``.`` or ``..`` and characters that some file system or MLflow's
-    artifact paths refuse are rewritten; a rewritten path ends its name in a hash of the
-    original, so that two different names stay different.
+    artifact paths reject are rewritten. The name of a rewritten path ends in a hash of the
+    original, so that different names stay different.
     """
     parts = [part for part in path.split("/") if part not in ("", ".")]
     clean = [_cut(_UNSAFE.sub("_", "__" if part == ".." else part)) for part in parts] or ["_"]
@@ -142,5 +146,5 @@ def safe_path(path: str) -> str:
 
 
 def _cut(part: str) -> str:
-    """A file name within what file systems take, which count bytes."""
+    """Cut a file name to what file systems accept, in bytes."""
     return part.encode()[:_PART_BYTES].decode(errors="ignore")

@@ -28,7 +28,7 @@ from mlflow_wandb_plugin.core.model import (
 )
 from mlflow_wandb_plugin.mapping import names, run_documents, to_mlflow
 from mlflow_wandb_plugin.mapping.names import safe_path
-from mlflow_wandb_plugin.mapping.run_documents import canonical_json
+from mlflow_wandb_plugin.mapping.run_documents import artifact_document, canonical_json
 from mlflow_wandb_plugin.targets.mlflow import media
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 
@@ -378,13 +378,4 @@ def _describe(artifact: ArtifactRef) -> dict[str, Any]:
         described = {"path": item.path, "digest": item.digest, "size": item.size}
         return described | ({"ref": item.ref} if item.ref else {})
 
-    return {
-        "type": artifact.type,
-        "name": artifact.name,
-        "version": artifact.version,
-        "digest": artifact.digest,
-        "description": artifact.description,
-        "aliases": list(artifact.aliases),
-        "metadata": dict(artifact.metadata),
-        "entries": [entry(item) for item in artifact.entries],
-    }
+    return artifact_document(artifact) | {"entries": [entry(item) for item in artifact.entries]}
