@@ -23,7 +23,7 @@ def test_a_line_for_each_package_and_the_total(
         "mlflow_wandb_plugin/journal.py": _measured(1, 2),
         "mlflow_wandb_plugin/live/tap.py": _measured(3, 4),
         "mlflow_wandb_plugin/live/sitecustomize/sitecustomize.py": _measured(0, 4),
-        "integrations/mlflow_wandb_ray/lane.py": _measured(0, 0),
+        "integrations/mlflow_wandb_ray/run_thread.py": _measured(0, 0),
         "scripts/check.py": _measured(9, 9),
     }
     report.write_text(json.dumps({"files": files}))

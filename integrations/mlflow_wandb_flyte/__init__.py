@@ -1,6 +1,6 @@
-"""Flyte tasks whose runs live in both homes, Weights & Biases and MLflow.
+"""Flyte tasks whose runs are in both Weights & Biases and MLflow.
 
-A drop-in for ``flyteplugins.wandb`` and ``flyteplugins.mlflow``: their names, one import line.
+Replaces ``flyteplugins.wandb`` and ``flyteplugins.mlflow``: it offers the names of both.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 import flyte
 import wandb
 
+from mlflow_wandb_flyte import keys
 from mlflow_wandb_flyte.context import (
     RankScope,
     RunMode,
@@ -29,9 +30,8 @@ from mlflow_wandb_flyte.download import (
     download_wandb_sweep_logs,
 )
 from mlflow_wandb_flyte.links import Mlflow, Wandb, WandbSweep
-from mlflow_wandb_flyte.mlflow_session import current_run as get_mlflow_run
+from mlflow_wandb_flyte.mlflow_session import get_mlflow_run
 from mlflow_wandb_flyte.sweep import get_wandb_sweep_id
-from mlflow_wandb_flyte.wandb_session import RUN_KEY
 
 __all__ = [
     "Mlflow",
@@ -62,17 +62,15 @@ __all__ = [
 
 
 def get_wandb_run() -> Any:
-    """The W&B run of the running task or trace; outside of one, wandb's own current run.
+    """Return the W&B run of the running task or trace; outside of one, wandb's current run.
 
-    None where there is none: also in a process of a distributed task that is not to log.
+    None if there is no run, as in a process of a distributed task that does not log.
     """
-    run = (flyte.ctx().data or {}).get(RUN_KEY)
-    if run is not None:
-        return run
-    return wandb.run
+    run = (flyte.ctx().data or {}).get(keys.WANDB_RUN)
+    return wandb.run if run is None else run
 
 
 def get_wandb_run_dir() -> str | None:
-    """The folder of the current run's files on this machine, or None."""
+    """Return the local folder of the current run's files, or None."""
     run = get_wandb_run()
     return None if run is None else str(run.dir)

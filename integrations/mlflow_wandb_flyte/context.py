@@ -1,20 +1,20 @@
-"""``wandb_config``, ``wandb_sweep_config`` and ``mlflow_config``: configuration for child tasks.
+"""Configuration for child tasks: `wandb_config`, `wandb_sweep_config` and `mlflow_config`.
 
-Each is a dataclass that unpacks like a dict into Flyte's custom_context, and a context manager
-that adds itself to the custom_context of the tasks called inside it.
+Each returns a dataclass that unpacks like a dict into Flyte's custom_context, and that is a context
+manager that adds itself to the custom_context of the tasks called inside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import flyte
 from flyte._context import internal_ctx
 
-from mlflow_wandb_flyte.codec import ConfigError, decode, encode
+from mlflow_wandb_flyte.config_codec import ConfigError, decode, encode
 
 RunMode: TypeAlias = Literal["auto", "new", "shared"]
 RankScope: TypeAlias = Literal["global", "worker"]
@@ -31,12 +31,12 @@ class _Config:
     _entered: ExitStack
 
     def to_dict(self) -> dict[str, str]:
-        """The strings that go into Flyte's custom_context."""
+        """Return the strings for Flyte's custom_context."""
         return encode(self, self.prefix)
 
     @classmethod
     def from_dict(cls: type[Config], context: Mapping[str, str]) -> Config:
-        """The configuration in a custom_context."""
+        """Return the configuration in a custom_context."""
         config: Config = decode(cls, context, cls.prefix)
         return config
 
@@ -82,7 +82,7 @@ class _Config:
 
 @dataclass
 class WandbConfig(_Config):
-    """What `wandb_config` makes. Other arguments of ``wandb.init`` are in ``kwargs``."""
+    """What `wandb_config` returns. Other arguments of ``wandb.init`` are in ``kwargs``."""
 
     prefix: ClassVar[str] = "wandb"
 
@@ -101,7 +101,7 @@ class WandbConfig(_Config):
     kwargs: dict[str, Any] | None = None
 
     def init_arguments(self) -> dict[str, Any]:
-        """What of it ``wandb.init`` is given."""
+        """Return the arguments for ``wandb.init``."""
         given = asdict(self)
         more = given.pop("kwargs") or {}
         for ours in ("host", "run_mode", "rank_scope", "download_logs"):
@@ -111,7 +111,7 @@ class WandbConfig(_Config):
 
 @dataclass
 class WandbSweepConfig(_Config):
-    """What `wandb_sweep_config` makes. Other keys of a sweep's configuration are in ``kwargs``."""
+    """What `wandb_sweep_config` returns. Other keys of a W&B sweep are in ``kwargs``."""
 
     prefix: ClassVar[str] = "wandb_sweep"
 
@@ -126,7 +126,7 @@ class WandbSweepConfig(_Config):
     kwargs: dict[str, Any] | None = None
 
     def to_sweep_config(self) -> dict[str, Any]:
-        """What ``wandb.sweep`` is given as the sweep."""
+        """Return the sweep for ``wandb.sweep``."""
         given = asdict(self)
         more = given.pop("kwargs") or {}
         for ours in ("project", "entity", "prior_runs", "download_logs"):
@@ -136,7 +136,7 @@ class WandbSweepConfig(_Config):
 
 @dataclass
 class MlflowConfig(_Config):
-    """What `mlflow_config` makes. Other arguments of ``mlflow.start_run`` are in ``kwargs``."""
+    """What `mlflow_config` returns. Other arguments of ``mlflow.start_run`` are in ``kwargs``."""
 
     prefix: ClassVar[str] = "mlflow"
 
@@ -154,7 +154,7 @@ class MlflowConfig(_Config):
     autolog_kwargs: dict[str, Any] | None = None
     link_host: str | None = None
     link_template: str | None = None
-    kwargs: dict[str, Any] | None = field(default=None)
+    kwargs: dict[str, Any] | None = None
 
 
 def wandb_config(
@@ -172,13 +172,13 @@ def wandb_config(
     download_logs: bool = False,
     **kwargs: Any,
 ) -> WandbConfig:
-    """W&B configuration for the tasks of a run, or of a ``with`` block.
+    """Return W&B configuration for the tasks of a Flyte run, or of a ``with`` block.
 
     Args:
         host: URL of the W&B server; runs are sent there and links point there.
-        id: id of the first run that is opened under this configuration; its children do not
-            take it for runs of their own.
-        run_mode, rank_scope, download_logs: as of `wandb_init`, whose arguments come first.
+        id: id of the first run that is opened under this configuration; child tasks do not use
+            it for runs of their own.
+        run_mode, rank_scope, download_logs: as of `wandb_init`, whose arguments take precedence.
         kwargs: other arguments of ``wandb.init``. Secrets among them do not reach tasks.
     """
     return WandbConfig(
@@ -198,7 +198,7 @@ def wandb_sweep_config(
     download_logs: bool = False,
     **kwargs: Any,
 ) -> WandbSweepConfig:
-    """The sweep that `wandb_sweep` creates.
+    """Return the sweep that `wandb_sweep` is to create.
 
     Args:
         name: of the sweep; by default the Flyte run's and action's names.
@@ -226,7 +226,7 @@ def mlflow_config(
     link_template: str | None = None,
     **kwargs: Any,
 ) -> MlflowConfig:
-    """MLflow configuration for the tasks of a run, or of a ``with`` block.
+    """Return MLflow configuration for the tasks of a Flyte run, or of a ``with`` block.
 
     Args:
         link_host: URL of MLflow's UI, for links.
@@ -236,27 +236,29 @@ def mlflow_config(
     Raises:
         ConfigError: arguments exclude each other.
     """
-    only_one_of(experiment_name=experiment_name, experiment_id=experiment_id)
-    only_one_of(run_name=run_name, run_id=run_id)
-    return MlflowConfig(
+    config = MlflowConfig(
         tracking_uri, experiment_name, experiment_id, run_name, run_id, tags, run_mode, autolog,
         framework, log_models, log_datasets, autolog_kwargs, link_host, link_template,
         kwargs or None,
     )  # fmt: skip
+    check_exclusive(vars(config))
+    return config
 
 
-def only_one_of(**given: Any) -> None:
-    """
+def check_exclusive(given: Mapping[str, Any]) -> None:
+    """Check that an experiment, and a run, are named by their name or their id, not by both.
+
     Raises:
-        ConfigError: more than one is given.
+        ConfigError: both are given.
     """
-    names = [name for name, value in given.items() if value]
-    if len(names) > 1:
-        raise ConfigError(f"Cannot provide both {' and '.join(map(repr, names))}: use one of them")
+    for names in (("experiment_name", "experiment_id"), ("run_name", "run_id")):
+        if all(given.get(name) for name in names):
+            both = " and ".join(map(repr, names))
+            raise ConfigError(f"Cannot provide both {both}: use one of them")
 
 
 def get_wandb_context() -> WandbConfig | None:
-    """The W&B configuration that the running task was given, or None."""
+    """Return the running task's W&B configuration, or None."""
     context = flyte.ctx().custom_context or {}
     ours = [key for key in context if key.startswith("wandb_")]
     if all(key.startswith("wandb_sweep_") for key in ours):
@@ -265,7 +267,7 @@ def get_wandb_context() -> WandbConfig | None:
 
 
 def get_wandb_sweep_context() -> WandbSweepConfig | None:
-    """The sweep configuration that the running task was given, or None."""
+    """Return the running task's sweep configuration, or None."""
     context = flyte.ctx().custom_context or {}
     if not any(key.startswith("wandb_sweep_") for key in context):
         return None
@@ -273,7 +275,7 @@ def get_wandb_sweep_context() -> WandbSweepConfig | None:
 
 
 def get_mlflow_context() -> MlflowConfig | None:
-    """The MLflow configuration that the running task was given, or None."""
+    """Return the running task's MLflow configuration, or None."""
     context = flyte.ctx().custom_context or {}
     if not any(key.startswith("mlflow_") for key in context):
         return None
@@ -286,14 +288,18 @@ def changed_context(
     drop: tuple[str, ...] = (),
     data: Mapping[str, Any] | None = None,
 ) -> Iterator[None]:
-    """Inside, the running task has another custom_context, which its children are given, and more
-    data, which its traces see and its children do not. Outside a task nothing happens."""
-    around = internal_ctx()
-    task = around.data.task_context
+    """Change what the running task passes on; outside a task nothing happens.
+
+    Args:
+        add, drop: changes of the custom_context, which child tasks inherit.
+        data: more data of the task, which its traces see and its children do not.
+    """
+    outer = internal_ctx()
+    task = outer.data.task_context
     if task is None:
         yield
         return
     kept = {key: value for key, value in (task.custom_context or {}).items() if key not in drop}
     changed = task.replace(custom_context={**kept, **(add or {})}, data=dict(data or {}))
-    with around.replace_task_context(changed):
+    with outer.replace_task_context(changed):
         yield

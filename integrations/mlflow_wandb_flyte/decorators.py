@@ -1,4 +1,4 @@
-"""``wandb_init``, ``wandb_sweep``, ``mlflow_run`` and ``track``."""
+"""The decorators ``wandb_init``, ``wandb_sweep``, ``mlflow_run`` and ``track``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any, TypeVar, cast
 
 import flyte
 
+from mlflow_wandb_flyte import keys
 from mlflow_wandb_flyte.context import (
     MlflowRunMode,
     RankScope,
     RunMode,
     TrackRunMode,
-    only_one_of,
+    check_exclusive,
 )
 from mlflow_wandb_flyte.distributed import shape
 from mlflow_wandb_flyte.links import Mlflow, Wandb, WandbSweep
@@ -27,7 +28,6 @@ from mlflow_wandb_flyte.sweep import SweepOptions
 from mlflow_wandb_flyte.task import is_task, track_task
 from mlflow_wandb_flyte.wandb_session import (
     EXIT_CODES,
-    RUN_KEY,
     OnBackendError,
     WandbOptions,
 )
@@ -50,22 +50,22 @@ def wandb_init(
     entity: str | None = None,
     **kwargs: Any,
 ) -> Any:
-    """A W&B run around a Flyte task, replicated to MLflow; or around a sweep's objective.
+    """Open a W&B run, replicated to MLflow, around a Flyte task or a sweep's objective.
 
-    Stands above ``@env.task``. What is not given here is taken from `wandb_config`.
+    Goes above ``@env.task``. Arguments that are not given are taken from `wandb_config`.
 
     Args:
         run_mode: "auto" (default) shares the parent task's run, or opens one if there is none;
             "new" always opens one; "shared" always shares. In a distributed task: "auto", one
-            process logs; "shared", all log into one run; "new", each has a run of its own.
-        rank_scope: "global" (default) or "worker": whether that is so for all nodes together or
-            for each node.
+            process logs; "shared", all log into one run; "new", each process has a run of its own.
+        rank_scope: "global" (default) or "worker": whether the mode applies to all nodes together
+            or to each node.
         download_logs: after the task, download the run's files into a Flyte trace.
         kwargs: other arguments of ``wandb.init``.
 
     Raises:
-        RuntimeError: when the task runs: the mode is "shared" and there is no run to share; or
-            the function is a trace.
+        RuntimeError: at the call: the mode is "shared" and there is no run to share, or the
+            function is a trace.
     """
     given = {"project": project, "entity": entity}
     init = {**{key: value for key, value in given.items() if value is not None}, **kwargs}
@@ -90,24 +90,24 @@ def track(
     link_host: str | None = None,
     **kwargs: Any,
 ) -> Any:
-    """One run in both homes around a Flyte task: a W&B run, and its replica as MLflow's active run.
+    """Open a W&B run around a Flyte task, with its replica as MLflow's active run.
 
-    What is logged to W&B reaches both. MLflow's own calls (``log_artifact``, autologging, …) land
-    in the same MLflow run; they are not copied to W&B.
+    What is logged to W&B reaches both. MLflow's own calls (``log_artifact``, autologging, …) log
+    into the same MLflow run; they are not copied to W&B.
 
     Args:
-        run_mode: as of `wandb_init`, and "nested": a run of its own below the parent task's run,
-            in MLflow its child, in W&B in the group that is named by the parent's id.
+        run_mode: as of `wandb_init`, and "nested": a run of its own below the parent task's run:
+            its child in MLflow, and in W&B in the group named after the parent's id.
         rank_scope, download_logs: as of `wandb_init`.
-        resume_on_retry: a retried task goes on in the same runs.
-        on_backend_error: what to do if W&B cannot be reached: "raise", or "warn" and go on
-            offline; MLflow is written all the same.
+        resume_on_retry: whether a retried task resumes the same runs.
+        on_backend_error: what to do if W&B cannot be reached: "raise", or "warn" and continue
+            offline; MLflow is written either way.
         link_host: URL of MLflow's UI.
-        kwargs: arguments of ``wandb.init``; ``tracking_uri``, ``experiment`` and the other fields
-            of `mlflow_wandb_plugin.settings.Settings` may stand among them.
+        kwargs: arguments of ``wandb.init``, and fields of
+            `mlflow_wandb_plugin.settings.Settings` such as ``tracking_uri`` and ``experiment``.
     """
-    _one_of("run_mode", run_mode, (None, "auto", "new", "shared", "nested"))
-    _one_of("on_backend_error", on_backend_error, ("raise", "warn"))
+    _check_choice("run_mode", run_mode, (None, "auto", "new", "shared", "nested"))
+    _check_choice("on_backend_error", on_backend_error, ("raise", "warn"))
     settings = {key: value for key, value in kwargs.items() if key in OUR_SETTINGS}
     init = {key: value for key, value in kwargs.items() if key not in OUR_SETTINGS}
     options = WandbOptions(
@@ -119,9 +119,8 @@ def track(
         if not is_task(func):
             return _around(func, functools.partial(_plain_wandb_run, init, settings))
         mode = run_mode if run_mode in ("new", "nested") else ""
-        mlflow = Mlflow(_decorator_run_mode=mode or "", _link_host=link_host or "")
-        mlflow._of_wandb_run = True
-        return track_task(func, options, [*_wandb_links(func, options), _ours(mlflow)])
+        mlflow = Mlflow(_decorator_run_mode=mode, _link_host=link_host or "", _of_wandb_run=True)
+        return track_task(func, options, [*_wandb_links(func, options), _of_decorator(mlflow)])
 
     return decorate if _func is None else decorate(_func)
 
@@ -134,16 +133,16 @@ def wandb_sweep(
     download_logs: bool | None = None,
     **kwargs: Any,
 ) -> Any:
-    """A W&B sweep for a Flyte task, as `wandb_sweep_config` describes it.
+    """Create a W&B sweep for a Flyte task, as `wandb_sweep_config` describes it.
 
-    Any number of agents may work on it. Its trials are nested below one run in MLflow.
+    Any number of agents may run its trials, which are nested below one run in MLflow.
 
     Args:
         download_logs: after the task, download the files of all runs into a Flyte trace.
         kwargs: other arguments of ``wandb.sweep``.
 
     Raises:
-        RuntimeError: this is no task; or, when it runs, there is no `wandb_sweep_config`.
+        RuntimeError: the function is no task; or, at the call, there is no `wandb_sweep_config`.
     """
     options = SweepOptions(project, entity, download_logs, kwargs)
 
@@ -151,7 +150,7 @@ def wandb_sweep(
         if not is_task(func):
             raise RuntimeError("@wandb_sweep can only be used with Flyte tasks.")
         link = WandbSweep(project=project, entity=entity, _task_host=_task_host(func))
-        return track_task(func, options, [_ours(link)])
+        return track_task(func, options, [_of_decorator(link)])
 
     return decorate if _func is None else decorate(_func)
 
@@ -160,46 +159,28 @@ def mlflow_run(
     _func: Any = None,
     *,
     run_mode: MlflowRunMode = "auto",
-    tracking_uri: str | None = None,
-    experiment_name: str | None = None,
-    experiment_id: str | None = None,
-    run_name: str | None = None,
-    run_id: str | None = None,
-    tags: dict[str, str] | None = None,
-    autolog: bool = False,
-    framework: str | None = None,
-    log_models: bool | None = None,
-    log_datasets: bool | None = None,
-    autolog_kwargs: dict[str, Any] | None = None,
     rank: int | None = None,
     **kwargs: Any,
 ) -> Any:
-    """An MLflow run around a Flyte task or a function.
+    """Open an MLflow run around a Flyte task or a function.
 
-    What is not given here is taken from `mlflow_config`. Together with `wandb_init` on one task,
-    its run is the W&B run's replica.
+    Arguments that are not given are taken from `mlflow_config`. Together with `wandb_init` on one
+    task, its run is the W&B run's replica.
 
     Args:
         run_mode: "auto" shares the parent task's run, or starts one; "new" always starts one;
             "nested" starts one below the parent's.
-        framework: whose autologging to switch on, such as "sklearn"; by default MLflow's own
-            choice.
-        rank: of this process, where the variable RANK does not say it; only rank 0 logs.
-        kwargs: other arguments of ``mlflow.start_run``; ``link_host`` and ``link_template``.
+        rank: of this process, if the variable RANK is not set; only rank 0 logs.
+        kwargs: arguments of `mlflow_config`.
 
     Raises:
         ConfigError: arguments exclude each other.
-        RuntimeError: when the function runs: it is a trace.
+        RuntimeError: at the call: the function is a trace.
     """
-    only_one_of(experiment_name=experiment_name, experiment_id=experiment_id)
-    only_one_of(run_name=run_name, run_id=run_id)
-    named = {
-        "tracking_uri": tracking_uri, "experiment_name": experiment_name,
-        "experiment_id": experiment_id, "run_name": run_name, "run_id": run_id, "tags": tags,
-        "autolog": autolog or None, "framework": framework, "log_models": log_models,
-        "log_datasets": log_datasets, "autolog_kwargs": autolog_kwargs,
-    }  # fmt: skip
-    given = {**{key: value for key, value in named.items() if value is not None}, **kwargs}
+    check_exclusive(kwargs)
+    given = {key: value for key, value in kwargs.items() if value is not None}
+    if not given.get("autolog"):
+        given.pop("autolog", None)
     options = MlflowOptions(run_mode, rank, given)
 
     def decorate(func: Any) -> Any:
@@ -207,13 +188,13 @@ def mlflow_run(
             return _around(func, functools.partial(_plain_mlflow_run, options))
         for link in func.links:
             if isinstance(link, Mlflow):
-                _tell(link, options)
+                _configure(link, options)
         return track_task(func, options)
 
     return decorate if _func is None else decorate(_func)
 
 
-# -- functions that are no tasks ------------------------------------------------------------
+# -- functions that are not tasks -----------------------------------------------------------
 
 
 def _around(func: F, run: Callable[[], Any]) -> F:
@@ -239,9 +220,9 @@ def _around(func: F, run: Callable[[], Any]) -> F:
 def _plain_wandb_run(
     init: Mapping[str, Any], settings: Mapping[str, Any] | None = None
 ) -> Iterator[Any]:
-    """Outside of Flyte, as in a sweep's agent, a run; inside a task, the task's run."""
+    """Inside a task, yield the task's run; outside Flyte, as in a sweep's agent, open one."""
     if flyte.ctx():
-        run = (flyte.ctx().data or {}).get(RUN_KEY)
+        run = (flyte.ctx().data or {}).get(keys.WANDB_RUN)
         if run is None:
             raise RuntimeError(
                 "@wandb_init cannot be applied to traces. Traces can access the parent's "
@@ -291,8 +272,8 @@ def _wandb_links(task: Any, options: WandbOptions) -> list[Any]:
         "rank_scope": options.rank_scope or "global",
         "_is_distributed": nodes * processes > 1,
         "_several_nodes": nodes > 1,
-        "_mode_said": options.run_mode is not None,
-        "_scope_said": options.rank_scope is not None,
+        "_mode_given": options.run_mode is not None,
+        "_scope_given": options.rank_scope is not None,
         "_task_host": _task_host(task),
     }
     if nodes > 1 and options.rank_scope == "worker":
@@ -304,15 +285,15 @@ def _wandb_links(task: Any, options: WandbOptions) -> list[Any]:
         links = [Wandb(**common)]
     if nodes * processes > 1 and options.download_logs:
         logger.warning("download_logs: a distributed task's logs are not downloaded")
-    return [_ours(link) for link in links]
+    return [_of_decorator(link) for link in links]
 
 
 def _task_host(task: Any) -> str:
     return str((getattr(task, "env_vars", None) or {}).get("WANDB_BASE_URL", ""))
 
 
-def _tell(link: Mlflow, options: MlflowOptions) -> None:
-    """A link is asked before the task runs: it has to know what the decorator said."""
+def _configure(link: Mlflow, options: MlflowOptions) -> None:
+    """Pass the decorator's arguments to a link, which Flyte reads before the task runs."""
     if options.run_mode in ("new", "nested"):
         link._decorator_run_mode = options.run_mode
     if options.run_mode == "nested":
@@ -321,11 +302,11 @@ def _tell(link: Mlflow, options: MlflowOptions) -> None:
     link._experiment_id = str(options.given.get("experiment_id", ""))
 
 
-def _ours(link: Any) -> Any:
-    link._of_decorator = True
+def _of_decorator(link: Any) -> Any:
+    link.of_decorator = True
     return link
 
 
-def _one_of(name: str, given: Any, known: Sequence[Any]) -> None:
+def _check_choice(name: str, given: Any, known: Sequence[Any]) -> None:
     if given not in known:
         raise UsageError(f"{name} must be one of {', '.join(map(repr, known))}: not {given!r}")

@@ -1,4 +1,4 @@
-"""Which process of a distributed task opens which W&B run: run_mode × rank_scope."""
+"""Decide which process of a distributed task opens which W&B run, by run_mode and rank_scope."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from mlflow_wandb_flyte.context import RankScope, TrackRunMode
 
 
 def get_distributed_info() -> dict[str, int] | None:
-    """This process's place among the workers that torchrun or Flyte's launcher started.
+    """Return this process's rank among the workers that torchrun or Flyte's launcher started.
 
     Returns:
-        rank, local_rank, world_size, local_world_size, worker_index and num_workers; None where
+        rank, local_rank, world_size, local_world_size, worker_index and num_workers; None if
         there is only one process.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
@@ -21,7 +21,7 @@ def get_distributed_info() -> dict[str, int] | None:
     world_size = _number("WORLD_SIZE", 1)
     if world_size <= 1:
         return None
-    # Flyte's launcher for JAX names nodes and starts one process on each.
+    # Flyte's launcher for JAX sets the number of nodes and starts one process on each.
     nodes = _number("NNODES", 1)
     local_world_size = _number("LOCAL_WORLD_SIZE", max(1, world_size // max(1, nodes)))
     return {
@@ -43,10 +43,10 @@ class Share:
     """One process's share in a distributed task's runs.
 
     Attributes:
-        run_id: id of the W&B run that it opens; None if it opens none.
+        run_id: id of the W&B run that the process opens; None if it opens none.
         group: W&B group, and parent in MLflow, of the run; empty for none.
-        label: the process's name in a run that several share; empty if it has one to itself.
-        primary: of a shared run, the process that says how it ended.
+        label: name of the process in a run that several processes share; empty in its own run.
+        primary: whether the process decides the end state of a shared run.
     """
 
     run_id: str | None
@@ -56,10 +56,10 @@ class Share:
 
 
 def share(mode: TrackRunMode, scope: RankScope, info: dict[str, int], base: str) -> Share:
-    """The share of the process that ``info`` describes.
+    """Return the share of the process that ``info`` of `get_distributed_info` describes.
 
     Args:
-        base: id that the task's runs are named after.
+        base: prefix of the ids of the task's runs.
     """
     several_nodes = info["num_workers"] > 1
     per_worker = several_nodes and scope == "worker"
@@ -75,7 +75,7 @@ def share(mode: TrackRunMode, scope: RankScope, info: dict[str, int], base: str)
 
 
 def shape(task: Any) -> tuple[int, int]:
-    """(nodes, processes a node) that a Flyte task is configured for; the largest, if elastic."""
+    """Return (nodes, processes a node) of a Flyte task; if it is elastic, the largest numbers."""
     plugin = getattr(task, "plugin_config", None)
     settings = getattr(plugin, "settings", None)
     if settings is not None and hasattr(settings, "replicas"):
@@ -84,7 +84,7 @@ def shape(task: Any) -> tuple[int, int]:
 
 
 def _count(given: Any) -> int:
-    """An int, or a text such as "2:4" for two to four; "auto" and "gpu" are not known before."""
+    """Parse an int or a range such as "2:4"; "auto" and "gpu" count as 1."""
     try:
         return max(1, int(str(given).rpartition(":")[2]))
     except ValueError:

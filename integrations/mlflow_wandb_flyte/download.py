@@ -1,4 +1,4 @@
-"""Bring what W&B's server holds of runs into a local folder, and into Flyte's UI as a trace."""
+"""Download runs from W&B's server into a local folder, and show them in Flyte's UI as a trace."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from urllib.parse import quote
 import flyte
 from flyte.io import Dir
 
+from mlflow_wandb_flyte import keys
 from mlflow_wandb_flyte.context import get_wandb_context, get_wandb_sweep_context
 from mlflow_wandb_flyte.sweep import get_wandb_sweep_id
 
 logger = logging.getLogger(__name__)
 
-NO_PLACE = "Cannot query sweep without entity and project: set them via wandb_config()"
+NO_PROJECT = "Cannot query sweep without entity and project: set them via wandb_config()"
 
 
 def download_wandb_run_dir(
@@ -29,7 +30,7 @@ def download_wandb_run_dir(
     project: str | None = None,
     entity: str | None = None,
 ) -> str:
-    """Download a run's files, its summary and its whole history.
+    """Download a run's files, its summary and its complete history.
 
     Args:
         run_id: by default the current run's.
@@ -41,26 +42,26 @@ def download_wandb_run_dir(
         The folder, with ``summary.json`` beside the run's files.
 
     Raises:
-        RuntimeError: no run is given or current, or W&B does not give it.
+        RuntimeError: no run is given or current, or W&B does not return it.
     """
     context = flyte.ctx().custom_context or {}
-    run_id = run_id or context.get("_wandb_run_id") or _current_id()
+    run_id = run_id or context.get(keys.WANDB_RUN_ID) or _current_id()
     if run_id is None:
         raise RuntimeError(
             "No run_id provided and no active wandb run found in context: "
             "pass run_id, or call from within a @wandb_init task"
         )
     config = get_wandb_context()
-    project = project or context.get("_wandb_project") or (config.project if config else None)
-    entity = entity or context.get("_wandb_entity") or (config.entity if config else None)
+    project = project or context.get(keys.WANDB_PROJECT) or (config.project if config else None)
+    entity = entity or context.get(keys.WANDB_ENTITY) or (config.entity if config else None)
     run_path = "/".join(filter(None, (entity if project else None, project, run_id)))
     folder = _folder(path or _default_folder() / quote(run_id, safe=""))
-    run = _asked(f"fetch wandb run '{run_path}'", lambda: _api().run(run_path))
-    _asked(f"download files of wandb run '{run_path}'", lambda: _fetch_files(run, folder))
-    summary = _asked(f"fetch the summary of wandb run '{run_path}'", lambda: dict(run.summary))
+    run = _request(f"fetch wandb run '{run_path}'", lambda: _api().run(run_path))
+    _request(f"download files of wandb run '{run_path}'", lambda: _fetch_files(run, folder))
+    summary = _request(f"fetch the summary of wandb run '{run_path}'", lambda: dict(run.summary))
     _write(folder / "summary.json", summary)
     if include_history:
-        rows = _asked(f"fetch the history of wandb run '{run_path}'", lambda: _rows(run))
+        rows = _request(f"fetch the history of wandb run '{run_path}'", lambda: _rows(run))
         _write(folder / "metrics_history.json", rows)
     return str(folder)
 
@@ -81,11 +82,11 @@ def download_wandb_sweep_dirs(
         project, entity: by default the sweep's own, then those of the configuration.
 
     Returns:
-        The folders. Runs that cannot be had are named in a warning.
+        The folders. Runs that cannot be downloaded are named in a warning.
 
     Raises:
-        RuntimeError: no sweep is given or current, its entity or project is not known, W&B does
-            not give it, or gives none of its runs.
+        RuntimeError: no sweep is given or current, its entity or project is not known, or W&B
+            does not return it or any of its runs.
     """
     sweep_id = sweep_id or get_wandb_sweep_id()
     if sweep_id is None:
@@ -93,11 +94,11 @@ def download_wandb_sweep_dirs(
             "No sweep_id provided and no active wandb sweep found in context: "
             "pass sweep_id, or call from within a @wandb_sweep task"
         )
-    entity, project = _sweep_place(entity, project)
+    entity, project = _sweep_project(entity, project)
     if not entity or not project:
-        raise RuntimeError(NO_PLACE)
+        raise RuntimeError(NO_PROJECT)
     where = f"{entity}/{project}/{sweep_id}"
-    run_ids = _asked(
+    run_ids = _request(
         f"fetch wandb sweep '{where}'", lambda: [run.id for run in _api().sweep(where).runs]
     )
     base = Path(base_path) if base_path else _default_folder()
@@ -117,7 +118,7 @@ def download_wandb_sweep_dirs(
             f"Failed to download all {len(failed)} runs of sweep '{sweep_id}': {failed}"
         )
     if failed:
-        logger.warning("%d of %d runs were not had: %s", len(failed), len(run_ids), failed)
+        logger.warning("%d of %d runs were not downloaded: %s", len(failed), len(run_ids), failed)
     return found
 
 
@@ -137,27 +138,45 @@ async def download_wandb_sweep_logs(sweep_id: str, project: str = "", entity: st
     return await Dir.from_local(str(base))
 
 
-def _sweep_place(entity: str | None, project: str | None) -> tuple[str | None, str | None]:
+async def show_run_logs(run: Any) -> None:
+    """Download an ended W&B run into a trace, for ``download_logs``. Errors become warnings."""
+    if run.offline:
+        logger.warning("download_logs: run %s is offline, W&B has no logs of it", run.id)
+        return
+    try:
+        await download_wandb_run_logs(run.id, run.project or "", run.entity or "")
+    except Exception as error:
+        logger.warning("download_logs: run %s was not downloaded: %s", run.id, error)
+
+
+async def show_sweep_logs(sweep: Any) -> None:
+    """Download the runs of a `SweepSession` into a trace. Errors become warnings."""
+    try:
+        await download_wandb_sweep_logs(sweep.sweep_id, sweep.project or "", sweep.entity or "")
+    except Exception as error:
+        logger.warning("download_logs: sweep %s was not downloaded: %s", sweep.sweep_id, error)
+
+
+def _sweep_project(entity: str | None, project: str | None) -> tuple[str | None, str | None]:
     context = flyte.ctx().custom_context or {}
     configs = (get_wandb_sweep_context(), get_wandb_context())
-    known = {"entity": entity, "project": project}
-    for key in known:
-        said = [context.get(f"_wandb_sweep_{key}"), *(getattr(c, key, None) for c in configs)]
-        known[key] = known[key] or next(filter(None, said), None)
-    if not known["entity"] and known["project"]:
-        known["entity"] = _default_entity()
-    return known["entity"], known["project"]
+    entities = [entity, context.get(keys.SWEEP_ENTITY), *(c.entity for c in configs if c)]
+    projects = [project, context.get(keys.SWEEP_PROJECT), *(c.project for c in configs if c)]
+    entity, project = (next(filter(None, found), None) for found in (entities, projects))
+    if project and not entity:
+        entity = _default_entity()
+    return entity, project
 
 
 def _default_entity() -> str | None:
     """
     Raises:
-        RuntimeError: W&B did not say.
+        RuntimeError: W&B did not return it.
     """
     try:
-        return _asked("fetch the default entity", lambda: _api().default_entity)  # type: ignore[no-any-return]
+        return _request("fetch the default entity", lambda: _api().default_entity)  # type: ignore[no-any-return]
     except RuntimeError as error:
-        raise RuntimeError(f"{NO_PLACE}. {error}") from error
+        raise RuntimeError(f"{NO_PROJECT}. {error}") from error
 
 
 def _current_id() -> str | None:
@@ -187,10 +206,10 @@ def _fetch_files(run: Any, folder: Path) -> None:
         file.download(root=str(folder), replace=True)
 
 
-def _asked(doing: str, ask: Callable[[], Any]) -> Any:
+def _request(doing: str, ask: Callable[[], Any]) -> Any:
     """
     Raises:
-        RuntimeError: W&B did not give it; the message says what to do.
+        RuntimeError: W&B did not answer; the message says what to do.
     """
     import wandb
 
@@ -222,7 +241,7 @@ def _default_folder() -> Path:
 def _folder(path: str | Path) -> Path:
     """
     Raises:
-        RuntimeError: it cannot be made.
+        RuntimeError: it cannot be created.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Links from Flyte's UI to the runs of a task.
 
-Flyte asks for a link before the task runs, with placeholders such as ``{{.actionName}}`` where it
-runs elsewhere: a link says where the run will be.
+Flyte asks for a task's links before the task runs, with placeholders such as ``{{.actionName}}``
+where it runs remotely. A link therefore has to predict the address of the run.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from flyte import Link
 
+from mlflow_wandb_flyte import keys
 from mlflow_wandb_flyte.context import RankScope, RunMode
 from mlflow_wandb_plugin.core.redaction import without_credentials
 
@@ -20,13 +21,42 @@ WANDB_HOST = "https://wandb.ai"
 RUN_TEMPLATE = "{host}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
+class TaskLink(Link):
+    """Flyte's interface of a link, reduced to the two values that our links use."""
+
+    of_decorator = False
+    """Whether a decorator has added it to the task."""
+
+    def get_link(
+        self,
+        run_name: str,
+        project: str,
+        domain: str,
+        context: dict[str, str],
+        parent_action_name: str,
+        action_name: str,
+        pod_name: str,
+        **kwargs: Any,
+    ) -> str:
+        return self._address(context or {}, f"{run_name}-{action_name}")
+
+    def _address(self, context: dict[str, str], task_id: str) -> str:
+        """Return the link's address.
+
+        Args:
+            context: custom_context of the task.
+            task_id: default name of the task's run.
+        """
+        raise NotImplementedError
+
+
 @dataclass
-class Wandb(Link):
+class Wandb(TaskLink):
     """A link to the W&B run of a task, or to the group of its runs.
 
     Args:
-        host: URL of the W&B server, unless ``wandb_config`` names one, as upstream has it. The
-            default stands for ``WANDB_BASE_URL`` of the task, else of this process, else W&B's
+        host: URL of the W&B server, unless ``wandb_config`` names one, as in the upstream plugin.
+            The default stands for ``WANDB_BASE_URL`` of the task, else of this process, else W&B's
             cloud.
         project, entity: of the run; by default those of the configuration.
         run_mode, rank_scope: as of `wandb_init`; "auto" and "global" let ``wandb_config`` decide.
@@ -44,55 +74,53 @@ class Wandb(Link):
     _is_distributed: bool = False
     _worker_index: int | None = None
     _several_nodes: bool = False
-    _mode_said: bool = False
-    _scope_said: bool = False
+    _mode_given: bool = False
+    _scope_given: bool = False
     _task_host: str = ""
 
-    def get_link(
-        self,
-        run_name: str,
-        project: str,
-        domain: str,
-        context: dict[str, str],
-        parent_action_name: str,
-        action_name: str,
-        pod_name: str,
-        **kwargs: Any,
-    ) -> str:
-        context = context or {}
+    def _address(self, context: dict[str, str], task_id: str) -> str:
         host = wandb_host(self.host, context, self._task_host)
         mode = self.run_mode
-        if mode == "auto" and not self._mode_said:
+        if mode == "auto" and not self._mode_given:
             mode = cast(RunMode, context.get("wandb_run_mode", mode))
-        parent = context.get("_wandb_run_id")
-        base = self.id or context.get("wandb_id") or f"{run_name}-{action_name}"
+        parent = context.get(keys.WANDB_RUN_ID)
+        base = self.id or context.get("wandb_id") or task_id
         if self._is_distributed:
-            place = _place(self, context)
+            project = self._project_path(context)
             kind = "groups" if mode in ("new", "nested") else "runs"
-            return _url(host, *place, kind, f"{base}{self._worker(context)}") if place else host
-        reuses = mode == "shared" or (mode == "auto" and parent)
-        place = _place(self, context, reuses=bool(reuses))
-        if place is None:
+            return _url(host, *project, kind, f"{base}{self._worker(context)}") if project else host
+        shares = mode == "shared" or (mode == "auto" and parent)
+        project = self._project_path(context, shares=bool(shares))
+        if project is None:
             return host
-        if reuses:
-            return _url(host, *place, "runs", parent) if parent else _url(host, *place)
-        return _url(host, *place, "runs", base)
+        if shares:
+            return _url(host, *project, "runs", parent) if parent else _url(host, *project)
+        return _url(host, *project, "runs", base)
 
     def _worker(self, context: dict[str, str]) -> str:
         scope: str = self.rank_scope
-        if scope == "global" and not self._scope_said:
+        if scope == "global" and not self._scope_given:
             scope = context.get("wandb_rank_scope", scope)
         if scope != "worker":
             return ""
         if self._worker_index is not None:
             return f"-worker-{self._worker_index}"
-        # How many links a task has is said before its context is known: one stands for all.
+        # The number of a task's links is fixed before its context is known: link to the first node.
         return "-worker-0" if self._several_nodes else ""
+
+    def _project_path(
+        self, context: dict[str, str], shares: bool = False
+    ) -> tuple[str, str] | None:
+        """(entity, project) of the run; a shared run's are its parent's."""
+        parent = context if shares else {}
+        entity = parent.get(keys.WANDB_ENTITY) or self.entity or context.get("wandb_entity")
+        project = parent.get(keys.WANDB_PROJECT) or self.project or context.get("wandb_project")
+        return (entity, project) if entity and project else None
 
 
 @dataclass
-class WandbSweep(Link):
-    """A link to the W&B sweep of a task; until there is one, to the project's sweeps.
+class WandbSweep(TaskLink):
+    """A link to the W&B sweep of a task; until it exists, to the project's sweeps.
 
     Args:
         host, project, entity: as of `Wandb`; ``wandb_sweep_config`` comes before ``wandb_config``.
@@ -107,40 +135,32 @@ class WandbSweep(Link):
     name: str = "Weights & Biases Sweep"
     _task_host: str = ""
 
-    def get_link(
-        self,
-        run_name: str,
-        project: str,
-        domain: str,
-        context: dict[str, str],
-        parent_action_name: str,
-        action_name: str,
-        pod_name: str,
-        **kwargs: Any,
-    ) -> str:
-        context = context or {}
+    def _address(self, context: dict[str, str], task_id: str) -> str:
         host = wandb_host(self.host, context, self._task_host)
-        sweep = self.id or context.get("_wandb_sweep_id")
-        given = {
-            key: getattr(self, key)
-            or (context.get(f"_wandb_sweep_{key}") if sweep else None)
-            or context.get(f"wandb_sweep_{key}")
-            or context.get(f"wandb_{key}")
-            for key in ("entity", "project")
-        }
-        entity, name = given["entity"], given["project"]
-        if not entity or not name:
+        sweep = self.id or context.get(keys.SWEEP_ID)
+        opened = context if sweep else {}
+        entity, project = (
+            given
+            or opened.get(opened_key)
+            or context.get(f"wandb_sweep_{name}")
+            or context.get(f"wandb_{name}")
+            for name, given, opened_key in (
+                ("entity", self.entity, keys.SWEEP_ENTITY),
+                ("project", self.project, keys.SWEEP_PROJECT),
+            )
+        )
+        if not entity or not project:
             return host
-        return _url(host, entity, name, "sweeps", *([sweep] if sweep else []))
+        return _url(host, entity, project, "sweeps", *([sweep] if sweep else []))
 
 
 @dataclass
-class Mlflow(Link):
+class Mlflow(TaskLink):
     """A link to the MLflow run of a task.
 
     It is ``link`` if that is given, else the run that the parent task shares. A task with a run of
-    its own is linked to its experiment, filtered by the run's name, where ``link_host`` and the
-    experiment's id are configured; MLflow says the run's id only once it exists.
+    its own is linked to its experiment, filtered by the run's name, if ``link_host`` and the
+    experiment's id are configured: MLflow assigns the run's id only when it creates the run.
 
     Args:
         name: of the link.
@@ -154,28 +174,17 @@ class Mlflow(Link):
     _experiment_id: str = ""
     _of_wandb_run: bool = False
 
-    def get_link(
-        self,
-        run_name: str,
-        project: str,
-        domain: str,
-        context: dict[str, str],
-        parent_action_name: str,
-        action_name: str,
-        pod_name: str,
-        **kwargs: Any,
-    ) -> str:
+    def _address(self, context: dict[str, str], task_id: str) -> str:
         if self.link:
             return self.link
-        context = context or {}
-        said = "wandb_run_mode" if self._of_wandb_run else "mlflow_run_mode"
-        mode = self._decorator_run_mode or context.get(said)
-        inherited = context.get("_mlflow_link", "")
+        mode_key = "wandb_run_mode" if self._of_wandb_run else "mlflow_run_mode"
+        mode = self._decorator_run_mode or context.get(mode_key)
+        inherited = context.get(keys.MLFLOW_LINK, "")
         if inherited and mode != "new":
             return inherited
-        return self._to_experiment(context, f"{run_name}-{action_name}")
+        return self._experiment_address(context, task_id)
 
-    def _to_experiment(self, context: dict[str, str], run: str) -> str:
+    def _experiment_address(self, context: dict[str, str], task_id: str) -> str:
         host = (self._link_host or context.get("mlflow_link_host", "")).rstrip("/")
         experiment = self._experiment_id or context.get("mlflow_experiment_id", "")
         if not host:
@@ -183,13 +192,13 @@ class Mlflow(Link):
         host = without_credentials(host)
         if not experiment:
             return f"{host}/#/experiments"
-        tag = "tags.`wandb.run_id`" if self._of_wandb_run else "attributes.run_name"
-        found = _quoted(f"{tag} = '{run}'")
-        return f"{host}/#/experiments/{experiment}?searchFilter={found}"
+        field = "tags.`wandb.run_id`" if self._of_wandb_run else "attributes.run_name"
+        search = _quoted(f"{field} = '{task_id}'")
+        return f"{host}/#/experiments/{experiment}?searchFilter={search}"
 
 
 def wandb_host(host: str, context: dict[str, str], task_host: str = "") -> str:
-    """The address of W&B's pages, without a slash at its end."""
+    """Return the address of W&B's web pages, without a trailing slash."""
     from wandb import util
 
     if host == WANDB_HOST:
@@ -201,17 +210,9 @@ def wandb_host(host: str, context: dict[str, str], task_host: str = "") -> str:
 
 
 def run_link(host: str, template: str | None, experiment_id: str, run_id: str) -> str:
-    """The page of an MLflow run."""
+    """Return the address of an MLflow run's page."""
     shown = without_credentials(host.rstrip("/"))
     return (template or RUN_TEMPLATE).format(host=shown, experiment_id=experiment_id, run_id=run_id)
-
-
-def _place(link: Wandb, context: dict[str, str], reuses: bool = False) -> tuple[str, str] | None:
-    """(entity, project) of the run; a shared run's are its parent's."""
-    inherited = [context.get(f"_wandb_{key}") if reuses else None for key in ("entity", "project")]
-    entity = inherited[0] or link.entity or context.get("wandb_entity")
-    project = inherited[1] or link.project or context.get("wandb_project")
-    return (entity, project) if entity and project else None
 
 
 def _url(host: str, *parts: str) -> str:
@@ -219,5 +220,5 @@ def _url(host: str, *parts: str) -> str:
 
 
 def _quoted(part: str) -> str:
-    # Flyte fills in {{.actionName}} later.
+    # Braces stay: Flyte replaces {{.actionName}} later.
     return quote(part, safe="{}.")

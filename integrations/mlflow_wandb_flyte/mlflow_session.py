@@ -1,4 +1,4 @@
-"""The MLflow run of a task that is born in MLflow (`mlflow_run`), mirrored into W&B."""
+"""The MLflow run of an `mlflow_run` task, mirrored to W&B."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from typing import Any
 
 import flyte
 
-from mlflow_wandb_flyte import active, mirror
+from mlflow_wandb_flyte import current_run, keys
 from mlflow_wandb_flyte.context import MlflowRunMode, get_mlflow_context
-from mlflow_wandb_flyte.session import Ending
-from mlflow_wandb_flyte.twin import MLFLOW_RUN_KEY, as_active, flyte_tags, passed_on
+from mlflow_wandb_flyte.replica import (
+    as_active_run,
+    flyte_tags,
+    task_run,
+    use_mirrored_store,
+    wait_for_wandb,
+)
+from mlflow_wandb_flyte.session import Ending, ending_of
 from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.mlflow_terms import PARENT_TAG
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +40,12 @@ _open_runs: dict[str, Any] = {}
 
 @dataclass(frozen=True)
 class MlflowOptions:
-    """What a decorator asks for.
+    """Arguments of `mlflow_run`.
 
     Attributes:
-        run_mode: "auto" leaves it to ``mlflow_config``.
-        rank: of this process; only rank 0 logs. None reads the variable RANK.
-        given: arguments of `mlflow_config` that were given to the decorator.
+        run_mode: "auto" leaves the choice to ``mlflow_config``.
+        rank: rank of this process; only rank 0 logs. None means the variable RANK.
+        given: arguments of `mlflow_config` that the decorator got.
     """
 
     run_mode: MlflowRunMode = "auto"
@@ -46,24 +53,26 @@ class MlflowOptions:
     given: Mapping[str, Any] = field(default_factory=dict)
 
     def mode(self) -> MlflowRunMode:
+        """Return the run mode after ``mlflow_config``."""
         config = get_mlflow_context()
         return config.run_mode if self.run_mode == "auto" and config else self.run_mode
 
     def logs_here(self) -> bool:
+        """Whether this process is the one that logs."""
         rank = os.environ.get("RANK") if self.rank is None else self.rank
         return int(rank or 0) == 0
 
     def arguments(self) -> dict[str, Any]:
-        """The decorator's arguments, then the context's."""
+        """Return the decorator's arguments, completed by ``mlflow_config``."""
         config = get_mlflow_context()
         context = asdict(config) if config else {}
         more = context.pop("kwargs", None) or {}
         merged = {key: value for key, value in {**more, **context}.items() if value is not None}
-        for own, other in (("experiment_id", "experiment_name"), ("run_id", "run_name")):
-            # One that excludes another takes its place.
-            for key, rival in ((own, other), (other, own)):
-                if self.given.get(key):
-                    merged.pop(rival, None)
+        # MLflow takes an id or a name: the decorator's choice replaces the configuration's.
+        for names in (("experiment_id", "experiment_name"), ("run_id", "run_name")):
+            if any(self.given.get(name) for name in names):
+                for name in names:
+                    merged.pop(name, None)
         autolog_kwargs = {
             **merged.get("autolog_kwargs", {}),
             **self.given.get("autolog_kwargs", {}),
@@ -83,16 +92,13 @@ class MlflowSession:
         self.run: Any = None
 
     def open(self) -> None:
-        """
-        Raises:
-            ValueError: MLflow has no such framework to log automatically.
-        """
+        """Start the run, or use the parent task's; only the process that logs has one."""
         if not self._options.logs_here():
             return
         self._arguments = self._options.arguments()
         self.run = _open_runs.get(self._shared_id() or "")
         if self.run is None:
-            with active.mlflow_runs():
+            with current_run.mlflow_runs():
                 self.run = self._start()
 
     @contextmanager
@@ -103,9 +109,9 @@ class MlflowSession:
         given = self._arguments
         with ExitStack() as stack:
             stack.enter_context(
-                passed_on(self.run, given.get("link_host"), given.get("link_template"))
+                task_run(self.run, given.get("link_host"), given.get("link_template"))
             )
-            stack.enter_context(active.mlflow_runs(self.run))
+            stack.enter_context(current_run.mlflow_runs(self.run))
             self._autolog()
             yield
 
@@ -118,30 +124,30 @@ class MlflowSession:
         try:
             import mlflow
 
-            with active.mlflow_runs(self.run):
+            with current_run.mlflow_runs(self.run):
                 mlflow.end_run(STATUS[ending])
         except Exception as error:
             logger.warning("MLflow run %s could not be ended: %s", self.run.info.run_id, error)
-        mirror.wait(self.run.info.run_id)
+        wait_for_wandb(self.run.info.run_id)
 
     # -- starting -------------------------------------------------------------------------
 
     def _shared_id(self) -> str | None:
-        """The parent's run, if this task is to log into it."""
+        """Return the parent's run id, if this task is to log into that run."""
         context = flyte.ctx().custom_context or {}
-        return context.get("_mlflow_run_id") if self._options.mode() == "auto" else None
+        return context.get(keys.MLFLOW_RUN_ID) if self._options.mode() == "auto" else None
 
     def _start(self) -> Any:
         import mlflow
 
-        mirror.use(self._arguments.get("tracking_uri"))
+        use_mirrored_store(self._arguments.get("tracking_uri"))
         self._client = mlflow.MlflowClient()
         shared = self._shared_id()
         if shared:
-            # Somebody else opened it, and ends it.
+            # Another process opened the run, and ends it.
             for key, value in (self._options.given.get("tags") or {}).items():
                 self._client.set_tag(shared, key, value)
-            return as_active(self._client.get_run(shared))
+            return as_active_run(self._client.get_run(shared))
         start = {k: v for k, v in self._arguments.items() if k not in NOT_FOR_START_RUN}
         experiment = self._experiment_id()
         if flyte.ctx():
@@ -161,14 +167,14 @@ class MlflowSession:
         return str(mlflow.set_experiment(name).experiment_id) if name else None
 
     def _of_this_action(self, start: dict[str, Any], experiment: str | None) -> dict[str, Any]:
-        """Arguments of ``mlflow.start_run`` for a task: an earlier attempt's run goes on."""
+        """Return arguments of ``mlflow.start_run`` that resume an earlier attempt's run, if any."""
         if start.get("run_id"):
             return start
         tags = {**flyte_tags(), **(start.get("tags") or {})}
-        parent = (flyte.ctx().custom_context or {}).get("_mlflow_run_id")
+        parent = (flyte.ctx().custom_context or {}).get(keys.MLFLOW_RUN_ID)
         if self._options.mode() == "nested":
             if parent:
-                tags["mlflow.parentRunId"] = parent
+                tags[PARENT_TAG] = parent
             else:
                 logger.warning("run_mode='nested' but no parent run: the run has no parent")
         earlier = self._earlier_attempt(experiment)
@@ -179,24 +185,20 @@ class MlflowSession:
         return {**start, "run_name": name, "tags": tags}
 
     def _earlier_attempt(self, experiment: str | None) -> str | None:
-        from mlflow.tracking import fluent
-
         action = flyte.ctx().action
-        quoted = {
+        tags = {
             "flyte.run_name": str(action.run_name).replace("'", ""),
             "flyte.action_name": str(action.name).replace("'", ""),
         }
-        found = self._client.search_runs(
-            [experiment or fluent._get_experiment_id()],
-            " and ".join(f"tags.`{key}` = '{value}'" for key, value in quoted.items()),
-        )
-        # A W&B run's replica carries the action's tags, too.
-        born_here = (None, identity.MIRROR)
-        own = [run for run in found if run.data.tags.get(identity.ORIGIN) in born_here]
+        found = self._client.search_runs([experiment or _default_experiment()], _tag_filter(tags))
+        # The replica of a W&B run has the action's tags, too.
+        of_mlflow = (None, identity.MIRROR)
+        own = [run for run in found if run.data.tags.get(identity.ORIGIN) in of_mlflow]
         return own[0].info.run_id if own else None
 
     def _autolog(self) -> None:
-        """
+        """Switch on MLflow's autologging, if it is asked for.
+
         Raises:
             ValueError: MLflow has no such framework.
         """
@@ -217,15 +219,14 @@ class MlflowSession:
         module.autolog(**options)
 
 
-def current_run() -> Any:
-    """The MLflow run of the running task, or None."""
-    data = flyte.ctx().data
-    return data.get(MLFLOW_RUN_KEY) if data else None
+def get_mlflow_run() -> Any:
+    """Return the MLflow run of the running task, or None."""
+    return (flyte.ctx().data or {}).get(keys.MLFLOW_RUN)
 
 
 @contextmanager
 def plain_run(options: MlflowOptions) -> Iterator[Any]:
-    """A run around a plain function, outside of Flyte."""
+    """Open a run around a plain function, outside Flyte."""
     import mlflow
 
     session = MlflowSession(options)
@@ -235,10 +236,44 @@ def plain_run(options: MlflowOptions) -> Iterator[Any]:
     try:
         yield run
     except BaseException as error:
-        from mlflow_wandb_flyte.session import ending_of
-
         mlflow.end_run(STATUS[ending_of(error)])
-        mirror.wait(run.info.run_id)
+        wait_for_wandb(run.info.run_id)
         raise
     mlflow.end_run()
-    mirror.wait(run.info.run_id)
+    wait_for_wandb(run.info.run_id)
+
+
+def end_runs_of_killed_workers(options: MlflowOptions) -> None:
+    """End the running MLflow runs of this action as killed. Errors become warnings.
+
+    Not the replicas of W&B runs: their replicator notices that its process is gone.
+    """
+    try:
+        _end_running(options.arguments())
+    except Exception as error:
+        logger.warning("cannot end the MLflow runs of killed workers: %s", error)
+
+
+def _end_running(arguments: dict[str, Any]) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(arguments.get("tracking_uri"))
+    experiment: Any = arguments.get("experiment_id")
+    if not experiment and arguments.get("experiment_name"):
+        named = client.get_experiment_by_name(arguments["experiment_name"])
+        experiment = named.experiment_id if named else None
+    tags = flyte_tags()
+    wanted = {key: tags[key] for key in ("flyte.run_name", "flyte.action_name")}
+    running = f"{_tag_filter(wanted)} and attributes.status = 'RUNNING'"
+    for run in client.search_runs([str(experiment or _default_experiment())], running):
+        client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _tag_filter(tags: Mapping[str, str]) -> str:
+    return " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+
+
+def _default_experiment() -> str:
+    from mlflow.tracking import fluent
+
+    return str(fluent._get_experiment_id())

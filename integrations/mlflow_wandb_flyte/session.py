@@ -1,4 +1,4 @@
-"""The life of a run around a task's function: opened, entered, closed with the way it ended."""
+"""Open a run before a task's function, enter it, and close it with the way the function ended."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from contextlib import (
 )
 from typing import Any, Literal, Protocol, TypeAlias
 
-from mlflow_wandb_flyte.leaving import ended_if_killed
+from mlflow_wandb_flyte.sigterm import ended_on_sigterm
 
 Ending: TypeAlias = Literal["finished", "failed", "killed"]
 
 
 class Session(Protocol):
-    """One run, or one share in a run, for one call of a function."""
+    """One run, or a share in one, for one call of a function."""
 
     def open(self) -> None:
-        """Open the run. May take seconds; called outside of the event loop."""
+        """Open the run. May take seconds; called outside the event loop."""
 
     def entered(self) -> AbstractContextManager[None]:
-        """What the function, its traces and its children see of the run."""
+        """Make the run the current one for the function, its traces and its child tasks."""
 
     def close(self, ending: Ending) -> None:
-        """End the run. Called once more if the process is killed meanwhile; never raises."""
+        """End the run. Never raises; SIGTERM may call it a second time."""
 
 
 def wrapped(function: Any, sessions: Callable[[], Sequence[Session]]) -> Any:
-    """``function`` with sessions around each call, the first outermost.
+    """Return ``function`` with sessions around each call, the first outermost.
 
     The sessions enter in the thread that runs the function, where MLflow looks for its run.
     """
@@ -62,21 +62,17 @@ def wrapped(function: Any, sessions: Callable[[], Sequence[Session]]) -> Any:
 @contextmanager
 def _running(session: Session) -> Iterator[None]:
     session.open()
-    ending: Ending = "killed"
+    endings: list[Ending] = []
     try:
-        with ended_if_killed(lambda: session.close("killed")), session.entered():
+        with _entered(session, endings):
             yield
-        ending = "finished"
-    except BaseException as error:
-        ending = ending_of(error)
-        raise
     finally:
-        session.close(ending)
+        session.close(endings[0])
 
 
 @asynccontextmanager
 async def _running_async(session: Session) -> AsyncIterator[None]:
-    """As `_running`; other tasks on the event loop go on while the run is opened and closed."""
+    """As `_running`, without blocking the event loop while the run is opened and closed."""
     opening = asyncio.ensure_future(asyncio.to_thread(session.open))
     try:
         await asyncio.shield(opening)
@@ -84,16 +80,24 @@ async def _running_async(session: Session) -> AsyncIterator[None]:
         await opening
         await asyncio.to_thread(session.close, ending_of(cancelled))
         raise
-    ending: Ending = "killed"
+    endings: list[Ending] = []
     try:
-        with ended_if_killed(lambda: session.close("killed")), session.entered():
+        with _entered(session, endings):
             yield
-        ending = "finished"
-    except BaseException as error:
-        ending = ending_of(error)
-        raise
     finally:
-        await asyncio.shield(asyncio.to_thread(session.close, ending))
+        await asyncio.shield(asyncio.to_thread(session.close, endings[0]))
+
+
+@contextmanager
+def _entered(session: Session, endings: list[Ending]) -> Iterator[None]:
+    """Enter an open session, and append how the block ended to ``endings``."""
+    try:
+        with ended_on_sigterm(lambda: session.close("killed")), session.entered():
+            yield
+        endings.append("finished")
+    except BaseException as error:
+        endings.append(ending_of(error))
+        raise
 
 
 def ending_of(error: BaseException) -> Ending:

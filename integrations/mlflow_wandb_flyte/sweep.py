@@ -12,24 +12,25 @@ from typing import Any
 
 import flyte
 
+from mlflow_wandb_flyte import keys
 from mlflow_wandb_flyte.context import (
     changed_context,
     get_wandb_context,
     get_wandb_sweep_context,
 )
 from mlflow_wandb_flyte.session import Ending
-from mlflow_wandb_flyte.wandb_session import base_id
+from mlflow_wandb_flyte.wandb_session import action_id
 
 logger = logging.getLogger(__name__)
 
 _created: dict[str, str] = {}
-"""Sweeps that this process created, by action: another attempt goes on with the same."""
-_agent_turn = threading.Lock()
+"""Ids of the sweeps that this process created, by action: a retry uses the same sweep."""
+_agent_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """What `wandb_sweep` asks for; ``given`` are other arguments of ``wandb.sweep``."""
+    """Arguments of `wandb_sweep`; ``given`` are other arguments of ``wandb.sweep``."""
 
     project: str | None = None
     entity: str | None = None
@@ -37,6 +38,7 @@ class SweepOptions:
     given: Mapping[str, Any] = field(default_factory=dict)
 
     def wants_logs(self) -> bool:
+        """Whether the decorator or `wandb_sweep_config` asks for ``download_logs``."""
         config = get_wandb_sweep_context()
         if self.download_logs is None:
             return bool(config and config.download_logs)
@@ -53,17 +55,18 @@ class SweepSession:
         self.entity: str | None = None
 
     def open(self) -> None:
-        """
+        """Use the parent task's sweep, or create one.
+
         Raises:
             RuntimeError: there is no `wandb_sweep_config`, and no parent has a sweep.
         """
-        agents_take_turns()
+        run_one_agent_at_a_time()
         context = flyte.ctx().custom_context or {}
-        existing = context.get("_wandb_sweep_id")
+        existing = context.get(keys.SWEEP_ID)
         if existing:
             self.sweep_id = existing
-            self.project = context.get("_wandb_sweep_project")
-            self.entity = context.get("_wandb_sweep_entity")
+            self.project = context.get(keys.SWEEP_PROJECT)
+            self.entity = context.get(keys.SWEEP_ENTITY)
             return
         config = get_wandb_sweep_context()
         if config is None:
@@ -71,19 +74,18 @@ class SweepSession:
                 "No wandb sweep config found. Use wandb_sweep_config() with "
                 "flyte.with_runcontext() or as a context manager."
             )
-        around = get_wandb_context()
-        self.project = (
-            self._options.project or config.project or (around.project if around else None)
-        )
-        self.entity = self._options.entity or config.entity or (around.entity if around else None)
+        wandb_config = get_wandb_context()
+        sources = [one for one in (self._options, config, wandb_config) if one is not None]
+        self.project = next((one.project for one in sources if one.project), None)
+        self.entity = next((one.entity for one in sources if one.entity), None)
         self.sweep_id = self._earlier_attempt() or self._create(config)
-        _created[base_id()] = self.sweep_id
+        _created[action_id()] = self.sweep_id
 
     def _create(self, config: Any) -> str:
         import wandb
 
         sweep = config.to_sweep_config()
-        sweep.setdefault("name", base_id())
+        sweep.setdefault("name", action_id())
         return str(
             wandb.sweep(
                 sweep,
@@ -95,53 +97,52 @@ class SweepSession:
         )
 
     def _earlier_attempt(self) -> str | None:
-        if base_id() in _created:
-            return _created[base_id()]
+        if action_id() in _created:
+            return _created[action_id()]
         if not flyte.ctx().attempt_number or not self.project:
             return None
         import wandb
 
         try:
             sweeps = wandb.Api().project(self.project, self.entity).sweeps()
-            return next((sweep.id for sweep in sweeps if sweep.name == base_id()), None)
+            return next((sweep.id for sweep in sweeps if sweep.name == action_id()), None)
         except Exception as error:
-            logger.warning("an earlier attempt's sweep cannot be looked for: %s", error)
+            logger.warning("cannot look for the sweep of an earlier attempt: %s", error)
             return None
 
     def entered(self) -> AbstractContextManager[None]:
         passed = {
-            "_wandb_sweep_id": self.sweep_id,
-            "_wandb_sweep_project": self.project,
-            "_wandb_sweep_entity": self.entity,
+            keys.SWEEP_ID: self.sweep_id,
+            keys.SWEEP_PROJECT: self.project,
+            keys.SWEEP_ENTITY: self.entity,
         }
         return changed_context(add={key: value for key, value in passed.items() if value})
 
     def close(self, ending: Ending) -> None:
-        """Nothing: a sweep is ended by its agents."""
+        """Do nothing: the agents end a sweep."""
 
 
 def get_wandb_sweep_id() -> str | None:
-    """The id of the sweep of the running task or its parent, or None."""
-    return (flyte.ctx().custom_context or {}).get("_wandb_sweep_id")
+    """Return the id of the sweep of the running task or its parent, or None."""
+    return (flyte.ctx().custom_context or {}).get(keys.SWEEP_ID)
 
 
-def agents_take_turns() -> None:
-    """Let ``wandb.agent`` run once at a time in this process.
+def run_one_agent_at_a_time() -> None:
+    """Make calls of ``wandb.agent`` in this process wait for each other.
 
     An agent keeps its trial in environment variables and ends wandb's service before each trial:
-    two in one process would end each other's runs. With turns, any number of agent tasks may run
-    in one process; in containers of their own they run side by side.
+    two in one process would end each other's runs. Agents in different containers run in parallel.
     """
     import wandb
 
     original = wandb.agent
-    if getattr(original, "_takes_turns", False):
+    if getattr(original, "_one_at_a_time", False):
         return
 
     @functools.wraps(original)
     def agent(*args: Any, **kwargs: Any) -> Any:
-        with _agent_turn:
+        with _agent_lock:
             return original(*args, **kwargs)
 
-    agent._takes_turns = True  # type: ignore[attr-defined]
+    agent._one_at_a_time = True  # type: ignore[attr-defined]
     wandb.agent = agent

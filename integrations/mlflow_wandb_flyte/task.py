@@ -1,12 +1,13 @@
-"""A Flyte task with runs around it.
+"""Open runs around the executions of a Flyte task.
 
-A tracked task is of a subclass of its own class, changed in place: the environment's task is the
-decorated one, and what makes copies of a task (``override``, ``dataclasses.replace``, pickling)
-makes tracked ones.
+A decorator changes the class of a task, in place, to a subclass of its class. The environment's
+task therefore is the decorated one, and copies of it (``override``, ``dataclasses.replace``,
+pickling) are tracked, too.
 """
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import functools
 import logging
@@ -16,9 +17,15 @@ from typing import Any
 
 from flyte.extend import AsyncFunctionTaskTemplate
 
-from mlflow_wandb_flyte import leaving
+from mlflow_wandb_flyte import sigterm
 from mlflow_wandb_flyte.distributed import shape
-from mlflow_wandb_flyte.mlflow_session import MlflowOptions, MlflowSession
+from mlflow_wandb_flyte.download import show_run_logs, show_sweep_logs
+from mlflow_wandb_flyte.links import TaskLink
+from mlflow_wandb_flyte.mlflow_session import (
+    MlflowOptions,
+    MlflowSession,
+    end_runs_of_killed_workers,
+)
 from mlflow_wandb_flyte.session import Session, wrapped
 from mlflow_wandb_flyte.sweep import SweepOptions, SweepSession
 from mlflow_wandb_flyte.wandb_session import WandbOptions, WandbSession
@@ -29,11 +36,11 @@ Options = WandbOptions | MlflowOptions | SweepOptions
 
 
 def track_task(task: Any, options: Options, links: Sequence[Any] = ()) -> Any:
-    """Put a run around each execution of ``task``, in place; returns the task."""
+    """Open a run around each execution of ``task``; changes and returns the task."""
     if not hasattr(task, "tracked_by"):
         task.__class__ = _tracked(type(task))
         task.tracked_by = ()
-    # The same decorator again takes the place of the one before.
+    # The same decorator again replaces the one before.
     kept = [one for one in task.tracked_by if type(one) is not type(options)]
     task.tracked_by = (options, *kept)
     task.links = (*task.links, *links)
@@ -41,7 +48,7 @@ def track_task(task: Any, options: Options, links: Sequence[Any] = ()) -> Any:
 
 
 def tracked_class(plain: Any) -> Any:
-    """The subclass of a task class whose tasks are tracked."""
+    """Return the subclass of a task class whose tasks are tracked."""
 
     @dataclass(kw_only=True)
     class Tracked(plain):  # type: ignore[misc]
@@ -51,14 +58,14 @@ def tracked_class(plain: Any) -> Any:
             return await _execute(self, *args, **kwargs)
 
         def override(self, *, links: Sequence[Any] = (), **changes: Any) -> Any:
-            # The plain task is overridden, for another plugin_config makes it one of another class.
+            # Override the plain task: another plugin_config changes its class.
             changed = _plain(self).override(links=(), **changes)
             tracked = _as_tracked(changed, self.tracked_by)
-            tracked.links = _with_ours(tuple(links), self.links) if links else self.links
+            tracked.links = _with_decorators(tuple(links), self.links) if links else self.links
             return tracked
 
         def __reduce_ex__(self, protocol: Any) -> Any:
-            # By reference: a class made here is found nowhere.
+            # A class made here cannot be imported, so pickle the plain task.
             return _as_tracked, (_plain(self), self.tracked_by)
 
     Tracked.__name__ = Tracked.__qualname__ = f"Tracked{plain.__name__}"
@@ -69,13 +76,14 @@ def tracked_class(plain: Any) -> Any:
 _tracked: Any = functools.cache(tracked_class)
 
 
-def _with_ours(given: tuple[Any, ...], before: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Links that replace the user's own; those of our decorators stay."""
-    return (*given, *(link for link in before if getattr(link, "_of_decorator", False)))
+def _with_decorators(given: tuple[Any, ...], before: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Replace the user's links with ``given``; those of the decorators stay."""
+    ours = (link for link in before if isinstance(link, TaskLink) and link.of_decorator)
+    return (*given, *ours)
 
 
 def _plain(task: Any) -> Any:
-    """A copy of a tracked task as it was before."""
+    """Return an untracked copy of a tracked task."""
     plain = copy.copy(task)
     plain.__class__ = type(task)._plain_class
     vars(plain).pop("tracked_by", None)
@@ -89,15 +97,15 @@ def _as_tracked(plain: Any, tracked_by: tuple[Options, ...]) -> Any:
 
 
 async def _execute(task: Any, *args: Any, **kwargs: Any) -> Any:
-    leaving.watch()
+    sigterm.install_handler()
     call = _Call(task)
     runner = call.runner()
     try:
         result = await call.in_sweep(runner, *args, **kwargs)
     except Exception:
-        await call.failed()
+        await call.end_killed_workers()
         raise
-    await call.download_logs()
+    await call.show_logs()
     return result
 
 
@@ -111,12 +119,14 @@ class _Call:
         self._sweeps: list[SweepSession] = []
 
     def runner(self) -> Any:
-        """The plain task, with the runs around its function: a sync function has a thread, a
-        distributed one its processes, and the runs are opened there."""
+        """Return the plain task with the runs around its function.
+
+        The runs open where the function runs: in its thread, or in its worker processes.
+        """
         runner = _plain(self._task)
         inner = in_order(self._task.tracked_by)
         if _launches_processes(runner):
-            # What a worker process opens stays there.
+            # Each worker process opens its own sessions.
             runner.func = wrapped(runner.func, functools.partial(sessions_of, inner))
         else:
             runner.func = wrapped(runner.func, functools.partial(self._opened, inner))
@@ -127,7 +137,7 @@ class _Call:
         return self._sessions
 
     async def in_sweep(self, runner: Any, *args: Any, **kwargs: Any) -> Any:
-        """Execute the task inside its sweep, which is one, whatever the number of processes."""
+        """Execute the task inside its sweep; all its processes share one."""
         self._sweeps = [
             SweepSession(one) for one in self._task.tracked_by if isinstance(one, SweepOptions)
         ]
@@ -137,36 +147,37 @@ class _Call:
 
         return await wrapped(execute, lambda: self._sweeps)()
 
-    async def failed(self) -> None:
-        """Workers that were killed outright could not say so."""
+    async def end_killed_workers(self) -> None:
+        """End the MLflow runs of workers that were killed and could not end them."""
         if self._distributed:
-            from mlflow_wandb_flyte.leftovers import end_leftovers
+            for options in self._task.tracked_by:
+                if isinstance(options, MlflowOptions):
+                    await asyncio.to_thread(end_runs_of_killed_workers, options)
 
-            await end_leftovers(self._task.tracked_by)
-
-    async def download_logs(self) -> None:
-        from mlflow_wandb_flyte.logs import download_run, download_sweep
-
+    async def show_logs(self) -> None:
+        """Download the logs of the runs into traces, if ``download_logs`` asks for it."""
         for options in self._task.tracked_by:
             if isinstance(options, WandbOptions) and options.wants_logs():
                 if self._distributed:
                     logger.warning("download_logs: a distributed task's logs are not downloaded")
                 for session in self._sessions:
                     if isinstance(session, WandbSession) and session.run is not None:
-                        await download_run(session.run)
+                        await show_run_logs(session.run)
             if isinstance(options, SweepOptions) and options.wants_logs():
                 for sweep in self._sweeps:
-                    await download_sweep(sweep)
+                    await show_sweep_logs(sweep)
 
 
 def _launches_processes(task: Any) -> bool:
-    """torch's launcher starts worker processes, which are handed the function."""
+    """Whether torch's launcher runs the function in worker processes."""
     return type(getattr(task, "plugin_config", None)).__name__ == "Elastic"
 
 
 def in_order(tracked_by: Sequence[Options]) -> tuple[Options, ...]:
-    """The options of runs, W&B's first: with both decorators on a task, its MLflow run is the
-    W&B run's replica."""
+    """Return the options of runs, W&B's first.
+
+    With both decorators on a task, its MLflow run is the W&B run's replica.
+    """
     wandb = [one for one in tracked_by if isinstance(one, WandbOptions)]
     mlflow = [one for one in tracked_by if isinstance(one, MlflowOptions)]
     if mlflow:
@@ -175,7 +186,7 @@ def in_order(tracked_by: Sequence[Options]) -> tuple[Options, ...]:
 
 
 def sessions_of(options: Sequence[Options]) -> list[Session]:
-    """A new session for each, for one call."""
+    """Return a new session for the options of each run, for one call."""
     return [
         WandbSession(one) if isinstance(one, WandbOptions) else MlflowSession(one)
         for one in options
@@ -184,4 +195,5 @@ def sessions_of(options: Sequence[Options]) -> list[Session]:
 
 
 def is_task(thing: Any) -> bool:
+    """Whether a decorated object is a Flyte task."""
     return isinstance(thing, AsyncFunctionTaskTemplate)

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 import flyte
 
-from mlflow_wandb_flyte import active
+from mlflow_wandb_flyte import current_run, keys
 from mlflow_wandb_flyte.context import (
     RankScope,
     TrackRunMode,
@@ -22,33 +22,34 @@ from mlflow_wandb_flyte.context import (
     get_wandb_context,
 )
 from mlflow_wandb_flyte.distributed import Share, get_distributed_info, share
+from mlflow_wandb_flyte.replica import active_replica
 from mlflow_wandb_flyte.session import Ending
+from mlflow_wandb_plugin.core.identity import PARENT_GROUP_KEY, PARENT_RUN_KEY
 
 logger = logging.getLogger(__name__)
 
 OnBackendError: TypeAlias = Literal["raise", "warn"]
-RUN_KEY = "_wandb_run"
 EXIT_CODES: Mapping[Ending, int] = {"finished": 0, "failed": 1, "killed": 255}
-"""255 is what W&B gives an interrupted run; its server shows it as killed, and so does MLflow."""
-MLFLOW_PATIENCE_S = 60.0
-"""How long a task that logs into the replica waits for it at most."""
+"""W&B gives an interrupted run 255; its server shows it as killed, and so does MLflow."""
+REPLICA_TIMEOUT_S = 60.0
+"""Seconds that a task that logs into the replica waits for it at most."""
 OFFLINE_MODES = ("offline", "dryrun", "disabled")
 
 _open_runs: dict[str, Any] = {}
-"""The runs that tasks of this process have open, by id: a child of the same process shares one."""
+"""Runs that tasks of this process have open, by id, for child tasks in the same process."""
 _opened: dict[str, str] = {}
-"""Which action opened an id first."""
+"""The action that first opened a run, by run id."""
 _lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class WandbOptions:
-    """What a decorator asks for. None leaves it to ``wandb_config``.
+    """Arguments of `wandb_init` or `track`. None leaves the choice to ``wandb_config``.
 
     Attributes:
         init: arguments of ``wandb.init``.
         settings: fields of `mlflow_wandb_plugin.settings.Settings` for this run.
-        with_mlflow: the replica is MLflow's active run inside the task.
+        with_mlflow: whether the replica is MLflow's active run inside the task.
         link_host: URL of MLflow's UI.
     """
 
@@ -63,14 +64,17 @@ class WandbOptions:
     link_host: str | None = None
 
     def mode(self) -> TrackRunMode:
+        """Return the run mode after ``wandb_config``."""
         config = get_wandb_context()
         return self.run_mode or (config.run_mode if config else None) or "auto"
 
     def scope(self) -> RankScope:
+        """Return the rank scope after ``wandb_config``."""
         config = get_wandb_context()
         return self.rank_scope or (config.rank_scope if config else None) or "global"
 
     def wants_logs(self) -> bool:
+        """Whether the decorator or ``wandb_config`` asks for ``download_logs``."""
         config = get_wandb_context()
         if self.download_logs is None:
             return bool(config and config.download_logs)
@@ -90,7 +94,8 @@ class WandbSession:
     # -- opening --------------------------------------------------------------------------
 
     def open(self) -> None:
-        """
+        """Open the run, or join the parent task's.
+
         Raises:
             RuntimeError: the mode is shared, and there is no run to share.
         """
@@ -101,47 +106,50 @@ class WandbSession:
             self._open_alone()
 
     def _open_share(self, distributed: dict[str, int]) -> None:
-        """One process of several: all know the ids without asking each other."""
+        """Open this process's share of a distributed task; ids follow from the ranks."""
         init = self._arguments()
-        base = init.pop("id", None) or base_id()
+        base = init.pop("id", None) or action_id()
         mine = share(self._options.mode(), self._options.scope(), distributed, base)
         if mine.run_id is None:
             return
         init["id"] = mine.run_id
         if mine.group:
             init.setdefault("group", mine.group)
-            _add_config(init, {PARENT_GROUP: mine.group})
+            _add_config(init, {PARENT_GROUP_KEY: mine.group})
         self._init(init, mine if mine.label else None)
 
     def _open_alone(self) -> None:
         context = flyte.ctx().custom_context or {}
         mode = self._options.mode()
-        parent = context.get("_wandb_run_id")
+        parent = context.get(keys.WANDB_RUN_ID)
         if mode == "shared" and not parent:
             raise RuntimeError("Cannot reuse parent run: no parent run ID found")
         init = self._arguments()
         if parent and mode in ("auto", "shared"):
             self._join(parent, context, init)
             return
-        init["id"] = init.get("id") or base_id()
+        init["id"] = init.get("id") or action_id()
         if mode == "nested" and parent:
             init.setdefault("group", parent)
-            if context.get("_mlflow_run_id"):
-                _add_config(init, {PARENT_RUN_ID: context["_mlflow_run_id"]})
+            if context.get(keys.MLFLOW_RUN_ID):
+                _add_config(init, {PARENT_RUN_KEY: context[keys.MLFLOW_RUN_ID]})
         remote = flyte.ctx().mode == "remote"
         label = flyte.ctx().action.name
-        # Children elsewhere may log into this run: W&B calls that shared mode.
+        # Children in other containers may log into this run, which needs W&B's shared mode.
         self._init(init, Share(init["id"], label=label) if remote else None)
 
     def _join(self, parent: str, context: Mapping[str, str], init: dict[str, Any]) -> None:
-        """Log into the parent's run, which is in this process or in another."""
+        """Log into the parent's run, which this process or another one has open."""
         run = _open_runs.get(parent)
         if run is not None:
             self.run = run
             return
-        for key in ("entity", "project", "mode"):
-            if context.get(f"_wandb_{key}"):
-                init[key] = context[f"_wandb_{key}"]
+        inherited = {
+            "entity": context.get(keys.WANDB_ENTITY),
+            "project": context.get(keys.WANDB_PROJECT),
+            "mode": context.get(keys.WANDB_MODE),
+        }
+        init.update({name: value for name, value in inherited.items() if value})
         init["id"] = parent
         label = flyte.ctx().action.name
         self._init(init, Share(parent, label=label, primary=False))
@@ -156,10 +164,10 @@ class WandbSession:
         init = with_host(init)
         offline = is_offline(init)
         if offline and init.get("mode") is None:
-            # wandb reads its variables once a process; this task may have come later.
+            # wandb reads its variables once a process, perhaps before this task has set them.
             init["mode"] = "disabled" if os.environ.get("WANDB_MODE") == "disabled" else "offline"
         if shared is not None:
-            # Offline, too: then it is the replica that is told who says how the run ended.
+            # Set when offline, too: the replica then learns which process decides the end state.
             init["settings"] = _settings(
                 init.get("settings"),
                 x_primary=shared.primary,
@@ -188,7 +196,7 @@ class WandbSession:
             if self._options.on_backend_error == "raise":
                 raise
             logger.warning(
-                "W&B cannot be reached (%s): the run goes on offline; `wandb sync` uploads it",
+                "W&B cannot be reached (%s): the run continues offline; `wandb sync` uploads it",
                 error,
             )
             return wandb.init(**{**init, "mode": "offline", "settings": None, "resume": None})
@@ -201,8 +209,8 @@ class WandbSession:
         }
         given: dict[str, Any] = {key: value for key, value in context.items() if value}
         if self._options.with_mlflow and not os.environ.get("MLFLOW_WANDB_INIT_TIMEOUT"):
-            # The task is to log into the replica: without it, MLflow makes a stray run.
-            given["init_timeout"] = MLFLOW_PATIENCE_S
+            # The task logs into the replica: without one, MLflow would start another run.
+            given["init_timeout"] = REPLICA_TIMEOUT_S
         return {**given, **self._options.settings}
 
     # -- inside ---------------------------------------------------------------------------
@@ -213,21 +221,21 @@ class WandbSession:
             yield
             return
         passed = {
-            "_wandb_run_id": self.run.id,
-            "_wandb_entity": self.run.entity,
-            "_wandb_project": self.run.project,
-            "_wandb_mode": "offline" if self.run.offline else "",
+            keys.WANDB_RUN_ID: self.run.id,
+            keys.WANDB_ENTITY: self.run.entity,
+            keys.WANDB_PROJECT: self.run.project,
+            keys.WANDB_MODE: "offline" if self.run.offline else "",
         }
         known = {key: str(value) for key, value in passed.items() if value}
         with ExitStack() as stack:
-            # The configured id has found its run: children are not to take it for theirs.
+            # The configured id is used up: children must not take it for their own run.
             drop = ("wandb_id",) if self._owner else ()
-            stack.enter_context(changed_context(add=known, drop=drop, data={RUN_KEY: self.run}))
-            stack.enter_context(active.wandb_run(self.run))
+            stack.enter_context(
+                changed_context(add=known, drop=drop, data={keys.WANDB_RUN: self.run})
+            )
+            stack.enter_context(current_run.wandb_run(self.run))
             if self._options.with_mlflow:
-                from mlflow_wandb_flyte.twin import active_twin
-
-                stack.enter_context(active_twin(self.run, self._options.link_host))
+                stack.enter_context(active_replica(self.run, self._options.link_host))
             yield
 
     # -- closing --------------------------------------------------------------------------
@@ -247,12 +255,8 @@ class WandbSession:
                 del _open_runs[run_id]
 
 
-PARENT_RUN_ID = "mlflow_parent_run_id"
-PARENT_GROUP = "mlflow_parent_group"
-
-
-def base_id() -> str:
-    """What a task's runs are named after."""
+def action_id() -> str:
+    """Return the default id of a task's run, also the prefix of the ids of its processes' runs."""
     action = flyte.ctx().action
     return f"{action.run_name}-{action.name}"
 
@@ -260,20 +264,20 @@ def base_id() -> str:
 def is_offline(init: Mapping[str, Any]) -> bool:
     """Whether ``wandb.init`` with these arguments would talk to no server."""
     settings = init.get("settings")
-    said = (
+    modes = (
         init.get("mode"),
         settings.get("mode") if isinstance(settings, Mapping) else getattr(settings, "mode", None),
         os.environ.get("WANDB_MODE"),
     )
     if os.environ.get("MLFLOW_WANDB_HOMES") == "mlflow":
         return True
-    # A wandb.Settings object says "online" where nobody has said anything.
-    chosen = next((mode for mode in said if mode and mode != "online"), said[0])
+    # The default of a wandb.Settings object is "online".
+    chosen = next((mode for mode in modes if mode and mode != "online"), modes[0])
     return init.get("mode") != "online" and chosen in OFFLINE_MODES
 
 
 def with_host(init: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of ``wandb.init`` that send the run to the configured server."""
+    """Return the arguments of ``wandb.init`` with the host of ``wandb_config``."""
     config = get_wandb_context()
     if config is None or not config.host:
         return dict(init)
@@ -281,18 +285,18 @@ def with_host(init: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_retried(init: Mapping[str, Any]) -> bool:
-    """Whether a run of this id, if there is one, is an earlier attempt's of this action."""
+    """Whether a run of this id, if there is one, is from an earlier attempt of this action."""
     if any(init.get(key) for key in ("resume", "resume_from", "fork_from")):
         return False
     if "WANDB_RESUME" in os.environ:
         return False
     run_id = init["id"]
-    opened_before = _opened.setdefault(run_id, base_id()) == base_id()
-    return run_id.startswith(base_id()) or flyte.ctx().attempt_number > 0 or opened_before
+    opened_before = _opened.setdefault(run_id, action_id()) == action_id()
+    return run_id.startswith(action_id()) or flyte.ctx().attempt_number > 0 or opened_before
 
 
 def _settings(given: Any, **ours: Any) -> Any:
-    """The user's settings and ours; a Settings object is copied, for wandb.init changes it."""
+    """Return the user's settings and ours; a Settings object is copied: wandb.init changes it."""
     import wandb
 
     if given is None or isinstance(given, Mapping):
@@ -310,4 +314,4 @@ def _add_config(init: dict[str, Any], more: Mapping[str, Any]) -> None:
     elif hasattr(config, "__dict__"):
         init["config"] = {**vars(config), **more}
     else:
-        logger.warning("a config of %s cannot name the run's parent in MLflow", type(config))
+        logger.warning("cannot add the run's parent in MLflow to a config of %s", type(config))

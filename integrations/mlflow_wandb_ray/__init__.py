@@ -1,4 +1,4 @@
-"""Ray: Train, Tune and tasks log to Weights & Biases and MLflow; a backfill can use a cluster.
+"""Log from Ray Train, Tune and tasks to Weights & Biases and MLflow; backfill on a cluster.
 
 Importing this package does not import Ray.
 """

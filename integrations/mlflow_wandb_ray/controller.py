@@ -1,7 +1,8 @@
-"""Ray Train without a change of code: ``RAY_TRAIN_CALLBACKS=mlflow_wandb_ray.DualTrainCallback``.
+"""Log Ray Train runs without code changes.
 
-The controller is the process that outlives the workers, so a worker's death, rank zero's too, and
-a restart change nothing about the run. Ray's interface for it is a developer's: it is guarded.
+Set ``RAY_TRAIN_CALLBACKS=mlflow_wandb_ray.DualTrainCallback``. The callback runs in the controller
+process, which outlives the workers: when a worker dies or restarts, the run continues. Ray's
+interface for these callbacks is internal, so other versions of Ray may lack it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_ray.lane import Lane
-from mlflow_wandb_ray.runs import Homes, begin, place_of, run_id
+from mlflow_wandb_ray.run_thread import RunThread
+from mlflow_wandb_ray.runs import Destination, begin, run_id, storage_path
 
 try:
     from ray.train.v2._internal.execution.callback import ControllerCallback, ReportCallback
@@ -26,23 +27,23 @@ except ImportError as error:
     ) from error
 
 FAILED, ABORTED = 1, 255
-_TAKEN_ALONG = (
+_PASSED_VARIABLES = (
     "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_API_KEY_FILE",
     "MLFLOW_TRACKING_URI", "DATABRICKS_CONFIG_FILE",
 )  # fmt: skip
-_TAKEN_PREFIX = "MLFLOW_WANDB_"
+_PASSED_PREFIX = "MLFLOW_WANDB_"
 
 
 class DualTrainCallback(ControllerCallback, ReportCallback):
-    """What the workers report with ``ray.train.report`` as one run in W&B and one in MLflow.
+    """Logs what the workers report with ``ray.train.report`` to one run in W&B and one in MLflow.
 
-    Name it in ``RAY_TRAIN_CALLBACKS``, or pass one in ``RunConfig(callbacks=[…])``. A report's
-    metrics are those of rank zero. The run's id follows from the storage path and the experiment's
-    name: the same experiment begun again goes on in it. The controller waits for nothing but, when
-    the training is over, for the end of the run.
+    Name it in ``RAY_TRAIN_CALLBACKS``, or pass one in ``RunConfig(callbacks=[…])``. The metrics of
+    a report are those of rank zero. The run's id follows from the storage path and the experiment's
+    name: restarting the experiment resumes the run. The controller waits only for the end of the
+    run, after the training.
 
     Args:
-        tracking_uri, experiment: of MLflow; None means as everywhere in this package.
+        tracking_uri, experiment: of MLflow; None means the settings of this package.
         api_key_file, databricks_config_file: as `mlflow_wandb_ray.setup_dual` takes them.
         init: arguments of ``wandb.init``, such as ``project``.
 
@@ -58,10 +59,12 @@ class DualTrainCallback(ControllerCallback, ReportCallback):
         databricks_config_file: str | None = None,
         **init: Any,
     ) -> None:
-        self._homes = Homes(init, tracking_uri, experiment, api_key_file, databricks_config_file)
-        # Made where the user's script runs; the controller may have another environment.
+        self._destination = Destination(
+            init, tracking_uri, experiment, api_key_file, databricks_config_file
+        )
+        # The callback is created in the user's script; the controller may have another environment.
         self._environment = _settings_of(os.environ)
-        self._lane: Lane | None = None
+        self._run_thread: RunThread | None = None
 
     # -- Ray's interface ------------------------------------------------------------------
 
@@ -69,19 +72,19 @@ class DualTrainCallback(ControllerCallback, ReportCallback):
         os.environ.update(self._environment)
         run_config = train_run_context.run_config
         storage = run_config.storage_context
-        arguments = {"id": run_id(place_of(storage)), "name": run_config.name}
+        arguments = {"id": run_id(storage_path(storage)), "name": run_config.name}
         config = train_run_context.train_loop_config or {}
 
         def start(offline: bool) -> Any:
-            homes = self._homes.offline() if offline else self._homes
+            destination = self._destination.offline() if offline else self._destination
             # Several trainers may share a process, as Tune's trials do.
-            return begin(homes, {**arguments, "reinit": "create_new"}, config, storage)
+            return begin(destination, {**arguments, "reinit": "create_new"}, config, storage)
 
-        self._lane = Lane(start)
+        self._run_thread = RunThread(start)
 
     def after_report(self, training_report: Any, metrics: list[dict[str, Any]]) -> None:
-        if self._lane is not None and metrics:
-            self._lane.log(metrics[0])
+        if self._run_thread is not None and metrics:
+            self._run_thread.log(metrics[0])
 
     def after_controller_finish(self, result: Any) -> None:
         self._end(0 if result.error is None else FAILED)
@@ -90,16 +93,16 @@ class DualTrainCallback(ControllerCallback, ReportCallback):
         self._end(ABORTED)
 
     def _end(self, exit_code: int) -> None:
-        if self._lane is not None:
-            self._lane.end(exit_code)
-            self._lane.wait()
+        if self._run_thread is not None:
+            self._run_thread.end(exit_code)
+            self._run_thread.wait()
 
 
 def _settings_of(environ: Mapping[str, str]) -> dict[str, str]:
-    """What of the driver's environment says where runs go; no key, and no password in a URI."""
+    """Return the variables that configure where runs go; no keys, no URIs with passwords."""
     return {
         name: value
         for name, value in environ.items()
-        if (name in _TAKEN_ALONG or name.startswith(_TAKEN_PREFIX))
+        if (name in _PASSED_VARIABLES or name.startswith(_PASSED_PREFIX))
         and without_credentials(value) == value
     }

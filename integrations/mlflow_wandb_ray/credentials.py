@@ -1,6 +1,6 @@
-"""Credentials on the node at hand: found in its environment or in a file, never sent by Ray.
+"""Find credentials in this node's environment or in a file.
 
-Ray writes a ``runtime_env`` with its variables to a log in plain text, so nothing here uses one.
+They are never sent through Ray, which logs the variables of a ``runtime_env`` in plain text.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def provide_wandb_key(init: Mapping[str, Any], key_file: str | None = None) -> N
     """Make sure that ``wandb.init`` finds an API key in this process.
 
     Args:
-        init: arguments of ``wandb.init``; a run that talks to no server needs no key.
+        init: arguments of ``wandb.init``; an offline run needs no key.
         key_file: a file that holds the key; None means ``WANDB_API_KEY_FILE``.
 
     Raises:
-        UsageError: there is no key on this node, in one line that says what to do.
+        UsageError: there is no key on this node; the message says what to do, in one line.
     """
     if is_offline(init) or os.environ.get("WANDB_API_KEY"):
         return
@@ -49,14 +49,14 @@ def provide_wandb_key(init: Mapping[str, Any], key_file: str | None = None) -> N
 
 
 def check_mlflow(tracking_uri: str, config_file: str | None = None) -> None:
-    """Make sure that MLflow finds what it needs to reach Databricks; other servers are not asked.
+    """Make sure that MLflow can reach Databricks, if that is its server.
 
     Args:
-        tracking_uri: MLflow's.
-        config_file: what ``databricks configure`` wrote, on storage that this node sees.
+        tracking_uri: MLflow's tracking URI.
+        config_file: the file that ``databricks configure`` wrote.
 
     Raises:
-        UsageError: this node is not configured, in one line that says what to do.
+        UsageError: this node is not configured; the message says what to do, in one line.
     """
     if config_file:
         os.environ[DATABRICKS_FILE_VARIABLE] = str(Path(config_file).expanduser())
@@ -75,7 +75,7 @@ def check_mlflow(tracking_uri: str, config_file: str | None = None) -> None:
 
 
 def is_offline(init: Mapping[str, Any]) -> bool:
-    """Whether ``wandb.init`` with these arguments talks to no server."""
+    """Whether a run with these arguments of ``wandb.init`` is offline."""
     if os.environ.get("MLFLOW_WANDB_HOMES") == "mlflow":
         return True
     return (init.get("mode") or os.environ.get("WANDB_MODE")) in OFFLINE_MODES

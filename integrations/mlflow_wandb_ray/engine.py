@@ -1,4 +1,4 @@
-"""``mlflow-wandb backfill --engine ray``: the runs of a backfill, spread over a cluster."""
+"""``mlflow-wandb backfill --engine ray``: copy the runs of a backfill on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ from mlflow_wandb_plugin.backfill.outcome import (
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_ray import credentials
-from mlflow_wandb_ray.turns import PaceKeeper, SharedTurns
+from mlflow_wandb_ray.request_gate import RequestGateActor, SharedTurns
 
 RETRIES = 5
-"""How often a run is begun again because its node or process died."""
+"""How often a task is restarted because its node or process died."""
 
 
 class RayEngine:
-    """An engine for ``--engine ray``.
+    """The engine for ``--engine ray``.
 
-    A task carries one run, on any node that has this package; the target remembers how far each
-    run has come, so a task that is begun again on another node goes on there.
+    Each task copies one run, on any node that has this package. The target stores how far each run
+    was copied, so a task that is restarted on another node resumes there.
 
     Args:
-        address: of the cluster; empty means ``RAY_ADDRESS``, or a small one on this machine.
+        address: of the cluster; empty means ``RAY_ADDRESS``, or a new cluster of this machine.
     """
 
     def __init__(self, address: str = "") -> None:
         self._address = address
 
     def check(self, job: Job) -> None:
-        """
+        """Check that all nodes can write the target.
+
         Raises:
-            UsageError: the target is of this machine alone, or Ray is not installed.
+            UsageError: only this machine can, or Ray is not installed.
         """
         remote.check_many_may_write(
             job.to, "ray", "writes from many nodes, and {uri} is of one machine: "
@@ -57,12 +58,12 @@ class RayEngine:
         with _connected(self._address):
             keeper = _keeper()
             source = plugins.open_source(job.source, job.source_options(SharedTurns(keeper)))
-            results = _Window(everywhere, keeper).carry(selected(source, job.selection))
+            results = _TaskWindow(everywhere, keeper).carry(selected(source, job.selection))
             yield from remote.reported(results, source, listener, curves)
 
 
-class _Window:
-    """At most so many tasks at once that every CPU is busy and the next run is waiting."""
+class _TaskWindow:
+    """Limits the submitted tasks: enough to keep every CPU busy, with the next runs waiting."""
 
     def __init__(self, job: Job, keeper: Any) -> None:
         import ray
@@ -89,13 +90,13 @@ class _Window:
         return max(2, 2 * (self._workers or int(_cpus())))
 
     def _share(self) -> float:
-        """CPUs of one task, so that ``workers`` of them run at once: they mostly wait."""
+        """CPUs that one task reserves, so that ``workers`` tasks run at once: they mostly wait."""
         return max(0.01, min(1.0, _cpus() / self._workers)) if self._workers else 1.0
 
     def _done(self) -> Iterator[RemoteOutcome]:
         import ray
 
-        # The timeout lets nodes that joined meanwhile widen the window.
+        # After the timeout the window is computed anew: nodes may have joined.
         ready, _ = ray.wait(list(self._under_way), num_returns=1, timeout=5.0)
         for reference in ready:
             run = self._under_way.pop(reference)
@@ -114,15 +115,15 @@ class _Window:
 
 
 def carry_one(job: Job, run: RunInfo, keeper: Any) -> RemoteOutcome:
-    """The task: carry one run; returns its outcome and the curves for the report."""
+    """Copy one run, as a Ray task; returns its outcome and the curves for the report."""
     with contextlib.suppress(UsageError):
-        # The source says it better if it needs a key.
+        # The source raises a clearer error if it needs a key.
         credentials.provide_wandb_key({})
     return remote.carry_one(job, run, SharedTurns(keeper))
 
 
 def _keeper() -> Any:
-    """The actor that says whose turn it is, beside the driver: with the driver's node all ends."""
+    """Start the request gate's actor on the driver's node, whose end is the end of the backfill."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -133,13 +134,13 @@ def _keeper() -> Any:
         max_restarts=-1,
         max_task_retries=-1,
         scheduling_strategy=here,
-    )(PaceKeeper)
+    )(RequestGateActor)
     return actor.remote()
 
 
 @contextlib.contextmanager
 def _connected(address: str) -> Iterator[None]:
-    """Inside, Ray is connected; a connection that was there before stays."""
+    """Connect to Ray for the block; an earlier connection is used and kept."""
     import ray
 
     if ray.is_initialized():

@@ -1,4 +1,4 @@
-"""What Ray adds to ``mlflow-wandb``: an engine for backfills. Ray itself is imported by its use."""
+"""Offer the engine for backfills on Ray; Ray itself is imported when it is used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def open_engine(name: str, address: str) -> Engine | None:
-    """``--engine ray``."""
+    """Return the engine for ``--engine ray``, None for other names."""
     if name != "ray":
         return None
     from mlflow_wandb_ray.engine import RayEngine

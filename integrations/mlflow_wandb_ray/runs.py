@@ -1,4 +1,4 @@
-"""The runs of Ray's trainings: which id they have, where they keep files, how they begin."""
+"""Start the runs of Ray's trainings: their ids, folders and arguments."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from mlflow_wandb_ray import credentials
 
 
 @dataclass(frozen=True)
-class Homes:
-    """Where runs go, beside what the environment says.
+class Destination:
+    """Where runs are logged, in addition to the environment's settings.
 
     Attributes:
         init: arguments of ``wandb.init``.
-        tracking_uri, experiment: of MLflow; None means as everywhere in this package.
+        tracking_uri, experiment: of MLflow; None means the settings of this package.
         api_key_file, databricks_config_file: see `credentials`.
     """
 
@@ -33,66 +33,72 @@ class Homes:
     api_key_file: str | None = None
     databricks_config_file: str | None = None
 
-    def offline(self) -> Homes:
-        """The same, without talking to W&B."""
+    def offline(self) -> Destination:
+        """Return a copy that does not connect to W&B."""
         return replace(self, init={**self.init, "mode": "offline"})
 
 
 def run_id(*parts: str) -> str:
-    """The same id for the same parts, wherever and whenever they are named: 20 hex digits."""
+    """Return a run id of 20 hex digits that is the same for the same parts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
 
 
-def place_of(storage: Any) -> str:
-    """What a `ray.train` storage context names: file system and path of the experiment."""
+def storage_path(storage: Any) -> str:
+    """Return the file system and experiment path of a `ray.train` storage context."""
     return f"{storage.storage_filesystem.type_name}:{storage.experiment_fs_path}"
 
 
 def local_folder(storage: Any) -> Path | None:
-    """The experiment's folder, if its storage is a file system of this machine."""
+    """Return the experiment's folder if its storage is a local file system, else None."""
     if storage.storage_filesystem.type_name != "local":
         return None
     return Path(storage.experiment_fs_path)
 
 
 def begin(
-    homes: Homes, arguments: Mapping[str, Any], config: Mapping[str, Any], storage: Any
+    destination: Destination, arguments: Mapping[str, Any], config: Mapping[str, Any], storage: Any
 ) -> Any:
-    """Start a W&B run that is replicated to MLflow, or go on with the one of that id.
+    """Start or resume a W&B run that is replicated to MLflow.
 
     Args:
-        arguments: of ``wandb.init``; what the user chose stands over them.
-        config: what the training was given, as the run's config; secrets are hidden.
-        storage: Ray's storage context: where wandb's files and the journals go, for it outlives
-            the node; None leaves that to wandb.
+        arguments: of ``wandb.init``; those of ``destination`` take precedence.
+        config: the training's config, logged as the run's config without secrets.
+        storage: Ray's storage context, in which wandb's files and the journals are kept because it
+            outlives the node; None leaves the folder to wandb.
 
     Raises:
         UsageError: a setting does not fit, or this node has no credentials.
     """
+    import wandb
+
     from mlflow_wandb_plugin.live.tap import using
 
-    init = {**arguments, **homes.init}
-    credentials.provide_wandb_key(init, homes.api_key_file)
+    init = {**arguments, **destination.init}
+    credentials.provide_wandb_key(init, destination.api_key_file)
     if init.get("id") and "resume" not in init and not credentials.is_offline(init):
         init["resume"] = "allow"
-    init["config"] = {**shown(config), **(arguments.get("config") or {}), **_given_config(homes)}
+    init["config"] = {
+        **shown(config),
+        **(arguments.get("config") or {}),
+        **_given_config(destination),
+    }
     if storage is not None:
         _keep_on_storage(init, local_folder(storage))
-    settings = {"tracking_uri": homes.tracking_uri, "experiment": homes.experiment}
+    settings = {"tracking_uri": destination.tracking_uri, "experiment": destination.experiment}
     with using(**{name: value for name, value in settings.items() if value}):
-        _check_mlflow(homes)
-        run = _started(init)
+        _check_mlflow(destination)
+        run = wandb.init(**init)
     log_unsent(run)
     return run
 
 
 def nested_below(group: str) -> dict[str, str]:
-    """Config of runs that are one W&B group and stand below one run in MLflow."""
+    """Return the config of runs of one W&B group that are nested below one MLflow run."""
     return {PARENT_GROUP_KEY: group}
 
 
 def shown(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A training's config in values that both homes take, without secrets."""
+    """Convert a training's config to values that both W&B and MLflow accept, without secrets."""
     return without_secrets({str(key): _plain(value) for key, value in config.items()})
 
 
@@ -109,13 +115,13 @@ def _plain(value: Any) -> Any:
     return getattr(value, "__qualname__", None) or str(value)
 
 
-def _given_config(homes: Homes) -> dict[str, Any]:
-    given = homes.init.get("config") or {}
+def _given_config(destination: Destination) -> dict[str, Any]:
+    given = destination.init.get("config") or {}
     return shown(given) if isinstance(given, Mapping) else {}
 
 
 def _keep_on_storage(init: dict[str, Any], folder: Path | None) -> None:
-    """Ray deletes the folder that workers run in: files go elsewhere, unless the user chose."""
+    """Keep wandb's files on the storage, because Ray deletes the working folder of workers."""
     if init.get("dir") or os.environ.get("WANDB_DIR"):
         return
     if folder is not None:
@@ -128,29 +134,25 @@ def _keep_on_storage(init: dict[str, Any], folder: Path | None) -> None:
         )
 
 
-def _check_mlflow(homes: Homes) -> None:
-    """W&B goes on without MLflow; the journal keeps what MLflow is to have."""
+def _check_mlflow(destination: Destination) -> None:
+    """Warn if MLflow is not configured here; W&B works, and the journal keeps MLflow's part."""
     from mlflow_wandb_plugin.core import tracking_uri as tracking
     from mlflow_wandb_plugin.errors import UsageError
     from mlflow_wandb_plugin.live import tap
 
     try:
         uri = tracking.uri(tap.settings())
-        credentials.check_mlflow(uri, homes.databricks_config_file)
+        credentials.check_mlflow(uri, destination.databricks_config_file)
     except UsageError as error:
         warn_once(str(error))
 
 
-def _started(init: dict[str, Any]) -> Any:
-    import wandb
-
-    return wandb.init(**init)
-
-
 def log_unsent(run: Any) -> None:
-    """Log what killed processes of this run logged and W&B did not get, at its own steps and times:
-    W&B goes on behind the last row that it has, and MLflow ignores what it has already. Never
-    raises."""
+    """Log the rows of killed processes that did not reach W&B, with their steps and times.
+
+    W&B resumes after the last row that it has; MLflow ignores rows that it has already. Never
+    raises.
+    """
     try:
         if run.offline or not run.resumed:
             return

@@ -1,4 +1,4 @@
-"""Ray Tune: each trial a run in both homes, all trials of an experiment together."""
+"""Log each Ray Tune trial as a run in W&B and in MLflow, grouped by experiment."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mlflow_wandb_plugin.core.identity import (
     STEP_METRIC_CONFIG_KEY,
 )
 from mlflow_wandb_ray import credentials
-from mlflow_wandb_ray.lane import Lane
-from mlflow_wandb_ray.runs import Homes, begin, place_of, run_id, shown
+from mlflow_wandb_ray.run_thread import RunThread
+from mlflow_wandb_ray.runs import Destination, begin, run_id, shown, storage_path
 
 STEP_KEY = "training_iteration"
 FAILED, INTERRUPTED = 1, 255
-NOISE = frozenset(
+TUNE_KEYS = frozenset(
     {
         "checkpoint_dir_name", "config", "date", "done", "episodes_total", "experiment_id",
         "experiment_tag", "hostname", "iterations_since_restore", "node_ip", "pid",
@@ -25,22 +25,22 @@ NOISE = frozenset(
         "timesteps_total", "trial_id", "trial_name", "trial_log_path",
     }
 )  # fmt: skip
-"""What Tune adds to each result about its processes and clocks."""
+"""Keys that Tune adds to each result about its processes and clocks."""
 
 
 class DualLoggerCallback(LoggerCallback):
-    """Trials as runs: one W&B group, and in MLflow one parent run.
+    """Logs trials as runs of one W&B group, and of one parent run in MLflow.
 
-    ``Tuner.restore`` goes on in the same runs. MLflow's steps are Tune's training iterations. A
+    ``Tuner.restore`` resumes the same runs. MLflow's steps are Tune's training iterations. A
     param that changes while a trial runs, as with population based training, is its first value
     among MLflow's params and its last one in W&B's config and MLflow's ``wandb/config.json``.
 
     Args:
-        project, entity: of W&B; None means wandb's own setting.
+        project, entity: of W&B; None means wandb's setting.
         group: of W&B, and the name of the parent run; None means the experiment's name.
-        tracking_uri, experiment: of MLflow; None means as everywhere in this package.
+        tracking_uri, experiment: of MLflow; None means the settings of this package.
         log_checkpoints: log each checkpoint that Tune keeps of a trial as an artifact of type
-            ``model``, from whatever file system it is on.
+            ``model``, on any file system.
         excludes: further keys of results to leave out.
         api_key_file, databricks_config_file: as `mlflow_wandb_ray.setup_dual` takes them.
         init: further arguments of ``wandb.init``.
@@ -61,13 +61,15 @@ class DualLoggerCallback(LoggerCallback):
     ) -> None:
         named = {"project": project, "entity": entity}
         given = {key: value for key, value in named.items() if value} | init
-        self._homes = Homes(given, tracking_uri, experiment, api_key_file, databricks_config_file)
+        self._destination = Destination(
+            given, tracking_uri, experiment, api_key_file, databricks_config_file
+        )
         self._group = group
         self._log_checkpoints = log_checkpoints
-        self._left_out = NOISE | set(excludes)
+        self._excluded = TUNE_KEYS | set(excludes)
         self._ids: dict[str, str] = {}
         self._configs: dict[str, dict[str, Any]] = {}
-        self._lanes: dict[str, Lane] = {}
+        self._threads: dict[str, RunThread] = {}
         self._saved: dict[str, Any] = {}
 
     # -- Tune's interface -----------------------------------------------------------------
@@ -78,75 +80,75 @@ class DualLoggerCallback(LoggerCallback):
         Raises:
             UsageError: there is no W&B key.
         """
-        credentials.provide_wandb_key(self._homes.init, self._homes.api_key_file)
+        credentials.provide_wandb_key(self._destination.init, self._destination.api_key_file)
 
     def log_trial_start(self, trial: Any) -> None:
-        """Also called when a trial starts anew, perhaps with another config."""
+        """Also called when a trial is restarted, perhaps with another config."""
         config = shown(trial.config or {})
-        if trial.trial_id in self._lanes:
+        if trial.trial_id in self._threads:
             self._note_config(trial, config)
         else:
             self._configs[trial.trial_id] = config
-            self._lanes[trial.trial_id] = self._begin(trial, config)
+            self._threads[trial.trial_id] = self._begin(trial, config)
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
         self.log_trial_start(trial)
-        row = {key: value for key, value in result.items() if key not in self._left_out}
-        self._lanes[trial.trial_id].log(row)
+        row = {key: value for key, value in result.items() if key not in self._excluded}
+        self._threads[trial.trial_id].log(row)
 
     def on_checkpoint(
         self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
     ) -> None:
-        """A trial has a new checkpoint; its result is known in `log_trial_save`."""
+        """Remember a trial's new checkpoint; `log_trial_save` knows its result."""
         self._saved[trial.trial_id] = checkpoint
 
     def log_trial_save(self, trial: Any) -> None:
-        """Also called where nothing was saved: the trial's latest checkpoint may be an old one,
-        or another trial's which this one goes on from."""
-        lane = self._lanes.get(trial.trial_id)
+        """Also called when nothing was saved: the trial's latest checkpoint may be an old one, or
+        that of another trial from which this one continues."""
+        thread = self._threads.get(trial.trial_id)
         checkpoint = self._saved.pop(trial.trial_id, None)
-        if not self._log_checkpoints or lane is None or checkpoint is None:
+        if not self._log_checkpoints or thread is None or checkpoint is None:
             return
         # The trial's last result may be a later one.
         latest = trial.latest_checkpoint_result
         at = (latest.metrics or {}).get(STEP_KEY) if latest else None
-        lane.call(lambda run: log_checkpoint(run, checkpoint, at))
+        thread.call(lambda run: log_checkpoint(run, checkpoint, at))
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
-        lane = self._lanes.get(trial.trial_id)
-        if lane is not None:
-            lane.end(FAILED if failed else 0)
+        thread = self._threads.get(trial.trial_id)
+        if thread is not None:
+            thread.end(FAILED if failed else 0)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """Wait for the runs; those of trials that were cut short are marked so."""
-        for lane in self._lanes.values():
-            lane.end(INTERRUPTED)
-        for lane in self._lanes.values():
-            lane.wait()
+        """Wait for the runs; those of interrupted trials get an exit code of their own."""
+        for thread in self._threads.values():
+            thread.end(INTERRUPTED)
+        for thread in self._threads.values():
+            thread.wait()
 
     def get_state(self) -> dict[str, Any]:
-        """What `Tuner.restore` needs to go on in the same runs."""
+        """Return what `Tuner.restore` needs to resume the same runs."""
         return {"ids": dict(self._ids)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         self._ids = dict(state["ids"])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune keeps callbacks beside the experiment; threads stay here."""
-        return {**self.__dict__, "_lanes": {}}
+        """Tune pickles callbacks with the experiment; threads cannot be pickled."""
+        return {**self.__dict__, "_threads": {}}
 
     def _note_config(self, trial: Any, config: dict[str, Any]) -> None:
         if config != self._configs[trial.trial_id]:
             self._configs[trial.trial_id] = config
-            update = self._lanes[trial.trial_id].call
+            update = self._threads[trial.trial_id].call
             update(lambda run: run.config.update(config, allow_val_change=True))
 
     # -- runs -----------------------------------------------------------------------------
 
-    def _begin(self, trial: Any, config: Mapping[str, Any]) -> Lane:
+    def _begin(self, trial: Any, config: Mapping[str, Any]) -> RunThread:
         storage = trial.storage
-        # Ids of trials have a prefix of five digits a session: they are unique here only.
-        own = self._ids.setdefault(trial.trial_id, run_id(place_of(storage), trial.trial_id))
+        # Trial ids begin with five digits a session: they are unique within an experiment only.
+        own = self._ids.setdefault(trial.trial_id, run_id(storage_path(storage), trial.trial_id))
         group = self._group or trial.experiment_dir_name
         arguments = {
             "id": own,
@@ -157,20 +159,20 @@ class DualLoggerCallback(LoggerCallback):
         }
 
         def start(offline: bool) -> Any:
-            homes = self._homes.offline() if offline else self._homes
-            run = begin(homes, arguments, config, storage)
+            destination = self._destination.offline() if offline else self._destination
+            run = begin(destination, arguments, config, storage)
             run.define_metric(STEP_KEY)
             run.define_metric("*", step_metric=STEP_KEY, step_sync=True)
             return run
 
-        return Lane(start)
+        return RunThread(start)
 
 
 def log_checkpoint(run: Any, checkpoint: Any, iteration: int | None) -> None:
-    """Log a checkpoint as a version of the run's one artifact.
+    """Log a checkpoint as a version of the run's checkpoint artifact.
 
     Args:
-        checkpoint: Ray's; its files are on any file system that pyarrow knows.
+        checkpoint: Ray's checkpoint, on any file system of pyarrow.
         iteration: of the training, for the artifact's alias and metadata.
     """
     import wandb

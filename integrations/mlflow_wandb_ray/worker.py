@@ -1,4 +1,4 @@
-"""In the training function of Ray Train: a W&B run whose replica is in MLflow."""
+"""Start a W&B run with a replica in MLflow in the training function of Ray Train."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.live.terminal import warn_once
-from mlflow_wandb_ray.runs import Homes, begin, nested_below, place_of, run_id
+from mlflow_wandb_ray.runs import Destination, begin, nested_below, run_id, storage_path
 
 FAILED = 1
 
@@ -23,19 +23,19 @@ def setup_dual(
     databricks_config_file: str | None = None,
     **init: Any,
 ) -> Any:
-    """Start the training's run in both homes, or go on with it after a restart.
+    """Start the training's run in W&B and MLflow, or resume it after a restart.
 
     Call it in the function that a Trainer runs. The W&B run's id follows from the storage path and
-    the experiment's name, so that a restarted worker, and the same experiment begun again, go on in
-    the same two runs. ``with setup_dual(config) as run:`` ends the run with the function;
+    the experiment's name, so that a restarted worker and a restarted experiment resume the same two
+    runs. ``with setup_dual(config) as run:`` ends the run with the function;
     otherwise it ends when Ray shuts the worker down, which gives it 5 seconds.
 
     Args:
-        config: what the training function was given, logged as the run's config without secrets.
+        config: the training function's config, logged as the run's config without secrets.
         rank_zero_only: other ranks get a run that does nothing. If False each rank has a run of its
             own, in one W&B group and below one run in MLflow.
-        tracking_uri, experiment: of MLflow; None means as everywhere in this package.
-        api_key_file: a file with W&B's key, on storage that all nodes see.
+        tracking_uri, experiment: of MLflow; None means the settings of this package.
+        api_key_file: a file with W&B's key, on storage of all nodes.
         databricks_config_file: what ``databricks configure`` wrote, on such storage.
         init: further arguments of ``wandb.init``.
 
@@ -43,7 +43,8 @@ def setup_dual(
         The W&B run.
 
     Raises:
-        UsageError: called elsewhere, a setting does not fit, or this node has no credentials.
+        UsageError: not called in a training function, a setting is invalid, or this node has no
+            credentials.
     """
     import wandb
 
@@ -56,11 +57,11 @@ def setup_dual(
     arguments: dict[str, Any] = {"name": name}
     if storage is not None:
         # Without storage (local mode) Ray restores nothing: each call is a training of its own.
-        arguments["id"] = run_id(place_of(storage))
+        arguments["id"] = run_id(storage_path(storage))
     if not rank_zero_only and ranks > 1:
         arguments |= _of_rank(arguments, str(name), rank, init)
-    homes = Homes(init, tracking_uri, experiment, api_key_file, databricks_config_file)
-    run = begin(homes, arguments, config or {}, storage)
+    destination = Destination(init, tracking_uri, experiment, api_key_file, databricks_config_file)
+    run = begin(destination, arguments, config or {}, storage)
     if storage is not None:
         _end_with_worker(run)
     return run
@@ -69,7 +70,7 @@ def setup_dual(
 def _of_rank(
     arguments: Mapping[str, Any], name: str, rank: int, init: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """One run of several: the user's id stands for all of them."""
+    """Return the arguments of ``wandb.init`` for the run of one rank of several."""
     base = init.get("id") or arguments.get("id")
     group = init.get("group") or base or name
     if "id" in init:
@@ -81,9 +82,10 @@ def _of_rank(
 
 
 def _context() -> Any:
-    """
+    """Return the context of the training function.
+
     Raises:
-        UsageError: this is no worker of Ray Train.
+        UsageError: this is not a worker of Ray Train.
     """
     import ray.train
 
@@ -104,7 +106,7 @@ def _storage(context: Any) -> Any:
 
 
 def _end_with_worker(run: Any) -> None:
-    """Have Ray's worker end ``run`` before it goes; Ray offers that to its own callbacks only."""
+    """Make Ray's worker end ``run`` at its shutdown, through Ray's internal worker callbacks."""
     try:
         from ray._private.worker import global_worker
         from ray.train.v2._internal.execution.callback import WorkerCallback
@@ -133,7 +135,7 @@ def end(run: Any) -> None:
 
 
 def _training_succeeded() -> bool:
-    """Whether the function has returned: a worker is also shut down because another one died."""
+    """Whether the training function has returned: Ray also shuts down workers of failed groups."""
     try:
         from ray.train.v2._internal.execution.context import get_train_context
 

@@ -1,21 +1,23 @@
-"""The ids of the two runs, kept beside the checkpoints: a resumed recipe goes on in both."""
+"""Keep the ids of the two runs beside the checkpoints, so that a resumed recipe resumes both."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from mlflow_wandb_plugin.core.atomic_files import write_atomically
 
 FILE_NAME = "dual_logger.json"
 
 
 @dataclass(frozen=True, slots=True)
 class KeptIds:
-    """
+    """Ids of a recipe's W&B run and of its replica.
+
     Attributes:
-        mlflow_run_id: empty while MLflow has not said it yet.
+        mlflow_run_id: empty while MLflow has not created the run yet.
     """
 
     project: str
@@ -24,19 +26,17 @@ class KeptIds:
     mlflow_run_id: str = ""
 
     def write(self, folder: Path) -> None:
-        """Replace what ``folder`` holds, in one step.
+        """Replace the ids in ``folder``.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{FILE_NAME}.{os.getpid()}"
-        temporary.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
-        os.replace(temporary, folder / FILE_NAME)
+        write_atomically(folder / FILE_NAME, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> KeptIds | None:
-        """What an earlier run of the recipe left in ``folder``; None if that cannot be read."""
+        """Read the ids that an earlier run of the recipe wrote; None if there are none to read."""
         try:
             document = json.loads((folder / FILE_NAME).read_text())
             kept = cls(**document)

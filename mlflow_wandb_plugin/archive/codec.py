@@ -1,7 +1,7 @@
-"""The model as JSON and back, without loss, in a form that people can read too.
+"""Encode `core.model` as readable JSON, and decode it without loss.
 
 JSON has no NaN, no infinity and no keys of several labels. They become objects of one member
-whose name starts with ``$``; an object of the user's that looks like one is wrapped itself.
+whose name starts with ``$``; a user's object of that form is wrapped itself.
 """
 
 from __future__ import annotations
@@ -9,30 +9,28 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mlflow_wandb_plugin.core.model import Key, RowObjects, RunInfo
 
 
 def dumps(document: Any, indent: int | None = None) -> str:
-    """``document`` as strict JSON in ASCII (a lone surrogate survives that way)."""
+    """Encode ``document`` as strict JSON in ASCII, which keeps lone surrogates."""
     return json.dumps(encode(document), indent=indent, allow_nan=False)
 
 
 def loads(text: str | bytes) -> Any:
-    """The inverse of `dumps`.
+    """Decode what `dumps` returned.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: it is not JSON.
     """
     return decode(json.loads(text))
 
 
 def encode(value: Any) -> Any:
-    """``value`` as what strict JSON can hold. Tuples become lists."""
+    """Convert ``value`` to what strict JSON can express. Tuples become lists."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
@@ -48,7 +46,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """The inverse of `encode`."""
+    """Decode what `encode` returned."""
     if isinstance(value, list):
         return [decode(below) for below in value]
     if not isinstance(value, dict):
@@ -69,9 +67,11 @@ def _looks_encoded(value: Mapping[str, Any]) -> bool:
 
 
 def keyed(values: Mapping[Key, Any]) -> dict[str, Any]:
-    """A mapping by nested key as ``{"values": {dotted: value}, "labels": {dotted: [label, …]}}``.
+    """Encode a mapping by nested key.
 
-    ``labels`` holds only what the dotted name does not say.
+    Returns:
+        ``{"values": {dotted: value}, "labels": {dotted: [label, …]}}``; ``labels`` has only the
+        keys that do not follow from their dotted names.
     """
     named: dict[str, Any] = {}
     labels: dict[str, list[str]] = {}
@@ -86,7 +86,7 @@ def keyed(values: Mapping[Key, Any]) -> dict[str, Any]:
 
 
 def unkeyed(document: Mapping[str, Any]) -> dict[Key, Any]:
-    """The inverse of `keyed`."""
+    """Decode what `keyed` returned."""
     labels = document.get("labels", {})
     return {
         tuple(labels.get(name, (name,))): decode(value)
@@ -95,16 +95,15 @@ def unkeyed(document: Mapping[str, Any]) -> dict[Key, Any]:
 
 
 def info_document(info: RunInfo) -> dict[str, Any]:
-    """A run's description, field by field, for `dumps`."""
+    """Return the fields of ``info`` as a document for `dumps`."""
     return {field.name: getattr(info, field.name) for field in dataclasses.fields(info)}
 
 
 def info_from(document: Mapping[str, Any]) -> RunInfo:
-    """The inverse of `info_document`, of what `loads` gave. Fields that this version does not
-    know are left out.
+    """Return the `RunInfo` of an `info_document` from `loads`; unknown fields are ignored.
 
     Raises:
-        TypeError: it names no run.
+        TypeError: it does not name a run.
     """
     known = {field.name: field for field in dataclasses.fields(RunInfo)}
     values: dict[str, Any] = {}
@@ -115,47 +114,33 @@ def info_from(document: Mapping[str, Any]) -> RunInfo:
 
 
 def encode_row(row: RowObjects) -> str:
-    """One line of ``rows.jsonl``."""
+    """Encode one line of ``rows.jsonl``."""
     document = {"step": row.step, "timestamp_ms": row.timestamp_ms, **keyed(row.values)}
     return json.dumps(document, allow_nan=False)
 
 
 def decode_row(line: str | bytes) -> RowObjects:
-    """The inverse of `encode_row`.
+    """Decode one line of ``rows.jsonl``.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: it is no such line.
+        ValueError, KeyError, TypeError, AttributeError: the line is damaged.
     """
     document = json.loads(line)
     return RowObjects(int(document["step"]), int(document["timestamp_ms"]), unkeyed(document))
 
 
 def key_text(key: Key) -> str:
-    """The ``path`` column of a metrics file: the key's labels as a JSON list."""
+    """Encode a key for the ``path`` column of a metrics file: its labels as a JSON list."""
     return json.dumps(key)
 
 
 def key_of(text: str) -> Key:
-    """The inverse of `key_text`.
+    """Decode what `key_text` returned.
 
     Raises:
-        ValueError: it is no list of labels.
+        ValueError: it is not a list of labels.
     """
     labels = json.loads(text)
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ValueError(f"no key: {text[:100]}")
     return tuple(labels)
-
-
-def write_atomically(path: Path, text: str, suffix: str = ".tmp") -> None:
-    """Replace ``path`` as a whole; after a crash it holds the old text or the new one.
-
-    Args:
-        suffix: of the file that waits; no two processes may use one at the same time.
-    """
-    waiting = path.with_name(path.name + suffix)
-    with open(waiting, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(waiting, path)

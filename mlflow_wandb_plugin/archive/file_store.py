@@ -1,10 +1,11 @@
-"""Files and artifacts in an archive: copies under safe names, and ``files.json`` that lists them.
+"""Copy files and artifacts into an archive under safe names, and list them in ``files.json``.
 
-``files.json`` holds what W&B called each file, so that a reader gives it back under that name.
+``files.json`` has W&B's name of each file, under which a reader of the archive returns it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections import Counter
@@ -13,20 +14,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.archive.codec import dumps, loads, write_atomically
+from mlflow_wandb_plugin.archive.codec import dumps, loads
 from mlflow_wandb_plugin.archive.folder_names import FileNames, folder_name
+from mlflow_wandb_plugin.core.atomic_files import write_atomically
 from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef, FileRef, UnreadableRange
+from mlflow_wandb_plugin.mapping.run_documents import artifact_document
 
 INDEX = "files.json"
 FILES, ARTIFACTS = "files", "artifacts"
-WAITING = ".copy.tmp"
+UNFINISHED_COPY = ".copy.tmp"
+"""One name, so that the next writer removes what a killed one left."""
 _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A file in the archive: where, and what it was when it was copied. ``file`` is relative to
-    the run's folder, posix; None says that there was no readable file to copy."""
+    """A file in the archive, as it was when it was copied.
+
+    Attributes:
+        name: name of the original file.
+        file: posix path relative to the run's folder; None if there was no readable file to copy.
+        size, mtime_ns: bytes and modification time (Unix ns) of the original.
+    """
 
     name: str
     file: str | None
@@ -35,17 +44,12 @@ class Copy:
     sha256: str = ""
 
     def document(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "file": self.file,
-            "size": self.size,
-            "mtime_ns": self.mtime_ns,
-            "sha256": self.sha256,
-        }
+        """Return its entry in ``files.json``."""
+        return dataclasses.asdict(self)
 
 
 class FileWriter:
-    """Copies a run's files into its folder. ``losses`` is the run's counter, shared."""
+    """Copies a run's files into its folder, and counts missing ones in ``losses``."""
 
     def __init__(self, folder: Path, losses: Counter[str]) -> None:
         self._folder = folder
@@ -59,9 +63,10 @@ class FileWriter:
         }
         self._names = FileNames(_given_names(self._files, self._artifacts))
         self._changed = False
-        (folder / WAITING).unlink(missing_ok=True)
+        (folder / UNFINISHED_COPY).unlink(missing_ok=True)
 
     def add_file(self, ref: FileRef) -> None:
+        """Copy a file of the run."""
         known = self._files.get(ref.path)
         copy = self._copied(ref.local, FILES, ref.path, known, "file_missing")
         if copy != known:
@@ -69,11 +74,12 @@ class FileWriter:
             self._changed = True
 
     def add_artifact(self, artifact: ArtifactRef) -> None:
+        """Copy the files of an artifact, and describe it in ``files.json``."""
         before = self._artifacts.get(
             (artifact.type, artifact.name, artifact.version, artifact.used), {}
         )
         known = {item["path"]: _copy(item) for item in before.get("entries", ()) if "name" in item}
-        document = _describe(artifact)
+        document = artifact_document(artifact) | {"used": artifact.used}
         document["entries"] = [
             self._entry(artifact, entry, known.get(entry.path)) for entry in artifact.entries
         ]
@@ -82,11 +88,11 @@ class FileWriter:
             self._changed = True
 
     def save(self) -> None:
-        """Write the index, if anything has changed since the last time."""
+        """Write ``files.json`` if it has changed since the last call."""
         if self._changed:
             files = [{"path": path, **copy.document()} for path, copy in self._files.items()]
             document = {"files": files, "artifacts": list(self._artifacts.values())}
-            write_atomically(self._folder / INDEX, dumps(document, indent=1))
+            write_atomically(self._folder / INDEX, dumps(document, indent=1), sync=True)
             self._changed = False
 
     def _entry(
@@ -104,8 +110,7 @@ class FileWriter:
         return document
 
     def _copied(self, local: Path, below: str, path: str, known: Copy | None, loss: str) -> Copy:
-        """A copy of ``local``; the one that is there if nothing has changed, or if ``local`` has
-        gone since."""
+        """Copy ``local``; returns the known copy if the file is unchanged or was deleted since."""
         try:
             state = local.stat()
             readable = local.is_file() and os.access(local, os.R_OK)
@@ -121,8 +126,8 @@ class FileWriter:
         if known is not None and _unchanged(known, state, target):
             return known
         target.parent.mkdir(parents=True, exist_ok=True)
-        size, digest = _copy_file(local, self._folder / WAITING)
-        os.replace(self._folder / WAITING, target)
+        size, digest = _copy_file(local, self._folder / UNFINISHED_COPY)
+        os.replace(self._folder / UNFINISHED_COPY, target)
         return Copy(local.name, name, size, state.st_mtime_ns, digest)
 
 
@@ -147,10 +152,10 @@ def _copy_file(source: Path, target: Path) -> tuple[int, str]:
 
 
 def read_files(folder: Path) -> Iterator[FileRef | ArtifactRef | UnreadableRange]:
-    """The files and artifacts of an archived run.
+    """Yield the files and artifacts of an archived run.
 
-    A file that was missing when the archive was written is given back as one that is missing; one
-    that the archive has lost since, or that would lie outside of it, is damage.
+    A file that was missing when the archive was written is yielded as missing. One that the archive
+    has lost since, or whose path leads out of the archive, is also reported as damage.
 
     Raises:
         ValueError, KeyError, TypeError: the index is damaged.
@@ -181,7 +186,7 @@ def read_files(folder: Path) -> Iterator[FileRef | ArtifactRef | UnreadableRange
 
 
 def file_bytes(folder: Path) -> int:
-    """Size of all copies, in bytes, as listed.
+    """Return the listed size of all copies, in bytes.
 
     Raises:
         ValueError, KeyError, TypeError: the index is damaged.
@@ -193,7 +198,7 @@ def file_bytes(folder: Path) -> int:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """What ``files.json`` holds; empty where there is none."""
+    """Read ``files.json``; empty if there is none."""
     path = folder / INDEX
     if not path.is_file():
         return {}
@@ -202,14 +207,14 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def _located(folder: Path, copy: Copy) -> tuple[Path, UnreadableRange | None]:
-    """Where a copy lies. What is not there lies at a path that does not exist."""
+    """Return the path of a copy; if it is missing, a path that does not exist, and why."""
     nowhere = folder / ".missing" / Path(copy.name).name
     if copy.file is None:
         return nowhere, None
     path = folder / copy.file
     if not path.resolve().is_relative_to(folder.resolve()):
         return nowhere, UnreadableRange(
-            f"{folder / INDEX}: {copy.file}", 0, 0, "lies outside the archive"
+            f"{folder / INDEX}: {copy.file}", 0, 0, "leads out of the archive"
         )
     if not path.is_file() or path.stat().st_size != copy.size:
         return nowhere, UnreadableRange(
@@ -222,19 +227,6 @@ def _copy(item: Mapping[str, Any]) -> Copy:
     return Copy(
         item["name"], item["file"], item["size"], item.get("mtime_ns", 0), item.get("sha256", "")
     )
-
-
-def _describe(artifact: ArtifactRef) -> dict[str, Any]:
-    return {
-        "type": artifact.type,
-        "name": artifact.name,
-        "version": artifact.version,
-        "digest": artifact.digest,
-        "description": artifact.description,
-        "aliases": list(artifact.aliases),
-        "metadata": dict(artifact.metadata),
-        "used": artifact.used,
-    }
 
 
 def _identity(document: Mapping[str, Any]) -> tuple[str, str, str, bool]:

@@ -1,7 +1,7 @@
-"""Names in an archive: what W&B calls a thing may not be what a file system takes.
+"""Convert W&B's names to folder and file names of an archive.
 
-Every name stays inside its folder, is short enough for any file system, and two names that W&B
-tells apart stay apart, also where a file system does not tell ``A`` from ``a``.
+Every name stays inside its folder and is short enough for any file system. Different names stay
+different, also on file systems that do not distinguish ``A`` from ``a``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ NO_NAME = "_"
 
 
 def folder_name(label: str) -> str:
-    """The folder of an entity, project or run.
+    """Return the folder name of an entity, project or run.
 
-    A name of small letters, digits and signs that every file system takes stays; any other ends
-    in a hash of the original.
+    A name of lower-case letters, digits and signs that every file system accepts stays as it is;
+    any other is rewritten and ends in a hash of the original.
     """
     if not label:
         return NO_NAME
@@ -30,24 +30,25 @@ def folder_name(label: str) -> str:
 
 
 class FileNames:
-    """Gives each file of a run a relative path of its own.
+    """Assigns each file of a run a relative path of its own.
 
     Args:
-        known: for each file that is there: the folder it is below, its original path and the
-            path that it was given.
+        known: (folder, original path, assigned path) of each earlier file.
     """
 
     def __init__(self, known: Iterable[tuple[str, str, str]] = ()) -> None:
-        self._given: dict[tuple[str, str], str] = {}
+        self._assigned: dict[tuple[str, str], str] = {}
         self._files: set[str] = set()
         self._folders: set[str] = set()
         for below, original, path in known:
-            self._take(below, original, path)
+            self._assign(below, original, path)
 
     def name(self, below: str, original: str) -> str:
-        """The path of ``original``, in the folder ``below``: as it is if it can be, else
-        rewritten, ending in a hash."""
-        if (below, original) not in self._given:
+        """Return the path for ``original`` in the folder ``below``.
+
+        It is the original path if possible, else a rewritten one that ends in a hash.
+        """
+        if (below, original) not in self._assigned:
             parts = safe_path(original).split("/")
             short = [_short(part) for part in parts]
             path = "/".join((below, *short))
@@ -55,17 +56,17 @@ class FileNames:
                 path = _with_digest(path, original)
             if self._clashes(path):
                 path = f"{below}/{_digest(original, 64)}"
-            self._take(below, original, path)
-        return self._given[below, original]
+            self._assign(below, original, path)
+        return self._assigned[below, original]
 
     def _clashes(self, path: str) -> bool:
         folded = _folded(path)
         taken = folded in self._files or folded in self._folders
         return taken or not self._files.isdisjoint(_above(folded))
 
-    def _take(self, below: str, original: str, path: str) -> None:
+    def _assign(self, below: str, original: str, path: str) -> None:
         folded = _folded(path)
-        self._given[below, original] = path
+        self._assigned[below, original] = path
         self._files.add(folded)
         self._folders.update(_above(folded))
 
@@ -76,14 +77,14 @@ def _above(path: str) -> list[str]:
 
 
 def _folded(path: str) -> str:
-    """One text for all that some file system holds for the same name."""
+    """Return the same text for names that some file system does not distinguish."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
 def _short(part: str) -> str:
-    """At most MAX_BYTES bytes in UTF-8. `safe_path` has left no question mark of its own."""
-    whole = part.encode("utf-8", "replace").replace(b"?", b"_")
-    return whole[:MAX_BYTES].decode("utf-8", "ignore")
+    """Cut to MAX_BYTES bytes in UTF-8; after `safe_path`, a ``?`` can only be a surrogate."""
+    encoded = part.encode("utf-8", "replace").replace(b"?", b"_")
+    return encoded[:MAX_BYTES].decode("utf-8", "ignore")
 
 
 def _with_digest(path: str, original: str) -> str:

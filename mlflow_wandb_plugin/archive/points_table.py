@@ -1,7 +1,7 @@
-"""Points in Parquet: one folder of parts for the metrics of a run, one for system metrics.
+"""Write and read points as Parquet: a folder of parts for a run's metrics, one for system metrics.
 
-A part is a file that is written once and never changed. Which parts count is said elsewhere
-(``run.json``): a part that a killed process left behind is overwritten.
+A part is a file that is written once and never changed. ``run.json`` has the number of parts that
+count; later parts were left by a killed process and are removed.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ Kind: TypeAlias = Literal["history", "system"]
 FOLDERS: Mapping[Kind, str] = {"history": "metrics", "system": "system_metrics"}
 ROWS_IN_MEMORY = 131_072
 BATCH_ROWS = 65_536
-NOTHING_YET = (-(2**63), -(2**63))
+NO_POINTS = (-(2**63), -(2**63))
+"""(step, Unix ms) before any point."""
 
 
 def require_pyarrow() -> None:
-    """Say what to install before any work is done.
+    """Check that pyarrow is installed, before any work is done.
 
     Raises:
         UsageError: pyarrow is not installed.
@@ -45,11 +46,12 @@ def require_pyarrow() -> None:
 
 
 def part_name(number: int) -> str:
+    """Return the file name of a part."""
     return f"part-{number:05d}.parquet"
 
 
 def part_numbers(folder: Path) -> list[int]:
-    """Which parts are there, in order."""
+    """Return the numbers of the parts in a folder, in order."""
     found = (re.fullmatch(r"part-(\d{5,})\.parquet", file.name) for file in folder.glob("part-*"))
     return sorted(int(match[1]) for match in found if match)
 
@@ -57,14 +59,14 @@ def part_numbers(folder: Path) -> list[int]:
 class PartWriter:
     """Writes the points of one kind into numbered parts.
 
-    Exact repeats of points in earlier parts are left out, wherever they come from: a source may
-    send some of a run again. They are looked for only once a point is not beyond all that is in
-    earlier parts, so that a source that goes straight on costs nothing.
+    Points that earlier parts have already are left out, because a source may send some of a run
+    again. Earlier parts are read only if a point is not after all of them in step or time, so that
+    a source without repetitions costs nothing.
 
     Args:
         folder: the run's folder.
-        parts: how many parts count.
-        last: the largest step and the largest time in them.
+        parts: number of parts that count.
+        last: the largest step and the largest time (Unix ms) in them.
     """
 
     def __init__(self, folder: Path, kind: Kind, parts: int, last: tuple[int, int]) -> None:
@@ -80,6 +82,7 @@ class PartWriter:
         self._remove_leftovers()
 
     def append(self, series: Series) -> None:
+        """Add the points of a series."""
         import numpy as np
 
         steps = np.asarray(series.steps, dtype=np.int64)
@@ -101,33 +104,33 @@ class PartWriter:
             self._flush()
 
     def close_part(self) -> bool:
-        """Make what was appended a part, on disk; False if nothing was."""
+        """Write the appended points to disk as a part; False if there are none."""
         self._flush()
         if self._writer is None:
             return False
         self._writer.close()
         self._writer = None
-        with open(self._waiting, "rb") as file:
+        with open(self._unfinished, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(self._waiting, self._folder / part_name(self.parts))
+        os.replace(self._unfinished, self._folder / part_name(self.parts))
         self.parts += 1
         self.last = self._last_pending
         return True
 
     def take_count(self) -> int:
-        """How many points were kept since it was last asked."""
+        """Return the number of new points since the last call."""
         count, self._count = self._count, 0
         return count
 
     def abandon(self) -> None:
-        """Let go of an unfinished part."""
+        """Remove an unfinished part."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-            self._waiting.unlink(missing_ok=True)
+            self._unfinished.unlink(missing_ok=True)
 
     @property
-    def _waiting(self) -> Path:
+    def _unfinished(self) -> Path:
         return self._folder / ".part.tmp"
 
     def _flush(self) -> None:
@@ -135,7 +138,7 @@ class PartWriter:
             return
         if self._writer is None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._writer = _open_writer(self._waiting)
+            self._writer = _open_writer(self._unfinished)
         self._writer.write_table(_table(self._pending))
         self._pending = []
         self._rows = 0
@@ -150,20 +153,20 @@ class PartWriter:
         return known
 
     def _remove_leftovers(self) -> None:
-        self._waiting.unlink(missing_ok=True)
+        self._unfinished.unlink(missing_ok=True)
         for number in part_numbers(self._folder):
             if number >= self.parts:
                 (self._folder / part_name(number)).unlink()
 
 
 class _KnownPoints:
-    """The points of a run as sorted 24-byte texts by key: exact, and no object a point."""
+    """The points of a run as sorted arrays of 24 bytes a point, by key."""
 
     def __init__(self) -> None:
         self._sorted: dict[Key, list[Any]] = {}
 
     def add(self, key: Key, steps: Ints, times: Ints, values: Floats) -> Any:
-        """Take points in; returns a mask of those that were new."""
+        """Add points; returns a mask of those that are new."""
         import numpy as np
 
         points = _as_bytes(steps, times, values)
@@ -191,7 +194,7 @@ def _as_bytes(steps: Ints, times: Ints, values: Floats) -> Any:
 def _open_writer(path: Path) -> Any:
     import pyarrow.parquet as pq
 
-    # Without the Arrow schema the columns are plain strings to every reader.
+    # Without the Arrow schema every reader sees plain string columns.
     return pq.ParquetWriter(
         path, _schema(), compression="zstd", use_dictionary=["key", "path"], store_schema=False
     )
@@ -236,7 +239,7 @@ def _table(blocks: Sequence[tuple[Key, Ints, Ints, Floats]]) -> Any:
 
 
 def read_part(folder: Path, kind: Kind, number: int) -> Iterator[Series]:
-    """The series of one part, in the order in which they were written, in bounded blocks.
+    """Yield the series of one part, in the order of writing, in bounded blocks.
 
     Raises:
         OSError, ValueError, KeyError: the file is missing or damaged.

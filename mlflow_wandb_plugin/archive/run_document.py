@@ -1,4 +1,4 @@
-"""One run's folder in an archive: ``run.json``, which says what of the folder counts."""
+"""Read and write ``run.json``, which describes an archived run and which of its files count."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from mlflow_wandb_plugin.archive.codec import (
     info_document,
     info_from,
     loads,
-    write_atomically,
 )
 from mlflow_wandb_plugin.archive.folder_names import folder_name
-from mlflow_wandb_plugin.archive.points_table import NOTHING_YET
+from mlflow_wandb_plugin.archive.points_table import NO_POINTS
+from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.atomic_files import write_atomically
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.errors import SourceError
 
@@ -25,13 +26,13 @@ ROWS_FILE = "rows.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class ArchivedCheckpoint:
-    """A moment at which all that was read so far was on disk.
+    """A moment at which everything read so far was on disk.
 
     Attributes:
-        segment, position: the source's mark; segment is None after the last mark of a session.
-        parts: how many parts there were, by kind: those since the checkpoint before belong to
-            this one.
-        rows_bytes: size of ``rows.jsonl``.
+        segment, position: of the source's checkpoint; segment is None at the end of a session.
+        metrics_parts, system_parts: number of parts by then; those after the previous checkpoint
+            belong to this one.
+        rows_bytes: size of ``rows.jsonl`` by then.
     """
 
     segment: str | None
@@ -43,15 +44,15 @@ class ArchivedCheckpoint:
 
 @dataclass(slots=True)
 class RunDocument:
-    """What ``run.json`` holds.
+    """The content of ``run.json``.
 
     Attributes:
-        logs: the run as it was at the end of each log, each with that log's summary; `info` is
-            the run as it is now.
-        state: live (a session is at work or was cut off), partial, or complete.
-        position, rows: as `identity.Twin` has them.
-        points: how many points the parts hold, by folder.
-        last: the largest step and time, by folder.
+        info: the run as it is now.
+        logs: the run at the end of each log, with the summary of that log.
+        state: live (a session is writing or was interrupted), partial, or complete.
+        position, rows: as in `identity.Twin`.
+        points: number of points in the parts, by folder.
+        last: the largest step and time (Unix ms), by folder.
     """
 
     info: RunInfo
@@ -67,26 +68,38 @@ class RunDocument:
 
     @property
     def end(self) -> ArchivedCheckpoint:
-        """How far the folder's files count."""
+        """The latest checkpoint: what comes after it in the folder does not count."""
         return self.checkpoints[-1] if self.checkpoints else ArchivedCheckpoint(None, 0)
 
     @property
     def earlier_logs(self) -> list[RunInfo]:
-        """The ends of all logs but the latest, whose end is `info`."""
+        """The run at the end of all logs but the latest, for which it is `info`."""
         return [info for info in self.logs if info.segments[-1:] != self.info.segments[-1:]]
 
     def log_ended(self, info: RunInfo) -> None:
-        """Remember ``info``; what was known of the end of the same log gives way."""
+        """Add the run at the end of a log, or replace an earlier one of the same log."""
         for at, known in enumerate(self.logs):
             if known.segments[-1:] == info.segments[-1:]:
                 self.logs[at] = info
                 return
         self.logs.append(info)
 
+    def holds(self, info: RunInfo) -> bool:
+        """Whether this is the document of run ``info``; see `identity.same_run`."""
+        ours = self.info
+        tags = {
+            identity.RUN_ID: ours.run_id,
+            identity.PROJECT: ours.project,
+            identity.ENTITY: ours.entity,
+        }
+        return identity.same_run(info, tags)
+
     def last_of(self, folder: str) -> tuple[int, int]:
-        return self.last.get(folder, NOTHING_YET)
+        """Return the largest step and time in a folder of parts."""
+        return self.last.get(folder, NO_POINTS)
 
     def save(self, folder: Path) -> None:
+        """Write ``run.json``."""
         document: dict[str, Any] = {
             "state": self.state,
             "origin": self.origin,
@@ -99,11 +112,11 @@ class RunDocument:
         }
         document["earlier_logs"] = [info_document(info) for info in self.earlier_logs]
         document["info"] = info_document(self.info)
-        write_atomically(folder / RUN_FILE, dumps(document, indent=1))
+        write_atomically(folder / RUN_FILE, dumps(document, indent=1), sync=True)
 
 
 def read_run(folder: Path) -> RunDocument | None:
-    """The run in ``folder``, or None if there is none.
+    """Read the document of the run in ``folder``; None if there is none.
 
     Raises:
         SourceError: ``run.json`` is damaged.
@@ -132,15 +145,8 @@ def read_run(folder: Path) -> RunDocument | None:
 
 
 def run_folder(root: Path, info: RunInfo) -> Path:
-    """Where a run is kept: ENTITY/PROJECT/RUN."""
+    """Return the folder of a run: ENTITY/PROJECT/RUN."""
     return root.joinpath(*map(folder_name, (info.entity, info.project, info.run_id)))
-
-
-def same_run(one: RunInfo, other: RunInfo) -> bool:
-    """Whether both are one run. An entity that one side does not know does not part them."""
-    if (one.project, one.run_id) != (other.project, other.run_id):
-        return False
-    return not one.entity or not other.entity or one.entity == other.entity
 
 
 def _numbers(document: Mapping[str, Any]) -> dict[str, int]:

@@ -1,9 +1,8 @@
-"""Writes one run into an archive."""
+"""Write one run into an archive."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 from collections import Counter
@@ -12,17 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlflow_wandb_plugin.archive.codec import encode_row
-from mlflow_wandb_plugin.archive.file_store import FileWriter
+from mlflow_wandb_plugin.archive.file_store import INDEX, FileWriter
 from mlflow_wandb_plugin.archive.points_table import FOLDERS, Kind, PartWriter
 from mlflow_wandb_plugin.archive.run_document import (
     ROWS_FILE,
+    RUN_FILE,
     ArchivedCheckpoint,
     RunDocument,
     read_run,
-    same_run,
 )
 from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.atomic_files import remove_unfinished
 from mlflow_wandb_plugin.core.identity import Origin
+from mlflow_wandb_plugin.core.locks import try_lock
 from mlflow_wandb_plugin.core.model import (
     ArtifactRef,
     Checkpoint,
@@ -38,8 +39,10 @@ LOCK_FILE = ".lock"
 
 
 class ArchiveRunWriter:
-    """A `RunWriter`. ``run.json`` is replaced at every checkpoint, after everything that it
-    counts is on disk: whenever the process is killed, the folder is as of the last checkpoint.
+    """A `RunWriter` for an archive.
+
+    ``run.json`` is replaced at every checkpoint, when everything that it counts is on disk: if the
+    process is killed, the folder is as of the last checkpoint.
 
     Raises:
         TargetError: the folder cannot be written, another process is writing it, or it holds
@@ -54,15 +57,17 @@ class ArchiveRunWriter:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder / LOCK_FILE)
             try:
-                self._take_up(info, origin)
+                self._load(info, origin)
             except BaseException:
                 os.close(self._lock)
                 raise
 
-    def _take_up(self, info: RunInfo, origin: Origin) -> None:
+    def _load(self, info: RunInfo, origin: Origin) -> None:
         folder = self._folder
+        for name in (RUN_FILE, INDEX):
+            remove_unfinished(folder / name)
         before = read_run(folder)
-        if before is not None and not same_run(before.info, info):
+        if before is not None and not before.holds(info):
             raise TargetError(f"{folder} holds another run, {before.info.path}, not {info.path}")
         self._before = None if before is None else before.info
         self._run = before or RunDocument(info, origin)
@@ -85,7 +90,7 @@ class ArchiveRunWriter:
         return dict(self._run.position)
 
     def update(self, info: RunInfo) -> None:
-        self._run.info = self._known(info)
+        self._run.info = self._merged(info)
         if info.state != "running":
             self._run.log_ended(info)
 
@@ -106,7 +111,7 @@ class ArchiveRunWriter:
         self.losses[f"damaged_{unreadable.unit}"] += unreadable.length
 
     def restart(self) -> Mapping[str, int]:
-        """Parts are only added to: what the archive has is not asked for again."""
+        """Continue after what the archive has: parts are only added."""
         return self.position
 
     def checkpoint(self, mark: Checkpoint) -> None:
@@ -121,7 +126,7 @@ class ArchiveRunWriter:
             self._close_parts(None, 0)
             self._files.save()
             run = self._run
-            run.info = self._known(info)
+            run.info = self._merged(info)
             run.losses = dict(sorted((+self.losses).items()))
             run.rows = identity.joined_rows(run.rows, info.rows)
             if complete:
@@ -161,8 +166,8 @@ class ArchiveRunWriter:
         elif segment is not None:
             run.checkpoints.append(now)
 
-    def _known(self, info: RunInfo) -> RunInfo:
-        """``info``, and what an earlier session knew of logs that this one does not have."""
+    def _merged(self, info: RunInfo) -> RunInfo:
+        """Return ``info`` with what an earlier session knew of logs that this one does not have."""
         before = self._before
         if before is None:
             return info
@@ -182,7 +187,7 @@ class ArchiveRunWriter:
 
 
 class _RowsFile:
-    """``rows.jsonl``. A row that comes again is not written again."""
+    """``rows.jsonl``; a repeated row is not written again."""
 
     def __init__(self, path: Path, size: int) -> None:
         self._known: set[bytes] = set()
@@ -201,7 +206,7 @@ class _RowsFile:
             self._file.write(line)
 
     def sync(self) -> int:
-        """Bring everything to disk; returns the size in bytes."""
+        """Write everything to disk; returns the size in bytes."""
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
@@ -217,10 +222,11 @@ def _digest(line: bytes) -> bytes:
 def _locked(path: Path) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if not try_lock(fd):
+            raise TargetError(f"another process is writing {path.parent}")
+    except BaseException:
         os.close(fd)
-        raise TargetError(f"another process is writing {path.parent}") from None
+        raise
     return fd
 
 

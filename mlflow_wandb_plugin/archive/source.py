@@ -1,4 +1,4 @@
-"""Reads an archive: its runs as their own source gave them."""
+"""Read the runs of an archive as their original source returned them."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from mlflow_wandb_plugin.errors import SourceError
 
 
 class ArchiveSource(Source):
-    """A `Source` over an archive, or over what one of its folders holds.
+    """A `Source` of an archive, or of one of its folders.
 
     Args:
-        root: the archive.
+        root: the archive's folder.
         path: the archive, or an entity's, project's or run's folder in it; absolute.
     """
 
@@ -49,13 +49,13 @@ class ArchiveSource(Source):
         self._path = path
         self._folders: dict[tuple[str, str, str], Path] = {}
         self.unreadable: list[UnreadableRange] = []
-        """Runs that cannot be listed, by their folder."""
+        """Folders of runs that cannot be listed."""
 
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
-        """Yield runs by the time they started; one description is in memory at a time.
+        """Yield runs by the time of their start; only one of them is in memory at a time.
 
         Raises:
-            SourceError: there is no run here.
+            SourceError: there are no runs in the folder.
         """
         self.unreadable = []
         started: list[tuple[int, str]] = []
@@ -73,6 +73,7 @@ class ArchiveSource(Source):
                 yield info
 
     def size(self, run: RunInfo) -> Size:
+        """Return the run's listed size."""
         folder = self._folder(run)
         document = read_run(folder)
         try:
@@ -82,12 +83,14 @@ class ArchiveSource(Source):
             raise SourceError(f"{folder / INDEX} is damaged: {error!r}") from error
 
     def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
-        """Yield the run as its own source did, with that source's marks: a target that was filled
-        from either can go on from the other."""
+        """Yield the run as its original source did, with that source's checkpoints.
+
+        A target can therefore continue from the archive after the source, and the other way round.
+        """
         folder = self._folder(run)
         document = read_run(folder)
         if document is None:
-            raise SourceError(f"{folder / RUN_FILE} is gone")
+            raise SourceError(f"{folder / RUN_FILE} does not exist any more")
         reading = _RunReading(folder, document, dict(since))
         yield from reading.items()
 
@@ -121,16 +124,17 @@ class _RunReading:
         self._damaged = False
 
     def items(self) -> Iterator[Item]:
+        """Yield what was not copied before, the files, and the run."""
         before = ArchivedCheckpoint(None, 0)
         for checkpoint in self._run.checkpoints:
-            carried = self._carried(checkpoint)
-            if not carried:
+            copied = self._copied(checkpoint)
+            if not copied:
                 yield from self._points("history", before.metrics_parts, checkpoint.metrics_parts)
                 yield from self._points("system", before.system_parts, checkpoint.system_parts)
-            if not self._carried_whole(checkpoint.segment):
+            if not self._copied_to_the_end(checkpoint.segment):
                 yield from self._rows(before.rows_bytes, checkpoint.rows_bytes)
-            # What stands before a mark has been read; after damage that is not so.
-            if checkpoint.segment is not None and not carried and not self._damaged:
+            # A checkpoint means that everything before it was read, which is not so after damage.
+            if checkpoint.segment is not None and not copied and not self._damaged:
                 yield Checkpoint(checkpoint.segment, checkpoint.position)
             before = checkpoint
         yield from self._files()
@@ -147,8 +151,8 @@ class _RunReading:
                 path = folder / part_name(number)
                 yield self._damage(path, 0, path.stat().st_size, error)
         if len(there) < end - start:
-            gone = f"{end - start - len(there)} of its parts are missing"
-            yield self._damage(folder, 0, 0, FileNotFoundError(gone))
+            reason = f"{end - start - len(there)} of its parts are missing"
+            yield self._damage(folder, 0, 0, FileNotFoundError(reason))
 
     def _rows(self, start: int, end: int) -> Iterator[Item]:
         if start >= end:
@@ -178,22 +182,22 @@ class _RunReading:
             yield self._damage(self._folder / INDEX, 0, 0, error)
 
     def _info(self) -> RunInfo:
-        """A run whose archive is not whole is not the whole run."""
+        """Return the run; it counts as incomplete if its archive is."""
         info = self._run.info
         unfinished = self._run.state != "complete" and info.state != "running"
         return replace(info, missing=info.missing or self._damaged or unfinished)
 
-    def _carried(self, checkpoint: ArchivedCheckpoint) -> bool:
+    def _copied(self, checkpoint: ArchivedCheckpoint) -> bool:
         segment = checkpoint.segment
         if segment is None:
             return False
-        if self._carried_whole(segment):
+        if self._copied_to_the_end(segment):
             return True
         since = self._since.get(segment)
         return since is not None and segment not in self._rewound and checkpoint.position <= since
 
-    def _carried_whole(self, segment: str | None) -> bool:
-        """A server's log that was carried to its end may have grown since: it is read again."""
+    def _copied_to_the_end(self, segment: str | None) -> bool:
+        """Whether a log was copied to its end; a server's log may have grown, and is read again."""
         if segment is None or segment == SERVER:
             return False
         return self._since.get(segment.removeprefix("journal:")) == TO_THE_END
@@ -204,7 +208,7 @@ class _RunReading:
 
 
 def _rewound(checkpoints: list[ArchivedCheckpoint]) -> set[str]:
-    """Segments whose positions do not only rise: a position alone says nothing there."""
+    """Return the segments whose positions go back, where a position does not identify items."""
     highest: dict[str, int] = {}
     rewound: set[str] = set()
     for checkpoint in checkpoints:

@@ -1,28 +1,22 @@
-"""An archive of runs in a folder, as a target and as a source: Parquet, JSON, and plain files.
+"""Open and create archives: folders of runs as Parquet, JSON and plain files.
 
-It keeps what W&B recorded, in W&B's terms, not what MLflow makes of it: loading an archive into
-MLflow gives what the archive's own source would have given.
+An archive keeps what W&B recorded, in W&B's terms. Loading it into MLflow therefore has the same
+result as a backfill from the archive's own source.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlflow_wandb_plugin.archive.codec import write_atomically
 from mlflow_wandb_plugin.archive.folder_names import NO_NAME
 from mlflow_wandb_plugin.archive.points_table import require_pyarrow
 from mlflow_wandb_plugin.archive.readme import README
-from mlflow_wandb_plugin.archive.run_document import (
-    RunDocument,
-    read_run,
-    run_folder,
-    same_run,
-)
+from mlflow_wandb_plugin.archive.run_document import RunDocument, read_run, run_folder
 from mlflow_wandb_plugin.archive.run_writer import ArchiveRunWriter
 from mlflow_wandb_plugin.archive.source import ArchiveSource
+from mlflow_wandb_plugin.core.atomic_files import write_atomically
 from mlflow_wandb_plugin.core.identity import Origin, Twin
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.protocols import Source, Target, TargetOptions
@@ -35,10 +29,10 @@ FORMAT, VERSION = "mlflow-wandb-plugin archive", 1
 
 
 def open_archive(uri: str) -> Source:
-    """A source over our archive, or over what export-wandb-to-mlflow wrote in its dry run.
+    """Open an archive, or what export-wandb-to-mlflow wrote in its dry run, as a source.
 
     Raises:
-        UsageError: there is neither, it is of a newer format, or pyarrow is missing.
+        UsageError: there is no archive, its format is newer, or pyarrow is missing.
     """
     path = path_of(uri).resolve()
     root = archive_root(path)
@@ -54,7 +48,7 @@ def open_archive(uri: str) -> Source:
 
 
 def create_archive(uri: str, options: TargetOptions | None = None) -> ArchiveTarget:
-    """The archive at ``uri``, made if need be.
+    """Open the archive at ``uri`` as a target; creates it if necessary.
 
     Raises:
         UsageError: the folder holds another tool's archive, or cannot be one; or an option is
@@ -71,10 +65,10 @@ def create_archive(uri: str, options: TargetOptions | None = None) -> ArchiveTar
 
 
 def path_of(uri: str) -> Path:
-    """The folder that ``archive:DIR`` names; ``archive:///DIR`` is taken too.
+    """Return the folder that ``archive:DIR`` or ``archive:///DIR`` names.
 
     Raises:
-        UsageError: it names none.
+        UsageError: it names no folder.
     """
     rest = uri.removeprefix(SCHEME)
     rest = rest[2:] if rest.startswith("//") else rest
@@ -84,11 +78,12 @@ def path_of(uri: str) -> Path:
 
 
 def is_archive(path: Path) -> bool:
+    """Whether ``path`` is an archive of this package."""
     return (path / ARCHIVE_FILE).is_file()
 
 
 def archive_root(path: Path) -> Path | None:
-    """The archive that ``path`` is, or is an entity's, project's or run's folder of."""
+    """Return the archive that ``path`` is, or in which it is an entity, project or run folder."""
     above = (path, *list(path.parents)[:3])
     return next((folder for folder in above if is_archive(folder)), None)
 
@@ -119,20 +114,19 @@ class ArchiveTarget(Target):
         try:
             root.mkdir(parents=True, exist_ok=True)
             if not (root / README_FILE).exists():
-                write_atomically(root / README_FILE, README, f".{os.getpid()}.tmp")
+                write_atomically(root / README_FILE, README, sync=True)
             if not is_archive(root):
                 text = json.dumps({"format": FORMAT, "version": VERSION})
-                write_atomically(root / ARCHIVE_FILE, text, f".{os.getpid()}.tmp")
+                write_atomically(root / ARCHIVE_FILE, text, sync=True)
         except OSError as error:
             raise UsageError(f"{root} cannot be an archive: {error}") from error
         _check_version(root)
 
     def find(self, info: RunInfo) -> Twin | None:
-        """The archived run, whoever wrote it. An entity that one side does not know does not
-        part them."""
+        """Return the archived run, also if the entity is unknown in ``info`` or in the archive."""
         for folder in self._folders(info):
             run = self._read(folder)
-            if run is not None and same_run(run.info, info):
+            if run is not None and run.holds(info):
                 return Twin(
                     run_id=self._name(folder),
                     experiment_id=self._name(folder.parent),
@@ -144,6 +138,7 @@ class ArchiveTarget(Target):
         return None
 
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> ArchiveRunWriter:
+        """Return the writer of a new run or of ``twin``."""
         folder = run_folder(self._root, info) if twin is None else self._root / twin.run_id
         return ArchiveRunWriter(folder, self._name(folder), info, origin)
 
@@ -160,7 +155,7 @@ class ArchiveTarget(Target):
         try:
             return read_run(folder)
         except (SourceError, OSError) as error:
-            raise TargetError(f"{error}; remove the folder to archive the run anew") from error
+            raise TargetError(f"{error}; remove the folder to archive the run again") from error
 
     def _name(self, folder: Path) -> str:
         return folder.relative_to(self._root).as_posix()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 from collections.abc import Iterator
@@ -40,3 +41,9 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o666, sync: bool = F
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what killed processes left of replacing ``path``; no process may be writing it."""
+    for unfinished in path.parent.glob(f".{glob.escape(path.name[:100])}.*.tmp"):
+        unfinished.unlink(missing_ok=True)

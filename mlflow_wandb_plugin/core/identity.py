@@ -37,8 +37,7 @@ MIRROR = "mirror"
 """Value of `ORIGIN` of a run that was created in MLflow."""
 
 EWM_RUN_ID = "wandb_run_id"
-EWM_COMPLETE = "wandb_migration_complete"
-"""The tags that export-wandb-to-mlflow writes."""
+"""The tag with W&B's run id that export-wandb-to-mlflow writes."""
 
 STEP_METRIC_CONFIG_KEY = "mlflow_step_metric"
 """A config key that users set: the dotted key of the metric whose values are MLflow's steps."""
@@ -59,7 +58,6 @@ IDENTITY_CONFIG_KEYS = (
 )
 
 Origin: TypeAlias = Literal["dual", "backfill"]
-SyncState: TypeAlias = Literal["live", "complete", "partial"]
 Verdict: TypeAlias = Literal["new", "dual-written", "partial", "existing", "foreign"]
 
 

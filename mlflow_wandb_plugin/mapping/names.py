@@ -1,4 +1,4 @@
-"""Names and paths that MLflow accepts for W&B's keys, tags and files."""
+"""Convert W&B's keys, tags and files to names and paths that MLflow accepts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlflow_wandb_plugin.core.model import Key
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Lengths in characters that MLflow accepts."""
+    """Maximum lengths in characters, and sizes of batches, that MLflow accepts."""
 
     key: int
     param_value: int
@@ -27,7 +27,7 @@ class Limits:
     @classmethod
     @lru_cache
     def installed(cls) -> Limits:
-        """The limits of the installed MLflow, where it states them."""
+        """Return the limits of the installed MLflow, or defaults for those it does not define."""
         from mlflow.utils import validation
 
         return cls(
@@ -58,20 +58,23 @@ def legal_name(name: str, limit: int) -> str:
 
 
 def name_with_hash(clean: str, original: str, limit: int) -> str:
+    """Return ``clean``, cut to end in a hash of ``original`` within ``limit`` characters."""
     digest = hashlib.sha256(original.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{clean[: limit - 9]}-{digest}"
 
 
 class Namer:
-    """Gives each W&B key of a run an MLflow name of its own.
+    """Assigns each W&B key of a run its MLflow name; no two keys get the same one.
 
-    A key whose name belongs to another key gets a hash suffix. ``renamed`` has the original keys,
-    by name, that cannot be told from the name.
+    A key whose name another key has gets a hash suffix.
 
     Args:
         limit: the longest name, in characters.
-        known: ``renamed`` of an earlier session.
-        taken: all names that the run has; those not in ``known`` are dotted keys.
+        known: ``renamed`` of an earlier writer of the run.
+        taken: all names that the run has; those not in ``known`` equal their dotted keys.
+
+    Attributes:
+        renamed: keys as labels, by name, of all names that differ from the dotted key.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Namer:
         self._unassigned = self._taken - self.renamed.keys()
 
     def name(self, key: Key) -> str:
+        """Return the name of a key."""
         known = self._names.get(key)
         if known is not None:
             return known

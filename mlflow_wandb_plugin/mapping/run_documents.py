@@ -1,4 +1,4 @@
-"""The files below ``wandb/`` in an MLflow run's artifacts, and how their JSON is written."""
+"""JSON documents about a run: their paths in MLflow's artifacts, their text and their content."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from mlflow_wandb_plugin.core.model import ArtifactRef
 
 FILES_DIR = "wandb/files"
 ARTIFACTS_DIR = "wandb/artifacts"
@@ -19,14 +21,14 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def canonical_json(value: Any, indent: int | None = None) -> str:
-    """JSON with sorted keys; a float without fraction is written as an integer.
+    """Encode ``value`` as JSON with sorted keys, and floats without fraction as integers.
 
-    W&B's core and its server rewrite ``1.0`` as ``1``: without this rule a document would depend
-    on which way it came.
+    W&B's core and its server rewrite ``1.0`` as ``1``: otherwise the text would depend on where
+    the value was read.
     """
     document = _canonical(value)
     text = json.dumps(document, ensure_ascii=False, sort_keys=True, default=str, indent=indent)
-    # UTF-8 has no place for a lone surrogate; wandb-core writes the same in its stead.
+    # UTF-8 cannot encode a lone surrogate; wandb-core replaces it in the same way.
     return _LONE_SURROGATE.sub("\ufffd", text)
 
 
@@ -38,3 +40,16 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_canonical(below) for below in value]
     return value
+
+
+def artifact_document(artifact: ArtifactRef) -> dict[str, Any]:
+    """Describe an artifact, without its files."""
+    return {
+        "type": artifact.type,
+        "name": artifact.name,
+        "version": artifact.version,
+        "digest": artifact.digest,
+        "description": artifact.description,
+        "aliases": list(artifact.aliases),
+        "metadata": dict(artifact.metadata),
+    }

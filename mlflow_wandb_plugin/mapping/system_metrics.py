@@ -1,4 +1,4 @@
-"""MLflow's names and units of the system metrics that W&B measures."""
+"""Convert W&B's system metrics to MLflow's names and units."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _BYTES = re.compile(r"^network\.(sent|recv)$|\.memoryAllocatedBytes$")
 
 
 def system_metric(key: str, value: float) -> tuple[str, float]:
-    """MLflow's name and unit of a W&B system metric; bytes become megabytes (10**6).
+    """Return MLflow's name of a W&B system metric, and its value; bytes become megabytes (10**6).
 
-    Names that MLflow's System metrics tab knows are used where W&B measures the same thing;
-    anything else keeps W&B's name below ``system/``.
+    The names of MLflow's System metrics tab are used where W&B measures the same thing; any other
+    metric keeps W&B's name below ``system/``.
     """
     if key.startswith("system."):
         key = key.removeprefix("system.")

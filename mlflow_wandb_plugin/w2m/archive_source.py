@@ -1,9 +1,8 @@
-"""Archives that export-wandb-to-mlflow wrote in its dry run: CSV and JSON, a folder a run.
+"""Read archives that export-wandb-to-mlflow wrote in its dry run: CSV and JSON, a folder a run.
 
-What that tool did not write cannot be read: the entity, the run's state, W&B's names of keys
-(it wrote ``a.b`` as ``a/b``), times of system metrics (the row's number stands in their place).
-Its CSV is not quoted: a line is taken apart by what is known of its fields, and what does not fit
-is reported, not guessed.
+They lack the entity, the run's state, W&B's names of keys (``a.b`` is ``a/b``), and the times of
+system metrics (they have row numbers instead). The CSV is not quoted: lines are split by what is
+known about their fields, and lines that do not match are reported.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ _RUN_TAGS = (
     "wandb_migration_complete",
 )
 _PROJECT_TAGS = ("migrate_from_wandb_project", "wandb_project_name")
-_WORDS = {"True": 1.0, "False": 0.0}
+_BOOLEANS = {"True": 1.0, "False": 0.0}
 
 
 def is_ewm_archive(path: Path) -> bool:
@@ -54,10 +53,10 @@ def is_ewm_archive(path: Path) -> bool:
 
 
 class EwmArchive(Source):
-    """A `Source` over such an archive.
+    """A `Source` of such an archive.
 
     Args:
-        path: ``dry_run_save_dir``, a project's folder in it, or a run's.
+        path: ``dry_run_save_dir``, or a project's or run's folder in it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,28 +64,28 @@ class EwmArchive(Source):
         self._folders: dict[tuple[str, str], Path] = {}
 
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
-        """Yield runs by the time they were created.
+        """Yield runs by the time of their creation.
 
         Raises:
-            SourceError: there is no run here.
+            SourceError: there are no runs in the folder.
         """
         started: list[tuple[int, str]] = []
         for folder in _run_folders(self._path):
-            started.append((_describe(folder).started_ms or 0, str(folder)))
+            started.append((_run_info(folder).started_ms or 0, str(folder)))
         if not started:
             raise SourceError(f"no runs in {self._path}")
         for _, name in sorted(started, reverse=selection.newest_first):
-            info = _describe(Path(name))
+            info = _run_info(Path(name))
             self._folders[info.project, info.run_id] = Path(name)
             if selection.takes(info):
                 yield info
 
     def size(self, run: RunInfo) -> Size:
-        """Points are lines: counted, not parsed."""
+        """Count the points, which are lines."""
         return Size(points=sum(_count_lines(table.path) for table in _tables(self._folder(run))))
 
     def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
-        """Yield the run file by file; a position is the number of bytes of whole files."""
+        """Yield the run file by file; a position is the size of the files so far, in bytes."""
         since_bytes = since.get(SEGMENT, 0)
         folder = self._folder(run)
         info, unreadable = _read_run(folder)
@@ -95,15 +94,15 @@ class EwmArchive(Source):
         for table in _tables(folder):
             position += table.path.stat().st_size
             reading = _TableReading(table, info.started_ms or 0)
-            carried = since_bytes == TO_THE_END or position <= since_bytes
+            copied = since_bytes == TO_THE_END or position <= since_bytes
             for item in reading.items():
                 missing = missing or isinstance(item, UnreadableRange)
-                if not carried or isinstance(item, UnreadableRange):
+                if not copied or isinstance(item, UnreadableRange):
                     yield item
             if table.kind == "history" and reading.last_ms is not None:
                 last_step = max(reading.last_step, last_step or reading.last_step)
                 last_ms = max(reading.last_ms, last_ms or 0)
-            if not carried:
+            if not copied:
                 yield Checkpoint(SEGMENT, position)
         yield replace(
             info,
@@ -138,10 +137,10 @@ def _is_run(folder: Path) -> bool:
     return has_parts or "wandb_run_id" in _read_tags(folder / TAGS, _RUN_TAGS)[0]
 
 
-# -- what the run is --------------------------------------------------------------------------
+# -- runs -------------------------------------------------------------------------------------
 
 
-def _describe(folder: Path) -> RunInfo:
+def _run_info(folder: Path) -> RunInfo:
     return _read_run(folder)[0]
 
 
@@ -156,7 +155,7 @@ def _read_run(folder: Path) -> tuple[RunInfo, list[UnreadableRange]]:
         name=tags.get("wandb_run_name", ""),
         group=tags.get("run_group", ""),
         segments=(SEGMENT,),
-        # That tool left every run it had migrated FINISHED.
+        # That tool sets every run that it has migrated to FINISHED.
         state="finished",
         started_ms=started if started is not None else _first_time(folder),
         config=config,
@@ -173,7 +172,7 @@ def _project(folder: Path) -> str:
 
 
 def _read_tags(path: Path, known: tuple[str, ...]) -> tuple[dict[str, str], list[UnreadableRange]]:
-    """Lines ``key, value``. A value may hold commas and line ends: the keys are known."""
+    """Parse lines ``key, value``; a value may contain commas and line ends, so keys are known."""
     tags: dict[str, str] = {}
     unreadable: list[UnreadableRange] = []
     key, at = "", 0
@@ -187,14 +186,14 @@ def _read_tags(path: Path, known: tuple[str, ...]) -> tuple[dict[str, str], list
             tags[key] += "\n" + line
         elif line:
             unreadable.append(
-                UnreadableRange(str(path), at, len(raw), "no tag that this tool wrote")
+                UnreadableRange(str(path), at, len(raw), "not a tag that this tool wrote")
             )
         at += len(raw)
     return tags, unreadable
 
 
 def _read_params(path: Path) -> tuple[dict[str, Any], list[UnreadableRange]]:
-    """The config. That tool wrote the dicts in it as JSON text: they become dicts again."""
+    """Read the config; its dicts, which that tool wrote as JSON text, become dicts again."""
     try:
         document = json.loads(path.read_bytes())
         if not isinstance(document, dict):
@@ -203,10 +202,10 @@ def _read_params(path: Path) -> tuple[dict[str, Any], list[UnreadableRange]]:
         return {}, [UnreadableRange(str(path), 0, 0, "missing: the export was cut short")]
     except (OSError, ValueError) as error:
         return {}, [UnreadableRange(str(path), 0, path.stat().st_size, str(error))]
-    return {key: _restored(value) for key, value in document.items()}, []
+    return {key: _parsed_dict(value) for key, value in document.items()}, []
 
 
-def _restored(value: Any) -> Any:
+def _parsed_dict(value: Any) -> Any:
     if not isinstance(value, str) or not value.startswith("{"):
         return value
     try:
@@ -216,7 +215,7 @@ def _restored(value: Any) -> Any:
 
 
 def _milliseconds(text: str) -> int | None:
-    """W&B's ``2024-05-01T12:00:00`` or ``…Z``, which is UTC."""
+    """Convert W&B's ``2024-05-01T12:00:00`` or ``…Z``, which are UTC, to Unix ms."""
     try:
         moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
     except ValueError:
@@ -250,7 +249,7 @@ class _Table:
 
 
 def _tables(folder: Path) -> Iterator[_Table]:
-    """The run's CSV files in a fixed order; what W&B itself puts into rows is left out."""
+    """Yield the run's CSV files in a fixed order, without W&B's internal keys."""
     for kind, name in (("history", METRICS), ("system", SYSTEM_METRICS)):
         for path in sorted((folder / name).rglob("*.csv")):
             key = path.relative_to(folder / name).as_posix().removesuffix(".csv")
@@ -261,7 +260,7 @@ def _tables(folder: Path) -> Iterator[_Table]:
 
 
 class _TableReading:
-    """Reads lines ``value, timestamp, step``; remembers the largest step and time."""
+    """Reads lines ``value, timestamp, step``; keeps the largest step and time."""
 
     def __init__(self, table: _Table, started_ms: int) -> None:
         self._table = table
@@ -270,13 +269,14 @@ class _TableReading:
         self.last_ms: int | None = None
 
     def items(self) -> Iterator[Item]:
+        """Yield the points in blocks, and the lines that cannot be read."""
         points: list[tuple[float, int, int]] = []
         at = 0
         with open(self._table.path, "rb") as file:
             for line in file:
                 point = _point(line)
                 if point is None:
-                    reason = "no line of value, time and step"
+                    reason = "not a line of value, time and step"
                     yield UnreadableRange(str(self._table.path), at, len(line), reason)
                 else:
                     points.append(point)
@@ -295,22 +295,22 @@ class _TableReading:
         self.last_ms = max(self.last_ms or 0, *times)
         if self._table.kind == "history":
             return Series((self._table.key,), steps, times, values)
-        # The time of sample n was not kept: it stands n seconds after the run's start.
-        spread = [self._started_ms + 1000 * step for step in steps]
-        return Series((self._table.key,), [0] * len(steps), spread, values, "system")
+        # The archive lacks the times: sample n is set to n seconds after the run's start.
+        times = [self._started_ms + 1000 * step for step in steps]
+        return Series((self._table.key,), [0] * len(steps), times, values, "system")
 
 
 _LINE = re.compile(rb"\s*([^,]+?)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*\n")
 
 
 def _point(line: bytes) -> tuple[float, int, int] | None:
-    """A line that ends; one that does not was cut short, and its step with it."""
+    """Parse a line with a line end; one without may have lost digits of its step."""
     match = _LINE.fullmatch(line)
     if match is None:
         return None
     text = match[1].decode("utf-8", "replace")
     try:
-        value = _WORDS[text] if text in _WORDS else float(text)
+        value = _BOOLEANS[text] if text in _BOOLEANS else float(text)
     except ValueError:
         return None
     return value, int(match[2]), int(match[3])

@@ -1,4 +1,4 @@
-"""Where a W&B project is, and the key that opens it: found as wandb finds them, never asked for."""
+"""Find a W&B project's address and API key as wandb finds them, without asking the user."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ _SHAPE = "wandb://ENTITY/PROJECT[/RUN] or wandb+https://HOST/ENTITY/PROJECT[/RUN
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A project of a W&B server, or one run of it (``run_id`` is not empty).
+class ProjectAddress:
+    """Address of a project of a W&B server, or of one run of it.
 
     Attributes:
-        base_url, app_url: of the API and of the pages for people, without a slash at the end.
+        base_url, app_url: URLs of the API and of the web pages, without a trailing slash.
+        run_id: empty for the whole project.
     """
 
     base_url: str
@@ -30,30 +31,31 @@ class Place:
 
     @property
     def path(self) -> str:
+        """W&B's path of the project."""
         return f"{self.entity}/{self.project}"
 
     def run_url(self, run_id: str) -> str:
-        """The run's page."""
+        """Return the URL of a run's page."""
         parts = (self.entity, self.project, "runs", run_id)
         return "/".join([self.app_url, *(quote(part, safe="") for part in parts)])
 
 
-def find_place(uri: str) -> Place:
-    """The place that ``uri`` names, with its key.
+def project_address(uri: str) -> ProjectAddress:
+    """Parse a W&B URI and find the API key for its server.
 
     Raises:
-        UsageError: the URI has another shape, or there is no key for the server.
+        UsageError: the URI is malformed, or there is no key for the server.
     """
     base_url, rest = _server_and_rest(uri)
     parts = [unquote(part) for part in rest.strip("/").split("/")]
     if len(parts) == 4 and parts[2] == "runs":
-        # As in the address of the run's page.
+        # The URL of a run's page has this form.
         del parts[2]
     if len(parts) not in (2, 3) or not all(parts):
         raise UsageError(f"{uri} does not name a W&B project: pass {_SHAPE}")
     app_url = _app_url(base_url)
     run_id = parts[2] if len(parts) == 3 else ""
-    return Place(base_url, app_url, parts[0], parts[1], run_id, find_api_key(base_url))
+    return ProjectAddress(base_url, app_url, parts[0], parts[1], run_id, find_api_key(base_url))
 
 
 def _server_and_rest(uri: str) -> tuple[str, str]:
@@ -70,10 +72,10 @@ def _server_and_rest(uri: str) -> tuple[str, str]:
 
 
 def find_api_key(base_url: str) -> str:
-    """The API key for a server: from WANDB_API_KEY, the netrc file, or wandb's settings.
+    """Return the API key for a server, from WANDB_API_KEY, the netrc file or wandb's settings.
 
     Raises:
-        UsageError: there is none. Nobody is asked for it, terminal or not.
+        UsageError: there is none. The user is not asked for it, even at a terminal.
     """
     key = os.environ.get("WANDB_API_KEY") or _netrc_key(base_url) or _login_key(base_url)
     if not key:
@@ -98,12 +100,12 @@ def _netrc_key(base_url: str) -> str | None:
     try:
         key: str | None = wbnetrc.read_netrc_auth(host=base_url)
     except (AuthenticationError, ValueError) as error:
-        raise UsageError(f"the API key in the netrc file is of no use: {error}") from error
+        raise UsageError(f"the API key in the netrc file is invalid: {error}") from error
     return key
 
 
 def _login_key(base_url: str) -> str | None:
-    """Of wandb's settings, whose key is for their own server: WANDB_BASE_URL may have changed."""
+    """Return the key in wandb's settings if it is for this server."""
     settings = _settings()
     key: str | None = settings.api_key
     return key if settings.base_url.rstrip("/") == base_url else None
@@ -112,30 +114,30 @@ def _login_key(base_url: str) -> str | None:
 def _app_url(base_url: str) -> str:
     from wandb import util
 
-    # wandb 0.30 gave the function another name, and warns of the old one.
+    # wandb 0.30 renamed the function, and deprecates the old name.
     derived = getattr(util, "api_to_app_url", None) or util.app_url
     url: str = os.environ.get("WANDB_APP_URL") or derived(base_url)
     return url.rstrip("/")
 
 
 def default_server() -> str:
-    """The server that wandb itself uses, without a slash at the end."""
+    """Return the URL of the server that wandb itself uses, without a trailing slash."""
     url: str = os.environ.get("WANDB_BASE_URL") or _settings().base_url
     return url.rstrip("/")
 
 
 def mode() -> str:
-    """online, offline, disabled…: what wandb's own settings say."""
+    """Return the mode in wandb's settings: online, offline, disabled, …"""
     return str(_settings().mode)
 
 
 def wandb_folder() -> Path:
-    """Where wandb puts the folders of runs."""
+    """Return the folder in which wandb creates run folders."""
     return Path(_settings().wandb_dir).absolute()
 
 
 def _settings() -> Any:
-    """wandb's own settings: environment, files, and what this process was logged in with."""
+    """Return wandb's settings, from the environment, its files, and this process's login."""
     from wandb.sdk import wandb_setup
 
     return wandb_setup.singleton().settings

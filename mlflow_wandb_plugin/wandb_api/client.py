@@ -1,8 +1,8 @@
-"""Requests to a W&B server: GraphQL operations and downloads, limited, repeated, counted.
+"""Send GraphQL operations and downloads to a W&B server, with a request limit and retries.
 
-wandb's own `Api` is not used for them. It keeps every listed run in memory and makes a folder
-for each, its helper process hides what the limiter has to see (429s and how long to wait), and its
-scans lose rows that are exported meanwhile. The operations are the ones that it sends.
+wandb's own `Api` is not used: it keeps every listed run in memory and creates a folder for each,
+its helper process hides the status 429 and the Retry-After header from the limiter, and its scans
+lose rows that are exported meanwhile. The operations are those that wandb sends.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from mlflow_wandb_plugin.core.limiter import Limiter, RequestGate
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError, UsageError
-from mlflow_wandb_plugin.wandb_api.address import Place
+from mlflow_wandb_plugin.wandb_api.address import ProjectAddress
 
 if TYPE_CHECKING:
     import requests
@@ -31,24 +31,29 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMEOUT_S = (10, 90)
-"""To connect, and between two bytes of an answer."""
+"""Seconds to connect, and between two bytes of an answer."""
 _CHUNK = 1 << 20
-_WAIT_STATUS = frozenset({408, 425, 429, *range(500, 600)})
-_WAIT_TEXT = re.compile(r"(?i)rate limit|timed? ?out|internal (server )?error|temporar|deadline")
+_TEMPORARY_STATUS = frozenset({408, 425, 429, *range(500, 600)})
+_TEMPORARY_ERROR = re.compile(
+    r"(?i)rate limit|timed? ?out|internal (server )?error|temporar|deadline"
+)
 
 
 class WandbClient:
-    """What is asked of one server. Thread-safe.
+    """A client of one server. Thread-safe.
 
     Attributes:
-        calls: requests sent so far by operation ("Runs", "HistoryPage", …; "download" for files),
-            repeated ones included.
+        calls: number of requests so far by operation ("Runs", "HistoryPage", …; "download" for
+            files), including retries.
     """
 
     def __init__(
-        self, place: Place, limiter: RequestGate | None = None, backoff: Backoff | None = None
+        self,
+        address: ProjectAddress,
+        limiter: RequestGate | None = None,
+        backoff: Backoff | None = None,
     ) -> None:
-        self.place = place
+        self.address = address
         self.calls: Counter[str] = Counter()
         self._limiter: RequestGate = limiter or Limiter()
         self._backoff = backoff or Backoff()
@@ -58,24 +63,24 @@ class WandbClient:
     # -- GraphQL ----------------------------------------------------------------------------
 
     def query(self, document: str, **variables: Any) -> dict[str, Any]:
-        """The ``data`` of a GraphQL operation on the project of this client's place.
+        """Send a GraphQL operation on the client's project; returns its ``data``.
 
         Raises:
-            SourceError: the server refused for good.
-            SourceUnavailableError: it did not answer in the time that it is given.
+            SourceError: the server refused it.
+            SourceUnavailableError: the server did not answer, also after retries.
         """
         operation = re.split(r"[({]", document, maxsplit=1)[0].split()[-1]
-        names = {"entity": self.place.entity, "project": self.place.project}
+        names = {"entity": self.address.entity, "project": self.address.project}
         names = {name: value for name, value in names.items() if f"${name}" in document}
         body = {
             "operationName": operation,
             "query": document,
             "variables": {**names, **variables},
         }
-        return self._repeat(operation, lambda: self._ask(operation, body))
+        return self._retried(operation, lambda: self._post(operation, body))
 
     def project(self, document: str, **variables: Any) -> dict[str, Any]:
-        """The ``project`` of an operation's data.
+        """Send an operation; returns the ``project`` in its data.
 
         Raises:
             SourceError: there is no such project.
@@ -83,26 +88,26 @@ class WandbClient:
         found = self.query(document, **variables).get("project")
         if not isinstance(found, dict):
             raise SourceError(
-                f"no W&B project {self.place.path} on {self.place.base_url}, "
+                f"no W&B project {self.address.path} on {self.address.base_url}, "
                 "or this API key may not read it"
             )
         return found
 
     def run(self, document: str, run_id: str, **variables: Any) -> dict[str, Any]:
-        """The ``run`` of an operation's project.
+        """Send an operation; returns the ``run`` in its project.
 
         Raises:
             SourceError: there is no such run.
         """
         found = self.project(document, run=run_id, **variables).get("run")
         if not isinstance(found, dict):
-            raise SourceError(f"no W&B run {self.place.path}/{run_id} on {self.place.base_url}")
+            raise SourceError(f"no W&B run {self.address.path}/{run_id} on {self.address.base_url}")
         return found
 
     def pages(
         self, fetch: Callable[[str | None], Mapping[str, Any] | None]
     ) -> Iterator[dict[str, Any]]:
-        """The nodes of a GraphQL connection; ``fetch`` gets a page by the cursor before it."""
+        """Yield the nodes of a GraphQL connection; ``fetch`` returns the page after a cursor."""
         cursor: str | None = None
         while True:
             page = fetch(cursor) or {}
@@ -113,10 +118,10 @@ class WandbClient:
             if not info.get("hasNextPage") or cursor is None or cursor == before:
                 return
 
-    def _ask(self, operation: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _post(self, operation: str, body: Mapping[str, Any]) -> dict[str, Any]:
         response = self._send(
             "POST",
-            f"{self.place.base_url}/graphql",
+            f"{self.address.base_url}/graphql",
             data=json.dumps(body),
             headers={"Content-Type": "application/json"},
             allow_redirects=False,
@@ -124,33 +129,35 @@ class WandbClient:
         if response.is_redirect:
             target = response.headers.get("Location", "")
             raise SourceError(
-                f"{self.place.base_url} redirects to {target}: name that server instead"
+                f"{self.address.base_url} redirects to {target}: use that server's URL"
             )
         try:
             answer = response.json()
         except ValueError as error:
             raise SourceUnavailableError(
-                f"{self.place.base_url} answered {operation} with no JSON: is it a W&B server?"
+                f"{self.address.base_url} answered {operation} without JSON: is it a W&B server?"
             ) from error
         errors = answer.get("errors") if isinstance(answer, dict) else None
         data = answer.get("data") if isinstance(answer, dict) else None
         if errors or not isinstance(data, dict):
             text = one_line("; ".join(_messages(errors)) or "no data")
-            kind = SourceUnavailableError if _WAIT_TEXT.search(text) else SourceError
+            kind = SourceUnavailableError if _TEMPORARY_ERROR.search(text) else SourceError
             raise kind(f"W&B refused {operation}: {text}")
         return data
 
     # -- downloads --------------------------------------------------------------------------
 
     def download(self, url: str, local: Path) -> str:
-        """Fetch a file; returns the base64 of its MD5, as W&B writes digests.
+        """Download a file; returns the base64 of its MD5, as W&B writes digests.
 
         Raises:
             SourceError, SourceUnavailableError: as `query` does.
         """
         if urlsplit(url).scheme not in ("http", "https"):
-            raise SourceError(f"W&B keeps a file where it cannot be fetched: {one_line(url)}")
-        return self._repeat("download", lambda: self._fetch(url, local))
+            raise SourceError(
+                f"W&B keeps a file at an address that cannot be downloaded: {one_line(url)}"
+            )
+        return self._retried("download", lambda: self._fetch(url, local))
 
     def _fetch(self, url: str, local: Path) -> str:
         import requests
@@ -167,17 +174,17 @@ class WandbClient:
             except requests.RequestException as error:
                 raise _no_answer(url, error) from error
             except OSError as error:
-                # A full disk is no property of the file: the run must not count as read without it.
-                raise SourceUnavailableError(f"cannot keep a download: {error}") from error
+                # A full disk must not make the run count as read without the file.
+                raise SourceUnavailableError(f"cannot write a download: {error}") from error
             promised = response.headers.get("Content-Length")
-            whole = "Content-Encoding" in response.headers or promised in (None, str(size))
-        if not whole:
+            complete = "Content-Encoding" in response.headers or promised in (None, str(size))
+        if not complete:
             raise SourceUnavailableError(f"{_host(url)} sent {size} of {promised} bytes of a file")
         return base64.b64encode(digest.digest()).decode()
 
     # -- one request ------------------------------------------------------------------------
 
-    def _repeat(self, kind: str, request: Callable[[], T]) -> T:
+    def _retried(self, kind: str, request: Callable[[], T]) -> T:
         def once() -> T:
             with self._limiter.turn():
                 with self._lock:
@@ -205,10 +212,10 @@ class WandbClient:
         if status == 401 and self._is_server(url):
             return UsageError(
                 f"{_host(url)} does not accept the API key: set WANDB_API_KEY, "
-                f"or run `wandb login --host {self.place.base_url}`"
+                f"or run `wandb login --host {self.address.base_url}`"
             )
         text = f"{_host(url)} answered {status}: {_explanation(response)}"
-        if status in _WAIT_STATUS:
+        if status in _TEMPORARY_STATUS:
             return SourceUnavailableError(text, _retry_after(response))
         return SourceError(text)
 
@@ -219,23 +226,23 @@ class WandbClient:
             import wandb
 
             session = self._local.session = requests.Session()
-            # The service gives some fields only to what it takes for wandb's public API.
+            # The service returns some fields only to clients that look like wandb's public API.
             session.headers["User-Agent"] = f"W&B Public Client {wandb.__version__}"
         return session
 
     def _auth(self, url: str) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
-        """The key goes to the server alone: other addresses are signed, and not to know it."""
+        """Send the API key to the server only, not to the signed addresses of other hosts."""
 
         def sign(request: requests.PreparedRequest) -> requests.PreparedRequest:
             if self._is_server(url):
-                token = base64.b64encode(f"api:{self.place.api_key}".encode()).decode()
+                token = base64.b64encode(f"api:{self.address.api_key}".encode()).decode()
                 request.headers["Authorization"] = f"Basic {token}"
             return request
 
         return sign
 
     def _is_server(self, url: str) -> bool:
-        return _origin(url) == _origin(self.place.base_url)
+        return _origin(url) == _origin(self.address.base_url)
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
@@ -245,7 +252,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 def _host(url: str) -> str:
-    """Enough of an address for a message; the rest may hold a signature."""
+    """Return the host of an address for a message; the rest may contain a signature."""
     return urlsplit(url).hostname or "W&B"
 
 
@@ -283,5 +290,5 @@ def _messages(errors: Any) -> list[str]:
 
 
 def one_line(text: str) -> str:
-    """What a server wrote, fit for a message: no control characters, not endless."""
+    """Return a server's text for a message: in one line, shortened, without control characters."""
     return re.sub(r"\s+", " ", re.sub(r"[\x00-\x1f\x7f]", " ", text)).strip()[:300]

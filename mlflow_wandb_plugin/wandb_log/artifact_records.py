@@ -1,4 +1,4 @@
-"""Artifact records of the transaction log in the model's terms."""
+"""Convert artifact records of a ``.wandb`` file to the model's artifacts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def artifact_ref(record: ArtifactRecord) -> ArtifactRef:
-    """A logged artifact. A local log knows no version number: the digest stands in for it."""
+    """Convert a logged artifact; its version is its digest, because the server numbers versions."""
     return ArtifactRef(
         type=record.type,
         name=record.name,
@@ -28,7 +28,7 @@ def artifact_ref(record: ArtifactRecord) -> ArtifactRef:
 
 
 def used_artifact_ref(record: UseArtifactRecord) -> ArtifactRef:
-    """An artifact that the run used as an input."""
+    """Convert an artifact that the run used as an input."""
     name, _, version = record.name.partition(":")
     return ArtifactRef(type=record.type, name=name, version=version or record.id, used=True)
 
@@ -58,8 +58,10 @@ def _entries(record: ArtifactRecord) -> list[ArtifactEntry]:
 
 
 def _entries_of_manifest_file(path: Path) -> list[ArtifactEntry]:
-    """Large manifests travel beside the record, as gzipped JSON lines. One that cannot be read is
-    itself a file that is missing: it must not look like an artifact without files."""
+    """Read a large manifest, which wandb-core keeps beside the log as gzipped JSON lines.
+
+    If it cannot be read, it is itself reported as a missing file: the artifact is not empty.
+    """
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             rows: list[dict[str, Any]] = [json.loads(line) for line in file if line.strip()]

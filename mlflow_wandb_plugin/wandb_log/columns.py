@@ -1,4 +1,4 @@
-"""The numbers of a block of history rows, in columns, with the fewest Python objects."""
+"""Collect the numbers of a block of history rows by key, with few Python objects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlflow_wandb_plugin.wandb_log.plain_rows import PlainBlock
 
 
 class Columns:
-    """Rows of one block. Every row has a step and a time; its numbers stand in columns."""
+    """Rows of one block: each row's step and time, and one column of numbers a key."""
 
     def __init__(self) -> None:
         self.points = 0
@@ -17,14 +17,14 @@ class Columns:
         self.times_ms: list[int] = []
         self._columns: dict[Key, tuple[list[int], list[float]]] = {}
 
-    def open_row(self, step: int, timestamp_ms: int) -> None:
-        """Start a row; `add` then belongs to it."""
+    def start_row(self, step: int, timestamp_ms: int) -> None:
+        """Start a row, to which `add` adds numbers."""
         self._row = len(self.steps)
         self.steps.append(step)
         self.times_ms.append(timestamp_ms)
 
     def add(self, path: Key, value: float) -> None:
-        """Add a number to the row."""
+        """Add a number to the current row."""
         column = self._columns.get(path)
         if column is None:
             column = self._columns[path] = ([], [])
@@ -33,7 +33,7 @@ class Columns:
         self.points += 1
 
     def add_block(self, block: PlainBlock) -> None:
-        """Add whole rows at once."""
+        """Add many rows at once."""
         first = len(self.steps)
         self.steps += block.steps
         self.times_ms += block.times_ms
@@ -47,23 +47,26 @@ class Columns:
             self.points += len(values)
 
     def values(self, path: Key) -> list[float]:
-        """All numbers of one key so far; the caller must not change them."""
+        """Return all numbers of one key so far, as a list that the caller must not change."""
         column = self._columns.get(path)
         return [] if column is None else column[1]
 
     def last_row(self, path: Key) -> int:
-        """The index of the last row that has ``path``."""
+        """Return the index of the last row that has ``path``."""
         return self._columns[path][0][-1]
 
     def paths(self) -> Iterator[Key]:
+        """Yield the keys of all columns."""
         yield from self._columns
 
     def series(self, keep_points: bool = True) -> Iterator[Series]:
-        """The block as series, in the order of their first row, then by key: wandb-core and the
-        SDK order a row's keys differently, and the first of two clashing keys takes the name.
+        """Yield the block as series, in the order of their first row, then by key.
 
-        Keys that every row has share their steps and times. ``keep_points=False`` gives the keys
-        alone.
+        wandb-core and the SDK order the keys of a row differently, and the first of two keys with
+        the same MLflow name gets it. Keys that every row has share their steps and times.
+
+        Args:
+            keep_points: False yields series without points.
         """
         steps, times = self.steps, self.times_ms
         columns = sorted(self._columns.items(), key=lambda item: (item[1][0][0], item[0]))
@@ -77,7 +80,7 @@ class Columns:
 
 
 def milliseconds(timestamp: str | bytes | None) -> int | None:
-    """Unix ms of a row's time in seconds; None where it is no time that MLflow can hold."""
+    """Convert a row's time in seconds to Unix ms; None if MLflow cannot hold it as a time."""
     try:
         at = int(float(timestamp) * 1000) if timestamp is not None else -1
     except (ValueError, OverflowError):

@@ -1,7 +1,8 @@
-"""Transaction-log records in, model items out: one decoder for ``.wandb`` files and journals.
+"""Decode the records of ``.wandb`` files and journals into items of `core.model`.
 
-A ``.wandb`` file holds finished rows, a journal the partial-history requests that make them. Both
-go through here, so a run read live and the same run read later come out equal.
+A ``.wandb`` file holds finished history rows, a journal the partial-history requests of which
+wandb-core makes them. One decoder reads both, so that a run has the same points, whether it is
+read live or later.
 """
 
 from __future__ import annotations
@@ -13,12 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from mlflow_wandb_plugin.core.model import (
-    FileRef,
-    Item,
-    RunInfo,
-    Series,
-)
+from mlflow_wandb_plugin.core.model import FileRef, Item, RunInfo, Series
 from mlflow_wandb_plugin.errors import RecordError
 from mlflow_wandb_plugin.wandb_log.artifact_records import artifact_ref, used_artifact_ref
 from mlflow_wandb_plugin.wandb_log.records import (
@@ -33,20 +29,21 @@ from mlflow_wandb_plugin.wandb_log.run_state import RunFacts
 from mlflow_wandb_plugin.wandb_log.steps import StepMachine
 
 if TYPE_CHECKING:
-    from wandb.proto.wandb_internal_pb2 import HistoryRecord, Record, StatsRecord, SummaryRecord
-
+    from wandb.proto.wandb_internal_pb2 import Record, StatsRecord, SummaryRecord
 
 BLOCK_POINTS = 200_000
+"""Points after which a reader should `take` a block."""
 
 
 class RunDecoder:
     """Decodes the logs of one run, one segment after another.
 
-    Call `begin` for each log, `feed` its records in order, `take` whenever convenient, and
-    `end` behind each log.
+    Call `begin` for each log, `feed` with its records in order, `take` at any time, and `end` after
+    each log.
 
     Attributes:
-        changed: `info` would say something new.
+        run: what the records say about the run itself.
+        changed: whether `info` would return something new.
     """
 
     def __init__(self) -> None:
@@ -59,38 +56,55 @@ class RunDecoder:
         self._held_summary: bytes | None = None
         self._rows = Rows(self.run)
         self._machine = StepMachine(self._rows.metrics)
+        self._handlers: dict[str, Callable[[Any], None]] = {
+            "history": self._rows.add_history,
+            "request": self._add_request,
+            "run": self._add_run,
+            "config": self._add_config,
+            "environment": self._add_environment,
+            "metric": self._add_metric,
+            "summary": self._add_summary,
+            "files": self._add_files,
+            "artifact": self._add_artifact,
+            "use_artifact": self._add_used_artifact,
+            "preempting": self._add_preempting,
+            "output_raw": self._add_output,
+            "stats": self._add_stats,
+            "exit": self._add_exit,
+        }
 
     # -- one log after another ------------------------------------------------------------
 
     def begin(self, segment: str, files_dir: Path | None) -> None:
-        """The next records come from log ``segment``; its files lie in ``files_dir``."""
+        """Start log ``segment``, whose files are in ``files_dir``."""
         self._rows.fold()
         self._rows.new_log()
         self._machine = StepMachine(self._rows.metrics)
         self.run.begin(segment)
         self._files_dir = files_dir
 
-    def core_exit(self, payload: bytes) -> None:
-        """The exit as wandb-core recorded it, beside a journal: it alone tells the run time."""
+    def feed_core_exit(self, payload: bytes) -> None:
+        """Add the exit record of wandb-core's file to a journal, whose own has no run time."""
         self.run.add_exit(self._parse(payload).exit)
         self.changed = True
 
     def end(self) -> None:
-        """The log has ended: what waits for a next record need wait no longer."""
+        """End the log: apply what was waiting for its next record."""
         self._apply_held_summary()
         self._rows.add_rows(self._machine.flush())
 
     # -- records --------------------------------------------------------------------------
 
     def feed(self, payload: bytes, rows: bool = True) -> None:
-        """Take one serialized record; ``rows=False`` leaves history out.
+        """Decode one serialized record; ``rows=False`` ignores history.
 
         Raises:
-            RecordError: it is no record that this version understands.
+            RecordError: it cannot be decoded.
         """
         kind = record_type(payload)
         if kind == SUMMARY:
-            # Core writes a row's own summary right before it; ours is folded from the rows.
+            # Core writes the summary of a row right before the row; we compute it from the rows.
+            # Only a summary that no row follows is the user's.
             if self._held_summary is not None:
                 self._checked(self._apply_held_summary)
             self._held_summary = None if is_runtime_summary(payload) else payload
@@ -116,97 +130,92 @@ class RunDecoder:
             if record.request.WhichOneof("request_type") == "partial_history":
                 return
         self._apply_held_summary()
-        self.feed_record(self._parse(payload))
+        self._feed_record(self._parse(payload))
 
-    def feed_record(self, record: Record) -> None:
-        """Take one parsed record of any type that is not history from a ``.wandb`` file."""
-        kind = record.WhichOneof("record_type")
-        handler = getattr(self, f"_on_{kind}", None)
+    def _feed_record(self, record: Record) -> None:
+        kind = record.WhichOneof("record_type") or ""
+        handler = self._handlers.get(kind)
         if handler is not None:
             handler(getattr(record, kind))
 
-    def _on_history(self, history: HistoryRecord) -> None:
-        self._rows.add_history(history)
-
-    def _on_request(self, request: Any) -> None:
+    def _add_request(self, request: Any) -> None:
         kind = request.WhichOneof("request_type")
         if kind == "partial_history":
             self._rows.add_rows(self._machine.add(request.partial_history))
         elif kind == "run_start":
-            self._on_run(request.run_start.run)
+            self._add_run(request.run_start.run)
         elif kind == "log_artifact":
-            self._on_artifact(request.log_artifact.artifact)
+            self._add_artifact(request.log_artifact.artifact)
 
-    def _on_run(self, run: Any) -> None:
+    def _add_run(self, run: Any) -> None:
         first = not self.run.seen_in_segment
         self.run.add_run(run)
         if run.starting_step and (first or not self._machine.step):
             self._machine.step = run.starting_step
-
         self.changed = True
 
-    def _on_config(self, config: Any) -> None:
+    def _add_config(self, config: Any) -> None:
         self.run.add_config(config)
         self.changed = True
 
-    def _on_environment(self, environment: Any) -> None:
+    def _add_environment(self, environment: Any) -> None:
         self.run.add_environment(environment)
         self.changed = True
 
-    def _on_metric(self, metric: Any) -> None:
+    def _add_metric(self, metric: Any) -> None:
         self._rows.fold()
         self._rows.metrics.define(metric)
 
-    def _on_summary(self, summary: SummaryRecord) -> None:
+    def _add_summary(self, summary: SummaryRecord) -> None:
         self._rows.fold()
         for item in summary.update:
             path = tuple(item.nested_key) or (item.key,)
-            self._rows.summary.set(path, json.loads(item.value_json), self._rows.now + 1)
+            self._rows.summary.set(path, json.loads(item.value_json), self._rows.time + 1)
         for item in summary.remove:
             self._rows.summary.remove(tuple(item.nested_key) or (item.key,))
 
-    def _on_files(self, files: Any) -> None:
+    def _add_files(self, files: Any) -> None:
         for item in files.files:
             if self._files_dir is not None and item.path.startswith("media/"):
-                self._rows.put(FileRef(item.path, self._files_dir / item.path))
+                self._rows.add_item(FileRef(item.path, self._files_dir / item.path))
 
-    def _on_artifact(self, artifact: Any) -> None:
-        self._rows.put(artifact_ref(artifact))
+    def _add_artifact(self, artifact: Any) -> None:
+        self._rows.add_item(artifact_ref(artifact))
 
-    def _on_use_artifact(self, used: Any) -> None:
-        self._rows.put(used_artifact_ref(used))
+    def _add_used_artifact(self, used: Any) -> None:
+        self._rows.add_item(used_artifact_ref(used))
 
-    def _on_preempting(self, _: Any) -> None:
+    def _add_preempting(self, _: Any) -> None:
         self.run.preempting = True
 
-    def _on_output_raw(self, output: Any) -> None:
-        self.run.saw(output.timestamp.ToMilliseconds())
+    def _add_output(self, output: Any) -> None:
+        self.run.note_time(output.timestamp.ToMilliseconds())
 
-    def _on_stats(self, stats: StatsRecord) -> None:
+    def _add_stats(self, stats: StatsRecord) -> None:
         timestamp_ms = stats.timestamp.ToMilliseconds()
-        self.run.saw(timestamp_ms)
+        self.run.note_time(timestamp_ms)
         for item in stats.item:
             try:
                 value = float(json.loads(item.value_json))
             except (TypeError, ValueError):
                 continue
-            self._rows.put(Series((item.key,), (0,), (timestamp_ms,), (value,), "system"))
+            self._rows.add_item(Series((item.key,), (0,), (timestamp_ms,), (value,), "system"))
 
-    def _on_exit(self, exit_record: Any) -> None:
+    def _add_exit(self, exit_record: Any) -> None:
         self._rows.add_rows(self._machine.flush())
         self.run.add_exit(exit_record)
         self.changed = True
 
-    def shared_mode(self) -> None:
-        """The run is one of several writers: W&B's server assigns the steps, not the SDK."""
+    def set_shared_mode(self) -> None:
+        """Ignore the SDK's steps: with several writers, W&B's server assigns them."""
         self._machine.shared = True
 
-    def forget_pending(self) -> None:
-        """Drop the row that is not finished: it will come, whole, from elsewhere."""
-        self._machine.forget()
+    def drop_pending_row(self) -> None:
+        """Drop the unfinished row of a journal, because rows come from the file from here on."""
+        self._machine.drop_pending()
 
     def feed_row_after(self, step: int | None, payload: bytes) -> None:
-        """Take a serialized history record of a ``.wandb`` file if its step is later."""
+        """Decode a serialized history record of a ``.wandb`` file if its step is greater."""
         self._rows.flush_plain()
         history = self._parse(payload).history
         if step is None or history.step.num > step:
@@ -220,18 +229,24 @@ class RunDecoder:
         return self._rows.points
 
     @property
-    def spoiled(self) -> list[int]:
-        """Sizes in bytes of rows that turned out to be none after `feed` had taken them; empty it
-        when they have been told of."""
-        return self._rows.spoiled
+    def undecodable(self) -> list[int]:
+        """Sizes in bytes of rows that `feed` accepted and that later could not be decoded.
+
+        The caller reports them and clears the list.
+        """
+        return self._rows.undecodable
 
     def take(self, keep_points: bool = True) -> Iterator[Item]:
-        """Yield what has come since the last call; ``keep_points=False`` empties the series: names
-        are given by the order of keys, whoever has carried the points."""
+        """Yield the items since the last call.
+
+        Args:
+            keep_points: False yields series without points; their keys are still needed, because
+                the order of keys decides names.
+        """
         yield from self._rows.take(keep_points)
 
     def info(self) -> RunInfo:
-        """The run as known so far."""
+        """Return the run as known so far."""
         self.changed = False
         self._rows.fold()
         return self.run.info(self._rows.summary.tree(), self._rows.last)
@@ -239,4 +254,4 @@ class RunDecoder:
     def _apply_held_summary(self) -> None:
         if self._held_summary is not None:
             held, self._held_summary = self._held_summary, None
-            self.feed_record(self._parse(held))
+            self._feed_record(self._parse(held))

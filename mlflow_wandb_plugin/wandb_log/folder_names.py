@@ -10,6 +10,6 @@ RUN_FOLDER = re.compile(r"^(?:offline-)?run-(\d{8}_\d{6}-.+)$")
 
 
 def segment_of(wandb_file: Path) -> str:
-    """The name of a log: its run folder's, without what tells online from offline."""
+    """Return the name of a log: that of its run folder, without ``run-`` or ``offline-run-``."""
     match = RUN_FOLDER.match(wandb_file.parent.name)
     return match[1] if match else wandb_file.stem

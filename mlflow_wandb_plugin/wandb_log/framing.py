@@ -1,6 +1,6 @@
-"""The framing of a ``.wandb`` file: write, read, follow.
+"""Read the records of a ``.wandb`` file, also while it grows.
 
-The layout is LevelDB's log format under W&B's own file header. A file is a sequence of 32 KiB
+The layout is LevelDB's log format after W&B's own file header. A file is a sequence of 32 KiB
 blocks, counted from the start of the file. A chunk is a 7-byte header (crc32 over type byte and
 payload, payload length, type) and its payload; a record is one FULL chunk or a FIRST, any MIDDLE
 and a LAST. A block's last bytes are left empty when no header fits.
@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Iterator
 from itertools import starmap
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 from mlflow_wandb_plugin.core.model import UnreadableRange
@@ -27,70 +26,38 @@ READ_SIZE = 1024 * 1024
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 CUT_SHORT = "a record without its end"
 
-_chunk_header = struct.Struct("<IHB")
-_type_crc = {kind: zlib.crc32(bytes([kind])) for kind in range(5)}
+CHUNK_HEADER = struct.Struct("<IHB")
+TYPE_CRC = {kind: zlib.crc32(bytes([kind])) for kind in range(5)}
 
 
 class Frame(NamedTuple):
-    """A record's payload and the file offset just behind it."""
+    """A record's payload and the file offset after it."""
 
     end: int
     payload: bytes
 
 
-class LogWriter:
-    """Writes a ``.wandb`` file that wandb's own reader accepts.
+class _Chunk(NamedTuple):
+    """One chunk of a buffer.
 
-    Each record is handed to the operating system before `append` returns. Not thread-safe.
+    Attributes:
+        next: where to continue, also after a damaged chunk.
+        payload: None if the chunk is damaged.
+        damage: why; empty for unused zeros, which are no damage.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by close()
-        self._file.write(FILE_HEADER)
-        self._position = len(FILE_HEADER)
-
-    def append(self, payload: bytes) -> int:
-        """Append one record and return the file offset behind it."""
-        out = bytearray()
-        rest = memoryview(payload)
-        first = True
-        while first or rest:
-            room = BLOCK - (self._position + len(out)) % BLOCK
-            if room < _chunk_header.size:
-                out += bytes(room)
-                room = BLOCK
-            size = min(len(rest), room - _chunk_header.size)
-            piece, rest = rest[:size], rest[size:]
-            kind = (FULL if not rest else FIRST) if first else (LAST if not rest else MIDDLE)
-            out += _chunk_header.pack(zlib.crc32(piece, _type_crc[kind]), size, kind)
-            out += piece
-            first = False
-        self._file.write(out)
-        self._position += len(out)
-        return self._position
-
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> LogWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
+    kind: int
+    next: int
+    payload: bytes | None
+    damage: str = ""
 
 
 class LogReader:
     """Reads a ``.wandb`` file, also while it grows.
 
-    `read` yields the records that are whole and returns at the end of what is there; call it
-    again for what has come since. Damage inside the file is skipped up to the next block and
-    kept in `unreadable`; an unfinished record at the end is not damage until `finish` says that
-    nothing more will come.
+    `read` yields the complete records and returns at the end of the file; call it again for what
+    was appended since. Damage inside the file is skipped up to the next block and kept in
+    `unreadable`. An unfinished record at the end counts as damage only after `finish`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -109,7 +76,7 @@ class LogReader:
             yield from starmap(Frame, records)
 
     def read_many(self) -> Iterator[list[tuple[int, bytes]]]:
-        """As `read`, many frames at once, as bare tuples: an object a record is a tenth of reading.
+        """As `read`, in lists of bare tuples: a `Frame` a record takes a tenth of the time.
 
         Raises:
             SourceError: as `read`.
@@ -123,7 +90,7 @@ class LogReader:
                 return
             file.seek(self.position)
             base, buffer = self.position, b""
-            # What is left of a large record grows with each round, and so does what is read.
+            # The unread part of a large record doubles each round, so that it is parsed few times.
             while data := file.read(max(READ_SIZE, len(buffer))):
                 buffer = buffer + data if buffer else data
                 yield from self._records(buffer, base)
@@ -131,7 +98,7 @@ class LogReader:
                 base = self.position
 
     def finish(self) -> None:
-        """Nothing more will come: whatever is left behind the last record is damage."""
+        """Report what is left after the last record as damage: nothing more will be appended."""
         try:
             size = self.path.stat().st_size
         except OSError:
@@ -161,69 +128,49 @@ class LogReader:
         raise SourceError(f"{self.path} is not a W&B transaction log (its header is {header!r})")
 
     def _records(self, buffer: bytes, base: int) -> Iterator[list[tuple[int, bytes]]]:
-        """Parse ``buffer``, which starts at file offset ``base``; advances `position`."""
+        """Parse ``buffer``, which starts at file offset ``base``; advances `position`.
+
+        Yields what was found before each damaged range, so that a caller that reports damage of its
+        own keeps the order of the log.
+        """
         at, end = 0, len(buffer)
         found: list[tuple[int, bytes]] = []
         parts: list[bytes] = []
         while True:
-            room = BLOCK - (base + at) % BLOCK
-            if room < 7:
-                at += room
+            left = BLOCK - (base + at) % BLOCK
+            if left < 7:
+                at += left
                 if not parts and at <= end:
                     self.position = base + at
                 continue
-            next_block = at + room
+            next_block = at + left
             if not parts and at <= end:
                 at = _take_full_records(buffer, at, min(next_block, end), base, found)
                 self.position = base + at
                 if next_block - at < 7:
                     continue
-            if at + 7 > end:
+            chunk = _chunk(buffer, at, next_block, inside_record=bool(parts))
+            if chunk is None:
                 break
-            crc, size, kind = _chunk_header.unpack_from(buffer, at)
-            stop = at + 7 + size
-            if stop > next_block or not 1 <= kind <= 4:
-                sound, reason, resume = False, "impossible chunk header", next_block
-                if not any(buffer[at:next_block]):
-                    reason = CUT_SHORT if parts else ""
-            elif stop > end:
-                break
-            else:
-                payload = buffer[at + 7 : stop]
-                sound, reason, resume = zlib.crc32(payload, _type_crc[kind]) == crc, "", stop
-                if not sound:
-                    reason = "checksum mismatch"
-                    resume = stop if _sound_chunk(buffer, stop, next_block) else next_block
-                elif kind in (MIDDLE, LAST) and not parts:
-                    sound, reason = False, "a record without its beginning"
-            if not sound:
-                if resume > end:
-                    # It reaches into what is not written yet: finish() will report it.
-                    break
-                parts = []
-                if reason:
-                    # Whoever reads adds damage of its own: both in the log's order.
+            if chunk.payload is None or (chunk.kind in (FULL, FIRST) and parts):
+                if reason := chunk.damage if chunk.payload is None else CUT_SHORT:
                     yield found
                     found = []
-                    self._lose(base + resume, reason)
-                at = resume
+                    self._add_damage(base + (chunk.next if chunk.payload is None else at), reason)
+                parts = []
+            at = chunk.next
+            if chunk.payload is None:
                 self.position = base + at
                 continue
-            if kind in (FULL, FIRST) and parts:
-                yield found
-                found = []
-                self._lose(base + at, CUT_SHORT)
-                parts = []
-            at = stop
-            parts.append(payload)
-            if kind in (FULL, LAST):
+            parts.append(chunk.payload)
+            if chunk.kind in (FULL, LAST):
                 self.position = base + at
-                found.append((self.position, parts[0] if kind == FULL else b"".join(parts)))
+                found.append((self.position, b"".join(parts)))
                 parts = []
         yield found
 
-    def _lose(self, until: int, reason: str) -> None:
-        """Count what lies between `position` and ``until`` as damage, as one with its neighbour."""
+    def _add_damage(self, until: int, reason: str) -> None:
+        """Report `position` to ``until`` as damage, joined with the damaged range before it."""
         start = self.position
         if self.unreadable and self.unreadable[-1].offset + self.unreadable[-1].length == start:
             before = self.unreadable.pop()
@@ -235,10 +182,12 @@ class LogReader:
 def _take_full_records(
     buffer: bytes, at: int, end: int, base: int, found: list[tuple[int, bytes]]
 ) -> int:
-    """Add the records that follow each other from ``at`` as one sound chunk each, as nearly all do;
-    returns where something else begins, at ``end`` at the latest."""
-    unpack, crc32, full_crc = _chunk_header.unpack_from, zlib.crc32, _type_crc[FULL]
-    last_header = end - _chunk_header.size
+    """Append the consecutive records from ``at`` that are one sound FULL chunk each to ``found``.
+
+    Nearly all records are. Returns where something else begins, at most ``end``.
+    """
+    unpack, crc32, full_crc = CHUNK_HEADER.unpack_from, zlib.crc32, TYPE_CRC[FULL]
+    last_header = end - CHUNK_HEADER.size
     while at <= last_header:
         crc, size, kind = unpack(buffer, at)
         stop = at + 7 + size
@@ -252,13 +201,42 @@ def _take_full_records(
     return at
 
 
+def _chunk(buffer: bytes, at: int, next_block: int, inside_record: bool) -> _Chunk | None:
+    """Return the chunk at ``at``; None if it may be complete only once the file has grown.
+
+    Args:
+        next_block: where the block of ``at`` ends in the buffer.
+        inside_record: whether the chunks before it are an unfinished record.
+    """
+    end = len(buffer)
+    if at + 7 > end:
+        return None
+    crc, size, kind = CHUNK_HEADER.unpack_from(buffer, at)
+    stop = at + 7 + size
+    if stop > next_block or not 1 <= kind <= 4:
+        if next_block > end:
+            return None
+        if any(buffer[at:next_block]):
+            return _Chunk(kind, next_block, None, "impossible chunk header")
+        return _Chunk(kind, next_block, None, CUT_SHORT if inside_record else "")
+    if stop > end:
+        return None
+    payload = buffer[at + 7 : stop]
+    if zlib.crc32(payload, TYPE_CRC[kind]) != crc:
+        resume = stop if _sound_chunk(buffer, stop, next_block) else next_block
+        return None if resume > end else _Chunk(kind, resume, None, "checksum mismatch")
+    if kind in (MIDDLE, LAST) and not inside_record:
+        return _Chunk(kind, stop, None, "a record without its beginning")
+    return _Chunk(kind, stop, payload)
+
+
 def _sound_chunk(buffer: bytes, at: int, next_block: int) -> bool:
-    """Whether a whole chunk with a right checksum stands at ``at``: then it is safe to go on."""
+    """Whether a complete chunk with a right checksum is at ``at``, so that reading can resume."""
     limit = min(next_block, len(buffer))
     if at + 7 > limit:
         return False
-    crc, size, kind = _chunk_header.unpack_from(buffer, at)
+    crc, size, kind = CHUNK_HEADER.unpack_from(buffer, at)
     stop = at + 7 + size
     if stop > limit or not 1 <= kind <= 4:
         return False
-    return bool(zlib.crc32(buffer[at + 7 : stop], _type_crc[kind]) == crc)
+    return bool(zlib.crc32(buffer[at + 7 : stop], TYPE_CRC[kind]) == crc)

@@ -1,4 +1,4 @@
-"""What ``run.define_metric`` means for rows and summaries, as wandb-core applies it."""
+"""Apply ``run.define_metric`` to rows and summaries, as wandb-core does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATISTICS = ("min", "max", "mean", "last", "first")
 
 @dataclass(slots=True)
 class Definition:
-    """One metric's definition; later records add to it unless they say to overwrite."""
+    """One metric's definition; later records extend it unless they overwrite it."""
 
     step_metric: str = ""
     step_sync: bool = False
@@ -25,6 +25,7 @@ class Definition:
     statistics: frozenset[str] = frozenset()
 
     def extended(self, record: MetricRecord) -> Definition:
+        """Return the definition with what ``record`` adds."""
         has_summary = record.HasField("summary")
         named = {
             name for name in STATISTICS if has_summary and getattr(record.summary, name, False)
@@ -38,7 +39,7 @@ class Definition:
 
 
 class MetricDefinitions:
-    """The definitions of one run, exact names and globs, and the step metrics' latest values."""
+    """The definitions of one run, by name and by glob, and the latest values of step metrics."""
 
     def __init__(self, summary: SummaryFold) -> None:
         self._summary = summary
@@ -64,7 +65,7 @@ class MetricDefinitions:
             self._configure(name)
 
     def observe(self, row: dict[Key, str]) -> None:
-        """Define what the row's keys match by glob; note the latest value of step metrics."""
+        """Define the row's keys that a glob matches; keep the latest values of step metrics."""
         for name in self._latest_step:
             value = row.get(tuple(name.split(".")))
             if value is not None and _is_number(value):
@@ -91,7 +92,7 @@ class MetricDefinitions:
         return bool(self._globs)
 
     def insert_steps(self, row: dict[Key, str]) -> None:
-        """Add the step metric's latest value where a metric asks for it (``step_sync``)."""
+        """Add the latest value of the step metric if a metric's definition has ``step_sync``."""
         if not self._latest_step:
             return
         for path in list(row):
@@ -108,7 +109,7 @@ class MetricDefinitions:
 
 
 def split_escaped(name: str) -> Key:
-    r"""``a.b`` is nested, ``a\.b`` is one label: how wandb-core reads a metric's name."""
+    r"""Split a metric's name as wandb-core does: ``a.b`` is nested, ``a\.b`` is one label."""
     return tuple(part.replace("\0", ".") for part in name.replace("\\.", "\0").split("."))
 
 

@@ -1,9 +1,9 @@
-"""History rows that hold nothing but numbers, many at once, without parsing protobuf.
+"""Decode many history rows that hold only numbers, without parsing protobuf.
 
 wandb-core writes a row's items in any order, each as (tag, length, labels of the key, tag, length,
-number). All items of many rows are found by the tag before their number; that each ends where the
-next one begins, from a row's first byte to its last, proves that nothing was missed. What does not
-fit (text, media, typed values, very long keys) is for the general way.
+number). The items of many rows are found by the tag before their numbers. If each item ends where
+the next one begins, from the first byte of a row to its last, none was missed. Rows with anything
+else (text, media, typed values, very long keys) are parsed one by one instead, in `rows`.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ from mlflow_wandb_plugin.core.model import Key
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FEW = 64
-"""Rows for which it is not worth it to load the libraries."""
+MIN_ROWS = 64
+"""Fewer rows are faster to parse one by one."""
 _VALUE = b"\x82\x01"
-LOOK_EVERY = 16
-"""Rows of which one's numbers are counted: to count all would be a twentieth of reading."""
-_NO_NUMBER = re.compile(rb'(?s)\x82\x01.["{\[tfn]')
-_HISTORY = re.compile(rb"(?s)(?:\x08[\x80-\xff]{0,9}[\x00-\x7f])?\x12([\x80-\xff]{0,4}[\x00-\x7f])")
+ROWS_PER_COUNT = 16
+"""The numbers of one row in so many are counted; counting all takes 5 % of the reading time."""
+_NOT_A_NUMBER = re.compile(rb'(?s)\x82\x01.["{\[tfn]')
+_HISTORY_RECORD = re.compile(
+    rb"(?s)(?:\x08[\x80-\xff]{0,9}[\x00-\x7f])?\x12([\x80-\xff]{0,4}[\x00-\x7f])"
+)
 _ITEM_TAG, _STEP_TAG, _STEP_NUMBER_TAG, _LABEL_TAG = 0x0A, 0x12, 0x08, 0x12
 _STEP, _TIMESTAMP, _RUNTIME = ("_step",), ("_timestamp",), ("_runtime",)
-_EXACT = 2.0**53
+_MAX_EXACT = 2.0**53
 _PADDING = bytes(4)
 
 
 class Column(NamedTuple):
-    """One key's numbers and the rows that they stand in; None means every row."""
+    """The numbers of one key and the indices of their rows; None means every row."""
 
     path: Key
     rows: list[int] | None
@@ -47,37 +49,40 @@ class PlainBlock(NamedTuple):
 
 
 class PlainRows:
-    """Serialized history messages that look plain, until there are many.
+    """Collects serialized history messages that appear to hold only numbers.
 
     Attributes:
-        points: about how many numbers they hold.
+        points: estimate of how many numbers they hold.
     """
 
     def __init__(self) -> None:
         self._rows: list[bytes] = []
         self.points = 0
-        self._in_a_row = 0
+        self._points_per_row = 0
 
     def add(self, payload: bytes) -> bool:
-        """Take a record that holds history; False if it cannot be plain."""
+        """Add a serialized history record; False if it holds more than numbers."""
         start = _history_start(payload)
-        if start < 0 or _NO_NUMBER.search(payload, start) is not None:
+        if start < 0 or _NOT_A_NUMBER.search(payload, start) is not None:
             return False
-        if not len(self._rows) % LOOK_EVERY:
-            self._in_a_row = payload.count(_VALUE)
-        self.points += self._in_a_row
+        if not len(self._rows) % ROWS_PER_COUNT:
+            self._points_per_row = payload.count(_VALUE)
+        self.points += self._points_per_row
         self._rows.append(payload[start:])
         return True
 
     def take(self) -> list[bytes]:
-        """The messages that have been added since the last call."""
+        """Return the messages that were added since the last call."""
         rows, self._rows, self.points = self._rows, [], 0
         return rows
 
 
 def parse_plain(rows: Sequence[bytes]) -> PlainBlock | None:
-    """Rows that `PlainRows` has taken; None if one of them is not plain after all, or if MLflow was
-    installed without its numpy and pyarrow."""
+    """Decode rows of `PlainRows`.
+
+    Returns:
+        None if a row holds more than numbers after all, or if numpy or pyarrow is not installed.
+    """
     try:
         import numpy as np
         import pyarrow  # noqa: F401
@@ -91,7 +96,7 @@ def parse_plain(rows: Sequence[bytes]) -> PlainBlock | None:
 
 
 class _Items(NamedTuple):
-    """Where the items of all rows lie in the bytes, one after another."""
+    """Byte offsets of the items of all rows, in order."""
 
     row: NDArray[Any]
     key: NDArray[Any]
@@ -100,7 +105,7 @@ class _Items(NamedTuple):
 
 
 def _items(data: NDArray[Any], begins: NDArray[Any], ends: NDArray[Any]) -> _Items | None:
-    """None if they do not cover the rows; a row's step may stand behind its last item."""
+    """Find the items; None if they do not cover the rows. A step may follow a row's last item."""
     import numpy as np
 
     ends = _without_step(data, begins, ends)
@@ -128,7 +133,7 @@ def _items(data: NDArray[Any], begins: NDArray[Any], ends: NDArray[Any]) -> _Ite
 
 
 def _without_step(data: NDArray[Any], begins: NDArray[Any], ends: NDArray[Any]) -> NDArray[Any]:
-    """Where each row's items end: before its step, a message of one number, or of none for 0."""
+    """Return where each row's items end: before its step message, which is empty for step 0."""
     short: NDArray[Any] = ends.copy()
     for size in (0, *range(2, 12)):
         at = (ends - size - 2).clip(min=0)
@@ -140,7 +145,7 @@ def _without_step(data: NDArray[Any], begins: NDArray[Any], ends: NDArray[Any]) 
 
 
 def _tags(data: NDArray[Any], ends: NDArray[Any]) -> NDArray[Any]:
-    """Where the tags before values are. In steps there are bytes like them."""
+    """Return the offsets of the tags before values, without bytes of steps that look like them."""
     import numpy as np
 
     tag = np.flatnonzero((data[:-3] == 0x82) & (data[1:-2] == 0x01))
@@ -163,7 +168,7 @@ def _block(data: bytes, items: _Items, rows: int) -> PlainBlock | None:
     keys = keys.dictionary_encode()
     which = keys.indices.to_numpy()
     if len(keys.dictionary) < 2**15:
-        # Numpy sorts these without comparing them.
+        # Numpy sorts int16 by radix, which is faster.
         which = which.astype(np.int16)
     order = np.argsort(which, kind="stable")
     at = np.split(order, np.cumsum(np.bincount(which))[:-1])
@@ -173,8 +178,8 @@ def _block(data: bytes, items: _Items, rows: int) -> PlainBlock | None:
         if path is None or path in found or (np.diff(items.row[of_key]) < 1).any():
             return None
         found[path] = of_key
-    times = _whole(found.pop(_TIMESTAMP, None), values, rows, 1000)
-    steps = _whole(found.pop(_STEP, None), values, rows, 1)
+    times = _integers(found.pop(_TIMESTAMP, None), values, rows, 1000)
+    steps = _integers(found.pop(_STEP, None), values, rows, 1)
     found.pop(_RUNTIME, None)
     if times is None or steps is None:
         return None
@@ -190,8 +195,11 @@ def _block(data: bytes, items: _Items, rows: int) -> PlainBlock | None:
 
 
 def _slices(data: bytes, items: _Items) -> tuple[Any, Any]:
-    """Keys and numbers as arrays of text. Of the bytes, which are one array of pieces that follow
-    each other, these are the first and the third of each item."""
+    """Return the keys and the numbers as arrays of text, without copying each in Python.
+
+    The bytes are described as one array of consecutive pieces, four an item, of which the key is
+    the first and the number the third.
+    """
     import numpy as np
     import pyarrow as pa
 
@@ -206,24 +214,24 @@ def _slices(data: bytes, items: _Items) -> tuple[Any, Any]:
     return pieces.take(pa.array(every)), texts.take(pa.array(every + 2))
 
 
-def _whole(
+def _integers(
     of_key: NDArray[Any] | None, values: NDArray[Any], rows: int, times: int
 ) -> list[int] | None:
-    """A key's numbers, ``times`` as large, cut to whole ones; None if not every row has one."""
+    """Return a key's numbers times ``times``, truncated; None if not every row has one."""
     import numpy as np
 
     if of_key is None or len(of_key) != rows:
         return None
     scaled = values[of_key] * times
-    if not (np.abs(scaled) < _EXACT).all() or (times > 1 and (scaled <= -1).any()):
+    if not (np.abs(scaled) < _MAX_EXACT).all() or (times > 1 and (scaled <= -1).any()):
         return None
-    whole: list[int] = scaled.astype(np.int64).tolist()
-    return whole
+    integers: list[int] = scaled.astype(np.int64).tolist()
+    return integers
 
 
 def _history_start(payload: bytes) -> int:
-    """Where the history message begins in a record of num and history alone, else -1."""
-    found = _HISTORY.match(payload)
+    """Return where the history message begins; -1 if the record has more than num and history."""
+    found = _HISTORY_RECORD.match(payload)
     if found is None:
         return -1
     size = 0
@@ -233,7 +241,7 @@ def _history_start(payload: bytes) -> int:
 
 
 def _path(raw: bytes) -> Key | None:
-    """The labels in a sequence of (tag, length, label); None if it is anything else."""
+    """Return the labels in a sequence of (tag, length, label); None if it is anything else."""
     labels: list[str] = []
     at = 0
     while at < len(raw):

@@ -1,17 +1,17 @@
-"""What can be told of a serialized record without parsing it."""
+"""Recognize serialized records without parsing them."""
 
 from __future__ import annotations
 
-# Field numbers of wandb's Record.record_type that are looked at before parsing.
+# Field numbers of wandb's Record.record_type.
 HISTORY, SUMMARY, REQUEST = 2, 3, 100
 _RECORD_TYPES = frozenset({*range(2, 14), 17, 18, *range(20, 28), 100})
 _NUM_TAG = b"\x08"
 _SHORT_TAGS: dict[int, int] = {number << 3 | 2: number for number in _RECORD_TYPES if number < 16}
-"""Types by the one byte that says them, where a record's number stands first, as it mostly does."""
+"""Types by their one-byte tag; in most records it comes right after the record's number."""
 
 
 def record_type(payload: bytes) -> int:
-    """The field number of a serialized record's type, found without parsing the record."""
+    """Return the field number of a serialized record's type, 0 if there is none."""
     at, end = 0, len(payload)
     if payload[:1] == _NUM_TAG and end > 2:
         at = 2
@@ -56,5 +56,5 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def is_runtime_summary(payload: bytes) -> bool:
-    """Core's own note of the run time before each row; it carries nothing else."""
+    """Whether this is the summary record with the run time that core writes before each row."""
     return len(payload) < 100 and b"\x12\x06_wandb\x12\x07runtime" in payload[:30]

@@ -1,4 +1,4 @@
-"""History rows in, series and the rest of rows out; the summary that they fold into."""
+"""Turn history rows into series, row objects and the run's summary."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from mlflow_wandb_plugin.core.model import Item, Key, RowObjects, as_float, nest
 from mlflow_wandb_plugin.wandb_log.columns import Columns, milliseconds
 from mlflow_wandb_plugin.wandb_log.metric_definitions import MetricDefinitions
-from mlflow_wandb_plugin.wandb_log.plain_rows import FEW, PlainBlock, PlainRows, parse_plain
+from mlflow_wandb_plugin.wandb_log.plain_rows import MIN_ROWS, PlainBlock, PlainRows, parse_plain
 from mlflow_wandb_plugin.wandb_log.run_state import RunFacts
 from mlflow_wandb_plugin.wandb_log.steps import Row, typed_json
 from mlflow_wandb_plugin.wandb_log.summary import SummaryFold
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 
 class Rows:
-    """The rows of one run, log after log, in blocks.
+    """Collects the rows of one run, log after log, and returns them in blocks.
 
     Args:
-        run: is told of each row's step and time.
+        run: gets each row's step and time.
 
     Attributes:
-        summary, metrics: of the log that is being read.
-        last: each metric's latest number in it.
-        spoiled: sizes in bytes of rows that turned out to be none after `add_plain` took them.
+        summary, metrics: of the current log.
+        last: each metric's latest number in the current log.
+        undecodable: sizes in bytes of rows that `add_plain` accepted and that could not be decoded.
     """
 
     def __init__(self, run: RunFacts) -> None:
         self._run = run
-        self.spoiled: list[int] = []
+        self.undecodable: list[int] = []
         self._objects: dict[Key, Any] = {}
         self._out: list[Item] = []
         self._rows_before = 0
@@ -43,25 +43,25 @@ class Rows:
         self._new_block()
 
     def new_log(self) -> None:
-        """wandb-core starts each log with no summary and no definitions, also on resume."""
+        """Start a log; wandb-core starts each without summary and definitions, also on resume."""
         self.summary = SummaryFold()
         self.metrics = MetricDefinitions(self.summary)
         self.last: dict[Key, float] = {}
         self._plain = PlainRows()
 
     def add_plain(self, payload: bytes) -> bool:
-        """Take a serialized record that holds history, if it looks like numbers alone."""
+        """Add a serialized history record; False if it holds more than numbers."""
         return self._plain.add(payload)
 
-    def put(self, item: Item) -> None:
-        """Something that is no row, behind those that have come."""
+    def add_item(self, item: Item) -> None:
+        """Add an item that is no row."""
         self._out.append(item)
 
     def add_rows(self, rows: Iterator[Row]) -> None:
-        """Take rows that the step machine has made of a journal's requests."""
+        """Add rows that the step machine has made of a journal's requests."""
         for row in rows:
             timestamp = row.values.pop(("_timestamp",), None)
-            self._open_row(row.step, timestamp)
+            self._start_row(row.step, timestamp)
             nested = []
             for path, text in row.values.items():
                 if len(path) > 1:
@@ -70,13 +70,13 @@ class Rows:
                     self._add_value(path, text)
             if nested:
                 self._add_nested(nested)
-            self._close_row()
+            self._end_row()
 
     def add_history(self, history: HistoryRecord) -> None:
-        """Take a finished row as wandb-core writes it, whatever it holds.
+        """Add a finished row as wandb-core writes it.
 
         Raises:
-            ValueError: a value in it is no JSON.
+            ValueError: a value is not JSON.
         """
         step: int | None = history.step.num if history.HasField("step") else None
         timestamp: str | None = None
@@ -93,7 +93,7 @@ class Rows:
                 step = int(float(text)) if step is None else step
             elif path != ("_runtime",):
                 flat.append((path, text))
-        self._open_row(step, timestamp)
+        self._start_row(step, timestamp)
         if self.metrics.has_globs:
             for path, _ in flat + nested:
                 self.metrics.match_glob(path)
@@ -101,60 +101,60 @@ class Rows:
             self._add_value(path, text)
         if nested:
             self._add_nested(nested)
-        self._close_row()
+        self._end_row()
 
     def flush_plain(self) -> None:
-        """Rows that were taken without parsing join the others."""
+        """Decode the rows of `add_plain`."""
         rows = self._plain.take()
         if rows:
             self._add_plain(rows)
 
     def _add_plain(self, rows: list[bytes]) -> None:
-        """Where not all rows are plain, those around the odd ones are."""
-        block = parse_plain(rows) if len(rows) >= FEW else None
+        """Decode rows at once; halve them while one of them holds more than numbers."""
+        block = parse_plain(rows) if len(rows) >= MIN_ROWS else None
         if block is not None:
             self._add_block(block)
-        elif len(rows) > FEW:
+        elif len(rows) > MIN_ROWS:
             self._add_plain(rows[: len(rows) // 2])
             self._add_plain(rows[len(rows) // 2 :])
         else:
             for row in rows:
-                self._add_unsure(row)
+                self._add_serialized(row)
 
-    def _add_unsure(self, row: bytes) -> None:
+    def _add_serialized(self, row: bytes) -> None:
         from wandb.proto.wandb_internal_pb2 import HistoryRecord
 
         try:
             self.add_history(HistoryRecord.FromString(row))
         except (DecodeError, ValueError):
-            self.spoiled.append(len(row))
+            self.undecodable.append(len(row))
 
     def _add_block(self, block: PlainBlock) -> None:
         if self.metrics.has_globs:
             for column in block.columns:
                 self.metrics.match_glob(column.path)
         self._columns.add_block(block)
-        self._run.saw_rows(len(block.steps), block.steps[-1], block.times_ms[-1])
-        self._run.saw(max(block.times_ms))
+        self._run.count_rows(len(block.steps), block.steps[-1], block.times_ms[-1])
+        self._run.note_time(max(block.times_ms))
 
-    def _open_row(self, step: int | None, timestamp: str | None) -> None:
+    def _start_row(self, step: int | None, timestamp: str | None) -> None:
         self.flush_plain()
         run = self._run
         timestamp_ms = milliseconds(timestamp)
         if timestamp_ms is None:
-            timestamp_ms = self._time_before
+            timestamp_ms = self._default_time
         if step is None:
             step = 0 if run.last_step is None else run.last_step + 1
-        run.saw_rows(1, step, timestamp_ms)
-        self._columns.open_row(step, timestamp_ms)
+        run.count_rows(1, step, timestamp_ms)
+        self._columns.start_row(step, timestamp_ms)
 
     @property
-    def _time_before(self) -> int:
-        """What a row gets that has no time of its own, ms."""
+    def _default_time(self) -> int:
+        """Unix ms of a row without a time of its own."""
         run = self._run
         return run.last_ms if run.last_ms is not None else run.started_ms or 0
 
-    def _close_row(self) -> None:
+    def _end_row(self) -> None:
         if self._objects:
             step, timestamp_ms = self._columns.steps[-1], self._columns.times_ms[-1]
             objects = dict(sorted(self._objects.items()))
@@ -185,19 +185,19 @@ class Rows:
             self._summarize(path, value)
 
     def _summarize(self, path: Key, value: Any) -> None:
-        """To the summary a typed W&B value is a tree like any other, defined leaf by leaf."""
+        """Add a value to the summary, in which typed W&B values are trees like any other."""
         if isinstance(value, dict):
             for label, below in value.items():
                 self._summarize((*path, label), below)
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            self.summary.numbers(path, (as_float(value),), self.now)
+            self.summary.numbers(path, (as_float(value),), self.time)
         elif value is None:
-            self.summary.null(path, self.now)
+            self.summary.null(path, self.time)
         else:
-            self.summary.other(path, value, self.now)
+            self.summary.other(path, value, self.time)
 
     def _add_nested(self, items: list[tuple[Key, str]]) -> None:
-        """Numbers below nested keys are metrics, unless they belong to a typed W&B value."""
+        """Add nested values; their numbers are metrics unless they belong to a typed W&B value."""
         typed = {path[:-1] for path, text in items if path[-1] == "_type" and text[:1] == '"'}
         groups: dict[Key, dict[Key, Any]] = {}
         for path, text in items:
@@ -217,8 +217,7 @@ class Rows:
         return self._columns.points + self._plain.points
 
     def take(self, keep_points: bool = True) -> Iterator[Item]:
-        """Yield what has come since the last call; ``keep_points=False`` empties the series: names
-        are given by the order of keys, whoever has carried the points."""
+        """Yield the items since the last call; see `RunDecoder.take`."""
         self.fold()
         columns, out = self._columns, self._out
         self._out = []
@@ -232,7 +231,7 @@ class Rows:
         self._folded: dict[Key, int] = {}
 
     def fold(self) -> None:
-        """Bring the summary up to date with the columns."""
+        """Add the columns to the summary."""
         self.flush_plain()
         for path in self._columns.paths():
             self._fold_one(path)
@@ -252,6 +251,6 @@ class Rows:
         self._folded[path] = len(values)
 
     @property
-    def now(self) -> int:
-        """The summary's clock: row n strikes 2n, what the user sets after it has 2n + 1."""
+    def time(self) -> int:
+        """The summary's logical time: 2n for row n, 2n + 1 for what the user sets after it."""
         return 2 * (self._rows_before + len(self._columns.steps))

@@ -1,4 +1,4 @@
-"""What a run's records say of the run itself: names, config, origin, times, end."""
+"""Collect a run's names, config, origin, times and end from its records."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INTERRUPTED = 255
 
 
 class RunFacts:
-    """Gathers run, config, environment and exit records of one run."""
+    """Collects run, config, environment and exit records of one run."""
 
     def __init__(self) -> None:
         self.segments: list[str] = []
@@ -38,30 +38,32 @@ class RunFacts:
         self._fields: dict[str, Any] = {}
         self._tags: tuple[str, ...] = ()
         self._segment_started_ms = 0
-        self._seen_ms = 0
+        self._latest_ms = 0
         self._exit: RunExitRecord | None = None
         self._resumed = False
 
     def begin(self, segment: str) -> None:
+        """Start log ``segment``."""
         self.segments.append(segment)
         self.rows[segment] = 0
         self.seen_in_segment = False
         self.preempting = False
         self._exit = None
 
-    def saw_rows(self, count: int, last_step: int, last_ms: int) -> None:
-        """So many history rows more; the last of them stands at ``last_step``."""
+    def count_rows(self, count: int, last_step: int, last_ms: int) -> None:
+        """Count more history rows, the last of which is at ``last_step`` and ``last_ms``."""
         if self.segments:
             self.rows[self.segments[-1]] += count
         self.last_step, self.last_ms = last_step, last_ms
-        self.saw(last_ms)
+        self.note_time(last_ms)
 
-    def saw(self, timestamp_ms: int) -> None:
-        """Something of the run happened then: the run did not end before."""
-        if timestamp_ms > self._seen_ms:
-            self._seen_ms = timestamp_ms
+    def note_time(self, timestamp_ms: int) -> None:
+        """Move the end of the run to ``timestamp_ms``, if that is later."""
+        if timestamp_ms > self._latest_ms:
+            self._latest_ms = timestamp_ms
 
     def add_run(self, run: RunRecord) -> None:
+        """Add a run record; fields that it leaves empty keep their values."""
         self.run_id = run.run_id or self.run_id
         fields = {
             "entity": run.entity,
@@ -85,12 +87,13 @@ class RunFacts:
             self._segment_started_ms = run.start_time.ToMilliseconds()
             if self.started_ms is None:
                 self.started_ms = self._segment_started_ms
-            self._seen_ms = max(self._seen_ms, self._segment_started_ms)
+            self._latest_ms = max(self._latest_ms, self._segment_started_ms)
         self._resumed = self._resumed or run.resumed
         self.seen_in_segment = True
         self.add_config(run.config)
 
     def add_config(self, config: ConfigRecord) -> None:
+        """Apply a config record."""
         for item in config.update:
             path = tuple(item.nested_key) or (item.key,)
             node = self.config
@@ -113,6 +116,7 @@ class RunFacts:
             node.pop(path[-1], None)
 
     def add_environment(self, environment: EnvironmentRecord) -> None:
+        """Add facts about the machine and the program."""
         known = {
             "os": environment.os,
             "python": environment.python,
@@ -134,12 +138,14 @@ class RunFacts:
         self.facts.update({name: value for name, value in known.items() if value})
 
     def add_exit(self, exit_record: RunExitRecord) -> None:
+        """Add the exit; the run time of a resumed run is not that of its last log."""
         self._exit = exit_record
         if exit_record.runtime and not self._resumed:
-            self.saw(self._segment_started_ms + exit_record.runtime * 1000)
+            self.note_time(self._segment_started_ms + exit_record.runtime * 1000)
 
     def state(self) -> RunState:
-        # wandb 0.22 has no such field: its exits are always whole.
+        """Return the run's state; "running" while there is no exit record."""
+        # wandb 0.22 has no such field: its exits are always complete.
         if self._exit is None or getattr(self._exit, "not_complete", False):
             return "running"
         if self._exit.exit_code == 0:
@@ -149,6 +155,7 @@ class RunFacts:
         return "killed" if self._exit.exit_code == INTERRUPTED else "failed"
 
     def info(self, summary: Mapping[str, Any], last: Mapping[Key, float]) -> RunInfo:
+        """Return the run as known so far."""
         state = self.state()
         return RunInfo(
             run_id=self.run_id,
@@ -177,5 +184,5 @@ class RunFacts:
 
     @property
     def ended_ms(self) -> int | None:
-        """The last moment of which a record tells, Unix ms."""
-        return self._seen_ms or self.started_ms
+        """Time of the latest record, Unix ms."""
+        return self._latest_ms or self.started_ms

@@ -1,9 +1,9 @@
-"""W&B's step semantics: partial history requests in, history rows out.
+"""Assemble history rows from partial history requests, with W&B's rules for steps.
 
 The rules are those of wandb-core's handler: a call without ``step`` ends its row unless
 ``commit=False``; a call with ``step`` only merges into the row of that step unless
 ``commit=True``; a larger step ends the row before it; a smaller one is ignored, with W&B's own
-warning; ``log({})`` still makes a row, for it carries a timestamp.
+warning; ``log({})`` also makes a row, because it has a timestamp.
 """
 
 from __future__ import annotations
@@ -21,32 +21,35 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """A finished history row. Values are JSON texts as W&B wrote them (NaN, Infinity included)."""
+    """A finished history row. Values are JSON texts as W&B wrote them, with NaN and Infinity."""
 
     step: int
     values: dict[Key, str]
 
 
 class StepMachine:
-    """Assembles rows for one run. ``starting_step`` is not 0 when the run was resumed."""
+    """Assembles rows for one run.
 
-    def __init__(self, metrics: MetricDefinitions, starting_step: int = 0) -> None:
-        self.step = starting_step
-        self.ignored = 0
+    Attributes:
+        step: of the pending row.
+        shared: whether W&B's server assigns the steps, so that those of requests are ignored.
+    """
+
+    def __init__(self, metrics: MetricDefinitions) -> None:
+        self.step = 0
         self.shared = False
         self._metrics = metrics
         self._pending: dict[Key, str] = {}
         self._nested = False
 
     def add(self, request: PartialHistoryRequest) -> Iterator[Row]:
-        """Take one ``log()`` call; yield the rows that it finished, at most two."""
+        """Add one ``log()`` call; yield the rows that it ends, at most two."""
         has_step = request.HasField("step") and not self.shared
         if has_step:
             step = request.step.num
             if step > self.step:
                 yield from self.flush(step)
             elif step < self.step:
-                self.ignored += 1
                 return
         for item in request.item:
             path = tuple(item.nested_key) or (item.key,)
@@ -60,7 +63,7 @@ class StepMachine:
             yield from self.flush(self.step + 1)
 
     def flush(self, next_step: int | None = None) -> Iterator[Row]:
-        """End the pending row, as the run's exit does; then go on at ``next_step``."""
+        """End the pending row, as the run's exit does, and continue at ``next_step``."""
         step, self.step = self.step, self.step + 1 if next_step is None else next_step
         if self._pending:
             values, self._pending, self._nested = self._pending, {}, False
@@ -68,7 +71,7 @@ class StepMachine:
             self._metrics.insert_steps(values)
             yield Row(step, values)
 
-    def forget(self) -> None:
+    def drop_pending(self) -> None:
         """Drop the pending row."""
         self._pending, self._nested = {}, False
 
@@ -88,7 +91,7 @@ class StepMachine:
 
 
 def typed_json(item: object) -> str:
-    """The JSON text of a history item that carries only wandb 0.31's typed value."""
+    """Return the JSON text of a history item that has only wandb 0.31's typed value."""
     kind = item.WhichOneof("value") if hasattr(item, "WhichOneof") else None
     if kind is None or kind == "none":
         return "null"

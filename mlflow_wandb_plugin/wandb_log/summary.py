@@ -1,4 +1,4 @@
-"""A run's summary, folded from its rows and from what the user set, as wandb-core does it."""
+"""Compute a run's summary from its rows and from what the user set, as wandb-core does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from mlflow_wandb_plugin.core.model import Key, nest, set_leaf
 
-# A null that the user set: it shows nothing, and replaces what stood below or above its key.
+# A null that the user set: W&B shows nothing, and removes values below and above its key.
 _NULL = object()
 
 
@@ -26,11 +26,12 @@ class _Entry:
     statistics: frozenset[str] = frozenset()
     hidden: bool = False
     has_data: bool = False
-    # What W&B was last told, where that is not what the entry's value would be now.
-    told: Any = None
+    # What W&B shows, if that is not the entry's current value.
+    fixed: Any = None
     at: int = 0
 
     def value(self) -> Any:
+        """Return the latest value, or its statistics if the definition asks for them."""
         if not self.statistics:
             return self.latest
         known = {
@@ -43,38 +44,41 @@ class _Entry:
         return {name: known[name] for name in known if name in self.statistics}
 
     def shown(self) -> Any:
-        """What W&B shows; None when it shows nothing."""
-        if self.told is not None:
-            return self.told
+        """Return what W&B shows; None if it shows nothing."""
+        if self.fixed is not None:
+            return self.fixed
         return self.value() if self.has_data and not self.hidden else None
 
-    def take(self, latest: Any, at: int) -> None:
-        """Something was logged: its value is told, unless it is hidden."""
+    def log(self, latest: Any, at: int) -> None:
+        """Set the latest logged value, which W&B shows unless it is hidden."""
         self.latest, self.has_data = latest, True
         if not self.hidden:
-            self.told, self.at = None, at
+            self.fixed, self.at = None, at
 
 
 class SummaryFold:
-    """The summary of one run. Feed it in log order, each key by itself; ``at`` orders keys among
-    each other, for a key may hold a number in one row and a tree in the next."""
+    """The summary of one run.
+
+    The values of each key are added in the order of the log. ``at`` is the logical time of a value,
+    which orders different keys: a key may hold a number in one row and a tree in the next.
+    """
 
     def __init__(self) -> None:
         self._entries: dict[Key, _Entry] = {}
 
     def configure(self, path: Key, hidden: bool, statistics: frozenset[str]) -> None:
-        """Apply ``define_metric(summary=…)``: it shows when the key is logged again."""
+        """Apply ``define_metric(summary=…)``, which changes what the key's next values show."""
         entry = self._at(path)
-        entry.told = entry.shown()
+        entry.fixed = entry.shown()
         entry.hidden, entry.statistics = hidden, statistics
 
     def numbers(self, path: Key, values: Sequence[float], at: int = 0) -> None:
-        """Fold in the next logged numbers of one key (not empty)."""
+        """Add the next logged numbers of one key (not empty)."""
         entry = self._at(path)
         if not entry.has_data or entry.first is None:
             entry.first = values[0]
-        entry.take(values[-1], at)
-        # Left to right, one addition a value: mean must come out as core's running total does.
+        entry.log(values[-1], at)
+        # Left to right, one addition a value: the mean must equal that of core's running total.
         entry.total = functools.reduce(operator.add, values, entry.total)
         nan = math.isnan(entry.total) and any(value != value for value in values)
         low, high = (math.nan, math.nan) if nan else (min(values), max(values))
@@ -86,38 +90,40 @@ class SummaryFold:
         entry.count += len(values)
 
     def other(self, path: Key, value: Any, at: int = 0) -> None:
-        """Fold in a logged value that is no number."""
+        """Add a logged value that is no number."""
         entry = self._at(path)
         if not entry.has_data or entry.first is None:
             entry.first = value
-        entry.take(value, at)
+        entry.log(value, at)
 
     def null(self, path: Key, at: int = 0) -> None:
-        """Fold in a logged null: it changes no value, but W&B then shows statistics of nothing."""
+        """Add a logged null: it changes no value, but W&B then shows statistics without data."""
         entry = self._entries.get(path)
         if entry is not None and entry.statistics and not entry.has_data:
-            entry.take(None, at)
+            entry.log(None, at)
 
     def set(self, path: Key, value: Any, at: int = 0) -> None:
-        """The user set ``run.summary[…]``: it stands until the key is logged again. W&B is told of
-        it also where a definition hides what is logged."""
+        """Set ``run.summary[…]``, which stays until the key is logged again.
+
+        W&B shows it even if a definition hides logged values.
+        """
         entry = self._entries[path] = self._entries.pop(path, _Entry())
         entry.latest, entry.statistics, entry.has_data = value, frozenset(), True
-        entry.told, entry.at = _NULL if value is None else value, at
+        entry.fixed, entry.at = _NULL if value is None else value, at
 
     def remove(self, path: Key) -> None:
-        """The user deleted a summary key, with all that is nested below it."""
+        """Delete a summary key, and all keys nested below it."""
         entry = self._entries.get(path)
         if entry is not None:
-            entry.latest, entry.has_data, entry.told = None, False, None
+            entry.latest, entry.has_data, entry.fixed = None, False, None
         for other in [other for other in self._entries if other[: len(path)] == path != other]:
             del self._entries[other]
 
     def tree(self) -> Mapping[str, Any]:
-        """The summary, nested, without W&B's internal keys."""
+        """Return the summary, nested, without W&B's internal keys."""
         shown = {
             path: entry.shown()
-            for path, entry in sorted(self._entries.items(), key=_time)
+            for path, entry in sorted(self._entries.items(), key=lambda item: item[1].at)
             if entry.shown() is not None and path[0] not in INTERNAL_KEYS
         }
         above = {path[:depth] for path in shown for depth in range(1, len(path))}
@@ -134,10 +140,6 @@ class SummaryFold:
         if entry is None:
             entry = self._entries[path] = _Entry()
         return entry
-
-
-def _time(item: tuple[Key, _Entry]) -> int:
-    return item[1].at
 
 
 INTERNAL_KEYS = frozenset({"_wandb", "_step", "_runtime", "_timestamp"})

@@ -19,7 +19,7 @@ from mlflow_wandb_plugin.core.model import (
 )
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.sources.wandb_server.source import WandbServerSource
-from mlflow_wandb_plugin.wandb_api.address import Place
+from mlflow_wandb_plugin.wandb_api.address import ProjectAddress
 from mlflow_wandb_plugin.wandb_api.client import WandbClient
 from tests.wandb_server import WandbServer
 
@@ -29,9 +29,9 @@ def source_of(
 ) -> WandbServerSource:
     """A source over a project of the loopback server."""
     entity = server.store.user.username
-    place = Place(server.url, server.url, entity, project, run_id, server.api_key)
+    address = ProjectAddress(server.url, server.url, entity, project, run_id, server.api_key)
     options.setdefault("pauses_s", (0.0, 0.0))
-    return WandbServerSource(WandbClient(place, backoff=Backoff(patience_s)), **options)
+    return WandbServerSource(WandbClient(address, backoff=Backoff(patience_s)), **options)
 
 
 def only_run(source: WandbServerSource) -> RunInfo:

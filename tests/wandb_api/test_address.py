@@ -11,7 +11,7 @@ import pytest
 from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.sources.wandb_server.source import WandbServerSource
-from mlflow_wandb_plugin.wandb_api.address import find_place, mode
+from mlflow_wandb_plugin.wandb_api.address import mode, project_address
 from tests.support.environment import isolated
 from tests.support.processes import run_script
 
@@ -38,7 +38,7 @@ def _key(monkeypatch: pytest.MonkeyPatch, logged_out: None) -> None:
 )
 def test_a_uri_names_a_project_or_a_run(rest: str, found: tuple[str, str, str]) -> None:
     """Parts may be percent-encoded, and a run's page may be pasted."""
-    place = find_place(f"{HOST}/{rest}")
+    place = project_address(f"{HOST}/{rest}")
     assert (place.entity, place.project, place.run_id) == found
     assert (place.base_url, place.api_key) == ("http://127.0.0.1:9", KEY)
 
@@ -47,20 +47,20 @@ def test_a_uri_names_a_project_or_a_run(rest: str, found: tuple[str, str, str]) 
 def test_another_shape_is_refused_with_the_right_one(rest: str) -> None:
     """One line that shows what to pass."""
     with pytest.raises(UsageError, match=r"wandb://ENTITY/PROJECT\[/RUN\]"):
-        find_place(HOST + rest)
+        project_address(HOST + rest)
 
 
 def test_a_key_in_the_uri_is_refused_and_not_repeated() -> None:
     """A secret in a URI would end up in logs: the message does not hold it either."""
     with pytest.raises(UsageError, match="WANDB_API_KEY") as caught:
-        find_place("wandb+https://user:hunter2@localhost/me/digits")
+        project_address("wandb+https://user:hunter2@localhost/me/digits")
     assert "hunter2" not in str(caught.value)
 
 
 def test_wandb_alone_means_the_server_that_wandb_uses(monkeypatch: pytest.MonkeyPatch) -> None:
     """WANDB_BASE_URL is heeded as wandb heeds it."""
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:7/")
-    assert find_place("wandb://me/digits").base_url == "http://127.0.0.1:7"
+    assert project_address("wandb://me/digits").base_url == "http://127.0.0.1:7"
 
 
 def test_the_hook_opens_w_and_b_servers() -> None:
@@ -78,9 +78,9 @@ def test_the_key_is_found_in_the_netrc_file(
     netrc.write_text(f"machine 127.0.0.1:9\n  login user\n  password {'n' * 40}\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
-    assert find_place(f"{HOST}/me/digits").api_key == "n" * 40
+    assert project_address(f"{HOST}/me/digits").api_key == "n" * 40
     with pytest.raises(UsageError, match="no API key"):
-        find_place("wandb+http://127.0.0.1:8/me/digits")
+        project_address("wandb+http://127.0.0.1:8/me/digits")
 
 
 def test_the_key_of_a_login_is_for_its_own_server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,15 +88,15 @@ def test_the_key_of_a_login_is_for_its_own_server(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:8")
     assert mode()
     monkeypatch.delenv("WANDB_API_KEY")
-    assert find_place("wandb://me/digits").api_key == KEY
+    assert project_address("wandb://me/digits").api_key == KEY
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     with pytest.raises(UsageError, match="no API key"):
-        find_place("wandb://me/digits")
+        project_address("wandb://me/digits")
 
 
 def test_the_key_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """Printing a place, as a traceback might, leaves the key out."""
-    print(find_place(f"{HOST}/me/digits"))
+    print(project_address(f"{HOST}/me/digits"))
     assert KEY not in capsys.readouterr().out
 
 

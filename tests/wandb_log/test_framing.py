@@ -18,10 +18,11 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from mlflow_wandb_plugin.errors import SourceError
 from mlflow_wandb_plugin.wandb_log import framing
-from mlflow_wandb_plugin.wandb_log.framing import BLOCK, FILE_HEADER, LogReader, LogWriter
+from mlflow_wandb_plugin.wandb_log.framing import BLOCK, FILE_HEADER, LogReader
 from tests.support.health_checks import WITH_FIXTURE
 from tests.support.processes import run_script
 from tests.support.records import output_record
+from tests.support.wandb_log_writer import LogWriter
 
 HEADER = 7
 ROOM = BLOCK - len(FILE_HEADER) - HEADER
@@ -259,7 +260,7 @@ def test_a_record_begun_twice_is_damage_and_the_second_is_read(folder: Path) -> 
     path, _ = write(folder, [b"a" * (2 * BLOCK)])
     whole = path.read_bytes()[:BLOCK]
     piece = b"after the crash"
-    whole += framing._chunk_header.pack(zlib.crc32(piece, zlib.crc32(b"\x01")), len(piece), 1)
+    whole += framing.CHUNK_HEADER.pack(zlib.crc32(piece, zlib.crc32(b"\x01")), len(piece), 1)
     path.write_bytes(whole + piece)
     seen, reader = read_all(path)
     assert seen == [piece]

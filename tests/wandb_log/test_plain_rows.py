@@ -13,7 +13,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from mlflow_wandb_plugin.core.model import RowObjects, Series
 from mlflow_wandb_plugin.wandb_log import rows as rows_module
 from mlflow_wandb_plugin.wandb_log.decoder import RunDecoder
-from mlflow_wandb_plugin.wandb_log.plain_rows import FEW, PlainRows
+from mlflow_wandb_plugin.wandb_log.plain_rows import MIN_ROWS, PlainRows
 
 KEYS = [
     ("a",), ("b/c",), ("é",), ("n", "x"), ("n", "y"), ("\u0082\x01",), ("k" * 130,), ("_hidden",),
@@ -59,7 +59,7 @@ def decoded(payloads: list[bytes]) -> tuple[Any, ...]:
     objects = [(row.step, row.timestamp_ms, repr(row.values)) for row in items
                if isinstance(row, RowObjects)]  # fmt: skip
     last = (info.last_step, info.last_ms, dict(info.rows), repr(sorted(info.last.items())))
-    return series, objects, json.dumps(info.summary, sort_keys=True), last, decoder.spoiled
+    return series, objects, json.dumps(info.summary, sort_keys=True), last, decoder.undecodable
 
 
 TIMES = st.sampled_from(["1700000000.123", "1.7e9", "-0.0001", "-5", "NaN", "1e300", None])
@@ -87,14 +87,14 @@ ROWS = st.lists(
 def test_any_rows_are_the_same_either_way(rows: list[Any]) -> None:
     """Odd numbers, odd keys, keys twice, rows without a step or a time, text among them."""
     payloads = [record(*row) for row in rows]
-    few = rows_module.FEW
+    few = rows_module.MIN_ROWS
     try:
-        rows_module.FEW = 10**9  # type: ignore[misc]
+        rows_module.MIN_ROWS = 10**9  # type: ignore[misc]
         general = decoded(payloads)
-        rows_module.FEW = 1  # type: ignore[misc]
+        rows_module.MIN_ROWS = 1  # type: ignore[misc]
         assert decoded(payloads) == general
     finally:
-        rows_module.FEW = few  # type: ignore[misc]
+        rows_module.MIN_ROWS = few  # type: ignore[misc]
 
 
 def test_plain_rows_need_no_protobuf(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +125,7 @@ def test_one_odd_row_costs_few_others(monkeypatch: pytest.MonkeyPatch) -> None:
         decoder.feed(record(n, n, items, "5"))
     (series,) = [item for item in decoder.take() if isinstance(item, Series)]
     assert len(series.values) == 513
-    assert len(parsed) <= FEW
+    assert len(parsed) <= MIN_ROWS
 
 
 def test_a_row_that_is_none_is_told_of() -> None:
@@ -136,7 +136,7 @@ def test_a_row_that_is_none_is_told_of() -> None:
     decoder.feed(bad)
     decoder.feed(record(2, 2, [(("a",), "1")], "5"))
     assert len([item for item in decoder.take() if isinstance(item, Series)]) == 1
-    assert decoder.spoiled == [6]
+    assert decoder.undecodable == [6]
 
 
 def test_text_is_seen_at_once() -> None:

@@ -78,8 +78,8 @@ def test_the_first_start_and_the_last_moment() -> None:
     assert (run.started_ms, run.ended_ms) == (5_000, 15_000)
     run.begin("two")
     feed(run, run_record(start_ms=60_000))
-    run.saw(70_000)
-    run.saw(65_000)
+    run.note_time(70_000)
+    run.note_time(65_000)
     assert (run.started_ms, run.ended_ms) == (5_000, 70_000)
     assert run.info({}, {}).segments == ("one", "two")
 

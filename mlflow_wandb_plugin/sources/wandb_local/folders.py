@@ -1,4 +1,4 @@
-"""Where wandb and the tap leave the logs of runs in local folders."""
+"""Find the logs of runs in local folders of wandb."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WANDB_FOLDERS = ("wandb", ".wandb")
 
 @dataclass(frozen=True, slots=True)
 class RunLog:
-    """One recording of a run: a first start or a resumption."""
+    """One log of a run; each resumption of a run starts another."""
 
     segment: str
     wandb_file: Path | None
@@ -22,11 +22,12 @@ class RunLog:
 
     @property
     def files_dir(self) -> Path | None:
+        """Folder of the run's files."""
         return None if self.wandb_file is None else self.wandb_file.parent / "files"
 
 
 def find_logs(path: Path) -> list[RunLog]:
-    """All logs at ``path``, oldest first."""
+    """Return all logs at ``path``, oldest first."""
     if path.is_file():
         return [_log_of_file(path)]
     folders = [path] if RUN_FOLDER.match(path.name) else _run_folders(path)
@@ -34,11 +35,11 @@ def find_logs(path: Path) -> list[RunLog]:
     logs = [_log_of_file(file) for file in files]
     seen = {log.segment for log in logs}
     below = () if path in folders else (path, *(path / name for name in _WANDB_FOLDERS))
-    places = [path, *(folder / JOURNAL_DIR for folder in below)]
+    journal_folders = [path, *(folder / JOURNAL_DIR for folder in below)]
     logs += [
         RunLog(file.stem, None, file)
-        for place in places
-        for file in sorted(place.glob(f"*{frames.SUFFIX}"))
+        for folder in journal_folders
+        for file in sorted(folder.glob(f"*{frames.SUFFIX}"))
         if file.stem not in seen
     ]
     return sorted(logs, key=lambda log: log.segment)
@@ -54,12 +55,12 @@ def _run_folders(path: Path) -> list[Path]:
 
 def _log_of_file(file: Path) -> RunLog:
     segment = segment_of(file)
-    ours = file.parent.parent / JOURNAL_DIR / f"{segment}{frames.SUFFIX}"
-    return RunLog(segment, file, ours if ours.is_file() else None)
+    journal = file.parent.parent / JOURNAL_DIR / f"{segment}{frames.SUFFIX}"
+    return RunLog(segment, file, journal if journal.is_file() else None)
 
 
-def as_it_is_now(log: RunLog) -> RunLog:
-    """``log`` without its journal if that has been delivered and removed since it was found."""
+def without_removed_journal(log: RunLog) -> RunLog:
+    """Return ``log`` without its journal if that was delivered and removed since `find_logs`."""
     if log.journal is None or log.wandb_file is None or log.journal.is_file():
         return log
     return replace(log, journal=None)

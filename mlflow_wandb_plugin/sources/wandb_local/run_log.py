@@ -1,8 +1,8 @@
-"""Reading one run's logs: its journal, where the package wrote one, and its ``.wandb`` file.
+"""Read the logs of one run: its journal, if there is one, and its ``.wandb`` file.
 
-Rows come from the journal (it survives what the file does not), what only wandb-core knows (system
-metrics, the machine, the exit's run time) from the file. Live replication reads the same way,
-following.
+Rows come from the journal, because it survives crashes that the file does not. What only wandb-core
+records (system metrics, the machine, the run time at exit) comes from the file. Live replication
+reads the same logs while they grow.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from mlflow_wandb_plugin.errors import RecordError, SourceError
 from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.locks import trainer_alive
 from mlflow_wandb_plugin.journal.reader import JournalReader
-from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog, as_it_is_now
+from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog, without_removed_journal
 from mlflow_wandb_plugin.wandb_log.decoder import BLOCK_POINTS, RunDecoder
 from mlflow_wandb_plugin.wandb_log.framing import Frame, LogReader
 from mlflow_wandb_plugin.wandb_log.records import HISTORY, record_type
 
 RECENT_S = 120
-LOOK_EVERY = 64
-"""Records between two looks at how large the block has grown."""
-# Numbers of Record.record_type. Core alone makes stats, output_raw and environment records.
+"""Seconds since its last change for which a file counts as open, where /proc does not exist."""
+RECORDS_PER_SIZE_CHECK = 64
+# Numbers of Record.record_type. Only core writes stats, output_raw and environment records.
 CONFIG, RUN, EXIT = 5, 17, 18
 _CORE_ONLY = frozenset({7, 13, 26})
 _PEEKED = frozenset({CONFIG, RUN, EXIT})
 
 
 def peek(log: RunLog) -> RunInfo:
-    """A run's identity, config and state, without decoding its history.
+    """Read a run's identity, config and state, without decoding its history.
 
     Raises:
-        SourceError, JournalError: the log cannot be read or does not say whose it is.
+        SourceError, JournalError: the log cannot be read or does not name its run.
     """
-    log = as_it_is_now(log)
+    log = without_removed_journal(log)
     decoder = RunDecoder()
     decoder.begin(log.segment, None)
     if log.wandb_file is not None:
@@ -58,7 +58,7 @@ def peek(log: RunLog) -> RunInfo:
                     with contextlib.suppress(RecordError):
                         decoder.feed(frame.payload)
         except SourceError:
-            # Deleted, or never written: the journal alone is a run, too.
+            # Deleted, or never written: a journal is enough.
             if log.journal is None:
                 raise
     if log.journal is not None:
@@ -68,18 +68,18 @@ def peek(log: RunLog) -> RunInfo:
                     decoder.feed(entry.payload, rows=False)
     info = decoder.info()
     if not info.run_id:
-        raise SourceError("the log ends before it says which run it is of: nothing was logged")
+        raise SourceError("the log ends before it names its run: nothing was logged")
     return replace(info, state=_state(log, info.state))
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a growing log has come.
+    """Progress of a growing log.
 
     Attributes:
-        closed: the training process has said that it appends no more.
-        broken: it could not write all of its journal (disk full, …).
-        core_done: wandb-core has written the run's exit to its file.
+        closed: whether the training process has closed its journal.
+        broken: whether it could not write all of its journal, such as on a full disk.
+        core_done: whether wandb-core has written the run's exit to its file.
     """
 
     closed: bool = False
@@ -92,26 +92,26 @@ def read_logs(
     since: Mapping[str, int],
     follow: Callable[[Progress], bool] | None = None,
 ) -> Iterator[Item]:
-    """Yield everything in ``logs``, the last of which may still grow, with a `RunInfo` behind
-    each log.
+    """Yield the items of ``logs``, the last of which may still grow, with a `RunInfo` after each.
 
     Args:
-        since: positions already carried; ``journal:SEGMENT`` for journals, -1 for a whole log.
-        follow: called when all that is there has been read; it waits, and returns whether to
-            look again. None: read once.
+        since: positions that were copied before, by segment or ``journal:SEGMENT``; -1 for all of
+            a log.
+        follow: called at the end of what is written so far; it waits, and returns whether to read
+            on. None: read once.
     """
     decoder = RunDecoder()
     state: RunState = "running"
     missing = False
     done: list[RunLog] = []
-    for log in map(as_it_is_now, logs):
+    for log in map(without_removed_journal, logs):
         reading = _LogReading(log, decoder, since)
         yield from reading.run(follow if log.segment == logs[-1].segment else None)
         state = _state(log, decoder.run.state())
-        if state != "running" and reading.file_knows_better:
-            # Read it as any backfill would: wandb-core wrote it to its end, the tap did not.
+        if state != "running" and reading.file_is_more_complete:
+            # wandb-core wrote all of its file, the tap not all of its journal: read the file.
             log = replace(log, journal=None)
-            decoder = _decoder_behind(done)
+            decoder = _decoder_after(done)
             reading = _LogReading(log, decoder, since)
         yield from reading.finish(over=state != "running")
         done.append(log)
@@ -120,8 +120,8 @@ def read_logs(
         yield replace(decoder.info(), state=state, ended_ms=ended, missing=missing)
 
 
-def _decoder_behind(logs: list[RunLog]) -> RunDecoder:
-    """A decoder that knows ``logs``, whose items have been yielded before."""
+def _decoder_after(logs: list[RunLog]) -> RunDecoder:
+    """Return a decoder that has read ``logs``, whose items were yielded before."""
     decoder = RunDecoder()
     for log in logs:
         for _ in _LogReading(log, decoder, {log.segment: TO_THE_END}).finish(over=True):
@@ -139,12 +139,13 @@ class _LogReading:
         self._journal = None if log.journal is None else JournalReader(log.journal)
         self._segment = log.segment if log.journal is None else f"journal:{log.segment}"
         self._since = since.get(self._segment, 0)
-        self._carried = since.get(log.segment) == TO_THE_END
+        self._copied = since.get(log.segment) == TO_THE_END
         self._rows_from_file = self._journal is None
         self._progress = Progress()
         decoder.begin(log.segment, log.files_dir)
 
     def run(self, follow: Callable[[Progress], bool] | None) -> Iterator[Item]:
+        """Yield what is written so far, and what is appended while ``follow`` returns True."""
         yield from self._blocks()
         if follow is None:
             return
@@ -153,35 +154,35 @@ class _LogReading:
             yield from self._blocks()
             if self._decoder.changed:
                 yield replace(self._decoder.info(), state="running", ended_ms=None)
-        # The trainer's last words, and core's, came while we waited.
+        # The training process and core may have written more while ``follow`` waited.
         yield from self._blocks()
 
     @property
-    def file_knows_better(self) -> bool:
-        """wandb-core came to the end of the run, and the journal did not."""
+    def file_is_more_complete(self) -> bool:
+        """Whether wandb-core recorded the end of the run, and the journal did not."""
         progress = self._progress
         cut_short = progress.broken or not progress.closed
         return self._journal is not None and progress.core_done and cut_short
 
     @property
     def missing(self) -> bool:
-        """Records are known to be lost, and are in no other log."""
+        """Whether records are known to be lost, and are in no other log."""
         return self._journal is not None and self._progress.broken
 
     def finish(self, over: bool) -> Iterator[Item]:
-        """Read the rest; ``over`` says that the log will grow no more."""
+        """Yield the rest; ``over`` says that the log will not grow any more."""
         yield from self._blocks()
         if over:
             self._decoder.end()
-            self._catch_up()
+            self._add_rows_missing_in_journal()
             yield from self._block(self._position)
         for reader in (self._file, self._journal):
             if reader is not None:
                 if over:
                     reader.finish()
-                leads = reader is self._journal or self._journal is None
-                yield from (replace(unreadable, lost=leads) for unreadable in reader.unreadable)
-        if not self._carried:
+                primary = reader is self._journal or self._journal is None
+                yield from (replace(unreadable, lost=primary) for unreadable in reader.unreadable)
+        if not self._copied:
             yield from self._all_files()
 
     @property
@@ -206,7 +207,7 @@ class _LogReading:
                 except RecordError as error:
                     reader.unreadable.append(_unreadable(reader.path, entry, error))
             elif entry.kind == frames.NOTE:
-                self._heed(entry.document())
+                self._apply_note(entry.document())
             crossed = skipping and entry.end >= self._since
             if crossed or decoder.points >= BLOCK_POINTS:
                 yield from self._block(entry.end)
@@ -225,10 +226,10 @@ class _LogReading:
                         reader.unreadable.append(
                             _unreadable(reader.path, Frame(end, payload), error)
                         )
-                    if not count % LOOK_EVERY and decoder.points >= BLOCK_POINTS:
+                    if not count % RECORDS_PER_SIZE_CHECK and decoder.points >= BLOCK_POINTS:
                         yield from self._block(end if self._journal is None else self._position)
         except SourceError:
-            # Not there yet (wandb-core has just started), or not ours to read: the journal leads.
+            # Not written yet, or not readable: the journal is enough.
             if self._journal is None:
                 raise
         yield from self._block(self._position)
@@ -236,13 +237,13 @@ class _LogReading:
     def _feed_core_record(self, payload: bytes) -> None:
         kind = record_type(payload)
         if kind == EXIT:
-            self._decoder.core_exit(payload)
+            self._decoder.feed_core_exit(payload)
             self._progress.core_done = True
         elif kind in _CORE_ONLY or (kind == HISTORY and self._rows_from_file):
             self._decoder.feed(payload)
 
-    def _catch_up(self) -> None:
-        """Rows that a journal cut short lacks and the file has: those of later steps."""
+    def _add_rows_missing_in_journal(self) -> None:
+        """Read the rows of later steps from the file, if the journal was not closed."""
         if self._journal is None or self._progress.closed or self._rows_from_file:
             return
         if self._log.wandb_file is None or not self._log.wandb_file.is_file():
@@ -252,31 +253,34 @@ class _LogReading:
             if record_type(frame.payload) == HISTORY:
                 self._decoder.feed_row_after(last, frame.payload)
 
-    def _heed(self, note: Mapping[str, object]) -> None:
-        """Notes of the tap. Where several processes share the run, or TensorBoard feeds it, only
-        wandb-core knows the rows: they are read from its file."""
+    def _apply_note(self, note: Mapping[str, object]) -> None:
+        """Apply a note of the tap.
+
+        If several processes share the run, or TensorBoard feeds it, only wandb-core knows the rows:
+        they are read from its file.
+        """
         if note.get("rows_from_file") and not self._rows_from_file:
             self._rows_from_file = True
-            self._decoder.forget_pending()
+            self._decoder.drop_pending_row()
         if note.get("shared"):
-            self._decoder.shared_mode()
+            self._decoder.set_shared_mode()
         if note.get("closed"):
             self._progress.closed = True
         if note.get("broken"):
             self._progress.broken = True
 
     def _block(self, position: int) -> Iterator[Item]:
-        yield from self._taken(position)
-        leading = self._journal or self._file
-        if leading is not None and self._decoder.spoiled:
-            leading.unreadable += [
-                UnreadableRange(str(leading.path), position - size, size, "not a record")
-                for size in self._decoder.spoiled
+        yield from self._items(position)
+        reader = self._journal or self._file
+        if reader is not None and self._decoder.undecodable:
+            reader.unreadable += [
+                UnreadableRange(str(reader.path), position - size, size, "not a record")
+                for size in self._decoder.undecodable
             ]
-            self._decoder.spoiled.clear()
+            self._decoder.undecodable.clear()
 
-    def _taken(self, position: int) -> Iterator[Item]:
-        if self._carried:
+    def _items(self, position: int) -> Iterator[Item]:
+        if self._copied:
             for item in self._decoder.take(keep_points=False):
                 if isinstance(item, Series) and item.kind == "history":
                     yield item
@@ -287,7 +291,7 @@ class _LogReading:
             yield Checkpoint(self._segment, position)
 
     def _all_files(self) -> Iterator[Item]:
-        """Every file of the run's folder: console log, requirements, diff, code, media, saved."""
+        """Yield every file of the run's folder: console log, requirements, code, media and more."""
         root = self._log.files_dir
         if root is None or not root.is_dir():
             return
@@ -303,19 +307,19 @@ def _unreadable(path: Path, frame: Frame | frames.Frame, error: RecordError) -> 
     return UnreadableRange(str(path), frame.end - size, size, str(error))
 
 
-def _state(log: RunLog, said: RunState) -> RunState:
-    """A run that never said how it ended was killed, unless somebody still writes its log."""
-    if said != "running":
-        return said
+def _state(log: RunLog, recorded: RunState) -> RunState:
+    """A run without a recorded end was killed, unless a process still writes its log."""
+    if recorded != "running":
+        return recorded
     if log.journal is not None:
         alive = trainer_alive(log.journal)
     else:
-        alive = log.wandb_file is not None and written_to(log.wandb_file)
+        alive = log.wandb_file is not None and is_open_elsewhere(log.wandb_file)
     return "running" if alive else "killed"
 
 
-def written_to(path: Path) -> bool:
-    """Whether another process has ``path`` open (Linux), else whether it changed lately."""
+def is_open_elsewhere(path: Path) -> bool:
+    """Whether another process has ``path`` open; without /proc, whether it changed lately."""
     processes = Path("/proc")
     if not (processes / "self" / "fd").is_dir():
         return time.time() - path.stat().st_mtime < RECENT_S

@@ -1,4 +1,4 @@
-"""W&B's local folders as a source: ``./wandb``, one run's folder, or one ``.wandb`` file."""
+"""Read runs from local folders: ``./wandb``, a run folder, or a ``.wandb`` file."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from mlflow_wandb_plugin.wandb_log.framing import FILE_HEADER
 
 
 class WandbDir(Source):
-    """A `Source` over local folders.
+    """A `Source` of local folders.
 
     Args:
-        path: a folder that holds run folders (``wandb``), its parent, a run folder, or a file.
+        path: a folder of run folders (``wandb``), its parent, a run folder, or a file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.unreadable: list[UnreadableRange] = []
-        """Selected logs that do not say whose they are; length 0: nothing was ever logged."""
+        """Selected logs that do not name their run; length 0 if nothing was logged."""
         self._logs: dict[tuple[str, str, str], list[RunLog]] = {}
         self._segments: dict[str, RunLog] = {}
 
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
-        """Yield runs by the time of their first log. Logs of one run id are one run.
+        """Yield runs by the time of their first log; the logs of one run id are one run.
 
         Raises:
-            SourceError: there is no run here.
+            SourceError: there are no runs in the folder.
         """
         logs = find_logs(self.path)
         if not logs:
@@ -75,7 +75,7 @@ class WandbDir(Source):
                 yield info
 
     def size(self, run: RunInfo) -> Size:
-        """Points are counted by decoding: a local log is read faster than it is described."""
+        """Count points and bytes of files by reading the run."""
         points = 0
         files: set[Path] = set()
         for item in read_logs(self._logs_of(run), {}):
@@ -86,30 +86,32 @@ class WandbDir(Source):
         return Size(points, sum(file.stat().st_size for file in files if file.is_file()))
 
     def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
+        """Yield the run's items after ``since``; see `read_logs`."""
         yield from read_logs(self._logs_of(run), since)
 
     def _logs_of(self, run: RunInfo) -> list[RunLog]:
-        """
+        """Return the logs of a run.
+
         Raises:
-            SourceError: not all of them are here.
+            SourceError: the folder does not have all of them.
         """
         logs = self._logs.get((run.entity, run.project, run.run_id))
         if logs is not None:
             return logs
-        # Another process has listed it, maybe on another machine.
+        # Another process has listed the run, perhaps on another machine.
         if not self._segments.keys() >= set(run.segments):
             self._segments = {log.segment: log for log in find_logs(self.path)}
         missing = [segment for segment in run.segments if segment not in self._segments]
         if missing or not run.segments:
             raise SourceError(
                 f"{self.path} does not hold {', '.join(missing) or 'a log'} of run {run.path} "
-                "here: put the folder where all of them see it, at the same path"
+                "here: put the folder on storage that all machines see, at the same path"
             )
         return [self._segments[segment] for segment in run.segments]
 
 
 def _size(log: RunLog) -> int:
-    """Bytes behind the header of a log."""
+    """Bytes after the header of a log."""
     if log.wandb_file is None:
         return 0
     try:

@@ -1,8 +1,8 @@
-"""What killed processes logged to a W&B run and W&B did not get: kept, and found by the next one.
+"""Keep the rows that a killed process logged and W&B did not get, for the process that resumes.
 
-wandb-core sends rows every 15 seconds and writes its ``.wandb`` file in large blocks: of a process
-that is killed, both lack the last rows. The journal has them, so it is not removed when MLflow has
-everything, but moved into W&B's folder of that process.
+wandb-core sends rows every 15 seconds and writes its ``.wandb`` file in large blocks: if a process
+is killed, both lack its last rows. The journal has them, so it is not removed when MLflow has
+everything, but moved into the run folder of that process.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from mlflow_wandb_plugin.wandb_log.metric_definitions import MetricDefinitions
 from mlflow_wandb_plugin.wandb_log.steps import Row, StepMachine
 from mlflow_wandb_plugin.wandb_log.summary import SummaryFold
 
-KEPT = "mlflow-unsent"
-"""A journal's name in the run folder of a process that was killed."""
-_CORES_OWN = ("_step", "_runtime")
-_NOT_ALONE = {"rows_from_file", "shared"}
+KEPT_JOURNAL = "mlflow-unsent"
+"""Name of the journal in the run folder of a killed process."""
+_CORE_KEYS = ("_step", "_runtime")
+_OTHER_WRITERS = {"rows_from_file", "shared"}
 
 
 def keep(path: Path, wandb_file: Path) -> None:
@@ -38,12 +38,14 @@ def keep(path: Path, wandb_file: Path) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    shutil.move(path, wandb_file.parent / KEPT)
+    shutil.move(path, wandb_file.parent / KEPT_JOURNAL)
 
 
 def may_lack_rows(path: Path, header: Mapping[str, Any], wandb_file: Path) -> bool:
-    """Whether W&B may lack rows of journal ``path``, and the run may be gone on with: it was
-    online, ``finish()`` did not come to its end, and the run may be resumed."""
+    """Whether W&B may lack rows of journal ``path`` and a later process may log them.
+
+    That is so if the run was online, may be resumed, and ``finish()`` did not return.
+    """
     folder = wandb_file.parent
     online = folder.name.startswith("run-") and folder.is_dir()
     return online and bool(header.get("resume")) and not _uploaded(path)
@@ -55,12 +57,12 @@ def _uploaded(path: Path) -> bool:
 
 
 class Unsent:
-    """What earlier processes logged to a run beyond what W&B has.
+    """The rows that earlier processes logged to a run and W&B does not have.
 
     Args:
-        run_folder: of the process that goes on with the run, in W&B's own folder.
-        run_id: W&B's.
-        first_step: of the process that goes on: W&B has no row from here on.
+        run_folder: run folder of the process that resumes the run.
+        run_id: W&B's run id.
+        first_step: first step of the process that resumes; W&B has no rows from there on.
     """
 
     def __init__(self, run_folder: Path, run_id: str, first_step: int) -> None:
@@ -70,8 +72,11 @@ class Unsent:
         self._first_step = first_step
 
     def rows(self) -> list[tuple[int, dict[str, Any]]]:
-        """Steps and rows as they were logged, with ``_timestamp``, by step. A later process goes
-        over an earlier one: it has logged the earlier one's rows, or its own in their place."""
+        """Return (step, row) as they were logged, with ``_timestamp``, by step.
+
+        The rows of a later process replace those of earlier ones: it has logged them again, or
+        logged its own in their place.
+        """
         found: dict[int, dict[str, Any]] = {}
         for folder in self._earlier:
             for row in _logged_by(folder):
@@ -80,24 +85,25 @@ class Unsent:
         return sorted(found.items(), key=lambda row: row[0])
 
     def forget(self) -> None:
-        """The rows have been logged again: another journal has them now."""
+        """Remove the kept journals, once their rows have been logged again."""
         for folder in self._earlier:
-            (folder / KEPT).unlink(missing_ok=True)
+            (folder / KEPT_JOURNAL).unlink(missing_ok=True)
 
 
 def _logged_by(run_folder: Path) -> list[Row]:
-    """Rows of the journal of one process: not yet delivered, or kept."""
+    """Return the rows of one process, from its pending or its kept journal."""
     waiting = f"{segment_of(run_folder / 'of.wandb')}{frames.SUFFIX}"
-    # In the order in which it moves.
-    for path in (run_folder.parent / JOURNAL_DIR / waiting, run_folder / KEPT):
+    # In this order, because the journal may be moved meanwhile.
+    for path in (run_folder.parent / JOURNAL_DIR / waiting, run_folder / KEPT_JOURNAL):
         with contextlib.suppress(JournalError):
             return list(_rows(path))
     return []
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    """None beyond the point at which other processes or TensorBoard feed the run, too: wandb-core
-    alone knows their order.
+    """Yield the rows of a journal, up to where other processes or TensorBoard feed the run, too.
+
+    From there on only wandb-core knows the order of rows.
 
     Raises:
         JournalError: there is no such journal.
@@ -106,7 +112,7 @@ def _rows(path: Path) -> Iterator[Row]:
 
     machine = StepMachine(MetricDefinitions(SummaryFold()))
     for frame in reader.JournalReader(path).read():
-        if frame.kind == frames.NOTE and _NOT_ALONE & frame.document().keys():
+        if frame.kind == frames.NOTE and _OTHER_WRITERS & frame.document().keys():
             return
         if frame.kind != frames.RECORD:
             continue
@@ -121,5 +127,5 @@ def _rows(path: Path) -> Iterator[Row]:
 
 def _values(row: Row) -> dict[str, Any]:
     return nest(
-        {path: json.loads(text) for path, text in row.values.items() if path[0] not in _CORES_OWN}
+        {path: json.loads(text) for path, text in row.values.items() if path[0] not in _CORE_KEYS}
     )

@@ -1,4 +1,4 @@
-"""The artifacts that a run of a W&B server logged and used."""
+"""Download the artifacts that a run of a W&B server logged and used."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ query ArtifactFileURLs($id: ID!, $cursor: String, $perPage: Int) {
 
 
 class RunArtifacts:
-    """Fetches the artifacts of one run into ``folder``."""
+    """Downloads the artifacts of one run into ``folder``."""
 
     def __init__(self, client: WandbClient, run_id: str, folder: RefCountedTempDir) -> None:
         self._client = client
         self._run_id = run_id
         self._folder = folder
-        self._where = f"{client.place.path}/{run_id}: artifact"
+        self._where = f"{client.address.path}/{run_id}: artifact"
 
     def read(self) -> Iterator[Item]:
-        """The artifacts that the run used, and those it logged with their files.
+        """Yield the artifacts that the run used, and those that it logged with their files.
 
-        A file that the server lists and does not give is reported, and its entry has no copy.
+        A file that the server lists and does not return is reported, and its entry has no copy.
 
         Raises:
             SourceUnavailableError: the server does not answer.
@@ -131,7 +131,7 @@ class RunArtifacts:
     def _manifest(self, artifact_id: str) -> dict[str, Mapping[str, Any]]:
         artifact = self._client.query(MANIFEST, id=artifact_id).get("artifact") or {}
         file = (artifact.get("currentManifest") or {}).get("file") or {}
-        local = self._folder.lend("manifest.json")
+        local = self._folder.new_file("manifest.json")
         fetch(self._client, file, local)
         contents = json_object(local).get("contents")
         if not isinstance(contents, Mapping):
@@ -139,7 +139,7 @@ class RunArtifacts:
         return {str(path): entry for path, entry in contents.items() if isinstance(entry, Mapping)}
 
     def _stored_files(self, artifact_id: str) -> Iterator[dict[str, Any]]:
-        """Names and addresses, page by page, for an address is good for a while only."""
+        """Yield names and addresses, page by page, because addresses expire."""
 
         def page(cursor: str | None) -> Mapping[str, Any] | None:
             answer = self._client.query(
@@ -151,16 +151,16 @@ class RunArtifacts:
         return self._client.pages(page)
 
     def _copy(self, node: Mapping[str, Any], path: str, digest: str) -> Path:
-        local = self._folder.lend(safe_path(path).rpartition("/")[2])
+        local = self._folder.new_file(safe_path(path).rpartition("/")[2])
         arrived = fetch(self._client, node, local)
-        # Other digests than MD5 have another length, and cannot be compared.
+        # Digests other than MD5 have another length, and cannot be compared.
         if len(digest) == len(arrived) and digest != arrived:
-            raise SourceError("what the server gives has another digest than its manifest says")
+            raise SourceError("the downloaded file has another digest than the manifest")
         return local
 
 
 def list_artifacts(client: WandbClient, run_id: str, document: str) -> Iterator[dict[str, Any]]:
-    """The artifacts that a run `LOGGED` or `USED`, as the server describes them."""
+    """Yield the artifacts that a run `LOGGED` or `USED`, as the server describes them."""
 
     def page(cursor: str | None) -> Mapping[str, Any] | None:
         run = client.run(document, run_id, cursor=cursor, perPage=FILES_A_PAGE)

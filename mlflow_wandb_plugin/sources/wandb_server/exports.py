@@ -1,4 +1,4 @@
-"""W&B's parquet exports of a run's history, decoded in columns and in bounded memory."""
+"""Decode W&B's parquet exports of a run's history by column, in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.errors import SourceError
-from mlflow_wandb_plugin.sources.wandb_server.history_rows import (
-    NOT_METRICS,
-    Block,
-    RunKeys,
-    row_time_ms,
-)
+from mlflow_wandb_plugin.sources.wandb_server.history_rows import Block, RunKeys, row_time_ms
+from mlflow_wandb_plugin.wandb_log.summary import INTERNAL_KEYS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RowGroup:
-    """A part of an export: its file, its number there, and the range of its steps."""
+    """A row group of an export: its file, its number in it, and the range of its steps."""
 
     path: Path
     number: int
@@ -37,10 +33,10 @@ class RowGroup:
 
 
 def row_groups(paths: Iterable[Path]) -> list[RowGroup]:
-    """All row groups of some exports, by their first step.
+    """Return all row groups of some exports, by their first step.
 
     Raises:
-        SourceError: a file is no parquet, or has no steps.
+        SourceError: a file is not parquet, or has no steps.
     """
     import pyarrow as pa
 
@@ -56,13 +52,13 @@ def row_groups(paths: Iterable[Path]) -> list[RowGroup]:
 
 
 def in_order(groups: Sequence[RowGroup], after: int) -> bool:
-    """Whether the groups that reach beyond step ``after`` follow one another without overlap."""
+    """Whether the steps of the groups that go beyond step ``after`` do not overlap."""
     later = [group for group in groups if group.last_step > after]
-    return all(before.last_step < behind.first_step for before, behind in itertools.pairwise(later))
+    return all(one.last_step < other.first_step for one, other in itertools.pairwise(later))
 
 
 def batches(group: RowGroup, rows: int, columns: list[str] | None = None) -> Iterator[Any]:
-    """The group's record batches of at most ``rows`` rows, in order of their steps."""
+    """Yield the group's record batches of at most ``rows`` rows, in order of their steps."""
     import pyarrow as pa
 
     try:
@@ -77,6 +73,7 @@ def batches(group: RowGroup, rows: int, columns: list[str] | None = None) -> Ite
 
 
 def steps_of(batch: pa.RecordBatch) -> Ints:
+    """Return the steps of a batch."""
     import numpy as np
 
     return np.asarray(batch.column("_step").to_numpy(zero_copy_only=False), dtype=np.int64)
@@ -91,9 +88,9 @@ def add_batch(
     if len(wanted) != batch.num_rows:
         batch = batch.take(pa.array(wanted, pa.int64()))
     first = len(block.steps)
-    block.open_rows(steps_of(batch).tolist(), _times_ms(batch, started_ms))
+    block.add_rows(steps_of(batch).tolist(), _times_ms(batch, started_ms))
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if name not in NOT_METRICS:
+        if name not in INTERNAL_KEYS:
             _add_column(block, keys, name, column, first)
 
 
@@ -117,7 +114,7 @@ def _add_column(block: Block, keys: RunKeys, name: str, column: pa.Array, first:
 
 
 def _numbers(column: pa.Array, first: int) -> tuple[list[int], list[float]]:
-    """Row numbers and values where there is a value. NaN is one, null is none."""
+    """Return row numbers and values. NaN is a value, null is not."""
     import numpy as np
 
     rows = np.arange(first, first + len(column))
@@ -134,8 +131,8 @@ def _times_ms(batch: pa.RecordBatch, started_ms: int) -> list[int]:
     if "_timestamp" in batch.schema.names and not batch.column("_timestamp").null_count:
         seconds = batch.column("_timestamp").to_numpy(zero_copy_only=False).astype(np.float64)
         if np.isfinite(seconds).all():
-            whole: list[int] = (seconds * 1000).astype(np.int64).tolist()
-            return whole
+            times: list[int] = (seconds * 1000).astype(np.int64).tolist()
+            return times
     names = [name for name in ("_timestamp", "_runtime") if name in batch.schema.names]
     columns = [batch.column(name).to_pylist() for name in names]
     if not columns:
@@ -145,7 +142,7 @@ def _times_ms(batch: pa.RecordBatch, started_ms: int) -> list[int]:
 
 
 def _from_json(text: str) -> Any:
-    """A value of a key whose values are of several types: each is a JSON text of its own."""
+    """Parse a value of a key with values of several types, which are exported as JSON texts."""
     try:
         return json.loads(text)
     except ValueError:
@@ -153,7 +150,7 @@ def _from_json(text: str) -> Any:
 
 
 def _without_nulls(value: Any) -> Any:
-    """An export gives every struct the fields of all: those that are null were not there."""
+    """Remove null fields of structs: in an export, every struct has the fields of all."""
     if isinstance(value, dict):
         return {name: _without_nulls(item) for name, item in value.items() if item is not None}
     if isinstance(value, list):

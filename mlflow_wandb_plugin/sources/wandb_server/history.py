@@ -1,11 +1,11 @@
-"""The history of one run, complete: parquet exports first, then the rows not exported yet.
+"""Read the complete history of one run: parquet exports, then the live rows not exported yet.
 
-W&B moves rows from the live tail to exports whenever it likes, also between two of our requests.
-So each pass starts from one answer that names both, every page is compared with the rows that the
-answer promised, and rows are told apart by their step: what moved is read in another pass.
+W&B moves rows from the live rows to exports at any time, also between two requests. Each pass
+therefore starts from one answer that lists both; every page is compared with the rows listed in it,
+and rows are identified by their step. Rows that were moved meanwhile are read in another pass.
 
-Assumed of the service: a step has one row; exports hold the oldest rows; `historyLineCount` counts
-rows. Where that does not hold the counts differ, and the run is said to have rows missing.
+Assumptions about the service: a step has one row, exports have the oldest rows, and
+`historyLineCount` counts rows. Otherwise the counts differ, and the run is reported as incomplete.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from urllib.parse import urlsplit
 from mlflow_wandb_plugin.core.identity import SERVER
 from mlflow_wandb_plugin.core.model import Checkpoint, Item, Key
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
-from mlflow_wandb_plugin.sources.wandb_server import exports as exports
+from mlflow_wandb_plugin.sources.wandb_server import exports
 from mlflow_wandb_plugin.sources.wandb_server.history_rows import (
-    NOT_METRICS,
     Block,
     LastValues,
     RunKeys,
@@ -29,18 +28,20 @@ from mlflow_wandb_plugin.sources.wandb_server.history_rows import (
 )
 from mlflow_wandb_plugin.wandb_api.client import WandbClient
 from mlflow_wandb_plugin.wandb_log.decoder import BLOCK_POINTS
+from mlflow_wandb_plugin.wandb_log.summary import INTERNAL_KEYS
 
 if TYPE_CHECKING:
     from mlflow_wandb_plugin.sources.wandb_server.exports import Ints, RowGroup
 
 PAGE_ROWS = 1000
+"""Live rows a request."""
 PAGE_STEPS = 10_000_000
-"""Rows asked for at once, and steps that they may be spread over: sparse steps cost few pages."""
-BLIND_STEPS = 1_000_000
-"""The same where the rows' number is not known: as many may come at once."""
+"""Steps that a request may span, so that sparse steps need few requests."""
+UNLISTED_PAGE_STEPS = 1_000_000
+"""Steps that a request may span if the live rows are not listed: as many rows may be returned."""
 
 Page: TypeAlias = "tuple[int, int, set[int] | None]"
-"""Steps from, up to (exclusive), and the live steps that the server named in between."""
+"""First step, end step (exclusive), and the live steps listed in between, None if unknown."""
 
 EXPORTS = """
 query RunParquetHistory($entity: String!, $project: String!, $run: String!,
@@ -76,8 +77,13 @@ query RunHistoryKeys($entity: String!, $project: String!, $run: String!) {
 """
 
 
-class Taken:
-    """The steps that have been met: all up to ``through``, and some beyond. ``count`` of them."""
+class ReadSteps:
+    """The steps that have been read.
+
+    Attributes:
+        through: all steps up to this one are done.
+        count: number of rows read.
+    """
 
     def __init__(self) -> None:
         import numpy as np
@@ -86,46 +92,46 @@ class Taken:
         self.through = -1
         self.count = 0
         self._beyond: list[Ints] = []
-        self._highest = -1
+        self._max_beyond = -1
 
-    def fresh(self, steps: Ints) -> Ints:
-        """The positions in ``steps`` of those not met before, each once; they count as met now."""
-        positions = self.unmet(steps)
+    def add(self, steps: Ints) -> Ints:
+        """Add steps; returns the positions in ``steps`` of those not read before, each once."""
+        positions = self.unread(steps)
         if len(positions):
             self._beyond.append(steps[positions])
-            self._highest = max(self._highest, int(steps[positions].max()))
+            self._max_beyond = max(self._max_beyond, int(steps[positions].max()))
             self.count += len(positions)
         return positions
 
-    def unmet(self, steps: Ints) -> Ints:
-        """The positions in ``steps`` of those not met before, each once."""
+    def unread(self, steps: Ints) -> Ints:
+        """Return the positions in ``steps`` of those not read before, each once."""
         np = self._np
         positions = np.arange(len(steps))
         if len(steps) > 1 and not (steps[1:] > steps[:-1]).all():
             positions = np.sort(np.unique(steps, return_index=True)[1])
         new = steps[positions] > self.through
-        if self._beyond and len(steps) and steps.min() <= self._highest:
+        if self._beyond and len(steps) and steps.min() <= self._max_beyond:
             self._beyond = [np.concatenate(self._beyond)]
             new &= ~np.isin(steps[positions], self._beyond[0])
-        unmet: Ints = positions[new]
-        return unmet
+        unread: Ints = positions[new]
+        return unread
 
     def advance(self, step: int) -> None:
-        """All rows up to ``step`` have been met."""
+        """Mark all steps up to ``step`` as done."""
         self.through = max(self.through, step)
         kept = [beyond[beyond > self.through] for beyond in self._beyond]
         self._beyond = [beyond for beyond in kept if len(beyond)]
 
 
 class RunHistory:
-    """Reads one run's history, in as many passes as its caller asks for.
+    """Reads one run's history, in one pass a call of `read`.
 
     Args:
-        since: rows at earlier steps are counted and not yielded.
-        folder: where exports are kept while they are read.
-        started_ms: Unix ms; the time of rows that have none.
+        since: first step to yield; rows at earlier steps are only counted.
+        folder: for downloaded exports.
+        started_ms: Unix ms; the time of rows without one.
         page_rows: live rows a request.
-        refresh: brings ``keys`` up to date; called when it is known which rows will be read.
+        refresh: updates ``keys``; called in each pass, once its rows are known.
     """
 
     def __init__(
@@ -149,36 +155,38 @@ class RunHistory:
         self._block_rows = max(1, BLOCK_POINTS // keys.width)
         self._page_rows = min(page_rows, self._block_rows)
         self._refresh = refresh
-        self._taken = Taken()
+        self._done = ReadSteps()
         self._files: dict[str, Path] = {}
         self._groups: list[RowGroup] = []
         self._live: list[int] = []
 
     @property
     def rows(self) -> int:
-        """Rows of the run that are accounted for: yielded, or before ``since``."""
-        return self._taken.count
+        """Number of rows that were yielded or are before ``since``."""
+        return self._done.count
 
     def read(self) -> Iterator[Item]:
-        """One pass: everything that no earlier pass has yielded, with marks where it is safe.
+        """Yield all rows that no earlier pass has yielded, and checkpoints.
 
         Raises:
             SourceError: an answer or export cannot be read.
         """
-        count = self._look()
+        count = self._list_rows()
         if self._refresh is not None:
             self._refresh()
         yield from self._read_exports()
         live = _ints(self._live)
-        unmet: list[int] = live[self._taken.unmet(live)].tolist()
-        whole = self._taken.count + len(unmet) == count
-        yield from self._read_live(self._promised_pages(unmet) if whole else self._blind_pages())
+        unread: list[int] = live[self._done.unread(live)].tolist()
+        all_listed = self._done.count + len(unread) == count
+        yield from self._read_live(
+            self._listed_pages(unread) if all_listed else self._unlisted_pages()
+        )
 
-    def _look(self) -> int:
-        """Ask where the rows are now; returns how many the server says there are."""
-        run = self._where()
+    def _list_rows(self) -> int:
+        """Download new exports and list live rows; returns the server's count of all rows."""
+        run = self._locate_rows()
         history = run.get("parquetHistory") or {}
-        # Signatures in addresses change; what they lead to does not.
+        # The signature in an address changes; its path names the file.
         urls = {urlsplit(str(url)).path: str(url) for url in history.get("parquetUrls") or ()}
         for name, url in urls.items():
             if name not in self._files:
@@ -190,7 +198,7 @@ class RunHistory:
         self._live = sorted(live)
         return int(run.get("historyLineCount") or 0)
 
-    def _where(self) -> dict[str, Any]:
+    def _locate_rows(self) -> dict[str, Any]:
         try:
             return self._client.run(EXPORTS, self._run_id, liveKeys=["_step"])
         except SourceUnavailableError:
@@ -198,61 +206,61 @@ class RunHistory:
         except SourceError as error:
             if "parquetHistory" not in str(error):
                 raise
-            # A server of one's own, from before exports.
+            # An older server without exports.
             return self._client.run(COUNT, self._run_id)
 
     # -- exports ----------------------------------------------------------------------------
 
     def _read_exports(self) -> Iterator[Item]:
-        ordered = exports.in_order(self._groups, self._taken.through)
+        ordered = exports.in_order(self._groups, self._done.through)
         for group in self._groups:
-            if group.last_step <= self._taken.through:
+            if group.last_step <= self._done.through:
                 continue
             if ordered and group.last_step < self._since and group.sorted:
-                self._taken.fresh(_only_steps(group))
+                self._done.add(_only_steps(group))
             else:
                 yield from self._read_group(group, ordered)
             if ordered:
-                self._taken.advance(group.last_step)
+                self._done.advance(group.last_step)
         if self._groups and not ordered:
-            self._taken.advance(max(group.last_step for group in self._groups))
-            yield from self._mark(self._taken.through + 1)
+            self._done.advance(max(group.last_step for group in self._groups))
+            yield from self._checkpoint(self._done.through + 1)
 
     def _read_group(self, group: RowGroup, ordered: bool) -> Iterator[Item]:
         for batch in exports.batches(group, self._block_rows):
             steps = exports.steps_of(batch)
-            positions = self._taken.fresh(steps)
+            positions = self._done.add(steps)
             wanted = positions[steps[positions] >= self._since].tolist()
             if wanted:
                 block = Block(self._keys, self.last)
                 exports.add_batch(block, self._keys, batch, wanted, self._started_ms)
                 yield from block.items()
             if ordered:
-                yield from self._mark(int(steps[-1]) + 1)
+                yield from self._checkpoint(int(steps[-1]) + 1)
 
     # -- the live tail ----------------------------------------------------------------------
 
     def _read_live(self, pages: Iterator[Page]) -> Iterator[Item]:
-        for low, high, promised in pages:
+        for low, high, listed in pages:
             rows = self._page(low, high)
             steps = _steps(rows)
-            met = [rows[at] for at in self._taken.fresh(steps).tolist()]
+            new = [rows[at] for at in self._done.add(steps).tolist()]
             block = Block(self._keys, self.last)
-            self._add_rows(block, [row for row in met if _step(row) >= self._since])
+            self._add_rows(block, [row for row in new if _step(row) >= self._since])
             yield from block.items()
-            if promised is None:
+            if listed is None:
                 continue
-            if not promised <= set(steps.tolist()):
-                # Rows have been moved under us. Another pass finds them; no mark may pass them.
+            if not listed <= set(steps.tolist()):
+                # Rows were moved to exports: another pass reads them, so no checkpoint here.
                 return
-            yield from self._mark(high)
+            yield from self._checkpoint(high)
 
-    def _promised_pages(self, steps: list[int]) -> Iterator[Page]:
-        """Ranges that hold ``steps``, the live rows that the server named and we have not met."""
-        carried = sum(1 for step in steps if step < self._since)
-        # Rows before ``since`` were carried by an earlier read: they are there, and not asked for.
-        self._taken.fresh(_ints(steps[:carried]))
-        at = carried
+    def _listed_pages(self, steps: list[int]) -> Iterator[Page]:
+        """Yield pages for ``steps``, the listed live rows that are not read yet."""
+        copied = sum(1 for step in steps if step < self._since)
+        # Rows before ``since`` were copied earlier: they count, and are not requested.
+        self._done.add(_ints(steps[:copied]))
+        at = copied
         while at < len(steps):
             end = min(at + self._page_rows, len(steps))
             while steps[end - 1] - steps[at] >= PAGE_STEPS and end - at > 1:
@@ -260,20 +268,20 @@ class RunHistory:
             yield steps[at], steps[end - 1] + 1, set(steps[at:end])
             at = end
 
-    def _blind_pages(self) -> Iterator[Page]:
-        """Ranges over all steps beyond the exports, for a server that does not name its live rows.
+    def _unlisted_pages(self) -> Iterator[Page]:
+        """Yield pages over all steps after the exports, for a server that lists no live rows.
 
-        As many rows are asked for as the range has steps, so that the server leaves none out. The
-        emptier a range was, the wider is the next.
+        A request asks for as many rows as it has steps, so that the server leaves none out. After a
+        sparse page the next one is wider.
         """
-        low, last, width = self._taken.through + 1, self._last_step(), self._page_rows
+        low, last, width = self._done.through + 1, self._last_step(), self._page_rows
         while low <= last:
-            before = self._taken.count
+            before = self._done.count
             yield low, low + width, None
             low += width
-            found = self._taken.count - before
+            found = self._done.count - before
             sparse = found < self._page_rows // 20
-            width = min(width * 10, BLIND_STEPS) if sparse else self._page_rows
+            width = min(width * 10, UNLISTED_PAGE_STEPS) if sparse else self._page_rows
 
     def _last_step(self) -> int:
         listed = self._client.run(LAST_STEP, self._run_id).get("historyKeys") or {}
@@ -286,25 +294,27 @@ class RunHistory:
         try:
             rows = [json.loads(line) for line in run.get("history") or ()]
         except (TypeError, ValueError) as error:
-            raise SourceError(f"W&B sent a history row that is no JSON: {error}") from error
+            raise SourceError(f"W&B sent a history row that is not JSON: {error}") from error
         return sorted(rows, key=_step)
 
     def _add_rows(self, block: Block, rows: Iterable[Mapping[str, Any]]) -> None:
         for number, row in enumerate(rows):
-            block.open_rows([_step(row)], [row_time_ms(row, self._started_ms)])
+            block.add_rows([_step(row)], [row_time_ms(row, self._started_ms)])
             for name, value in row.items():
-                if name not in NOT_METRICS:
+                if name not in INTERNAL_KEYS:
                     block.add(number, name, value)
 
-    def _mark(self, position: int) -> Iterator[Checkpoint]:
+    def _checkpoint(self, position: int) -> Iterator[Checkpoint]:
         if position > self._since:
             yield Checkpoint(SERVER, position, rows_too=True)
 
-    # -- what a resumed read has not seen ---------------------------------------------------
+    # -- last values of a resumed read ------------------------------------------------------
 
     def fill_last(self, wanted: set[Key]) -> None:
-        """Find the last values of ``wanted`` keys (and the last row) before ``since``, newest rows
-        first, for a read that began in the middle."""
+        """Read the last values of ``wanted`` keys, and the last row, if they are before ``since``.
+
+        The newest rows are read first.
+        """
         missing = {path for path in wanted if path not in self.last}
         rows = self._earlier_live_rows()
         while (missing or self.last.step is None) and (page := next(rows, None)) is not None:

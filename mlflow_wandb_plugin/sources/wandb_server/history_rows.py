@@ -1,4 +1,4 @@
-"""History rows of a W&B server as series and row objects, in bounded blocks."""
+"""Convert history rows of a W&B server to series and row objects, in bounded blocks."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mlflow_wandb_plugin.core.model import Item, Key, RowObjects, Series, flatten, nest
+from mlflow_wandb_plugin.core.model import (
+    Item,
+    Key,
+    RowObjects,
+    Series,
+    as_float,
+    flatten,
+    nest,
+)
+from mlflow_wandb_plugin.wandb_log.summary import INTERNAL_KEYS
 
-NOT_METRICS = frozenset({"_step", "_runtime", "_timestamp", "_wandb"})
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class RunKeys:
-    """What the server says of a run's history keys, and the path that each has in the model.
+    """The history keys of a run: their types, and their paths in the model.
 
-    A key reaches us as one dotted name. Where the summary nests it, so does the model (and a local
-    log of the same run); else the whole name is one label.
+    The server sends a key as one dotted name. If the summary nests it, its path is nested (as in a
+    local log of the same run); else the name is one label.
 
     Args:
         history_keys: the server's ``historyKeys``.
@@ -27,10 +35,10 @@ class RunKeys:
         self.types: dict[str, dict[str, int]] = {}
         self._nested: dict[str, Key] = {}
         self._paths: dict[str, Key] = {}
-        self.learn(history_keys, summary)
+        self.update(history_keys, summary)
 
-    def learn(self, history_keys: Any, summary: Mapping[str, Any]) -> None:
-        """Take up what the server says now. A path that was given out stays."""
+    def update(self, history_keys: Any, summary: Mapping[str, Any]) -> None:
+        """Add what the server says now. Paths that `path` has returned stay."""
         listed = history_keys.get("keys") if isinstance(history_keys, Mapping) else None
         self.types.update(
             {str(name): _type_counts(entry) for name, entry in (listed or {}).items()}
@@ -41,39 +49,41 @@ class RunKeys:
         self._nested.update({name: (name,) for name in summary})
 
     def path(self, name: str) -> Key:
+        """Return the path of a key."""
         found = self._paths.get(name)
         if found is None:
             found = self._paths[name] = self._nested.get(name, (name,))
         return found
 
     def is_number(self, name: str) -> bool:
-        """Whether the key holds numbers and no text: then the text ``NaN`` of it is a number.
+        """Whether the key has numbers and no text, so that its text ``NaN`` is a number.
 
-        A key that holds both cannot be told apart there, and its ``NaN`` stays text.
+        If a key has both, its ``NaN`` stays text.
         """
         types = self.types.get(name, {})
         return bool(types) and "string" not in types and ("number" in types or "boolean" in types)
 
     def is_text(self, name: str) -> bool:
-        """Whether all values are text, so that an export holds them as they are and not as JSON."""
+        """Whether all values are text, which exports contain as it is and not as JSON."""
         return self.types.get(name, {}).keys() <= {"string", "nil"}
 
     def logged(self, path: Key) -> bool:
-        """Whether history has the key, or one that it is nested in."""
+        """Whether history has the key, or a key above it."""
         return any(".".join(path[:n]) in self.types for n in range(1, len(path) + 1))
 
     @property
     def points(self) -> int:
-        """Numbers in all of the history."""
+        """Number of points of the whole history."""
         return sum(
             types.get("number", 0) + types.get("boolean", 0)
             for name, types in self.types.items()
-            if name not in NOT_METRICS
+            if name not in INTERNAL_KEYS
         )
 
     @property
     def width(self) -> int:
-        return max(1, len(self.types.keys() - NOT_METRICS))
+        """Number of keys, at least 1."""
+        return max(1, len(self.types.keys() - INTERNAL_KEYS))
 
 
 def _type_counts(entry: Any) -> dict[str, int]:
@@ -82,18 +92,20 @@ def _type_counts(entry: Any) -> dict[str, int]:
 
 
 class LastValues:
-    """The latest number of each key and the latest row, whatever the order they come in."""
+    """The latest number of each key and the latest row, added in any order."""
 
     def __init__(self) -> None:
         self.step: int | None = None
         self.ms: int | None = None
         self._values: dict[Key, tuple[int, float]] = {}
 
-    def row(self, step: int, timestamp_ms: int) -> None:
+    def add_row(self, step: int, timestamp_ms: int) -> None:
+        """Add a row's step and time."""
         if self.step is None or step >= self.step:
             self.step, self.ms = step, timestamp_ms
 
-    def number(self, path: Key, step: int, value: float) -> None:
+    def add_number(self, path: Key, step: int, value: float) -> None:
+        """Add a number of a key."""
         known = self._values.get(path)
         if known is None or step >= known[0]:
             self._values[path] = (step, value)
@@ -103,11 +115,12 @@ class LastValues:
 
     @property
     def values(self) -> dict[Key, float]:
+        """The latest number of each key."""
         return {path: value for path, (_, value) in self._values.items()}
 
 
 class Block:
-    """Rows that are yielded together. Add rows in order of their steps, then take `items`."""
+    """Collects rows, in order of their steps, and returns them as `items`."""
 
     def __init__(self, keys: RunKeys, last: LastValues) -> None:
         self._keys = keys
@@ -117,15 +130,15 @@ class Block:
         self._numbers: dict[str, tuple[list[int], list[float]]] = {}
         self._objects: dict[int, dict[Key, Any]] = {}
 
-    def open_rows(self, steps: Sequence[int], times_ms: Sequence[int]) -> None:
-        """Append rows; values are then added by row number."""
+    def add_rows(self, steps: Sequence[int], times_ms: Sequence[int]) -> None:
+        """Append rows without values; values are added by row number."""
         self.steps += steps
         self.times_ms += times_ms
         if steps:
-            self._last.row(steps[-1], times_ms[-1])
+            self._last.add_row(steps[-1], times_ms[-1])
 
     def add_numbers(self, name: str, rows: list[int], values: list[float]) -> None:
-        """Numbers of one key, at ascending row numbers."""
+        """Add numbers of one key, at ascending row numbers."""
         column = self._numbers.get(name)
         if column is None:
             self._numbers[name] = (rows, values)
@@ -133,10 +146,10 @@ class Block:
             column[0].extend(rows)
             column[1].extend(values)
         if rows:
-            self._last.number(self._keys.path(name), self.steps[rows[-1]], values[-1])
+            self._last.add_number(self._keys.path(name), self.steps[rows[-1]], values[-1])
 
     def add(self, row: int, name: str, value: Any) -> None:
-        """One value of any kind; what is nested is taken apart, except W&B's typed values."""
+        """Add one value; nested values are flattened, except W&B's typed values."""
         number = self._number(name, value)
         if number is not None:
             self.add_numbers(name, [row], [number])
@@ -154,7 +167,7 @@ class Block:
         return None
 
     def items(self) -> Iterator[Item]:
-        """Series, then the rest of the rows. Keys that every row has share steps and times."""
+        """Yield series, then row objects. Keys that every row has share steps and times."""
         steps, times = self.steps, self.times_ms
         for name, (rows, values) in self._numbers.items():
             path = self._keys.path(name)
@@ -167,8 +180,11 @@ class Block:
 
 
 def with_numbers(summary: Mapping[str, Any], last: LastValues) -> Mapping[str, Any]:
-    """``summary`` with floats for what JSON or Python cannot hold in one: integers beyond floats,
-    and NaN and the infinities, which come as text, at keys that history has numbers for."""
+    """Return ``summary`` with floats for numbers that JSON cannot express.
+
+    Integers beyond the range of floats become infinite. NaN and infinities, which the server sends
+    as text, become floats at keys that have numbers in history.
+    """
 
     def number(path: Key, value: Any) -> Any:
         if isinstance(value, str) and path in last:
@@ -180,17 +196,12 @@ def with_numbers(summary: Mapping[str, Any], last: LastValues) -> Mapping[str, A
     return nest({path: number(path, value) for path, value in flatten(summary).items()})
 
 
-def as_float(value: int | float) -> float:
-    """``value`` as a float; infinite, as in a local log, if no float is that large."""
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
-
-
 def row_time_ms(row: Mapping[str, Any], started_ms: int) -> int:
-    """When a row was logged. Without ``_timestamp`` it follows from the row alone, so that reading
-    it again gives the same point."""
+    """Return the Unix ms at which a row was logged.
+
+    Without ``_timestamp`` it follows from the row alone, so that reading it again gives the same
+    point.
+    """
     timestamp, runtime = row.get("_timestamp"), row.get("_runtime")
     if isinstance(timestamp, (int, float)) and math.isfinite(timestamp):
         return int(timestamp * 1000)

@@ -1,6 +1,6 @@
-"""What a W&B server keeps of a run beside rows: files, console log, system metrics.
+"""Download a run's files, console log and system metrics from a W&B server.
 
-Downloads get local names of our own making: what a server calls a file decides nothing here.
+Local names are made safe: a file name that the server sends cannot lead out of the folder.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ query RunFullHistory($entity: String!, $project: String!, $run: String!, $sample
 
 
 class RunDownloads:
-    """Fetches what belongs to one run into ``folder``.
+    """Downloads the files of one run into ``folder``.
 
     Attributes:
-        metadata: of wandb-metadata.json, once `files` has come past it.
+        metadata: content of wandb-metadata.json, once `new_files` has yielded it.
     """
 
     def __init__(self, client: WandbClient, run_id: str, folder: RefCountedTempDir) -> None:
@@ -69,15 +69,16 @@ class RunDownloads:
         self._client = client
         self._run_id = run_id
         self._folder = folder
-        self._where = f"{client.place.path}/{run_id}"
+        self._where = f"{client.address.path}/{run_id}"
         self._names: set[str] = set()
 
     # -- files ------------------------------------------------------------------------------
 
     def new_files(self) -> Iterator[Item]:
-        """Every file of the run that no earlier call has yielded.
+        """Yield every file of the run that no earlier call has yielded.
 
-        A file that the server lists and does not give is reported, and is a `FileRef` to nothing.
+        A file that the server lists and does not return is reported, and its `FileRef` has no local
+        file.
 
         Raises:
             SourceUnavailableError: the server does not answer.
@@ -87,7 +88,7 @@ class RunDownloads:
             if name in self._names:
                 continue
             self._names.add(name)
-            local = self._folder.lend(safe_path(name).rpartition("/")[2])
+            local = self._folder.new_file(safe_path(name).rpartition("/")[2])
             try:
                 fetch(self._client, node, local)
             except SourceUnavailableError:
@@ -102,9 +103,10 @@ class RunDownloads:
             yield FileRef(name, local)
 
     def console(self, lines: int) -> Iterator[Item]:
-        """The console log of a run that has not uploaded it as a file: it still runs, or died.
+        """Yield the console log of a run that did not upload it as a file: it runs, or was killed.
 
-        ``lines``: as many as the server has counted.
+        Args:
+            lines: the server's count of lines.
         """
 
         def page(cursor: str | None) -> Mapping[str, Any] | None:
@@ -114,7 +116,7 @@ class RunDownloads:
 
         if not lines or CONSOLE_FILE in self._names:
             return
-        local = self._folder.lend(CONSOLE_FILE)
+        local = self._folder.new_file(CONSOLE_FILE)
         with open(local, "w", encoding="utf-8", errors="surrogatepass") as file:
             for node in self._client.pages(page):
                 file.write(f"{node.get('line') or ''}".rstrip("\n") + "\n")
@@ -123,16 +125,17 @@ class RunDownloads:
     # -- system metrics ---------------------------------------------------------------------
 
     def system_metrics(self, lines: int) -> Iterator[Item]:
-        """All system metrics. ``lines``: as many as the server has counted.
+        """Yield all system metrics, and an `UnreadableRange` if the server returns fewer lines.
 
-        Where it gives fewer, however many are asked for, that is reported.
+        Args:
+            lines: the server's count of lines.
         """
         if not lines:
             return
         run = self._client.run(EVENTS, self._run_id, samples=2 * lines + 1000)
         texts: list[str] = list(run.get("events") or ())
         if len(texts) < lines:
-            reason = f"the server gives {len(texts)} of {lines} lines"
+            reason = f"the server returns {len(texts)} of {lines} lines"
             where = f"{self._where}: system metrics"
             yield UnreadableRange(where, len(texts), lines - len(texts), reason, "lines")
         columns: dict[str, tuple[list[int], list[float]]] = {}
@@ -146,7 +149,7 @@ class RunDownloads:
 
 
 def list_files(client: WandbClient, run_id: str) -> Iterator[dict[str, Any]]:
-    """The files of a run as the server describes them."""
+    """Yield the files of a run, as the server describes them."""
 
     def page(cursor: str | None) -> Mapping[str, Any] | None:
         run = client.run(FILES, run_id, cursor=cursor, perPage=FILES_A_PAGE)
@@ -160,24 +163,24 @@ def fetch(client: WandbClient, node: Mapping[str, Any], local: Path) -> str:
     """Download a file that the server describes; returns its digest as W&B writes digests.
 
     Raises:
-        SourceError: the server does not give it.
+        SourceError: the server does not return it.
     """
     urls = [str(url) for url in (node.get("directUrl"), node.get("url")) if url]
     if not urls:
-        raise SourceError("the server names no address for it")
+        raise SourceError("the server sends no address for it")
     for url in urls[:-1]:
         try:
             return client.download(url, local)
         except SourceUnavailableError:
             raise
         except SourceError:
-            # A signed address may have run out; the other needs the key and stays.
+            # A signed address may have expired; the other one needs the API key and does not.
             local.unlink(missing_ok=True)
     return client.download(urls[-1], local)
 
 
 def _add_event(columns: dict[str, tuple[list[int], list[float]]], text: str) -> int:
-    """Take one line of system metrics; returns how many points it had."""
+    """Add one line of system metrics; returns the number of its points."""
     try:
         event = json.loads(text)
         at_ms = int(event["_timestamp"] * 1000)
@@ -199,7 +202,7 @@ def _system_series(columns: Mapping[str, tuple[list[int], list[float]]]) -> Iter
 
 
 def json_object(path: Path) -> Mapping[str, Any]:
-    """What a JSON file holds; empty if that is no object."""
+    """Read a JSON file; empty if it has no JSON object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -208,7 +211,7 @@ def json_object(path: Path) -> Mapping[str, Any]:
 
 
 def number(value: Any) -> int:
-    """A count that the server sends as a number or as text; 0 if it sends none."""
+    """Parse a count that the server sends as a number, as text, or not at all (0)."""
     try:
         return int(value or 0)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Runs of a W&B server: how they are listed, and what the server says of each."""
+"""List the runs of a W&B server, and convert its descriptions of runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mlflow_wandb_plugin.core.identity import SERVER
 from mlflow_wandb_plugin.core.model import RunInfo, RunState, Selection, flatten
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.wandb_api.client import WandbClient
+from mlflow_wandb_plugin.wandb_log.summary import INTERNAL_KEYS
 
 RUNS_A_PAGE = 100
 
@@ -65,7 +66,6 @@ STATES: Mapping[str, RunState] = {
     "killed": "killed",
     "preempted": "preempted",
 }
-INTERNAL_KEYS = frozenset({"_wandb", "_step", "_runtime", "_timestamp"})
 _PLAIN_NAME = re.compile(r"[^\\^$.|?*+()\[\]{}]*")
 
 
@@ -82,26 +82,26 @@ class RunLister:
         Raises:
             SourceError: the project cannot be listed.
         """
-        place = self._client.place
-        if place.run_id:
-            nodes: Iterator[dict[str, Any]] = iter((self.node(place.run_id),))
+        run_id = self._client.address.run_id
+        if run_id:
+            nodes: Iterator[dict[str, Any]] = iter((self.node(run_id),))
         else:
             nodes = self._client.pages(lambda cursor: self._page(selection, cursor))
         seen: set[str] = set()
         for node in nodes:
             info = self.info(node)
-            # Runs that come or go while pages are turned move the others between pages.
+            # Runs that are added or deleted meanwhile move others to another page.
             if info.run_id not in seen and selection.takes(info):
                 yield info
             seen.add(info.run_id)
 
     def count(self, selection: Selection) -> int:
-        """How many runs the server finds, before `Selection.takes` looks at each.
+        """Return how many runs the server finds, before `Selection.takes` filters them.
 
         Raises:
             SourceError: the project cannot be listed.
         """
-        if self._client.place.run_id:
+        if self._client.address.run_id:
             return 1
         filters = json.dumps(server_filter(selection))
         return int(self._client.project(COUNT, filters=filters).get("runCount") or 0)
@@ -118,7 +118,7 @@ class RunLister:
         return page
 
     def node(self, run_id: str) -> dict[str, Any]:
-        """All that the server says of one run, `info` and the reader of its history alike.
+        """Return the server's full description of a run, for `info` and `RunHistory`.
 
         Raises:
             SourceError: there is no such run.
@@ -126,8 +126,8 @@ class RunLister:
         return self._client.run(RUN, run_id)
 
     def info(self, node: Mapping[str, Any]) -> RunInfo:
-        """A run of a listing, or a `node`, in the model's terms."""
-        place = self._client.place
+        """Convert a run of a listing, or a `node`."""
+        address = self._client.address
         run_id = str(node["name"])
         config, environment = _config(node.get("config"))
         state = STATES.get(str(node.get("state")), "running")
@@ -141,19 +141,19 @@ class RunLister:
         }.items() if value})  # fmt: skip
         return RunInfo(
             run_id=run_id,
-            project=place.project,
-            entity=place.entity,
+            project=address.project,
+            entity=address.entity,
             name=node.get("displayName") or "",
             notes=node.get("notes") or "",
             tags=tuple(map(str, node.get("tags") or ())),
             group=node.get("group") or "",
             job_type=node.get("jobType") or "",
             sweep_id=sweep_id,
-            url=place.run_url(run_id),
+            url=address.run_url(run_id),
             segments=(SERVER,),
             state=state,
-            started_ms=milliseconds(node.get("createdAt")),
-            ended_ms=None if state == "running" else milliseconds(node.get("heartbeatAt")),
+            started_ms=iso_to_ms(node.get("createdAt")),
+            ended_ms=None if state == "running" else iso_to_ms(node.get("heartbeatAt")),
             config=config,
             first_config=flatten({key: value for key, value in config.items() if key != "_wandb"}),
             summary=document(node.get("summaryMetrics"), without=INTERNAL_KEYS),
@@ -162,7 +162,7 @@ class RunLister:
         )
 
     def _sweep(self, name: str) -> dict[str, Any]:
-        """Facts on a sweep, asked for once. One that is gone leaves its id alone."""
+        """Return facts about a sweep, requested once; of a deleted sweep only its id."""
         if name not in self._sweeps:
             try:
                 sweep = self._client.project(SWEEP, name=name).get("sweep") or {}
@@ -178,12 +178,12 @@ class RunLister:
 
 
 def with_metadata(info: RunInfo, metadata: Mapping[str, Any]) -> RunInfo:
-    """``info`` with what the run's wandb-metadata.json adds."""
+    """Return ``info`` with the facts of the run's wandb-metadata.json."""
     return replace(info, facts={**facts_of(metadata), **info.facts})
 
 
 def facts_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts on a run's origin, from wandb-metadata.json or from the config's record of it."""
+    """Return facts about a run's origin, from wandb-metadata.json or its copy in the config."""
     git = metadata.get("git") or {}
     known = {
         "os": metadata.get("os"),
@@ -207,9 +207,9 @@ def facts_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def server_filter(selection: Selection) -> dict[str, Any]:
-    """The part of ``selection`` that the server can apply; `Selection.takes` does the rest.
+    """Return the part of ``selection`` that the server can apply; `Selection.takes` does the rest.
 
-    Times are widened by a day: that is cheap, and spares us the service's idea of time zones.
+    Times are widened by a day, because the service's time zone is not known.
     """
     parts: list[dict[str, Any]] = []
     if selection.filter:
@@ -230,8 +230,8 @@ def server_filter(selection: Selection) -> dict[str, Any]:
     return {"$and": parts} if parts else {}
 
 
-def milliseconds(text: Any) -> int | None:
-    """An ISO 8601 time as Unix ms; W&B's times are UTC, said or not."""
+def iso_to_ms(text: Any) -> int | None:
+    """Convert an ISO 8601 time to Unix ms, None if it is not one; without a zone it is UTC."""
     found = re.fullmatch(
         r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:?\d\d)?", str(text or "")
     )
@@ -249,7 +249,7 @@ def _iso(at_ms: int) -> str:
 
 
 def _config(text: Any) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """The user's config, unwrapped, and the last writer's environment."""
+    """Return the user's config, unwrapped, and the environment of the last process."""
     config: dict[str, Any] = {}
     environment: Mapping[str, Any] = {}
     for key, item in document(text).items():
@@ -262,7 +262,7 @@ def _config(text: Any) -> tuple[dict[str, Any], Mapping[str, Any]]:
 
 
 def document(text: Any, without: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """A JSON object that the server sends as text; empty if there is none."""
+    """Parse a JSON object that the server sends as text; empty if there is none."""
     if not text:
         return {}
     found = text
@@ -270,7 +270,7 @@ def document(text: Any, without: frozenset[str] = frozenset()) -> dict[str, Any]
         try:
             found = json.loads(text, strict=False)
         except ValueError:
-            # One run's broken document must neither stop the listing nor be lost.
+            # A damaged document must neither stop the listing nor be dropped.
             found = {"unreadable": text}
     if not isinstance(found, Mapping):
         return {}
@@ -278,13 +278,13 @@ def document(text: Any, without: frozenset[str] = frozenset()) -> dict[str, Any]
 
 
 def _sweep_config(text: Any) -> Any:
-    """W&B keeps a sweep's config as YAML."""
+    """Parse a sweep's config, which W&B keeps as YAML."""
     import yaml
 
     if not isinstance(text, str):
         return text or {}
     try:
-        # Through JSON, because YAML has dates and JSON, which the config becomes, has not.
+        # Through JSON, because the config becomes JSON, which has no dates, unlike YAML.
         return json.loads(json.dumps(yaml.safe_load(text) or {}, default=str))
     except (yaml.YAMLError, ValueError, TypeError):
         return {"yaml": text}

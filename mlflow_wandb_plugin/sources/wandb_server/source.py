@@ -1,4 +1,4 @@
-"""A project of a W&B server as a source: ``wandb://ENTITY/PROJECT[/RUN]``."""
+"""Read runs from a W&B server: ``wandb://ENTITY/PROJECT[/RUN]``."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from mlflow_wandb_plugin.sources.wandb_server.history_rows import RunKeys, with_
 from mlflow_wandb_plugin.sources.wandb_server.run_files import RunDownloads, list_files, number
 from mlflow_wandb_plugin.sources.wandb_server.runs import RunLister, document, with_metadata
 from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import RefCountedTempDir
-from mlflow_wandb_plugin.wandb_api.address import find_place
+from mlflow_wandb_plugin.wandb_api.address import project_address
 from mlflow_wandb_plugin.wandb_api.client import WandbClient
 
 PAUSES_S = (0.0, 1.0, 4.0)
-"""Before each further look at a finished run whose rows do not add up."""
+"""Seconds before each further pass over a finished run whose rows are not complete."""
 
 
 def open_wandb_server(uri: str, options: SourceOptions | None = None) -> WandbServerSource:
-    """Open the source that ``uri`` names. Sends no request and asks the user for nothing.
+    """Open the source that ``uri`` names, without sending requests or asking the user.
 
     Raises:
         UsageError: the URI is malformed, there is no API key, or pyarrow is missing.
@@ -37,16 +37,16 @@ def open_wandb_server(uri: str, options: SourceOptions | None = None) -> WandbSe
             "reading from a W&B server needs pyarrow: pip install 'mlflow-wandb-plugin[server]'"
         )
     options = options or SourceOptions()
-    client = WandbClient(find_place(uri), options.request_gate)
+    client = WandbClient(project_address(uri), options.request_gate)
     return WandbServerSource(client, options.artifacts)
 
 
 class WandbServerSource(Source):
-    """A `Source` over one project, or one run, of a W&B server.
+    """A `Source` of one project, or one run, of a W&B server.
 
     Args:
-        artifacts: fetch the artifacts that runs logged and name those that they used.
-        page_rows: rows of the live tail asked for at once.
+        artifacts: whether to download the artifacts that runs logged, and list those they used.
+        page_rows: live rows a request.
         pauses_s: see `PAUSES_S`.
     """
 
@@ -68,18 +68,19 @@ class WandbServerSource(Source):
 
     @property
     def calls(self) -> Mapping[str, int]:
-        """Requests sent so far, by kind."""
+        """Number of requests so far, by kind."""
         return dict(self._client.calls)
 
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
+        """See `RunLister.runs`."""
         return self._lister.runs(selection)
 
     def count(self, selection: Selection) -> int:
-        """Return about how many runs are selected: names and groups are compared when listed."""
+        """Estimate how many runs are selected, before patterns of names are applied."""
         return self._lister.count(selection)
 
     def size(self, run: RunInfo) -> Size:
-        """Counted from what the server says of the run; no history is read."""
+        """Compute the size from the server's description of the run, without its history."""
         node = self._lister.node(run.run_id)
         keys = RunKeys(node.get("historyKeys"), {})
         rows = number(node.get("historyLineCount"))
@@ -89,34 +90,34 @@ class WandbServerSource(Source):
         if self._artifacts:
             listed = list_artifacts(self._client, run.run_id, LOGGED)
             artifacts = [number(artifact.get("size")) for artifact in listed]
-        # The run twice, its exports, files, events, artifacts in and out; then what these hold.
+        # The run twice, exports, files, events, used and logged artifacts; then their contents.
         requests = 7 + ceil(rows / self._page_rows) + len(files) + 3 * len(artifacts)
         return Size(points, sum(files) + sum(artifacts), requests)
 
     def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
-        """See `Source.read`. A downloaded file exists as long as its `FileRef.local` is held."""
+        """See `Source.read`. A downloaded file exists while its `FileRef.local` is referenced."""
         folder = RefCountedTempDir("mlflow-wandb-read-")
         downloads = RunDownloads(self._client, run.run_id, folder)
         node = self._lister.node(run.run_id)
         first = self._lister.info(node)
-        # Whatever it says, to its target the run goes on until its rows have been read.
+        # For the target the run is running until all rows have been read.
         keys = RunKeys(node.get("historyKeys"), first.summary)
-        begun = replace(first, state="running", ended_ms=None, points=_points(keys, node))
-        yield begun
+        running = replace(first, state="running", ended_ms=None, points=_points(keys, node))
+        yield running
         yield from downloads.new_files()
-        yield with_metadata(begun, downloads.metadata)
+        yield with_metadata(running, downloads.metadata)
 
         def refresh() -> None:
             fresh = self._lister.node(run.run_id)
-            keys.learn(fresh.get("historyKeys"), self._lister.info(fresh).summary)
+            keys.update(fresh.get("historyKeys"), self._lister.info(fresh).summary)
 
         history = RunHistory(
             self._client,
             run.run_id,
             keys,
-            # A server's log carried "to its end" has grown since, or nobody would read it again.
+            # -1 (read to the end) counts as 0: the run is read again because it has grown.
             since=max(0, since.get(SERVER, 0)),
-            folder=folder.new(),
+            folder=folder.new_folder(),
             started_ms=first.started_ms or 0,
             page_rows=self._page_rows,
             refresh=refresh if first.state == "running" else None,
@@ -124,7 +125,7 @@ class WandbServerSource(Source):
         now = yield from self._rows(history, first)
         yield from downloads.system_metrics(number(node.get("eventsLineCount")))
         if first.state == "running":
-            # Media of rows that came after the files were listed.
+            # Media of rows that were logged after the files were listed.
             yield from downloads.new_files()
         yield from downloads.console(number(node.get("logLineCount")))
         if self._artifacts:
@@ -132,7 +133,7 @@ class WandbServerSource(Source):
         yield from self._end(with_metadata(now, downloads.metadata), first, keys, history)
 
     def _rows(self, history: RunHistory, first: RunInfo) -> Generator[Item, None, RunInfo]:
-        """Read the rows, and again while a finished run has more; returns the run as it is then."""
+        """Read the rows, again while a finished run lacks some; returns the run as it is then."""
         yield from history.read()
         now = self._lister.info(self._lister.node(first.run_id))
         for pause in self._pauses_s:
@@ -146,11 +147,11 @@ class WandbServerSource(Source):
     def _end(
         self, now: RunInfo, first: RunInfo, keys: RunKeys, history: RunHistory
     ) -> Iterator[Item]:
-        # A run that ended while it was read has files and rows that came too late for this read.
+        # A run that ended during this read may have files and rows that the read has missed.
         over = first.state != "running" and now.state != "running"
         lacking = now.rows[SERVER] - history.rows if over else 0
         if lacking > 0:
-            reason = f"W&B counts {now.rows[SERVER]} rows and gives {history.rows}"
+            reason = f"W&B counts {now.rows[SERVER]} rows and returns {history.rows}"
             yield UnreadableRange(now.path, history.rows, lacking, reason, "rows", lost=False)
         if over:
             history.fill_last({path for path in flatten(now.summary) if keys.logged(path)})
@@ -168,6 +169,6 @@ class WandbServerSource(Source):
 
 
 def _points(keys: RunKeys, node: Mapping[str, Any]) -> int:
-    """About how many points a run has, by what the server says of it."""
+    """Estimate a run's number of points from the server's description."""
     events = number(node.get("eventsLineCount"))
     return keys.points + events * len(flatten(document(node.get("systemMetrics"))))

@@ -16,6 +16,7 @@ from mlflow_wandb_plugin.core.model import (
 )
 from mlflow_wandb_plugin.mapping import run_documents, to_mlflow
 from mlflow_wandb_plugin.mapping.names import safe_path
+from mlflow_wandb_plugin.mapping.run_documents import artifact_document
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.history_file import HistoryFile
 from mlflow_wandb_plugin.targets.mlflow.losses import Losses
@@ -200,13 +201,4 @@ def _describe(artifact: ArtifactRef) -> dict[str, Any]:
         described = {"path": item.path, "digest": item.digest, "size": item.size}
         return described | ({"ref": item.ref} if item.ref else {})
 
-    return {
-        "type": artifact.type,
-        "name": artifact.name,
-        "version": artifact.version,
-        "digest": artifact.digest,
-        "description": artifact.description,
-        "aliases": list(artifact.aliases),
-        "metadata": dict(artifact.metadata),
-        "entries": [entry(item) for item in artifact.entries],
-    }
+    return artifact_document(artifact) | {"entries": [entry(item) for item in artifact.entries]}

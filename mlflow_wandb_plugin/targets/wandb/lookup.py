@@ -13,7 +13,12 @@ from typing import Any, Literal, TypeAlias
 
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.wandb_api.address import Place, default_server, find_api_key, mode
+from mlflow_wandb_plugin.wandb_api.address import (
+    ProjectAddress,
+    default_server,
+    find_api_key,
+    mode,
+)
 from mlflow_wandb_plugin.wandb_api.client import WandbClient
 
 Mode: TypeAlias = Literal["online", "offline"]
@@ -110,8 +115,8 @@ class Access:
 
     def _client(self, entity: str, project: str) -> WandbClient:
         key = find_api_key(self._base_url)
-        place = Place(self._base_url, self._base_url, entity, project, "", key)
-        return WandbClient(place, backoff=Backoff(self._patience_s))
+        address = ProjectAddress(self._base_url, self._base_url, entity, project, "", key)
+        return WandbClient(address, backoff=Backoff(self._patience_s))
 
 
 def _same(node: Mapping[str, Any] | None, local: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What of ``--engine ray`` needs no cluster: refusals, and the turns at W&B."""
+"""Parts of ``--engine ray`` that need no cluster: refusals, and the limit on requests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.backfill.job import Job
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_ray.turns import PaceKeeper
+from mlflow_wandb_ray.request_gate import RequestGateActor
 from tests.support.commands import mlflow_wandb
 
 
@@ -62,35 +62,35 @@ def run(what: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(what, 30))
 
 
-def test_turns_of_all_processes_are_counted_together() -> None:
-    """No more than the limit are under way; another begins when one is given back."""
+def test_requests_of_all_processes_are_counted_together() -> None:
+    """No more than the limit are under way; another begins when one has ended."""
 
-    async def scenario() -> dict[str, int]:
-        keeper = PaceKeeper(start=2, most=2)
-        first, second = await keeper.begin(), await keeper.begin()
-        third = asyncio.ensure_future(keeper.begin())
+    async def scenario() -> list[int]:
+        gate = RequestGateActor(start=2, most=2)
+        first, second = await gate.begin(), await gate.begin()
+        third = asyncio.ensure_future(gate.begin())
         await asyncio.sleep(0)
         assert not third.done()
-        await keeper.end(first, False, None)
-        await keeper.end(await third, False, None)
-        await keeper.end(second, False, None)
-        return await keeper.told()
+        await gate.end(first, False, None)
+        await gate.end(await third, False, None)
+        await gate.end(second, False, None)
+        return [first, second, third.result()]
 
-    assert run(scenario()) == {"given": 3, "most_at_once": 2}
+    assert run(scenario()) == [0, 1, 2]
 
 
-def test_a_refusal_holds_up_everybody() -> None:
-    """After a 429 nobody begins until the server's time is over, and then fewer at once."""
+def test_a_refusal_delays_every_process() -> None:
+    """After a 429 no request begins before the Retry-After time, and then fewer at once."""
 
     async def scenario() -> tuple[float, bool]:
-        keeper = PaceKeeper(start=2, most=2)
+        gate = RequestGateActor(start=2, most=2)
         loop = asyncio.get_running_loop()
-        number = await keeper.begin()
-        await keeper.end(number, True, 0.4)
+        number = await gate.begin()
+        await gate.end(number, True, 0.4)
         refused = loop.time()
-        await keeper.begin()
+        await gate.begin()
         waited = loop.time() - refused
-        another = asyncio.ensure_future(keeper.begin())
+        another = asyncio.ensure_future(gate.begin())
         await asyncio.sleep(0.05)
         began = another.done()
         another.cancel()
@@ -101,13 +101,12 @@ def test_a_refusal_holds_up_everybody() -> None:
     assert not second_began
 
 
-def test_a_turn_of_a_dead_process_is_taken_back() -> None:
-    """Nobody gives it back: after its time others go on."""
+def test_a_request_of_a_dead_process_stops_counting() -> None:
+    """It never ends: after its time other requests begin."""
 
-    async def scenario() -> dict[str, int]:
-        keeper = PaceKeeper(start=1, most=1, lease_s=0.2)
-        await keeper.begin()
-        await keeper.begin()
-        return await keeper.told()
+    async def scenario() -> int:
+        gate = RequestGateActor(start=1, most=1, max_request_s=0.2)
+        await gate.begin()
+        return await gate.begin()
 
-    assert run(scenario())["given"] == 2
+    assert run(scenario()) == 1

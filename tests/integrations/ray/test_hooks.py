@@ -85,7 +85,7 @@ def test_without_a_key_the_run_is_offline_on_the_storage_path(program: Callable[
     said = [line for line in left.output.splitlines() if line.startswith("mlflow-wandb: ")]
     assert len(said) == 1
     assert "api_key not configured" in said[0]
-    assert said[0].endswith("The run goes on offline; `wandb sync` uploads it")
+    assert said[0].endswith("The run continues offline; `wandb sync` uploads it")
     twin = left.mlflow[left.said["no-key"]]
     assert twin.points("loss") == [(step, row["loss"]) for step, row in enumerate(REPORTS)]
     assert twin.status == "FINISHED"

@@ -9,7 +9,7 @@ import pytest
 
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_ray import setup_dual
-from mlflow_wandb_ray.runs import local_folder, place_of, run_id, shown
+from mlflow_wandb_ray.runs import local_folder, run_id, shown, storage_path
 
 
 def test_ids_are_the_same_for_the_same_place_only(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_ids_are_the_same_for_the_same_place_only(tmp_path: Path) -> None:
         StorageContext(tmp_path / path, name)
         for path, name in (("a", "exp"), ("a", "exp"), ("b", "exp"))
     )
-    assert place_of(first) == place_of(again) != place_of(other)
+    assert storage_path(first) == storage_path(again) != storage_path(other)
     assert local_folder(first) == tmp_path / "a" / "exp"
     assert run_id("a", "bc") == run_id("a", "bc") != run_id("ab", "c")
     assert len(run_id("a")) == 20
@@ -32,7 +32,7 @@ def test_remote_storage_is_no_local_folder() -> None:
 
     remote = StorageContext("mock://host/bucket", "exp")
     assert local_folder(remote) is None
-    assert place_of(remote) == "mock:bucket/exp"
+    assert storage_path(remote) == "mock:bucket/exp"
 
 
 def test_a_config_becomes_plain_values() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_wandb_plugin.sources.wandb_local.unsent_rows import KEPT
+from mlflow_wandb_plugin.sources.wandb_local.unsent_rows import KEPT_JOURNAL
 from tests.integrations.ray.conftest import (
     PROGRAMS,
     Left,
@@ -142,7 +142,7 @@ def test_a_restored_experiment_goes_on_in_the_same_runs(
         end_all_of(tmp_path)
         wandb.heal()
     assert_both_homes_have_all(killed.restore(), "driver")
-    assert not list(killed.experiment.rglob(KEPT))
+    assert not list(killed.experiment.rglob(KEPT_JOURNAL))
 
 
 def test_an_experiment_whose_node_died_goes_on_in_the_same_runs(

@@ -23,11 +23,11 @@ from mlflow_wandb_plugin.errors import SourceError
 from mlflow_wandb_plugin.journal.frames import RECORD
 from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog, find_logs
-from mlflow_wandb_plugin.sources.wandb_local.run_log import peek, read_logs, written_to
+from mlflow_wandb_plugin.sources.wandb_local.run_log import is_open_elsewhere, peek, read_logs
 from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
-from mlflow_wandb_plugin.wandb_log.framing import LogWriter
 from tests.support.processes import wait_until
 from tests.support.records import exit_record, history_record, partial_record, run_record
+from tests.support.wandb_log_writer import LogWriter
 
 FIRST, SECOND = "20260101_000000-r1", "20260102_000000-r1"
 
@@ -204,11 +204,11 @@ def test_a_run_whose_log_is_still_written_is_running(tmp_path: Path) -> None:
     code = f"import sys; file = open({str(path)!r}, 'ab'); sys.stdin.read()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     try:
-        wait_until(lambda: written_to(path), what="the writer")
+        wait_until(lambda: is_open_elsewhere(path), what="the writer")
         assert peek(RunLog(FIRST, path)).state == "running"
     finally:
         process.communicate(timeout=30)
-    assert not written_to(path)
+    assert not is_open_elsewhere(path)
 
 
 # -- going on, damage, files --------------------------------------------------------------------

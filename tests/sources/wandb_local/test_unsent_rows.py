@@ -10,7 +10,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from mlflow_wandb_plugin.journal.frames import RECORD
 from mlflow_wandb_plugin.journal.writer import Journal
-from mlflow_wandb_plugin.sources.wandb_local.unsent_rows import KEPT, Unsent, keep
+from mlflow_wandb_plugin.sources.wandb_local.unsent_rows import KEPT_JOURNAL, Unsent, keep
 from tests.support.records import partial_record
 
 TIME = 1_700_000_000.25
@@ -42,7 +42,7 @@ def kept(folder: Path, segment: str, first_step: int, rows: list[Any]) -> Path:
     path = killed(folder, segment, first_step, rows)
     keep(path, folder / f"run-{segment}" / "run.wandb")
     assert not path.exists()
-    return folder / f"run-{segment}" / KEPT
+    return folder / f"run-{segment}" / KEPT_JOURNAL
 
 
 def unsent(folder: Path, run_id: str, first_step: int) -> Unsent:

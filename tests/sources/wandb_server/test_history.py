@@ -393,7 +393,7 @@ def test_rows_that_the_server_counts_and_never_gives_are_missing(wandb: WandbSer
     assert read.last.missing is True
     (unreadable,) = read.unreadable
     assert (unreadable.offset, unreadable.length, unreadable.unit) == (97, 3, "rows")
-    assert "counts 100 rows and gives 97" in str(unreadable)
+    assert "counts 100 rows and returns 97" in str(unreadable)
     assert_rows(read, ROWS[:40] + ROWS[43:])
     assert source.calls["RunParquetHistory"] == 3
 
@@ -594,5 +594,5 @@ def test_a_row_that_is_no_json_is_an_error(wandb: WandbServer) -> None:
     run = wandb.add_run("no-json", "r", rows=ROWS[:5])
     line = run.history.live[2]
     run.history.live[2] = line._replace(text=json.dumps(line.row)[:-3])
-    with pytest.raises(SourceError, match="no JSON"):
+    with pytest.raises(SourceError, match="not JSON"):
         read_run(source_of(wandb, "no-json"))

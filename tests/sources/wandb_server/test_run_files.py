@@ -81,10 +81,10 @@ def test_a_read_that_is_given_up_leaves_nothing(wandb: WandbServer) -> None:
     assert not folder.exists()
 
 
-def test_lent_paths_do_not_meet() -> None:
-    """Two files of one name lie in two folders."""
+def test_files_of_one_name_do_not_collide() -> None:
+    """Two files of one name are in two folders."""
     folder = RefCountedTempDir("mlflow-wandb-test-")
-    one, two = folder.lend("x"), folder.lend("x")
+    one, two = folder.new_file("x"), folder.new_file("x")
     one.write_text("one")
     two.write_text("two")
     assert (one.read_text(), two.read_text()) == ("one", "two")
@@ -96,7 +96,7 @@ def test_folders_of_killed_readers_are_removed(tmp_path: Path) -> None:
         "import os, signal\n"
         "from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import RefCountedTempDir\n"
         "folder = RefCountedTempDir('mlflow-wandb-killed-')\n"
-        "folder.lend('x').write_text('x')\n"
+        "folder.new_file('x').write_text('x')\n"
         "print(folder.path, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -238,7 +238,7 @@ def test_thinned_system_metrics_are_reported(
     read = read_run(source_of(wandb, "thinned"))
     assert len(read.system["cpu"]) == 50
     (unreadable,) = read.unreadable
-    assert "gives 50 of 100 lines" in str(unreadable)
+    assert "returns 50 of 100 lines" in str(unreadable)
 
 
 # -- artifacts ----------------------------------------------------------------------------------

@@ -229,7 +229,7 @@ def test_a_wrong_key_is_one_clear_line(many: WandbServer, monkeypatch: pytest.Mo
 def test_a_server_that_is_not_there_is_one_clear_line(many: WandbServer) -> None:
     """Nobody listens: after some patience, a line that names the host."""
     source = source_of(many, "many", patience_s=0.5)
-    object.__setattr__(source._client.place, "base_url", "http://127.0.0.1:9")
+    object.__setattr__(source._client.address, "base_url", "http://127.0.0.1:9")
     with pytest.raises(SourceError, match=r"127\.0\.0\.1 did not answer: ConnectionError"):
         list(source.runs(Selection()))
 
@@ -237,7 +237,7 @@ def test_a_server_that_is_not_there_is_one_clear_line(many: WandbServer) -> None
 def test_another_kind_of_server_is_one_clear_line(many: WandbServer) -> None:
     """An address that speaks no GraphQL is told of."""
     source = source_of(many, "many", patience_s=0.5)
-    object.__setattr__(source._client.place, "base_url", f"{many.url}/nothing")
+    object.__setattr__(source._client.address, "base_url", f"{many.url}/nothing")
     with pytest.raises(SourceError, match="answered 404"):
         list(source.runs(Selection()))
 

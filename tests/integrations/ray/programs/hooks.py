@@ -37,7 +37,7 @@ def train(name: str, error: Exception | None = None) -> str:
     for step in range(3):
         callback.after_report(None, [{"loss": 1 / (step + 1)}, {"loss": 99.0}])
     callback.after_controller_finish(SimpleNamespace(error=error))
-    return str(callback._lane.run.id)
+    return str(callback._run_thread.run.id)
 
 
 def restored(name: str, saved: bool) -> dict[str, str]:
@@ -72,14 +72,14 @@ def remote_checkpoint(name: str) -> str:
     import pyarrow.fs
     from ray.train import Checkpoint
 
-    from mlflow_wandb_ray.runs import Homes, begin
+    from mlflow_wandb_ray.runs import Destination, begin
     from mlflow_wandb_ray.tune import log_checkpoint
 
     bucket = pyarrow.fs._MockFileSystem()
     bucket.create_dir("kept/checkpoint_000007")
     with bucket.open_output_stream("kept/checkpoint_000007/state.json") as file:
         file.write(b'{"next": 8}')
-    run = begin(Homes({"project": name}), {"reinit": "create_new"}, {}, None)
+    run = begin(Destination({"project": name}), {"reinit": "create_new"}, {}, None)
     log_checkpoint(run, Checkpoint("kept/checkpoint_000007", bucket), 7)
     run.finish()
     return str(run.id)

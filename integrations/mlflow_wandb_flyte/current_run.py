@@ -1,8 +1,8 @@
-"""Which run is "the" run: wandb's and MLflow's ask the process or the thread, Flyte runs several
-tasks in one. Here a context variable answers first, so that concurrent tasks never mix.
+"""Give each Flyte task its own current run in wandb and MLflow.
 
-``wandb.run``, ``wandb.log`` and the like, and MLflow's stack of active runs, look it up; where no
-task has set it, everything is as the two libraries have it.
+wandb keeps one current run a process, MLflow a stack of them a thread; Flyte runs several tasks in
+one process. Inside a task, a context variable therefore answers ``wandb.run``, ``wandb.log`` and
+the like, and MLflow's stack of active runs. Elsewhere both libraries work as without us.
 """
 
 from __future__ import annotations
@@ -21,36 +21,46 @@ _mlflow_runs: ContextVar[list[Any] | None] = ContextVar(
 )
 _lock = threading.Lock()
 
-OF_THE_RUN = (
+RUN_ATTRIBUTES = (
     "alert", "config", "define_metric", "link_model", "log", "log_artifact", "log_model",
     "mark_preempting", "save", "summary", "unwatch", "use_artifact", "use_model", "watch",
 )  # fmt: skip
-"""Names of the module wandb that belong to its current run."""
+"""Attributes of the wandb module that belong to its current run."""
 
 
 @contextmanager
 def wandb_run(run: Any) -> Iterator[None]:
-    """Inside, and in what is started with a copy of this context, ``run`` is wandb's run."""
+    """Make ``run`` wandb's current run here and in what starts with a copy of this context."""
     import wandb
+    from wandb.sdk.lib import module
 
-    _make_wandb_ask()
+    wandb_globals: Any = module
+    with _lock:
+        if not isinstance(wandb, _WandbModule):
+            wandb.__class__ = _WandbModule
     token = _wandb_run.set(run)
-    # Plain threads carry no context; they find the one run of this process, if there is only one.
-    alone = vars(wandb).get("run") is None
-    if alone:
-        _set_globals(run)
+    # Plain threads have no context: they use the globals, which name the first run of the process.
+    sets_globals = vars(wandb).get("run") is None
+    if sets_globals:
+        attributes = {name: getattr(run, name) for name in RUN_ATTRIBUTES}
+        wandb_globals.set_global(run=run, **attributes)
     try:
         yield
     finally:
-        if alone and vars(wandb).get("run") is run:
-            _unset_globals()
+        if sets_globals and vars(wandb).get("run") is run:
+            wandb_globals.unset_globals()
         _wandb_run.reset(token)
 
 
 @contextmanager
 def mlflow_runs(*runs: Any) -> Iterator[None]:
-    """Inside, MLflow's stack of active runs is ``runs``, and nobody else's."""
-    _make_mlflow_ask()
+    """Make ``runs`` MLflow's whole stack of active runs."""
+    import mlflow  # noqa: F401
+
+    fluent: Any = sys.modules["mlflow.tracking.fluent"]
+    with _lock:
+        if not isinstance(fluent._active_run_stack, _RunStack):
+            fluent._active_run_stack = _RunStack(fluent._active_run_stack)
     token = _mlflow_runs.set(list(runs))
     try:
         yield
@@ -58,15 +68,7 @@ def mlflow_runs(*runs: Any) -> Iterator[None]:
         _mlflow_runs.reset(token)
 
 
-def _make_wandb_ask() -> None:
-    import wandb
-
-    with _lock:
-        if not isinstance(wandb, _Wandb):
-            wandb.__class__ = _Wandb
-
-
-def _of_the_run(name: str) -> property:
+def _run_attribute(name: str) -> property:
     def get(module: ModuleType) -> Any:
         run = _wandb_run.get()
         if run is None:
@@ -85,31 +87,16 @@ def _of_the_run(name: str) -> property:
     return property(get, set_, delete)
 
 
-class _Wandb(ModuleType):
-    """The module wandb, whose current run is the context's."""
+class _WandbModule(ModuleType):
+    """The wandb module, with the current run of the context."""
 
 
-for _name in ("run", *OF_THE_RUN):
-    setattr(_Wandb, _name, _of_the_run(_name))
+for _name in ("run", *RUN_ATTRIBUTES):
+    setattr(_WandbModule, _name, _run_attribute(_name))
 
 
-def _set_globals(run: Any) -> None:
-    _names().set_global(run=run, **{name: getattr(run, name) for name in OF_THE_RUN})
-
-
-def _unset_globals() -> None:
-    _names().unset_globals()
-
-
-def _names() -> Any:
-    """What sets the names of the module wandb."""
-    from wandb.sdk.lib import module
-
-    return module
-
-
-class _Stack:
-    """Stands where MLflow's thread-local stack of active runs stood."""
+class _RunStack:
+    """Replaces MLflow's thread-local stack of active runs."""
 
     def __init__(self, original: Any) -> None:
         self._original = original
@@ -126,12 +113,3 @@ class _Stack:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._original, name)
-
-
-def _make_mlflow_ask() -> None:
-    import mlflow  # noqa: F401
-
-    fluent: Any = sys.modules["mlflow.tracking.fluent"]
-    with _lock:
-        if not isinstance(fluent._active_run_stack, _Stack):
-            fluent._active_run_stack = _Stack(fluent._active_run_stack)

@@ -1,4 +1,4 @@
-"""One limit on the requests to W&B for all processes of a cluster, kept by an actor."""
+"""One limit on the requests to W&B for all processes of a Ray cluster, in an actor."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ from typing import Any
 from mlflow_wandb_plugin.core.limiter import Pace
 from mlflow_wandb_plugin.errors import SourceUnavailableError
 
-LEASE_S = 180.0
-"""A turn that is not given back by then is taken back: its process is gone, or downloads long."""
+MAX_REQUEST_S = 180.0
+"""A request that takes longer no longer counts: its process has died, or it is a long download."""
 
 
-class PaceKeeper:
-    """The actor. Callers wait in it, so that it costs nothing while nobody may send."""
+class RequestGateActor:
+    """The actor that decides when a process may send a request; waiting callers cost no polling.
 
-    def __init__(self, start: float = 4.0, most: float = 32.0, lease_s: float = LEASE_S) -> None:
+    Args:
+        start, most: requests at once, at first and at most.
+        max_request_s: seconds after which a request no longer counts.
+    """
+
+    def __init__(
+        self, start: float = 4.0, most: float = 32.0, max_request_s: float = MAX_REQUEST_S
+    ) -> None:
         self._pace = Pace(start, most)
-        self._lease_s = lease_s
+        self._max_request_s = max_request_s
         self._began: dict[int, float] = {}
         self._numbers = itertools.count()
         self._changed = asyncio.Condition()
-        self._given = 0
-        self._most_at_once = 0
 
     async def begin(self) -> int:
-        """Wait for a turn; returns its number."""
+        """Wait until a request may be sent; returns its number for `end`."""
         async with self._changed:
             while (pause := self._pause()) is not None:
                 try:
@@ -39,12 +44,14 @@ class PaceKeeper:
                     continue
             number = next(self._numbers)
             self._began[number] = time.monotonic()
-            self._given += 1
-            self._most_at_once = max(self._most_at_once, len(self._began))
             return number
 
     async def end(self, number: int, refused: bool, retry_after_s: float | None) -> None:
-        """Give a turn back, and say how the server answered."""
+        """Report that a request has ended, and how the server answered.
+
+        Args:
+            retry_after_s: seconds of the server's Retry-After header.
+        """
         async with self._changed:
             now = time.monotonic()
             began = self._began.pop(number, now)
@@ -54,32 +61,28 @@ class PaceKeeper:
                 self._pace.answered()
             self._changed.notify_all()
 
-    async def told(self) -> dict[str, int]:
-        """Turns given so far, and the most that were under way at once."""
-        return {"given": self._given, "most_at_once": self._most_at_once}
-
     def _pause(self) -> float | None:
-        """How long to wait before looking again; None when it is somebody's turn."""
+        """Seconds to wait before asking again; None if a request may be sent now."""
         now = time.monotonic()
         for number, began in list(self._began.items()):
-            if now - began > self._lease_s:
+            if now - began > self._max_request_s:
                 del self._began[number]
         if pause := self._pace.pause(now):
             return pause
         if len(self._began) < self._pace.limit:
             return None
-        return min(self._began.values()) + self._lease_s - now + 0.01
+        return min(self._began.values()) + self._max_request_s - now + 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class SharedTurns:
-    """A `RequestGate` of one process: asks the actor for each request."""
+    """A `RequestGate` of one process that asks the actor ``keeper`` before each request."""
 
     keeper: Any
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for a turn; the request is the body."""
+        """Wait until a request may be sent; the block sends it."""
         import ray
 
         number: int = ray.get(self.keeper.begin.remote())
@@ -90,5 +93,5 @@ class SharedTurns:
             refused, retry_after_s = True, error.retry_after_s
             raise
         finally:
-            # Nobody waits for the answer.
+            # Do not wait for the answer.
             self.keeper.end.remote(number, refused, retry_after_s)

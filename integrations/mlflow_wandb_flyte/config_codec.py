@@ -1,4 +1,4 @@
-"""Configuration as strings: what Flyte's custom_context carries to every child, without secrets."""
+"""Encode configuration as the strings of Flyte's custom_context, without secrets."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _SECRET = re.compile(
 
 
 def encode(config: Any, prefix: str) -> dict[str, str]:
-    """The fields of a dataclass that are set, as ``prefix_field`` strings.
+    """Encode the fields of a dataclass that are not None as ``prefix_field`` strings.
 
-    Texts stay texts; everything else is JSON. Secrets are left out with a warning, for Flyte
-    stores the context in plain text and hands it to every child.
+    A str stays as it is; everything else becomes JSON. Secrets are left out with a warning, because
+    Flyte stores the context in plain text and passes it to every child.
 
     Raises:
-        UsageError: a value is no JSON.
+        ConfigError: a value cannot be written as JSON.
     """
     encoded = {}
     for field in fields(config):
@@ -48,19 +48,21 @@ def encode(config: Any, prefix: str) -> dict[str, str]:
 
 
 def decode(config: type[Any], context: Mapping[str, str], prefix: str) -> Any:
-    """The dataclass that `encode` made strings of. The field's type says how a string is read:
-    a project called "123" stays text. Keys that are no field are somebody else's."""
+    """Decode what `encode` returned; keys that are no field are ignored.
+
+    The type of a field decides how its string is read: a project called "123" stays a str.
+    """
     hints = get_type_hints(config)
     values = {}
     for field in fields(config):
         text = context.get(f"{prefix}_{field.name}")
         if text is not None:
-            values[field.name] = text if _is_text(hints[field.name]) else _parsed(text)
+            values[field.name] = text if _is_str(hints[field.name]) else _parsed(text)
     return config(**values)
 
 
 def without_secrets(value: Any, where: str) -> Any:
-    """``value`` without entries and credentials in URIs that nobody else is to read."""
+    """Return ``value`` without secret entries and without credentials in URIs."""
     if isinstance(value, Mapping):
         kept = {}
         for key, inner in value.items():
@@ -76,24 +78,24 @@ def without_secrets(value: Any, where: str) -> Any:
 
 
 class ConfigError(UsageError, ValueError):
-    """A configuration that cannot be; also a ValueError, as in the plugins this one replaces."""
+    """An invalid configuration; also a ValueError, as in the plugins that this one replaces."""
 
 
 def _warn(where: str) -> None:
     logger.warning(
-        "%s holds a secret: it is not passed to tasks, for Flyte keeps the context in plain text; "
+        "%s holds a secret and is not passed to tasks: Flyte stores the context in plain text; "
         "use flyte.Secret(key=..., as_env_var=...)",
         where,
     )
 
 
-def _is_text(hint: Any) -> bool:
-    """str, Optional[str] or a Literal of texts."""
+def _is_str(hint: Any) -> bool:
+    """Whether the type is str, Optional[str] or a Literal of str."""
     options = get_args(hint) or (hint,)
-    return all(option is str or option is type(None) or _literal(option) for option in options)
+    return all(option is str or option is type(None) or _str_literal(option) for option in options)
 
 
-def _literal(option: Any) -> bool:
+def _str_literal(option: Any) -> bool:
     inner = get_args(option)
     return isinstance(option, str) or (bool(inner) and all(isinstance(one, str) for one in inner))
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_ray.lane import Lane
+from mlflow_wandb_ray.run_thread import RunThread
 
 
 class Run:
-    """What a lane asks of a W&B run."""
+    """The part of a W&B run that a RunThread uses."""
 
     def __init__(self, offline: bool) -> None:
         self.offline = offline
@@ -37,21 +37,21 @@ def test_calls_do_not_wait_and_keep_their_order() -> None:
         gate.wait(20)
         return Run(offline)
 
-    lane = Lane(start)
+    thread = RunThread(start)
     began = time.monotonic()
     row = {"n": 0}
     for number in range(100):
         row["n"] = number
-        lane.log(row)
-    lane.end(1)
-    lane.end(0)
-    lane.log({"n": "too late"})
+        thread.log(row)
+    thread.end(1)
+    thread.end(0)
+    thread.log({"n": "too late"})
     assert time.monotonic() - began < 5
-    assert lane.run is None
+    assert thread.run is None
     gate.set()
-    lane.wait(20)
-    assert lane.run.rows == [{"n": number} for number in range(100)]
-    assert lane.run.exit_codes == [1]
+    thread.wait(20)
+    assert thread.run.rows == [{"n": number} for number in range(100)]
+    assert thread.run.exit_codes == [1]
 
 
 def test_a_refusal_makes_the_run_an_offline_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,34 +62,34 @@ def test_a_refusal_makes_the_run_an_offline_one(capsys: pytest.CaptureFixture[st
             raise UsageError("no W&B API key")
         return Run(offline)
 
-    lane = Lane(start)
-    lane.log({"n": 1})
-    lane.end(0)
-    lane.wait(20)
-    assert lane.run.offline
-    assert lane.run.rows == [{"n": 1}]
+    thread = RunThread(start)
+    thread.log({"n": 1})
+    thread.end(0)
+    thread.wait(20)
+    assert thread.run.offline
+    assert thread.run.rows == [{"n": 1}]
     said = capsys.readouterr().err
     assert (
-        said == "mlflow-wandb: no W&B API key. The run goes on offline; `wandb sync` uploads it\n"
+        said == "mlflow-wandb: no W&B API key. The run continues offline; `wandb sync` uploads it\n"
     )
 
 
 def test_what_is_lost_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     """A row that wandb refuses, and all rows of a run that never starts; the rest goes on."""
-    lane = Lane(Run)
-    lane.log({"bad": 1})
-    lane.log({"n": 1})
-    lane.end(0)
-    lane.wait(20)
-    assert lane.run.rows == [{"n": 1}]
+    thread = RunThread(Run)
+    thread.log({"bad": 1})
+    thread.log({"n": 1})
+    thread.end(0)
+    thread.wait(20)
+    assert thread.run.rows == [{"n": 1}]
     assert "something is not logged: ValueError: wandb's own" in capsys.readouterr().err
 
     def start(offline: bool) -> Run:
         raise OSError("disk full")
 
-    lane = Lane(start)
-    lane.log({"n": 1})
-    lane.log({"n": 2})
-    lane.end(0)
-    lane.wait(20)
+    thread = RunThread(start)
+    thread.log({"n": 1})
+    thread.log({"n": 2})
+    thread.end(0)
+    thread.wait(20)
     assert "2 reports are not logged" in capsys.readouterr().err

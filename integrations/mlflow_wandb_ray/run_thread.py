@@ -1,4 +1,4 @@
-"""One run, written by a thread of its own: what drives the training never waits for it."""
+"""Log to a run in a thread of its own, so that the training does not wait."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from mlflow_wandb_plugin.errors import MlflowWandbError
 
 
-class Lane:
-    """The calls of one run, in order. None of them raises into the caller.
+class RunThread:
+    """Makes the calls of one run in order; none of them raises into the caller.
 
-    A W&B that cannot be reached, or refuses, makes the run an offline one: MLflow gets everything
-    all the same, and ``wandb sync`` uploads the rest.
+    If W&B refuses or cannot be reached, the run becomes an offline one: MLflow gets everything, and
+    ``wandb sync`` uploads it to W&B.
 
     Args:
-        start: starts the run; the argument ``offline`` says that it must not talk to W&B.
+        start: starts the run; its argument says whether the run must be offline.
     """
 
     def __init__(self, start: Callable[[bool], Any]) -> None:
@@ -30,24 +30,27 @@ class Lane:
         self._last: Future[None] = self._pool.submit(self._begin)
 
     def call(self, what: Callable[[Any], object]) -> None:
-        """Call ``what`` with the W&B run once everything before has been done."""
+        """Call ``what`` with the W&B run after all earlier calls."""
         if not self._ended:
-            self._last = self._pool.submit(self._carry, what)
+            self._last = self._pool.submit(self._call, what)
 
     def log(self, row: Mapping[str, Any]) -> None:
+        """Log one history row."""
         values = dict(row)
         self.call(lambda run: run.log(values))
 
     def end(self, exit_code: int) -> None:
-        """End the run once everything has been logged; `wait` waits for it."""
+        """End the run after all earlier calls; `wait` waits for it."""
         if self._ended:
             return
         self._ended = True
         self._last = self._pool.submit(self._finish, exit_code)
 
     def wait(self, seconds: float | None = None) -> None:
-        """Wait for what was called so far. After `end`, it takes no longer than wandb needs and
-        ``finish_timeout`` allows."""
+        """Wait for all calls so far, at most ``seconds``.
+
+        After `end` this takes what wandb needs to finish, and at most ``finish_timeout``.
+        """
         wait_for([self._last], seconds)
         if self._ended:
             self._pool.shutdown(wait=False)
@@ -61,32 +64,32 @@ class Lane:
         try:
             self._run = self._start(False)
         except Exception as error:
-            said(f"{_in_words(error)}. The run goes on offline; `wandb sync` uploads it")
+            report(f"{_message(error)}. The run continues offline; `wandb sync` uploads it")
             try:
                 self._run = self._start(True)
             except Exception as second:
-                said(f"this run is not logged: {_in_words(second)}")
+                report(f"this run is not logged: {_message(second)}")
 
-    def _carry(self, what: Callable[[Any], object]) -> None:
+    def _call(self, what: Callable[[Any], object]) -> None:
         try:
             if self._run is None:
                 self._lost += 1
             else:
                 what(self._run)
         except Exception as error:
-            said(f"something is not logged: {_in_words(error)}")
+            report(f"something is not logged: {_message(error)}")
 
     def _finish(self, exit_code: int) -> None:
         if self._run is None:
-            said(f"{self._lost} reports are not logged")
+            report(f"{self._lost} reports are not logged")
             return
-        self._carry(lambda run: run.finish(exit_code=exit_code))
+        self._call(lambda run: run.finish(exit_code=exit_code))
 
 
-def said(message: str) -> None:
-    """A line in the log of Ray's process, which Ray shows to the driver."""
+def report(message: str) -> None:
+    """Write a line to the log of this process, which Ray shows to the driver."""
     print(f"mlflow-wandb: {message}", file=sys.stderr, flush=True)
 
 
-def _in_words(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return str(error) if isinstance(error, MlflowWandbError) else f"{type(error).__name__}: {error}"
