@@ -65,8 +65,8 @@ def name_with_hash(clean: str, original: str, limit: int) -> str:
 class Namer:
     """Gives each W&B key of a run an MLflow name of its own.
 
-    A key whose name belongs to another key gets a hash suffix. ``renamed`` has the original keys,
-    by name, that cannot be told from the name.
+    A key whose name belongs to another key gets a hash suffix. ``renamed`` has, by name,
+    the keys that cannot be derived from their name.
 
     Args:
         limit: the longest name, in characters.

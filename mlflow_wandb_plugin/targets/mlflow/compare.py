@@ -116,15 +116,13 @@ class _ComparingClient(RunClient):
         if name is not None and name != self._run.info.run_name:
             self._result.differs(f"the run's name is {self._run.info.run_name!r}, not {name!r}")
 
-    def set_terminated(
-        self, run_id: str, status: str | None = None, end_time: int | None = None
-    ) -> None:
+    def set_terminated(self, run_id: str, status: str, end_ms: int | None) -> None:
         info = self._run.info
         self._result.checked["status"] += 1
         if info.status != status:
             self._result.differs(f"the run's status is {info.status}, not {status}")
-        if end_time is not None and info.end_time != end_time:
-            self._result.differs(f"the run's end is {info.end_time} ms, not {end_time} ms")
+        if end_ms is not None and info.end_time != end_ms:
+            self._result.differs(f"the run's end is {info.end_time} ms, not {end_ms} ms")
 
     def delete_tag(self, run_id: str, key: str) -> None:
         """Only tags are removed that the comparison does not take from the run."""

@@ -14,6 +14,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy import text
 
+from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun, RunClient
 from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import Points, SqlBulk, open_bulk
 from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import SqlClient, sql_client
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
@@ -71,11 +72,10 @@ def rows(bulk: SqlBulk, run_id: str) -> dict[str, list[Any]]:
         }
 
 
-def write(client: Any) -> str:
+def write(client: RunClient) -> str:
     """Do every operation that replication uses."""
-    created = client.create_run(
-        "0", start_time=1000, tags={"wandb.run_id": "é'%", "mlflow.user": "me"}, run_name="a run"
-    )
+    tags = {"wandb.run_id": "é'%", "mlflow.user": "me"}
+    created = client.create_run(NewRun("0", "a run", 1000, tags))
     run_id = str(created.info.run_id)
     client.log_batch(
         run_id,
@@ -92,14 +92,14 @@ def write(client: Any) -> str:
 
 def test_rows_are_those_of_mlflow(client: MlflowClient, sql: SqlClient, bulk: SqlBulk) -> None:
     """The rows of runs, params and tags are equal."""
-    ours, theirs = rows(bulk, write(sql)), rows(bulk, write(client))
+    ours, theirs = rows(bulk, write(sql)), rows(bulk, write(RunClient(client)))
     assert ours == theirs
     assert [len(ours[table]) for table in ("runs", "tags", "params")] == [1, 4, 3]
 
 
 def test_a_run_is_read_as_mlflow_reads_it(client: MlflowClient, sql: SqlClient) -> None:
     """A run's attributes, params, tags and latest metrics are those that MLflow returns."""
-    run_id = write(client)
+    run_id = write(RunClient(client))
     client.log_batch(
         run_id, metrics=[Metric("m", 1.5, 10, 2), Metric("m", 9.0, 9, 1), Metric("n", 0.0, 1, 1)]
     )
@@ -108,7 +108,7 @@ def test_a_run_is_read_as_mlflow_reads_it(client: MlflowClient, sql: SqlClient) 
     assert ours["data"]["metrics"] == {"m": 1.5, "n": 0.0}
 
 
-def refusals(client: Any) -> Iterator[Callable[[], Any]]:
+def refusals(client: RunClient) -> Iterator[Callable[[], Any]]:
     """Calls of this client that MLflow refuses."""
     run_id = write(client)
     yield lambda: client.log_batch(run_id, params=[Param("a.b", "changed")])
@@ -116,17 +116,17 @@ def refusals(client: Any) -> Iterator[Callable[[], Any]]:
     yield lambda: client.log_batch(run_id, params=[Param("twice", "1"), Param("twice", "2")])
     yield lambda: client.log_batch(run_id, tags=[RunTag("k" * 300, "1")])
     yield lambda: client.delete_tag(run_id, "not there")
-    yield lambda: client.create_run("999", run_name="x")
+    yield lambda: client.create_run(NewRun("999", "x", None, {}))
     client.delete_run(run_id)
     yield lambda: client.log_batch(run_id, tags=[RunTag("a", "b")])
-    yield lambda: client.set_terminated(run_id)
+    yield lambda: client.set_terminated(run_id, "FINISHED", None)
     yield lambda: client.delete_tag(run_id, "t/u")
 
 
 def test_refusals_have_mlflows_errors(client: MlflowClient, sql: SqlClient) -> None:
     """Errors come from MLflow itself, with its codes."""
 
-    def answers(which: Any) -> list[tuple[str, str]]:
+    def answers(which: RunClient) -> list[tuple[str, str]]:
         found = []
         for call in refusals(which):
             with pytest.raises(MlflowException) as caught:
@@ -134,19 +134,19 @@ def test_refusals_have_mlflows_errors(client: MlflowClient, sql: SqlClient) -> N
             found.append((caught.value.error_code, type(caught.value).__name__))
         return found
 
-    assert answers(sql) == answers(client)
+    assert answers(sql) == answers(RunClient(client))
 
 
 def test_a_run_is_created_once(sql: SqlClient, client: MlflowClient, uri: str) -> None:
     """`create_first` creates no run if one has the tag, or if another process might create one."""
     tag, tags = "wandb.run_id", {"wandb.run_id": "only", "t": "1"}
-    first = sql.create_first("0", tag, 5, tags, "first")
+    first = sql.create_first(NewRun("0", "first", 5, tags), tag)
     if uri.startswith("sqlite"):
         assert first is not None
         assert client.get_run(first.info.run_id).data.tags == tags | {"mlflow.runName": "first"}
-        assert sql.create_first("0", tag, 5, tags, "second") is None
+        assert sql.create_first(NewRun("0", "second", 5, tags), tag) is None
         client.delete_run(first.info.run_id)
-        assert sql.create_first("0", tag, 5, tags, "third") is not None
+        assert sql.create_first(NewRun("0", "third", 5, tags), tag) is not None
     else:
         assert first is None
 
@@ -154,7 +154,7 @@ def test_a_run_is_created_once(sql: SqlClient, client: MlflowClient, uri: str) -
 def test_steps_are_taken_in_one_transaction_or_one_by_one(uri: str, bulk: SqlBulk) -> None:
     """A step that is left to MLflow does not change the order of the steps."""
     client = MlflowTarget(uri)._client
-    run_id = client.client.create_run("0", run_name="a").info.run_id
+    run_id = client.client.create_run(NewRun("0", "a", None, {})).info.run_id
     client.batched(
         [
             lambda: client.log_batch(run_id, tags=[RunTag("one", "1")]),
