@@ -20,12 +20,12 @@ from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import LARGEST, Points
-from mlflow_wandb_plugin.targets.mlflow.run_client import RunClient
+from mlflow_wandb_plugin.targets.mlflow.run_client import Metrics, Params, RunClient, Tags
 from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
+    from mlflow.entities import DatasetInput, Param, Run, RunTag
 
 KEPT_DIFFERENCES = 100
 DECISIVE = (identity.RUN_ID, identity.STEP_METRIC)
@@ -136,11 +136,7 @@ class _ComparingClient(RunClient):
                 self._result.differs(f"no input {wanted.dataset.name}")
 
     def log_batch(
-        self,
-        run_id: str,
-        metrics: Sequence[Metric] = (),
-        params: Sequence[Param] = (),
-        tags: Sequence[RunTag] = (),
+        self, run_id: str, metrics: Metrics = (), params: Params = (), tags: Tags = ()
     ) -> None:
         # Only points that MLflow refuses come here: losses of the backfill, not differences.
         self._compare("param", params, self._run.data.params)

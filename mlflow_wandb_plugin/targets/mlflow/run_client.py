@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Experiment, FileInfo, Metric, Param, Run, RunTag
+
+Metrics: TypeAlias = "Sequence[Metric]"
+Params: TypeAlias = "Sequence[Param]"
+Tags: TypeAlias = "Sequence[RunTag]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +97,7 @@ class RunClient:
     # -- params, tags and points ----------------------------------------------------------
 
     def log_batch(
-        self,
-        run_id: str,
-        metrics: Sequence[Metric] = (),
-        params: Sequence[Param] = (),
-        tags: Sequence[RunTag] = (),
+        self, run_id: str, metrics: Metrics = (), params: Params = (), tags: Tags = ()
     ) -> None:
         self._client.log_batch(run_id, metrics, params, tags, synchronous=True)
 

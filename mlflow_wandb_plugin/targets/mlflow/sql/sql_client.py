@@ -19,13 +19,13 @@ from mlflow_wandb_plugin.core.atomic_files import write_atomically
 from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, USER_TAG
 from mlflow_wandb_plugin.mapping.names import Limits
 from mlflow_wandb_plugin.targets.mlflow.artifact_repositories import ArtifactRepositories
-from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun, RunClient
+from mlflow_wandb_plugin.targets.mlflow.run_client import Metrics, NewRun, Params, RunClient, Tags
 from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import SharedTransactions, is_active
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param, Run, RunTag
+    from mlflow.entities import Metric, Param, Run
     from sqlalchemy import Connection
 
 T = TypeVar("T")
@@ -180,11 +180,7 @@ class SqlClient(RunClient):
     # -- params and tags ------------------------------------------------------------------
 
     def log_batch(
-        self,
-        run_id: str,
-        metrics: Sequence[Metric] = (),
-        params: Sequence[Param] = (),
-        tags: Sequence[RunTag] = (),
+        self, run_id: str, metrics: Metrics = (), params: Params = (), tags: Tags = ()
     ) -> None:
         def log(connection: Connection) -> None:
             if metrics or len(params) + len(tags) > self._limits.batch_params:

@@ -25,17 +25,6 @@ from tests.targets.mlflow.sql.test_bulk_points import CALLS
 from tests.targets.mlflow.writing import run_info
 
 
-@pytest.fixture
-def client(mysql: str, fresh_store: str) -> MlflowClient:
-    """A client of the session's MySQL, with artifacts in the test's folder."""
-    return MlflowClient(mysql)
-
-
-@pytest.fixture
-def bulk(client: MlflowClient) -> SqlBulk:
-    return open_bulk(client)
-
-
 @settings(max_examples=40, suppress_health_check=WITH_FIXTURE)
 @given(calls=CALLS, size=st.sampled_from([3, 20_000]))
 def test_rows_are_those_of_log_batch(

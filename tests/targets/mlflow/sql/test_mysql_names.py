@@ -27,17 +27,6 @@ STRICT = "STRICT_ALL_TABLES"
 
 
 @pytest.fixture
-def client(mysql: str, fresh_store: str) -> MlflowClient:
-    """A client of the session's MySQL, with artifacts in the test's folder."""
-    return MlflowClient(mysql)
-
-
-@pytest.fixture
-def bulk(client: MlflowClient) -> SqlBulk:
-    return open_bulk(client)
-
-
-@pytest.fixture
 def quiet() -> Iterator[None]:
     """Silence the tracebacks that MLflow logs when it refuses something."""
     logging.disable(logging.CRITICAL)
@@ -209,10 +198,10 @@ def test_names_are_text_and_nothing_else(
 def test_a_tag_is_replaced_not_doubled(
     client: MlflowClient, mysql_engine: Engine, bulk: SqlBulk
 ) -> None:
-    """A tag is found by its exact name and value."""
+    """A tag is replaced, and one with an equal name in the collation is refused."""
     sql = sql_client(client, bulk.transactions)
     assert sql is not None
-    run_id = new_run(sql)
+    run_id = new_run(client)
     for value in ("old", "new"):
         sql.log_batch(run_id, tags=[RunTag("key", value), RunTag("other", value)])
     with pytest.raises(RefusedError, match="'KEY'"):
