@@ -1,4 +1,4 @@
-"""Rules for W&B to MLflow, checked against the validators of the installed MLflow."""
+"""The rules that map to MLflow, checked with the validators of the installed MLflow."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ keys = st.lists(texts, min_size=1, max_size=3).map(tuple)
 
 
 def accepted(name: str) -> bool:
-    """Whether MLflow takes ``name`` as a metric, param and tag key."""
+    """Whether MLflow accepts ``name`` as the key of metrics, params and tags."""
     try:
         _validate_metric_name(name)
         _validate_param_name(name)
@@ -53,13 +53,13 @@ def accepted(name: str) -> bool:
 
 @given(texts)
 def test_any_text_becomes_a_name_that_mlflow_takes(text: str) -> None:
-    """Whatever W&B allows as a key is accepted by MLflow's own validation."""
+    """MLflow's validation accepts the name of every W&B key."""
     assert accepted(legal_name(text, LIMIT))
 
 
 @given(texts)
 def test_a_name_that_mlflow_takes_stays_as_it_is(text: str) -> None:
-    """Rewriting happens only where it must, and once."""
+    """A legal name stays as it is."""
     if accepted(text) and not text.endswith("\n"):
         assert legal_name(text, LIMIT) == text
     once = legal_name(text, LIMIT)
@@ -68,7 +68,7 @@ def test_a_name_that_mlflow_takes_stays_as_it_is(text: str) -> None:
 
 @given(st.lists(keys, max_size=12))
 def test_no_two_keys_share_a_name(found: list[tuple[str, ...]]) -> None:
-    """Names are unique, stable, legal, and every original can be told from the record."""
+    """Names are unique, stable and legal, and every original key can be found."""
     namer = Namer(LIMIT)
     names = {key: namer.name(key) for key in found}
     assert len(set(names.values())) == len(names)
@@ -81,7 +81,7 @@ def test_no_two_keys_share_a_name(found: list[tuple[str, ...]]) -> None:
 
 
 def test_a_name_that_looks_like_a_hashed_one_is_not_taken_twice() -> None:
-    """Even a key that is called what the hash suffix would give keeps a name of its own."""
+    """A key that is equal to another key's name with a hash gets a name of its own."""
     first = Namer(LIMIT)
     first.name(("recall_5",))
     taken = first.name(("recall@5",))
@@ -94,7 +94,7 @@ def test_a_name_that_looks_like_a_hashed_one_is_not_taken_twice() -> None:
 def test_names_go_on_where_an_earlier_session_stopped(
     before: list[tuple[str, ...]], after: list[tuple[str, ...]]
 ) -> None:
-    """With the rewritten names and the metrics of the run, nobody gets another key's name."""
+    """After a restart no key gets another key's name."""
     first = Namer(LIMIT)
     old = {key: first.name(key) for key in before}
     second = Namer(LIMIT, first.renamed, set(old.values()))
@@ -105,7 +105,7 @@ def test_names_go_on_where_an_earlier_session_stopped(
 
 
 def test_a_legal_key_keeps_its_name_against_one_that_comes_in_a_later_session() -> None:
-    """``recall@5`` may not slip into the metric that ``recall_5`` made before the restart."""
+    """After a restart ``recall@5`` does not get the name of the existing ``recall_5``."""
     later = Namer(LIMIT, {}, {"recall_5"})
     assert later.name(("recall@5",)) != "recall_5"
     assert later.name(("recall_5",)) == "recall_5"
@@ -116,7 +116,7 @@ def test_a_legal_key_keeps_its_name_against_one_that_comes_in_a_later_session() 
 
 @given(texts)
 def test_a_path_never_leaves_its_folder(text: str) -> None:
-    """No part is empty, ``.`` or ``..``, none too long for a file system, none unprintable."""
+    """No part of a safe path is empty, ``.``, ``..``, too long or unprintable."""
     path = safe_path(text)
     parts = path.split("/")
     assert not PurePosixPath(path).is_absolute()
@@ -127,7 +127,7 @@ def test_a_path_never_leaves_its_folder(text: str) -> None:
 
 @given(st.lists(texts, max_size=6, unique=True))
 def test_different_paths_stay_different(found: list[str]) -> None:
-    """Rewriting never lets two files meet."""
+    """Different paths stay different."""
     assert len({safe_path(path) for path in found}) == len(found)
 
 
@@ -138,7 +138,7 @@ def test_a_name_as_long_as_a_file_system_takes(name: str) -> None:
 
 
 def test_a_file_name_that_is_no_text_can_be_sent() -> None:
-    """Bytes that are no UTF-8 reach Python as lone surrogates; no protocol takes them."""
+    """Lone surrogates, which stand for bytes that are not UTF-8, are replaced."""
     assert safe_path("a\udcff.txt").encode()
     assert safe_path("a\udcff.txt") != safe_path("a\udcfe.txt")
 
@@ -154,26 +154,26 @@ json_values = st.recursive(
 
 @given(json_values)
 def test_documents_lose_nothing(value: object) -> None:
-    """Canonical JSON reads back as what went in; 1.0 and 1 are one number."""
+    """Canonical JSON has the same content; 1.0 and 1 are the same number."""
     assert json.loads(canonical_json(value)) == value
 
 
 @given(st.dictionaries(st.text(), st.one_of(st.integers(-9, 9), st.text())))
 def test_documents_do_not_depend_on_order_or_kind_of_number(value: dict[str, object]) -> None:
-    """The same content is the same text, byte by byte."""
+    """Equal content gives equal text."""
     other = {key: float(v) if isinstance(v, int) else v for key, v in reversed(value.items())}
     assert canonical_json(value) == canonical_json(other)
 
 
 def test_a_document_with_text_that_is_no_unicode_can_be_stored() -> None:
-    """A lone surrogate becomes U+FFFD, as in wandb-core's own log: live and later are alike."""
+    """A lone surrogate becomes U+FFFD, as in wandb-core's own log."""
     text = canonical_json({"path": "a\udcff", "é": math.inf})
     assert json.loads(text.encode()) == {"path": "a\ufffd", "é": math.inf}
 
 
 @given(st.text(st.characters()))
 def test_a_text_that_every_database_can_hold(text: str) -> None:
-    """NUL and lone surrogates are replaced one by one; any other text stays as it is."""
+    """NUL and lone surrogates are replaced one by one, and nothing else is."""
     kept = names.storable(text)
     kept.encode()
     assert len(kept) == len(text)
@@ -183,7 +183,7 @@ def test_a_text_that_every_database_can_hold(text: str) -> None:
 
 
 def test_params_leave_out_what_is_not_the_users() -> None:
-    """W&B's own section and the identity keys are no params."""
+    """W&B's own section and the identity keys are not params."""
     first = {("_wandb", "t"): 1, ("mlflow_run_id",): "x", ("lr",): 0.1, ("on",): True, ("n",): None}
     assert to_mlflow.params(RunInfo("r", "p", first_config=first)) == {
         ("lr",): "0.1", ("on",): "True", ("n",): "None",
@@ -194,7 +194,7 @@ def test_params_leave_out_what_is_not_the_users() -> None:
 
 
 def test_summary_numbers_that_history_lacks_become_points() -> None:
-    """At the last step and time; one that contradicts history comes a millisecond later."""
+    """Summary points are at the last step, 1 ms later if they contradict history."""
     summary = {"new": 1.5, "same": 2, "other": 3, "nan": math.nan, "text": "x", "on": True,
                "m": {"min": -1}, "pic": {"_type": "image-file", "width": 4}}  # fmt: skip
     last = {("same",): 2.0, ("other",): 9.0, ("nan",): math.nan}
@@ -205,7 +205,7 @@ def test_summary_numbers_that_history_lacks_become_points() -> None:
 
 
 def test_a_summary_number_beyond_a_double_becomes_infinity() -> None:
-    """A huge Python integer in the summary does not stop the run's end."""
+    """A summary integer beyond the range of floats becomes infinite."""
     info = RunInfo("r", "p", summary={"big": 10**400, "small": -(10**400)})
     points = to_mlflow.summary_points(info)
     assert [point[0] for point in points.values()] == [math.inf, -math.inf]
@@ -228,19 +228,19 @@ def test_a_summary_number_beyond_a_double_becomes_infinity() -> None:
     ],
 )
 def test_credentials_are_taken_out(uri: str, shown: str) -> None:
-    """Passwords may hold slashes and at-signs, and may stand in the query."""
+    """Passwords with slashes and at-signs, and those in the query, are removed."""
     assert redaction.without_credentials(uri) == shown
 
 
 @given(st.text(min_size=1), st.text())
 def test_experiments_have_names_that_mlflow_takes(project: str, entity: str) -> None:
-    """A project of any name finds its experiment."""
+    """Every project name gives a legal experiment name."""
     name = to_mlflow.experiment_name("{project}", entity, project)
     _validate_experiment_name(name)
 
 
 def test_tags_tell_everything_that_is_known() -> None:
-    """Each W&B tag is a tag and all of them a list; what is unknown is no tag."""
+    """Each W&B tag is a tag, and one more lists them; unknown facts are left out."""
     info = RunInfo(
         "r", "p", tags=("a", "b c"), group="g", state="failed", exit_code=3,
         facts={"user": "me", "git_remote": "https://token@h/x.git", "args": ["--lr", "1"]},
@@ -255,7 +255,7 @@ def test_tags_tell_everything_that_is_known() -> None:
 
 
 def test_changed_config_is_counted() -> None:
-    """A param cannot change: how many config values did is a tag."""
+    """A tag has the number of config values that changed."""
     first = {("a",): 1, ("b",): 2, ("c",): 3, ("_wandb",): 1}
     info = RunInfo("r", "p", first_config=first, config={"a": 1, "b": 5})
     assert to_mlflow.changed_params(info) == 2
@@ -273,12 +273,12 @@ def test_changed_config_is_counted() -> None:
     ],
 )
 def test_system_metrics(key: str, value: float, expected: tuple[str, float]) -> None:
-    """MLflow's names and units where it has them, W&B's below ``system/`` where not."""
+    """System metrics have MLflow's names and units if it has them, else W&B's names."""
     assert system_metrics.system_metric(key, value) == expected
 
 
 def test_a_value_that_only_lost_odd_characters_has_not_changed() -> None:
-    """wandb-core replaces lone surrogates in a config that it sends back."""
+    """Lone surrogates that wandb-core replaced do not count as changes."""
     info = RunInfo("r", "p", first_config={("k",): "a\udcffb"}, config={"k": "a\ufffdb"})
     assert to_mlflow.changed_params(info) == 0
     assert to_mlflow.changed_params(replace(info, config={"k": "c"})) == 1

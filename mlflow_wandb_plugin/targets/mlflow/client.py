@@ -16,13 +16,12 @@ from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
 from mlflow_wandb_plugin.targets.mlflow.pending_items import PendingItems
 from mlflow_wandb_plugin.targets.mlflow.rest.request_client import RequestClient
-from mlflow_wandb_plugin.targets.mlflow.run_client import RunClient
+from mlflow_wandb_plugin.targets.mlflow.run_client import Metrics, Params, RunClient, Tags
 from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import sql_client
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import is_data_fault
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param, RunTag
 
     from mlflow_wandb_plugin.targets.mlflow.sql.transactions import SharedTransactions
 
@@ -121,11 +120,7 @@ class Client:
         return self._backoff.call(lambda: translated(what, *args, **kwargs))
 
     def log_batch(
-        self,
-        run_id: str,
-        metrics: Sequence[Metric] = (),
-        params: Sequence[Param] = (),
-        tags: Sequence[RunTag] = (),
+        self, run_id: str, metrics: Metrics = (), params: Params = (), tags: Tags = ()
     ) -> None:
         pending = self._pending.items
         if pending is not None and not metrics:

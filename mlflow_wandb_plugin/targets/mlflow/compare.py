@@ -20,12 +20,12 @@ from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import LARGEST, Points
-from mlflow_wandb_plugin.targets.mlflow.run_client import RunClient
+from mlflow_wandb_plugin.targets.mlflow.run_client import Metrics, Params, RunClient, Tags
 from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
+    from mlflow.entities import DatasetInput, Param, Run, RunTag
 
 KEPT_DIFFERENCES = 100
 DECISIVE = (identity.RUN_ID, identity.STEP_METRIC)
@@ -116,15 +116,13 @@ class _ComparingClient(RunClient):
         if name is not None and name != self._run.info.run_name:
             self._result.differs(f"the run's name is {self._run.info.run_name!r}, not {name!r}")
 
-    def set_terminated(
-        self, run_id: str, status: str | None = None, end_time: int | None = None
-    ) -> None:
+    def set_terminated(self, run_id: str, status: str, end_ms: int | None) -> None:
         info = self._run.info
         self._result.checked["status"] += 1
         if info.status != status:
             self._result.differs(f"the run's status is {info.status}, not {status}")
-        if end_time is not None and info.end_time != end_time:
-            self._result.differs(f"the run's end is {info.end_time} ms, not {end_time} ms")
+        if end_ms is not None and info.end_time != end_ms:
+            self._result.differs(f"the run's end is {info.end_time} ms, not {end_ms} ms")
 
     def delete_tag(self, run_id: str, key: str) -> None:
         """Only tags are removed that the comparison does not take from the run."""
@@ -138,11 +136,7 @@ class _ComparingClient(RunClient):
                 self._result.differs(f"no input {wanted.dataset.name}")
 
     def log_batch(
-        self,
-        run_id: str,
-        metrics: Sequence[Metric] = (),
-        params: Sequence[Param] = (),
-        tags: Sequence[RunTag] = (),
+        self, run_id: str, metrics: Metrics = (), params: Params = (), tags: Tags = ()
     ) -> None:
         # Only points that MLflow refuses come here: losses of the backfill, not differences.
         self._compare("param", params, self._run.data.params)

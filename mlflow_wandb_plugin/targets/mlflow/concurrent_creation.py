@@ -15,11 +15,13 @@ is kept, and settled by whoever waits.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.errors import TargetUnavailableError
+from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -33,12 +35,7 @@ TRIES = 10
 
 
 def create_once(
-    client: Client,
-    experiment_id: str,
-    start_ms: int | None,
-    tags: Mapping[str, str],
-    name: str,
-    search: Callable[[], Sequence[Run]],
+    client: Client, new: NewRun, search: Callable[[], Sequence[Run]]
 ) -> tuple[Run, bool]:
     """Create a run, unless another process creates it at the same time.
 
@@ -51,18 +48,13 @@ def create_once(
     Raises:
         TargetUnavailableError: all creators deleted their runs, again and again.
     """
+    pending = replace(new, tags={**new.tags, identity.CLAIM: PENDING})
     for _ in range(TRIES):
-        run = client.call(
-            client.client.create_run,
-            experiment_id,
-            start_time=start_ms,
-            tags={**tags, identity.CLAIM: PENDING},
-            run_name=name,
-        )
+        run = client.call(client.client.create_run, pending)
         kept = keep_one(client, run, search)
         if kept is not None:
             return kept, kept.info.run_id == run.info.run_id
-    raise TargetUnavailableError(f"MLflow: others create the run {name!r} at once; try again")
+    raise TargetUnavailableError(f"MLflow: others create the run {new.name!r} at once; try again")
 
 
 def keep_one(client: Client, run: Run, search: Callable[[], Sequence[Run]]) -> Run | None:

@@ -1,4 +1,4 @@
-"""What of one run could not be carried to MLflow: counts, and a line for each loss."""
+"""What of one run could not be written to MLflow: counts, and a line for each loss."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.mapping.run_documents import SWEEP_CONFIG_FILE
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.concurrent_creation import create_once, find_settled
+from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -52,9 +53,8 @@ class ParentRuns:
                 parent, created = find_settled(self._client, search), False
                 if parent is None:
                     tags = {tag: value, identity.PROJECT: info.project}
-                    parent, created = create_once(
-                        self._client, experiment_id, info.started_ms, tags, name, search
-                    )
+                    new = NewRun(experiment_id, name, info.started_ms, tags)
+                    parent, created = create_once(self._client, new, search)
                 run_id = str(parent.info.run_id)
                 if created:
                     self._complete(run_id, info, tag)
@@ -67,4 +67,4 @@ class ParentRuns:
         config = info.facts.get("sweep_config") if tag == identity.SWEEP else None
         if config:
             self._client.call(client.log_dict, run_id, config, SWEEP_CONFIG_FILE)
-        self._client.call(client.set_terminated, run_id)
+        self._client.call(client.set_terminated, run_id, "FINISHED", None)

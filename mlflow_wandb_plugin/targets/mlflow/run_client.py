@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import (
-        DatasetInput,
-        Experiment,
-        FileInfo,
-        Metric,
-        Param,
-        Run,
-        RunTag,
-    )
+    from mlflow.entities import DatasetInput, Experiment, FileInfo, Metric, Param, Run, RunTag
+
+Metrics: TypeAlias = "Sequence[Metric]"
+Params: TypeAlias = "Sequence[Param]"
+Tags: TypeAlias = "Sequence[RunTag]"
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to create; it starts now where ``start_ms`` (Unix ms) is None."""
+
+    experiment_id: str
+    name: str
+    start_ms: int | None
+    tags: Mapping[str, str]
 
 
 class RunClient:
@@ -44,19 +51,10 @@ class RunClient:
 
     # -- runs -----------------------------------------------------------------------------
 
-    def create_run(
-        self,
-        experiment_id: str,
-        start_time: int | None = None,
-        tags: Mapping[str, str] | None = None,
-        run_name: str | None = None,
-    ) -> Run:
-        return self._client.create_run(experiment_id, start_time, dict(tags or {}), run_name)
+    def create_run(self, new: NewRun) -> Run:
+        return self._client.create_run(new.experiment_id, new.start_ms, dict(new.tags), new.name)
 
-    def create_first(
-        self, experiment_id: str, tag: str, start_time: int | None, tags: Mapping[str, str],
-        run_name: str,
-    ) -> Run | None:  # fmt: skip
+    def create_first(self, new: NewRun, tag: str) -> Run | None:
         """Create a run, if it is certain that no other active run of the experiment has the same
         value of ``tag`` when it is created; else return None and do nothing."""
         return None
@@ -74,10 +72,8 @@ class RunClient:
     def update_run(self, run_id: str, status: str | None = None, name: str | None = None) -> None:
         self._client.update_run(run_id, status, name)
 
-    def set_terminated(
-        self, run_id: str, status: str | None = None, end_time: int | None = None
-    ) -> None:
-        self._client.set_terminated(run_id, status, end_time)
+    def set_terminated(self, run_id: str, status: str, end_ms: int | None) -> None:
+        self._client.set_terminated(run_id, status, end_ms)
 
     def any_with_tag(self, experiment_id: str, key: str) -> bool:
         """Whether active runs of an experiment have a tag."""
@@ -101,11 +97,7 @@ class RunClient:
     # -- params, tags and points ----------------------------------------------------------
 
     def log_batch(
-        self,
-        run_id: str,
-        metrics: Sequence[Metric] = (),
-        params: Sequence[Param] = (),
-        tags: Sequence[RunTag] = (),
+        self, run_id: str, metrics: Metrics = (), params: Params = (), tags: Tags = ()
     ) -> None:
         self._client.log_batch(run_id, metrics, params, tags, synchronous=True)
 

@@ -21,6 +21,7 @@ from mlflow_wandb_plugin.targets.mlflow.concurrent_creation import create_once, 
 from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
 from mlflow_wandb_plugin.targets.mlflow.rest.rest_points import open_rest
+from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun
 from mlflow_wandb_plugin.targets.mlflow.run_search import RunSearch, twin_of
 from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
 from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import SqlBulk, open_bulk
@@ -146,23 +147,15 @@ class MlflowTarget(Target):
 
     def _create(self, info: RunInfo, tags: dict[str, str]) -> tuple[Run, bool]:
         """Create the run, unless another process just did; returns it and whether it is ours."""
-        experiment, name = self.experiment_id(info), to_mlflow.run_name(info)
+        experiment = self.experiment_id(info)
         parent = self._parents.parent_of(info, experiment)
         tags = tags | ({PARENT_TAG: parent} if parent else {})
+        new = NewRun(experiment, to_mlflow.run_name(info), info.started_ms, tags)
         self._search.prepare_creation(info, experiment)
-        first = self._client.call(
-            self._client.client.create_first,
-            experiment,
-            identity.RUN_ID,
-            info.started_ms,
-            tags,
-            name,
-        )
+        first = self._client.call(self._client.client.create_first, new, identity.RUN_ID)
         if first is not None:
             return first, True
-        return create_once(
-            self._client, experiment, info.started_ms, tags, name, lambda: self._candidates(info)
-        )
+        return create_once(self._client, new, lambda: self._candidates(info))
 
     def _candidates(self, info: RunInfo) -> list[Run]:
         """Runs that replicate ``info``, settled or pending."""

@@ -1,4 +1,4 @@
-"""Errors sorted into what may be repeated and what was refused, for the odd answers of servers."""
+"""Errors of MLflow, its servers and databases are sorted into unavailable and refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RUN = "0" * 32
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[requests_mock.Mocker]:
-    """A host whose every answer the test gives; what else is asked is an error."""
+    """A server with answers that the test sets; other requests are errors."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with requests_mock.Mocker() as mocker:
         yield mocker
@@ -39,7 +39,7 @@ def raising(error: BaseException) -> Callable[[], Any]:
 
 
 def patient(pauses: list[float] | None = None) -> Client:
-    """A client that repeats at once and notes how long it would have waited."""
+    """A client that repeats at once and records how long it would have waited."""
     kept = [] if pauses is None else pauses
     return Client(HOST, Backoff(None, lambda seconds: (kept.append(seconds), len(kept) < 20)[1]))
 
@@ -55,7 +55,7 @@ def rest(code: str) -> RestException:
      "INVALID_STATE", "FEATURE_DISABLED"],
 )  # fmt: skip
 def test_refusals_are_final(code: str) -> None:
-    """What repeating cannot cure is a RefusedError with MLflow's code."""
+    """An error that would occur again is a RefusedError with MLflow's code."""
     with pytest.raises(RefusedError, match="no") as caught:
         translated(raising(rest(code)))
     assert caught.value.code == code
@@ -66,8 +66,8 @@ def test_refusals_are_final(code: str) -> None:
     ["INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED",
      "DEADLINE_EXCEEDED", "SOMETHING_NEW"],
 )  # fmt: skip
-def test_troubles_may_pass(code: str) -> None:
-    """Limits, outages and what nobody knows are worth another try."""
+def test_temporary_errors_are_unavailable(code: str) -> None:
+    """Limits, outages and unknown codes are errors that may pass."""
     with pytest.raises(TargetUnavailableError):
         translated(raising(rest(code)))
 
@@ -82,7 +82,7 @@ def test_troubles_may_pass(code: str) -> None:
     ],
 )
 def test_a_target_that_is_down_is_unavailable(error: Exception) -> None:
-    """The network's and the database's errors are troubles that may pass."""
+    """Errors of the network and of the database may pass."""
     with pytest.raises(TargetUnavailableError):
         translated(raising(error))
 
@@ -91,7 +91,7 @@ def test_a_target_that_is_down_is_unavailable(error: Exception) -> None:
     "cause", [OverflowError("int too large"), UnicodeEncodeError("utf-8", "\udcff", 0, 1, "x")]
 )
 def test_a_value_that_the_store_cannot_hold_is_refused(cause: Exception) -> None:
-    """MLflow calls it an internal error; repeated, it would be one for ever."""
+    """A value that cannot be stored is refused, although MLflow calls it an internal error."""
     error = MlflowException("internal")
     error.__cause__ = cause
     for raised in (error, cause):
@@ -101,13 +101,13 @@ def test_a_value_that_the_store_cannot_hold_is_refused(cause: Exception) -> None
 
 
 def test_an_error_of_ours_is_not_hidden() -> None:
-    """A mistake in the program is not an unavailable target."""
+    """An error of the program itself is raised as it is."""
     with pytest.raises(ZeroDivisionError):
         translated(lambda: 1 // 0)
 
 
 def test_messages_hold_no_password() -> None:
-    """The text of an error may name the URI it failed on."""
+    """A message that contains a URI is shown without its password."""
     error = requests.ConnectionError("cannot reach http://me:secret@host/x")
     with pytest.raises(TargetUnavailableError) as caught:
         translated(raising(error))
@@ -122,7 +122,7 @@ def test_messages_hold_no_password() -> None:
 def test_answers_that_are_no_json(
     answers: requests_mock.Mocker, status: int, refused: bool
 ) -> None:
-    """A proxy's page has no error code: its HTTP status decides."""
+    """The HTTP status decides where an answer has no error code."""
     answers.post(LOG_BATCH, status_code=status, text="<html>a proxy</html>")
     client = Client(HOST, Backoff(0.0))
     with pytest.raises(RefusedError if refused else TargetUnavailableError):
@@ -130,8 +130,8 @@ def test_answers_that_are_no_json(
     assert answers.call_count == 1
 
 
-def test_everything_arrives_once_after_all_sorts_of_trouble(answers: requests_mock.Mocker) -> None:
-    """500, 429 with Retry-After, 503, garbage, a lost connection: then success, sent once more."""
+def test_a_batch_is_repeated_until_it_succeeds(answers: requests_mock.Mocker) -> None:
+    """A batch is repeated after 500, 429, 503, garbage and a lost connection, until it succeeds."""
     answers.post(
         LOG_BATCH,
         [
@@ -153,14 +153,14 @@ def test_everything_arrives_once_after_all_sorts_of_trouble(answers: requests_mo
 
 
 def test_a_tracking_uri_that_cannot_be(fresh_store: str) -> None:
-    """One line without the password, not MLflow's traceback."""
+    """The error is one line without the password."""
     with pytest.raises(UsageError, match="cannot use the tracking URI nonsense://host") as caught:
         Client("nonsense://me:secret@host")
     assert "secret" not in str(caught.value)
 
 
 def test_an_experiment_is_made_once(fresh_store: str) -> None:
-    """It is found again by name, and gets the tags that it lacks."""
+    """An experiment is found again by name, and gets the tags that it lacks."""
     client = Client(fresh_store)
     first = client.experiment_id("e", {"a": "1"})
     assert client.experiment_id("e", {"a": "2", "b": "3"}) == first
@@ -169,7 +169,7 @@ def test_an_experiment_is_made_once(fresh_store: str) -> None:
 
 
 def test_an_experiment_that_somebody_else_just_made(fresh_store: str) -> None:
-    """Between looking and creating another process may create: that one is used."""
+    """An experiment that another process creates in the meantime is used."""
     client = Client(fresh_store)
     other = MlflowClient(fresh_store).create_experiment("e")
     found = client.client.get_experiment_by_name
@@ -179,7 +179,7 @@ def test_an_experiment_that_somebody_else_just_made(fresh_store: str) -> None:
 
 
 def test_a_deleted_experiment_is_an_error_that_says_what_to_do(fresh_store: str) -> None:
-    """MLflow keeps the name: nothing can be written under it."""
+    """A deleted experiment keeps its name, so nothing can be written under it."""
     client = Client(fresh_store)
     MlflowClient(fresh_store).delete_experiment(client.experiment_id("e", {}))
     with pytest.raises(TargetError, match="is deleted: restore it"):

@@ -1,4 +1,4 @@
-"""Several that create one run at once are left with one, in whatever order they are served."""
+"""Processes that create the same run at once end up with one run, in every order of requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlflow_wandb_plugin.targets.mlflow.concurrent_creation import PENDING, find
 
 @dataclass
 class Store:
-    """What of MLflow the protocol needs; each call waits for its turn."""
+    """The part of MLflow that creating runs needs; each call waits for its turn."""
 
     turn: Callable[[], None]
     runs: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Store:
             raise RefusedError("No tag of that name", "RESOURCE_DOES_NOT_EXIST")
 
     def seen(self) -> list[Any]:
-        """A snapshot, as an answer over the network is one."""
+        """A copy of the runs, like an answer of a server."""
         return [
             SimpleNamespace(info=run.info, data=SimpleNamespace(tags=dict(run.data.tags)))
             for run in self.runs.values()
@@ -54,7 +54,7 @@ class Store:
 
 
 def play(ids: list[str], order: Iterator[int]) -> tuple[Store, dict[str, str]]:
-    """Creators in threads, each step of which comes when ``order`` calls its number."""
+    """Create runs in threads, whose calls take place in the order of the numbers in ``order``."""
     ready = [threading.Semaphore(0) for _ in ids]
     done = threading.Semaphore(0)
     mine = threading.local()
@@ -103,7 +103,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     order=st.lists(st.integers(0, 5), min_size=30, max_size=60),
 )
 def test_one_run_is_left_and_all_know_which(ids: list[str], order: list[int]) -> None:
-    """Any order of three creators' requests; after the drawn order they take turns."""
+    """Three creators keep the same run in any order of their requests."""
 
     def endless() -> Iterator[int]:
         yield from order
@@ -120,7 +120,7 @@ def test_one_run_is_left_and_all_know_which(ids: list[str], order: list[int]) ->
 def test_a_creator_that_is_gone_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch, own: str
 ) -> None:
-    """Its run was never settled; after a while it is taken over, whichever id is the lower."""
+    """A run that stays pending is settled by another creator, whichever id is lower."""
     monkeypatch.setattr(concurrent_creation, "DECISION_S", 0.0)
     store = Store(lambda: None)
     store.create("a")
@@ -133,7 +133,7 @@ def test_a_creator_that_is_gone_is_not_waited_for_for_ever(
 
 
 def test_a_run_whose_creator_is_gone_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who looks for the run finds it, settled from then on."""
+    """A search settles the run that stayed pending and returns it."""
     monkeypatch.setattr(concurrent_creation, "DECISION_S", 0.0)
     store = Store(lambda: None)
     store.create("a")

@@ -1,4 +1,4 @@
-"""Images and tables where MLflow's UI looks for them."""
+"""Images and tables are where MLflow's UI looks for them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def table_file(folder: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp"])
 def test_an_image_becomes_a_png_and_a_small_webp(tmp_path: Path, name: str) -> None:
-    """Under MLflow's step-image names, the same on every run of the replication."""
+    """The names are MLflow's names of step images, and the same each time."""
     local = {"media/images/a.png": image_file(tmp_path, name)}
     row = RowObjects(3, 5_000, image_value())
     shown = render("val/pred", row, local, tmp_path)
@@ -50,7 +50,7 @@ def test_an_image_becomes_a_png_and_a_small_webp(tmp_path: Path, name: str) -> N
 
 
 def test_a_list_of_images_has_a_name_each(tmp_path: Path) -> None:
-    """W&B logs them under one key."""
+    """Each image of a list gets its own number."""
     files = {name: image_file(tmp_path, f"{name}.png") for name in ("x", "y")}
     value = {"_type": "images/separated", "filenames": ["x", "y"], "count": 2}
     targets = [t for _, t in render("k", RowObjects(0, 1, value), files, tmp_path).files]
@@ -59,7 +59,7 @@ def test_a_list_of_images_has_a_name_each(tmp_path: Path) -> None:
 
 
 def test_a_table_becomes_what_pandas_writes(tmp_path: Path) -> None:
-    """Split orientation, one file a step, listed for the UI."""
+    """A table is one file per step in pandas's split orientation, and is listed in a tag."""
     value = {"_type": "table-file", "path": "media/table/t.table.json"}
     local = {value["path"]: table_file(tmp_path)}
     shown = render("eval/rows", RowObjects(7, 1, value), local, tmp_path)
@@ -83,7 +83,7 @@ def test_a_table_becomes_what_pandas_writes(tmp_path: Path) -> None:
 def test_media_that_cannot_be_shown_is_counted(
     fresh_store: str, tmp_path: Path, value: dict[str, Any]
 ) -> None:
-    """Whatever is wrong with it, the run goes on and the value stays in the history."""
+    """A bad image or table does not stop the run; its value is in the history file."""
     bad, odd = tmp_path / "bad.json", tmp_path / "odd.json"
     bad.write_text("not json")
     odd.write_text("[1, 2]")
@@ -100,7 +100,7 @@ def test_media_that_cannot_be_shown_is_counted(
 
 
 def test_more_tables_than_a_tag_can_list(fresh_store: str, tmp_path: Path) -> None:
-    """The rest stay as files, and are counted."""
+    """Tables that the tag has no space for are counted."""
     info, table = run_info(), table_file(tmp_path)
     value = {"_type": "table-file", "path": "media/t.json"}
     with opened(fresh_store, info) as writer:

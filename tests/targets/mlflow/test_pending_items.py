@@ -8,7 +8,7 @@ from mlflow_wandb_plugin.targets.mlflow.pending_items import PendingItems
 
 
 def test_items_fit_into_batches() -> None:
-    """A hundred params and a hundred tags a batch; the last batch holds the last tags."""
+    """A batch has at most 100 params and 100 tags, and the last one has the last tags."""
     pending = PendingItems()
     pending.add("r", [Param(f"p{n}", "") for n in range(250)], [RunTag("t", "old")])
     pending.add("r", [], [RunTag(f"t{n}", "") for n in range(120)])

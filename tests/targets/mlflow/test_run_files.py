@@ -25,7 +25,7 @@ from tests.targets.mlflow.writing import (
 def test_an_artifact_arrives_with_what_describes_it(
     fresh_store: str, local: Path, tmp_path: Path
 ) -> None:
-    """Files below type, name and version; references and metadata in its JSON."""
+    """Files are below type, name and version; references and metadata are in a JSON document."""
     artifact = ArtifactRef(
         type="model", name="net", version="abc", digest="abcdef", aliases=("best",),
         metadata={"epoch": 3},
@@ -47,7 +47,7 @@ def test_an_artifact_arrives_with_what_describes_it(
 
 
 def test_an_artifact_whose_files_are_gone_is_counted_by_file(fresh_store: str, local: Path) -> None:
-    """Cleaned from wandb's staging, or never local: the description still arrives."""
+    """Missing files of an artifact are counted, and its description is written."""
     entries = (
         ArtifactEntry("a", "d", 1, local=local / "cleaned"),
         ArtifactEntry("b", "d", 1),
@@ -58,7 +58,7 @@ def test_an_artifact_whose_files_are_gone_is_counted_by_file(fresh_store: str, l
 
 
 def test_an_artifacts_name_cannot_leave_its_folder(fresh_store: str, local: Path) -> None:
-    """Types and names are user text."""
+    """Types, names and paths cannot lead out of the artifact's folder."""
     entry = ArtifactEntry("../../../x", "d", 1, local=file(local, "x"))
     write(fresh_store, ArtifactRef("../up", "a/b", "..", entries=(entry,)))
     run_id = the_run(fresh_store).run_id
@@ -71,7 +71,7 @@ def test_an_artifacts_name_cannot_leave_its_folder(fresh_store: str, local: Path
 
 
 def test_used_artifacts_are_inputs(fresh_store: str, tmp_path: Path) -> None:
-    """Once each, as lineage and as MLflow's inputs."""
+    """A used artifact is once in the lineage document and once an input in MLflow."""
     used = ArtifactRef("dataset", "mnist", "v3", used=True)
     write(fresh_store, used, used)
     run = the_run(fresh_store)
@@ -85,7 +85,7 @@ def test_used_artifacts_are_inputs(fresh_store: str, tmp_path: Path) -> None:
 
 
 def test_history_lines_hold_exactly_what_was_logged(fresh_store: str, tmp_path: Path) -> None:
-    """Text with every kind of line break, nested values, null; one line a row."""
+    """The history file has one line per row, with all line breaks, nested values and null."""
     odd = "a\u2028b\x85c\rd\ne"
     write(
         fresh_store,
@@ -101,7 +101,7 @@ def test_history_lines_hold_exactly_what_was_logged(fresh_store: str, tmp_path: 
 
 
 def test_documents_of_an_earlier_session_are_kept(fresh_store: str, tmp_path: Path) -> None:
-    """A run that is resumed on another machine loses nothing that the first one wrote."""
+    """A run that is resumed on another machine keeps the documents of the first one."""
     info = run_info(config={"a": 1}, summary={"x": 1})
     with opened(fresh_store, info) as writer:
         writer.add(RowObjects(1, 10, {("t",): "one"}))

@@ -1,4 +1,4 @@
-"""Writing a run by the rule book into a real SQLite store."""
+"""Writing a run into a real SQLite store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AWKWARD_KEYS = [
 
 
 def test_more_points_than_a_batch_holds(fresh_store: str) -> None:
-    """Batches of MLflow's size, over several flushes, hold every point once."""
+    """Each point is written once, in batches of MLflow's size over several flushes."""
     values = [float(number) for number in range(10_500)]
     info = run_info()
     with opened(fresh_store, info) as writer:
@@ -50,7 +50,7 @@ def the_run_without_history(uri: str) -> Any:
 
 @pytest.mark.slow
 def test_ten_thousand_config_keys(fresh_store: str) -> None:
-    """Every leaf is a param, in batches of MLflow's size."""
+    """Every config leaf is a param, in batches of MLflow's size."""
     info = run_info(first_config={("c", str(number)): number for number in range(10_000)})
     with opened(fresh_store, info) as writer:
         end(writer, info)
@@ -59,7 +59,7 @@ def test_ten_thousand_config_keys(fresh_store: str) -> None:
 
 
 def test_long_values_are_cut_counted_and_kept_whole(fresh_store: str, tmp_path: Path) -> None:
-    """A param and a tag over MLflow's limits lose nothing: JSON documents hold the whole."""
+    """The full text of a long param or tag is in a JSON document."""
     long, note = "x" * 20_000, "n" * 9_000
     info = run_info(first_config={("p",): long}, config={"p": long}, notes=note)
     with opened(fresh_store, info) as writer:
@@ -76,7 +76,7 @@ def test_long_values_are_cut_counted_and_kept_whole(fresh_store: str, tmp_path: 
 
 
 def test_awkward_keys_keep_all_their_points(fresh_store: str, tmp_path: Path) -> None:
-    """Illegal and colliding names are rewritten, each to its own, and the originals are kept."""
+    """Illegal and colliding names become different names, and the originals are kept."""
     info = run_info(
         first_config={(key,): key for key in AWKWARD_KEYS} | {("a", "b"): "nested"},
         tags=tuple(key for key in AWKWARD_KEYS if key),
@@ -107,7 +107,7 @@ def test_awkward_keys_keep_all_their_points(fresh_store: str, tmp_path: Path) ->
 def test_a_point_that_mlflow_refuses_costs_itself_alone(
     fresh_store: str, tmp_path: Path, bad: str, step: int, at: int
 ) -> None:
-    """The others of its batch arrive; it is counted, and written out with the reason."""
+    """A refused point is counted and saved with the reason; the rest of its batch is written."""
     info = run_info()
     with opened(fresh_store, info) as writer:
         writer.append(points("a", [float(number) for number in range(700)]))
@@ -124,7 +124,7 @@ def test_a_point_that_mlflow_refuses_costs_itself_alone(
 
 
 def test_losses_of_an_earlier_session_are_not_forgotten(fresh_store: str, tmp_path: Path) -> None:
-    """A run taken up again counts what was refused before, once, however often it is read."""
+    """A resumed run counts earlier losses once, however often the log is read."""
     info = run_info()
     bad = Series(("bad",), [1], [-5], [7.0])
     with opened(fresh_store, info) as writer:
@@ -160,7 +160,7 @@ def test_values_that_no_database_takes(fresh_store: str, tmp_path: Path) -> None
 def test_a_run_deleted_in_the_middle_is_one_clear_error(
     fresh_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MLflow refuses each item of a deleted run: that is not a thousand bad items."""
+    """A deleted run raises one error, although MLflow refuses each point of it."""
     with opened(fresh_store, run_info()) as writer:
         MlflowClient(fresh_store).delete_run(writer.run_id)
         writer.append(points("a", [1.0] * 1000))
@@ -177,7 +177,7 @@ def test_a_run_deleted_in_the_middle_is_one_clear_error(
 
 
 def test_repeating_everything_changes_nothing(fresh_store: str, tmp_path: Path) -> None:
-    """All that a session wrote may be written again, by it or by the next one."""
+    """A session may write the same again, and so may the next one."""
     info = run_info(first_config={("a",): 1}, summary={"best": 3}, tags=("t",))
 
     def write(writer: Any) -> None:
@@ -201,7 +201,7 @@ def test_repeating_everything_changes_nothing(fresh_store: str, tmp_path: Path) 
 
 
 def test_a_resumed_run_goes_on_where_it_ended(fresh_store: str, tmp_path: Path) -> None:
-    """A complete run is taken up by its next log: RUNNING meanwhile, names, params, rows kept."""
+    """A complete run that is resumed is RUNNING meanwhile, and keeps names, params and rows."""
     first = run_info(first_config={("lr",): 0.1}, summary={"a": 1}, config={"lr": 0.1})
     with opened(fresh_store, first) as writer:
         writer.append(points("recall_5", [1.0]))
@@ -230,7 +230,7 @@ def test_a_resumed_run_goes_on_where_it_ended(fresh_store: str, tmp_path: Path) 
 
 
 def test_a_position_is_written_behind_its_points(fresh_store: str) -> None:
-    """After a checkpoint both are there; a session that dies later leaves the position."""
+    """A checkpoint writes the points and the position, also if the session dies later."""
     info = run_info(state="running", ended_ms=None, exit_code=None)
     with opened(fresh_store, info) as writer:
         writer.append(points("a", [1.0]))
@@ -244,7 +244,7 @@ def test_a_position_is_written_behind_its_points(fresh_store: str) -> None:
 
 
 def test_a_tag_taken_off_the_wandb_run_goes(fresh_store: str) -> None:
-    """W&B tags can be removed; tags of others on the run stay."""
+    """A removed W&B tag is removed; other tags of the run are kept."""
     with opened(fresh_store, run_info(tags=("a", "b"))) as writer:
         writer.update(run_info(tags=("a", "b")))
         MlflowClient(fresh_store).set_tag(writer.run_id, "mine", "1")
@@ -258,7 +258,7 @@ def test_a_tag_taken_off_the_wandb_run_goes(fresh_store: str) -> None:
     [("finished", "FINISHED"), ("failed", "FAILED"), ("killed", "KILLED"), ("crashed", "FAILED")],
 )
 def test_how_a_run_ended(fresh_store: str, state: Any, status: str) -> None:
-    """W&B's states become MLflow's, at W&B's time."""
+    """W&B's state and end time become MLflow's status and end time."""
     info = run_info(state=state)
     with opened(fresh_store, info) as writer:
         end(writer, info, complete=False)
@@ -268,7 +268,7 @@ def test_how_a_run_ended(fresh_store: str, state: Any, status: str) -> None:
 
 
 def test_system_points_step_by_seconds_since_the_start(fresh_store: str) -> None:
-    """Steps rise with time and do not depend on who computes them."""
+    """Steps of system points are whole seconds since the run's start."""
     info = run_info()
     with opened(fresh_store, info) as writer:
         for at in (1_000_400, 1_015_900, 999_000):
@@ -281,7 +281,7 @@ def test_system_points_step_by_seconds_since_the_start(fresh_store: str) -> None
 def test_rows_that_do_not_come_again_arrive_before_the_position(
     fresh_store: str, tmp_path: Path
 ) -> None:
-    """A session that dies behind such a mark has left its texts; a few more may hold it back."""
+    """A position with `rows_too` is written after the rows, and later if these are only a few."""
     info = run_info(state="running", ended_ms=None, exit_code=None)
     with opened(fresh_store, info) as writer:
         writer.add(RowObjects(0, 1000, {("t",): "a long enough first line"}))
@@ -301,8 +301,7 @@ def test_rows_that_do_not_come_again_arrive_before_the_position(
 
 @pytest.mark.parametrize("path", ["auto", "api"])
 def test_two_processes_end_one_run(fresh_store: str, path: WritePath) -> None:
-    """The journal of a killed process and the one that resumed it are delivered side by side: each
-    finds the run as it was created, and the second does not mind what the first has done."""
+    """Two writers of one run, as for a killed process and the one that resumes it, both finish."""
     target = MlflowTarget(fresh_store, TargetOptions(write_path=path))
     first = target.open(run_info(), "dual", target.find(run_info()))
     second = target.open(run_info(), "dual", target.find(run_info()))

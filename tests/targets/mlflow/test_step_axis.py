@@ -1,4 +1,4 @@
-"""Points at the value of a metric that the run names as its step, and runs that were given."""
+"""Steps that are values of a metric, and runs that the user gives us to write."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STEPPED = {"mlflow_step_metric": "trainer/step"}
 
 
 def test_a_row_stands_at_the_value_of_the_step_metric(fresh_store: str) -> None:
-    """All numbers of a row do, whichever series comes first, and so does the summary."""
+    """All points of a row and the summary get the value of the step metric as their step."""
     last = {("trainer/step",): 30.0}
     info = run_info(config=STEPPED, last=last, summary={"best": 0.5})
     with opened(fresh_store, info) as writer:
@@ -31,7 +31,7 @@ def test_a_row_stands_at_the_value_of_the_step_metric(fresh_store: str) -> None:
 
 
 def test_rows_without_a_whole_number_keep_their_step(fresh_store: str) -> None:
-    """Missing, broken, NaN, infinite or beyond 64 bits: the row's own step is the one there is."""
+    """A row keeps its own step if the metric's value is missing or not a 64-bit integer."""
     info = run_info(config=STEPPED)
     odd = [1.5, math.nan, math.inf, 2.0**63, 50.0]
     with opened(fresh_store, info) as writer:
@@ -42,7 +42,7 @@ def test_rows_without_a_whole_number_keep_their_step(fresh_store: str) -> None:
 
 
 def test_training_that_goes_back_keeps_both_points(fresh_store: str) -> None:
-    """A resume from a checkpoint logs steps again: nothing is dropped, times tell them apart."""
+    """Steps that are logged again after a resume are kept, with different times."""
     info = run_info(config=STEPPED)
     with opened(fresh_store, info) as writer:
         writer.append(points("trainer/step", [1.0, 2.0, 3.0, 2.0, 3.0]))
@@ -54,7 +54,7 @@ def test_training_that_goes_back_keeps_both_points(fresh_store: str) -> None:
 
 
 def test_the_kind_of_step_is_decided_when_the_run_is_first_written(fresh_store: str) -> None:
-    """A resumed log with another config goes on as before: one run has one kind of step."""
+    """A resumed run keeps its step metric, whatever the new config says."""
     first, second = run_info(config=STEPPED), run_info()
     with opened(fresh_store, first) as writer:
         writer.append(points("trainer/step", [10.0]))
@@ -68,7 +68,7 @@ def test_the_kind_of_step_is_decided_when_the_run_is_first_written(fresh_store: 
 
 
 def test_a_run_that_began_with_wandbs_step_keeps_it(fresh_store: str) -> None:
-    """The key in a later config changes nothing."""
+    """A step metric in a later config is ignored."""
     first, second = run_info(), run_info(config=STEPPED)
     with opened(fresh_store, first) as writer:
         writer.append(points("loss", [1.0]))
@@ -83,7 +83,7 @@ def test_a_run_that_began_with_wandbs_step_keeps_it(fresh_store: str) -> None:
 
 
 def test_memory_is_bounded_where_no_mark_comes(monkeypatch) -> None:
-    """Held series go once there are many and a new block begins; a block is never cut."""
+    """Kept series are released when they are many and a new block begins, never within a block."""
     monkeypatch.setattr(step_axis, "HELD_POINTS", 4)
     axis = StepAxis("at")
 
@@ -115,7 +115,7 @@ def _finished(config: dict[str, object]) -> RunInfo:
 
 
 def test_a_run_that_was_given_to_us_is_written_as_our_own(fresh_store: str) -> None:
-    """Params, points, status and identity; what it held before stays."""
+    """A given run gets params, points, status and identity, and keeps what it had."""
     run_id = _somebodys_run(fresh_store)
     info = _finished({"mlflow_run_id": run_id, "mlflow_run_given": True})
     with opened(fresh_store, info) as writer:
@@ -129,7 +129,7 @@ def test_a_run_that_was_given_to_us_is_written_as_our_own(fresh_store: str) -> N
 
 
 def test_a_run_that_another_tool_writes_keeps_its_params_and_status(fresh_store: str) -> None:
-    """Without the word of the user, a run that the config names is the other tool's."""
+    """A run that the config names belongs to another tool, unless the user gave it."""
     run_id = _somebodys_run(fresh_store)
     info = _finished({"mlflow_run_id": run_id} | STEPPED)
     with opened(fresh_store, info) as writer:

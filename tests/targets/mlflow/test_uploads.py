@@ -1,4 +1,4 @@
-"""Uploads of a run's files; nothing that is wrong with one stops the others."""
+"""Uploads of a run's files: a bad file does not stop the others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.targets.mlflow.writing import (
 
 
 def test_files_arrive_under_their_path(fresh_store: str, local: Path, tmp_path: Path) -> None:
-    """Below wandb/files; a name that cannot be is rewritten, and never leaves the folder."""
+    """Files are below wandb/files, and illegal names are rewritten."""
     names = ["output.log", "media/images/a.png", "../../etc/passwd", "odd#name%.txt", "/abs"]
     write(fresh_store, *[FileRef(name, file(local, f"f{n}", name)) for n, name in enumerate(names)])
     run = the_run(fresh_store, tmp_path / "artifacts")
@@ -37,7 +37,7 @@ def test_files_arrive_under_their_path(fresh_store: str, local: Path, tmp_path: 
 
 
 def test_a_file_that_is_not_there_is_counted(fresh_store: str, local: Path, tmp_path: Path) -> None:
-    """Gone, a folder, or a dangling link: the others arrive, and the losses say which did not."""
+    """A missing file, a folder and a dangling link are losses; other files are uploaded."""
     (local / "folder").mkdir()
     (local / "link").symlink_to(local / "nowhere")
     missing = [FileRef(name, local / name) for name in ("gone", "folder", "link")]
@@ -51,7 +51,7 @@ def test_a_file_that_is_not_there_is_counted(fresh_store: str, local: Path, tmp_
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 def test_a_file_that_may_not_be_read_is_counted(fresh_store: str, local: Path) -> None:
-    """Permissions are no reason to stop."""
+    """A file without read permission is a loss."""
     secret = file(local, "secret")
     secret.chmod(0)
     write(fresh_store, FileRef("secret", secret))
@@ -62,7 +62,7 @@ def test_a_file_that_may_not_be_read_is_counted(fresh_store: str, local: Path) -
 def test_a_file_that_vanishes_before_its_upload_is_counted(
     fresh_store: str, local: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """wandb-core deletes what it has uploaded: that is not an MLflow that is down."""
+    """A file that wandb-core deletes before its upload is a loss, not an unavailable target."""
     path = file(local, name)
     send = Uploads._send
 
@@ -76,7 +76,7 @@ def test_a_file_that_vanishes_before_its_upload_is_counted(
 
 
 def test_a_file_that_changes_is_sent_again(fresh_store: str, local: Path, tmp_path: Path) -> None:
-    """The console log grows: its last state counts; what is unchanged is sent once."""
+    """A changed file is uploaded again, and an unchanged one is not."""
     path, info = file(local, "output.log", "one"), run_info()
     sent: list[str] = []
     with opened(fresh_store, info) as writer:
@@ -97,7 +97,7 @@ def test_a_file_that_changes_is_sent_again(fresh_store: str, local: Path, tmp_pa
 def test_an_mlflow_that_is_down_is_the_callers_error(
     fresh_store: str, local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is counted as lost: the run is not finished, and will be taken up again."""
+    """An unavailable MLflow raises an error; nothing is lost and the run is not finished."""
     info = run_info()
 
     def down(*_: object) -> None:
@@ -115,7 +115,7 @@ def test_an_mlflow_that_is_down_is_the_callers_error(
 def test_a_file_that_mlflow_refuses_is_counted(
     fresh_store: str, local: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Refused is not missing; the rest of the run is written."""
+    """A file that MLflow refuses is counted as refused, and the rest is written."""
     from mlflow.exceptions import MlflowException
 
     info = run_info()
@@ -137,7 +137,7 @@ def test_a_file_that_mlflow_refuses_is_counted(
 
 
 def test_nothing_is_left_behind_locally(fresh_store: str, local: Path) -> None:
-    """The spool goes with the writer, finished or not."""
+    """The temporary folder is removed with the writer, finished or not."""
     with opened(fresh_store, run_info()) as writer:
         spool = writer._files._uploads.folder
         writer.add(FileRef("a", file(local, "a")))
@@ -145,7 +145,7 @@ def test_nothing_is_left_behind_locally(fresh_store: str, local: Path) -> None:
     assert not spool.exists()
 
 
-def test_the_spool_may_vanish(fresh_store: str, local: Path) -> None:
+def test_the_temporary_folder_may_vanish(fresh_store: str, local: Path) -> None:
     """`close` never raises, whatever happened to the temporary folder."""
     with opened(fresh_store, run_info()) as writer:
         shutil.rmtree(writer._files._uploads.folder)

@@ -1,4 +1,4 @@
-"""Runs written into a real store, and what came of them."""
+"""Helpers that write runs into a real store and read them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run_info(**fields: Any) -> RunInfo:
 
 
 def points(key: str | tuple[str, ...], values: list[float], first_step: int = 0) -> Series:
-    """One point a step and second."""
+    """A series with one point per step and second."""
     steps = [first_step + number for number in range(len(values))]
     path = (key,) if isinstance(key, str) else key
     return Series(path, steps, [1_000_000 + 1000 * step for step in steps], values)
@@ -36,8 +36,8 @@ def points(key: str | tuple[str, ...], values: list[float], first_step: int = 0)
 
 @contextlib.contextmanager
 def opened(uri: str, info: RunInfo, patience_s: float = 0.0) -> Iterator[MlflowRunWriter]:
-    """A writer on the run of ``info``, new or found again; one that is not finished by the end of
-    the context is like one whose process died."""
+    """A writer of the run of ``info``, which is created or found; if it is not finished in the
+    context, its process has died as far as MLflow can tell."""
     target = MlflowTarget(uri, backoff=Backoff(patience_s))
     writer = target.open(info, "backfill", target.find(info))
     try:
@@ -47,7 +47,7 @@ def opened(uri: str, info: RunInfo, patience_s: float = 0.0) -> Iterator[MlflowR
 
 
 def end(writer: MlflowRunWriter, info: RunInfo, complete: bool = True) -> None:
-    """What the engine does at the end of a run."""
+    """Do what a backfill does at the end of a run."""
     writer.update(info)
     writer.finish(info, complete)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.targets.mlflow.artifact_repositories import ArtifactRepositories
-from mlflow_wandb_plugin.targets.mlflow.run_client import RunClient
+from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun, RunClient
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,29 +25,17 @@ class RequestClient(RunClient):
         self._store: Any = client._tracking_client.store
         self._repositories = ArtifactRepositories("mlflow-artifacts:", client.tracking_uri)
 
-    def create_run(
-        self,
-        experiment_id: str,
-        start_time: int | None = None,
-        tags: Mapping[str, str] | None = None,
-        run_name: str | None = None,
-    ) -> Run:
-        run = super().create_run(experiment_id, start_time, tags, run_name)
+    def create_run(self, new: NewRun) -> Run:
+        run = super().create_run(new)
         self._repositories.add(run.info.run_id, run.info.artifact_uri or "")
         return run
 
-    def set_terminated(
-        self, run_id: str, status: str | None = None, end_time: int | None = None
-    ) -> None:
+    def set_terminated(self, run_id: str, status: str, end_ms: int | None) -> None:
         """End a run; MLflow's client would request the run as well, to print its address."""
         from mlflow.entities import RunStatus
 
-        self._store.update_run_info(
-            run_id,
-            RunStatus.from_string(status or "FINISHED"),
-            end_time or int(time.time() * 1000),
-            None,
-        )
+        status_code = RunStatus.from_string(status)
+        self._store.update_run_info(run_id, status_code, end_ms or int(time.time() * 1000), None)
 
     def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
         """Upload a file. Artifacts that the server keeps go to this client's server; MLflow 3.1

@@ -292,7 +292,7 @@ def _split(size: int, rows: Iterable[str]) -> Iterator[list[str]]:
         yield some
 
 
-DIALECTS: Mapping[str, type[Sqlite] | type[PostgreSql] | type[MySql]] = {
+DIALECTS: Mapping[str, type[Dialect]] = {
     "sqlite": Sqlite,
     "postgresql": PostgreSql,
     "mysql": MySql,

@@ -19,13 +19,13 @@ from mlflow_wandb_plugin.core.atomic_files import write_atomically
 from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, USER_TAG
 from mlflow_wandb_plugin.mapping.names import Limits
 from mlflow_wandb_plugin.targets.mlflow.artifact_repositories import ArtifactRepositories
-from mlflow_wandb_plugin.targets.mlflow.run_client import RunClient
+from mlflow_wandb_plugin.targets.mlflow.run_client import Metrics, NewRun, Params, RunClient, Tags
 from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import SharedTransactions, is_active
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param, Run, RunTag
+    from mlflow.entities import Metric, Param, Run
     from sqlalchemy import Connection
 
 T = TypeVar("T")
@@ -81,62 +81,43 @@ class SqlClient(RunClient):
 
     # -- runs -----------------------------------------------------------------------------
 
-    def create_run(
-        self,
-        experiment_id: str,
-        start_time: int | None = None,
-        tags: Mapping[str, str] | None = None,
-        run_name: str | None = None,
-    ) -> Run:
-        wanted = dict(tags or {})
-        return self._run_or_else(
-            self._creating(experiment_id, start_time, wanted, run_name),
-            lambda: self._client.create_run(experiment_id, start_time, wanted, run_name),
-        )
+    def create_run(self, new: NewRun) -> Run:
+        return self._run_or_else(self._creating(new), lambda: RunClient.create_run(self, new))
 
-    def _creating(
-        self,
-        experiment_id: str,
-        start_time: int | None,
-        wanted: Mapping[str, str],
-        run_name: str | None,
-    ) -> Callable[[Connection], Run]:
+    def _creating(self, new: NewRun) -> Callable[[Connection], Run]:
         run_id = uuid.uuid4().hex
-        start_ms = start_time or int(time.time() * 1000)
+        start_ms = new.start_ms or int(time.time() * 1000)
 
         def create(connection: Connection) -> Run:
-            if not run_name or len(run_name) > self._limits.run_name or NAME_TAG in wanted:
+            if not new.name or len(new.name) > self._limits.run_name:
                 raise LeftToMlflow
-            self._check_tags(wanted)
+            self._check_tags(new.tags)
+            location = self._artifact_uri(connection, new.experiment_id, run_id)
             values = (
-                run_id, run_name, "UNKNOWN", "", "", wanted.get(USER_TAG, "unknown"), "RUNNING",
-                start_ms, None, "", "active", self._artifact_uri(connection, experiment_id, run_id),
-                int(experiment_id), None,
+                run_id, new.name, "UNKNOWN", "", "", new.tags.get(USER_TAG, "unknown"), "RUNNING",
+                start_ms, None, "", "active", location, int(new.experiment_id), None,
             )  # fmt: skip
             marks = ", ".join("?" * len(values))
             self._execute(
                 connection, f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}) VALUES ({marks})", values
             )
-            tags = {**wanted, NAME_TAG: run_name}
+            tags = {**new.tags, NAME_TAG: new.name}
             self._put_tags(connection, run_id, tags)
             return self._run(run_id, dict(zip(RUN_COLUMNS, values, strict=True)), tags)
 
         return create
 
-    def create_first(
-        self, experiment_id: str, tag: str, start_time: int | None, tags: Mapping[str, str],
-        run_name: str,
-    ) -> Run | None:  # fmt: skip
+    def create_first(self, new: NewRun, tag: str) -> Run | None:
         if self._transactions.engine.dialect.name != "sqlite":
             return None
 
         def create(connection: Connection) -> Run:
             # SQLite has one writer: no other run is created before this one is committed.
-            if self._with_tag(connection, experiment_id, tag, tags[tag]):
+            if self._with_tag(connection, new.experiment_id, tag, new.tags[tag]):
                 raise LeftToMlflow
             return work(connection)
 
-        work = self._creating(experiment_id, start_time, tags, run_name)
+        work = self._creating(new)
         try:
             return self._transactions.run(create)
         except LeftToMlflow:
@@ -181,31 +162,25 @@ class SqlClient(RunClient):
         # MySQL's collations find tags that differ in case as well.
         return [run_id for run_id, *tag in found.fetchall() if tag == [key, value]]
 
-    def set_terminated(
-        self, run_id: str, status: str | None = None, end_time: int | None = None
-    ) -> None:
-        end_ms = end_time or int(time.time() * 1000)
+    def set_terminated(self, run_id: str, status: str, end_ms: int | None) -> None:
+        time_ms = end_ms or int(time.time() * 1000)
 
         def terminate(connection: Connection) -> None:
             done = self._execute(
                 connection,
                 "UPDATE runs SET status = ?, end_time = ? "
                 "WHERE run_uuid = ? AND lifecycle_stage = 'active'",
-                (status or "FINISHED", end_ms, run_id),
+                (status, time_ms, run_id),
             )
             if done.rowcount != 1:
                 raise LeftToMlflow
 
-        self._run_or_else(terminate, lambda: self._client.set_terminated(run_id, status, end_time))
+        self._run_or_else(terminate, lambda: self._client.set_terminated(run_id, status, end_ms))
 
     # -- params and tags ------------------------------------------------------------------
 
     def log_batch(
-        self,
-        run_id: str,
-        metrics: Sequence[Metric] = (),
-        params: Sequence[Param] = (),
-        tags: Sequence[RunTag] = (),
+        self, run_id: str, metrics: Metrics = (), params: Params = (), tags: Tags = ()
     ) -> None:
         def log(connection: Connection) -> None:
             if metrics or len(params) + len(tags) > self._limits.batch_params:

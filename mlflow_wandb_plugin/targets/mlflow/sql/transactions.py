@@ -180,7 +180,7 @@ class _Work:
 
 def is_deadlock(error: Exception) -> bool:
     """Whether the database rolled back a transaction because two waited for each other: it can be
-    repeated at once. Tells by MySQL's error number and PostgreSQL's SQLSTATE."""
+    repeated at once. MySQL's error number or PostgreSQL's SQLSTATE decides."""
     cause = getattr(error, "orig", None)
     code = getattr(cause, "pgcode", None) or getattr(cause, "sqlstate", None)
     return code == "40P01" or getattr(cause, "args", ())[:1] == (1213,)
@@ -189,7 +189,7 @@ def is_deadlock(error: Exception) -> bool:
 def is_data_fault(error: BaseException | None) -> bool:
     """Whether the database cannot store a value, so that repeating does not help.
 
-    Tells by MySQL's error number: drivers raise some of these as operational errors, like those of
+    MySQL's error number decides: drivers raise some of these as operational errors, like those of
     a server that is down.
     """
     return getattr(getattr(error, "orig", None), "args", ())[:1] in _DATA_FAULTS

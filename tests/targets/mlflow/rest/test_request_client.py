@@ -1,4 +1,4 @@
-"""A run reaches a tracking server in few requests, and is the one that MLflow's client writes."""
+"""A run is written to a tracking server in few requests, as MLflow's client writes it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def small(project: str, run_id: str) -> RunInfo:
 
 
 def test_the_requests_of_a_small_run(server: str, requested: list[str]) -> None:
-    """Create it, make sure that nobody else did, points, documents, end, and the rest together."""
+    """A small run takes six requests and two uploads."""
     target = MlflowTarget(server)
     write(target, small("few requests", "one"))
     requested.clear()
@@ -71,7 +71,7 @@ def test_the_requests_of_a_small_run(server: str, requested: list[str]) -> None:
 def test_it_is_the_run_that_mlflows_client_writes(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All but ids: points, params, tags, state, times and files."""
+    """Points, params, tags, state, times and files are equal; only the ids differ."""
     # MLflow 3.1's client sends artifacts to the process's own server, whatever its own is.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     seen: list[dict[str, Any]] = []
@@ -101,7 +101,7 @@ def test_it_is_the_run_that_mlflows_client_writes(
 
 
 def test_files_of_a_run_that_was_there_go_to_its_server(server: str, tmp_path: Path) -> None:
-    """A run that is taken up again, by a process whose own MLflow is another one."""
+    """Files of an existing run are uploaded to its server, not to the process's own one."""
     for content in ("first", "second"):
         (tmp_path / content).mkdir()
         run_id = write(MlflowTarget(server), small("taken up", "one"), tmp_path / content)
@@ -110,7 +110,7 @@ def test_files_of_a_run_that_was_there_go_to_its_server(server: str, tmp_path: P
 
 
 def test_a_refused_param_costs_itself_alone(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The batch that it went with is taken apart; its loss is told although the run was done."""
+    """A refused param is a loss, and the rest of its batch is logged."""
     target = MlflowTarget(server)
     info = small("refused", "one")
     writer = target.open(info, "backfill", target.find(info))
@@ -131,7 +131,7 @@ def test_a_refused_param_costs_itself_alone(server: str, monkeypatch: pytest.Mon
 def test_a_position_waits_for_the_next_checkpoint_or_the_end(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It costs a request: soon after the last one it is kept back, and known to who writes."""
+    """A position is not written soon after the last one, but the writer has it."""
     target, client = MlflowTarget(server), MlflowClient(server)
     info = small("positions", "one")
     writer = target.open(info, "backfill", target.find(info))
@@ -156,9 +156,9 @@ def test_a_position_waits_for_the_next_checkpoint_or_the_end(
     assert len(client.get_metric_history(writer.run_id, "a")) == 3
 
 
-def test_who_is_met_only_when_creating(server: str) -> None:
-    """No run was there at the first look, so none is looked for again; one that somebody else has
-    created since is found when ours would be a second one."""
+def test_a_run_that_is_found_only_when_it_is_created(server: str) -> None:
+    """A run that another process has created since the first look at the experiment is found when
+    it is about to be created again."""
     ours, theirs = MlflowTarget(server), MlflowTarget(server)
     write(ours, small("met late", "one"))
     run_id = write(theirs, small("met late", "two"))

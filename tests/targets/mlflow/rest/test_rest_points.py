@@ -1,4 +1,4 @@
-"""Points sent in raw requests arrive as MLflow's own client would send them."""
+"""Points sent in raw requests are stored like those of MLflow's own client."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[requests_mock.Mocker]:
 
 
 def patient(pauses: list[float]) -> RestBulk:
-    """Repeats at once, and notes how long it would have waited."""
+    """A back-off that repeats at once and records how long it would have waited."""
     return open_rest(
         Client(HOST, Backoff(None, lambda seconds: (pauses.append(seconds), len(pauses) < 50)[1]))
     )
@@ -51,7 +51,7 @@ def sent(answers: requests_mock.Mocker) -> list[list[dict[str, Any]]]:
 
 
 def test_points_are_those_of_mlflows_client(server: str) -> None:
-    """Specials, repeats, any order, several calls: history and latest values are equal."""
+    """Special values, repeats and any order give equal histories and latest values."""
     rng, client = random.Random(0), MlflowClient(server)
     bulk = open_rest(Client(server))
     experiment = client.create_experiment("raw requests")
@@ -86,7 +86,7 @@ def test_points_are_those_of_mlflows_client(server: str) -> None:
 
 
 def test_the_latest_points_stay_right_with_requests_at_once(server: str) -> None:
-    """Thousands of points, several requests under way: the last step of each metric is shown."""
+    """The latest value is the one of the last step, with several requests at once."""
     client = MlflowClient(server)
     run_id = client.create_run(client.create_experiment("at once")).info.run_id
     open_rest(Client(server)).write(run_id, [column(2500, "a"), column(2500, "b")])
@@ -95,7 +95,7 @@ def test_the_latest_points_stay_right_with_requests_at_once(server: str) -> None
 
 
 def test_requests_are_full_and_the_latest_goes_first(answers: requests_mock.Mocker) -> None:
-    """A thousand points each, across metrics; the first holds each metric's latest at its head."""
+    """A request has up to 1000 points of any metrics; the latest ones are at the start."""
     answers.post(LOG_BATCH, json={})
     patient([]).write("r", [column(1500, "a"), column(900, "b")])
     batches = sent(answers)
@@ -106,7 +106,7 @@ def test_requests_are_full_and_the_latest_goes_first(answers: requests_mock.Mock
 
 
 def test_more_metrics_than_a_request_holds(answers: requests_mock.Mocker) -> None:
-    """All latest points are there before anything else goes."""
+    """All latest points are sent before other requests begin."""
     answers.post(LOG_BATCH, json={})
     patient([]).write("r", [column(2, f"m{n}") for n in range(1500)])
     batches = sent(answers)
@@ -116,7 +116,7 @@ def test_more_metrics_than_a_request_holds(answers: requests_mock.Mocker) -> Non
 
 
 def test_several_requests_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the first, they do not wait for each other."""
+    """Requests after the first one are sent at the same time."""
     meeting = threading.Barrier(3)
     bulk = patient([])
     bodies: list[bytes] = []
@@ -133,7 +133,7 @@ def test_several_requests_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_server_that_asks_to_wait(answers: requests_mock.Mocker) -> None:
-    """429 and 503 are heeded: fewer requests at once, after the time that it names."""
+    """After 429 or 503 there are fewer requests at once, after the time that the server names."""
     answers.post(
         LOG_BATCH,
         [
@@ -151,7 +151,7 @@ def test_a_server_that_asks_to_wait(answers: requests_mock.Mocker) -> None:
 
 
 def test_patience_ends(answers: requests_mock.Mocker) -> None:
-    """As with any other call."""
+    """A server that is down is an unavailable target."""
     answers.post(LOG_BATCH, status_code=429, headers={"Retry-After": "999999"}, text="no")
     with pytest.raises(TargetUnavailableError, match="asks to wait"):
         open_rest(Client(HOST, Backoff(0.0))).write("r", [column(1)])
@@ -159,7 +159,7 @@ def test_patience_ends(answers: requests_mock.Mocker) -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 404])
 def test_a_refusal_is_final(answers: requests_mock.Mocker, status: int) -> None:
-    """With MLflow's code."""
+    """A refusal has MLflow's error code."""
     answers.post(
         LOG_BATCH,
         status_code=status,
@@ -173,7 +173,7 @@ def test_a_refusal_is_final(answers: requests_mock.Mocker, status: int) -> None:
 def test_credentials_are_mlflows(
     answers: requests_mock.Mocker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What MLflow takes from the environment goes with each request."""
+    """Each request has the credentials that MLflow takes from the environment."""
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "secret")
     answers.post(LOG_BATCH, json={})
     patient([]).write("r", [column(1)])
@@ -183,13 +183,13 @@ def test_credentials_are_mlflows(
 
 
 def test_only_a_server_has_this_path(fresh_store: str) -> None:
-    """A database is written otherwise."""
+    """A database is an error."""
     with pytest.raises(UsageError):
         open_rest(Client(fresh_store))
 
 
 def test_a_point_that_the_server_refuses_is_counted(server: str) -> None:
-    """Its neighbours arrive; it is left out alone."""
+    """Only the refused points are left out."""
     info = run_info(run_id="rest1", project="refused by server")
     target = MlflowTarget(server)
     assert isinstance(target._bulk, RestBulk)

@@ -1,4 +1,4 @@
-"""Rows written in bulk are the rows that MLflow's own log_batch leaves."""
+"""Rows written in bulk are equal to those of MLflow's log_batch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CALLS = st.lists(
 
 
 def rows(uri: str, run_id: str) -> dict[str, list[tuple[Any, ...]]]:
-    """Both tables of a run, as the database holds them."""
+    """The rows of a run in both tables."""
     with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as db:
         return {
             table: sorted(
@@ -69,7 +69,7 @@ def new_run(client: MlflowClient) -> str:
 def test_rows_are_those_of_log_batch(
     client: MlflowClient, fresh_store: str, calls: list[Any], small: bool
 ) -> None:
-    """Duplicates, NaN, infinities, any order, over several calls: both tables are equal."""
+    """Both tables are equal for duplicates, NaN, infinities, any order and several calls."""
     one, other = new_run(client), new_run(client)
     bulk = open_bulk(client)
     if small:
@@ -84,7 +84,7 @@ def test_rows_are_those_of_log_batch(
 
 
 def test_both_ways_may_meet_in_one_run(client: MlflowClient, fresh_store: str) -> None:
-    """A live writer's points and a bulk writer's, at the same time, are all there once."""
+    """Points that log_batch and the bulk writer write at the same time are all there once."""
     run_id = new_run(client)
     bulk = open_bulk(client)
 
@@ -104,7 +104,7 @@ def test_both_ways_may_meet_in_one_run(client: MlflowClient, fresh_store: str) -
 
 
 def test_no_transaction_takes_long(client: MlflowClient) -> None:
-    """Many points go in transactions whose size follows from how long the last one took."""
+    """The duration of a transaction decides how many points the next one has."""
     bulk = open_bulk(client)
     sizes: list[int] = []
     insert = bulk._dialect.insert
@@ -122,7 +122,7 @@ def test_no_transaction_takes_long(client: MlflowClient) -> None:
 
 
 def test_a_deleted_run_takes_no_points(client: MlflowClient, fresh_store: str) -> None:
-    """As MLflow itself refuses them."""
+    """A deleted run takes no points, as in MLflow."""
     run_id = new_run(client)
     client.delete_run(run_id)
     with pytest.raises(TargetError, match="was deleted"):
@@ -131,14 +131,14 @@ def test_a_deleted_run_takes_no_points(client: MlflowClient, fresh_store: str) -
 
 
 def test_the_installed_mlflow_has_a_schema_that_was_tested() -> None:
-    """When this fails, try the new MLflow with these tests and add its revision."""
+    """The schema of the installed MLflow is a tested one; if not, test it and add its revision."""
     assert _get_latest_schema_revision() in bulk_points.TESTED_SCHEMAS
 
 
 def test_a_schema_that_was_not_tested_is_written_by_mlflow_itself(
     client: MlflowClient, fresh_store: str
 ) -> None:
-    """Asked for, bulk says what to do; by itself the package falls back."""
+    """An unknown schema is an error for `bulk`, and `auto` uses log_batch."""
     with closing(sqlite3.connect(fresh_store.removeprefix("sqlite:///"))) as db:
         db.execute("update alembic_version set version_num = 'from the future'")
         db.commit()
@@ -147,7 +147,7 @@ def test_a_schema_that_was_not_tested_is_written_by_mlflow_itself(
 
 
 def test_tables_that_are_not_mlflows_are_left_alone(client: MlflowClient, fresh_store: str) -> None:
-    """A column more, and log_batch does the writing."""
+    """A table with another column is written by log_batch."""
     with closing(sqlite3.connect(fresh_store.removeprefix("sqlite:///"))) as db:
         db.execute("alter table metrics add column more integer")
         db.commit()
@@ -156,7 +156,7 @@ def test_tables_that_are_not_mlflows_are_left_alone(client: MlflowClient, fresh_
 
 
 def test_a_store_without_a_database_has_no_bulk_path(tmp_path: Path) -> None:
-    """A tracking server is spoken to by REST."""
+    """A tracking server is an error."""
     with pytest.raises(UsageError, match="needs a database"):
         open_bulk(MlflowClient("http://127.0.0.1:9"))
 
@@ -169,7 +169,7 @@ def target(request: pytest.FixtureRequest, fresh_store: str) -> MlflowTarget:
 def test_a_point_that_mlflow_refuses_is_counted_whichever_way(
     target: MlflowTarget, fresh_store: str
 ) -> None:
-    """A time before 1970 is left out alone; its neighbours arrive."""
+    """Only a point before 1970 is left out."""
     info = run_info()
     writer = target.open(info, "backfill")
     writer.append(Series(("m",), [0, 1, 2], [5, -1, 7], [1.0, 2.0, 3.0]))
@@ -184,5 +184,5 @@ def test_a_point_that_mlflow_refuses_is_counted_whichever_way(
 
 
 def test_bulk_is_taken_where_it_can_be(fresh_store: str) -> None:
-    """Without being asked for."""
+    """A SQLite store is written in bulk by default."""
     assert isinstance(MlflowTarget(fresh_store)._bulk, SqlBulk)

@@ -1,4 +1,4 @@
-"""The same rows as log_batch's in MySQL and MariaDB too, whoever else writes."""
+"""Rows in MySQL and MariaDB are equal to log_batch's, with other writers as well."""
 
 from __future__ import annotations
 
@@ -26,23 +26,12 @@ from tests.targets.mlflow.sql.test_bulk_points import CALLS
 from tests.targets.mlflow.writing import run_info
 
 
-@pytest.fixture
-def client(mysql: str, fresh_store: str) -> MlflowClient:
-    """On the session's MySQL; what MLflow puts beside a database stays in the test's folder."""
-    return MlflowClient(mysql)
-
-
-@pytest.fixture
-def bulk(client: MlflowClient) -> SqlBulk:
-    return open_bulk(client)
-
-
 @settings(max_examples=40, suppress_health_check=WITH_FIXTURE)
 @given(calls=CALLS, size=st.sampled_from([3, 20_000]))
 def test_rows_are_those_of_log_batch(
     client: MlflowClient, mysql_engine: Engine, calls: list[Any], size: int
 ) -> None:
-    """Duplicates, NaN, infinities, any order, over several calls: both tables are equal."""
+    """Both tables are equal for duplicates, NaN, infinities, any order and several calls."""
     one, other = new_run(client), new_run(client)
     bulk = open_bulk(client)
     bulk._rows_at_once = size
@@ -70,7 +59,7 @@ def test_bulk_is_taken_by_itself_and_can_be_asked_for(mysql: str, client: Mlflow
 def test_a_schema_that_was_not_tested_is_left_alone(
     client: MlflowClient, mysql_engine: Engine
 ) -> None:
-    """As with other databases."""
+    """A deleted run takes no points, as in other databases."""
     with mysql_engine.begin() as connection:
         before = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'unknown yet'")
@@ -86,8 +75,8 @@ def test_a_schema_that_was_not_tested_is_left_alone(
 
 
 def test_live_writers_and_bulk_may_meet(client: MlflowClient, bulk: SqlBulk, mysql: str) -> None:
-    """Two threads that call log_batch and two that write in bulk and repeat themselves, into one
-    run: all points are there once, and the last is the latest."""
+    """All points of two threads with log_batch and two in bulk are there once, and the last is the
+    latest."""
     run_id, names = new_run(client), [f"m{number}" for number in range(5)]
     # log_batch gives up if a second writer makes the same row while it recovers from a first.
     client.log_batch(run_id, [Metric(name, 0.0, 0, 0) for name in names])
@@ -124,7 +113,7 @@ def test_live_writers_and_bulk_may_meet(client: MlflowClient, bulk: SqlBulk, mys
 
 
 def test_several_that_create_one_run_are_left_with_one(mysql: str, client: MlflowClient) -> None:
-    """By their claims, of which MySQL shows each a snapshot: the other runs are taken back."""
+    """Of runs that are created at once, one is kept, although each creator sees a snapshot."""
     info, kept = run_info(run_id="created-at-once"), []
     # Each has looked, and found none.
     looked = threading.Barrier(3, timeout=60)
@@ -152,8 +141,8 @@ def test_several_that_create_one_run_are_left_with_one(mysql: str, client: Mlflo
 def test_a_point_that_came_meanwhile_is_seen(
     client: MlflowClient, bulk: SqlBulk, mysql_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A live writer's newer point, committed since our transaction began, stays the latest, and its
-    row is known for the same metric's: nothing is written twice."""
+    """A newer point of another writer, committed since our transaction began, stays the latest, and
+    nothing is written twice."""
     run_id, inserts = new_run(client), []
     insert = bulk._dialect.insert
 
@@ -172,7 +161,7 @@ def test_a_point_that_came_meanwhile_is_seen(
 def test_the_victim_of_a_deadlock_is_repeated(
     client: MlflowClient, bulk: SqlBulk, mysql_engine: Engine
 ) -> None:
-    """Two transactions lock each other's rows; ours is taken back, and comes again by itself."""
+    """A transaction that is rolled back in a deadlock is repeated."""
     ours, theirs = new_run(client), new_run(client)
     tries: list[int] = []
     touch = "UPDATE runs SET user_id = %s WHERE run_uuid = %s"
@@ -218,7 +207,7 @@ def waits_for_a_lock(mysql_engine: Engine) -> bool:
 def test_a_lost_connection_is_made_anew(
     mysql: str, client: MlflowClient, mysql_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server ends our connection between two statements: what was under way comes again."""
+    """Work is repeated when the server closes the connection between two statements."""
     monkeypatch.setattr(Backoff, "first_s", 0.01)
     target = MlflowTarget(mysql, backoff=Backoff(60))
     bulk = target._bulk

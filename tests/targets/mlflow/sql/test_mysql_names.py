@@ -1,4 +1,4 @@
-"""Names that MySQL takes for one, texts that it cannot hold, modes in which it bends them."""
+"""Equal names for MySQL, texts that it cannot store, and modes in which it changes them."""
 
 from __future__ import annotations
 
@@ -28,19 +28,8 @@ STRICT = "STRICT_ALL_TABLES"
 
 
 @pytest.fixture
-def client(mysql: str, fresh_store: str) -> MlflowClient:
-    """On the session's MySQL; what MLflow puts beside a database stays in the test's folder."""
-    return MlflowClient(mysql)
-
-
-@pytest.fixture
-def bulk(client: MlflowClient) -> SqlBulk:
-    return open_bulk(client)
-
-
-@pytest.fixture
 def quiet() -> Iterator[None]:
-    """MLflow logs a traceback for each thing that it refuses."""
+    """Silence the tracebacks that MLflow logs when it refuses something."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
@@ -50,8 +39,7 @@ def quiet() -> Iterator[None]:
 def test_names_that_the_collation_takes_for_one(
     client: MlflowClient, bulk: SqlBulk, mysql_engine: Engine, together: bool
 ) -> None:
-    """The first stays, also where both come at once; the other is refused, not mixed up with it,
-    and everything else arrives."""
+    """The first of two equal names is kept; the second one is refused, and the rest is written."""
     run_id = new_run(client)
     blocks = [line("loss", 2), line("a", 2), line("Loss", 3)]
     if not together:
@@ -71,7 +59,7 @@ def test_names_that_the_collation_takes_for_one(
 def test_points_under_such_names_are_counted_whichever_way(
     mysql: str, client: MlflowClient, mysql_engine: Engine, many: bool
 ) -> None:
-    """By rows and by MLflow's calls a run has the same points and the same losses."""
+    """The points and losses are the same in bulk and with log_batch."""
 
     def carry(path: Any) -> Any:
         run = run_info(run_id=f"alike-{path}-{many}")
@@ -98,7 +86,7 @@ def test_points_under_such_names_are_counted_whichever_way(
 def test_tags_that_the_collation_takes_for_one_are_counted(
     mysql: str, client: MlflowClient, mysql_engine: Engine
 ) -> None:
-    """MLflow would fail at them for a quarter of a minute, again and again."""
+    """The second of two equal tags is a loss, and is not retried."""
     run = run_info(run_id="alike-tags", tags=("Best", "best", "x"))
     writer = MlflowTarget(mysql).open(run, "backfill")
     end(writer, run)
@@ -114,7 +102,7 @@ def test_tags_that_the_collation_takes_for_one_are_counted(
 
 @pytest.fixture
 def narrow(mysql: str, mysql_engine: Engine, fresh_store: str) -> Iterator[str]:
-    """A database of which the texts are Latin-1, on a server that takes everything."""
+    """A Latin-1 database on a server that is not strict."""
     # MLflow remembers of each URI that its tables are made.
     name = f"narrow_{secrets.token_hex(4)}"
     with mysql_engine.begin() as connection:
@@ -130,8 +118,8 @@ def narrow(mysql: str, mysql_engine: Engine, fresh_store: str) -> Iterator[str]:
 
 
 def test_no_text_is_bent_where_the_server_is_lax(narrow: str) -> None:
-    """A name that the database cannot hold is refused, and none of its points is written under
-    another; the connection goes back to MLflow with the mode that it had."""
+    """A name that the database cannot store is refused with all of its points, and the connection
+    gets its mode back."""
     client = MlflowClient(narrow)
     bulk, run_id = open_bulk(client), new_run(client)
     with pytest.raises(RefusedError, match="Incorrect string"):
@@ -149,8 +137,8 @@ def test_no_text_is_bent_where_the_server_is_lax(narrow: str) -> None:
 def test_what_the_database_cannot_hold_is_counted(
     mysql: str, narrow: str, mysql_engine: Engine, path: Any
 ) -> None:
-    """Points, params and tags in letters that it lacks are left out alone, whichever way and
-    whatever the driver calls such an error; the run is carried to its end."""
+    """Only points, params and tags with characters that the database lacks are left out, on each
+    write path, and the run is finished."""
     with mysql_engine.begin() as connection:
         connection.exec_driver_sql(f"SET GLOBAL sql_mode = '{STRICT}'")
     # The connection over which MLflow makes a database's first experiment stays lax.
@@ -172,7 +160,7 @@ def test_what_the_database_cannot_hold_is_counted(
 def test_statements_fit_the_servers_packets(
     mysql: str, mysql_engine: Engine, fresh_store: str
 ) -> None:
-    """Where the server takes short ones only, more of them are sent."""
+    """Statements are not longer than the server accepts."""
     with mysql_engine.begin() as connection:
         before = connection.exec_driver_sql("SELECT @@GLOBAL.max_allowed_packet").scalar()
         connection.exec_driver_sql("SET GLOBAL max_allowed_packet = 4096")
@@ -195,7 +183,7 @@ def test_statements_fit_the_servers_packets(
 def test_names_are_text_and_nothing_else(
     client: MlflowClient, bulk: SqlBulk, mysql_engine: Engine
 ) -> None:
-    """Quotes, backslashes, percent signs and letters of four bytes arrive as they are."""
+    """Quotes, backslashes, percent signs and characters of four bytes are stored unchanged."""
     run_id, names = new_run(client), ["a'b", 'c"d', "e\\", "%s %", "𝒜", "); DROP TABLE x; --", "`"]
     bulk.write(run_id, [line(name, 2) for name in names])
     with mysql_engine.connect() as connection:
@@ -209,10 +197,10 @@ def test_names_are_text_and_nothing_else(
 def test_a_tag_is_replaced_not_doubled(
     client: MlflowClient, mysql_engine: Engine, bulk: SqlBulk
 ) -> None:
-    """And one that is alike is not taken for it."""
+    """A tag is replaced, and one with an equal name in the collation is refused."""
     sql = sql_client(client, bulk.transactions)
     assert sql is not None
-    run_id = new_run(sql)
+    run_id = new_run(client)
     for value in ("old", "new"):
         sql.log_batch(run_id, tags=[RunTag("key", value), RunTag("other", value)])
     with pytest.raises(RefusedError, match="'KEY'"):

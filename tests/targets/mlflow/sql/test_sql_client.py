@@ -1,4 +1,4 @@
-"""What is done to runs by SQL leaves the rows that MLflow's own client leaves."""
+"""Operations in SQL write the rows that MLflow's own client writes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import text
 
 from mlflow_wandb_plugin.core.protocols import TargetOptions
+from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun, RunClient
 from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import Points, SqlBulk, open_bulk
 from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import SqlClient, sql_client
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
@@ -35,7 +36,7 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql", "mysql"])
 def uri(request: pytest.FixtureRequest, fresh_store: str) -> str:
-    """A database of each kind that MLflow and we write."""
+    """A database of each kind that is written in SQL."""
     if request.param == "sqlite":
         return fresh_store
     return str(request.getfixturevalue("postgres" if request.param == "postgresql" else "mysql"))
@@ -59,7 +60,7 @@ def sql(client: MlflowClient, bulk: SqlBulk) -> SqlClient:
 
 
 def rows(bulk: SqlBulk, run_id: str) -> dict[str, list[Any]]:
-    """A run's rows in all tables, without what differs between any two runs: its id."""
+    """A run's rows in all tables, without its id."""
     with bulk.transactions.reading() as connection:
         return {
             table: sorted(
@@ -72,11 +73,10 @@ def rows(bulk: SqlBulk, run_id: str) -> dict[str, list[Any]]:
         }
 
 
-def write(client: Any) -> str:
-    """Everything that a replica does to a run."""
-    created = client.create_run(
-        "0", start_time=1000, tags={"wandb.run_id": "é'%", "mlflow.user": "me"}, run_name="a run"
-    )
+def write(client: RunClient) -> str:
+    """Do every operation that replication uses."""
+    tags = {"wandb.run_id": "é'%", "mlflow.user": "me"}
+    created = client.create_run(NewRun("0", "a run", 1000, tags))
     run_id = str(created.info.run_id)
     client.log_batch(
         run_id,
@@ -92,15 +92,15 @@ def write(client: Any) -> str:
 
 
 def test_rows_are_those_of_mlflow(client: MlflowClient, sql: SqlClient, bulk: SqlBulk) -> None:
-    """Runs, params, tags, the name that is a tag too, the end: row by row."""
-    ours, theirs = rows(bulk, write(sql)), rows(bulk, write(client))
+    """The rows of runs, params and tags are equal."""
+    ours, theirs = rows(bulk, write(sql)), rows(bulk, write(RunClient(client)))
     assert ours == theirs
     assert [len(ours[table]) for table in ("runs", "tags", "params")] == [1, 4, 3]
 
 
 def test_a_run_is_read_as_mlflow_reads_it(client: MlflowClient, sql: SqlClient) -> None:
-    """Its facts, params, tags and latest metrics."""
-    run_id = write(client)
+    """A run's attributes, params, tags and latest metrics are those that MLflow returns."""
+    run_id = write(RunClient(client))
     client.log_batch(
         run_id, metrics=[Metric("m", 1.5, 10, 2), Metric("m", 9.0, 9, 1), Metric("n", 0.0, 1, 1)]
     )
@@ -109,25 +109,25 @@ def test_a_run_is_read_as_mlflow_reads_it(client: MlflowClient, sql: SqlClient) 
     assert ours["data"]["metrics"] == {"m": 1.5, "n": 0.0}
 
 
-def refusals(client: Any) -> Iterator[Callable[[], Any]]:
-    """Calls that MLflow refuses, on runs of this client's."""
+def refusals(client: RunClient) -> Iterator[Callable[[], Any]]:
+    """Calls of this client that MLflow refuses."""
     run_id = write(client)
     yield lambda: client.log_batch(run_id, params=[Param("a.b", "changed")])
     yield lambda: client.log_batch(run_id, params=[Param("a//b", "1")])
     yield lambda: client.log_batch(run_id, params=[Param("twice", "1"), Param("twice", "2")])
     yield lambda: client.log_batch(run_id, tags=[RunTag("k" * 300, "1")])
     yield lambda: client.delete_tag(run_id, "not there")
-    yield lambda: client.create_run("999", run_name="x")
+    yield lambda: client.create_run(NewRun("999", "x", None, {}))
     client.delete_run(run_id)
     yield lambda: client.log_batch(run_id, tags=[RunTag("a", "b")])
-    yield lambda: client.set_terminated(run_id)
+    yield lambda: client.set_terminated(run_id, "FINISHED", None)
     yield lambda: client.delete_tag(run_id, "t/u")
 
 
-def test_what_mlflow_refuses_is_refused_in_its_words(client: MlflowClient, sql: SqlClient) -> None:
+def test_refusals_have_mlflows_errors(client: MlflowClient, sql: SqlClient) -> None:
     """Errors come from MLflow itself, with its codes."""
 
-    def answers(which: Any) -> list[tuple[str, str]]:
+    def answers(which: RunClient) -> list[tuple[str, str]]:
         found = []
         for call in refusals(which):
             with pytest.raises(MlflowException) as caught:
@@ -135,27 +135,27 @@ def test_what_mlflow_refuses_is_refused_in_its_words(client: MlflowClient, sql: 
             found.append((caught.value.error_code, type(caught.value).__name__))
         return found
 
-    assert answers(sql) == answers(client)
+    assert answers(sql) == answers(RunClient(client))
 
 
 def test_a_run_is_created_once(sql: SqlClient, client: MlflowClient, uri: str) -> None:
-    """Where somebody's run has the tag, or might get it unseen, the long way is taken."""
+    """`create_first` creates no run if one has the tag, or if another process might create one."""
     tag, tags = "wandb.run_id", {"wandb.run_id": "only", "t": "1"}
-    first = sql.create_first("0", tag, 5, tags, "first")
+    first = sql.create_first(NewRun("0", "first", 5, tags), tag)
     if uri.startswith("sqlite"):
         assert first is not None
         assert client.get_run(first.info.run_id).data.tags == tags | {"mlflow.runName": "first"}
-        assert sql.create_first("0", tag, 5, tags, "second") is None
+        assert sql.create_first(NewRun("0", "second", 5, tags), tag) is None
         client.delete_run(first.info.run_id)
-        assert sql.create_first("0", tag, 5, tags, "third") is not None
+        assert sql.create_first(NewRun("0", "third", 5, tags), tag) is not None
     else:
         assert first is None
 
 
-def test_steps_are_taken_together_or_one_by_one(uri: str, bulk: SqlBulk) -> None:
-    """One that MLflow has to look at itself does not keep the others from their place."""
+def test_steps_are_taken_in_one_transaction_or_one_by_one(uri: str, bulk: SqlBulk) -> None:
+    """A step that is left to MLflow does not change the order of the steps."""
     client = MlflowTarget(uri)._client
-    run_id = client.client.create_run("0", run_name="a").info.run_id
+    run_id = client.client.create_run(NewRun("0", "a", None, {})).info.run_id
     client.batched(
         [
             lambda: client.log_batch(run_id, tags=[RunTag("one", "1")]),
@@ -168,7 +168,7 @@ def test_steps_are_taken_together_or_one_by_one(uri: str, bulk: SqlBulk) -> None
 
 
 def test_runs_are_found_by_tag_as_mlflow_finds_them(client: MlflowClient, sql: SqlClient) -> None:
-    """Active runs of the experiment, the newest first; no other case, no pattern."""
+    """Active runs with exactly this value are found, the newest first."""
     made = [
         client.create_run("0", start_time=at, tags={"find": value}).info.run_id
         for at, value in ((1, "a"), (3, "a"), (2, "a"), (4, "A"), (5, "a%"), (6, "a"))
@@ -187,7 +187,7 @@ def test_runs_are_found_by_tag_as_mlflow_finds_them(client: MlflowClient, sql: S
 def test_points_are_those_of_log_batch(
     client: MlflowClient, bulk: SqlBulk, rows_at_once: int
 ) -> None:
-    """Random calls with repeats, NaN, infinities and any order, in both databases."""
+    """Random calls with repeats, NaN, infinities and any order write equal rows."""
     rng = random.Random(rows_at_once)
     special = [0.0, -0.0, float("nan"), float("inf"), float("-inf"), 1.7976931348623157e308, 0.1]
     bulk._rows_at_once = rows_at_once
@@ -219,7 +219,7 @@ def test_points_are_those_of_log_batch(
 
 
 def test_many_rows_of_many_metrics(client: MlflowClient, bulk: SqlBulk) -> None:
-    """Whole statements and what is left over: each count of rows arrives, none twice."""
+    """Every number of rows is written once, whether or not it fills statements."""
     for count in (1, 2, 189, 190, 191, 299, 300, 301, 650):
         run_id = client.create_run("0").info.run_id
         steps = list(range(count))
@@ -237,8 +237,8 @@ def test_many_rows_of_many_metrics(client: MlflowClient, bulk: SqlBulk) -> None:
         assert client.get_run(run_id).data.metrics["a"] == values[-1]
 
 
-def test_a_variant_of_mlflows_store_is_not_gone_round(uri: str, bulk: SqlBulk) -> None:
-    """A plugin's store may do more than write rows."""
+def test_a_subclass_of_mlflows_store_is_left_to_mlflow(uri: str, bulk: SqlBulk) -> None:
+    """A subclass of MLflow's store is not written in SQL."""
     client = MlflowClient(uri)
     store = client._tracking_client.store
     store.__class__ = type("Variant", (type(store),), {})
@@ -249,7 +249,7 @@ def test_a_variant_of_mlflows_store_is_not_gone_round(uri: str, bulk: SqlBulk) -
 
 
 def test_a_whole_run_is_the_same_both_ways(fresh_store: str) -> None:
-    """By SQL and by MLflow's calls: tags, params, points, files and end."""
+    """Tags, params and points are equal with SQL and with MLflow's client."""
 
     def carry(path: Any, run_id: str) -> Any:
         info = run_info(run_id=run_id, config={"a": 1}, first_config={("a",): 1}, tags=("x",))
@@ -266,8 +266,8 @@ def test_a_whole_run_is_the_same_both_ways(fresh_store: str) -> None:
     assert one.points("loss")[:2] == other.points("loss")[:2] == [(0, 3.0), (1, 2.0)]
 
 
-def test_texts_stand_where_mlflow_puts_files(fresh_store: str, tmp_path: Path) -> None:
-    """A document of a new run is an artifact like any other; none is half there, nor its part."""
+def test_texts_are_where_mlflow_puts_files(fresh_store: str, tmp_path: Path) -> None:
+    """A document is an artifact like any other, and no temporary file is left."""
     target = MlflowTarget(fresh_store)
     writer = target.open(run_info(), "backfill", target.find(run_info()))
     client = target._client

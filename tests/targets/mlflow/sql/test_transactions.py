@@ -1,4 +1,4 @@
-"""Work of several threads shares transactions, and nobody notices."""
+"""Work of several threads in common transactions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlflow_wandb_plugin.targets.mlflow.sql.transactions import DEADLOCKS, Share
 
 
 class Log:
-    """A table of numbers, and how often something was committed."""
+    """A table of numbers, and a count of commits."""
 
     def __init__(self, path: Path) -> None:
         self.engine = sqlalchemy.create_engine(f"sqlite:///{path}")
@@ -49,13 +49,13 @@ def log(tmp_path: Path) -> Any:
 
 
 def test_work_is_committed_when_run_returns(log: Log) -> None:
-    """Alone, each has a transaction of its own, and its result."""
+    """Work that is alone has its own transaction, and its result is returned."""
     assert [log.transactions.run(log.put(number)) for number in (2, 1)] == [2, 1]
     assert (log.numbers, log.commits) == ([1, 2], 2)
 
 
 def at_once(log: Log, works: list[Any]) -> list[Any]:
-    """Bring all works while the first is under way; what came of each."""
+    """Run all works while one is in progress; return their results or errors."""
     results: list[Any] = [None] * len(works)
     first_runs, all_brought = threading.Event(), threading.Event()
 
@@ -83,15 +83,15 @@ def at_once(log: Log, works: list[Any]) -> list[Any]:
     return results
 
 
-def test_what_waits_shares_a_transaction(log: Log) -> None:
-    """Ten threads that came while one was at work cost one commit more."""
+def test_waiting_work_shares_a_transaction(log: Log) -> None:
+    """The work of ten waiting threads is one commit."""
     assert at_once(log, [log.put(number) for number in range(10)]) == list(range(10))
     assert log.numbers == list(range(10))
     assert log.commits == 1
 
 
 def test_work_that_fails_harms_no_other(log: Log) -> None:
-    """It gets its own error; what shared its transaction is done again without it."""
+    """Failing work gets its error, and the rest of its transaction is repeated without it."""
     log.transactions.run(log.put(3))
     results = at_once(log, [log.put(number) for number in range(6)])
     assert isinstance(results[3], IntegrityError)
@@ -99,8 +99,8 @@ def test_work_that_fails_harms_no_other(log: Log) -> None:
     assert log.numbers == list(range(6))
 
 
-def test_together_is_all_or_nothing(log: Log) -> None:
-    """Steps of one run are one piece of work."""
+def test_batched_steps_are_all_or_nothing(log: Log) -> None:
+    """`batched` steps are done all or none."""
     transactions = log.transactions
     transactions.batched([lambda number=n: transactions.run(log.put(number)) for n in (1, 2)])
     assert (log.numbers, log.commits) == ([1, 2], 1)
@@ -112,7 +112,7 @@ def test_together_is_all_or_nothing(log: Log) -> None:
 
 
 def test_a_step_that_raises_leaves_nothing_behind(log: Log) -> None:
-    """Neither rows, nor the next work in its company."""
+    """A step that raises leaves no rows, and does not affect later work."""
     transactions = log.transactions
 
     def fail() -> None:
@@ -124,8 +124,8 @@ def test_a_step_that_raises_leaves_nothing_behind(log: Log) -> None:
     assert log.numbers == [2]
 
 
-def test_no_more_work_is_taken_up_after_a_while(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A transaction ends when its time is over, whatever waits."""
+def test_a_long_transaction_takes_no_more_work(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction ends after its time, although work is waiting."""
     from mlflow_wandb_plugin.targets.mlflow.sql import transactions as mlflow_transactions
 
     monkeypatch.setattr(mlflow_transactions, "LOCK_S", 0.0)
@@ -134,7 +134,7 @@ def test_no_more_work_is_taken_up_after_a_while(log: Log, monkeypatch: pytest.Mo
 
 
 class DriverError(Exception):
-    """As drivers raise it: MySQL's have a number in front, PostgreSQL's an SQLSTATE."""
+    """An error of a driver: MySQL's begin with a number, PostgreSQL's have an SQLSTATE."""
 
     def __init__(self, *args: object, pgcode: str | None = None) -> None:
         super().__init__(*args)
@@ -150,10 +150,10 @@ class DriverError(Exception):
         (DriverError(1205, "Lock wait timeout exceeded"), 100, 1),
     ],
 )
-def test_what_a_deadlock_took_back_is_done_again(
+def test_work_is_repeated_after_a_deadlock(
     log: Log, error: DriverError, times: int, tries: int
 ) -> None:
-    """At once, a few times; other errors are for whoever brought the work."""
+    """Work is repeated a few times after a deadlock, and not after other errors."""
     done: list[int] = []
 
     def work(connection: Any) -> None:
@@ -172,7 +172,7 @@ def test_what_a_deadlock_took_back_is_done_again(
 
 
 def test_a_database_that_is_not_there(tmp_path: Path) -> None:
-    """Its error reaches whoever brought work."""
+    """The error of a missing database is raised to the caller."""
     transactions = SharedTransactions(
         sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'no folder' / 'x.db'}")
     )
@@ -180,8 +180,10 @@ def test_a_database_that_is_not_there(tmp_path: Path) -> None:
         transactions.run(lambda connection: None)
 
 
-def test_other_writers_get_their_turn(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite's writers look again every 100 ms: the database is left free as long now and then."""
+def test_other_writers_find_the_database_unlocked(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database is left unlocked now and then for as long as SQLite's writers wait."""
     from mlflow_wandb_plugin.targets.mlflow.sql import transactions as mlflow_transactions
 
     pauses: list[float] = []
