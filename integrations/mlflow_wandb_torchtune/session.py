@@ -14,10 +14,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from mlflow_wandb_plugin.core.identity import (
-    GIVEN_RUN_CONFIG_KEY,
-    STEP_METRIC_CONFIG_KEY,
-)
+from mlflow_wandb_plugin.core.identity import GIVEN_RUN_CONFIG_KEY, STEP_METRIC_CONFIG_KEY
 from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
 from mlflow_wandb_plugin.live.terminal import warn_once
 from mlflow_wandb_torchtune.kept_ids import KeptIds
