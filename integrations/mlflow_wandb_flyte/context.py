@@ -268,18 +268,18 @@ def get_wandb_context() -> WandbConfig | None:
 
 def get_wandb_sweep_context() -> WandbSweepConfig | None:
     """Return the running task's sweep configuration, or None."""
-    context = flyte.ctx().custom_context or {}
-    if not any(key.startswith("wandb_sweep_") for key in context):
-        return None
-    return WandbSweepConfig.from_dict(context)
+    return _configured(WandbSweepConfig)
 
 
 def get_mlflow_context() -> MlflowConfig | None:
     """Return the running task's MLflow configuration, or None."""
+    return _configured(MlflowConfig)
+
+
+def _configured(config: type[Config]) -> Config | None:
     context = flyte.ctx().custom_context or {}
-    if not any(key.startswith("mlflow_") for key in context):
-        return None
-    return MlflowConfig.from_dict(context)
+    found = any(key.startswith(f"{config.prefix}_") for key in context)
+    return config.from_dict(context) if found else None
 
 
 @contextmanager

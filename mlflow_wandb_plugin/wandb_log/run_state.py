@@ -70,15 +70,9 @@ class RunFacts:
     def add_run(self, run: RunRecord) -> None:
         """Add a run record; fields that it leaves empty keep their values."""
         self.run_id = run.run_id or self.run_id
-        fields = {
-            "entity": run.entity,
-            "project": run.project,
-            "name": run.display_name,
-            "notes": run.notes,
-            "group": run.run_group,
-            "job_type": run.job_type,
-            "sweep_id": run.sweep_id,
-        }
+        same = ("entity", "project", "notes", "job_type", "sweep_id")
+        fields = {name: getattr(run, name) for name in same}
+        fields |= {"name": run.display_name, "group": run.run_group}
         self._fields.update({name: value for name, value in fields.items() if value})
         # A later record of the same log may have removed a tag; a resumed run's first adds to it.
         self._tags = tuple(run.tags) if run.tags or self.seen_in_segment else self._tags
