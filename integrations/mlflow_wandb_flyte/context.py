@@ -70,6 +70,14 @@ class _Config:
         if context is not None:
             context.update(*args, **kwargs)
 
+    def arguments(self, *without: str) -> dict[str, Any]:
+        """Return the fields and ``kwargs`` that are set, except the fields ``without``."""
+        given = asdict(self)  # type: ignore[call-overload]
+        given |= given.pop("kwargs") or {}
+        return {
+            key: value for key, value in given.items() if key not in without and value is not None
+        }
+
     def __enter__(self: Config) -> Config:
         self._entered = ExitStack()
         # Entries of the surrounding configuration that this one does not set stay in force.
@@ -102,11 +110,7 @@ class WandbConfig(_Config):
 
     def init_arguments(self) -> dict[str, Any]:
         """Return the arguments for ``wandb.init``."""
-        given = asdict(self)
-        more = given.pop("kwargs") or {}
-        for ours in ("host", "run_mode", "rank_scope", "download_logs"):
-            del given[ours]
-        return {**more, **{key: value for key, value in given.items() if value is not None}}
+        return self.arguments("host", "run_mode", "rank_scope", "download_logs")
 
 
 @dataclass
@@ -127,11 +131,7 @@ class WandbSweepConfig(_Config):
 
     def to_sweep_config(self) -> dict[str, Any]:
         """Return the sweep for ``wandb.sweep``."""
-        given = asdict(self)
-        more = given.pop("kwargs") or {}
-        for ours in ("project", "entity", "prior_runs", "download_logs"):
-            del given[ours]
-        return {key: value for key, value in {**given, **more}.items() if value is not None}
+        return self.arguments("project", "entity", "prior_runs", "download_logs")
 
 
 @dataclass
@@ -268,18 +268,18 @@ def get_wandb_context() -> WandbConfig | None:
 
 def get_wandb_sweep_context() -> WandbSweepConfig | None:
     """Return the running task's sweep configuration, or None."""
-    context = flyte.ctx().custom_context or {}
-    if not any(key.startswith("wandb_sweep_") for key in context):
-        return None
-    return WandbSweepConfig.from_dict(context)
+    return _configured(WandbSweepConfig)
 
 
 def get_mlflow_context() -> MlflowConfig | None:
     """Return the running task's MLflow configuration, or None."""
+    return _configured(MlflowConfig)
+
+
+def _configured(config: type[Config]) -> Config | None:
     context = flyte.ctx().custom_context or {}
-    if not any(key.startswith("mlflow_") for key in context):
-        return None
-    return MlflowConfig.from_dict(context)
+    found = any(key.startswith(f"{config.prefix}_") for key in context)
+    return config.from_dict(context) if found else None
 
 
 @contextmanager

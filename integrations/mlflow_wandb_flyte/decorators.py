@@ -26,11 +26,7 @@ from mlflow_wandb_flyte.mlflow_session import MlflowOptions, plain_run
 from mlflow_wandb_flyte.session import ending_of
 from mlflow_wandb_flyte.sweep import SweepOptions
 from mlflow_wandb_flyte.task import is_task, track_task
-from mlflow_wandb_flyte.wandb_session import (
-    EXIT_CODES,
-    OnBackendError,
-    WandbOptions,
-)
+from mlflow_wandb_flyte.wandb_session import EXIT_CODES, OnBackendError, WandbOptions
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.settings import Settings
 
@@ -198,20 +194,15 @@ def mlflow_run(
 
 
 def _around(func: F, run: Callable[[], Any]) -> F:
+    """Return ``func`` with a context of ``run``, a `contextmanager` function, around each call."""
     wanted = cast(Any, func)
-    if inspect.iscoroutinefunction(wanted):
+    if not inspect.iscoroutinefunction(wanted):
+        return cast(F, run()(wanted))
 
-        @functools.wraps(wanted)
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            with run():
-                return await wanted(*args, **kwargs)
-
-    else:
-
-        @functools.wraps(wanted)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with run():
-                return wanted(*args, **kwargs)
+    @functools.wraps(wanted)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        with run():
+            return await wanted(*args, **kwargs)
 
     return cast(F, call)
 

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import flyte
@@ -65,9 +65,7 @@ class MlflowOptions:
     def arguments(self) -> dict[str, Any]:
         """Return the decorator's arguments, completed by ``mlflow_config``."""
         config = get_mlflow_context()
-        context = asdict(config) if config else {}
-        more = context.pop("kwargs", None) or {}
-        merged = {key: value for key, value in {**more, **context}.items() if value is not None}
+        merged = config.arguments() if config else {}
         # MLflow takes an id or a name: the decorator's choice replaces the configuration's.
         for names in (("experiment_id", "experiment_name"), ("run_id", "run_name")):
             if any(self.given.get(name) for name in names):

@@ -13,11 +13,7 @@ from typing import Any
 import flyte
 
 from mlflow_wandb_flyte import keys
-from mlflow_wandb_flyte.context import (
-    changed_context,
-    get_wandb_context,
-    get_wandb_sweep_context,
-)
+from mlflow_wandb_flyte.context import changed_context, get_wandb_context, get_wandb_sweep_context
 from mlflow_wandb_flyte.session import Ending
 from mlflow_wandb_flyte.wandb_session import action_id
 

@@ -5,22 +5,18 @@ Importing this package does not import Ray.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
+_MODULES = {
+    "DualLoggerCallback": "mlflow_wandb_ray.tune",
+    "DualTrainCallback": "mlflow_wandb_ray.controller",
+    "setup_dual": "mlflow_wandb_ray.worker",
+}
 __all__ = ["DualLoggerCallback", "DualTrainCallback", "setup_dual"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "setup_dual":
-        from mlflow_wandb_ray.worker import setup_dual
-
-        return setup_dual
-    if name == "DualTrainCallback":
-        from mlflow_wandb_ray.controller import DualTrainCallback
-
-        return DualTrainCallback
-    if name == "DualLoggerCallback":
-        from mlflow_wandb_ray.tune import DualLoggerCallback
-
-        return DualLoggerCallback
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -7,10 +7,7 @@ from typing import Any
 
 from ray.tune.logger import LoggerCallback
 
-from mlflow_wandb_plugin.core.identity import (
-    PARENT_GROUP_KEY,
-    STEP_METRIC_CONFIG_KEY,
-)
+from mlflow_wandb_plugin.core.identity import PARENT_GROUP_KEY, STEP_METRIC_CONFIG_KEY
 from mlflow_wandb_ray import credentials
 from mlflow_wandb_ray.run_thread import RunThread
 from mlflow_wandb_ray.runs import Destination, begin, run_id, shown, storage_path

@@ -1,4 +1,4 @@
-"""torchtune: metrics, config and checkpoints of a recipe in Weights & Biases and MLflow.
+"""Log metrics, config and checkpoints of a torchtune recipe to Weights & Biases and MLflow.
 
 In a recipe's config::
 

@@ -1,4 +1,4 @@
-"""A recipe's checkpoints as W&B artifacts, which MLflow gets with everything else."""
+"""Log a recipe's checkpoints as W&B artifacts, which are replicated to MLflow."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Which: TypeAlias = Literal["all", "final", "none"]
 
 
 class CheckpointLogging:
-    """Logs what the recipe's checkpointer saves, once it has saved it.
+    """Logs what the recipe's checkpointer has saved.
 
-    torchtune has no hook for that: `watch` wraps ``save_checkpoint`` of the class that the config
+    torchtune has no hook for this: `watch` wraps ``save_checkpoint`` of the class that the config
     names, and `unwatch` puts the original back.
     """
 
@@ -36,21 +36,21 @@ class CheckpointLogging:
         self._originals: list[tuple[Any, str, Any]] = []
 
     def watch(self, run: Any, config: Mapping[str, Any]) -> None:
-        """From now on, log what the config's checkpointer saves.
+        """Start logging what the config's checkpointer saves.
 
         Args:
             run: the W&B run to log to.
-            config: the recipe's config, with its interpolations filled in.
+            config: the recipe's config, with its interpolations resolved.
         """
         if self._which == "none" or self._originals:
             return
         section = config.get("checkpointer")
         kind = _component(section)
         if kind is None:
-            warn_once("the config's checkpointer is no class: call log_checkpoint yourself")
+            warn_once("the config's checkpointer is not a class: call log_checkpoint yourself")
             return
         if config.get("enable_async_checkpointing") and self._which == "all":
-            warn_once("checkpoints saved asynchronously are not logged, only the final one is")
+            warn_once("checkpoints saved asynchronously are not logged, except the final one")
         self._run = run
         self._config = config
         self._facts = _facts_of(config)
@@ -58,7 +58,7 @@ class CheckpointLogging:
         self._wrap(kind, "save_checkpoint", self._saving)
 
     def unwatch(self) -> None:
-        """Put the checkpointer's own methods back."""
+        """Restore the checkpointer's methods."""
         while self._originals:
             kind, name, original = self._originals.pop()
             if original is None:
@@ -77,8 +77,10 @@ class CheckpointLogging:
         def load_checkpoint(checkpointer: Any, *args: Any, **kwargs: Any) -> Any:
             state = load(checkpointer, *args, **kwargs)
             if isinstance(state, Mapping) and self._is_ours(checkpointer):
-                # The recipe takes these from the checkpoint, the number of epochs from its config.
-                self._facts |= _told(state, (_names().SEED_KEY, _names().MAX_STEPS_KEY))
+                # The recipe reads these from the checkpoint, the number of epochs from its config.
+                self._facts |= _plain_values(
+                    state, (_torchtune_keys().SEED_KEY, _torchtune_keys().MAX_STEPS_KEY)
+                )
             return state
 
         return load_checkpoint
@@ -92,7 +94,7 @@ class CheckpointLogging:
             wanted = self._is_ours(checkpointer) and (final or self._which == "all")
             if not wanted:
                 return save(checkpointer, state_dict, epoch, *args, **kwargs)
-            # Taken now: saving takes the state apart.
+            # Read before saving, which removes entries from the state.
             metadata = self._metadata(state_dict, epoch)
             before = _stamps(checkpointer._output_dir, epoch)
             result = save(checkpointer, state_dict, epoch, *args, **kwargs)
@@ -104,7 +106,7 @@ class CheckpointLogging:
     def _log_saved(
         self, output_dir: Path, epoch: int, before: Stamps, metadata: Mapping[str, Any]
     ) -> None:
-        """Whatever goes wrong here, the checkpoint is on disk and the recipe goes on."""
+        """Log a saved checkpoint; errors become warnings, because the checkpoint is on disk."""
         try:
             files = written(before, _stamps(output_dir, epoch))
             if not files:
@@ -117,17 +119,17 @@ class CheckpointLogging:
             warn_once(f"the checkpoint of epoch {epoch} is not logged: {error}")
 
     def _is_ours(self, checkpointer: Any) -> bool:
-        """A recipe may have several of one class (PPO): the config names the one for the model."""
+        """Whether this is the config's checkpointer: a recipe may have several of a class (PPO)."""
         wanted = self._config["checkpointer"].get("output_dir")
         has = getattr(checkpointer, "_output_dir", None)
         return has is not None and (wanted is None or Path(has) == Path(wanted))
 
     def _metadata(self, state: Mapping[str, Any], epoch: int) -> dict[str, Any]:
-        """Intermediate checkpoints tell what the recipe really uses, the final one does not."""
-        names = _names()
+        """Return a checkpoint's metadata; only intermediate checkpoints have the recipe's state."""
+        names = _torchtune_keys()
         lasting = (names.SEED_KEY, names.TOTAL_EPOCHS_KEY, names.MAX_STEPS_KEY)
-        self._facts |= _told(state, lasting)
-        epochs_run = {names.EPOCHS_KEY: epoch + 1} | _told(state, (names.EPOCHS_KEY,))
+        self._facts |= _plain_values(state, lasting)
+        epochs_run = {names.EPOCHS_KEY: epoch + 1} | _plain_values(state, (names.EPOCHS_KEY,))
         return self._facts | epochs_run
 
 
@@ -135,14 +137,14 @@ def log_checkpoint(run: Any, path: Path, epoch: int, metadata: Mapping[str, Any]
     """Log a file, or all files of a folder, as the checkpoint of ``epoch``.
 
     Raises:
-        UsageError: there is nothing to log.
+        UsageError: there are no files.
     """
     if path.is_dir():
         files, base = sorted(file for file in path.rglob("*") if file.is_file()), path
     else:
         files, base = [path] if path.is_file() else [], path.parent
     if not files:
-        raise UsageError(f"{path} holds no checkpoint: pass a file, or a folder with files")
+        raise UsageError(f"{path} has no checkpoint: pass a file, or a folder with files")
     log_files(run, files, base, epoch, metadata)
 
 
@@ -159,15 +161,19 @@ def log_files(
         metadata=dict(metadata),
     )
     for file in files:
-        # torchtune leaves a saved checkpoint alone: no need to copy gigabytes first.
+        # torchtune does not change a saved checkpoint: wandb need not copy gigabytes first.
         name = file.relative_to(base).as_posix()
         artifact.add_file(str(file.absolute()), name=name, policy="immutable")
     run.log_artifact(artifact)
 
 
 def written(before: Stamps, after: Stamps) -> list[Path]:
-    """The model and adapter files that a checkpointer has written, given a folder's state before
-    and after. It also copies what it finds beside the base model: that is left out.
+    """Return the model and adapter files that a checkpointer has written.
+
+    It also copies the files beside the base model, which are left out.
+
+    Args:
+        before, after: state of the output folder, see `_stamps`.
     """
     new = [path for path, stamp in after.items() if before.get(path) != stamp]
     adapter = any(path.name.startswith(ADAPTER) for path in new)
@@ -179,7 +185,7 @@ def written(before: Stamps, after: Stamps) -> list[Path]:
 
 
 def _stamps(output_dir: Path, epoch: int) -> Stamps:
-    """Size and time of the files that a checkpoint of ``epoch`` may consist of."""
+    """Return size and modification time (ns) of the files that a checkpoint may consist of."""
     stamps: Stamps = {}
     for folder in (output_dir, output_dir / f"epoch_{epoch}"):
         if not folder.is_dir():
@@ -193,31 +199,31 @@ def _stamps(output_dir: Path, epoch: int) -> Stamps:
 
 
 def _facts_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the config says of the training. Recipes given no seed draw one for torch."""
+    """Return metadata from the config; without a seed there, recipes use torch's."""
     import torch
 
     seed = config.get("seed")
     return {
-        _names().SEED_KEY: torch.initial_seed() if seed is None else seed,
-        _names().TOTAL_EPOCHS_KEY: config.get("epochs"),
-        _names().MAX_STEPS_KEY: config.get("max_steps_per_epoch"),
+        _torchtune_keys().SEED_KEY: torch.initial_seed() if seed is None else seed,
+        _torchtune_keys().TOTAL_EPOCHS_KEY: config.get("epochs"),
+        _torchtune_keys().MAX_STEPS_KEY: config.get("max_steps_per_epoch"),
     }
 
 
-def _told(state: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """What a checkpoint says under ``keys``, as far as it is plain values."""
+def _plain_values(state: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Return those of ``keys`` in a checkpoint that have plain values."""
     return {key: state[key] for key in keys if isinstance(state.get(key), int | float | str)}
 
 
-def _names() -> Any:
-    """torchtune's names of what a checkpoint holds."""
+def _torchtune_keys() -> Any:
+    """Return the module with torchtune's names of checkpoint entries."""
     from torchtune import training
 
     return training
 
 
 def _component(section: Any) -> Any:
-    """The class that a section of a config names; None if it names none."""
+    """Return the class that a config section names as ``_component_``, or None."""
     path = section.get("_component_") if isinstance(section, Mapping) else None
     module, _, name = str(path or "").rpartition(".")
     try:

@@ -1,4 +1,4 @@
-"""torchtune's metric logger that writes to Weights & Biases and MLflow."""
+"""A metric logger of torchtune that writes to Weights & Biases and MLflow."""
 
 from __future__ import annotations
 
@@ -14,35 +14,37 @@ from mlflow_wandb_plugin.live.terminal import warn_once
 from mlflow_wandb_torchtune import recipe_config
 from mlflow_wandb_torchtune.checkpoints import CheckpointLogging, Which, log_checkpoint
 from mlflow_wandb_torchtune.ranks import global_rank
-from mlflow_wandb_torchtune.session import STEP_KEY, Homes, Session
+from mlflow_wandb_torchtune.session import STEP_KEY, Destination, Session
 
 CONFIG_FILE = "torchtune_config.yaml"
 
 
 class DualLogger(MetricLoggerInterface):
-    """One recipe, two homes. Takes the arguments of torchtune's WandBLogger and MLFlowLogger.
+    """Logs a recipe to W&B and MLflow; takes the arguments of WandBLogger and MLFlowLogger.
 
-    The run begins with `log_config`, or with the first metric where there is none; only the
-    process of rank zero logs. MLflow is written by a helper process: training waits for it when
-    the recipe ends, no longer than the setting ``finish_timeout``.
+    The run starts with `log_config`, or with the first metric if that is not called; only the
+    process of rank zero logs. A helper process writes MLflow: when the recipe ends, training waits
+    for it, at most for the setting ``finish_timeout``.
 
     Args:
-        project: W&B's project; MLflow's experiment, unless ``experiment_name`` says otherwise.
-        entity: W&B's entity; None means your default one.
+        project: W&B's project, and MLflow's experiment unless ``experiment_name`` is given.
+        entity: W&B's entity; None means the default one.
         group: W&B's group.
-        log_dir: folder below which wandb writes, created if need be; ``dir`` stands over it.
-        experiment_name: MLflow's experiment, maybe with ``{project}`` and ``{entity}``; None
+        log_dir: folder in which wandb writes, created if necessary; ``dir`` takes precedence.
+        experiment_name: MLflow's experiment, may contain ``{project}`` and ``{entity}``; None
             means ``MLFLOW_WANDB_EXPERIMENT``, ``MLFLOW_EXPERIMENT_NAME``, or the project.
-        tracking_uri: MLflow's; None means as MLflow itself has it.
-        run_id: a run of MLflow's to go on in; None means ``MLFLOW_RUN_ID``, or a new run.
-        run_name: the run's name in both homes; ``name`` stands over it.
+        tracking_uri: MLflow's tracking URI; None means MLflow's own setting.
+        run_id: an MLflow run to resume; None means ``MLFLOW_RUN_ID``, or a new run.
+        run_name: the run's name; ``name`` takes precedence.
         log_checkpoints: which checkpoints of the recipe become artifacts: all, the final one, or
             none.
         init: further arguments of ``wandb.init``.
 
     Raises:
-        UsageError: an argument does not fit.
+        UsageError: an argument is invalid.
     """
+
+    _session: Session | None = None
 
     def __init__(
         self,
@@ -61,7 +63,6 @@ class DualLogger(MetricLoggerInterface):
         if log_checkpoints not in get_args(Which):
             choice = ", ".join(get_args(Which))
             raise UsageError(f"log_checkpoints must be one of {choice}: not {log_checkpoints!r}")
-        self._session: Session | None = None
         self._closed = False
         self._rank = global_rank()
         folder = init.pop("dir", log_dir)
@@ -70,7 +71,7 @@ class DualLogger(MetricLoggerInterface):
         named = {"name": run_name} if run_name else {}
         given = {name: recipe_config.plain(value) for name, value in init.items()}
         where = {"project": project, "entity": entity, "group": group, "dir": folder}
-        self._homes = Homes(
+        self._destination = Destination(
             named | given | where,
             tracking_uri,
             experiment_name or _experiment_of_mlflow(),
@@ -81,8 +82,9 @@ class DualLogger(MetricLoggerInterface):
     # -- torchtune's interface ------------------------------------------------------------
 
     def log_config(self, config: Any) -> None:
-        """Begin the run and log the recipe's whole config: as W&B's config, as MLflow's params,
-        and as the file ``torchtune_config.yaml`` in both. Passwords and keys are left out.
+        """Start the run and log the recipe's config, without passwords and keys.
+
+        It becomes W&B's config, MLflow's params, and the file ``torchtune_config.yaml`` in both.
 
         Args:
             config: the recipe's ``DictConfig``.
@@ -108,7 +110,7 @@ class DualLogger(MetricLoggerInterface):
 
         Args:
             payload: values by name.
-            step: W&B's x-axis ``global_step`` and MLflow's step. It may fall, as after a resume.
+            step: W&B's x-axis ``global_step`` and MLflow's step; may decrease, as after a resume.
         """
         if self._rank != 0 or self._closed:
             return
@@ -116,18 +118,17 @@ class DualLogger(MetricLoggerInterface):
         run.log({**{name: _number(value) for name, value in payload.items()}, STEP_KEY: int(step)})
 
     def close(self) -> None:
-        """End the run in both homes. Called while an exception goes by, it ends it as failed."""
+        """End the run; as failed if an exception is being handled."""
         self._closed = True
         self._checkpoints.unwatch()
         if self._session is not None:
             self._session.end()
 
     def __del__(self) -> None:
-        # A recipe that crashed inside a program that goes on: nobody can close us any more.
-        session = getattr(self, "_session", None)
-        if session is not None and not session.ended:
+        # The recipe crashed, the program continues, and nothing can call close() any more.
+        if self._session is not None and not self._session.ended:
             self._checkpoints.unwatch()
-            session.abandon()
+            self._session.abandon()
 
     # -- for custom recipes ---------------------------------------------------------------
 
@@ -139,12 +140,12 @@ class DualLogger(MetricLoggerInterface):
     ) -> None:
         """Log a checkpoint as the W&B artifact ``torchtune_model_{epoch}`` and in MLflow.
 
-        Does nothing on other ranks than zero. The files are read after this returns, until the
-        run ends: leave them as they are.
+        Does nothing on ranks other than zero. The files are read later, until the run ends: do not
+        change them.
 
         Args:
-            path: a file, or a folder, of which all files are taken.
-            epoch: the epoch that it belongs to, counted from 0.
+            path: a file, or a folder, of which all files are logged.
+            epoch: the checkpoint's epoch, counted from 0.
             metadata: about the checkpoint, such as ``seed`` and ``epochs_run``.
 
         Raises:
@@ -166,7 +167,7 @@ class DualLogger(MetricLoggerInterface):
     def _begin(self, config: Mapping[str, Any]) -> None:
         output_dir = config.get("output_dir")
         self._session = Session.begin(
-            self._homes,
+            self._destination,
             recipe_config.shown(dict(config)),
             Path(output_dir).absolute() if isinstance(output_dir, str) and output_dir else None,
             resume=bool(config.get("resume_from_checkpoint")),
@@ -179,18 +180,18 @@ class DualLogger(MetricLoggerInterface):
             file.write_text(recipe_config.as_yaml(config), encoding="utf-8")
             run.save(str(file), base_path=run.dir, policy="now")
         except Exception as error:
-            # The config is in both homes all the same.
+            # The config is logged in any case; only the file is missing.
             warn_once(f"{CONFIG_FILE} is not logged: {error}")
 
 
 def _experiment_of_mlflow() -> str | None:
-    """MLflow's own variable, which torchtune's MLFlowLogger honours, unless ours is set."""
+    """Return MLflow's variable, which torchtune's MLFlowLogger reads, unless ours is set."""
     ours = os.environ.get("MLFLOW_WANDB_EXPERIMENT")
     return None if ours else os.environ.get("MLFLOW_EXPERIMENT_NAME")
 
 
 def _number(value: Any) -> Any:
-    """The one number in a tensor or array; anything else is W&B's to judge."""
+    """Return the number in a tensor or array of one element; other values stay."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""Which of the processes of one training this is."""
+"""Find the rank of this process in a distributed training."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 
 def global_rank(environ: Mapping[str, str] | None = None) -> int:
-    """This process's rank among all of the training, 0 where there is only one.
+    """Return this process's rank in the training, 0 if there is only one process.
 
-    The process group of torch.distributed knows; before there is one, torchrun's variables do
-    (both of them: ``RANK`` alone may be somebody else's).
+    It is that of torch.distributed's process group, or before that exists, that of torchrun's
+    variables. ``RANK`` without ``WORLD_SIZE`` may be set by another tool and is ignored.
     """
     import torch.distributed
 

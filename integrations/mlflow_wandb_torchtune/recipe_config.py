@@ -1,4 +1,4 @@
-"""A recipe's config in plain values, and as it may be shown: without secrets."""
+"""Convert a recipe's config to plain values, and remove secrets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["as_yaml", "plain", "resolved", "shown"]
 
 
 def resolved(config: Any) -> dict[str, Any]:
-    """The config with its interpolations filled in, as far as they can be."""
+    """Return the config with its interpolations resolved, or unresolved if one of them fails."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -22,8 +22,7 @@ def resolved(config: Any) -> dict[str, Any]:
 
 
 def as_yaml(config: Any) -> str:
-    """The config as it was written, interpolations and all, so that ``tune run --config`` takes it;
-    without secrets."""
+    """Return the config as YAML for ``tune run --config``, with interpolations, without secrets."""
     from omegaconf import OmegaConf
 
     document = OmegaConf.to_container(config, resolve=False)
@@ -32,7 +31,7 @@ def as_yaml(config: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """An argument that torchtune took from a config: OmegaConf's containers as dicts and lists."""
+    """Convert OmegaConf's containers to dicts and lists; other values stay."""
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

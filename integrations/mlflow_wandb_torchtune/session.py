@@ -1,4 +1,4 @@
-"""One run of a recipe in its two homes: how it begins, goes on after a resume, and ends."""
+"""Start, resume and end a recipe's W&B run and its replica in MLflow."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from mlflow_wandb_plugin.core.identity import (
-    GIVEN_RUN_CONFIG_KEY,
-    STEP_METRIC_CONFIG_KEY,
-)
+from mlflow_wandb_plugin.core.identity import GIVEN_RUN_CONFIG_KEY, STEP_METRIC_CONFIG_KEY
 from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
 from mlflow_wandb_plugin.live.terminal import warn_once
 from mlflow_wandb_torchtune.kept_ids import KeptIds
@@ -28,13 +25,13 @@ CRASHED, INTERRUPTED = 1, 255
 
 
 @dataclass(frozen=True, slots=True)
-class Homes:
-    """Where a recipe's run lives.
+class Destination:
+    """Where a recipe's run is logged.
 
     Attributes:
         init: arguments of ``wandb.init``.
-        tracking_uri, experiment: of MLflow; None means as everywhere in this package.
-        mlflow_run_id: a run of MLflow's to write; empty means one of our own.
+        tracking_uri, experiment: of MLflow; None means the settings of this package.
+        mlflow_run_id: an existing MLflow run to write; empty means a new one.
     """
 
     init: Mapping[str, Any] = field(default_factory=dict)
@@ -46,8 +43,8 @@ class Homes:
 class Session:
     """A W&B run that is replicated to MLflow, from `begin` to `end`.
 
-    One that is never ended belongs to a recipe that crashed: it is ended as failed when the
-    process exits, or when another recipe begins in it.
+    If the recipe crashes, `end` is not called: the run is ended as failed when the process exits
+    or another recipe begins in it.
     """
 
     _open: Session | None = None
@@ -57,36 +54,44 @@ class Session:
         self._owned = owned
         self._kept_in = kept_in
         self._pid = os.getpid()
-        self._begun_within = sys.exc_info()[1]
+        self._error_at_begin = sys.exc_info()[1]
         self._exit_code = CRASHED
         self._ended = False
 
     @classmethod
     def begin(
-        cls, homes: Homes, config: Mapping[str, Any], output_dir: Path | None, resume: bool
+        cls,
+        destination: Destination,
+        config: Mapping[str, Any],
+        output_dir: Path | None,
+        resume: bool,
     ) -> Session:
-        """Start the W&B run, or go on with the one that ``output_dir`` knows; MLflow follows.
+        """Start the W&B run, or resume the one whose id is in ``output_dir``.
 
-        A run that the user's code has open is logged into, and is left open at the end.
+        If the user's code has a run open, the recipe logs into that run and leaves it open.
 
         Args:
-            config: the recipe's config, as it may be shown.
-            output_dir: where the ids are kept for a resume.
-            resume: whether the recipe goes on from a checkpoint.
+            config: the recipe's config, without secrets.
+            output_dir: folder in which the ids are kept for a resume.
+            resume: whether the recipe resumes from a checkpoint.
 
         Raises:
-            UsageError: a setting does not fit.
+            UsageError: a setting is invalid.
         """
         import wandb
 
         if cls._open is not None:
             cls._open.abandon()
-        _follow(homes)
+        _switch_on_replication(destination)
         if wandb.run is not None:
             session = cls(wandb.run, owned=False, kept_in=None)
             session._join(config)
         else:
-            run = wandb.init(**_arguments(homes, config, _goes_on(homes, output_dir, resume)))
+            run = wandb.init(
+                **_arguments(
+                    destination, config, _resume_arguments(destination, output_dir, resume)
+                )
+            )
             session = cls(run, owned=True, kept_in=output_dir)
             session._keep_ids()
             session._watch_for_a_crash()
@@ -96,44 +101,45 @@ class Session:
         return session
 
     def end(self) -> None:
-        """The recipe is done, or is being left by an exception that its author cleans up after."""
+        """End the run: as failed if an exception was raised since `begin` and is being handled."""
         error = sys.exc_info()[1]
-        if error is None or error is self._begun_within:
+        if error is None or error is self._error_at_begin:
             self._finish(0)
         else:
             self._finish(INTERRUPTED if isinstance(error, KeyboardInterrupt) else CRASHED)
 
     def abandon(self) -> None:
-        """The recipe never came to its end."""
+        """End the run of a recipe that crashed."""
         self._finish(self._exit_code)
 
     @property
     def ended(self) -> bool:
+        """Whether the run has ended."""
         return self._ended
 
     # -- the end --------------------------------------------------------------------------
 
     def _finish(self, exit_code: int) -> None:
         if self._ended or self._pid != os.getpid():
-            # A forked child, such as a data loader's worker, has no say in it.
+            # A forked child, such as a data loader's worker, must not end the run.
             return
         self._ended = True
-        self._begun_within = None
+        self._error_at_begin = None
         if Session._open is self:
             Session._open = None
         if not self._owned:
             return
         self._stop_watching()
         self.run.finish(exit_code=exit_code)
-        # Only now is it sure that MLflow has told its id, if it ever did.
+        # After finish() the MLflow run id is known, unless MLflow could not be reached.
         self._keep_ids()
 
     def _watch_for_a_crash(self) -> None:
-        # Registered after wandb's own exit hook, ours runs before it.
+        # Exit hooks run in reverse order: this one runs before wandb's, which came first.
         atexit.register(self.abandon)
         self._excepthook = sys.excepthook
         sys.excepthook = self._note_exception
-        self._sigterm = _unwind_when_torchrun_ends_us()
+        self._sigterm = _exit_on_sigterm_of_torchrun()
 
     def _note_exception(
         self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
@@ -146,7 +152,7 @@ class Session:
         atexit.unregister(self.abandon)
         if sys.excepthook == self._note_exception:
             sys.excepthook = self._excepthook
-        if self._sigterm and signal.getsignal(signal.SIGTERM) is _unwind:
+        if self._sigterm and signal.getsignal(signal.SIGTERM) is _exit:
             with contextlib.suppress(ValueError):
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -157,7 +163,7 @@ class Session:
 
         if not follows(self.run):
             warn_once(
-                "the W&B run was open before the recipe began, and MLflow does not follow it: "
+                "the W&B run was open before the recipe began, and is not replicated to MLflow: "
                 "call mlflow_wandb_plugin.autolog() before wandb.init"
             )
         self.run.config.update(dict(config), allow_val_change=True)
@@ -171,75 +177,79 @@ class Session:
         try:
             ids.write(self._kept_in)
         except OSError as error:
-            warn_once(f"a resume will make new runs, the ids cannot be kept: {error}")
+            warn_once(f"a resume will start new runs, because the ids cannot be kept: {error}")
 
 
-def _follow(homes: Homes) -> None:
-    """Switch replication on. Whatever stands in its way, the recipe logs to W&B."""
+def _switch_on_replication(destination: Destination) -> None:
+    """Switch replication on; if that fails, the recipe logs to W&B only."""
     from mlflow_wandb_plugin import autolog
 
     try:
-        autolog(tracking_uri=homes.tracking_uri, experiment=homes.experiment)
+        autolog(tracking_uri=destination.tracking_uri, experiment=destination.experiment)
     except UsageError:
         raise
     except MlflowWandbError as error:
-        warn_once(f"{error}. The recipe logs to W&B alone")
+        warn_once(f"{error}. The recipe logs to W&B only")
 
 
 def _arguments(
-    homes: Homes, config: Mapping[str, Any], goes_on: Mapping[str, str]
+    destination: Destination, config: Mapping[str, Any], resumed: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What `wandb.init` is called with; what the user chose stands over what we would."""
+    """Return the arguments of ``wandb.init``; those of the user take precedence."""
     facts: dict[str, Any] = {STEP_METRIC_CONFIG_KEY: STEP_KEY}
-    if homes.mlflow_run_id:
-        facts |= {"mlflow_run_id": homes.mlflow_run_id, GIVEN_RUN_CONFIG_KEY: True}
-    elif "mlflow_run_id" in goes_on:
-        facts["mlflow_run_id"] = goes_on["mlflow_run_id"]
-    known = {key: value for key, value in goes_on.items() if key != "mlflow_run_id"}
-    users = homes.init.get("config") or {}
-    return {**known, **homes.init, "config": {**users, **config, **facts}}
+    if destination.mlflow_run_id:
+        facts |= {"mlflow_run_id": destination.mlflow_run_id, GIVEN_RUN_CONFIG_KEY: True}
+    elif "mlflow_run_id" in resumed:
+        facts["mlflow_run_id"] = resumed["mlflow_run_id"]
+    known = {key: value for key, value in resumed.items() if key != "mlflow_run_id"}
+    users = destination.init.get("config") or {}
+    return {**known, **destination.init, "config": {**users, **config, **facts}}
 
 
-def _goes_on(homes: Homes, output_dir: Path | None, resume: bool) -> dict[str, str]:
-    """What makes W&B and MLflow go on in the runs of a recipe that is resumed."""
-    if not resume or {"resume", "resume_from", "fork_from"} & homes.init.keys():
+def _resume_arguments(
+    destination: Destination, output_dir: Path | None, resume: bool
+) -> dict[str, str]:
+    """Return arguments that make W&B and MLflow resume the recipe's runs."""
+    if not resume or {"resume", "resume_from", "fork_from"} & destination.init.keys():
         return {}
-    if "id" in homes.init:
+    if "id" in destination.init:
         return {"resume": "allow"}
-    kept = _kept(homes, output_dir)
+    kept = _kept(destination, output_dir)
     if kept is None:
         return {}
     mlflow = {"mlflow_run_id": kept.mlflow_run_id} if kept.mlflow_run_id else {}
     return {"id": kept.wandb_run_id, "resume": "allow"} | mlflow
 
 
-def _kept(homes: Homes, output_dir: Path | None) -> KeptIds | None:
-    """The ids that an earlier run kept; new runs are never made silently."""
+def _kept(destination: Destination, output_dir: Path | None) -> KeptIds | None:
+    """Read the ids that an earlier run kept; warns if there are none to use."""
     kept = None if output_dir is None else KeptIds.read(output_dir)
     if kept is None:
-        warn_once(f"{output_dir} knows no earlier run to go on with: new runs are made")
+        warn_once(f"{output_dir} has no ids of an earlier run to resume: new runs are started")
         return None
-    entity = homes.init.get("entity") or os.environ.get("WANDB_ENTITY") or ""
+    entity = destination.init.get("entity") or os.environ.get("WANDB_ENTITY") or ""
     elsewhere = entity and kept.entity and entity != kept.entity
-    if elsewhere or kept.project != homes.init.get("project"):
+    if elsewhere or kept.project != destination.init.get("project"):
         where = f"{kept.entity}/{kept.project}".lstrip("/")
-        warn_once(f"the recipe's earlier run is in {where}: new runs are made")
+        warn_once(f"the recipe's earlier run is in {where}: new runs are started")
         return None
     return kept
 
 
-def _unwind_when_torchrun_ends_us() -> bool:
-    """torchrun sends SIGTERM to all when one process fails: end as from an exception, so that the
-    run is told. Elsewhere the signal keeps its meaning."""
+def _exit_on_sigterm_of_torchrun() -> bool:
+    """Raise SystemExit on SIGTERM, which torchrun sends to all processes when one fails.
+
+    The run is then ended. Without torchrun, or with another handler, the signal is left alone.
+    """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return False
     if threading.current_thread() is not threading.main_thread():
         return False
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         return False
-    signal.signal(signal.SIGTERM, _unwind)
+    signal.signal(signal.SIGTERM, _exit)
     return True
 
 
-def _unwind(number: int, frame: FrameType | None) -> None:
+def _exit(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)

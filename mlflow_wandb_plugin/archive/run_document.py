@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.archive.codec import (
-    dumps,
-    info_document,
-    info_from,
-    loads,
-)
+from mlflow_wandb_plugin.archive.codec import dumps, info_document, info_from, loads
 from mlflow_wandb_plugin.archive.folder_names import folder_name
 from mlflow_wandb_plugin.archive.points_table import NO_POINTS
 from mlflow_wandb_plugin.core import identity
@@ -30,15 +25,15 @@ class ArchivedCheckpoint:
 
     Attributes:
         segment, position: of the source's checkpoint; segment is None at the end of a session.
-        metrics_parts, system_parts: number of parts by then; those after the previous checkpoint
-            belong to this one.
+        metrics_parts, system_metrics_parts: number of parts by then; those after the previous
+            checkpoint belong to this one.
         rows_bytes: size of ``rows.jsonl`` by then.
     """
 
     segment: str | None
     position: int
     metrics_parts: int = 0
-    system_parts: int = 0
+    system_metrics_parts: int = 0
     rows_bytes: int = 0
 
 
@@ -108,7 +103,7 @@ class RunDocument:
             "losses": self.losses,
             "points": self.points,
             "last": {name: list(pair) for name, pair in self.last.items()},
-            "checkpoints": [_write_checkpoint(checkpoint) for checkpoint in self.checkpoints],
+            "checkpoints": [asdict(checkpoint) for checkpoint in self.checkpoints],
         }
         document["earlier_logs"] = [info_document(info) for info in self.earlier_logs]
         document["info"] = info_document(self.info)
@@ -151,16 +146,6 @@ def run_folder(root: Path, info: RunInfo) -> Path:
 
 def _numbers(document: Mapping[str, Any]) -> dict[str, int]:
     return {str(name): int(number) for name, number in document.items()}
-
-
-def _write_checkpoint(checkpoint: ArchivedCheckpoint) -> dict[str, Any]:
-    return {
-        "segment": checkpoint.segment,
-        "position": checkpoint.position,
-        "metrics_parts": checkpoint.metrics_parts,
-        "system_metrics_parts": checkpoint.system_parts,
-        "rows_bytes": checkpoint.rows_bytes,
-    }
 
 
 def _read_checkpoint(item: Mapping[str, Any]) -> ArchivedCheckpoint:

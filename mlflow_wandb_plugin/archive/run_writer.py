@@ -75,7 +75,7 @@ class ArchiveRunWriter:
         end = self._run.end
         self._points: dict[Kind, PartWriter] = {
             "history": self._part_writer("history", end.metrics_parts),
-            "system": self._part_writer("system", end.system_parts),
+            "system": self._part_writer("system", end.system_metrics_parts),
         }
         self._files = FileWriter(folder, self.losses)
         self._rows = _RowsFile(folder / ROWS_FILE, end.rows_bytes)

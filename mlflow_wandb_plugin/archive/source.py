@@ -130,7 +130,9 @@ class _RunReading:
             copied = self._copied(checkpoint)
             if not copied:
                 yield from self._points("history", before.metrics_parts, checkpoint.metrics_parts)
-                yield from self._points("system", before.system_parts, checkpoint.system_parts)
+                yield from self._points(
+                    "system", before.system_metrics_parts, checkpoint.system_metrics_parts
+                )
             if not self._copied_to_the_end(checkpoint.segment):
                 yield from self._rows(before.rows_bytes, checkpoint.rows_bytes)
             # A checkpoint means that everything before it was read, which is not so after damage.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 from mlflow_wandb_plugin.core.model import Key, Series
@@ -15,7 +16,8 @@ class Columns:
         self.points = 0
         self.steps: list[int] = []
         self.times_ms: list[int] = []
-        self._columns: dict[Key, tuple[list[int], list[float]]] = {}
+        self._columns: defaultdict[Key, tuple[list[int], list[float]]]
+        self._columns = defaultdict(lambda: ([], []))
 
     def start_row(self, step: int, timestamp_ms: int) -> None:
         """Start a row, to which `add` adds numbers."""
@@ -25,11 +27,9 @@ class Columns:
 
     def add(self, path: Key, value: float) -> None:
         """Add a number to the current row."""
-        column = self._columns.get(path)
-        if column is None:
-            column = self._columns[path] = ([], [])
-        column[0].append(self._row)
-        column[1].append(value)
+        rows, values = self._columns[path]
+        rows.append(self._row)
+        values.append(value)
         self.points += 1
 
     def add_block(self, block: PlainBlock) -> None:
@@ -39,9 +39,7 @@ class Columns:
         self.times_ms += block.times_ms
         every = list(range(first, len(self.steps)))
         for path, rows, values in block.columns:
-            column = self._columns.get(path)
-            if column is None:
-                column = self._columns[path] = ([], [])
+            column = self._columns[path]
             column[0].extend(every if rows is None else [first + row for row in rows])
             column[1].extend(values)
             self.points += len(values)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 BLOCK_POINTS = 200_000
 """Points after which a reader should `take` a block."""
+_RUN_RECORDS = frozenset({"config", "environment", "exit"})
 
 
 class RunDecoder:
@@ -60,8 +61,8 @@ class RunDecoder:
             "history": self._rows.add_history,
             "request": self._add_request,
             "run": self._add_run,
-            "config": self._add_config,
-            "environment": self._add_environment,
+            "config": self.run.add_config,
+            "environment": self.run.add_environment,
             "metric": self._add_metric,
             "summary": self._add_summary,
             "files": self._add_files,
@@ -137,6 +138,7 @@ class RunDecoder:
         handler = self._handlers.get(kind)
         if handler is not None:
             handler(getattr(record, kind))
+            self.changed = self.changed or kind in _RUN_RECORDS
 
     def _add_request(self, request: Any) -> None:
         kind = request.WhichOneof("request_type")
@@ -152,14 +154,6 @@ class RunDecoder:
         self.run.add_run(run)
         if run.starting_step and (first or not self._machine.step):
             self._machine.step = run.starting_step
-        self.changed = True
-
-    def _add_config(self, config: Any) -> None:
-        self.run.add_config(config)
-        self.changed = True
-
-    def _add_environment(self, environment: Any) -> None:
-        self.run.add_environment(environment)
         self.changed = True
 
     def _add_metric(self, metric: Any) -> None:
@@ -204,7 +198,6 @@ class RunDecoder:
     def _add_exit(self, exit_record: Any) -> None:
         self._rows.add_rows(self._machine.flush())
         self.run.add_exit(exit_record)
-        self.changed = True
 
     def set_shared_mode(self) -> None:
         """Ignore the SDK's steps: with several writers, W&B's server assigns them."""

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
         RunRecord,
     )
 
+_SAME_NAMES = (
+    "os", "python", "program", "code_path", "host", "email", "executable", "docker", "cpu_count",
+    "gpu_count",
+)  # fmt: skip
+"""Facts that have the same name in wandb's EnvironmentRecord."""
 INTERRUPTED = 255
 """The exit code that W&B gives a run ended by Ctrl-C; its server shows such a run as killed."""
 
@@ -65,15 +70,9 @@ class RunFacts:
     def add_run(self, run: RunRecord) -> None:
         """Add a run record; fields that it leaves empty keep their values."""
         self.run_id = run.run_id or self.run_id
-        fields = {
-            "entity": run.entity,
-            "project": run.project,
-            "name": run.display_name,
-            "notes": run.notes,
-            "group": run.run_group,
-            "job_type": run.job_type,
-            "sweep_id": run.sweep_id,
-        }
+        same = ("entity", "project", "notes", "job_type", "sweep_id")
+        fields = {name: getattr(run, name) for name in same}
+        fields |= {"name": run.display_name, "group": run.run_group}
         self._fields.update({name: value for name, value in fields.items() if value})
         # A later record of the same log may have removed a tag; a resumed run's first adds to it.
         self._tags = tuple(run.tags) if run.tags or self.seen_in_segment else self._tags
@@ -117,20 +116,10 @@ class RunFacts:
 
     def add_environment(self, environment: EnvironmentRecord) -> None:
         """Add facts about the machine and the program."""
-        known = {
-            "os": environment.os,
-            "python": environment.python,
-            "program": environment.program,
-            "code_path": environment.code_path,
+        known = {name: getattr(environment, name) for name in _SAME_NAMES} | {
             "args": list(environment.args),
-            "host": environment.host,
             "user": environment.username,
-            "email": environment.email,
-            "executable": environment.executable,
-            "docker": environment.docker,
-            "cpu_count": environment.cpu_count,
             "gpu": environment.gpu_type,
-            "gpu_count": environment.gpu_count,
             "cuda": environment.cuda_version,
             "git_remote": environment.git.remote_url,
             "git_commit": environment.git.commit,
@@ -159,14 +148,7 @@ class RunFacts:
         state = self.state()
         return RunInfo(
             run_id=self.run_id,
-            project=self._fields.get("project", "uncategorized"),
-            entity=self._fields.get("entity", ""),
-            name=self._fields.get("name", ""),
-            notes=self._fields.get("notes", ""),
             tags=self._tags,
-            group=self._fields.get("group", ""),
-            job_type=self._fields.get("job_type", ""),
-            sweep_id=self._fields.get("sweep_id", ""),
             segments=tuple(self.segments),
             state=state,
             exit_code=self._exit.exit_code if self._exit is not None else None,
@@ -180,6 +162,7 @@ class RunFacts:
             last_step=self.last_step,
             last_ms=self.last_ms,
             facts=dict(self.facts),
+            **{"project": "uncategorized", **self._fields},
         )
 
     @property

@@ -6,15 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mlflow_wandb_plugin.core.model import (
-    Item,
-    Key,
-    RowObjects,
-    Series,
-    as_float,
-    flatten,
-    nest,
-)
+from mlflow_wandb_plugin.core.model import Item, Key, RowObjects, Series, as_float, flatten, nest
 from mlflow_wandb_plugin.wandb_log.summary import INTERNAL_KEYS
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}

@@ -66,6 +66,11 @@ STATES: Mapping[str, RunState] = {
     "killed": "killed",
     "preempted": "preempted",
 }
+_SAME_NAMES = (
+    "os", "python", "program", "args", "host", "email", "executable", "docker", "cpu_count", "gpu",
+    "gpu_count",
+)  # fmt: skip
+"""Facts that have the same name in wandb-metadata.json."""
 _PLAIN_NAME = re.compile(r"[^\\^$.|?*+()\[\]{}]*")
 
 
@@ -185,20 +190,9 @@ def with_metadata(info: RunInfo, metadata: Mapping[str, Any]) -> RunInfo:
 def facts_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return facts about a run's origin, from wandb-metadata.json or its copy in the config."""
     git = metadata.get("git") or {}
-    known = {
-        "os": metadata.get("os"),
-        "python": metadata.get("python"),
-        "program": metadata.get("program"),
+    known = {name: metadata.get(name) for name in _SAME_NAMES} | {
         "code_path": metadata.get("codePath"),
-        "args": metadata.get("args"),
-        "host": metadata.get("host"),
         "user": metadata.get("username"),
-        "email": metadata.get("email"),
-        "executable": metadata.get("executable"),
-        "docker": metadata.get("docker"),
-        "cpu_count": metadata.get("cpu_count"),
-        "gpu": metadata.get("gpu"),
-        "gpu_count": metadata.get("gpu_count"),
         "cuda": metadata.get("cudaVersion") or metadata.get("cuda"),
         "git_remote": git.get("remote") if isinstance(git, Mapping) else None,
         "git_commit": git.get("commit") if isinstance(git, Mapping) else None,

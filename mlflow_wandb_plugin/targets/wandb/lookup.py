@@ -13,12 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.wandb_api.address import (
-    ProjectAddress,
-    default_server,
-    find_api_key,
-    mode,
-)
+from mlflow_wandb_plugin.wandb_api.address import ProjectAddress, default_server, find_api_key, mode
 from mlflow_wandb_plugin.wandb_api.client import WandbClient
 
 Mode: TypeAlias = Literal["online", "offline"]

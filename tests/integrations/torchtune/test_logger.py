@@ -188,7 +188,7 @@ def test_a_resume_that_knows_no_earlier_run_makes_new_ones(logged: Logged, folde
     kept = logged.found[folder]
     assert (kept["project"], kept["wandb_run_id"] in logged.runs) == ("unit", True)
     assert logged.runs[kept["wandb_run_id"]].name == folder
-    assert {"garbage": "knows no earlier run", "elsewhere": "earlier run is in other"}[
+    assert {"garbage": "no ids of an earlier run", "elsewhere": "earlier run is in other"}[
         folder
     ] in logged.said
 
@@ -203,8 +203,8 @@ def test_a_resume_of_a_run_that_the_user_names(logged: Logged) -> None:
 def test_what_cannot_be_is_refused_in_one_line(logged: Logged) -> None:
     """A checkpoint that is not there, an empty folder, a closed logger, a wrong argument."""
     gone, empty, closed, wrong = logged.found["refused"]
-    assert gone.startswith("nowhere holds no checkpoint")
-    assert empty.startswith("out/none holds no checkpoint")
+    assert gone.startswith("nowhere has no checkpoint")
+    assert empty.startswith("out/none has no checkpoint")
     assert "closed" in closed
     assert "log_checkpoints must be one of all, final, none: not 'some'" in wrong
 
