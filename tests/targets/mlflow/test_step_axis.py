@@ -53,6 +53,14 @@ def test_training_that_goes_back_keeps_both_points(fresh_store: str) -> None:
     assert found == [(1, 5.0), (2, 4.0), (3, 3.0), (2, 3.5), (3, 2.5)]
 
 
+def write_second_row(uri: str, info: RunInfo) -> None:
+    """Resume and end a run that has one row."""
+    with opened(uri, info) as writer:
+        writer.append(points("trainer/step", [20.0], first_step=1))
+        writer.append(points("loss", [2.0], first_step=1))
+        end(writer, info)
+
+
 def test_the_kind_of_step_is_decided_when_the_run_is_first_written(fresh_store: str) -> None:
     """A resumed run keeps its step metric, whatever the new config says."""
     first, second = run_info(config=STEPPED), run_info()
@@ -60,10 +68,7 @@ def test_the_kind_of_step_is_decided_when_the_run_is_first_written(fresh_store: 
         writer.append(points("trainer/step", [10.0]))
         writer.append(points("loss", [1.0]))
         writer.checkpoint(Checkpoint("seg", 1))
-    with opened(fresh_store, second) as writer:
-        writer.append(points("trainer/step", [20.0], first_step=1))
-        writer.append(points("loss", [2.0], first_step=1))
-        end(writer, second)
+    write_second_row(fresh_store, second)
     assert the_run(fresh_store).points("loss") == [(10, 1.0), (20, 2.0)]
 
 
@@ -73,10 +78,7 @@ def test_a_run_that_began_with_wandbs_step_keeps_it(fresh_store: str) -> None:
     with opened(fresh_store, first) as writer:
         writer.append(points("loss", [1.0]))
         writer.checkpoint(Checkpoint("seg", 1))
-    with opened(fresh_store, second) as writer:
-        writer.append(points("trainer/step", [20.0], first_step=1))
-        writer.append(points("loss", [2.0], first_step=1))
-        end(writer, second)
+    write_second_row(fresh_store, second)
     run = the_run(fresh_store)
     assert run.points("loss") == [(0, 1.0), (1, 2.0)]
     assert "wandb.sync.step_metric" not in run.tags
