@@ -119,10 +119,7 @@ class _Call:
         self._sweeps: list[SweepSession] = []
 
     def runner(self) -> Any:
-        """Return the plain task with the runs around its function.
-
-        The runs open where the function runs: in its thread, or in its worker processes.
-        """
+        """Return the plain task with the runs opened where its function runs."""
         runner = _plain(self._task)
         inner = in_order(self._task.tracked_by)
         if _launches_processes(runner):
@@ -174,10 +171,7 @@ def _launches_processes(task: Any) -> bool:
 
 
 def in_order(tracked_by: Sequence[Options]) -> tuple[Options, ...]:
-    """Return the options of runs, W&B's first.
-
-    With both decorators on a task, its MLflow run is the W&B run's replica.
-    """
+    """Return the options of runs, W&B's first, whose replica is then the task's MLflow run."""
     wandb = [one for one in tracked_by if isinstance(one, WandbOptions)]
     mlflow = [one for one in tracked_by if isinstance(one, MlflowOptions)]
     if mlflow:

@@ -44,10 +44,7 @@ class FileNames:
             self._assign(below, original, path)
 
     def name(self, below: str, original: str) -> str:
-        """Return the path for ``original`` in the folder ``below``.
-
-        It is the original path if possible, else a rewritten one that ends in a hash.
-        """
+        """Return the path for ``original`` in folder ``below``, with a hash if it is rewritten."""
         if (below, original) not in self._assigned:
             parts = safe_path(original).split("/")
             short = [_short(part) for part in parts]

@@ -223,10 +223,7 @@ class RunDecoder:
 
     @property
     def undecodable(self) -> list[int]:
-        """Sizes in bytes of rows that `feed` accepted and that later could not be decoded.
-
-        The caller reports them and clears the list.
-        """
+        """Sizes in bytes of rows that `feed` could not decode; the caller clears the list."""
         return self._rows.undecodable
 
     def take(self, keep_points: bool = True) -> Iterator[Item]:

@@ -103,10 +103,7 @@ class SummaryFold:
             entry.log(None, at)
 
     def set(self, path: Key, value: Any, at: int = 0) -> None:
-        """Set ``run.summary[…]``, which stays until the key is logged again.
-
-        W&B shows it even if a definition hides logged values.
-        """
+        """Set ``run.summary[…]``, shown even if hidden, until the key is logged again."""
         entry = self._entries[path] = self._entries.pop(path, _Entry())
         entry.latest, entry.statistics, entry.has_data = value, frozenset(), True
         entry.fixed, entry.at = _NULL if value is None else value, at

@@ -133,7 +133,7 @@ def test_the_comparison_compares_something(ways: Ways) -> None:
 
 
 def test_pandas_reads_metrics_without_this_package(archive: Path) -> None:
-    """One `read_parquet` of a folder gives key, path, step, time and value as they were logged."""
+    """One `read_parquet` of a folder has key, path, step, time and value as they were logged."""
     folder = run_folder(archive, RunInfo("Run01", "Kept"))
     frame = pd.read_parquet(folder / "metrics")
     assert list(frame.columns) == ["key", "path", "step", "timestamp_ms", "value"]
@@ -175,7 +175,7 @@ def test_one_run_or_project_of_an_archive_is_a_source(archive: Path) -> None:
 
 
 def test_an_archive_of_an_archive_is_equal(archive: Path, tmp_path: Path) -> None:
-    """Reading gives back all that was written."""
+    """Reading returns all that was written."""
     backfill(f"archive:{archive}", f"archive:{tmp_path / 'copy'}")
     assert items_of(open_archive(f"archive:{tmp_path / 'copy'}")) == items_of(
         open_archive(f"archive:{archive}")
@@ -183,7 +183,7 @@ def test_an_archive_of_an_archive_is_equal(archive: Path, tmp_path: Path) -> Non
 
 
 def test_json_keeps_what_json_cannot_say() -> None:
-    """NaN, infinities, nested keys, and the user's own ``$`` keys come back as they were."""
+    """NaN, infinities, nested keys, and the user's own ``$`` keys are unchanged."""
     info = RunInfo(
         "r", "p", tags=("a",), segments=("s",), config={"x": math.inf, "$float": "nan"},
         first_config={("a", "b"): 1, ("a.b",): 1.0, ("$keyed",): {"$object": {}}},

@@ -105,7 +105,7 @@ def test_names_that_a_file_system_may_take_for_one_stay_apart() -> None:
 
 
 def test_a_folder_that_holds_another_run_is_refused(tmp_path: Path) -> None:
-    """Should two runs ever come to one folder, the second does not overwrite the first."""
+    """If two runs have one folder, the second does not overwrite the first."""
     target = ArchiveTarget(tmp_path)
     one, other = RunInfo("one", "p", "e"), RunInfo("other", "p", "e")
     target.open(one, "backfill").close()
@@ -118,7 +118,7 @@ def test_a_folder_that_holds_another_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_files_are_missing_from_the_archive_too(tmp_path: Path, fresh_store: str) -> None:
-    """A file that was gone when the archive was made is one loss, there and in MLflow."""
+    """A file that was missing when the archive was written is one loss, there and in MLflow."""
     info = RunInfo("r", "p", "e", segments=("s",), state="finished", started_ms=1, ended_ms=2)
     gone = tmp_path / "gone.txt"
     entries = (ArtifactEntry("x", "d", 1, gone), ArtifactEntry("y", "d", 1))
@@ -171,7 +171,7 @@ def _damaged_index(folder: Path) -> None:
      _damaged_index],
 )  # fmt: skip
 def test_damage_is_reported_and_the_rest_is_read(tmp_path: Path, harm: Any) -> None:
-    """What an archive has lost is named; the run is not whole; nothing outside is read."""
+    """Lost parts of an archive are reported, the run is incomplete, and nothing outside is read."""
     archive_made(tmp_path / "archive", tmp_path / "files")
     source = open_archive(f"archive:{tmp_path / 'archive'}")
     [run] = source.runs(Selection())

@@ -1,4 +1,4 @@
-"""An archive that is stopped goes on where it was; nothing is doubled, nothing half-marked."""
+"""An interrupted archive is resumed where it was, without duplicates or incomplete parts."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_killed_at_random_moments_it_equals_an_undisturbed_one(
             assert contents(target)[path] == contents(undisturbed)[path], path
 
 
-def test_a_run_cut_off_goes_on_and_is_not_called_whole(tmp_path: Path, fresh_store: str) -> None:
+def test_an_interrupted_run_is_resumed_and_not_complete(tmp_path: Path, fresh_store: str) -> None:
     """An archive that was stopped half-way is a partial run; its source is asked for the rest."""
     made = MadeSource(tmp_path / "files", blocks=4)
     target = ArchiveTarget(tmp_path / "archive")
@@ -156,7 +156,7 @@ def test_a_run_that_grew_is_topped_up(tmp_path: Path) -> None:
 
 
 def test_two_writers_of_one_run_do_not_mix(tmp_path: Path) -> None:
-    """A run that somebody is writing is refused, in one line; afterwards it is free again."""
+    """A run that another writer has open is refused, in one line; afterwards it is accepted."""
     target = ArchiveTarget(tmp_path)
     info = RunInfo("busy", "p", "e")
     writer = target.open(info, "backfill")

@@ -63,7 +63,7 @@ def test_a_run_arrives_in_mlflow(root: Path, fresh_store: str) -> None:
 
 
 def test_a_second_pass_skips_it(root: Path, fresh_store: str) -> None:
-    """A run that was loaded whole is known by its W&B id."""
+    """A completely loaded run is found by its W&B id."""
     for action in ("migrated", "skipped"):
         assert [o.action for o in backfill(f"archive:{root}", fresh_store)] == [action]
 
@@ -85,7 +85,7 @@ def test_the_project_is_named_by_its_tags_not_its_folder(tmp_path: Path) -> None
     assert run.project == "wandb-name"
 
 
-def test_runs_come_by_their_creation_time(tmp_path: Path) -> None:
+def test_runs_are_listed_by_their_creation_time(tmp_path: Path) -> None:
     """Oldest first, or newest first where that is asked for; without a time, by the first point."""
     project = write_project(tmp_path, "p")
     for run_id, day in (("b", 2), ("a", 3), ("c", 1)):
@@ -127,7 +127,7 @@ def test_an_export_that_was_cut_short_is_loaded_as_partial(
 def test_a_line_that_is_no_point_is_reported_and_the_rest_is_read(
     tmp_path: Path, line: str
 ) -> None:
-    """Nothing is guessed and nothing dropped silently; the run is not called whole."""
+    """Damage is reported, and the run is incomplete."""
     project = write_project(tmp_path, "p")
     folder = write_run(project, "r", metrics={"loss": [(1.0, START, 0), (2.0, START + 1, 1)]})
     table = folder / "metrics" / "loss.csv"
@@ -156,7 +156,7 @@ def test_a_line_that_is_no_point_is_reported_and_the_rest_is_read(
         ('wandb_run_name, "quoted", it seems\n', '"quoted", it seems'),
     ],
 )
-def test_tags_that_are_not_quoted_are_read_whole(tmp_path: Path, text: str, name: str) -> None:
+def test_tags_that_are_not_quoted_are_read_completely(tmp_path: Path, text: str, name: str) -> None:
     """Commas, quotes and line ends in a name are part of it."""
     folder = write_run(write_project(tmp_path, "p"), "r")
     (folder / "tags.csv").write_bytes(b"wandb_run_id, r\n" + text.encode())
@@ -176,8 +176,8 @@ def test_damaged_params_are_reported(tmp_path: Path, text: str) -> None:
     assert [i.key for i in items if isinstance(i, Series)] == [("x",)]
 
 
-def test_reading_goes_on_after_the_last_mark(tmp_path: Path) -> None:
-    """Tables that were carried are not sent again; a long one comes in bounded blocks."""
+def test_reading_resumes_after_the_last_checkpoint(tmp_path: Path) -> None:
+    """Tables that were copied are not sent again; a long one is yielded in bounded blocks."""
     points = [(step, START + step, step) for step in range(120_000)]
     project = write_project(tmp_path, "p")
     write_run(project, "r", metrics={"a": points, "b": points[:5]})

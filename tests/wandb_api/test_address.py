@@ -84,7 +84,7 @@ def test_the_key_is_found_in_the_netrc_file(
 
 
 def test_the_key_of_a_login_is_for_its_own_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """wandb's settings outlive the variables that made them; their key is sent nowhere else."""
+    """The key in wandb's settings is used for the server in these settings only."""
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:8")
     assert mode()
     monkeypatch.delenv("WANDB_API_KEY")
@@ -100,7 +100,7 @@ def test_the_key_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert KEY not in capsys.readouterr().out
 
 
-def test_nobody_is_asked_for_a_key_even_at_a_terminal(tmp_path: Path) -> None:
+def test_the_user_is_not_asked_for_a_key_even_at_a_terminal(tmp_path: Path) -> None:
     """Without a key there is one line and no prompt, with a terminal as standard input."""
     code = (
         "import os, sys\n"

@@ -50,7 +50,7 @@ def test_a_large_manifest_lies_beside_the_log(tmp_path: Path) -> None:
 def test_a_manifest_that_cannot_be_read_is_not_an_empty_one(
     tmp_path: Path, content: bytes | None
 ) -> None:
-    """What it named is lost: an entry without a file stands for it, so that it is counted."""
+    """Its files are unknown: one entry without a file is counted as missing."""
     file = tmp_path / "manifest.jsonl.gz"
     if content is not None:
         file.write_bytes(content)

@@ -139,7 +139,7 @@ def test_a_dict_whose_type_is_a_number_is_no_typed_value() -> None:
 
 
 def test_new_keys_of_a_row_come_in_one_order_whatever_core_wrote() -> None:
-    """Which of two colliding names comes first must not depend on Go's random map order."""
+    """The order of two colliding names does not depend on Go's random map order."""
     orders = []
     for keys in (["recall_5", "recall@5", "a"], ["a", "recall@5", "recall_5"]):
         records = [history_record({"z": 0}, 0, 1.0), history_record(dict.fromkeys(keys, 1), 1, 2.0)]

@@ -88,7 +88,7 @@ def test_wandb_reads_what_the_writer_wrote(folder: Path, env: dict[str, str]) ->
 
 
 def test_reader_sees_in_a_real_run_what_wandb_sees(folder: Path, env: dict[str, str]) -> None:
-    """A file that wandb-core wrote, long values over block edges included, is read whole."""
+    """All records of a file of wandb-core are read, also those that span blocks."""
     script = """
 import wandb
 run = wandb.init(project="unit")
@@ -115,7 +115,7 @@ run.finish()
 @quick
 @given(records=payloads)
 def test_reader_returns_what_the_writer_took(folder: Path, records: list[bytes]) -> None:
-    """Any records come back in order, each with the offset behind it, and nothing is damaged."""
+    """Any records are read in order, each with the offset after it, and without damage."""
     path, ends = write(folder, records)
     reader = LogReader(path)
     frames = list(reader.read())
@@ -143,7 +143,7 @@ def test_the_size_of_reads_does_not_matter(
 def test_following_equals_reading_at_once(
     folder: Path, records: list[bytes], data: st.DataObject
 ) -> None:
-    """A log that arrives in arbitrary slices yields the same records, none before it is whole."""
+    """A log that grows in arbitrary slices yields the same records, each when it is complete."""
     path, ends = write(folder, records)
     whole = path.read_bytes()
     cuts = data.draw(st.lists(st.integers(0, len(whole)), max_size=6).map(sorted))
@@ -182,7 +182,7 @@ def assert_cut(path: Path, whole: bytes, records: list[bytes], ends: list[int], 
 
 
 def test_a_log_cut_anywhere_is_read_up_to_the_cut(folder: Path) -> None:
-    """At every byte: the whole records before it come, the rest is reported with its offset."""
+    """At every byte: the complete records before it are read, the rest is reported."""
     records = [b"first", b"", b"x" * 200, b"last one"]
     path, ends = write(folder, records)
     whole = path.read_bytes()
@@ -204,7 +204,7 @@ def test_a_log_cut_around_a_block_edge(folder: Path, left: int) -> None:
 @quick
 @given(data=st.data())
 def test_a_flipped_byte_costs_only_the_record_it_is_in(folder: Path, data: st.DataObject) -> None:
-    """All other records come, and the damage that is reported covers the byte."""
+    """All other records are read, and the reported damage covers the byte."""
     lengths = data.draw(st.lists(st.integers(1, 900), min_size=30, max_size=60))
     lengths[10] = BLOCK + 500
     records = [random.Random(n).randbytes(size) for n, size in enumerate(lengths)]
@@ -244,7 +244,7 @@ def test_a_wrong_checksum_costs_one_record(folder: Path) -> None:
 
 
 def test_records_behind_an_orphaned_end_are_read(folder: Path) -> None:
-    """The last chunk of a record whose beginning is damaged does not take the block with it."""
+    """The last chunk of a record with a damaged beginning does not hide the rest of the block."""
     path, ends = write(folder, [b"a" * (BLOCK + 100), b"sound", b"too"])
     whole = bytearray(path.read_bytes())
     whole[100] ^= 1

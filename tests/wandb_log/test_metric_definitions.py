@@ -50,8 +50,8 @@ def test_a_step_metric_is_inserted_with_its_latest_value() -> None:
     assert row_after(metrics, {("other",): "1"}) == {("other",): "1"}
 
 
-def test_a_step_metric_gives_way_to_no_tree() -> None:
-    """Inserted as a number it takes the place of a tree of its name, as in wandb-core."""
+def test_a_step_metric_replaces_a_tree() -> None:
+    """Inserted as a number it replaces a tree of its name, as in wandb-core."""
     metrics = MetricDefinitions(SummaryFold())
     metrics.define(definition("loss", step="epoch", sync=True))
     row = row_after(metrics, {("loss",): "1", ("epoch", "u"): "5"})
@@ -66,7 +66,7 @@ def test_only_what_is_synced_is_inserted() -> None:
 
 
 def test_a_glob_defines_what_it_matches() -> None:
-    """Keys are defined when they first come; W&B's own never are; an exact name wins."""
+    """Keys are defined at their first row, W&B's own never; an exact name takes precedence."""
     summary = SummaryFold()
     metrics = MetricDefinitions(summary)
     metrics.define(definition("val/*", max=True))

@@ -1,4 +1,4 @@
-"""Rows taken apart many at once are the rows that protobuf tells of."""
+"""Rows decoded many at once equal those that protobuf decodes."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_one_odd_row_costs_few_others(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(parsed) <= MIN_ROWS
 
 
-def test_a_row_that_is_none_is_told_of() -> None:
+def test_a_row_that_cannot_be_decoded_is_reported() -> None:
     """Bytes that look like a history record and are no message are not lost in silence."""
     bad = b"\x08\x01\x12\x06\x0a\x20\x12\x01\x82\x01"
     decoder = RunDecoder()

@@ -51,7 +51,7 @@ def test_a_preempted_run() -> None:
     assert run.state() == "failed"
 
 
-def test_names_come_from_the_last_record_that_has_them() -> None:
+def test_names_are_those_of_the_last_record_that_has_them() -> None:
     """An empty field does not erase what is known."""
     run = facts(run_record(display_name="one", notes="n", project="p"), run_record(project="p"))
     info = run.info({}, {})
@@ -59,7 +59,7 @@ def test_names_come_from_the_last_record_that_has_them() -> None:
 
 
 def test_a_tag_can_be_removed_in_the_log_but_not_by_a_resumption() -> None:
-    """A resumed run's first record without tags says nothing of them; a later one does."""
+    """A resumed run's first record without tags keeps the tags; a later one removes them."""
     run = facts(run_record(tags=("a", "b")), run_record(tags=("b",)))
     assert run.info({}, {}).tags == ("b",)
     run.begin("two")
@@ -85,7 +85,7 @@ def test_the_first_start_and_the_last_moment() -> None:
 
 
 def test_params_are_the_first_values() -> None:
-    """Changed, removed and nested config: what was first, and what stands."""
+    """Changed, removed and nested config: the first values and the current ones."""
     run = facts(
         run_record(config={"a": 1, "n": {"x": 1, "y": {"z": 2}}, "empty": {}}),
         config_record({"a": 2, "late": 3, "n": {"x": 5}}),
@@ -110,8 +110,8 @@ def test_nested_updates_and_removals() -> None:
     assert run.info({}, {}).config == {"a": {"b": 1}, "c": {}}
 
 
-def test_what_is_told_later_does_not_change_what_was_told() -> None:
-    """A RunInfo is a value: it may wait in a queue while the run goes on."""
+def test_later_records_do_not_change_an_earlier_info() -> None:
+    """A RunInfo does not change when later records are added."""
     run = facts(run_record(config={"a": 1}))
     before = run.info({}, {})
     feed(run, config_record({"b": 2}))

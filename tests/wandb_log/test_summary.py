@@ -12,8 +12,8 @@ from tests.support.core_says import comparable
 ALL = frozenset({"min", "max", "mean", "first", "last"})
 
 
-def test_the_last_value_stands() -> None:
-    """Without a definition, and whatever its kind."""
+def test_the_last_value_is_shown() -> None:
+    """Without a definition, for values of every type."""
     fold = SummaryFold()
     fold.numbers(("a",), [1.0, 3.0, 2.0])
     fold.other(("b", "c"), "text")
@@ -36,7 +36,7 @@ def test_statistics_of_one_fold_and_of_many_are_equal() -> None:
 @pytest.mark.parametrize("at", [0, 1, 2])
 @pytest.mark.parametrize("split", [0, 1, 2, 3])
 def test_one_nan_makes_the_statistics_nan(at: int, split: int) -> None:
-    """As Go's min and max do, wherever the NaN stands and however the values are split."""
+    """As Go's min and max do, for every position of the NaN and every split of the values."""
     values = [5.0, 1.0, 3.0]
     values[at] = math.nan
     fold = SummaryFold()
@@ -59,7 +59,7 @@ def test_infinities_are_no_nan() -> None:
 
 
 def test_a_hidden_key_is_not_shown() -> None:
-    """`summary="none"`; what was shown before stays as W&B was told it."""
+    """`summary="none"`; a value that W&B showed before stays."""
     fold = SummaryFold()
     fold.numbers(("late",), [1.0])
     for key in ("late", "never"):
@@ -76,8 +76,8 @@ def test_what_the_user_sets_shows_though_the_key_is_hidden() -> None:
     assert fold.tree() == {"b": 0}
 
 
-def test_what_the_user_sets_stands_until_the_key_is_logged() -> None:
-    """A statistic gives way to it; deleting it leaves nothing."""
+def test_what_the_user_sets_stays_until_the_key_is_logged() -> None:
+    """It replaces a statistic; deleting it leaves nothing."""
     fold = SummaryFold()
     fold.configure(("a",), False, frozenset({"max"}))
     fold.numbers(("a",), [1.0], 2)
@@ -101,7 +101,7 @@ def test_deleting_a_key_deletes_what_is_below_it() -> None:
 
 
 def test_a_number_and_a_tree_under_one_key() -> None:
-    """The one that came last is shown, in whichever order the columns are folded."""
+    """The later one is shown, in any order of adding the columns."""
     later, earlier = SummaryFold(), SummaryFold()
     later.numbers(("a", "u"), [1.0], 4)
     later.numbers(("a",), [0.0], 2)
@@ -110,7 +110,7 @@ def test_a_number_and_a_tree_under_one_key() -> None:
     assert (later.tree(), earlier.tree()) == ({"a": {"u": 1.0}}, {"a": 0.0})
 
 
-def test_a_tree_that_the_user_set_gives_way_to_what_is_logged_below_it() -> None:
+def test_a_tree_that_the_user_set_is_replaced_by_what_is_logged_below_it() -> None:
     """wandb-core keeps it as one value, and replaces it."""
     fold = SummaryFold()
     fold.set(("t",), {"u": 1}, 1)
@@ -127,7 +127,7 @@ def test_wandbs_own_keys_are_left_out() -> None:
     assert fold.tree() == {}
 
 
-def test_a_null_that_the_user_set_stands_for_the_tree_below_it() -> None:
+def test_a_null_that_the_user_set_replaces_the_tree_below_it() -> None:
     """wandb-core then shows nothing, until something below it is logged again."""
     fold = SummaryFold()
     fold.numbers(("t", "v"), [3.0], 1)
@@ -138,7 +138,7 @@ def test_a_null_that_the_user_set_stands_for_the_tree_below_it() -> None:
 
 
 def test_a_deleted_key_takes_the_tree_along_that_it_had_replaced() -> None:
-    """What a number replaced does not come back when the number goes."""
+    """Removing a number does not restore the value that it replaced."""
     fold = SummaryFold()
     fold.numbers(("t", "v"), [3.0], 1)
     fold.numbers(("t",), [4.0], 2)

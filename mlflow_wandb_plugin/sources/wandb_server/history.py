@@ -311,10 +311,7 @@ class RunHistory:
     # -- last values of a resumed read ------------------------------------------------------
 
     def fill_last(self, wanted: set[Key]) -> None:
-        """Read the last values of ``wanted`` keys, and the last row, if they are before ``since``.
-
-        The newest rows are read first.
-        """
+        """Read the last values of ``wanted`` keys, and the last row, from before ``since``."""
         missing = {path for path in wanted if path not in self.last}
         rows = self._earlier_live_rows()
         while (missing or self.last.step is None) and (page := next(rows, None)) is not None:

@@ -48,10 +48,7 @@ class RunKeys:
         return found
 
     def is_number(self, name: str) -> bool:
-        """Whether the key has numbers and no text, so that its text ``NaN`` is a number.
-
-        If a key has both, its ``NaN`` stays text.
-        """
+        """Whether the key has numbers and no text, so that its text ``NaN`` is a number."""
         types = self.types.get(name, {})
         return bool(types) and "string" not in types and ("number" in types or "boolean" in types)
 

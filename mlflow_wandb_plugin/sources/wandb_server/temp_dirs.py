@@ -18,10 +18,7 @@ _LOCK = ".lock"
 
 
 class RefCountedTempDir:
-    """A temporary folder that is removed when neither it nor a path of `new_file` is referenced.
-
-    A killed process leaves its folders; the next process removes those that are not locked.
-    """
+    """A temporary folder that is removed when neither it nor a path of `new_file` is referenced."""
 
     def __init__(self, prefix: str) -> None:
         _remove_abandoned(prefix)

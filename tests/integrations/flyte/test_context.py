@@ -31,7 +31,7 @@ tables = st.dictionaries(st.sampled_from(["a", "b", "c"]), values, max_size=3)
 
 
 @given(project=texts, id=texts, name=texts, tags=st.lists(texts), config=tables, notes=values)
-def test_a_wandb_config_comes_back_as_it_was(**fields: Any) -> None:
+def test_a_wandb_config_is_decoded_as_it_was(**fields: Any) -> None:
     """Text stays text, whatever number it looks like; the rest is JSON."""
     config = wandb_config(**fields)
     context = config.to_dict()
@@ -40,7 +40,7 @@ def test_a_wandb_config_comes_back_as_it_was(**fields: Any) -> None:
 
 
 @given(project=texts, method=texts, parameters=tables, early_terminate=tables)
-def test_a_sweep_config_comes_back_as_it_was(**fields: Any) -> None:
+def test_a_sweep_config_is_decoded_as_it_was(**fields: Any) -> None:
     """Its keys do not meet those of `wandb_config`."""
     config = wandb_sweep_config(**fields)
     context = {**wandb_config(project="other", name="n").to_dict(), **config.to_dict()}
@@ -53,7 +53,7 @@ def test_a_sweep_config_comes_back_as_it_was(**fields: Any) -> None:
     tags=st.dictionaries(texts, texts),
     log_models=st.booleans(),
 )
-def test_an_mlflow_config_comes_back_as_it_was(**fields: Any) -> None:
+def test_an_mlflow_config_is_decoded_as_it_was(**fields: Any) -> None:
     """An experiment id of digits stays text."""
     config = mlflow_config(**fields)
     assert MlflowConfig.from_dict(config.to_dict()) == config

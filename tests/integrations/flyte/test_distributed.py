@@ -51,7 +51,7 @@ TWO_BY_TWO = {
 
 
 @pytest.mark.parametrize(("mode", "scope"), TWO_BY_TWO)
-def test_two_nodes_share_runs_as_the_table_says(mode: str, scope: str) -> None:
+def test_two_nodes_share_runs_as_in_the_table(mode: str, scope: str) -> None:
     """Ids, groups, labels and who opens a run, for all six rows."""
     found = [share(mode, scope, info, "b") for info in processes(2, 2)]
     assert found == TWO_BY_TWO[mode, scope]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integrations.flyte.homes import PROGRAMS, ROOT, Homes, read_homes
+from tests.integrations.flyte.logged_runs import PROGRAMS, ROOT, LoggedRuns, read_logged_runs
 from tests.support.processes import free_port, started
 
 pytest.importorskip("torch", reason="torch is not installed")
@@ -19,7 +19,7 @@ pytest.importorskip("flyteplugins.pytorch", reason="flyteplugins-pytorch is not 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def launch(env: dict[str, str], nodes: int, *tasks: str) -> Homes:
+def launch(env: dict[str, str], nodes: int, *tasks: str) -> LoggedRuns:
     """Run tasks on each of the nodes, which are processes of this machine."""
     notes = Path(env["WANDB_DIR"]) / "notes"
     notes.mkdir()
@@ -45,11 +45,11 @@ def launch(env: dict[str, str], nodes: int, *tasks: str) -> Homes:
         assert process.returncode == 0, out[-4000:] + err[-8000:]
         said.update(json.loads(out.splitlines()[-1]))
     said["notes"] = [file.read_text() for file in sorted(notes.iterdir())]
-    return read_homes(env, said, "".join(out + err for out, err in outputs))
+    return read_logged_runs(env, said, "".join(out + err for out, err in outputs))
 
 
 @pytest.fixture(scope="module")
-def rows(offline: Callable[[str], dict[str, str]]) -> Homes:
+def rows(offline: Callable[[str], dict[str, str]]) -> LoggedRuns:
     """All six rows of run_mode × rank_scope, on two nodes with two processes each."""
     return launch(offline("rows"), 2, "six_rows")
 
@@ -65,7 +65,7 @@ ROWS = {
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_workers_open_the_runs_of_the_table(rows: Homes, row: str) -> None:
+def test_workers_open_the_runs_of_the_table(rows: LoggedRuns, row: str) -> None:
     """Who has a run, which id it has, and whose points are in it, in both homes."""
     seen = Counter(note for note in rows.said["notes"] if note.startswith(f"{row} "))
     ids = [ROWS[row].get(rank) for rank in range(4)]
@@ -76,7 +76,7 @@ def test_workers_open_the_runs_of_the_table(rows: Homes, row: str) -> None:
         assert rows.mlflow[run_id].status == "FINISHED"
 
 
-def test_runs_of_their_own_have_a_group_and_a_parent(rows: Homes) -> None:
+def test_runs_of_their_own_have_a_group_and_a_parent(rows: LoggedRuns) -> None:
     """In W&B one group, in MLflow one parent: for all, or for each node."""
     for row, run_ids in ROWS.items():
         for rank, run_id in run_ids.items():
@@ -90,12 +90,12 @@ def test_runs_of_their_own_have_a_group_and_a_parent(rows: Homes) -> None:
     assert len(parents) == 3
 
 
-def test_track_in_a_shared_run_gives_all_workers_one_mlflow_run(rows: Homes) -> None:
+def test_track_in_a_shared_run_is_one_mlflow_run(rows: LoggedRuns) -> None:
     """MLflow's calls of all ranks land in the replica."""
     assert rows.mlflow["shared-global"].points("by_mlflow") == [(r, float(r)) for r in range(4)]
 
 
-def test_there_are_no_other_runs(rows: Homes) -> None:
+def test_there_are_no_other_runs(rows: LoggedRuns) -> None:
     """Each W&B run has one MLflow run; beside them only the three parents."""
     wanted = {run_id for ids in ROWS.values() for run_id in ids.values()}
     assert set(rows.wandb) == wanted
@@ -103,13 +103,13 @@ def test_there_are_no_other_runs(rows: Homes) -> None:
 
 
 @pytest.fixture(scope="module")
-def ends(offline: Callable[[str], dict[str, str]]) -> Homes:
+def ends(offline: Callable[[str], dict[str, str]]) -> LoggedRuns:
     """One node with two processes: success, failure, kill and retry, each a launch of its own."""
     tasks = ("meets", "fails", "killed_once:0", "killed_once:1")
     return launch(offline("ends"), 1, *tasks)
 
 
-def test_only_rank_0_has_runs_by_default(ends: Homes) -> None:
+def test_only_rank_0_has_runs_by_default(ends: LoggedRuns) -> None:
     """The task succeeds, and both of its runs."""
     assert ends.said["meets"] == ""
     assert ends.values("meets-a0", "rank") == [0]
@@ -117,7 +117,7 @@ def test_only_rank_0_has_runs_by_default(ends: Homes) -> None:
     assert ends.mlflow["meets-a0"].status == "FINISHED"
 
 
-def test_a_failed_worker_fails_its_runs_and_its_peers_are_killed(ends: Homes) -> None:
+def test_a_failed_worker_fails_its_runs_and_its_peers_are_killed(ends: LoggedRuns) -> None:
     """Rank 1 raises: its run has failed. The agent ends rank 0: killed, in MLflow's run, too."""
     assert ends.said["fails"] == "failed"
     states = [ends.wandb[f"fails-a0-rank-{rank}"].info.state for rank in (0, 1)]
@@ -132,7 +132,7 @@ def test_a_failed_worker_fails_its_runs_and_its_peers_are_killed(ends: Homes) ->
     assert ends.values("fails-a0-rank-1", "rank") == [1]
 
 
-def test_a_killed_workers_runs_are_killed(ends: Homes) -> None:
+def test_a_killed_workers_runs_are_killed(ends: LoggedRuns) -> None:
     """SIGKILL of rank 0, whose MLflow run the task ends; SIGTERM of rank 1 by the agent."""
     assert ends.said["killed_once:0"] == "failed"
     after = ends.said["after killed_once:0"]
@@ -140,7 +140,7 @@ def test_a_killed_workers_runs_are_killed(ends: Homes) -> None:
     assert {run: after[run] for run in runs} == dict.fromkeys(runs, "KILLED")
 
 
-def test_a_retried_task_goes_on_in_the_same_runs(ends: Homes) -> None:
+def test_a_retried_task_resumes_the_same_runs(ends: LoggedRuns) -> None:
     """The next attempt finishes them. MLflow has the points of both attempts, also those of rank 0,
     whose own log wandb lost when it was killed."""
     assert ends.said["killed_once:1"] == ""

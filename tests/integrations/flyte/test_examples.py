@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integrations.flyte.homes import ROOT
+from tests.integrations.flyte.logged_runs import ROOT
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import started
 from tests.support.stores import copy_store

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.integrations.flyte.homes import Homes, read_homes, run_program
+from tests.integrations.flyte.logged_runs import LoggedRuns, read_logged_runs, run_program
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def failing(offline: Callable[[str], dict[str, str]]) -> Homes:
+def failing(offline: Callable[[str], dict[str, str]]) -> LoggedRuns:
     """What `programs/failing.py` left behind."""
     env = offline("failing")
     said, output = run_program("failing", env, Path(env["WANDB_DIR"]))
-    return read_homes(env, said, output)
+    return read_logged_runs(env, said, output)
 
 
 @pytest.mark.parametrize("name", ["fails", "fails sync"])
-def test_a_failed_task_has_failed_runs(failing: Homes, name: str) -> None:
+def test_a_failed_task_has_failed_runs(failing: LoggedRuns, name: str) -> None:
     """W&B exits with 1, MLflow is FAILED, and the task's own error reaches the caller."""
     (run_id,) = failing.said["ids"][name]
     assert failing.wandb[run_id].info.exit_code == 1
@@ -30,14 +30,14 @@ def test_a_failed_task_has_failed_runs(failing: Homes, name: str) -> None:
     assert failing.said["said"][name.replace(" ", "_")] == "no"
 
 
-def test_a_failed_task_has_a_failed_mlflow_run(failing: Homes) -> None:
+def test_a_failed_task_has_a_failed_mlflow_run(failing: LoggedRuns) -> None:
     """Born in MLflow, the same."""
     (run_id,) = failing.said["ids"]["fails in MLflow"]
     assert failing.mlflow[run_id].status == "FAILED"
     assert failing.wandb[run_id].info.exit_code == 1
 
 
-def test_a_cancelled_task_has_killed_runs(failing: Homes) -> None:
+def test_a_cancelled_task_has_killed_runs(failing: LoggedRuns) -> None:
     """Being cancelled is no failure of the task: W&B shows killed, MLflow KILLED."""
     (run_id,) = failing.said["ids"]["cancelled"]
     assert failing.wandb[run_id].info.state == "killed"
@@ -47,7 +47,7 @@ def test_a_cancelled_task_has_killed_runs(failing: Homes) -> None:
     assert failing.wandb[run_id].info.exit_code == 255
 
 
-def test_a_retry_goes_on_in_the_same_runs(failing: Homes) -> None:
+def test_a_retry_resumes_the_same_runs(failing: LoggedRuns) -> None:
     """One id for all attempts, in MLflow one run with all their points, FINISHED in the end."""
     run_id, *again = failing.said["ids"]["retried"]
     assert again == [run_id, run_id]
@@ -56,7 +56,7 @@ def test_a_retry_goes_on_in_the_same_runs(failing: Homes) -> None:
     assert failing.values(run_id, "attempt") == [1, 2, 3]
 
 
-def test_a_retry_goes_on_in_the_same_mlflow_run(failing: Homes) -> None:
+def test_a_retry_resumes_the_same_mlflow_run(failing: LoggedRuns) -> None:
     """Born in MLflow, the same."""
     first, second = failing.said["ids"]["retried in MLflow"]
     assert first == second
@@ -65,7 +65,7 @@ def test_a_retry_goes_on_in_the_same_mlflow_run(failing: Homes) -> None:
     assert failing.values(first, "attempt") == [1, 2]
 
 
-def test_a_childs_failure_is_the_childs(failing: Homes) -> None:
+def test_a_childs_failure_is_the_childs(failing: LoggedRuns) -> None:
     """A parent that catches it succeeds."""
     (child,) = failing.said["ids"]["child"]
     (parent,) = failing.said["ids"]["catches"]

@@ -82,7 +82,7 @@ def test_links_point_at_the_configured_host(monkeypatch: pytest.MonkeyPatch) -> 
     assert link(Wandb(), **PLACE) == f"https://wandb.ai{run}"
 
 
-def test_a_link_heeds_the_contexts_mode_unless_the_decorator_has_said_one() -> None:
+def test_a_link_heeds_the_contexts_mode_unless_the_decorator_has_one() -> None:
     """A child in mode new, by its context, is not its parent's run."""
     context = {**PLACE, "_wandb_run_id": "parent", "wandb_run_mode": "new"}
     env = flyte.TaskEnvironment(name="modes")
@@ -133,7 +133,7 @@ def test_mlflow_links_lead_to_the_shared_run_or_the_own_experiment() -> None:
     assert "secret" not in found
 
 
-def test_track_has_a_link_for_each_home() -> None:
+def test_track_has_a_link_for_each_backend() -> None:
     """W&B's first, then MLflow's, which knows the host that the decorator was given."""
     env = flyte.TaskEnvironment(name="both", env_vars={"WANDB_BASE_URL": "https://w.example"})
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.integrations.flyte.homes import run_program
+from tests.integrations.flyte.logged_runs import run_program
 from tests.support.mlflow_state import RunState, read_runs
 from tests.support.stores import copy_store
 from tests.wandb_server import WandbServer
@@ -68,7 +68,7 @@ def test_the_contexts_project_and_id_reach_a_container(online: Online) -> None:
     assert values(online.mlflow["named"], "x") == [1]
 
 
-def test_a_retry_in_a_new_container_goes_on_in_the_same_runs(online: Online) -> None:
+def test_a_retry_in_a_new_container_resumes_the_same_runs(online: Online) -> None:
     """The first attempt's rows are still there; the run ends as the last attempt ends."""
     assert online.said["attempts"] == ["failed", ""]
     run = online.server.run("tester/retried/run3-a")
@@ -78,7 +78,7 @@ def test_a_retry_in_a_new_container_goes_on_in_the_same_runs(online: Online) -> 
     assert (values(twin, "attempt"), twin.status) == ([0, 1], "FINISHED")
 
 
-def test_a_downloaded_run_has_its_whole_history(online: Online) -> None:
+def test_a_downloaded_run_has_its_complete_history(online: Online) -> None:
     """All rows, not a sample; the summary, and the run's files."""
     assert online.said["downloads"] == ""
     folder = Path(online.said["folder"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integrations.flyte.homes import PROGRAMS, ROOT, read_homes
+from tests.integrations.flyte.logged_runs import PROGRAMS, ROOT, read_logged_runs
 from tests.support.processes import started, wait_until
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ def test_a_terminated_tasks_runs_are_killed(offline: Callable[[str], dict[str, s
         process.terminate()
         out, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGTERM, out + err
-    homes = read_homes(env)
+    homes = read_logged_runs(env)
     assert homes.wandb["run-a"].info.state == "killed"
     assert homes.mlflow["run-a"].status == "KILLED"
     assert homes.values("run-a", "x") == [1]

@@ -18,7 +18,7 @@ import flyte
 import pytest
 
 from mlflow_wandb_flyte import WandbSweep, get_wandb_run, wandb_config, wandb_init, wandb_sweep
-from tests.integrations.flyte.homes import run_program
+from tests.integrations.flyte.logged_runs import run_program
 from tests.support.mlflow_state import RunState, read_runs
 from tests.support.stores import copy_store
 from tests.wandb_server import WandbServer
@@ -142,7 +142,7 @@ def test_12_a_terminated_tasks_mlflow_run_is_killed(seen: Seen) -> None:
 
 
 @pytest.mark.slow
-def test_13_a_retry_goes_on_in_the_same_runs(seen: Seen) -> None:
+def test_13_a_retry_resumes_the_same_runs(seen: Seen) -> None:
     """One MLflow run, and a W&B run with the rows of both attempts."""
     assert len(seen.said["13 mlflow"]) == 2
     assert len(set(seen.said["13 mlflow"])) == 1

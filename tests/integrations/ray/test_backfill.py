@@ -245,6 +245,6 @@ def test_a_report_of_migrated_runs_is_the_one_of_threads(done: Backfilled) -> No
     assert len(curves[0]) >= RUNS
 
 
-def test_runs_in_a_shared_folder_arrive_whole(done: Backfilled, server: str) -> None:
+def test_runs_in_a_shared_folder_arrive_completely(done: Backfilled, server: str) -> None:
     """Nodes read what the driver has listed."""
     assert points_at(server, "shelf") == done.written

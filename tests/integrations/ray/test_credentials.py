@@ -42,7 +42,7 @@ def test_no_key_is_one_line_that_says_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("mode", ["offline", "disabled"])
-def test_a_run_that_talks_to_nobody_needs_no_key(mode: str) -> None:
+def test_a_run_that_is_offline_needs_no_key(mode: str) -> None:
     """Offline, credentials are no one's business."""
     provide_wandb_key({"mode": mode})
     assert "WANDB_API_KEY" not in os.environ

@@ -34,7 +34,7 @@ def test_targets_of_one_machine_are_refused(to: str) -> None:
 
 
 @pytest.mark.parametrize("to", ["http://host:5000", "databricks://profile", "postgresql://host/db"])
-def test_targets_that_all_nodes_reach_are_taken(to: str) -> None:
+def test_targets_that_all_nodes_reach_are_accepted(to: str) -> None:
     """Tracking servers, and databases that are servers."""
     plugins.open_engine("ray").check(Job("wandb://e/p", to))
 
@@ -48,7 +48,7 @@ def test_the_refusal_is_one_line(env: dict[str, str], tmp_path: Path) -> None:
     assert "pass --to http://HOST:PORT" in line
 
 
-def test_an_engine_that_nobody_offers_is_named(env: dict[str, str], tmp_path: Path) -> None:
+def test_an_engine_that_does_not_exist_is_an_error(env: dict[str, str], tmp_path: Path) -> None:
     """A misspelt engine is one line and 2, and so is an address without the engine."""
     said = mlflow_wandb("backfill", tmp_path, "--engine", "spark", env=env, cwd=tmp_path)
     assert (said.returncode, said.stderr.count("\n")) == (2, 1)

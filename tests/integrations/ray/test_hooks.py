@@ -31,7 +31,7 @@ def test_a_failed_training_is_failed_with_rank_zeros_reports(left: Left) -> None
     assert SECRET not in left.output
 
 
-def test_the_same_experiment_begun_again_goes_on(left: Left) -> None:
+def test_the_same_experiment_is_resumed_when_restarted(left: Left) -> None:
     """As after the driver's death: the id is the same, and so are both runs."""
     run, twin = left.only("again")
     assert left.said["again"] == [run.name, run.name]
@@ -41,7 +41,7 @@ def test_the_same_experiment_begun_again_goes_on(left: Left) -> None:
 
 
 @pytest.mark.parametrize("name", ["cut-short", "cut-early"])
-def test_a_trial_goes_on_in_another_session(left: Left, name: str) -> None:
+def test_a_trial_is_resumed_in_another_session(left: Left, name: str) -> None:
     """The state that Tune keeps names its run, and where Tune had not saved it yet, the place and
     the trial do; a changed param is no error, a second start does nothing, and the noise of results
     is left out."""
@@ -56,7 +56,7 @@ def test_a_trial_goes_on_in_another_session(left: Left, name: str) -> None:
     assert run.values["lr"] == 4.0
 
 
-def test_a_checkpoint_comes_from_any_file_system(left: Left) -> None:
+def test_a_checkpoint_is_read_from_any_file_system(left: Left) -> None:
     """One that is on no disk of this machine is an artifact in both homes."""
     run, twin = left.only("remote")
     (artifact,) = run.logged_artifacts

@@ -14,7 +14,7 @@ def left(program: Callable[..., Left]) -> Left:
     return program("local")
 
 
-def test_a_training_is_one_run_in_each_home(left: Left) -> None:
+def test_a_training_is_one_run_in_each_backend(left: Left) -> None:
     """Metrics, config without its secret, name and status are the same in both homes; a training
     that is begun again without storage is another run."""
     assert left.said == ["finished", "as intended", "finished"]
@@ -32,7 +32,7 @@ def test_a_training_is_one_run_in_each_home(left: Left) -> None:
         assert twin.tags["wandb.sync.state"] == "complete"
 
 
-def test_a_training_that_fails_is_failed_in_both_homes(left: Left) -> None:
+def test_a_training_that_fails_is_failed_in_both_backends(left: Left) -> None:
     """The exception reaches the trainer, and both runs say so."""
     run, twin = left.only("local-fails")
     assert rows_of(run) == [{"loss": 1.0}]

@@ -74,7 +74,7 @@ def test_a_refusal_makes_the_run_an_offline_one(capsys: pytest.CaptureFixture[st
     )
 
 
-def test_what_is_lost_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_lost_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     """A row that wandb refuses, and all rows of a run that never starts; the rest goes on."""
     thread = RunThread(Run)
     thread.log({"bad": 1})

@@ -42,7 +42,7 @@ def test_a_config_becomes_plain_values() -> None:
     ) == {"lr": 0.5, "sizes": [1, 2], "model": "Path", "3": {"api_key": "***", "n": None}}
 
 
-def test_setup_dual_elsewhere_says_what_to_use() -> None:
+def test_setup_dual_elsewhere_is_an_error() -> None:
     """Outside of a training function of Ray Train there is no run to set up."""
     with pytest.raises(UsageError, match="in the function that a Ray Trainer runs"):
         setup_dual({})

@@ -27,7 +27,7 @@ NAME = "left-open"
 PROGRAM = [sys.executable, str(PROGRAMS / "train.py"), NAME]
 
 
-def test_ray_allows_what_the_page_says() -> None:
+def test_ray_allows_what_the_documentation_says() -> None:
     """Ray has no setting for it: it is the default of a function of its own."""
     from ray.train.v2._internal.execution.worker_group import state
 

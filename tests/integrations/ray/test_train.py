@@ -23,7 +23,7 @@ def row_of(told: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["worker-dies", "rank-zero-dies"])
-def test_a_restart_goes_on_in_the_same_runs(left: Left, name: str) -> None:
+def test_a_restart_resumes_the_same_runs(left: Left, name: str) -> None:
     """One run in each home has what the controller received of both attempts, each report once and
     in order; it is finished."""
     run, twin = left.only(name)
@@ -64,7 +64,7 @@ def test_no_secret_of_the_config_is_shown(left: Left, name: str) -> None:
     assert run.values["told"] == twin.params["told"]
 
 
-def test_setup_dual_goes_on_after_rank_zero_was_killed(left: Left) -> None:
+def test_setup_dual_resumes_after_rank_zero_was_killed(left: Left) -> None:
     """Both attempts log into one run: its id is the same in each. All rows of both are in both
     homes, in order and at the same steps, although W&B had none of the first attempt's when its
     worker was killed. The worker's end has ended the run, which nobody else did."""

@@ -21,7 +21,7 @@ def left(program: Callable[..., Left]) -> Left:
 
 
 @pytest.mark.parametrize("name", ["restore", "population"])
-def test_each_trial_is_one_run_in_each_home(left: Left, name: str) -> None:
+def test_each_trial_is_one_run_in_each_backend(left: Left, name: str) -> None:
     """Every result is there once, in order, at its training iteration, in both homes; after a
     restore, too. All runs are finished."""
     runs = {run.display_name.removeprefix("train_"): run for run in left.wandb(name)}
@@ -55,7 +55,7 @@ def test_trials_stand_together(left: Left, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["restore", "population"])
-def test_results_come_without_noise(left: Left, name: str) -> None:
+def test_results_have_no_internal_keys(left: Left, name: str) -> None:
     """No process ids, hosts, dates and copies of the config among the metrics."""
     for run in left.wandb(name):
         assert {key for row in rows_of(run) for key in row} == KEPT

@@ -121,7 +121,7 @@ def assert_both_homes_have_all(left: Left, project: str) -> None:
         assert twin.tags["wandb.sync.state"] == "complete"
 
 
-def test_a_restored_experiment_goes_on_in_the_same_runs(
+def test_a_restored_experiment_resumes_the_same_runs(
     tmp_path: Path, empty_store: Path, wandb: WandbServer
 ) -> None:
     """One run a trial in each home. W&B had nothing when the driver was killed; in the end both
@@ -145,7 +145,7 @@ def test_a_restored_experiment_goes_on_in_the_same_runs(
     assert not list(killed.experiment.rglob(KEPT_JOURNAL))
 
 
-def test_an_experiment_whose_node_died_goes_on_in_the_same_runs(
+def test_an_experiment_whose_node_died_resumes_the_same_runs(
     tmp_path: Path, empty_store: Path, wandb: WandbServer
 ) -> None:
     """The replicator and wandb-core are killed with the driver: what they left is delivered by the

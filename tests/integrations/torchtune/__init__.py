@@ -1,3 +1,3 @@
 import pytest
 
-pytest.register_assert_rewrite("tests.integrations.torchtune.homes")
+pytest.register_assert_rewrite("tests.integrations.torchtune.both_runs")

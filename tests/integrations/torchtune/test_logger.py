@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integrations.torchtune.homes import TwoHomes
+from tests.integrations.torchtune.both_runs import BothRuns
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import run_command, run_script
 from tests.wandb_server import WandbServer
@@ -26,8 +26,8 @@ class Logged:
         self.runs = read_runs(uri)
         self._wandb, self._uri, self._folder = wandb, uri, work / "read"
 
-    def homes(self, run_id: str) -> TwoHomes:
-        return TwoHomes.of(self._wandb, self._uri, f"unit/{run_id}", self._folder)
+    def homes(self, run_id: str) -> BothRuns:
+        return BothRuns.of(self._wandb, self._uri, f"unit/{run_id}", self._folder)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def logged(place: tuple[Path, dict[str, str]], wandb: WandbServer) -> Logged:
         "saving",
     ],
 )
-def test_both_homes_hold_the_same(logged: Logged, run_id: str) -> None:
+def test_both_backends_hold_the_same(logged: Logged, run_id: str) -> None:
     """Every point with its time, config, files, artifacts and status of each run."""
     logged.homes(run_id).assert_equal()
 
@@ -102,7 +102,7 @@ def test_a_step_that_falls_is_kept(logged: Logged) -> None:
     assert sorted((step, value) for value, _, step in by_time) == sorted(wanted)
 
 
-def test_the_config_is_in_both_homes_without_secrets(logged: Logged) -> None:
+def test_the_config_is_in_both_backends_without_secrets(logged: Logged) -> None:
     """As W&B's config, MLflow's params, and the YAML with its interpolations."""
     import yaml
 
@@ -136,7 +136,7 @@ def test_only_rank_zero_logs(logged: Logged) -> None:
 
 
 @pytest.mark.parametrize("run_id", ["crashed", "remains", "cleaned"])
-def test_a_recipe_that_crashes_in_a_program_that_goes_on_failed(
+def test_a_recipe_that_crashes_in_a_program_that_continues_has_failed(
     logged: Logged, run_id: str
 ) -> None:
     """Nobody closes the logger, the next recipe begins, or a finally closes it: failed in both."""
@@ -263,7 +263,7 @@ logger.log("loss", 1.0, 1)
 """
     (folder / run_id).mkdir()
     run_script(code, env, folder / run_id, check=False)
-    homes = TwoHomes.of(wandb, env["MLFLOW_TRACKING_URI"], f"unit/{run_id}", folder / "ended")
+    homes = BothRuns.of(wandb, env["MLFLOW_TRACKING_URI"], f"unit/{run_id}", folder / "ended")
     homes.assert_equal_points()
     assert (homes.wandb.exit_code, homes.mlflow.status) == (exit_code, status)
     assert homes.mlflow.tags["wandb.sync.state"] == "complete"

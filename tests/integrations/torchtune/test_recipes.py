@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.integrations.torchtune.homes import TwoHomes
+from tests.integrations.torchtune.both_runs import BothRuns
 from tests.integrations.torchtune.recipes import (
     STEPS_PER_EPOCH,
     TINY,
@@ -48,13 +48,13 @@ class Recipes:
         done = run_recipe(recipe, config, self.env, work, launcher, check=False)
         return done.stdout + done.stderr if done.returncode == 0 else f"failed: {done.stderr}"
 
-    def homes(self, name: str) -> TwoHomes:
+    def homes(self, name: str) -> BothRuns:
         """The only run of the project ``name``, and its only replica."""
         (run,) = self._wandb.project(name).runs.values()
         self._reads += 1
         folder = self.folder / name / f"read{self._reads}"
         uri = self.env["MLFLOW_TRACKING_URI"]
-        return TwoHomes.of(self._wandb, uri, f"{name}/{run.name}", folder)
+        return BothRuns.of(self._wandb, uri, f"{name}/{run.name}", folder)
 
     def output(self, name: str, *path: str) -> Path:
         return self.folder.joinpath(name, "out", *path)
@@ -83,21 +83,21 @@ def recipes(place: tuple[Path, dict[str, str]], wandb: WandbServer) -> Recipes:
 
 
 @pytest.fixture(scope="module")
-def full(recipes: Recipes) -> TwoHomes:
+def full(recipes: Recipes) -> BothRuns:
     said = recipes.run("full", "full_finetune_single_device")
     assert not said.startswith("failed"), said
     return recipes.homes("full")
 
 
 @pytest.fixture(scope="module")
-def crashed(recipes: Recipes) -> tuple[str, TwoHomes]:
+def crashed(recipes: Recipes) -> tuple[str, BothRuns]:
     """A recipe whose loss breaks in the second step of its second epoch."""
     breaks = {"_component_": f"{TINY}.LossThatBreaks", "at": STEPS_PER_EPOCH + 2}
     said = recipes.run("crash", "full_finetune_single_device", loss=breaks)
     return said, recipes.homes("crash")
 
 
-def test_full_finetuning(full: TwoHomes) -> None:
+def test_full_finetuning(full: BothRuns) -> None:
     """Every step of both epochs is in both homes, and so is the config."""
     full.assert_equal()
     assert full.mlflow.status == "FINISHED"
@@ -110,7 +110,7 @@ def test_full_finetuning(full: TwoHomes) -> None:
 
 
 def test_checkpoints_are_artifacts_without_what_lies_beside_them(
-    full: TwoHomes, recipes: Recipes
+    full: BothRuns, recipes: Recipes
 ) -> None:
     """One an epoch, with the model's files alone: README, tokenizer and configs are copies."""
     artifacts = full.artifacts()
@@ -122,7 +122,7 @@ def test_checkpoints_are_artifacts_without_what_lies_beside_them(
         assert {"README.md", "tokenizer.model", "adapter_config.json"} < beside
 
 
-def test_checkpoints_say_how_far_training_was(full: TwoHomes) -> None:
+def test_checkpoints_say_how_far_training_was(full: BothRuns) -> None:
     """The seed (drawn by the recipe), epochs run and to run, steps an epoch."""
     first, last = (full.artifacts()[f"torchtune_model_{epoch}"]["metadata"] for epoch in (0, 1))
     seed = first["seed"]
@@ -165,8 +165,8 @@ def test_lora_finetuning_logs_adapters(recipes: Recipes) -> None:
     assert json.loads(homes.document(*config))["r"] == 4
 
 
-def test_a_crash_in_mid_epoch_failed_in_both_homes(
-    crashed: tuple[str, TwoHomes], recipes: Recipes
+def test_a_crash_in_mid_epoch_failed_in_both_backends(
+    crashed: tuple[str, BothRuns], recipes: Recipes
 ) -> None:
     """All that was logged before is there, with the first epoch's checkpoint."""
     said, homes = crashed
@@ -179,8 +179,8 @@ def test_a_crash_in_mid_epoch_failed_in_both_homes(
     wait_until(lambda: not recipes.processes("crash"), 30, str(recipes.processes("crash")))
 
 
-def test_a_resume_goes_on_in_the_same_two_runs(
-    crashed: tuple[str, TwoHomes], recipes: Recipes
+def test_a_resume_resumes_the_same_two_runs(
+    crashed: tuple[str, BothRuns], recipes: Recipes
 ) -> None:
     """From the last checkpoint: steps that are trained again are in both homes twice."""
     _, before = crashed

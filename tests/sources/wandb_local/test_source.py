@@ -148,7 +148,7 @@ def test_logs_of_one_id_are_one_run(tmp_path: Path) -> None:
 
 
 def test_a_run_that_another_process_listed_is_read(tmp_path: Path) -> None:
-    """All of its logs, in order; where they are not at hand, that is said."""
+    """All of its logs are read, in order; missing ones are an error."""
     for segment, step in ((FIRST, 0), (SECOND, 1)):
         row = history_record({"m": step}, step, 1_700_000_000 + step)
         wandb_file(tmp_path, segment, run_record(), row, exit_record())
@@ -159,7 +159,7 @@ def test_a_run_that_another_process_listed_is_read(tmp_path: Path) -> None:
         list(WandbDir(tmp_path / "elsewhere").read(run, {}))
 
 
-def test_rows_come_from_the_journal_where_there_is_one(tmp_path: Path) -> None:
+def test_rows_are_read_from_the_journal_if_there_is_one(tmp_path: Path) -> None:
     """What wandb-core's file has too is not yielded twice; what it alone knows is."""
     stats = run_record()
     stats.stats.timestamp.FromMilliseconds(1_000_500)
@@ -172,7 +172,7 @@ def test_rows_come_from_the_journal_where_there_is_one(tmp_path: Path) -> None:
     assert last_info(found).state == "finished"
 
 
-def test_a_journal_cut_short_is_overruled_by_a_whole_file(tmp_path: Path) -> None:
+def test_a_journal_cut_short_is_replaced_by_a_complete_file(tmp_path: Path) -> None:
     """Of a resumed run the later journal broke off: nothing of the earlier log is forgotten."""
     wandb_file(tmp_path, FIRST, run_record("r1", config={"a": 1}), row(0), exit_record())
     records = [row(step) for step in range(1, 5)]
@@ -189,7 +189,7 @@ def test_a_journal_cut_short_is_overruled_by_a_whole_file(tmp_path: Path) -> Non
     assert (info.state, info.missing) == ("finished", False)
 
 
-def test_a_run_that_never_said_how_it_ended_was_killed(tmp_path: Path) -> None:
+def test_a_run_without_a_recorded_end_was_killed(tmp_path: Path) -> None:
     """Nobody writes its log any more: it is not left running."""
     path = wandb_file(tmp_path, FIRST, run_record("r1"), row(0))
     assert peek(RunLog(FIRST, path)).state == "killed"
@@ -215,7 +215,7 @@ def test_a_run_whose_log_is_still_written_is_running(tmp_path: Path) -> None:
 
 
 def test_what_was_carried_is_not_yielded_again(tmp_path: Path) -> None:
-    """From a position on: later points, but the whole run's summary, config and last values."""
+    """From a position on: later points, and the complete run's summary, config and last values."""
     path = wandb_file(tmp_path, FIRST, run_record("r1"), *[row(step) for step in range(5)])
     first = items(WandbDir(tmp_path))
     *_, mark = [item for item in first if isinstance(item, Checkpoint)]
@@ -255,7 +255,7 @@ def test_a_record_that_is_none_costs_itself_alone(tmp_path: Path) -> None:
 
 
 def test_junk_in_a_journal_costs_itself_alone(tmp_path: Path) -> None:
-    """The same where the rows come from the journal."""
+    """The same if the rows are read from the journal."""
     journal_file(
         tmp_path, FIRST, run_record("r1"), partial_record({"a": 1}), b"\xff\xff junk",
         partial_record({"a": 2}), exit_record(),
@@ -282,7 +282,7 @@ def test_every_file_of_the_run_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_log_is_one_runs_error(tmp_path: Path) -> None:
-    """A file that vanishes between listing and reading is a SourceError, nothing else."""
+    """A file that is deleted between listing and reading is a SourceError."""
     path = wandb_file(tmp_path, FIRST, run_record("r1"))
     source = WandbDir(tmp_path)
     (run,) = source.runs(Selection())

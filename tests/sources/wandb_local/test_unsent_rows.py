@@ -49,7 +49,7 @@ def unsent(folder: Path, run_id: str, first_step: int) -> Unsent:
     return Unsent(folder / f"run-20260109_000000-{run_id}", run_id, first_step)
 
 
-def test_rows_come_as_they_were_logged(tmp_path: Path) -> None:
+def test_rows_are_as_they_were_logged(tmp_path: Path) -> None:
     """From the first step that W&B lacks on, with their times; floats, integers, texts and trees
     are what they were."""
     logged = [
@@ -77,7 +77,7 @@ def test_a_journal_that_is_not_delivered_yet_counts_and_stays(tmp_path: Path) ->
 
 
 def test_a_process_that_died_while_it_logged_again_loses_nothing(tmp_path: Path) -> None:
-    """It had the rows up to some step; those behind come from the process before it."""
+    """It had the rows up to some step; later ones are those of the process before it."""
     kept(tmp_path, "20260101_000000-r1", 0, [{"a": n, "by": 1} for n in range(5)])
     kept(tmp_path, "20260102_000000-r1", 2, [{"a": 2, "by": 2}, {"a": 3, "by": 2}])
     rows = unsent(tmp_path, "r1", 2).rows()

@@ -1,4 +1,4 @@
-"""A run's history comes from a W&B server complete, whatever the server is doing meanwhile."""
+"""A run's history is read completely, whatever the W&B server does meanwhile."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def expected(rows: list[dict[str, Any]]) -> tuple[dict[str, dict[int, float]], d
 
 
 class Counted(History):
-    """A history of which the server says that it has a hundred rows, whatever it gives."""
+    """A history of which the server counts a hundred rows, but may return fewer."""
 
     @property
     def line_count(self) -> int:
@@ -148,7 +148,7 @@ def test_the_source_reads_what_wandbs_own_api_reads(wandb: WandbServer, api: Wor
 
 
 def test_numbers_that_come_as_text_become_numbers(wandb: WandbServer) -> None:
-    """Where the server says that a key holds numbers, its NaN and Infinity are meant."""
+    """If a key has numbers, its texts NaN and Infinity are numbers."""
     rows = [{"x": 1.5, "word": "NaN"}, {"x": "NaN"}, {"x": "-Infinity"}]
     run = wandb.add_run("as-text", "r", rows=rows)
     keys = run.history.keys()
@@ -197,8 +197,8 @@ def test_numbers_beyond_floats_do_not_stop_a_run(wandb: WandbServer) -> None:
     assert read.last.summary["x"] == math.inf
 
 
-def test_only_the_last_word_says_that_the_run_is_over(wandb: WandbServer) -> None:
-    """A target takes an ended run's summary for final: until the rows are read, the run goes on."""
+def test_only_the_last_info_says_that_the_run_has_ended(wandb: WandbServer) -> None:
+    """A target takes an ended run's summary as final: the run runs until its rows are read."""
     wandb.add_run("last-word", "r", rows=ROWS, files={"a": b"a"})
     source = source_of(wandb, "last-word")
     items = list(source.read(only_run(source), {}))
@@ -263,10 +263,10 @@ def test_a_growing_run_is_gone_on_with_from_its_mark(wandb: WandbServer, exporte
 
 @pytest.mark.parametrize("exported", [0, 60, 100])
 @pytest.mark.parametrize("position", [0, 1, 99, 100, 151, 199])
-def test_a_resumed_read_ends_like_a_whole_one(
+def test_a_resumed_read_ends_like_a_complete_one(
     wandb: WandbServer, exported: int, position: int
 ) -> None:
-    """Nothing before the position comes again, and the run's last values are known all the same."""
+    """Nothing before the position is yielded again, and the run's last values are complete."""
     run = wandb.add_run(f"resumed-{exported}-{position}", "r", rows=ROWS)
     wandb.parquet(run, exported, files=2)
     source = source_of(wandb, run.project.name, page_rows=20)
@@ -283,7 +283,7 @@ def test_a_resumed_read_ends_like_a_whole_one(
 
 
 def test_a_run_carried_to_its_end_and_then_resumed_is_read_again(wandb: WandbServer) -> None:
-    """A position "to the end" names no step: the run is read as a whole."""
+    """A position "to the end" names no step: all of the run is read."""
     run = wandb.add_run("to-the-end", "r", rows=ROWS[:10])
     wandb.grow(run, ROWS[10:20])
     read = read_run(source_of(wandb, "to-the-end"), since={SERVER: -1})
@@ -309,7 +309,7 @@ def test_a_mark_never_passes_a_row_that_was_not_yielded(wandb: WandbServer) -> N
 
 
 def test_rows_exported_while_they_are_read_are_found(wandb: WandbServer) -> None:
-    """Rows that leave the live tail between two pages come with another pass, once."""
+    """Rows that are exported between two pages are read in another pass, once."""
     run = wandb.add_run("moved", "r", rows=ROWS)
     wandb.fail("HistoryPage", skip=2, before=lambda: wandb.parquet(run, 80))
     source = source_of(wandb, "moved", page_rows=10)
@@ -321,7 +321,7 @@ def test_rows_exported_while_they_are_read_are_found(wandb: WandbServer) -> None
 
 
 def test_no_mark_passes_rows_that_moved(wandb: WandbServer) -> None:
-    """A read that is stopped behind the hole can be gone on with, and the rows are not lost."""
+    """A read that is stopped after the gap can be resumed, and the rows are not lost."""
     run = wandb.add_run("moved-marks", "r", rows=ROWS)
     wandb.fail("HistoryPage", skip=2, before=lambda: wandb.parquet(run, 25))
     wandb.fail("HistoryPage", skip=5, status=400, times=None)
@@ -335,7 +335,7 @@ def test_no_mark_passes_rows_that_moved(wandb: WandbServer) -> None:
     assert rest.last.missing is False
 
 
-def test_rows_that_are_both_exported_and_live_come_once(wandb: WandbServer) -> None:
+def test_rows_that_are_both_exported_and_live_are_yielded_once(wandb: WandbServer) -> None:
     """A server that still serves rows which it has exported does not double them."""
     run = wandb.add_run("both", "r", rows=ROWS)
     wandb.parquet(run, 60)
@@ -358,7 +358,7 @@ def test_a_run_that_grows_while_it_is_read_is_left_running(wandb: WandbServer) -
 
 
 def test_a_run_that_ends_while_it_is_read_is_not_complete_yet(wandb: WandbServer) -> None:
-    """Files and rows may have come too late: the next read says that it is finished."""
+    """Files and rows may have been too late: the next read yields the run as finished."""
     run = wandb.add_run("ends", "r", rows=ROWS[:60], state="running")
 
     def end() -> None:
@@ -375,7 +375,7 @@ def test_a_run_that_ends_while_it_is_read_is_not_complete_yet(wandb: WandbServer
 
 
 def test_a_finished_run_that_grows_is_read_on(wandb: WandbServer) -> None:
-    """Rows that come late to a finished run are read before it is called complete."""
+    """Rows that a finished run gets late are read before it is complete."""
     run = wandb.add_run("late", "r", rows=ROWS[:60])
     wandb.fail("HistoryPage", skip=1, before=lambda: wandb.grow(run, ROWS[60:]))
     read = read_run(source_of(wandb, "late", page_rows=20))
@@ -383,8 +383,8 @@ def test_a_finished_run_that_grows_is_read_on(wandb: WandbServer) -> None:
     assert read.last.rows == {SERVER: 100}
 
 
-def test_rows_that_the_server_counts_and_never_gives_are_missing(wandb: WandbServer) -> None:
-    """After a few looks the run is reported, and said to have rows missing."""
+def test_rows_that_the_server_counts_and_never_returns_are_missing(wandb: WandbServer) -> None:
+    """After a few passes the run is reported as incomplete."""
     run = wandb.add_run("lacking", "r", rows=ROWS)
     del run.history.live[40:43]
     run.history.__class__ = Counted
@@ -399,7 +399,7 @@ def test_rows_that_the_server_counts_and_never_gives_are_missing(wandb: WandbSer
 
 
 def test_a_server_that_does_not_name_its_live_rows_is_read_by_ranges(wandb: WandbServer) -> None:
-    """Every row comes; without the names no mark can be trusted, so there is none."""
+    """Every row is read; without listed rows there are no checkpoints."""
     rows = [*ROWS, {**ROWS[0], "_step": 4_000_000, "_timestamp": 1.7e9 + 4_000_000.25}]
     run = wandb.add_run("unnamed", "r", rows=rows)
     wandb.parquet(run, 30)
@@ -454,7 +454,7 @@ def test_exports_that_overlap_are_read_without_doubles(wandb: WandbServer) -> No
 
 
 def test_an_export_out_of_order_is_sorted(wandb: WandbServer) -> None:
-    """Steps that fall inside a file come rising, and marks hold."""
+    """Steps that fall inside a file are yielded in order, and checkpoints are right."""
     run = wandb.add_run("unsorted", "r", rows=[*ROWS[50:], *ROWS[:50]])
     wandb.parquet(run)
     read = read_run(source_of(wandb, "unsorted"))
@@ -498,7 +498,7 @@ def test_a_fault_at_page_seven_is_survived(
 
 
 def test_a_page_held_up_for_long_is_waited_for(wandb: WandbServer, live: WandbServerSource) -> None:
-    """A page that comes only when the test lets it go is not asked for twice."""
+    """A slow page is not requested twice."""
     gate = threading.Event()
     wandb.fail("HistoryPage", skip=6, gate=gate, delay=0.2)
     opener = threading.Timer(0.6, gate.set)
@@ -521,7 +521,7 @@ def test_a_page_held_up_for_long_is_waited_for(wandb: WandbServer, live: WandbSe
 def test_a_fault_that_stays_is_one_clear_line(
     wandb: WandbServer, operation: str, fault: dict[str, Any], message: str
 ) -> None:
-    """The read fails, says why in one line, and yields no end that could be marked as done."""
+    """The read fails with a message of one line, and yields no final run."""
     run = wandb.add_run(f"broken-{operation}-{fault}", "r", rows=ROWS)
     wandb.fail(operation, skip=1 if operation == "HistoryPage" else 0, times=None, **fault)
     source = source_of(wandb, run.project.name, patience_s=1, page_rows=10)
@@ -533,7 +533,7 @@ def test_a_fault_that_stays_is_one_clear_line(
 
 
 def test_an_export_cut_short_is_fetched_again(wandb: WandbServer) -> None:
-    """Half a file is not read as a whole one."""
+    """An incomplete file is not accepted."""
     run = wandb.add_run("cut", "r", rows=ROWS)
     wandb.parquet(run)
     rule = wandb.fail("GET /storage/*history.parquet", drop_after_bytes=100)
@@ -550,7 +550,7 @@ def test_an_export_that_is_no_parquet_is_an_error(wandb: WandbServer) -> None:
         read_run(source_of(wandb, "spoilt"))
 
 
-def test_an_export_that_never_comes_is_an_error(wandb: WandbServer) -> None:
+def test_an_export_that_cannot_be_downloaded_is_an_error(wandb: WandbServer) -> None:
     """Cut again and again, it ends the read."""
     run = wandb.add_run("always-cut", "r", rows=ROWS)
     wandb.parquet(run)
@@ -563,7 +563,7 @@ def test_an_export_that_never_comes_is_an_error(wandb: WandbServer) -> None:
 
 
 def test_blocks_are_bounded(wandb: WandbServer) -> None:
-    """However long or wide a run is, no more points than a block holds come between two marks."""
+    """For runs of any length and width, at most one block of points is between two checkpoints."""
     run = wandb.add_run("long", "r")
     wandb.add_long_history(run, 150_000, keys=5)
     source = source_of(wandb, "long")
@@ -578,7 +578,7 @@ def test_blocks_are_bounded(wandb: WandbServer) -> None:
     assert largest <= BLOCK_POINTS
 
 
-def test_wide_rows_come_in_small_pages(wandb: WandbServer) -> None:
+def test_wide_rows_are_read_in_small_pages(wandb: WandbServer) -> None:
     """A thousand keys a row are asked for two hundred rows at a time."""
     rows = [{f"k{n}": float(i) for n in range(1000)} for i in range(250)]
     wandb.add_run("wide", "r", rows=rows)

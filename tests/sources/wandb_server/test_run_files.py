@@ -1,4 +1,4 @@
-"""Files, console log, system metrics and artifacts come from a W&B server whole and harmless."""
+"""Files, console log, system metrics and artifacts of a W&B server are read completely."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def events(count: int) -> list[str]:
 
 
 def test_hostile_names_stay_inside_the_folder(wandb: WandbServer) -> None:
-    """Whatever files are called, they arrive whole, under their names, below the one folder."""
+    """Files of any name are complete, have their names, and stay in the folder."""
     wandb.add_run("hostile", "../../etc", files=HOSTILE, rows=[{"x": 1}])
     source = source_of(wandb, "hostile")
     info = only_run(source)
@@ -55,7 +55,7 @@ def test_hostile_names_stay_inside_the_folder(wandb: WandbServer) -> None:
 
 
 def test_downloads_last_as_long_as_their_paths_are_held(wandb: WandbServer) -> None:
-    """A target may read them after the last item; then the folder is gone."""
+    """A target may read them after the last item; then the folder is removed."""
     wandb.add_run("lent", "r", files={"a.txt": b"a"}, rows=[{"x": 1}])
     source = source_of(wandb, "lent")
     refs = [item for item in source.read(only_run(source), {}) if isinstance(item, FileRef)]
@@ -111,7 +111,7 @@ def test_folders_of_killed_readers_are_removed(tmp_path: Path) -> None:
 
 
 def test_media_come_before_the_rows_that_show_them(wandb: WandbServer) -> None:
-    """A target that meets a picture's row has its file already."""
+    """The file of a picture is yielded before its row."""
     path = "media/images/x_0_abc.png"
     picture = {"_type": "image-file", "path": path}
     wandb.add_run("media", "r", rows=[{"picture": picture}], files={path: b"png"})
@@ -124,7 +124,7 @@ def test_media_come_before_the_rows_that_show_them(wandb: WandbServer) -> None:
     assert kinds == [FileRef, RowObjects]
 
 
-def test_media_of_rows_that_came_during_the_read_come_too(wandb: WandbServer) -> None:
+def test_media_of_rows_logged_during_the_read_are_read(wandb: WandbServer) -> None:
     """A running run's files are listed again behind its rows; those known are not fetched twice."""
     path = "media/images/x_1_abc.png"
     run = wandb.add_run("media-late", "r", files={"a": b"a"}, state="running")
@@ -141,7 +141,7 @@ def test_media_of_rows_that_came_during_the_read_come_too(wandb: WandbServer) ->
 
 
 def test_a_file_that_the_server_does_not_give_is_reported(wandb: WandbServer) -> None:
-    """The run goes on without it; the report names it, and the target counts the missing file."""
+    """The rest of the run is read; the report names the file, and the target counts it."""
     run = wandb.add_run("gone", "r", files={"here": b"1", "gone": b"22"}, rows=[{"x": 1}])
     blob = run.files["gone"]
     wandb.fail(lambda request: blob.token in request.path, status=404, times=None)
@@ -165,7 +165,7 @@ def test_a_signed_address_that_ran_out_is_replaced(wandb: WandbServer) -> None:
 
 
 def test_a_file_that_is_cut_is_fetched_again(wandb: WandbServer) -> None:
-    """Half a file is not taken for a whole one."""
+    """An incomplete file is not accepted."""
     run = wandb.add_run("cut", "r", files={"big.bin": b"x" * 300_000})
     token = run.files["big.bin"].token
     rule = wandb.fail(lambda request: token in request.path, drop_after_bytes=70_000)
@@ -218,8 +218,8 @@ def test_a_console_log_that_is_a_file_is_not_asked_for(wandb: WandbServer) -> No
     assert "RunConsoleLogPage" not in source.calls
 
 
-def test_system_metrics_come_in_full(wandb: WandbServer) -> None:
-    """Two thousand lines, where the API's own default would give five hundred."""
+def test_all_system_metrics_are_read(wandb: WandbServer) -> None:
+    """Two thousand lines are read; the default of the API is five hundred."""
     wandb.add_run("system", "r", events=events(2000))
     read = read_run(source_of(wandb, "system"))
     assert read.system["cpu"] == [(1_700_000_000_000 + i * 15_000, float(i)) for i in range(2000)]
@@ -230,7 +230,7 @@ def test_system_metrics_come_in_full(wandb: WandbServer) -> None:
 def test_thinned_system_metrics_are_reported(
     wandb: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that gives fewer lines than it counts is told of."""
+    """Fewer lines than the server counts are reported."""
     run = wandb.add_run("thinned", "r", events=events(100))
     from tests.wandb_server.schema.runs import RunView
 
@@ -276,7 +276,7 @@ def read_one(wandb: WandbServer, run_id: str, **options: Any) -> Any:
     return read_run(source_of(wandb, "artifacts", run_id, **options))
 
 
-def test_logged_artifacts_come_with_all_that_is_known(artifacts: WandbServer) -> None:
+def test_logged_artifacts_have_all_their_data(artifacts: WandbServer) -> None:
     """Each version with its type, aliases, metadata, description, digest and files."""
     read = read_one(artifacts, "maker")
     first, second = sorted(

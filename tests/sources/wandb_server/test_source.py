@@ -213,7 +213,7 @@ def test_what_does_not_exist_is_one_clear_line(
 
 
 def test_a_wrong_key_is_one_clear_line(many: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says what to do and does not repeat the key; it is not tried again."""
+    """The error says what to do and does not contain the key; there is no retry."""
     key = "f" * 40
     monkeypatch.setenv("WANDB_API_KEY", key)
     source = plugins.open_source(f"wandb+{many.url}/tester/many")
@@ -235,7 +235,7 @@ def test_a_server_that_is_not_there_is_one_clear_line(many: WandbServer) -> None
 
 
 def test_another_kind_of_server_is_one_clear_line(many: WandbServer) -> None:
-    """An address that speaks no GraphQL is told of."""
+    """An address without GraphQL is an error."""
     source = source_of(many, "many", patience_s=0.5)
     object.__setattr__(source._client.address, "base_url", f"{many.url}/nothing")
     with pytest.raises(SourceError, match="answered 404"):
@@ -246,7 +246,7 @@ def test_another_kind_of_server_is_one_clear_line(many: WandbServer) -> None:
 def test_a_fault_between_pages_of_runs_is_survived(
     wandb: WandbServer, fault: dict[str, Any]
 ) -> None:
-    """Each run is listed once, whatever happens to a page."""
+    """Each run is listed once, also when pages fail."""
     project = f"paged-{len(fault)}"
     wandb.add_runs(project, 250)
     rule = wandb.fail("Runs", skip=1, **fault)
@@ -255,8 +255,8 @@ def test_a_fault_between_pages_of_runs_is_survived(
     assert rule.hits == 1
 
 
-def test_a_run_that_comes_between_two_pages_moves_nobody_twice(wandb: WandbServer) -> None:
-    """Newest first, a new run pushes one that was listed onto the next page: it comes once."""
+def test_a_run_added_between_two_pages_repeats_no_run(wandb: WandbServer) -> None:
+    """Newest first, a new run moves a listed one to the next page: it is listed once."""
     wandb.add_runs("pushed", 150)
     wandb.fail(
         "Runs",
@@ -289,7 +289,7 @@ def described_runs() -> int:
 
 
 def test_listing_and_sizing_read_no_history(wandb: WandbServer) -> None:
-    """A plan knows points, bytes and requests from what the server says of the run."""
+    """A plan has points, bytes and requests from the server's description of the run."""
     rows = [{"x": i, "flag": True, "text": "t"} for i in range(2500)]
     events = [json.dumps({"system.cpu": 1.0, "_timestamp": 1.7e9}) for _ in range(10)]
     wandb.add_run(
@@ -303,7 +303,7 @@ def test_listing_and_sizing_read_no_history(wandb: WandbServer) -> None:
 
 
 def test_the_expected_requests_are_about_those_sent(wandb: WandbServer) -> None:
-    """What a plan says and what a read costs differ by a few."""
+    """The planned and the actual number of requests differ by a few."""
     rows = [{"x": i} for i in range(3000)]
     wandb.add_run("priced", "r", rows=rows, files={f"{i}.txt": b"x" for i in range(20)})
     source = source_of(wandb, "priced")

@@ -23,7 +23,7 @@ STATUS = {"finished": "FINISHED", "failed": "FAILED", "running": "RUNNING"}
 
 
 @dataclass
-class TwoHomes:
+class BothRuns:
     """One run: as the W&B server has it, and as MLflow has it. ``folder`` holds its artifacts."""
 
     wandb: Run
@@ -31,7 +31,7 @@ class TwoHomes:
     folder: Path
 
     @classmethod
-    def of(cls, server: WandbServer, uri: str, path: str, folder: Path) -> TwoHomes:
+    def of(cls, server: WandbServer, uri: str, path: str, folder: Path) -> BothRuns:
         """The run at ``project/id`` of the server, and its only replica."""
         run = server.run(path)
         return cls(run, read_runs(uri, folder, only=run.name)[run.name], folder)

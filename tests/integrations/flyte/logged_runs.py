@@ -38,7 +38,7 @@ class WandbRun:
 
 
 @dataclass
-class Homes:
+class LoggedRuns:
     """What a program left behind."""
 
     said: dict[str, Any]
@@ -54,7 +54,9 @@ class Homes:
         return values
 
 
-def read_homes(env: dict[str, str], said: dict[str, Any] | None = None, output: str = "") -> Homes:
+def read_logged_runs(
+    env: dict[str, str], said: dict[str, Any] | None = None, output: str = ""
+) -> LoggedRuns:
     """Both homes of an environment whose W&B is offline and whose MLflow is a SQLite file."""
     wandb: dict[str, WandbRun] = {}
     for folder in sorted((Path(env["WANDB_DIR"]) / "wandb").glob("offline-run-*")):
@@ -69,7 +71,7 @@ def read_homes(env: dict[str, str], said: dict[str, Any] | None = None, output: 
                 elif isinstance(item, RunInfo):
                     info = item
             run.infos.append(info)
-    return Homes(said or {}, output, wandb, read_runs(env["MLFLOW_TRACKING_URI"]))
+    return LoggedRuns(said or {}, output, wandb, read_runs(env["MLFLOW_TRACKING_URI"]))
 
 
 def run_program(
