@@ -155,6 +155,17 @@ def mlflow_run(
     _func: Any = None,
     *,
     run_mode: MlflowRunMode = "auto",
+    tracking_uri: str | None = None,
+    experiment_name: str | None = None,
+    experiment_id: str | None = None,
+    run_name: str | None = None,
+    run_id: str | None = None,
+    tags: dict[str, str] | None = None,
+    autolog: bool = False,
+    framework: str | None = None,
+    log_models: bool | None = None,
+    log_datasets: bool | None = None,
+    autolog_kwargs: dict[str, Any] | None = None,
     rank: int | None = None,
     **kwargs: Any,
 ) -> Any:
@@ -166,17 +177,23 @@ def mlflow_run(
     Args:
         run_mode: "auto" shares the parent task's run, or starts one; "new" always starts one;
             "nested" starts one below the parent's.
+        framework: whose autologging to switch on, such as "sklearn"; by default MLflow's own
+            choice.
         rank: of this process, if the variable RANK is not set; only rank 0 logs.
-        kwargs: arguments of `mlflow_config`.
+        kwargs: other arguments of ``mlflow.start_run``; ``link_host`` and ``link_template``.
 
     Raises:
         ConfigError: arguments exclude each other.
         RuntimeError: at the call: the function is a trace.
     """
-    check_exclusive(kwargs)
-    given = {key: value for key, value in kwargs.items() if value is not None}
-    if not given.get("autolog"):
-        given.pop("autolog", None)
+    named = {
+        "tracking_uri": tracking_uri, "experiment_name": experiment_name,
+        "experiment_id": experiment_id, "run_name": run_name, "run_id": run_id, "tags": tags,
+        "autolog": autolog or None, "framework": framework, "log_models": log_models,
+        "log_datasets": log_datasets, "autolog_kwargs": autolog_kwargs,
+    }  # fmt: skip
+    check_exclusive(named)
+    given = {key: value for key, value in (named | kwargs).items() if value is not None}
     options = MlflowOptions(run_mode, rank, given)
 
     def decorate(func: Any) -> Any:
