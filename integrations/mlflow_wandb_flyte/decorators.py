@@ -193,7 +193,7 @@ def mlflow_run(
         "log_datasets": log_datasets, "autolog_kwargs": autolog_kwargs,
     }  # fmt: skip
     check_exclusive(named)
-    given = {key: value for key, value in (named | kwargs).items() if value is not None}
+    given = {**{key: value for key, value in named.items() if value is not None}, **kwargs}
     options = MlflowOptions(run_mode, rank, given)
 
     def decorate(func: Any) -> Any:
