@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,3 +41,15 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o666, sync: bool = F
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make ``target`` a hard link of ``source``, or a copy where the file system cannot link.
+
+    Raises:
+        OSError: ``target`` exists and is read-only, ``source`` is gone, or the disk is full.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -17,7 +17,7 @@ from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
 from mlflow_wandb_plugin.journal.status import read_status
 from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.live.replicator_process import Replicator
-from mlflow_wandb_plugin.live.terminal import ProgressLine, say, warn_once
+from mlflow_wandb_plugin.live.terminal import ProgressLine, print_line, warn_once
 from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.wandb_log.folder_names import segment_of
 
@@ -159,7 +159,7 @@ class RunTap:
     # -- the replicator -------------------------------------------------------------------
 
     def _follow(self) -> None:
-        self._replicator.follow(self.path, self._target_uri, self._settings)
+        self._replicator.ship(self.path, self._target_uri, self._settings)
 
     def _wait(self, seconds: float, states: tuple[str, ...]) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
@@ -203,7 +203,7 @@ class RunTap:
         except Exception as error:
             # Whatever wandb makes of it, the user's run goes on.
             warn_once(f"the W&B config cannot name the MLflow run {status['run_id']}: {error}")
-        say(f"MLflow run {status['run_id']} {status.get('where', '')}".rstrip())
+        print_line(f"MLflow run {status['run_id']} {status.get('where', '')}".rstrip())
 
 
 def _keep_staged_files(artifact: Any, folder: Path) -> None:

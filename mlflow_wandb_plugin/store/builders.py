@@ -13,8 +13,8 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from mlflow_wandb_plugin.core.helper_process import absolute_uri
 from mlflow_wandb_plugin.core.redaction import without_credentials
+from mlflow_wandb_plugin.core.tracking_uri import absolute_uri
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.store import uris

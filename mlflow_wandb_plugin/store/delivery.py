@@ -59,6 +59,6 @@ def _arrived(journals: Iterable[Path], seconds: float) -> bool:
         stuck = [path for path in left if read_status(path).get("state") in outbox.STUCK]
         if len(stuck) == len(left) or time.monotonic() > deadline:
             return False
-        forwarder_process.ensure(left[0].parent)
+        forwarder_process.ensure_running(left[0].parent)
         time.sleep(POLL_S)
     return True

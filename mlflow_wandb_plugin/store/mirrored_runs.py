@@ -298,7 +298,7 @@ class Mirror:
 
     def look(self, run: MirroredRun) -> None:
         """See to it that somebody delivers, and say what hinders them, once."""
-        forwarder_process.ensure(self.journals.folder)
+        forwarder_process.ensure_running(self.journals.folder)
         trouble = self._trouble(run)
         kind = NO_KEY if NO_KEY in trouble else trouble
         if trouble and kind not in self._told:
@@ -315,7 +315,7 @@ class Mirror:
             return str(status.get("error") or "")
         if api_key.is_missing():
             return f"{NO_KEY} for W&B: set WANDB_API_KEY, or run `wandb login`"
-        earlier = outbox.trouble(self.journals.folder)
+        earlier = outbox.read_trouble(self.journals.folder)
         return earlier and f"earlier runs wait for W&B: {earlier}"
 
     def failed(self, what: str, error: Exception, subject: object) -> None:

@@ -208,7 +208,7 @@ def test_trouble_is_said_once_and_sync_delivers_later(
         assert (log.count("WARNING"), text in log) == (1, True), log
         state, error = said(run.path)
         assert (state, text in error) == ("waiting", True)
-        assert outbox.trouble(folder) == error
+        assert outbox.read_trouble(folder) == error
         assert env["WANDB_API_KEY"] not in log + error
         assert "f" * 40 not in log + error
     (row,) = json.loads(mlflow_wandb("status", "--json", env=env, cwd=tmp_path).stdout)
@@ -219,7 +219,7 @@ def test_trouble_is_said_once_and_sync_delivers_later(
 
     done = mlflow_wandb("sync", env=env, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "late: complete\n"), done.stdout + done.stderr
-    assert outbox.trouble(folder) == ""
+    assert outbox.read_trouble(folder) == ""
     assert losses(wandb.run("late/late")) == expected(5)
     (row,) = json.loads(mlflow_wandb("status", tmp_path, "--json", env=env, cwd=tmp_path).stdout)
     assert (row["replica"], row["not yet shipped"], row["trouble"]) == ("complete", "", "")

@@ -64,10 +64,10 @@ def test_each_run_goes_where_its_header_says(
 ) -> None:
     """The header has no password: where the environment names the same MLflow, it is used."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host")
-    assert sync._uri("http://host", "") == "http://me:secret@host"
-    assert sync._uri("http://other", "") == "http://other"
-    assert sync._uri("http://other", "sqlite:///x") == "sqlite:///x"
-    assert sync._uri("", "") == "http://me:secret@host"
+    assert sync._tracking_uri("http://host", "") == "http://me:secret@host"
+    assert sync._tracking_uri("http://other", "") == "http://other"
+    assert sync._tracking_uri("http://other", "sqlite:///x") == "sqlite:///x"
+    assert sync._tracking_uri("", "") == "http://me:secret@host"
     path = written(tmp_path, *WHOLE, tracking_uri=fresh_store, experiment="E {project}")
     assert [delivery.state for delivery in deliver([path])] == ["complete"]
 

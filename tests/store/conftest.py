@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_wandb_plugin.store import log_messages, mirrored_runs, uris
+from mlflow_wandb_plugin.core import messages
+from mlflow_wandb_plugin.store import mirrored_runs, uris
 from tests.support.outboxes import Outgoing, no_forwarder, read_journal, read_outbox
 from tests.support.stores import copy_store
 
@@ -34,7 +35,7 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[P
     monkeypatch.setattr(utils, "_tracking_uri", None)
     monkeypatch.setattr(models, "_registry_uri", None)
     monkeypatch.setattr(fluent, "_active_experiment_id", None)
-    monkeypatch.setattr(log_messages, "_said", set())
+    monkeypatch.setattr(messages, "_shown", set())
     monkeypatch.setattr(uris, "_plain", set())
     utils._artifact_repos_cache.clear()
     for kind in (TrackingStoreRegistry, ModelRegistryStoreRegistry):

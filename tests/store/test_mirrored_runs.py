@@ -199,7 +199,7 @@ def test_trouble_of_earlier_runs_is_said(
     mirrored: str, fresh_process: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A script that was over before the forwarder knew has a next one."""
-    outbox.say_trouble(fresh_process, "W&B did not answer")
+    outbox.write_trouble(fresh_process, "W&B did not answer")
     with mlflow.start_run():
         mlflow.log_metric("x", 1)
     assert caplog.text.count("earlier runs wait for W&B: W&B did not answer") == 1
