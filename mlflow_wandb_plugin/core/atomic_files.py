@@ -16,10 +16,29 @@ def replaced(path: Path) -> Iterator[Path]:
 
     The temporary file is in the folder of ``path``, hidden, and of this call alone.
     """
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = _temporary_path(path)
     try:
         yield temporary
         os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary_path(path: Path) -> Path:
+    return path.with_name(f".{path.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def create_atomically(path: Path, text: str) -> None:
+    """Create the file ``path`` with its content in one step.
+
+    Raises:
+        FileExistsError: another process did.
+        OSError: the folder cannot be written.
+    """
+    temporary = _temporary_path(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

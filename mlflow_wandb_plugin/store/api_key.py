@@ -1,6 +1,6 @@
-"""Whether wandb could find an API key at all, asked without importing wandb.
+"""Find out without importing wandb whether it could find an API key.
 
-The forwarder knows for certain; but a short script is over before it has begun.
+Only the forwarder can be certain, but a short script ends before the forwarder has started.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ NOT_ONLINE = ("offline", "dryrun", "disabled")
 
 @functools.cache
 def is_missing() -> bool:
-    """Nothing is there from which wandb takes a key: neither its variables, nor a netrc file, nor
-    a file of settings. False where only wandb could tell, and where W&B is not to be reached."""
-    said = os.environ.get
-    if said("WANDB_API_KEY") or said("WANDB_IDENTITY_TOKEN_FILE"):
+    """Whether no variable, netrc file or settings file is there that may have a key.
+
+    False in modes that need no key.
+    """
+    variable = os.environ.get
+    if variable("WANDB_API_KEY") or variable("WANDB_IDENTITY_TOKEN_FILE"):
         return False
-    if said("WANDB_MODE") in NOT_ONLINE:
+    if variable("WANDB_MODE") in NOT_ONLINE:
         return False
-    return not any(path.expanduser().exists() for path in _files())
+    return not any(path.expanduser().exists() for path in _files_with_keys())
 
 
-def _files() -> list[Path]:
+def _files_with_keys() -> list[Path]:
     config = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
     folder = Path(os.environ.get("WANDB_DIR") or ".")
     return [

@@ -36,7 +36,7 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[P
     monkeypatch.setattr(models, "_registry_uri", None)
     monkeypatch.setattr(fluent, "_active_experiment_id", None)
     monkeypatch.setattr(messages, "_shown", set())
-    monkeypatch.setattr(uris, "_plain", set())
+    monkeypatch.setattr(uris, "_unmirrored", set())
     utils._artifact_repos_cache.clear()
     for kind in (TrackingStoreRegistry, ModelRegistryStoreRegistry):
         kind._get_store_with_resolved_uri.cache_clear()
@@ -46,7 +46,7 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[P
             mlflow.end_run()
         if mirrored_runs._mirror is not None:
             mirrored_runs._mirror.journals.close_idle(-1)
-        mirrored_runs.forget()
+        mirrored_runs._mirror = None
     for kind in (TrackingStoreRegistry, ModelRegistryStoreRegistry):
         kind._get_store_with_resolved_uri.cache_clear()
 

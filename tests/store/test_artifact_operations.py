@@ -20,8 +20,8 @@ from mlflow.store.artifact.artifact_repository_registry import (
 )
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
-from mlflow_wandb_plugin.store.artifact_operations import OPERATIONS, place_of
-from mlflow_wandb_plugin.store.swap import swapped
+from mlflow_wandb_plugin.store.artifact_operations import OPERATIONS, find_run_path
+from mlflow_wandb_plugin.store.swap import is_swapped, swapped
 from tests.store.conftest import Sent
 from tests.support.outboxes import Outgoing
 
@@ -187,7 +187,7 @@ def test_full_disk_costs_w_and_b_the_file_alone(
     def full(*args: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mlflow_wandb_plugin.store.mirrored_runs.MirroredRun.new_file", full)
+    monkeypatch.setattr("mlflow_wandb_plugin.store.run_files.RunFiles.open_new", full)
     root = f"0/{run_id}/artifacts"
     proxy.log_artifact_from_stream(io.BytesIO(b"abc"), "a.txt", root)
     assert (tmp_path / "served" / root / "a.txt").read_bytes() == b"abc"
@@ -260,7 +260,7 @@ def test_run_and_path_are_found_in_the_uri_or_below(
     class Somewhere:
         artifact_uri = uri.format(run=run_id)
 
-    place = place_of(Somewhere(), *(part and part.format(run=run_id) for part in parts))
+    place = find_run_path(Somewhere(), *(part and part.format(run=run_id) for part in parts))
     assert place is not None
     assert (place.run.run_id, place.path, place.model) == (run_id, path, None)
 
@@ -276,7 +276,7 @@ def test_prefixed_artifact_uris_and_repositories(mirrored: str, tmp_path: Path) 
     assert remote.tracking_uri == "http://127.0.0.1:1"
     run = MlflowClient().create_run("0")
     following = get_artifact_repository(f"runs:/{run.info.run_id}/x")
-    assert not hasattr(type(following), "_mlflow_wandb_inner")
+    assert not is_swapped(following)
 
 
 def test_entry_point_builds_the_same(mirrored: str, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_entry_point_builds_the_same(mirrored: str, tmp_path: Path) -> None:
 
     repository = entry.artifact_repository(f"wandb+file://{tmp_path}/x")
     assert isinstance(repository, ArtifactRepository)
-    assert hasattr(type(repository), "_mlflow_wandb_inner")
+    assert is_swapped(repository)
     assert "wandb+s3" in _artifact_repository_registry._registry
 
 

@@ -16,12 +16,9 @@ from mlflow.tracking._tracking_service import utils
 
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.store import entry
+from mlflow_wandb_plugin.store.swap import is_swapped
 from tests.store.conftest import Sent
 from tests.support.environment import isolated
-
-
-def is_mirrored(store: object) -> bool:
-    return hasattr(type(store), "_mlflow_wandb_inner")
 
 
 def test_set_tracking_uri_leaves_the_native_uri(mirrored: str) -> None:
@@ -31,7 +28,7 @@ def test_set_tracking_uri_leaves_the_native_uri(mirrored: str) -> None:
     assert os.environ["MLFLOW_TRACKING_URI"] == mirrored
     store = utils._get_store()
     assert isinstance(store, SqlAlchemyStore)
-    assert is_mirrored(store)
+    assert is_swapped(store)
 
 
 def test_client_given_the_prefixed_uri(sqlite_uri: str, sent: Sent) -> None:
@@ -60,7 +57,7 @@ def test_plain_uri_in_the_same_process_is_not_mirrored(
 def test_store_that_was_built_plain_is_built_again(sqlite_uri: str, sent: Sent) -> None:
     """MLflow caches stores by URI: asking for the mirror later does not get the old one."""
     mlflow.set_tracking_uri(sqlite_uri)
-    assert not is_mirrored(utils._get_store())
+    assert not is_swapped(utils._get_store())
     mlflow.set_tracking_uri(f"wandb+{sqlite_uri}")
     with mlflow.start_run() as run:
         pass
@@ -108,7 +105,7 @@ def test_switched_off(
     mlflow.set_tracking_uri(f"wandb+{sqlite_uri}")
     with mlflow.start_run():
         mlflow.log_text("text", "text.txt")
-    assert not is_mirrored(utils._get_store())
+    assert not is_swapped(utils._get_store())
     assert not sent()
 
 

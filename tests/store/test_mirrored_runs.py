@@ -64,7 +64,7 @@ def test_run_of_somebody_else_is_left_alone(
     run = client.create_run("0", tags=tags)
     client.log_metric(run.info.run_id, "x", 1)
     client.log_text(run.info.run_id, "text", "text.txt")
-    mirrored_runs.forget()
+    mirrored_runs._mirror = None
     client.log_metric(run.info.run_id, "x", 2)
     assert not sent()
     ours = {key for key in client.get_run(run.info.run_id).data.tags if key.startswith("wandb.")}
@@ -77,7 +77,7 @@ def test_client_says_when_another_outbox_has_the_run(
     """What this process logs stays in MLflow: it is said once."""
     client = MlflowClient()
     run_id = client.create_run("0", tags={identity.OWNER: "another-client"}).info.run_id
-    mirrored_runs.forget()
+    mirrored_runs._mirror = None
     client.log_metric(run_id, "x", 1)
     client.log_metric(run_id, "x", 2)
     assert caplog.text.count("is mirrored into W&B by another-client") == 1
@@ -105,7 +105,7 @@ def test_next_process_goes_on_with_its_run(mirrored: str, sent_of: SentOf) -> No
     """The outbox is the owner, not the process: a resumed run is journalled on."""
     with mlflow.start_run() as run:
         mlflow.log_param("a", 1)
-    mirrored_runs.forget()
+    mirrored_runs._mirror = None
     with mlflow.start_run(run_id=run.info.run_id):
         mlflow.log_param("b", 2)
     outgoing = sent_of(run.info.run_id)
@@ -126,10 +126,10 @@ def test_end_of_a_run_lets_its_journal_go(mirrored: str, fresh_process: Path) ->
 
 def test_forked_child_logs_into_the_same_run(mirrored: str, sent_of: SentOf) -> None:
     """Parent and child append to one journal, whole operations both."""
-    from mlflow_wandb_plugin.store.mirrored_runs import of_this_process
+    from mlflow_wandb_plugin.store.mirrored_runs import current_mirror
 
     with mlflow.start_run() as run:
-        ours = of_this_process().run(None, run.info.run_id)
+        ours = current_mirror().run(None, run.info.run_id)
         assert ours is not None
         pid = os.fork()
         if pid == 0:
@@ -233,29 +233,12 @@ print("wandb" in sys.modules)
     assert all("no API key" in line and "mlflow-wandb sync" in line for line in told)
 
 
-def test_files_that_may_change_are_copied(
-    mirrored: str, tmp_path: Path, fresh_process: Path
-) -> None:
-    """A second name for a user's own file would show what is written into it later."""
-    ours = mirrored_runs.of_this_process()
-    file = tmp_path / "elsewhere" / "model.bin"
-    file.parent.mkdir()
-    file.write_bytes(b"before")
-    kept = [fresh_process / "r.files" / ours.keep("r", file, stored) for stored in (False, True)]
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(mirrored_runs.tempfile, "gettempdir", lambda: str(tmp_path / "nowhere"))
-        kept.append(fresh_process / "r.files" / ours.keep("r", file, False))
-    file.unlink()
-    assert [path.read_bytes() for path in kept] == [b"before"] * 3
-    assert kept[1].stat().st_ino == kept[0].stat().st_ino != kept[2].stat().st_ino
-
-
 def test_file_that_is_gone_is_counted(mirrored: str, tmp_path: Path, sent_of: SentOf) -> None:
     """Between MLflow's upload and ours somebody deleted it: the journal says which."""
     with mlflow.start_run() as run:
-        ours = mirrored_runs.of_this_process().run(None, run.info.run_id)
+        ours = mirrored_runs.current_mirror().run(None, run.info.run_id)
         assert ours is not None
-        ours.file(tmp_path / "gone.txt", "a/gone.txt")
+        ours.add_file(tmp_path / "gone.txt", "a/gone.txt")
     assert list(sent_of(run.info.run_id).lost) == ["file a/gone.txt: No such file or directory"]
 
 
@@ -265,9 +248,9 @@ def test_passwords_stay_out(
     """The header names the store without its credentials."""
     from mlflow.tracking._tracking_service import utils
 
-    ours = mirrored_runs.of_this_process()
+    ours = mirrored_runs.current_mirror()
     store = utils._get_store()
-    ours.add_store(store, "postgresql://h/d")
+    ours.stores.add(store, "postgresql://h/d")
     from mlflow_wandb_plugin.store import builders
 
     builders.mirrored("mlflow.tracking_store", store, "postgresql://user:secret@h/d")

@@ -140,7 +140,7 @@ def test_number_of_runs_remembered_is_bounded(
     mirrored: str, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that lives for months forgets, and asks again."""
-    monkeypatch.setattr(mirrored_runs, "KNOWN_AT_MOST", 2)
+    monkeypatch.setattr(mirrored_runs, "MOST_REMEMBERED", 2)
     client = MlflowClient()
     runs = [client.create_run("0").info.run_id for _ in range(4)]
     for run in runs:
@@ -148,4 +148,4 @@ def test_number_of_runs_remembered_is_bounded(
     outgoing = sent()
     assert [len(outgoing[run].of("create")) for run in runs] == [1, 1, 1, 1]
     assert all(outgoing[run].metrics for run in runs)
-    assert len(mirrored_runs.of_this_process()._runs) <= 2
+    assert len(mirrored_runs.current_mirror()._runs) <= 2
