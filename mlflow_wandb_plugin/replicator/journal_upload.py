@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +12,7 @@ from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.journal.locks import exclusive_journal, remove_journal
 from mlflow_wandb_plugin.journal.reader import JournalReader, read_header
 from mlflow_wandb_plugin.mapping import to_wandb as rules
-from mlflow_wandb_plugin.replicator.journal_start import JournalStart, find_start
-from mlflow_wandb_plugin.replicator.run_upload import RunUpload
+from mlflow_wandb_plugin.replicator.run_upload import JournalStart, RunUpload
 from mlflow_wandb_plugin.replicator.writer_session import WriterSession, delete_offline_runs
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, Mode, RemoteRun, RunAddress
 
@@ -46,7 +46,6 @@ class JournalUpload:
         self,
         path: Path,
         mode: Mode,
-        access: Callable[[], Access],
         write_status: Callable[..., str],
         last_status: Mapping[str, Any],
     ) -> None:
@@ -59,7 +58,7 @@ class JournalUpload:
         self._write_status = write_status
         self._last_status = last_status
         self._reader = JournalReader(path)
-        self._access = access() if mode == "online" else None
+        self._access = Access() if mode == "online" else None
         if self._access is not None:
             entity = self._access.entity(entity)
         self._address = RunAddress(entity, project, run_id)
@@ -71,22 +70,17 @@ class JournalUpload:
         self._run: RunUpload | None = None
 
     def upload_new(self) -> bool:
-        """Upload the operations that were appended since the last call.
-
-        Returns:
-            Whether there were any.
-        """
+        """Upload the operations appended since the last call; returns whether there were any."""
         found = False
         for end, operation in outbox.operations(self._reader):
             found = True
             if self._run is None:
-                self._run = self._start_run(end)
+                start = self._find_start(end)
+                self._run = RunUpload(
+                    self._header, self._files, start, self._session, self._write_run_status
+                )
             self._run.apply(operation)
         return found
-
-    def _start_run(self, end: int) -> RunUpload:
-        start = self._find_start(end)
-        return RunUpload(self._header, self._files, start, self._session, self._write_run_status)
 
     def _find_start(self, end: int) -> JournalStart:
         if self._access is not None:
@@ -142,7 +136,7 @@ class JournalUpload:
             return
         self._run.end(*ending)
         if self._access is not None:
-            rows, files = self._run.row_count, self._run.uploaded_files
+            rows, files = self._run.next_row, self._run.sender.uploaded
             self._access.wait_for_arrival(self._address, rows, files)
 
     def _count_torn_end(self, run: RunUpload) -> None:
@@ -163,7 +157,7 @@ class JournalUpload:
             report = self._write_run_status if self._run is None else self._run.report
             report("complete", error="")
             remove_journal(self._path)
-        for local in self._run.pending.local_files if self._run is not None else ():
+        for local in self._run.sender.pending.local_files if self._run is not None else ():
             local.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._files.rmdir()
@@ -173,3 +167,29 @@ class JournalUpload:
     def close_open_run(self) -> None:
         """End a W&B run that is still open; another attempt uploads what it lacks."""
         self._session.abandon()
+
+
+_COUNTS = ("traces_not_mirrored", "lost")
+
+
+def find_start(path: Path, end: int, section: Mapping[str, Any], next_row: int) -> JournalStart:
+    """Find where the journal begins, by what is known of its run.
+
+    Earlier journals of the run may have been sent and removed.
+
+    Args:
+        end: offset behind the journal's first operation; the bytes before identify the journal.
+        section: `rules.MLFLOW_KEY` of the W&B config, with the record of the latest journal.
+        next_row: number of the next row of the W&B run's history.
+    """
+    with open(path, "rb") as file:
+        journal_id = hashlib.sha256(file.read(end)).hexdigest()[:16]
+    latest = section.get("journal") or {}
+    resent = latest.get("id") == journal_id
+    before = dict(section)
+    if resent:
+        # The section has the counts of the first attempt; this one counts again.
+        before |= {key: latest.get(key) for key in _COUNTS}
+    record = {"id": journal_id, "row": latest["row"] if resent else next_row}
+    record |= {key: before[key] for key in _COUNTS if before.get(key)}
+    return JournalStart(record, before, resent)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlflow_wandb_plugin.errors import TargetError
-from mlflow_wandb_plugin.replicator.journal_start import JournalStart
 from mlflow_wandb_plugin.replicator.mirrored_run import MirroredRunState, describe
 from mlflow_wandb_plugin.replicator.operations import (
     HistoryRow,
@@ -20,6 +20,26 @@ from mlflow_wandb_plugin.replicator.writer_session import WriterSession, place_o
 from mlflow_wandb_plugin.targets.wandb.run_writer import Description, WandbRunWriter
 
 
+@dataclass(frozen=True, slots=True)
+class JournalStart:
+    """Where a journal begins.
+
+    Attributes:
+        record: the journal's identity, first row, and what was lost before it. It is in the W&B
+            config before any of the journal's rows, so that another attempt finds it there.
+        section: `rules.MLFLOW_KEY` of the W&B config as it was when the journal began.
+        resent: an earlier attempt has sent a part of this journal.
+    """
+
+    record: dict[str, Any]
+    section: dict[str, Any]
+    resent: bool
+
+    @property
+    def first_row(self) -> int:
+        return int(self.record["row"])
+
+
 class RunUpload:
     """Writes the W&B run of one journal.
 
@@ -27,6 +47,9 @@ class RunUpload:
         header: of the journal.
         files: the folder of the journal's files.
         write_status: see `WandbShipment.write_status`.
+
+    Attributes:
+        next_row: number of the next row: W&B has so many when all rows so far have arrived.
     """
 
     def __init__(
@@ -38,24 +61,23 @@ class RunUpload:
         write_status: Callable[..., str],
     ) -> None:
         self.state = MirroredRunState.from_section(start.section)
-        self.pending = PendingUploads()
         self._header = header
         self._files = files
         self._start = start
         self._session = session
         self._write_status = write_status
-        self._sender = UploadSender(session.address.run_id, self.pending, self.state.lost)
-        self._next_row = start.first_row
+        self.sender = UploadSender(session.address.run_id, PendingUploads(), self.state.lost)
+        self.next_row = start.first_row
         self._offline_folders: list[str] = []
 
     def apply(self, operation: Mapping[str, Any]) -> None:
         """Apply one operation of the journal, and write the rows that W&B lacks."""
-        for row in apply_operation(operation, self.state, self.pending, self._files):
+        for row in apply_operation(operation, self.state, self.sender.pending, self._files):
             self._upload_row(row)
 
     def _upload_row(self, row: HistoryRow) -> None:
-        number = self._next_row
-        self._next_row += 1
+        number = self.next_row
+        self.next_row += 1
         writer = self._open_writer()
         if number < writer.next_row:
             return
@@ -68,23 +90,15 @@ class RunUpload:
             writer.log(number, {})
 
     def send_pending(self, final: bool = False) -> None:
-        """Bring name, tags, config, files and models of the W&B run up to date.
-
-        Args:
-            final: nothing more will come.
-        """
+        """Bring the description, files and models of the W&B run up to date."""
         writer = self._open_writer()
-        self._sender.send(writer, final)
+        self.sender.send(writer, final)
         self.state.lost.update(writer.losses)
         writer.losses.clear()
         writer.describe(self._description())
 
     def end(self, exit_code: int, sets_state: bool) -> None:
-        """Send everything that is left and end the W&B run, which must be open.
-
-        Args:
-            sets_state: else the run's state in W&B stays as it is.
-        """
+        """Send everything that is left and end the W&B run, which must be open; see `Ending`."""
         self.send_pending(final=True)
         if sets_state and not self._session.sets_final_state:
             # wandb decides at `init` whether a run's end sets its state.
@@ -92,22 +106,13 @@ class RunUpload:
             self._open_writer(final=True)
         self._close_writer(exit_code)
 
-    @property
-    def row_count(self) -> int:
-        """Number of rows that the W&B run has once all of this journal's have arrived."""
-        return self._next_row
-
-    @property
-    def uploaded_files(self) -> Mapping[str, Path]:
-        return self._sender.uploaded
-
     def report(self, state: str, **more: Any) -> str:
-        """Write the status file with what is known of the run. Returns ``state``."""
+        """Write the status file with what is known of the run; returns ``state``."""
         return self._write_status(
             state,
             points=self.state.points,
             losses=self.state.losses,
-            rows=self._next_row,
+            rows=self.next_row,
             about=self.state.section(self._header.get("experiment"), self._start.record),
             **more,
         )

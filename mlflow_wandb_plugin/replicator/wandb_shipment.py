@@ -20,7 +20,7 @@ from mlflow_wandb_plugin.journal.locks import shipping_lock, trainer_alive
 from mlflow_wandb_plugin.journal.reader import read_header
 from mlflow_wandb_plugin.journal.status import read_status, write_status
 from mlflow_wandb_plugin.replicator.journal_upload import JournalUpload
-from mlflow_wandb_plugin.targets.wandb.lookup import Access, wanted_mode
+from mlflow_wandb_plugin.targets.wandb.lookup import wanted_mode
 from mlflow_wandb_plugin.targets.wandb.run_writer import CoreGoneError
 
 POLL_S = 0.2
@@ -39,17 +39,12 @@ class WandbShipment:
     """
 
     def __init__(
-        self,
-        path: Path,
-        follow: bool,
-        keep_going: Callable[[], bool] = lambda: True,
-        access: Callable[[], Access] = Access,
+        self, path: Path, follow: bool, keep_going: Callable[[], bool] = lambda: True
     ) -> None:
         self.path = path
         self.core_gone = False
         self._follow = follow
         self._keep_going = keep_going
-        self._access = access
         self._status: dict[str, Any] = {}
 
     def ship(self) -> str:
@@ -87,8 +82,7 @@ class WandbShipment:
         return state
 
     def _upload(self) -> str:
-        mode, last_status = wanted_mode(), self._status
-        upload = JournalUpload(self.path, mode, self._access, self.write_status, last_status)
+        upload = JournalUpload(self.path, wanted_mode(), self.write_status, self._status)
         try:
             quiet_since = time.monotonic()
             while True:

@@ -39,11 +39,7 @@ class WriterSession:
     def open(
         self, state: MirroredRunState, description: Description, final: bool = False
     ) -> WandbRunWriter:
-        """Open the W&B run. It must not be open.
-
-        Args:
-            final: the run is opened to set its final state.
-        """
+        """Open the W&B run; ``final`` if only to set its final state."""
         self.sets_final_state = final or self.mode == "offline" or not self._server or state.ended
         opening = Opening(
             self.address,
@@ -58,11 +54,7 @@ class WriterSession:
         return self.writer
 
     def close(self, exit_code: int) -> Path | None:
-        """Wait until wandb-core has sent everything, and end the W&B run, if it is open.
-
-        Returns:
-            The folder that wandb wrote, where there was an open run.
-        """
+        """End the W&B run, if it is open, and return the folder that wandb wrote."""
         writer, self.writer = self.writer, None
         if writer is None:
             return None

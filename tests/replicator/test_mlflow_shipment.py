@@ -173,7 +173,7 @@ def test_following_ends_with_the_trainer(
     ours = open_journal(tmp_path, run_record("r1"), partial_record({"a": 1.0}))
     follower = shipment(ours.path, fresh_store, follow=True)
     looks = iter(range(100))
-    real = follower._look_again
+    real = follower._wait_for_more
 
     def look_again(progress: Any) -> bool:
         if next(looks) == 1:
@@ -183,7 +183,7 @@ def test_following_ends_with_the_trainer(
             ours.close()
         return real(progress)
 
-    monkeypatch.setattr(follower, "_look_again", look_again)
+    monkeypatch.setattr(follower, "_wait_for_more", look_again)
     assert follower.ship() == "complete"
     assert read_runs(fresh_store)["r1"].points("a") == [(0, 1.0), (1, 2.0)]
 
