@@ -9,10 +9,10 @@ import pytest
 
 from mlflow_wandb_plugin.core import messages
 from mlflow_wandb_plugin.store import mirrored_runs, uris
-from tests.support.outboxes import Outgoing, no_forwarder, read_journal, read_outbox
+from tests.support.outboxes import JournalContent, no_forwarder, read_journal, read_outbox
 from tests.support.stores import copy_store
 
-Sent = Callable[[], dict[str, Outgoing]]
+Sent = Callable[[], dict[str, JournalContent]]
 
 
 @pytest.fixture
@@ -73,6 +73,6 @@ def sent(fresh_process: Path) -> Sent:
 
 
 @pytest.fixture
-def sent_of(fresh_process: Path) -> Callable[[str], Outgoing]:
+def sent_of(fresh_process: Path) -> Callable[[str], JournalContent]:
     """What is in the outbox of one run."""
     return lambda run_id: read_journal(fresh_process / f"{run_id}.journal")

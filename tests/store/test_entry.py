@@ -1,4 +1,4 @@
-"""What MLflow loads while it is imported: complete, light, and the same in every order."""
+"""The entry points that MLflow loads while it is imported."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ assert uris.is_mirrored("sqlite:///x.db")
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_scheme_has_its_entry_point(group: str) -> None:
-    """MLflow wants each scheme to the letter, drivers too; each loads a builder."""
+    """MLflow needs each scheme with its driver; each entry point can be loaded."""
     found = {
         point.name.removeprefix("wandb+"): point
         for point in entry_points(group=group)
@@ -78,7 +78,7 @@ def test_every_scheme_has_its_entry_point(group: str) -> None:
     ],
 )
 def test_import_order_does_not_matter(first: str, tmp_path: Path) -> None:
-    """Whoever is imported first, MLflow ends up with every scheme, and imports nothing heavy."""
+    """In every order MLflow gets all schemes, and no slow module is imported."""
     loads_builders = "builders" in first or "handlers" in first
     code = CHECK.format(schemes=SCHEMES, first=first, loads_builders=loads_builders)
     done = subprocess.run(
@@ -89,7 +89,7 @@ def test_import_order_does_not_matter(first: str, tmp_path: Path) -> None:
 
 
 def test_unknown_attribute_is_an_attribute_error() -> None:
-    """MLflow survives AttributeError alone from an entry point that a version lacks."""
+    """MLflow survives only an AttributeError from a missing entry point."""
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         entry.nothing  # noqa: B018
 
@@ -97,7 +97,7 @@ def test_unknown_attribute_is_an_attribute_error() -> None:
 def test_variables_keep_the_native_uri(
     fresh_process: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also a server's worker finds the native URI; a URI that cannot be waits for its store."""
+    """A server's worker gets the native URI; an invalid URI stays until its store is built."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "wandb+http://h:1")
     monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", "wandb+sqlite:///s.db")
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", "wandb+foo://x")
@@ -119,7 +119,7 @@ def test_variables_keep_the_native_uri(
 def test_the_mlflow_command_reads_native_uris(
     fresh_process: Path, arguments: list[str], original: list[str]
 ) -> None:
-    """``mlflow server --backend-store-uri wandb+…`` checks and hands on what it knows."""
+    """``mlflow server --backend-store-uri wandb+…`` passes on the native URI."""
     more = ["--backend-store-uri", "wandb+sqlite:///a.db", "--registry-store-uri=wandb+http://h"]
     arguments += more
     entry.strip_command_line(arguments, original + more)
@@ -130,7 +130,7 @@ def test_the_mlflow_command_reads_native_uris(
 
 
 def test_other_programs_keep_their_arguments(fresh_process: Path) -> None:
-    """A script may take such an argument itself."""
+    """The arguments of other programs do not change."""
     arguments = ["train.py", "wandb+sqlite:///a.db"]
     entry.strip_command_line(arguments, ["python", *arguments])
     assert arguments == ["train.py", "wandb+sqlite:///a.db"]
@@ -140,7 +140,7 @@ def test_other_programs_keep_their_arguments(fresh_process: Path) -> None:
 def test_the_mlflow_command_refuses_a_wrong_uri_in_one_line(
     fresh_process: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 2 and one line, before MLflow has done anything."""
+    """The exit code is 2, before MLflow has done anything."""
     arguments = ["mlflow", "server", "--backend-store-uri", "wandb+foo://x"]
     with pytest.raises(SystemExit) as caught:
         entry.strip_command_line(arguments, ["python", *arguments])

@@ -1,4 +1,4 @@
-"""Somebody delivers: one process a folder, started without waiting, not again and again."""
+"""One forwarder for each folder, started without waiting and not too often."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def look_again(folder: Path) -> None:
     forwarder_process.ensure_running(folder)
 
 
-def test_one_is_started_and_found_running(
+def test_a_forwarder_is_started_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a session of its own, with no mirror and no secrets in its command; then never again."""
+    """It has its own session, no mirror, and no secrets in its command."""
     monkeypatch.setenv("WANDB_SERVICE", "somebody's")
     monkeypatch.setenv("MLFLOW_WANDB_AUTOLOG", "1")
     stand_in(monkeypatch, tmp_path, STANDS_IN)
@@ -75,8 +75,7 @@ def test_one_is_started_and_found_running(
 
 
 def test_script_ends_without_a_complaint(tmp_path: Path) -> None:
-    """The forwarder outlives the script that started it: at the end nobody waits for it, which
-    Python would warn of."""
+    """Python does not warn at exit that nobody waited for the forwarder."""
     (tmp_path / "stands_in_for_the_forwarder.py").write_text("")
     code = (
         "import atexit\n"
@@ -92,18 +91,17 @@ def test_script_ends_without_a_complaint(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("[False]\n", "")
 
 
-def test_nobody_is_started_while_another_process_delivers(folder: Path) -> None:
-    """Whoever holds the lock delivers, whichever process started it."""
+def test_none_is_started_while_another_process_delivers(folder: Path) -> None:
+    """None is started while a process holds the lock, whichever started it."""
     with no_forwarder(folder):
         forwarder_process.ensure_running(folder)
     assert not forwarder_process._processes
 
 
-def test_one_that_fails_is_tried_less_and_less_often(
+def test_a_failing_forwarder_is_started_less_and_less_often(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The user is told once where to look; a broken forwarder costs no process every five
-    seconds."""
+    """There is one warning with the log's path, and the pause doubles each time."""
     stand_in(monkeypatch, tmp_path, FAILS)
     pauses = []
     for _ in range(3):
@@ -118,7 +116,7 @@ def test_one_that_fails_is_tried_less_and_less_often(
 def test_it_never_raises(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An outbox that cannot be: one warning, and MLflow goes on."""
+    """A folder that cannot be created gives one warning, and MLflow goes on."""
     folder.write_text("a file")
     look_again(folder)
     look_again(folder)
@@ -126,7 +124,7 @@ def test_it_never_raises(
 
 
 def test_asking_often_is_cheap(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within some seconds of the last look, nothing is looked at."""
+    """A second call within some seconds checks nothing."""
     with no_forwarder(folder):
         forwarder_process.ensure_running(folder)
         monkeypatch.setattr(forwarder_process, "_is_running", lambda folder: pytest.fail("looked"))
