@@ -28,19 +28,24 @@ TROUBLE_PATIENCE_S = 10.0
 class RunTap:
     """Journals the records that the wandb SDK sends for one run. Raises nothing into user code.
 
+    Args:
+        wandb_file: wandb-core's file of the run.
+        shared: whether other processes log into the run at the same time (wandb's shared mode).
+
     Attributes:
         lock: held while a record is sent to wandb and journalled, so that the order is the same.
         pid: of the process that started the run.
         path: the run's journal.
     """
 
-    def __init__(self, run: Any, settings: Settings, wandb_file: Path) -> None:
+    def __init__(self, run: Any, settings: Settings, wandb_file: Path, shared: bool) -> None:
         self.lock = threading.RLock()
         self.pid = os.getpid()
         self.closed = False
         self._run = run
         self._settings = settings
         self._wandb_file = wandb_file.absolute()
+        self._shared = shared
         folder = settings.journal_dir or self._wandb_file.parent.parent / JOURNAL_DIR
         self.path = Path(folder).absolute() / f"{segment_of(self._wandb_file)}{frames.SUFFIX}"
         self._journal: Journal | None = None
@@ -143,7 +148,7 @@ class RunTap:
                 "pid": os.getpid(),
             },
         )
-        if getattr(settings, "_shared", False):
+        if self._shared:
             self._note(shared=True)
 
     def _note(self, **fields: Any) -> None:

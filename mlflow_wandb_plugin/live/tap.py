@@ -158,7 +158,8 @@ def _attach(run: Any, interface: Any) -> None:
     if tap is not None and not tap.closed and tap.pid != os.getpid():
         tap.on_fork()
     else:
-        tap = _taps[run_id] = RunTap(run, settings(), Path(run.settings.sync_file))
+        shared = bool(getattr(run.settings, "_shared", False))
+        tap = _taps[run_id] = RunTap(run, settings(), Path(run.settings.sync_file), shared)
         tap.start_replicator()
     interface._publish = _wrap_send(interface._publish, tap)
     interface._deliver = _wrap_send(interface._deliver, tap)

@@ -43,7 +43,7 @@ RESTARTS, MOST_RESTARTS = f"{PREFIX}FORWARDER_STARTS", 5
 
 
 @dataclass(slots=True)
-class Delivery:
+class JournalDelivery:
     """The attempts to deliver one journal. Times are of `time.monotonic`, in seconds."""
 
     path: Path
@@ -80,7 +80,7 @@ class Forwarder:
 
     folder: Path
     linger_s: float = 30.0
-    _deliveries: dict[Path, Delivery] = field(default_factory=dict)
+    _deliveries: dict[Path, JournalDelivery] = field(default_factory=dict)
     _logged_errors: set[str] = field(default_factory=set)
     _ending: bool = False
     _core_gone: bool = False
@@ -120,7 +120,7 @@ class Forwarder:
         """Add journals that are new, and forget those that are gone."""
         for path in self._journals():
             if path not in self._deliveries and is_mirrored(path):
-                self._deliveries[path] = Delivery(path)
+                self._deliveries[path] = JournalDelivery(path)
         for path, delivery in list(self._deliveries.items()):
             if not delivery.running and not path.exists():
                 del self._deliveries[path]
@@ -163,7 +163,7 @@ class Forwarder:
             self._ask_again_at = time.monotonic() + ASK_EVERY_S
         return self._answered
 
-    def _deliver(self, delivery: Delivery) -> None:
+    def _deliver(self, delivery: JournalDelivery) -> None:
         delivery.state = ""
         shipment = WandbShipment(delivery.path, follow=True, keep_going=lambda: not self._ending)
         try:
