@@ -1,4 +1,4 @@
-"""Warnings that a process shows once, however often their cause comes back."""
+"""Warnings that a process shows once, however often their cause recurs."""
 
 from __future__ import annotations
 

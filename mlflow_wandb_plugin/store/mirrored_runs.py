@@ -97,7 +97,7 @@ def _encode(op: str, **fields: Any) -> bytes:
 
 
 class Mirror:
-    """The runs that this process mirrors, of whatever tracking stores."""
+    """The runs of all tracking stores that this process mirrors."""
 
     def __init__(self, folder: Path) -> None:
         server = uris.is_server()
