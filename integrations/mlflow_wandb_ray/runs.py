@@ -12,7 +12,7 @@ from typing import Any
 
 from mlflow_wandb_plugin.core.identity import PARENT_GROUP_KEY
 from mlflow_wandb_plugin.core.redaction import without_secrets
-from mlflow_wandb_plugin.live.terminal import say, warn_once
+from mlflow_wandb_plugin.live.terminal import print_line, warn_once
 from mlflow_wandb_plugin.sources.wandb_local.unsent_rows import Unsent
 from mlflow_wandb_ray import credentials
 
@@ -165,4 +165,4 @@ def log_unsent(run: Any) -> None:
         warn_once(f"W&B may lack what a killed process logged: {error}")
         return
     if rows:
-        say(f"{len(rows)} rows of a killed process are logged again: W&B did not have them")
+        print_line(f"{len(rows)} rows of a killed process are logged again: W&B did not have them")

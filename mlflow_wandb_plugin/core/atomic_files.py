@@ -6,6 +6,7 @@ import contextlib
 import glob
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +17,29 @@ def replaced(path: Path) -> Iterator[Path]:
 
     The temporary file is in the folder of ``path``, hidden, and of this call alone.
     """
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = _temporary_path(path)
     try:
         yield temporary
         os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary_path(path: Path) -> Path:
+    return path.with_name(f".{path.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def create_atomically(path: Path, text: str) -> None:
+    """Create the file ``path`` with its content in one step.
+
+    Raises:
+        FileExistsError: another process did.
+        OSError: the folder cannot be written.
+    """
+    temporary = _temporary_path(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -47,3 +67,15 @@ def remove_unfinished(path: Path) -> None:
     """Remove what killed processes left of replacing ``path``; no process may be writing it."""
     for unfinished in path.parent.glob(f".{glob.escape(path.name[:100])}.*.tmp"):
         unfinished.unlink(missing_ok=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make ``target`` a hard link of ``source``, or a copy where the file system cannot link.
+
+    Raises:
+        OSError: ``target`` exists and is read-only, ``source`` is gone, or the disk is full.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

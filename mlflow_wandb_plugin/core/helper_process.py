@@ -1,11 +1,13 @@
-"""What the helper processes of the package have in common: the environment they start in, and that
-the training goes first."""
+"""Start helper processes: their environment, their log file, and their low priority."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import site
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from mlflow_wandb_plugin.settings import PREFIX
@@ -13,15 +15,43 @@ from mlflow_wandb_plugin.settings import PREFIX
 NICENESS = 5
 
 
-def step_aside() -> None:
-    """Let others go first where processors are few: a training's step must not wait for its
-    replica. A system that knows no niceness, or forbids it, is left as it is."""
-    with contextlib.suppress(OSError, AttributeError):
-        os.nice(max(0, NICENESS - os.nice(0)))
+def start_helper(
+    module: str,
+    folder: Path,
+    log_name: str,
+    variables: Mapping[str, str] = {},
+    stdin: int = subprocess.DEVNULL,
+) -> subprocess.Popen[bytes]:
+    """Start ``python -m MODULE FOLDER``; it outlives this process.
+
+    Args:
+        log_name: file in ``folder`` for the output; it is appended to.
+        variables: environment variables beside those of `helper_environment`.
+        stdin: as for `subprocess.Popen`.
+
+    Raises:
+        OSError: the process cannot be started, or the log cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    log = os.open(folder / log_name, flags, 0o600)
+    try:
+        # A session of its own: Ctrl-C and a killed process group do not reach it.
+        return subprocess.Popen(
+            [sys.executable, "-m", module, str(folder)],
+            stdin=stdin,
+            stdout=log,
+            stderr=log,
+            env={**helper_environment(), **(variables or {})},
+            start_new_session=True,
+        )
+    finally:
+        os.close(log)
 
 
-def helper_environment(**more: str) -> dict[str, str]:
-    """Ours, without what would make the helper a trainer or join our wandb-core."""
+def helper_environment() -> dict[str, str]:
+    """This process's environment, less what would make the helper record a run of its own or
+    connect to this process's wandb-core."""
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -29,20 +59,18 @@ def helper_environment(**more: str) -> dict[str, str]:
     }
     environment[PREFIX + "HOMES"] = "wandb"
     environment["PYTHONSAFEPATH"] = "1"
-    package_home = str(Path(__file__).resolve().parents[2])
-    if package_home not in (*site.getsitepackages(), site.getusersitepackages()):
+    package_folder = str(Path(__file__).resolve().parents[2])
+    if package_folder not in (*site.getsitepackages(), site.getusersitepackages()):
         # A checkout that is on sys.path but not installed.
-        path = [package_home, environment.get("PYTHONPATH", "")]
+        path = [package_folder, environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
-    return environment | more
+    return environment
 
 
-def absolute_uri(uri: str) -> str:
-    """An MLflow URI with a relative SQLite file or folder in terms of this process's folder:
-    other processes will read it."""
-    scheme, _, file = uri.partition(":///")
-    if uri.startswith("sqlite") and file:
-        return uri if file.startswith(("/", ":")) else f"{scheme}:///{Path(file).absolute()}"
-    if not uri or "://" in uri or uri.startswith(("file:", "databricks", "uc:")):
-        return uri
-    return str(Path(uri).absolute())
+def lower_priority() -> None:
+    """Lower this process's priority, so that it does not slow down training on a busy machine.
+
+    A system that has no niceness, or forbids changing it, is left as it is.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(max(0, NICENESS - os.nice(0)))

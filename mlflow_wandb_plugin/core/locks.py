@@ -12,6 +12,14 @@ from pathlib import Path
 POLL_S = 0.05
 
 
+def lock(fd: int, shared: bool = False) -> None:
+    """Lock an open file, waiting as long as another process holds a lock that forbids it.
+
+    Args and Raises: as for `try_lock`.
+    """
+    fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+
+
 def try_lock(fd: int, shared: bool = False) -> bool:
     """Lock an open file without waiting.
 
@@ -33,11 +41,12 @@ def try_lock(fd: int, shared: bool = False) -> bool:
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, patience_s: float = 0.0) -> Iterator[bool]:
-    """Hold the exclusive lock of the lock file ``path``, which is created with mode 0600.
+def file_lock(path: Path, patience_s: float = 0.0, shared: bool = False) -> Iterator[bool]:
+    """Hold a lock of the lock file ``path``, which is created with mode 0600.
 
     Args:
         patience_s: seconds to wait for another process that holds it.
+        shared: as for `try_lock`.
 
     Yields:
         False when another process still holds it.
@@ -45,7 +54,7 @@ def file_lock(path: Path, patience_s: float = 0.0) -> Iterator[bool]:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + patience_s
     try:
-        while not (locked := try_lock(fd)) and time.monotonic() < deadline:
+        while not (locked := try_lock(fd, shared)) and time.monotonic() < deadline:
             time.sleep(POLL_S)
         yield locked
     finally:

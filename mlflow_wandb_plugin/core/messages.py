@@ -1,4 +1,4 @@
-"""Warnings that a process shows once, however often their cause comes back."""
+"""Warnings that a process shows once, however often their cause recurs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,3 @@ def show_once(message: str, show: Callable[[str], None]) -> None:
     if message not in _shown:
         _shown.add(message)
         show(message)
-
-
-def forget_shown() -> None:
-    """Show every message again; for tests."""
-    _shown.clear()

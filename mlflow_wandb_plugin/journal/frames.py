@@ -1,12 +1,12 @@
-"""The journal: what a training process appends and a replicator follows, one file a run.
+"""The journal's format: one file for each run, appended by its processes, read by a replicator.
 
 A frame is a 12-byte header (magic, kind, payload length, crc32 over kind and payload) and its
 payload, appended with a single `os.write` to a file opened with O_APPEND: it survives the death
 of the process the moment `append` returns, and forked children may append too.
 
-Beside ``NAME.journal`` stand ``NAME.status`` (JSON, written by whoever ships the journal) and
-``NAME.lock`` (held by whoever ships it). The trainer holds a shared lock on the journal itself:
-while that lock is held the run goes on.
+Beside ``NAME.journal`` are ``NAME.status`` (JSON) and ``NAME.lock``; the process that ships the
+journal writes the one and holds the other. Processes that write the journal hold a shared lock on
+the journal itself: while one holds it the run goes on.
 """
 
 from __future__ import annotations

@@ -1,39 +1,58 @@
-"""Locks of a journal: whether its writer lives, and who ships it."""
+"""Locks of a journal: whether a process writes it, and which process ships it."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlflow_wandb_plugin.core.locks import file_lock, lock, try_lock
+
 
 def trainer_alive(path: Path) -> bool:
-    """Whether a process still has the journal open for writing. False when it is gone."""
+    """Whether a process has the journal open for writing. False when the journal is gone."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
-    with _asking(path.parent):
+    with _one_at_a_time(path.parent):
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
+            return not _lock_unless_written(fd)
         finally:
             os.close(fd)
-    return False
 
 
 @contextlib.contextmanager
-def _asking(folder: Path) -> Iterator[None]:
-    """One asks at a time: the lock that asking takes looks like a trainer's to another."""
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let one process at a time test a journal's lock, because the test looks like a writer."""
     fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        # Not every network file system locks folders; there, two tests may rarely collide.
         with contextlib.suppress(OSError):
-            # Not every network file system locks folders; then two may meet, once in a while.
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            lock(fd)
         yield
+    finally:
+        os.close(fd)
+
+
+def _lock_unless_written(fd: int) -> bool:
+    """As `try_lock`; a journal on a file system that cannot lock counts as being written."""
+    try:
+        return try_lock(fd)
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def exclusive_journal(path: Path) -> Iterator[int | None]:
+    """Keep writers away from a journal, and yield its size in bytes; None when one has it open.
+
+    A writer that comes meanwhile waits, and then finds that the file was removed.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield os.fstat(fd).st_size if _lock_unless_written(fd) else None
     finally:
         os.close(fd)
 
@@ -41,20 +60,12 @@ def _asking(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def shipping_lock(path: Path) -> Iterator[bool]:
     """Hold the right to ship a journal; yields False when another process has it."""
-    fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(fd)
+    with file_lock(path.with_suffix(".lock")) as locked:
+        yield locked
 
 
 def remove_journal(path: Path) -> None:
-    """Delete a journal that has been shipped, and its lock. The status stays."""
+    """Delete a journal that has been shipped, and its lock. The status file stays."""
     for file in (path, path.with_suffix(".lock")):
         with contextlib.suppress(FileNotFoundError):
             file.unlink()

@@ -1,15 +1,15 @@
-"""What a run that is born in MLflow leaves for the replicator, in journals of one file a run.
+"""The outbox: journals of MLflow runs that are mirrored into W&B, one file for each run.
 
 Every process that writes to a run (a script, each worker of an MLflow server) appends to the run's
 one journal, ``MLFLOW_RUN_ID.journal``: an append is one system call, so the file's order is the
-order of the writes, and the row that an operation becomes in W&B has a number that never changes.
-Files to carry lie in ``MLFLOW_RUN_ID.files/`` beside it. The last writer leaves the journal; the
-forwarder, one a folder, removes it when W&B has everything.
+order of the writes, and the W&B row that an operation becomes has a number that never changes.
+Files of the run are copied to ``MLFLOW_RUN_ID.files/`` beside it. Writers leave the journal behind;
+the forwarder, one for each folder, removes it when W&B has everything.
 
 A frame of kind `OPERATION` holds one JSON object, with bare NaN and Infinity as Python writes them.
-Of a batch it may hold what `encode_batch` makes: a ``B``, two sizes, such an object with the keys
-of the metrics, and their values, timestamps and steps as little-endian numbers of eight bytes.
-``op`` names it; times are Unix ms; ``at`` is when the operation was journalled:
+A batch may be in the binary format of `encode_batch` instead: a ``B``, two sizes, such an object
+with the metrics' keys, and their values, timestamps and steps as little-endian 8-byte numbers.
+``op`` names the operation; times are Unix ms; ``at`` is when the operation was journalled:
 
 ======== ===========================================================================================
 op       fields
@@ -23,13 +23,13 @@ restore  none
 inputs   datasets [{name, digest, source_type, source, schema, profile, tags}], models [id, …]
 outputs  models [[id, step], …]
 file     path (in the run), file (its name in the files folder), model (id, or null)
-unfile   path, model (id, or null): what lies below it, too; empty for all
+unfile   path of a file or folder (empty: all files), model (id, or null)
 model    id, name, type, params, tags, status; repeated when one of them changes
 version  name, version, model (id or null), source, aliases [alias, …], tags, description,
          deleted (true or false); repeated when one of them changes
-alias    name, alias, version (null: the alias was taken away)
-trace    count: that many more traces were written, which W&B has no place for
-lost     what, count: could not be journalled (a file that went away, …)
+alias    name, alias, version (null: the alias was removed)
+trace    count: number of traces that were written, which W&B has no place for
+lost     what, count: could not be journalled (a file that was deleted, …)
 ======== ===========================================================================================
 """
 
@@ -55,8 +55,10 @@ role: a "client" keeps the journal open until its run or it ends, a "server" clo
 
 FOLDER = "mirror"
 TROUBLE = "trouble"
+FORWARDER_LOCK = "forwarder.lock"
+"""The lock file of a folder, held by its forwarder."""
 STUCK = ("waiting", "failed")
-"""States of a journal that W&B does not take now; its status says why."""
+"""States of a journal that W&B does not accept now; the status file has the error."""
 
 
 def folder() -> Path:
@@ -72,16 +74,16 @@ def folder() -> Path:
     return (hidden if hidden.is_dir() else base / "wandb") / FOLDER
 
 
-def trouble(folder: Path) -> str:
-    """What kept a run of this folder from W&B when one was last tried; empty if nothing did."""
+def read_trouble(folder: Path) -> str:
+    """The error of the folder's latest delivery to W&B; empty if it succeeded."""
     try:
         return (folder / TROUBLE).read_text()
     except OSError:
         return ""
 
 
-def say_trouble(folder: Path, text: str) -> None:
-    """Leave word for who writes journals into ``folder``; an empty ``text`` takes it back."""
+def write_trouble(folder: Path, text: str) -> None:
+    """Tell the processes that write journals into ``folder`` of an error; empty text removes it."""
     if text:
         (folder / TROUBLE).write_text(text)
     else:
@@ -89,15 +91,20 @@ def say_trouble(folder: Path, text: str) -> None:
 
 
 def encode(op: str, **fields: Any) -> bytes:
-    """The payload of a frame. Numbers of numpy's become Python's."""
+    """The payload of a frame; numpy's numbers become Python's."""
     return _encode({"op": op, **fields}).encode()
 
 
 def encode_batch(
     at: int, metrics: Sequence[Any], params: Mapping[str, str], tags: Mapping[str, str]
 ) -> bytes:
-    """A batch; its metrics are MLflow's entities. The caller of `mlflow.log_metrics` waits for it,
-    and ten floats in decimal are most of what JSON would take."""
+    """The payload of a batch. Binary, because `mlflow.log_metrics` waits for it, and writing floats
+    in decimal would take most of the time.
+
+    Args:
+        at: Unix ms.
+        metrics: `mlflow.entities.Metric`.
+    """
     keys = [metric.key for metric in metrics]
     try:
         numbers = _numbers(len(keys)).pack(
@@ -106,11 +113,11 @@ def encode_batch(
             *[metric.step for metric in metrics],
         )
     except (struct.error, OverflowError, TypeError):
-        # What no such number holds is left to JSON.
+        # A number does not fit into 8 bytes: JSON can hold it.
         points = [[metric.key, metric.value, metric.timestamp, metric.step] for metric in metrics]
         return encode("batch", at=at, metrics=points, params=params, tags=tags)
     head = (
-        f'{{"op":"batch","at":{at},"keys":{_list_of(tuple(keys))},'
+        f'{{"op":"batch","at":{at},"keys":{_encode_keys(tuple(keys))},'
         f'"params":{_encode(params) if params else "{}"},"tags":{_encode(tags) if tags else "{}"}}}'
     ).encode()
     return b"".join((_sizes.pack(_BATCH, len(head), len(keys)), head, numbers))
@@ -126,11 +133,11 @@ def _numbers(count: int) -> struct.Struct:
 
 
 @functools.lru_cache(256)
-def _list_of(keys: tuple[str, ...]) -> str:
+def _encode_keys(keys: tuple[str, ...]) -> str:
     return _encode(keys)
 
 
-def _decoded(payload: bytes) -> dict[str, Any]:
+def _decode(payload: bytes) -> dict[str, Any]:
     if payload[:1] != _BATCH:
         operation: dict[str, Any] = json.loads(payload)
         return operation
@@ -143,14 +150,16 @@ def _decoded(payload: bytes) -> dict[str, Any]:
     return operation
 
 
-def _plain(value: Any) -> Any:
+def _python_number(value: Any) -> Any:
     if hasattr(value, "item"):
         return value.item()
-    raise TypeError(f"{type(value).__name__} has no place in a journal")
+    raise TypeError(f"a journal cannot hold a {type(value).__name__}")
 
 
-# `json.dumps` with arguments makes an encoder each time.
-_encode = json.JSONEncoder(separators=(",", ":"), default=_plain, check_circular=False).encode
+# `json.dumps` with arguments would make an encoder for each call.
+_encode = json.JSONEncoder(
+    separators=(",", ":"), default=_python_number, check_circular=False
+).encode
 
 
 def operations(reader: JournalReader) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -161,4 +170,4 @@ def operations(reader: JournalReader) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     for frame in reader.read():
         if frame.kind == OPERATION:
-            yield frame.end, _decoded(frame.payload)
+            yield frame.end, _decode(frame.payload)

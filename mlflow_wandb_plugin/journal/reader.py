@@ -1,4 +1,4 @@
-"""The reading end of a journal, also while it grows."""
+"""Read a journal, also while it grows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ READ_SIZE = 1024 * 1024
 
 
 class JournalReader:
-    """Reads a journal, also while it grows. Same contract as `translog.framing.LogReader`."""
+    """Reads a journal, also while it grows.
+
+    Attributes:
+        position: offset behind the last frame that was read.
+        unreadable: damaged ranges that were skipped.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,7 +47,7 @@ class JournalReader:
                 base = self.position
 
     def finish(self) -> None:
-        """Nothing more will come: an unfinished frame at the end is damage."""
+        """Count an incomplete frame at the end as damage, because nothing more will be appended."""
         try:
             left = self.path.stat().st_size - self.position
         except OSError:
@@ -60,28 +65,28 @@ class JournalReader:
             if magic == MAGIC and stop > end:
                 if self._next_frame(buffer, at + 1) < 0:
                     return
-                whole = False
+                complete = False
             else:
                 payload = buffer[at + FRAME_HEADER.size : stop]
-                whole = magic == MAGIC and zlib.crc32(payload, kind) == crc
-            if whole:
+                complete = magic == MAGIC and zlib.crc32(payload, kind) == crc
+            if complete:
                 at = stop
                 self.position = base + at
                 yield Frame(self.position, kind, payload)
                 continue
-            # A torn frame (disk full, then space again): go on at the next sound one.
+            # An incomplete frame (disk full, then space again): go on at the next valid one.
             following = self._next_frame(buffer, at + 1)
             if following < 0:
                 return
             self.unreadable.append(
-                UnreadableRange(str(self.path), base + at, following - at, "a record is not whole")
+                UnreadableRange(str(self.path), base + at, following - at, "a record is incomplete")
             )
             at = following
             self.position = base + at
 
     @staticmethod
     def _next_frame(buffer: bytes, at: int) -> int:
-        """Offset of the next frame in ``buffer`` whose checksum holds, or -1."""
+        """Offset of the next frame in ``buffer`` whose checksum is right, or -1."""
         magic = MAGIC.to_bytes(2, "little")
         while (at := buffer.find(magic, at)) >= 0 and at + FRAME_HEADER.size <= len(buffer):
             _, kind, size, crc = FRAME_HEADER.unpack_from(buffer, at)
@@ -96,10 +101,10 @@ class JournalReader:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The journal's first frame.
+    """The JSON document in the journal's first frame.
 
     Raises:
-        JournalError: there is none, or it was written by a newer version.
+        JournalError: there is none, or another version of this package wrote it.
     """
     for frame in JournalReader(path).read():
         if frame.kind == HEADER:

@@ -1,16 +1,17 @@
-"""The status file beside a journal: what whoever ships it last said."""
+"""The status file beside a journal, written by the process that ships it."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlflow_wandb_plugin.core.atomic_files import write_atomically
+
 
 def read_status(path: Path) -> dict[str, Any]:
-    """What the shipper of journal ``path`` last said; empty when it said nothing yet."""
+    """The status of journal ``path``; empty when there is none yet."""
     try:
         status = json.loads(path.with_suffix(".status").read_text())
     except (OSError, ValueError):
@@ -20,9 +21,4 @@ def read_status(path: Path) -> dict[str, Any]:
 
 def write_status(path: Path, status: Mapping[str, Any]) -> None:
     """Replace the status of journal ``path`` in one step."""
-    target = path.with_suffix(".status")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(fd, "w", encoding="utf-8") as file:
-        json.dump(status, file)
-    os.replace(temporary, target)
+    write_atomically(path.with_suffix(".status"), json.dumps(status), mode=0o600)

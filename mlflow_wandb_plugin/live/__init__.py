@@ -1,1 +1,1 @@
-"""Runs born in W&B: the tap on the SDK, and the training process's side of the replicator."""
+"""Replicate W&B runs to MLflow: the part in the training process."""

@@ -16,15 +16,15 @@ def dual_write(function: F, /) -> F: ...
 @overload
 def dual_write(**init: Any) -> Callable[[F], F]: ...
 def dual_write(function: Any = None, /, **init: Any) -> Any:
-    """Open a W&B run for each call of a function; finish it with the call.
+    """Open a W&B run for each call of a function, and finish it when the call ends.
 
     Works on functions, coroutine functions, generators and async generators, with or without
-    arguments. An exception ends the run with exit code 1, FAILED in MLflow, and goes on to the
-    caller. Inside a run that is already open, the function logs into that run.
+    arguments. An exception ends the run with exit code 1, FAILED in MLflow, and is raised to the
+    caller. If a run is already open, the function logs into that run.
 
     Args:
-        init: arguments of ``wandb.init``; ``experiment``, ``tracking_uri`` and the other fields
-            of `mlflow_wandb_plugin.settings.Settings` may stand among them.
+        init: arguments of ``wandb.init``, and fields of `mlflow_wandb_plugin.settings.Settings`
+            such as ``experiment`` and ``tracking_uri``.
     """
     if function is None:
         return lambda wrapped: _wrap(wrapped, init)
@@ -84,7 +84,7 @@ def _run(init: dict[str, Any]) -> Iterator[None]:
         yield
         exit_code = 0
     except GeneratorExit:
-        # The caller has taken all it wanted of a generator.
+        # The caller stopped reading from a generator, which is no failure.
         exit_code = 0
         raise
     finally:

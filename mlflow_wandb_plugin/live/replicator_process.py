@@ -1,4 +1,4 @@
-"""The training process's handle on its replicator: start it, tell it what to follow."""
+"""Start the training process's replicator and ask it to ship journals."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
-from mlflow_wandb_plugin.core.helper_process import helper_environment
+from mlflow_wandb_plugin.core.helper_process import start_helper
 from mlflow_wandb_plugin.live.terminal import warn_once
 from mlflow_wandb_plugin.settings import Settings
 
@@ -19,7 +18,7 @@ LOG_NAME = "replicator.log"
 
 
 class Replicator:
-    """One helper process for all runs of this process; it outlives us to finish its work."""
+    """The helper process for all runs of this process; it outlives this process to finish."""
 
     _instance: Replicator | None = None
 
@@ -43,30 +42,15 @@ class Replicator:
             if self.alive():
                 return
             try:
-                journals.mkdir(parents=True, exist_ok=True)
-                log = os.open(
-                    journals / LOG_NAME,
-                    os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
-                    0o600,
+                self._process = start_helper(
+                    "mlflow_wandb_plugin.replicator", journals, LOG_NAME, stdin=subprocess.PIPE
                 )
-                try:
-                    # A session of its own: Ctrl-C and a killed process group do not reach it.
-                    self._process = subprocess.Popen(
-                        [sys.executable, "-m", "mlflow_wandb_plugin.replicator", str(journals)],
-                        stdin=subprocess.PIPE,
-                        stdout=log,
-                        stderr=log,
-                        env=helper_environment(),
-                        start_new_session=True,
-                    )
-                finally:
-                    os.close(log)
             except OSError as error:
                 warn_once(f"the replicator cannot start ({error}); `mlflow-wandb sync` delivers")
 
-    def follow(self, journal: Path, tracking_uri: str, settings: Settings) -> None:
-        """Ask the replicator to ship ``journal``. The URI, maybe with a password, goes by pipe."""
-        order = {
+    def ship(self, journal: Path, tracking_uri: str, settings: Settings) -> None:
+        """Ask the replicator to ship ``journal``, through a pipe: the URI may have a password."""
+        request = {
             "journal": str(journal),
             "tracking_uri": tracking_uri,
             "settings": dataclasses.asdict(settings),
@@ -75,5 +59,5 @@ class Replicator:
             if self._process is None or self._process.stdin is None:
                 return
             with contextlib.suppress(OSError):
-                self._process.stdin.write(json.dumps(order).encode() + b"\n")
+                self._process.stdin.write(json.dumps(request).encode() + b"\n")
                 self._process.stdin.flush()

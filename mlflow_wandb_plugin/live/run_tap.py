@@ -1,81 +1,91 @@
-"""One tapped run in the training process: its journal and its share of the replicator."""
+"""One run in the training process that is replicated to MLflow: its journal and its replicator."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from mlflow_wandb_plugin.core import identity, tracking_uri
+from mlflow_wandb_plugin.core.atomic_files import link_or_copy
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
 from mlflow_wandb_plugin.journal.status import read_status
 from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.live.replicator_process import Replicator
-from mlflow_wandb_plugin.live.terminal import ProgressLine, say, warn_once
+from mlflow_wandb_plugin.live.terminal import ProgressLine, print_line, warn_once
 from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.wandb_log.folder_names import segment_of
 
 TROUBLE_PATIENCE_S = 10.0
-"""How long finish() waits for an MLflow that is known not to answer."""
+"""How long `Run.finish` waits for an MLflow that does not answer."""
 
 
 class RunTap:
-    """Writes what the SDK sends to the run's journal. Nothing here raises into user code."""
+    """Journals the records that the wandb SDK sends for one run. Raises nothing into user code.
 
-    def __init__(self, run: Any, settings: Settings, wandb_file: Path) -> None:
+    Args:
+        wandb_file: wandb-core's file of the run.
+        shared: whether other processes log into the run at the same time (wandb's shared mode).
+
+    Attributes:
+        lock: held while a record is sent to wandb and journalled, so that the order is the same.
+        pid: of the process that started the run.
+        path: the run's journal.
+    """
+
+    def __init__(self, run: Any, settings: Settings, wandb_file: Path, shared: bool) -> None:
         self.lock = threading.RLock()
         self.pid = os.getpid()
         self.closed = False
         self._run = run
         self._settings = settings
         self._wandb_file = wandb_file.absolute()
+        self._shared = shared
         folder = settings.journal_dir or self._wandb_file.parent.parent / JOURNAL_DIR
         self.path = Path(folder).absolute() / f"{segment_of(self._wandb_file)}{frames.SUFFIX}"
         self._journal: Journal | None = None
         self._broken = False
         self._target_uri = ""
         self._replicator = Replicator.of_this_process()
-        self._told_wandb = False
+        self._in_wandb_config = False
 
-    # -- the run's life -------------------------------------------------------------------
+    # -- calls of the tap -----------------------------------------------------------------
 
-    def prepare(self) -> None:
-        """Start the replicator now, so that it is ready when wandb is."""
+    def start_replicator(self) -> None:
+        """Start the replicator when the run is created, so that it is ready when wandb is."""
         self._target_uri = tracking_uri.uri(self._settings)
         self._replicator.start(self.path.parent)
 
-    def started(self) -> None:
-        """wandb.init is nearly done: let the replicator follow, learn the MLflow run id."""
+    def on_start(self) -> None:
+        """At the end of `wandb.init`: have the journal shipped, and wait for the MLflow run id."""
         if self._journal is None:
             return
-        self._follow()
-        status = self._wait(self._settings.init_timeout, ("live", "waiting", "failed"))
+        self._replicator.ship(self.path, self._target_uri, self._settings)
+        status = self._wait_for_state(("live", "waiting", "failed"), self._settings.init_timeout)
         if status.get("run_id"):
-            self._tell_wandb(status)
+            self._add_to_wandb_config(status)
         else:
             reason = status.get("error") or "MLflow has not answered yet"
             warn_once(f"{reason}; training goes on, the journal keeps everything for MLflow")
 
     def before_finish(self) -> None:
-        """The last moment at which the W&B run can be told of its twin: wandb takes no config
-        from a run that it calls finished."""
-        if self._told_wandb or self.closed or self.pid != os.getpid():
+        """Before `Run.finish`: wandb accepts no change of the config of a finished run."""
+        if self._in_wandb_config or self.closed or self.pid != os.getpid():
             return
         status = read_status(self.path)
         if status.get("run_id"):
-            self._tell_wandb(status)
+            self._add_to_wandb_config(status)
 
-    def finished(self, uploaded: bool = True) -> None:
-        """wandb is done with the run: close the journal and wait for the replica.
+    def after_finish(self, uploaded: bool = True) -> None:
+        """After `Run.finish`: close the journal and wait for the run in MLflow to be complete.
 
         Args:
-            uploaded: whether wandb came to the end of it, for which it uploads everything.
+            uploaded: whether `Run.finish` returned after wandb had uploaded everything.
         """
         with self.lock:
             if self.closed or self._journal is None or self.pid != os.getpid():
@@ -85,11 +95,11 @@ class RunTap:
             self._journal.close()
         if not self._replicator.alive():
             self._replicator.start(self.path.parent)
-            self._follow()
+            self._replicator.ship(self.path, self._target_uri, self._settings)
         self._wait_for_replica()
 
-    def shared_with_child(self) -> None:
-        """A forked child logs into this run, too: from now on only wandb-core knows the order."""
+    def on_fork(self) -> None:
+        """Note that a forked child logs into the run, too: only wandb-core's file has the order."""
         self._note(rows_from_file=True, pid=os.getpid())
 
     # -- records --------------------------------------------------------------------------
@@ -100,7 +110,7 @@ class RunTap:
             return
         try:
             if self._journal is None:
-                self._open()
+                self._open_journal()
             if record.WhichOneof("record_type") == "tbrecord":
                 self._note(rows_from_file=True)
             assert self._journal is not None
@@ -108,19 +118,22 @@ class RunTap:
         except JournalError as error:
             self._give_up(error)
 
-    def keeping_files(self, record: Any) -> Any:
-        """The record to journal: an artifact's staged files are kept under other names, for
-        wandb-core deletes them once they are uploaded."""
-        kind = record.WhichOneof("record_type")
-        if kind not in ("artifact", "request") or self._broken:
+    def keep_artifact_files(self, record: Any) -> Any:
+        """Keep an artifact's staged files, which wandb-core deletes once they are uploaded.
+
+        Returns:
+            The record to journal; it has the paths of the kept files.
+        """
+        if self._broken:
             return record
         copy = type(record)()
         copy.CopyFrom(record)
+        kind = copy.WhichOneof("record_type")
         artifact = copy.artifact if kind == "artifact" else copy.request.log_artifact.artifact
         _keep_staged_files(artifact, self.path.with_suffix(".files"))
         return copy
 
-    def _open(self) -> None:
+    def _open_journal(self) -> None:
         settings = self._run.settings
         self._journal = Journal(
             self.path,
@@ -135,13 +148,13 @@ class RunTap:
                 "pid": os.getpid(),
             },
         )
-        if getattr(settings, "_shared", False):
+        if self._shared:
             self._note(shared=True)
 
-    def _note(self, **what: Any) -> None:
+    def _note(self, **fields: Any) -> None:
         try:
             if self._journal is not None:
-                self._journal.note(**what)
+                self._journal.note(**fields)
         except JournalError as error:
             self._give_up(error)
 
@@ -158,11 +171,8 @@ class RunTap:
 
     # -- the replicator -------------------------------------------------------------------
 
-    def _follow(self) -> None:
-        self._replicator.follow(self.path, self._target_uri, self._settings)
-
-    def _wait(self, seconds: float, states: tuple[str, ...]) -> dict[str, Any]:
-        deadline = time.monotonic() + seconds
+    def _wait_for_state(self, states: tuple[str, ...], timeout_s: float) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout_s
         while True:
             status = read_status(self.path)
             if status.get("state") in states or time.monotonic() > deadline:
@@ -192,22 +202,22 @@ class RunTap:
             reason = status.get("error") or "MLflow has not taken everything yet"
             warn_once(f"{reason}. `mlflow-wandb sync {self.path.parent.parent}` delivers the rest")
 
-    def _tell_wandb(self, status: dict[str, Any]) -> None:
-        """Write the twin's identity into the W&B config, and print it as wandb prints its own."""
-        self._told_wandb = True
+    def _add_to_wandb_config(self, status: dict[str, Any]) -> None:
+        """Add the MLflow run's id and location to the W&B config, and print them."""
+        self._in_wandb_config = True
         keys = identity.config_keys(
             status["run_id"], status["experiment_id"], status["tracking_uri"]
         )
         try:
             self._run.config.update(keys, allow_val_change=True)
         except Exception as error:
-            # Whatever wandb makes of it, the user's run goes on.
+            # Whatever the error is, the user's run goes on.
             warn_once(f"the W&B config cannot name the MLflow run {status['run_id']}: {error}")
-        say(f"MLflow run {status['run_id']} {status.get('where', '')}".rstrip())
+        print_line(f"MLflow run {status['run_id']} {status.get('where', '')}".rstrip())
 
 
 def _keep_staged_files(artifact: Any, folder: Path) -> None:
-    """Link (or copy) staged files into ``folder``; the entries then name the copies."""
+    """Link or copy an artifact's staged files into ``folder``; its entries get the new paths."""
     for entry in artifact.manifest.contents:
         local = Path(entry.local_path) if entry.local_path else None
         if local is None or "staging" not in local.parts:
@@ -216,14 +226,7 @@ def _keep_staged_files(artifact: Any, folder: Path) -> None:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not kept.exists():
-                _link_or_copy(local, kept)
+                link_or_copy(local, kept)
         except OSError:
             continue
         entry.local_path = str(kept)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -1,9 +1,9 @@
-"""The tap: every record that the wandb SDK sends to wandb-core is also written to a journal.
+"""The tap: write every record that the wandb SDK sends to wandb-core to a journal, too.
 
 All of wandb's private API that the package relies on while training is in this file:
 `Run._set_backend`, called once for every run and again in forked children, `Run._finish`, and the
-interface's `_publish` and `_deliver`. Where one of them is missing the tap says so and leaves
-wandb alone. `Run._finish_timed_out`, where there is one, says that wandb gave up uploading.
+interface's `_publish` and `_deliver`. Where one of them is missing, `install` raises an error and
+changes nothing. `Run._finish_timed_out`, where it exists, is true after wandb gave up uploading.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from mlflow_wandb_plugin.live.run_tap import RunTap
 from mlflow_wandb_plugin.live.terminal import warn_once
 from mlflow_wandb_plugin.settings import Settings
 
-# What of the SDK's traffic a replica needs. Everything else (telemetry, console, polling) is not
-# of the run, or is found in its folder.
+# The records that replication needs. All others (telemetry, console, polling) are no data of the
+# run, or are in wandb-core's file as well.
 KEPT_RECORDS = frozenset(
     {
         "run", "config", "metric", "history", "summary", "files", "artifact", "use_artifact",
@@ -35,70 +35,71 @@ KEPT_RECORDS = frozenset(
 KEPT_REQUESTS = frozenset({"run_start", "partial_history", "log_artifact"})
 
 _settings = Settings()
-_here: ContextVar[Settings | None] = ContextVar("mlflow_wandb_settings", default=None)
+_override: ContextVar[Settings | None] = ContextVar("mlflow_wandb_settings", default=None)
 _installed = False
+_offline_init: Any = None
 _taps: dict[str, RunTap] = {}
 _lock = threading.Lock()
 
 
 def install(settings: Settings) -> None:
-    """Tap every run that starts from now on. With ``homes="wandb"`` nothing is tapped.
+    """Replicate every run that starts from now on; with ``homes="wandb"`` none.
 
     Raises:
-        MlflowWandbError: this wandb has no place to tap; the message says which versions do.
+        MlflowWandbError: the installed wandb lacks the methods that the tap wraps.
     """
     global _settings, _installed
     _settings = settings
     if settings.homes == "wandb":
         return
     if settings.homes == "mlflow":
-        _offline()
+        _force_offline()
     with _lock:
         if _installed:
             return
-        tapped = run_class()
-        tapped._set_backend = _tapped(tapped._set_backend)
-        tapped._finish = _finishing(tapped._finish)
+        run = run_class()
+        run._set_backend = _wrap_set_backend(run._set_backend)
+        run._finish = _wrap_finish(run._finish)
         _installed = True
     if "WANDB_SERVICE" not in os.environ:
-        # Registered before wandb's own exit hook, ours runs after it: by then wandb-core has
-        # ended the runs that the script left open. Where wandb was first, the replicator sees
-        # this process end, and nobody waits.
-        atexit.register(_finish_left_open)
+        # If it is registered before wandb's own exit hook, it runs after it, when wandb-core has
+        # ended the runs that the script left open. Else the replicator notices that this process
+        # has ended, and this process does not wait.
+        atexit.register(_finish_open_runs)
 
 
 def settings() -> Settings:
-    """The settings of a run that starts here and now."""
-    return _here.get() or (_settings if _installed else Settings.load())
+    """The settings of a run that starts now, in this thread or task."""
+    return _override.get() or (_settings if _installed else Settings.load())
 
 
 @contextmanager
 def using(**changes: Any) -> Iterator[None]:
-    """Tap the runs that start inside, with ``changes`` to the settings in force; runs that other
-    threads or tasks start meanwhile keep theirs.
+    """Replicate the runs that start in this context, with changed settings; runs of other threads
+    or tasks keep theirs.
 
     Args:
         changes: fields of `mlflow_wandb_plugin.settings.Settings`.
 
     Raises:
-        UsageError: a setting is unknown or its value does not fit.
-        MlflowWandbError: this wandb has no place to tap.
+        UsageError: a setting is unknown or its value is invalid.
+        MlflowWandbError: as for `install`.
     """
     changed = Settings.load(**{**dataclasses.asdict(settings()), **changes})
     if not _installed:
         install(Settings.load())
-    token = _here.set(changed)
+    token = _override.set(changed)
     try:
         yield
     finally:
-        _here.reset(token)
+        _override.reset(token)
 
 
 def run_class() -> Any:
-    """wandb's Run, if it can be tapped.
+    """wandb's Run, whose methods the tap wraps.
 
     Raises:
-        MlflowWandbError: this wandb has no place to tap.
+        MlflowWandbError: it lacks them.
     """
     import wandb
 
@@ -112,12 +113,12 @@ def run_class() -> Any:
 
 
 def follows(run: Any) -> bool:
-    """Whether ``run`` is being replicated: it started after `install` and was not left alone."""
+    """Whether ``run`` is being replicated."""
     tap = _taps.get(run.settings.run_id)
     return tap is not None and not tap.closed
 
 
-def _tapped(set_backend: Any) -> Any:
+def _wrap_set_backend(set_backend: Any) -> Any:
     @functools.wraps(set_backend)
     def wrapper(run: Any, backend: Any) -> Any:
         result = set_backend(run, backend)
@@ -125,14 +126,14 @@ def _tapped(set_backend: Any) -> Any:
             try:
                 _attach(run, getattr(backend, "interface", backend))
             except Exception as error:
-                # Whatever it is, the user's run goes on.
+                # Whatever the error is, the user's run goes on.
                 warn_once(f"this run is not replicated to MLflow: {error}")
         return result
 
     return wrapper
 
 
-def _finishing(finish: Any) -> Any:
+def _wrap_finish(finish: Any) -> Any:
     @functools.wraps(finish)
     def wrapper(run: Any, *args: Any, **kwargs: Any) -> Any:
         tap = _taps.get(run.settings.run_id)
@@ -144,9 +145,9 @@ def _finishing(finish: Any) -> Any:
             uploaded = not getattr(run, "_finish_timed_out", False)
             return result
         finally:
-            # Only now has wandb-core written the end of the run's file.
+            # Only now has wandb-core written the end of its file of the run.
             if tap is not None:
-                tap.finished(uploaded)
+                tap.after_finish(uploaded)
 
     return wrapper
 
@@ -155,42 +156,33 @@ def _attach(run: Any, interface: Any) -> None:
     run_id = run.settings.run_id
     tap = _taps.get(run_id)
     if tap is not None and not tap.closed and tap.pid != os.getpid():
-        tap.shared_with_child()
+        tap.on_fork()
     else:
-        log = Path(run.settings.sync_file)
-        tap = _taps[run_id] = RunTap(run, settings(), log)
-        tap.prepare()
-    _shadow(interface, tap)
+        shared = bool(getattr(run.settings, "_shared", False))
+        tap = _taps[run_id] = RunTap(run, settings(), Path(run.settings.sync_file), shared)
+        tap.start_replicator()
+    interface._publish = _wrap_send(interface._publish, tap)
+    interface._deliver = _wrap_send(interface._deliver, tap)
 
 
-def _shadow(interface: Any, tap: RunTap) -> None:
-    """Put the tap between one run's interface and its callers."""
-    publish, deliver = interface._publish, interface._deliver
+def _wrap_send(send: Any, tap: RunTap) -> Any:
+    """Journal the records that one method of a run's interface has sent to wandb-core."""
 
-    def tapped_publish(record: Any, *args: Any, **kwargs: Any) -> Any:
-        if not _kept(record):
-            return publish(record, *args, **kwargs)
+    def wrapper(record: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _is_kept(record):
+            return send(record, *args, **kwargs)
         with tap.lock:
-            kept = tap.keeping_files(record) if _is_artifact(record) else record
-            result = publish(record, *args, **kwargs)
-            tap.write(kept)
-        return result
-
-    def tapped_deliver(record: Any, *args: Any, **kwargs: Any) -> Any:
-        if not _kept(record):
-            return deliver(record, *args, **kwargs)
-        with tap.lock:
-            kept = tap.keeping_files(record) if _is_artifact(record) else record
-            result = deliver(record, *args, **kwargs)
+            kept = tap.keep_artifact_files(record) if _is_artifact(record) else record
+            result = send(record, *args, **kwargs)
             tap.write(kept)
         if _is_run_start(record):
-            tap.started()
+            tap.on_start()
         return result
 
-    interface._publish, interface._deliver = tapped_publish, tapped_deliver
+    return wrapper
 
 
-def _kept(record: Any) -> bool:
+def _is_kept(record: Any) -> bool:
     kind = record.WhichOneof("record_type")
     if kind == "request":
         return record.request.WhichOneof("request_type") in KEPT_REQUESTS
@@ -209,13 +201,13 @@ def _is_artifact(record: Any) -> bool:
     return bool(kind == "artifact")
 
 
-def _finish_left_open() -> None:
+def _finish_open_runs() -> None:
     for tap in _taps.values():
-        tap.finished()
+        tap.after_finish()
 
 
 def _after_fork() -> None:
-    """A lock that another thread held at the fork would never be released in the child."""
+    """Replace locks: one that another thread held at the fork stays locked in the child."""
     for tap in _taps.values():
         tap.lock = threading.RLock()
 
@@ -223,13 +215,14 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _offline() -> None:
-    """The cut-over: wandb keeps working, offline, whatever mode the script asks for."""
+def _force_offline() -> None:
+    """Let wandb work offline, whatever mode the script asks for (``homes="mlflow"``)."""
     import wandb
 
     os.environ["WANDB_MODE"] = "offline"
+    global _offline_init
     original = wandb.init
-    if getattr(original, "_mlflow_wandb_offline", False):
+    if original is _offline_init:
         return
 
     @functools.wraps(original)
@@ -238,5 +231,4 @@ def _offline() -> None:
             kwargs["mode"] = "offline"
         return original(*args, **kwargs)
 
-    init._mlflow_wandb_offline = True  # type: ignore[attr-defined]
-    wandb.init = init
+    wandb.init = _offline_init = init

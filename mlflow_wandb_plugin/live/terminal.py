@@ -1,24 +1,25 @@
-"""What the package says to the person at the terminal, in wandb's own voice and place."""
+"""Messages of the training process, printed as wandb prints its own."""
 
 from __future__ import annotations
 
 import sys
 
-_said: set[str] = set()
+from mlflow_wandb_plugin.core.messages import show_once
 
 
-def say(message: str) -> None:
-    """One line, as wandb prints its own; nothing when wandb is silent."""
+def print_line(message: str) -> None:
+    """Print one line as wandb prints its own; nothing when wandb is silent."""
     import wandb
 
     wandb.termlog(message)
 
 
 def warn_once(message: str) -> None:
-    """A warning, the first time only. Never raises."""
-    if message in _said:
-        return
-    _said.add(message)
+    """Print a warning, the first time in this process only. Never raises."""
+    show_once(message, _warn)
+
+
+def _warn(message: str) -> None:
     try:
         import wandb
 

@@ -1,6 +1,6 @@
-"""The rule book's other direction: what each MLflow thing becomes in W&B.
+"""Rules for MLflow to W&B: what a run's params, metrics, tags, files and models become.
 
-Pure functions of what MLflow's API was told. `docs/mapping.md` lists the rules.
+Pure functions of the arguments of MLflow's API. `docs/mapping.md` lists the rules.
 """
 
 from __future__ import annotations
@@ -12,37 +12,33 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mlflow_wandb_plugin.core.identity import IDENTITY_CONFIG_KEYS
+from mlflow_wandb_plugin.core.identity import IDENTITY_CONFIG_KEYS, config_keys
+from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, NOTES_TAG, PARENT_TAG
 from mlflow_wandb_plugin.core.model import as_float
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.mapping.names import name_with_hash, safe_path
 
-ABOUT = "mlflow"
-"""The config key below which everything stands that MLflow knows and W&B has no place for."""
-STEP = "mlflow_step"
-"""The metric that holds MLflow's step: W&B's own must rise, MLflow's need not."""
-PARENT_TAG = "mlflow.parentRunId"
-NOTES_TAG = "mlflow.note.content"
-NAME_TAG = "mlflow.runName"
+MLFLOW_KEY = "mlflow"
+"""The config key of a section with everything of the MLflow run that W&B has no field for."""
+STEP_METRIC = "mlflow_step"
+"""The metric that holds MLflow's step: W&B's own step must rise, MLflow's need not."""
 
-TERMINAL = frozenset({"FINISHED", "FAILED", "KILLED"})
 EXIT_CODES: Mapping[str, int] = {"FINISHED": 0, "FAILED": 1, "KILLED": 255}
-"""MLflow's run status as the exit code of the W&B run: 0 is finished, the others are failed."""
-DIED = EXIT_CODES["KILLED"]
-"""Exit code of a run whose script went away without a word."""
+"""Exit code of the W&B run by MLflow's run status: 0 is finished, the others are failed."""
+KILLED_EXIT_CODE = EXIT_CODES["KILLED"]
+"""Also the exit code of a run whose process died without ending it."""
 
-LABEL_LENGTH = 64
-"""What W&B takes as a tag, in characters. Source: wandb.Settings."""
+WANDB_TAG_LENGTH = 64
+"""The longest tag that W&B accepts, in characters. Source: wandb.Settings."""
 NAME_LENGTH = 128
-"""What W&B takes as the name of an artifact, and shows of a run's, in characters."""
-DELETED_LABEL = "mlflow-deleted"
+"""The longest artifact name that W&B accepts and run name that it shows, in characters."""
+DELETED_WANDB_TAG = "mlflow-deleted"
 
 FILES_DIR = "artifacts"
-"""Below a W&B run's files: where the files of an MLflow run go, out of the way of W&B's own."""
+"""The folder of the MLflow run's files among the W&B run's files, apart from W&B's own."""
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"})
 TABLE_ROWS = 10_000
-"""A longer table stays a file: wandb's Table would cut it."""
-
+"""The most rows of a table that is logged as W&B's Table: wandb cuts longer ones."""
 
 _NOT_IN_PROJECT = re.compile(r"[/\\#?%:\x00-\x1f\x7f]")
 _PROJECT_LIMIT = 128
@@ -52,7 +48,7 @@ def project_name(template: str, experiment: str) -> str:
     """The W&B project of an MLflow experiment. ``{experiment}`` is filled in.
 
     What W&B refuses in a project's name (``/ \\ # ? % :`` and control characters) becomes ``-``,
-    and a name over 128 characters is cut and ends in a hash of the whole.
+    and a name over 128 characters is cut and ends in a hash of the full name.
     Source: the validation of `wandb.init` (wandb.sdk.wandb_settings).
     """
     name = template.replace("{experiment}", experiment)
@@ -64,9 +60,9 @@ def project_name(template: str, experiment: str) -> str:
 
 
 def config_value(text: str) -> int | float | bool | str:
-    """A param's text as the number or truth value that reads the same, else the text.
+    """Turn a param's text into the number or bool that prints as this text, else keep the text.
 
-    MLflow turns all values into text; W&B's charts want numbers.
+    MLflow stores all values as text; W&B's charts need numbers.
     """
     if text in ("True", "False"):
         return text == "True"
@@ -81,9 +77,27 @@ def config_value(text: str) -> int | float | bool | str:
 
 
 def config_key(param: str) -> str:
-    """A param's key; one that W&B or this package needs for itself gets ``mlflow.`` before it."""
-    taken = param in (*IDENTITY_CONFIG_KEYS, ABOUT, "_wandb", "wandb_version", "")
-    return f"{ABOUT}.{param}" if taken else param
+    """The config key of a param; keys that W&B or this package reserve get ``mlflow.`` in front."""
+    reserved = (*IDENTITY_CONFIG_KEYS, MLFLOW_KEY, "_wandb", "wandb_version", "")
+    return f"{MLFLOW_KEY}.{param}" if param in reserved else param
+
+
+def run_config(
+    header: Mapping[str, Any], params: Mapping[str, str], section: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The config of the W&B run.
+
+    Args:
+        header: of the run's journal; it has the run's identity in MLflow.
+        section: what else of the MLflow run is kept, below `MLFLOW_KEY`.
+    """
+    identity = config_keys(
+        str(header["mlflow_run_id"]),
+        str(header.get("experiment_id") or ""),
+        str(header.get("tracking_uri") or ""),
+    )
+    values = {config_key(key): config_value(value) for key, value in params.items()}
+    return {**values, **identity, MLFLOW_KEY: section}
 
 
 # -- metrics ----------------------------------------------------------------------------------
@@ -97,18 +111,21 @@ class Row(NamedTuple):
     values: dict[str, float]
 
     def document(self) -> dict[str, Any]:
-        """What ``run.log`` is given; `_timestamp` is in seconds."""
-        return {**self.values, STEP: self.step, "_timestamp": self.timestamp_ms / 1000}
+        """The argument of ``run.log``; `_timestamp` is in seconds."""
+        return {**self.values, STEP_METRIC: self.step, "_timestamp": self.timestamp_ms / 1000}
 
 
 def metric_key(key: str) -> str:
-    """A metric's key; one that W&B or this package needs for itself gets ``mlflow.`` before it."""
-    return f"{ABOUT}.{key}" if key in ("_step", "_timestamp", "_runtime", "_wandb", STEP) else key
+    """The W&B key of a metric; keys that W&B or this package reserve get ``mlflow.`` in front."""
+    reserved = ("_step", "_timestamp", "_runtime", "_wandb", STEP_METRIC)
+    return f"{MLFLOW_KEY}.{key}" if key in reserved else key
 
 
 def rows(metrics: Iterable[Sequence[Any]]) -> Iterator[Row]:
-    """The rows of one batch of [key, value, timestamp in ms, step], in its order: neighbours of
-    one step and time share a row unless they have one key."""
+    """Group a batch of [key, value, timestamp in Unix ms, step] into history rows, in its order.
+
+    Consecutive metrics with equal step and timestamp share a row, unless their keys are equal.
+    """
     row: Row | None = None
     for key, value, timestamp_ms, step in metrics:
         name = metric_key(str(key))
@@ -125,26 +142,28 @@ def rows(metrics: Iterable[Sequence[Any]]) -> Iterator[Row]:
 # -- tags -------------------------------------------------------------------------------------
 
 
-def labels(tags: Mapping[str, str], deleted: bool = False) -> tuple[str, ...]:
-    """W&B's tags: each of the user's MLflow tags that is short enough, as ``key:value``, or as
-    ``key`` where the value says no more than that it is set. All are in the config too."""
+def wandb_tags(tags: Mapping[str, str], deleted: bool = False) -> tuple[str, ...]:
+    """The W&B tags of a run: its own MLflow tags that are short enough.
+
+    A tag becomes ``key:value``, or ``key`` where the value is empty or "true". The config has all.
+    """
     found = []
     for key, value in sorted(tags.items()):
         if key.startswith(("mlflow.", "wandb.")):
             continue
-        label = key if value.lower() in ("", "true") else f"{key}:{value}"
-        if 0 < len(label) <= LABEL_LENGTH:
-            found.append(label)
-    return (*found, DELETED_LABEL) if deleted else tuple(found)
+        tag = key if value.lower() in ("", "true") else f"{key}:{value}"
+        if 0 < len(tag) <= WANDB_TAG_LENGTH:
+            found.append(tag)
+    return (*found, DELETED_WANDB_TAG) if deleted else tuple(found)
 
 
 def run_name(name: str | None) -> str | None:
-    """The W&B run's name; a longer one stands whole in the config."""
+    """The W&B run's name, cut to `NAME_LENGTH`; the config then has the full name."""
     return name[:NAME_LENGTH] if name else None
 
 
-def shown_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """The tags that go to the config: not those that tie the homes, nor what has its own place."""
+def config_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """The MLflow tags that the config shows: not this package's, nor those with a W&B field."""
     return {
         key: without_credentials(value)
         for key, value in tags.items()
@@ -152,8 +171,8 @@ def shown_tags(tags: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def source(tags: Mapping[str, str]) -> dict[str, str]:
-    """What W&B calls program, git commit and git remote, from MLflow's source tags."""
+def source_settings(tags: Mapping[str, str]) -> dict[str, str]:
+    """The program, git commit and git remote as fields of `wandb.Settings`."""
     found = {
         "program": tags.get("mlflow.source.name", ""),
         "git_commit": tags.get("mlflow.source.git.commit", ""),
@@ -170,30 +189,34 @@ _STEP_IMAGE = re.compile(
 )
 
 
-class Picture(NamedTuple):
-    """An image file of a run. ``step`` and ``timestamp_ms`` are None where its name has none."""
+class ImageName(NamedTuple):
+    """Key, step and time (Unix ms) of an image file, as far as its path has them."""
 
     key: str
     step: int | None = None
     timestamp_ms: int | None = None
 
 
-def picture(path: str) -> Picture | None:
-    """What a run's file is as W&B media: MLflow's step images by their key, other images by
-    their path; nothing for the small copies that MLflow makes for its UI, and no other file."""
+def image_name(path: str) -> ImageName | None:
+    """The W&B media that a run's file at ``path`` is logged as.
+
+    The key of an image that `mlflow.log_image` logged with a step is in its file name; that of
+    other images is their path. None for other files, and for the compressed copies that MLflow
+    makes for its UI.
+    """
     found = _STEP_IMAGE.fullmatch(path)
     if found:
         if found["small"]:
             return None
         key = re.sub("[~#]", "/", found["key"])
-        return Picture(metric_key(key), int(found["step"]), int(found["ms"]))
+        return ImageName(metric_key(key), int(found["step"]), int(found["ms"]))
     dot = path.rfind(".")
     is_image = dot > 0 and path[dot:].lower() in IMAGE_SUFFIXES
-    return Picture(path) if is_image and not path.startswith("table_images/") else None
+    return ImageName(path) if is_image and not path.startswith("table_images/") else None
 
 
-def table(text: str) -> tuple[list[str], list[list[Any]]] | None:
-    """Columns and rows, where ``text`` is a table as MLflow logs them: JSON, pandas' "split"."""
+def parse_table(text: str) -> tuple[list[str], list[list[Any]]] | None:
+    """Columns and rows of a table in the format of `mlflow.log_table` (JSON, pandas' "split")."""
     try:
         document = json.loads(text)
     except ValueError:
@@ -217,7 +240,7 @@ def _cell(cell: Any) -> Any:
 
 
 def file_path(path: str) -> str:
-    """Where a file of the MLflow run stands among the W&B run's files."""
+    """The path of an MLflow run's file among the W&B run's files."""
     return f"{FILES_DIR}/{safe_path(path)}"
 
 
@@ -225,7 +248,7 @@ def file_path(path: str) -> str:
 
 
 def artifact_name(name: str) -> str:
-    """A name that W&B takes for an artifact: letters, digits, ``-``, ``_`` and ``.``."""
+    """``name`` with the characters that W&B accepts in an artifact's name: ``A-Za-z0-9_.-``."""
     clean = re.sub(r"[^A-Za-z0-9_.\-]", "_", name) or "unnamed"
     if clean == name and len(name) <= NAME_LENGTH:
         return name
@@ -234,13 +257,15 @@ def artifact_name(name: str) -> str:
 
 
 def version_alias(name: str, version: str) -> str:
-    """The alias of a model that is version ``version`` of the registered model ``name``."""
+    """The W&B alias of the model artifact that is ``version`` of the registered model ``name``."""
     return f"{artifact_name(name)}-v{version}"
 
 
 def named_alias(name: str, alias: str) -> str:
-    """The alias of a model that ``alias`` of the registered model ``name`` points to. MLflow has
-    no alias like ``v3``, so this never meets a `version_alias`."""
+    """The W&B alias of the model artifact that ``alias`` of the registered model points to.
+
+    MLflow allows no alias like ``v3``, so this never equals a `version_alias`.
+    """
     return f"{artifact_name(name)}-{artifact_name(alias)}"
 
 
@@ -256,7 +281,7 @@ class Version(NamedTuple):
     deleted: bool = False
 
     def with_alias(self, name: str, alias: str, version: str | None) -> Version:
-        """This version once ``alias`` of the registered model ``name`` points to ``version``."""
+        """This version after ``alias`` of the registered model ``name`` moved to ``version``."""
         if name != self.name:
             return self
         rest = tuple(other for other in self.aliases if other != alias)
@@ -265,7 +290,7 @@ class Version(NamedTuple):
         return self if alias in self.aliases else self._replace(aliases=(*rest, alias))
 
     @classmethod
-    def told(cls, document: Mapping[str, Any]) -> Version:
+    def from_document(cls, document: Mapping[str, Any]) -> Version:
         """The inverse of `document`."""
         return cls(
             str(document.get("name")),
@@ -276,7 +301,7 @@ class Version(NamedTuple):
         )
 
     def document(self) -> dict[str, Any]:
-        """What the artifact's metadata says of it."""
+        """The version in the artifact's metadata."""
         return {
             "name": self.name,
             "version": self.version,
@@ -289,18 +314,18 @@ class Version(NamedTuple):
 def aliases(
     before: Iterable[str], registered: Iterable[Mapping[str, Any]], versions: Iterable[Version]
 ) -> set[str]:
-    """The aliases of a model's artifact once ``versions`` are what is registered of it.
+    """The aliases of a model's artifact after ``versions`` were registered or changed.
 
     Args:
-        before: its aliases as they are.
-        registered: what its metadata says was registered (`Version.document`): the aliases of
-            versions that are told anew give way.
+        before: its current aliases.
+        registered: versions in its metadata (`Version.document`). The aliases of those that are
+            among ``versions`` are replaced.
     """
     versions = list(versions)
-    told = {(version.name, version.version) for version in versions}
+    changed = {(version.name, version.version) for version in versions}
     found = set(before)
     for entry in registered:
-        if (entry.get("name"), entry.get("version")) in told:
+        if (entry.get("name"), entry.get("version")) in changed:
             found -= _aliases_of(str(entry["name"]), str(entry["version"]), entry["aliases"])
     for version in versions:
         if not version.deleted:

@@ -1,1 +1,1 @@
-"""The helper process that ships journals: follow, batch, back off, checkpoint, recover."""
+"""Helper processes that ship journals: W&B runs to MLflow, mirrored MLflow runs to W&B."""

@@ -1,8 +1,9 @@
-"""``python -m mlflow_wandb_plugin.replicator FOLDER``: started by a training process.
+"""``python -m mlflow_wandb_plugin.replicator FOLDER``: ship journals to MLflow beside training.
 
-Orders come on standard input, one JSON object a line: which journal to follow, to which MLflow.
-The end of the input, or a new parent, means that the trainer is gone. Then the process finishes
-what it can and ends; what MLflow does not take stays in the journals.
+A training process starts it, and writes requests to its standard input, one JSON object a line:
+the journal to follow and the MLflow to ship it to. At the end of the input, or when the process has
+a new parent, the training process is gone. Then the replicator ships what it can and ends; what
+MLflow does not accept stays in the journals.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import os
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
-from typing import Any
 
 from mlflow_wandb_plugin.core import tracking_uri
-from mlflow_wandb_plugin.core.helper_process import step_aside
+from mlflow_wandb_plugin.core.helper_process import lower_priority
 from mlflow_wandb_plugin.errors import MlflowWandbError
 from mlflow_wandb_plugin.journal import frames, outbox
 from mlflow_wandb_plugin.journal.locks import trainer_alive
@@ -25,8 +26,8 @@ from mlflow_wandb_plugin.journal.status import write_status
 from mlflow_wandb_plugin.replicator.mlflow_shipment import POLL_S, MlflowShipment
 
 
-class Helper:
-    """Follows journals in threads, one a run, until the trainer is gone and all are done."""
+class ReplicatorProcess:
+    """Follows journals, one thread each, until the training process is gone and all are done."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -34,10 +35,9 @@ class Helper:
         self._orphaned_at: float | None = None
         self._linger_s = 30.0
         self._threads: list[threading.Thread] = []
-        self._orders = 0
 
     def run(self) -> None:
-        reader = threading.Thread(target=self._read_orders, daemon=True)
+        reader = threading.Thread(target=self._read_requests, daemon=True)
         reader.start()
         while self._orphaned_at is None or any(thread.is_alive() for thread in self._threads):
             if self._orphaned_at is None and os.getppid() != self._parent:
@@ -48,46 +48,37 @@ class Helper:
         """Whether to wait longer for an MLflow that does not answer."""
         return self._orphaned_at is None or time.monotonic() - self._orphaned_at < self._linger_s
 
-    def _read_orders(self) -> None:
-        for line in sys.stdin.buffer:
-            order = json.loads(line)
-            self._linger_s = float(order["settings"]["linger"])
-            self._start(Path(order["journal"]), order["tracking_uri"], order)
-            self._orders += 1
-            if self._orders == 1:
-                self._adopt_orphans(order)
+    def _read_requests(self) -> None:
+        for number, line in enumerate(sys.stdin.buffer):
+            request = json.loads(line)
+            settings, uri = request["settings"], request["tracking_uri"]
+            self._linger_s = float(settings["linger"])
+            journal = Path(request["journal"])
+            self._ship(journal, uri, settings["experiment"])
+            if number == 0:
+                self._adopt_orphans(journal, uri)
         self._orphaned_at = self._orphaned_at or time.monotonic()
 
-    def _start(self, path: Path, uri: str, order: dict[str, Any]) -> None:
-        experiment = order["settings"]["experiment"]
+    def _ship(self, path: Path, uri: str, experiment: str) -> None:
         shipment = MlflowShipment(path, uri, experiment, follow=True, keep_trying=self.keep_trying)
         thread = threading.Thread(target=_ship, args=(shipment,), name=path.stem)
         thread.start()
         self._threads.append(thread)
 
-    def _adopt_orphans(self, order: dict[str, Any]) -> None:
-        """Ship what earlier trainers in this folder left behind for the same MLflow."""
-        ours = order["tracking_uri"]
+    def _adopt_orphans(self, own: Path, uri: str) -> None:
+        """Ship what earlier training processes in this folder left behind for the same MLflow."""
         for path in sorted(self._folder.glob(f"*{frames.SUFFIX}")):
-            if str(path) == order["journal"] or trainer_alive(path):
+            if path == own or trainer_alive(path):
                 continue
             try:
                 header = read_header(path)
             except MlflowWandbError:
                 continue
             if header.get("born") == outbox.BORN:
-                # Of a run that was born in MLflow: it goes the other way.
+                # Of a mirrored MLflow run, which is for W&B.
                 continue
-            if header.get("tracking_uri", "") == tracking_uri.shown(ours):
-                self._start(
-                    path,
-                    ours,
-                    order
-                    | {
-                        "settings": order["settings"]
-                        | {"experiment": header.get("experiment", "{project}")}
-                    },
-                )
+            if header.get("tracking_uri", "") == tracking_uri.shown(uri):
+                self._ship(path, uri, header.get("experiment", "{project}"))
 
 
 def _ship(shipment: MlflowShipment) -> None:
@@ -96,17 +87,15 @@ def _ship(shipment: MlflowShipment) -> None:
         print(f"{shipment.path.stem}: {state}", flush=True)
     except Exception as error:
         # The journal is still there; sync or the next start goes on from it.
-        import traceback
-
         traceback.print_exc()
         write_status(shipment.path, {"state": "failed", "error": repr(error)})
 
 
 def main() -> None:
-    step_aside()
+    lower_priority()
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    Helper(Path(sys.argv[1])).run()
+    ReplicatorProcess(Path(sys.argv[1])).run()
 
 
 if __name__ == "__main__":

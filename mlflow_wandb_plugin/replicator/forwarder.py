@@ -1,23 +1,23 @@
-"""``python -m mlflow_wandb_plugin.replicator.forwarder FOLDER``: W&B's side of the outbox.
+"""``python -m mlflow_wandb_plugin.replicator.forwarder FOLDER``: deliver journals to W&B.
 
-One a folder, started by whoever writes a journal there. It follows all journals of runs that were
-born in MLflow, stays while one of them has a writer or something that W&B may still take, lingers,
-and ends. What is left stays in the journals for the next one, or for ``mlflow-wandb sync``.
+There is one forwarder for each folder, started by the processes that write journals there. It
+delivers all journals of mirrored MLflow runs, stays while one of them is being written or W&B may
+still accept something, waits a while for more, and ends. What is left stays in the journals for the
+next forwarder, or for ``mlflow-wandb sync``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlflow_wandb_plugin.core.helper_process import step_aside
+from mlflow_wandb_plugin.core.helper_process import lower_priority
+from mlflow_wandb_plugin.core.locks import file_lock
 from mlflow_wandb_plugin.errors import MlflowWandbError
 from mlflow_wandb_plugin.journal import frames, outbox
 from mlflow_wandb_plugin.journal.locks import trainer_alive
@@ -25,115 +25,134 @@ from mlflow_wandb_plugin.journal.status import read_status
 from mlflow_wandb_plugin.replicator.wandb_shipment import WandbShipment, is_mirrored
 from mlflow_wandb_plugin.settings import PREFIX, Settings
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, wanted_mode
-from mlflow_wandb_plugin.targets.wandb.run_writer import forget_users_run
+from mlflow_wandb_plugin.targets.wandb.run_writer import unset_user_run_variables
 
-LOCK = "forwarder.lock"
 POLL_S = 0.25
 LOCK_PATIENCE_S = 1.0
-"""Whoever asks for a forwarder holds its lock for an instant."""
-AT_ONCE = 64
+"""Processes that test whether a forwarder runs hold its lock for an instant."""
+MOST_OPEN_RUNS = 64
 """Runs that are open in W&B at the same time."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
-"""Between two tries to carry a journal."""
-FAIR_S = 15.0
+"""Between two attempts to deliver a journal."""
+FIRST_ANSWER_S = 15.0
+"""After this time an attempt that goes on is no longer taken as a sign that W&B answers."""
 ASK_EVERY_S = 5.0
-STARTS, MOST_STARTS = f"{PREFIX}FORWARDER_STARTS", 5
-"""How often a forwarder whose wandb-core died starts anew; the variable counts."""
+"""Between two questions whether W&B answers."""
+RESTARTS, MOST_RESTARTS = f"{PREFIX}FORWARDER_STARTS", 5
+"""The environment variable that counts restarts after wandb-core died, and its limit."""
 
 
 @dataclass(slots=True)
-class Charge:
-    """A journal in the forwarder's care."""
+class JournalDelivery:
+    """The attempts to deliver one journal. Times are of `time.monotonic`, in seconds."""
 
     path: Path
     thread: threading.Thread | None = None
     state: str = ""
     pause_s: float = FIRST_PAUSE_S
-    due: float = 0.0
-    began: float = 0.0
+    due_at: float = 0.0
+    started_at: float = 0.0
 
     @property
-    def busy(self) -> bool:
+    def running(self) -> bool:
         return self.thread is not None and self.thread.is_alive()
 
     @property
-    def just_begun(self) -> bool:
-        """Under way, and it is too early to say that W&B does not take it."""
-        return self.busy and time.monotonic() - self.began < FAIR_S
+    def just_started(self) -> bool:
+        """Whether it is too early to conclude that W&B does not accept the journal."""
+        return self.running and time.monotonic() - self.started_at < FIRST_ANSWER_S
+
+    def finish(self, state: str) -> None:
+        """Note the state that an attempt reached, and when the next one is due."""
+        self.state = state
+        self.due_at = time.monotonic() + self.pause_s
+        longer_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
+        self.pause_s = FIRST_PAUSE_S if state == "complete" else longer_s
 
 
 @dataclass
 class Forwarder:
-    """Carries all mirrored runs of one folder.
+    """Delivers the journals of all mirrored runs of one folder.
 
     Args:
-        linger_s: how long to stay when there is nothing that can be done.
+        linger_s: seconds to stay when nothing can be done.
     """
 
     folder: Path
     linger_s: float = 30.0
-    _charges: dict[Path, Charge] = field(default_factory=dict)
-    _said: set[str] = field(default_factory=set)
+    _deliveries: dict[Path, JournalDelivery] = field(default_factory=dict)
+    _logged_errors: set[str] = field(default_factory=set)
     _ending: bool = False
     _core_gone: bool = False
     _answered: bool = True
     _ask_again_at: float = 0.0
 
     def run(self) -> bool:
-        """Work until there is nothing left to do, or another forwarder is at work. False where
-        wandb-core died: a new process has to go on."""
+        """Work until there is nothing left to do, or another forwarder has the folder's lock.
+
+        Returns:
+            False where wandb-core died: a new process has to go on.
+        """
         while True:
-            with held(self.folder) as mine:
-                if not mine:
+            with file_lock(self.folder / outbox.FORWARDER_LOCK, LOCK_PATIENCE_S) as locked:
+                if not locked:
                     return True
                 self._ending = False
                 self._work()
-            # A journal that came while the lock was held had nobody else to start.
-            if self._core_gone or not self._hopeful():
+            # For a journal that appeared before the lock was released, nobody started a forwarder.
+            if self._core_gone or not self._can_proceed():
                 return not self._core_gone
 
     def _work(self) -> None:
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < self.linger_s and not self._core_gone:
-            self._look_around()
-            if self._hopeful():
+            self._update_deliveries()
+            self._start_due_deliveries()
+            if self._can_proceed():
                 idle_since = time.monotonic()
             time.sleep(POLL_S)
         self._ending = True
 
-    def _look_around(self) -> None:
-        for path in sorted(self.folder.glob(f"*{frames.SUFFIX}")):
-            if path not in self._charges and is_mirrored(path):
-                self._charges[path] = Charge(path)
-        for path in [p for p, c in self._charges.items() if not c.busy and not p.exists()]:
-            del self._charges[path]
+    def _journals(self) -> list[Path]:
+        return sorted(self.folder.glob(f"*{frames.SUFFIX}"))
+
+    def _update_deliveries(self) -> None:
+        """Add journals that are new, and forget those that are gone."""
+        for path in self._journals():
+            if path not in self._deliveries and is_mirrored(path):
+                self._deliveries[path] = JournalDelivery(path)
+        for path, delivery in list(self._deliveries.items()):
+            if not delivery.running and not path.exists():
+                del self._deliveries[path]
+
+    def _start_due_deliveries(self) -> None:
         now = time.monotonic()
-        running = sum(charge.busy for charge in self._charges.values())
-        for charge in self._charges.values():
-            if not charge.busy and charge.due <= now and running < AT_ONCE:
-                charge.thread = threading.Thread(
-                    target=self._ship, args=(charge,), name=charge.path.stem, daemon=True
+        running = sum(delivery.running for delivery in self._deliveries.values())
+        for delivery in self._deliveries.values():
+            if not delivery.running and delivery.due_at <= now and running < MOST_OPEN_RUNS:
+                delivery.thread = threading.Thread(
+                    target=self._deliver, args=(delivery,), name=delivery.path.stem, daemon=True
                 )
-                charge.began = now
-                charge.thread.start()
+                delivery.started_at = now
+                delivery.thread.start()
                 running += 1
 
-    def _hopeful(self) -> bool:
-        """Whether a journal has a writer, is under way to a W&B that answers, or is new."""
-        under_way = False
-        for path in self.folder.glob(f"*{frames.SUFFIX}"):
-            charge = self._charges.get(path)
-            if charge is None:
+    def _can_proceed(self) -> bool:
+        """Whether a journal is new, is being written, or is on its way to a W&B that answers."""
+        on_its_way = False
+        for path in self._journals():
+            delivery = self._deliveries.get(path)
+            if delivery is None:
                 if is_mirrored(path):
                     return True
-            elif trainer_alive(path) or charge.just_begun:
+            elif trainer_alive(path) or delivery.just_started:
                 return True
             else:
-                under_way = under_way or charge.state not in outbox.STUCK
-        return under_way and self._answers()
+                on_its_way = on_its_way or delivery.state not in outbox.STUCK
+        return on_its_way and self._wandb_answers()
 
-    def _answers(self) -> bool:
-        """Whether W&B is there; asked now and then."""
+    def _wandb_answers(self) -> bool:
+        """Whether W&B answered when it was last asked, at most `ASK_EVERY_S` ago."""
         if time.monotonic() >= self._ask_again_at:
             try:
                 if wanted_mode() == "online":
@@ -144,81 +163,54 @@ class Forwarder:
             self._ask_again_at = time.monotonic() + ASK_EVERY_S
         return self._answered
 
-    def _ship(self, charge: Charge) -> None:
-        charge.state = ""
-        mirror = WandbShipment(charge.path, follow=True, keep_going=lambda: not self._ending)
+    def _deliver(self, delivery: JournalDelivery) -> None:
+        delivery.state = ""
+        shipment = WandbShipment(delivery.path, follow=True, keep_going=lambda: not self._ending)
         try:
-            charge.state = mirror.ship()
-            self._core_gone = self._core_gone or mirror.core_gone
+            state = shipment.ship()
+            self._core_gone = self._core_gone or shipment.core_gone
         except Exception as error:
-            # The journal is still there; another try, or another process, goes on from it.
-            import traceback
-
+            # The journal is still there; another attempt, or another process, goes on from it.
             traceback.print_exc()
-            charge.state = mirror.say("failed", error=f"{type(error).__name__}: {error}")
-        self._tell(charge)
-        charge.due = time.monotonic() + charge.pause_s
-        more = min(2 * charge.pause_s, LONGEST_PAUSE_S)
-        charge.pause_s = FIRST_PAUSE_S if charge.state == "complete" else more
+            state = shipment.write_status("failed", error=f"{type(error).__name__}: {error}")
+        self._log_outcome(delivery.path, state)
+        delivery.finish(state)
 
-    def _tell(self, charge: Charge) -> None:
-        """One line for a run that arrived, one for each sort of trouble."""
-        error = str(read_status(charge.path).get("error") or "")
-        if charge.state == "complete":
-            print(f"{charge.path.stem}: complete", flush=True)
-        elif error and error not in self._said:
-            self._said.add(error)
+    def _log_outcome(self, path: Path, state: str) -> None:
+        """Print one line for each run that arrived, and one for each kind of error."""
+        error = str(read_status(path).get("error") or "")
+        if state == "complete":
+            print(f"{path.stem}: complete", flush=True)
+        elif error and error not in self._logged_errors:
+            self._logged_errors.add(error)
             print(
-                f"WARNING {charge.path.stem}: {charge.state}: {error}; the journal stays, "
+                f"WARNING {path.stem}: {state}: {error}; the journal stays, "
                 "`mlflow-wandb sync` delivers it",
                 flush=True,
             )
 
 
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[bool]:
-    """Hold the folder's lock; yields False when another forwarder has it."""
-    fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        yield _locked(fd)
-    finally:
-        os.close(fd)
-
-
-def _locked(fd: int) -> bool:
-    deadline = time.monotonic() + LOCK_PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
-        else:
-            return True
-
-
 def main() -> None:
-    step_aside()
-    forget_users_run()
+    lower_priority()
+    unset_user_run_variables()
     os.environ[f"{PREFIX}HOMES"] = "wandb"
     os.environ[f"{PREFIX}MIRROR"] = "off"
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    whole = Forwarder(folder, Settings.load().linger).run()
+    done = Forwarder(folder, Settings.load().linger).run()
     sys.stdout.flush()
-    # Threads that wait for a W&B that does not answer would hold up the interpreter's end; their
-    # journals are whole, and wandb-core ends with this process.
-    if not whole:
-        _start_anew()
+    if not done:
+        _restart_process()
+    # Threads that wait for a W&B that does not answer would delay the interpreter's exit; their
+    # journals are complete, and wandb-core ends with this process.
     os._exit(0)
 
 
-def _start_anew() -> None:
-    """Replace this process by a new one of its kind; a wandb-core that always dies ends that."""
-    starts = int(os.environ.get(STARTS) or 0)
-    if starts < MOST_STARTS:
-        os.environ[STARTS] = str(starts + 1)
+def _restart_process() -> None:
+    """Replace this process by a new one like it, unless wandb-core has died too often."""
+    restarts = int(os.environ.get(RESTARTS) or 0)
+    if restarts < MOST_RESTARTS:
+        os.environ[RESTARTS] = str(restarts + 1)
         os.execv(sys.executable, [sys.executable, "-m", __spec__.name, *sys.argv[1:]])
 
 

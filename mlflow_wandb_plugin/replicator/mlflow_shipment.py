@@ -1,4 +1,4 @@
-"""Ship one journal into MLflow: live beside its trainer, or later by ``mlflow-wandb sync``."""
+"""Ship one journal of a W&B run to MLflow: during training, or later by ``mlflow-wandb sync``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.core import tracking_uri as tracking
+from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.core.protocols import TargetOptions
 from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.core.retry import Backoff
@@ -33,19 +33,19 @@ POLL_S = 0.2
 CORE_PATIENCE_S = 5.0
 """How long wandb-core may take to write a run's exit once the SDK is done with the run."""
 DEAD_TRAINER_PATIENCE_S = 1.0
-"""wandb-core outlives a killed trainer by about 100 ms."""
+"""wandb-core outlives a killed training process by about 100 ms."""
 SECONDARY = "secondary"
-"""In a journal's header and status: another process says how the run ends."""
+"""Key of a journal's header and status: another process writes how the run ends."""
 
 
 class MlflowShipment:
-    """Ships one journal. Whoever calls `ship` must be the only one: it takes the journal's lock.
+    """Ships one journal.
 
     Args:
         path: the journal.
         uri: MLflow's tracking URI, maybe with credentials; empty means MLflow's default.
         experiment: template of the experiment's name.
-        follow: stay with a trainer that is alive until it is done.
+        follow: whether to wait for more while the training process has the journal open.
         keep_trying: asked before each wait for an MLflow that does not answer.
     """
 
@@ -66,20 +66,24 @@ class MlflowShipment:
         self._closed_at: float | None = None
 
     def ship(self) -> str:
-        """Ship what there is, and what comes. Returns the state reached: complete, partial
-        (the trainer lives, or something was lost), waiting (MLflow does not answer), failed,
-        empty (nothing was ever logged), or busy (another process ships it)."""
-        with shipping_lock(self.path) as mine:
-            if not mine:
+        """Ship what the journal has, and what is appended meanwhile.
+
+        Returns:
+            The state reached: complete, partial (the run goes on, or something was lost), waiting
+            (MLflow does not answer), failed, empty (nothing was ever logged), or busy (another
+            process ships the journal).
+        """
+        with shipping_lock(self.path) as locked:
+            if not locked:
                 return "busy"
             if not self.path.exists():
                 return str(read_status(self.path).get("state", "complete"))
             try:
                 return self._ship()
             except TargetUnavailableError as error:
-                return self._say("waiting", error=str(error))
+                return self._write_status("waiting", error=str(error))
             except MlflowWandbError as error:
-                return self._say("failed", error=str(error))
+                return self._write_status("failed", error=str(error))
 
     def _ship(self) -> str:
         header = read_header(self.path)
@@ -90,7 +94,7 @@ class MlflowShipment:
         try:
             info = peek(log)
         except SourceError:
-            return self._drop_empty()
+            return self._remove_empty()
         backoff = Backoff(None, self._wait, self._on_trouble, self._on_recovery)
         backoff.call(lambda: check_reachable(self._uri))
 
@@ -104,39 +108,38 @@ class MlflowShipment:
         twin = target.find(info)
         writer = target.open(info, "dual", twin)
         try:
-            self._say(
+            self._write_status(
                 "live",
                 run_id=writer.run_id,
                 experiment_id=writer.experiment_id,
-                tracking_uri=tracking.shown(target.uri),
-                where=tracking.where(target.uri, writer.experiment_id, writer.run_id),
+                tracking_uri=tracking_uri.shown(target.uri),
+                where=tracking_uri.where(target.uri, writer.experiment_id, writer.run_id),
             )
-            follow = self._look_again if self._follow else None
-            carried = replicate(read_logs([log], writer.position, follow), writer)
+            follow = self._wait_for_more if self._follow else None
+            result = replicate(read_logs([log], writer.position, follow), writer)
         finally:
             writer.close()
-        assert carried.info is not None
-        result = {
-            "points": carried.points,
+        assert result.info is not None
+        counts = {
+            "points": result.points,
             "losses": dict(writer.losses),
-            "damage": [str(unreadable) for unreadable in carried.unreadable],
+            "damage": [str(unreadable) for unreadable in result.unreadable],
         }
-        if carried.info.state == "running":
-            return self._say("partial", **result)
-        flawed = carried.info.missing or writer.losses or carried.unreadable
+        if result.info.state == "running":
+            return self._write_status("partial", **counts)
+        incomplete = result.info.missing or writer.losses or result.unreadable
         with contextlib.suppress(OSError):
             if unsent_rows.may_lack_rows(self.path, header, wandb_file):
                 unsent_rows.keep(self.path, wandb_file)
-        self._clean_up(header, wandb_file, keep_wandb=bool(flawed))
-        # Said last: who waits for it may look at the folder at once.
-        return self._say("complete", **result)
+        self._clean_up(header, wandb_file, keep_wandb=bool(incomplete))
+        # Last: a process that waits for this state may look at the folder at once.
+        return self._write_status("complete", **counts)
 
-    # -- while it grows -------------------------------------------------------------------
+    # -- while the journal grows -------------------------------------------------------------------
 
-    def _look_again(self, progress: Progress) -> bool:
-        """Wait a moment; False once neither the SDK nor wandb-core has anything to add."""
-        over = progress.closed or not trainer_alive(self.path)
-        if over:
+    def _wait_for_more(self, progress: Progress) -> bool:
+        """Wait a moment; False once neither the SDK nor wandb-core will append more."""
+        if progress.closed or not trainer_alive(self.path):
             now = time.monotonic()
             self._closed_at = self._closed_at or now
             patience = CORE_PATIENCE_S if progress.closed else DEAD_TRAINER_PATIENCE_S
@@ -148,7 +151,7 @@ class MlflowShipment:
         return True
 
     def _wait(self, seconds: float) -> bool:
-        """Wait for MLflow, in small steps: the trainer may end, or ``sync`` may take over."""
+        """Wait for MLflow, in small steps: training may end, or ``sync`` may take over."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self._follow and (handover_wanted(self.path) or not self._keep_trying()):
@@ -157,25 +160,25 @@ class MlflowShipment:
         return self._keep_trying()
 
     def _on_trouble(self, error: Exception, pause_s: float) -> None:
-        self._say("waiting", error=str(error))
+        self._write_status("waiting", error=str(error))
 
     def _on_recovery(self) -> None:
-        self._say("live", error="")
+        self._write_status("live", error="")
 
     # -- the end --------------------------------------------------------------------------
 
-    def _say(self, state: str, **more: Any) -> str:
+    def _write_status(self, state: str, **more: Any) -> str:
         self._status.update(more, state=state, updated=time.time())
         with contextlib.suppress(OSError):
             write_status(self.path, self._status)
         return state
 
-    def _drop_empty(self) -> str:
-        """A journal of a run that never came to be."""
+    def _remove_empty(self) -> str:
+        """Remove the journal of a run that was never created."""
         if trainer_alive(self.path):
-            return self._say("partial")
+            return self._write_status("partial")
         remove_journal(self.path)
-        return self._say("empty")
+        return self._write_status("empty")
 
     def _clean_up(self, header: dict[str, Any], wandb_file: Path, keep_wandb: bool) -> None:
         remove_journal(self.path)
@@ -183,23 +186,22 @@ class MlflowShipment:
         folder = wandb_file.parent
         ours = folder.name == f"offline-run-{self.path.stem}" and not folder.is_symlink()
         if header.get("homes") == "mlflow" and ours and not keep_wandb:
-            # The cut-over: MLflow is the run's only home now.
+            # The user has switched to MLflow alone.
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def was_resumed(path: Path, run_id: str) -> bool:
-    """Whether a later process went on with the run of journal ``path``: then that one says whether
-    the run goes on, or has said how it ended."""
+    """Whether a later process resumed the run of journal ``path`` and writes how the run ends."""
     stamp = len(path.stem) - len(run_id)
     return any(
-        later.stem[stamp:] == run_id and later.stem > path.stem and _says_the_end(later)
+        later.stem[stamp:] == run_id and later.stem > path.stem and _writes_the_end(later)
         for suffix in (frames.SUFFIX, ".status")
         for later in path.parent.glob(f"[!.]*{suffix}")
     )
 
 
-def _says_the_end(path: Path) -> bool:
-    """Not of a run that never came to be, nor where another process says how the run ends."""
+def _writes_the_end(path: Path) -> bool:
+    """Whether the process of journal ``path`` writes how its run ends."""
     status: dict[str, Any] = dict(read_status(path))
     with contextlib.suppress(JournalError, OSError):
         status.update(read_header(path.with_suffix(frames.SUFFIX)))
@@ -207,7 +209,7 @@ def _says_the_end(path: Path) -> bool:
 
 
 def handover_file(path: Path) -> Path:
-    """Exists while ``sync`` wants a journal that a lingering replicator holds."""
+    """The file that asks a replicator, which waits for MLflow, to release a journal to ``sync``."""
     return path.with_suffix(".handover")
 
 

@@ -1,10 +1,10 @@
-"""Deliver what trainers left behind: find journals, ship each, once."""
+"""Find the journals that earlier processes left behind, and ship each of them once."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from mlflow_wandb_plugin.journal.reader import read_header
 from mlflow_wandb_plugin.journal.status import read_status
 from mlflow_wandb_plugin.replicator.mlflow_shipment import MlflowShipment, handover_file
 from mlflow_wandb_plugin.replicator.wandb_shipment import WandbShipment, is_mirrored
-from mlflow_wandb_plugin.targets.wandb.run_writer import forget_users_run
+from mlflow_wandb_plugin.targets.wandb.run_writer import unset_user_run_variables
 
 LOCK_PATIENCE_S = 60.0
 TARGET_PATIENCE_S = 60.0
@@ -25,8 +25,11 @@ TARGET_PATIENCE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One journal and the state it reached, see `MlflowShipment.ship`, `WandbShipment.ship`.
-    ``home`` is where it was to go."""
+    """One journal and the state it reached, see `MlflowShipment.ship` and `WandbShipment.ship`.
+
+    Attributes:
+        home: "MLflow" or "W&B", where the journal is to be delivered.
+    """
 
     journal: Path
     state: str
@@ -37,17 +40,17 @@ class Delivery:
 
 
 def default_folder() -> Path:
-    """Where wandb itself writes: ``WANDB_DIR``, else the current folder."""
+    """The folder that wandb writes to: ``WANDB_DIR``, else the current folder."""
     return Path(os.environ.get("WANDB_DIR") or ".")
 
 
 def find_journals(folder: Path) -> list[Path]:
-    """Journals below ``folder``: a project's, a wandb folder's, or the journals' own."""
+    """The journals of ``folder``: a project's folder, a wandb folder, or a folder of journals."""
     return _find(folder, (frames.SUFFIX,))
 
 
 def find_statuses(folder: Path) -> list[Path]:
-    """The journals below ``folder`` that there are or were, for `read_status`."""
+    """The journals of ``folder``, also delivered ones that have a status file only."""
     return _find(folder, (frames.SUFFIX, ".status"))
 
 
@@ -67,62 +70,55 @@ def _find(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def deliver(journals: list[Path], to: str = "") -> Iterator[Delivery]:
-    """Ship each journal to ``to``, or to where its header says.
+    """Ship each journal.
 
-    A journal that a lingering replicator still holds is taken over from it.
+    A journal that another process still tries to ship is taken over from it.
+
+    Args:
+        to: MLflow's tracking URI for all journals; empty uses the one in each journal's header.
     """
     for path in journals:
         try:
             header = read_header(path)
             if is_mirrored(path):
-                yield _mirror_one(path)
-                continue
-            uri = _uri(header.get("tracking_uri", ""), to)
+                delivery = _deliver_to_wandb(path)
+            else:
+                uri = _tracking_uri(header.get("tracking_uri", ""), to)
+                delivery = _deliver_to_mlflow(path, uri, header.get("experiment", "{project}"))
         except (JournalError, UsageError) as error:
-            yield Delivery(path, "failed", str(error))
-            continue
-        try:
-            delivery = _deliver_one(path, uri, str(header.get("experiment", "{project}")))
+            delivery = Delivery(path, "failed", str(error))
         except Exception as error:
-            # Whatever is wrong with one journal, the others are delivered.
+            # An error of one journal must not keep the others from being delivered.
             delivery = Delivery(path, "failed", f"{type(error).__name__}: {error}")
         yield delivery
 
 
-def _deliver_one(path: Path, uri: str, experiment: str) -> Delivery:
-    give_up = time.monotonic() + TARGET_PATIENCE_S
+def _deliver_to_mlflow(path: Path, uri: str, experiment: str) -> Delivery:
+    give_up_at = time.monotonic() + TARGET_PATIENCE_S
     shipment = MlflowShipment(
-        path, uri, experiment, follow=False, keep_trying=lambda: time.monotonic() < give_up
+        path, uri, experiment, follow=False, keep_trying=lambda: time.monotonic() < give_up_at
     )
     handover = handover_file(path)
     handover.touch(mode=0o600)
-    deadline = time.monotonic() + LOCK_PATIENCE_S
     try:
-        while (state := shipment.ship()) == "busy" and time.monotonic() < deadline:
-            if trainer_alive(path):
-                return Delivery(path, "live", "its trainer is at work, a replicator follows it")
-            time.sleep(0.2)
+        return _ship(path, shipment.ship, "MLflow")
     finally:
         handover.unlink(missing_ok=True)
-    status = read_status(path)
-    return Delivery(
-        path, state, status.get("error", ""), status.get("run_id", ""), status.get("points", 0)
-    )
 
 
-def _mirror_one(path: Path) -> Delivery:
-    """A run that was born in MLflow goes to W&B. A forwarder that waits holds no journal."""
-    forget_users_run()
-    mirror = WandbShipment(path, follow=False)
+def _deliver_to_wandb(path: Path) -> Delivery:
+    """Deliver a mirrored MLflow run. A forwarder that waits for W&B does not hold its journal."""
+    unset_user_run_variables()
+    return _ship(path, WandbShipment(path, follow=False).ship, "W&B")
+
+
+def _ship(path: Path, ship: Callable[[], str], home: str) -> Delivery:
+    """Call ``ship`` until no other process holds the journal, or its run goes on."""
     deadline = time.monotonic() + LOCK_PATIENCE_S
-    try:
-        while (state := mirror.ship()) == "busy" and time.monotonic() < deadline:
-            if trainer_alive(path):
-                return Delivery(path, "live", "its run goes on, a forwarder follows it")
-            time.sleep(0.2)
-    except Exception as error:
-        # Whatever is wrong with one journal, the others are delivered.
-        return Delivery(path, "failed", f"{type(error).__name__}: {error}")
+    while (state := ship()) == "busy" and time.monotonic() < deadline:
+        if trainer_alive(path):
+            return Delivery(path, "live", "its run goes on, a helper process follows it", home=home)
+        time.sleep(0.2)
     status = read_status(path)
     return Delivery(
         path,
@@ -130,12 +126,12 @@ def _mirror_one(path: Path) -> Delivery:
         str(status.get("error", "")),
         str(status.get("run_id", "")),
         int(status.get("points", 0)),
-        home="W&B",
+        home,
     )
 
 
-def _uri(recorded: str, to: str) -> str:
-    """The journal's MLflow. It was written down without credentials: the environment has them."""
+def _tracking_uri(recorded: str, to: str) -> str:
+    """Where to deliver a journal. Its header has no credentials: the environment's URI may."""
     if to:
         return to
     current = os.environ.get("MLFLOW_TRACKING_URI", "")

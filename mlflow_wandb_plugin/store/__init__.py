@@ -1,1 +1,1 @@
-"""Born in MLflow: any MLflow store, behind ``wandb+``, leaves what it writes for W&B."""
+"""The mirrored store: MLflow's store at ``wandb+URI``, which journals what it writes for W&B."""

@@ -1,8 +1,8 @@
-"""How an artifact repository's operations are mirrored: files of runs and of their logged models.
+"""How an artifact repository's methods are mirrored: files of runs and of their logged models.
 
-A repository knows a URI and no run. MLflow puts a run's artifacts in ``…/RUN_ID/artifacts`` and a
-logged model's in ``…/models/MODEL_ID/artifacts``, both below a repository's own URI and, on a
-server that hands artifacts through, below the path that it is asked to write.
+Each function is a `swap.Operation`. A repository has a URI and no run id. MLflow puts a run's
+artifacts in ``…/RUN_ID/artifacts`` and a logged model's in ``…/models/MODEL_ID/artifacts``. These
+are in the repository's URI or, on a server that proxies artifacts, in the path to be written.
 """
 
 from __future__ import annotations
@@ -12,66 +12,69 @@ import os
 import posixpath
 import re
 import shutil
-import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Generator
+import weakref
+from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-from mlflow_wandb_plugin.store.mirrored_runs import MirroredRun, of_this_process
-from mlflow_wandb_plugin.store.swap import Changed, Operation
+from mlflow_wandb_plugin.core.atomic_files import replaced
+from mlflow_wandb_plugin.store.mirrored_runs import MirroredRun, current_mirror
+from mlflow_wandb_plugin.store.swap import Changed, Operation, Steps, by_name
 
-Steps: TypeAlias = Generator["Changed | None", Any, None]
-
-_PLACE = re.compile(r"(?:^|/)(?:models/(m-[0-9a-f]{32})|([0-9a-f]{32}))/artifacts(?:/+(.*))?$")
+_ARTIFACTS = re.compile(r"(?:^|/)(?:models/(m-[0-9a-f]{32})|([0-9a-f]{32}))/artifacts(?:/+(.*))?$")
 
 
-class Place(NamedTuple):
-    """Where something was written: in a run, or in a logged model of it."""
+_uploads: weakref.WeakKeyDictionary[Any, list[tuple[Path, str]]] = weakref.WeakKeyDictionary()
+"""Folders that are being uploaded by a repository, each with its path in the run."""
+
+
+class RunPath(NamedTuple):
+    """A path in a mirrored run, or in one of its logged models."""
 
     run: MirroredRun
     path: str
     model: str | None
 
 
-def place_of(repository: Any, *parts: str | None) -> Place | None:
-    """Where ``parts`` of a path are, if that belongs to a run that is ours to mirror."""
+def find_run_path(repository: Any, *parts: str | None) -> RunPath | None:
+    """The run and path that ``parts`` of a repository's path are; None if it is not mirrored."""
     path = posixpath.join(*(part.strip("/") for part in parts if part), "").rstrip("/")
-    below = _PLACE.search(str(repository.artifact_uri).partition("?")[0].rstrip("/"))
-    found = below or _PLACE.search(path)
+    below = _ARTIFACTS.search(str(repository.artifact_uri).partition("?")[0].rstrip("/"))
+    found = below or _ARTIFACTS.search(path)
     if found is None:
         return None
     model, run_id, rest = found.groups()
-    mirror = of_this_process()
+    mirror = current_mirror()
     run = mirror.run_of_model(None, model) if model else mirror.run(None, run_id)
     inside = posixpath.join(rest or "", path) if below else rest or ""
-    return None if run is None else Place(run, inside.rstrip("/"), model)
+    return None if run is None else RunPath(run, inside.rstrip("/"), model)
 
 
 def log_artifact(repository: Any, local_file: Any, artifact_path: str | None = None) -> Steps:
     name = os.path.basename(local_file)
-    place = place_of(repository, artifact_path, name)
-    if place is not None and not _in_a_folder_under_way(repository, Path(local_file), place.path):
+    place = find_run_path(repository, artifact_path, name)
+    if place is not None and not _is_in_upload(repository, Path(local_file), place.path):
         path = posixpath.join(artifact_path or "", name)
         if not hasattr(repository, "log_artifact_from_stream"):
-            # Versions of MLflow without it write over a file that is there.
+            # Versions of MLflow without this method overwrite a file in place.
             _detach(repository, path)
         yield None
         _append(repository, place, Path(local_file), path)
 
 
 def log_artifacts(repository: Any, local_dir: Any, artifact_path: str | None = None) -> Steps:
-    place = place_of(repository, artifact_path)
+    place = find_run_path(repository, artifact_path)
     if place is None:
         return
     folder = Path(local_dir).absolute()
     for path in _paths(folder, artifact_path):
         _detach(repository, path)
-    under_way = _folders(repository)
-    under_way.append((folder, place.path))
+    uploads = _uploads.setdefault(repository, [])
+    uploads.append((folder, place.path))
     try:
         yield None
     finally:
-        under_way.remove((folder, place.path))
+        uploads.remove((folder, place.path))
     for path, file in _paths(folder, artifact_path).items():
         inside = file.relative_to(folder).as_posix()
         there = place._replace(path=posixpath.join(place.path, inside))
@@ -79,37 +82,28 @@ def log_artifacts(repository: Any, local_dir: Any, artifact_path: str | None = N
 
 
 def _paths(folder: Path, artifact_path: str | None) -> dict[str, Path]:
-    """The files of a folder by their path in the repository that it goes to."""
+    """The files of a folder, by the path in the repository that they will have."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     below = artifact_path or ""
     return {posixpath.join(below, file.relative_to(folder).as_posix()): file for file in files}
 
 
 def _detach(repository: Any, path: str) -> None:
-    """Before MLflow writes over its own copy of a file in place: a second name that the journal
-    has for it keeps the content of its moment."""
+    """Before MLflow overwrites a stored file in place: replace it by a copy, if it is linked.
+
+    The journal's hard link then keeps the content that the file had when it was journalled.
+    """
     if not hasattr(repository, "artifact_dir"):
         return
     stored = Path(repository.artifact_dir, path)
     if stored.is_file() and stored.stat().st_nlink > 1:
-        alone = stored.with_name(f".{stored.name}.{uuid.uuid4().hex}")
-        try:
-            shutil.copy2(stored, alone)
-            os.replace(alone, stored)
-        finally:
-            alone.unlink(missing_ok=True)
+        with replaced(stored) as copy:
+            shutil.copy2(stored, copy)
 
 
-def _folders(repository: Any) -> list[tuple[Path, str]]:
-    """The folders that are being uploaded with ``repository``, each with its path in the run."""
-    folders: list[tuple[Path, str]] = repository.__dict__.setdefault("_mlflow_wandb_folders", [])
-    return folders
-
-
-def _in_a_folder_under_way(repository: Any, file: Path, path: str) -> bool:
-    """Whether a repository uploads a folder's files by its own `log_artifact`, in threads that do
-    not know of the call that they are part of."""
-    for folder, below in list(_folders(repository)):
+def _is_in_upload(repository: Any, file: Path, path: str) -> bool:
+    """Whether a call of `log_artifact` is part of `log_artifacts` in another thread."""
+    for folder, below in list(_uploads.get(repository, ())):
         with contextlib.suppress(ValueError):
             inside = file.absolute().relative_to(folder).as_posix()
             if posixpath.join(below, inside) == path:
@@ -117,18 +111,18 @@ def _in_a_folder_under_way(repository: Any, file: Path, path: str) -> bool:
     return False
 
 
-def _append(repository: Any, place: Place, local: Path, path: str) -> None:
-    """Journal a file, from the repository's own copy of it where that is a file here."""
+def _append(repository: Any, place: RunPath, local: Path, path: str) -> None:
+    """Journal a file; the repository's own copy of it, if that is a local file."""
     if hasattr(repository, "artifact_dir"):
         stored = Path(repository.artifact_dir, path)
         if stored.is_file():
-            place.run.file(stored, place.path, place.model, stored=True)
+            place.run.add_file(stored, place.path, place.model, stored=True)
             return
-    place.run.file(local, place.path, place.model)
+    place.run.add_file(local, place.path, place.model)
 
 
 def delete_artifacts(repository: Any, artifact_path: str | None = None) -> Steps:
-    place = place_of(repository, artifact_path)
+    place = find_run_path(repository, artifact_path)
     if place is not None:
         yield None
         place.run.append("unfile", path=place.path, model=place.model)
@@ -137,38 +131,41 @@ def delete_artifacts(repository: Any, artifact_path: str | None = None) -> Steps
 def log_artifact_from_stream(
     repository: Any, stream: Any, artifact_file_name: str, artifact_path: str | None = None
 ) -> Steps:
-    place = place_of(repository, artifact_path, os.path.basename(artifact_file_name))
+    place = find_run_path(repository, artifact_path, os.path.basename(artifact_file_name))
     if place is not None:
-        with Copy(place) as copy:
-            yield Changed((_Tee(stream, copy), artifact_file_name, artifact_path), {})
+        with StreamCopy(place) as copy:
+            yield Changed((_CopiedStream(stream, copy), artifact_file_name, artifact_path), {})
             copy.journal()
 
 
 def log_artifact_from_async_stream(
     repository: Any, chunks: Any, artifact_file_name: str, artifact_path: str | None = None
 ) -> Steps:
-    place = place_of(repository, artifact_path, os.path.basename(artifact_file_name))
+    place = find_run_path(repository, artifact_path, os.path.basename(artifact_file_name))
     if place is not None:
-        with Copy(place) as copy:
-            yield Changed((_teed(chunks, copy), artifact_file_name, artifact_path), {})
+        with StreamCopy(place) as copy:
+            yield Changed((_copied_chunks(chunks, copy), artifact_file_name, artifact_path), {})
             copy.journal()
 
 
 def complete_multipart_upload(repository: Any, local_file: Any, *args: Any, **kwargs: Any) -> Steps:
-    """The parts went from the client to the storage: this process has not seen them."""
+    """Count the file as lost: the client sent its parts to the storage, not to this process."""
     artifact_path = kwargs.get("artifact_path", args[2] if len(args) > 2 else None)
-    place = place_of(repository, artifact_path, os.path.basename(local_file))
+    place = find_run_path(repository, artifact_path, os.path.basename(local_file))
     if place is not None:
         yield None
-        what = f"file {place.path}: its parts went past the server, straight to the storage"
+        what = f"file {place.path}: the client uploaded its parts to the storage directly"
         place.run.append("lost", what=what, count=1)
 
 
-class Copy:
-    """What passes through a stream, kept for W&B. A copy that fails costs the reader nothing, and
-    one of an upload that fails goes."""
+class StreamCopy:
+    """A copy of a stream that MLflow reads, for W&B.
 
-    def __init__(self, place: Place) -> None:
+    An error in writing the copy is journalled and not raised. The copy of an upload that fails is
+    deleted.
+    """
+
+    def __init__(self, place: RunPath) -> None:
         self._place = place
         self._error: OSError | None = None
         self._journalled = False
@@ -177,13 +174,13 @@ class Copy:
     def write(self, data: bytes) -> None:
         if self._error is None:
             try:
-                self._file = self._file or self._place.run.new_file()
+                self._file = self._file or self._place.run.files.open_new()
                 self._file.write(data)
             except OSError as error:
                 self._error = error
 
     def journal(self) -> None:
-        """All has passed: the file is a file of the run."""
+        """At the end of the stream, journal the file."""
         self.write(b"")
         try:
             if self._file is not None:
@@ -192,12 +189,12 @@ class Copy:
             self._error = self._error or error
         if self._error is None:
             self._journalled = True
-            self._place.run.kept(self._file.name, self._place.path, self._place.model)
+            self._place.run.add_kept_file(self._file.name, self._place.path, self._place.model)
         else:
             reason = self._error.strerror or str(self._error)
             self._place.run.append("lost", what=f"file {self._place.path}: {reason}", count=1)
 
-    def __enter__(self) -> Copy:
+    def __enter__(self) -> StreamCopy:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -207,10 +204,10 @@ class Copy:
                 Path(self._file.name).unlink()
 
 
-class _Tee:
-    """A stream whose reader leaves a copy."""
+class _CopiedStream:
+    """A stream that is copied while it is read."""
 
-    def __init__(self, stream: Any, copy: Copy) -> None:
+    def __init__(self, stream: Any, copy: StreamCopy) -> None:
         self._stream, self._copy = stream, copy
 
     def read(self, *size: int) -> Any:
@@ -222,17 +219,17 @@ class _Tee:
         return getattr(self._stream, name)
 
 
-async def _teed(chunks: AsyncIterable[bytes], copy: Copy) -> AsyncIterator[bytes]:
+async def _copied_chunks(chunks: AsyncIterable[bytes], copy: StreamCopy) -> AsyncIterator[bytes]:
     async for chunk in chunks:
         copy.write(chunk)
         yield chunk
 
 
-OPERATIONS: dict[str, Operation] = {
-    "log_artifact": log_artifact,
-    "log_artifacts": log_artifacts,
-    "delete_artifacts": delete_artifacts,
-    "log_artifact_from_stream": log_artifact_from_stream,
-    "log_artifact_from_async_stream": log_artifact_from_async_stream,
-    "complete_multipart_upload": complete_multipart_upload,
-}
+OPERATIONS: dict[str, Operation] = by_name(
+    log_artifact,
+    log_artifacts,
+    delete_artifacts,
+    log_artifact_from_stream,
+    log_artifact_from_async_stream,
+    complete_multipart_upload,
+)

@@ -1,4 +1,4 @@
-"""Builds MLflow's own stores and artifact repositories, and has them mirrored."""
+"""Build MLflow's own stores and artifact repositories, and mirror them."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from mlflow_wandb_plugin.core.helper_process import absolute_uri
 from mlflow_wandb_plugin.core.redaction import without_credentials
+from mlflow_wandb_plugin.core.tracking_uri import absolute_uri
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.store import uris
 from mlflow_wandb_plugin.store.swap import swapped
 
 TRACKING, REGISTRY = "mlflow.tracking_store", "mlflow.model_registry_store"
-FOLLOWING = ("runs", "models")
-"""Schemes whose repositories hand everything to another one, which is mirrored itself."""
+DELEGATING = ("runs", "models")
+"""Schemes whose repositories use another repository, which is mirrored itself."""
 
 
 class StoreUriError(MlflowException, UsageError):
-    """A ``wandb+`` URI behind which MLflow has no store; one line."""
+    """A ``wandb+`` URI of a store that MLflow does not have."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, error_code=INVALID_PARAMETER_VALUE)
 
 
-def asked_for(uri: str) -> str:
-    """The native URI of a store that somebody wants mirrored; it is mirrored from now on.
+def mirror_native(uri: str) -> str:
+    """Mirror the store at a ``wandb+`` URI from now on; returns its native URI.
 
     Raises:
-        StoreUriError: there is no such store.
+        StoreUriError: MLflow has no such store.
     """
     try:
         native = uris.native(uri)
     except UsageError as error:
         raise StoreUriError(str(error)) from None
     uris.mirror(native)
-    if uris.forget_plain(native):
+    if uris.remove_unmirrored(native):
         _forget_built_stores()
-    _make_current(uri, native)
+    _replace_in_mlflow(uri, native)
     return native
 
 
 def _forget_built_stores() -> None:
-    """MLflow caches stores by URI; the one of our native URI was built unmirrored."""
+    """Clear MLflow's cache of stores by URI: the store of the native URI is not mirrored."""
     for module, name in (
         ("mlflow.tracking._tracking_service.registry", "TrackingStoreRegistry"),
         ("mlflow.tracking._model_registry.registry", "ModelRegistryStoreRegistry"),
@@ -61,9 +61,11 @@ def _forget_built_stores() -> None:
             cached.cache_clear()  # type: ignore[union-attr]
 
 
-def _make_current(uri: str, native: str) -> None:
-    """Where MLflow's own settings hold ``uri``, they hold the native URI from now on: wherever it
-    compares schemes, `set_tracking_uri` was not asked (a variable set late, a registry URI)."""
+def _replace_in_mlflow(uri: str, native: str) -> None:
+    """Replace ``uri`` by the native URI in MLflow's own settings, whose scheme it compares.
+
+    They have it where `set_tracking_uri` was not called: a late variable, or a registry URI.
+    """
     for variable in uris.URI_VARIABLES:
         if os.environ.get(variable) == uri:
             os.environ[variable] = native
@@ -76,30 +78,29 @@ def _make_current(uri: str, native: str) -> None:
 
 
 def store_builder(registry: Any, original: Callable[[str], Any], store_uri: str) -> Any:
-    """MLflow's builder for ``store_uri``, mirrored if the URI is to be.
+    """MLflow's builder for ``store_uri``; its stores are mirrored if the URI is.
 
     Args:
-        original: MLflow's ``get_store_builder``, which knows native URIs.
+        original: MLflow's ``get_store_builder``, for native URIs.
     """
-    native = asked_for(store_uri) if uris.is_prefixed(store_uri) else store_uri
+    native = mirror_native(store_uri) if uris.is_prefixed(store_uri) else store_uri
     builder = original(native)
     if not is_active() or not _is_to_be_mirrored(registry.group_name, native):
         if native is store_uri:
-            uris.built_plain(native)
+            uris.add_unmirrored(native)
             return builder
-        return _taking_native(builder, lambda store, _: store)
-    return _taking_native(builder, lambda store, uri: mirrored(registry.group_name, store, uri))
+        return _with_native_uris(builder, lambda store, _: store)
+    return _with_native_uris(builder, lambda store, uri: mirrored(registry.group_name, store, uri))
 
 
 def _is_to_be_mirrored(group: str, native: str) -> bool:
     if group == REGISTRY:
-        # Versions of mirrored runs may well be in another registry; whether a version belongs to
-        # such a run is asked when it is written.
+        # Any registry may have versions of mirrored runs; that is checked for each version.
         return True
     return group == TRACKING and uris.is_mirrored(native)
 
 
-def _taking_native(builder: Any, finish: Callable[[Any, str], Any]) -> Any:
+def _with_native_uris(builder: Any, finish: Callable[[Any, str], Any]) -> Any:
     @functools.wraps(builder, updated=())
     def build(*args: Any, **kwargs: Any) -> Any:
         given = [_native_of(value) for value in args]
@@ -111,17 +112,17 @@ def _taking_native(builder: Any, finish: Callable[[Any, str], Any]) -> Any:
 
 
 def _native_of(value: Any) -> Any:
-    return asked_for(value) if uris.is_prefixed(value) else value
+    return mirror_native(value) if uris.is_prefixed(value) else value
 
 
 def is_active() -> bool:
-    """Whether anything is mirrored: not where one of the two homes is switched off."""
+    """Whether anything is mirrored: not if ``MLFLOW_WANDB_HOMES`` switches one side off."""
     return uris.any_mirrored() and Settings.load().homes == "both"
 
 
 def mirrored(group: str, store: Any, uri: str) -> Any:
-    """``store`` with its class swapped, so that what it writes is journalled, too."""
-    from mlflow_wandb_plugin.store.mirrored_runs import of_this_process
+    """``store`` with its class swapped, so that what it writes is journalled."""
+    from mlflow_wandb_plugin.store.mirrored_runs import current_mirror
 
     if group == REGISTRY:
         from mlflow_wandb_plugin.store.version_operations import OPERATIONS
@@ -132,9 +133,9 @@ def mirrored(group: str, store: Any, uri: str) -> Any:
     store = swapped(store, run_operations.OPERATIONS)
     queue: Any = getattr(store, "_async_logging_queue", None)
     if hasattr(queue, "_logging_func"):
-        # It was bound to the plain class's method when the store was made.
+        # It has a bound method of the unmirrored class.
         queue._logging_func = store.log_batch
-    of_this_process().add_store(store, without_credentials(absolute_uri(uri)))
+    current_mirror().stores.add(store, without_credentials(absolute_uri(uri)))
     delivery.wait_at_exit(Settings.load().mirror_wait)
     return store
 
@@ -145,26 +146,26 @@ def artifact_repository(
     """MLflow's artifact repository of ``artifact_uri``, mirrored.
 
     Args:
-        original: MLflow's ``get_artifact_repository``, which knows native URIs.
-        stores, named: what else that function was given: URIs of stores.
+        original: MLflow's ``get_artifact_repository``, for native URIs.
+        stores, named: the function's other arguments, which are URIs of stores.
     """
     artifact_uri = str(artifact_uri)
     if uris.is_prefixed(artifact_uri):
         artifact_uri = artifact_uri[len(uris.PREFIX) :]
     natives = {name: _native_of(value) for name, value in named.items()}
     repository = original(artifact_uri, *map(_native_of, stores), **natives)
-    if artifact_uri.partition(":")[0] in FOLLOWING or not is_active():
+    if artifact_uri.partition(":")[0] in DELEGATING or not is_active():
         return repository
     from mlflow_wandb_plugin.store.artifact_operations import OPERATIONS
 
     return swapped(repository, OPERATIONS)
 
 
-# -- what the entry points say where MLflow's registries cannot be asked first ------------------
+# -- for entry points, in versions of MLflow whose registries cannot be wrapped -----------------
 
 
 def build_store(group: str, store_uri: str, **options: Any) -> Any:
-    native = asked_for(store_uri)
+    native = mirror_native(store_uri)
     builder = _registry(group).get_store_builder(native)
     known = inspect.signature(builder).parameters
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
@@ -191,7 +192,7 @@ def _registry(group: str) -> Any:
 def build_workspace_store(workspace_uri: str) -> Any:
     from mlflow.tracking._workspace.registry import _get_workspace_store_registry
 
-    native = asked_for(workspace_uri)
+    native = mirror_native(workspace_uri)
     registry: Any = _get_workspace_store_registry()
     return registry.get_store_builder(native)(workspace_uri=native)
 
@@ -199,7 +200,7 @@ def build_workspace_store(workspace_uri: str) -> Any:
 def build_scorer_store(tracking_uri: str) -> Any:
     from mlflow.genai.scorers.registry import _scorer_store_registry
 
-    native = asked_for(tracking_uri)
+    native = mirror_native(tracking_uri)
     registry: Any = _scorer_store_registry
     return registry.get_store_builder(native)(tracking_uri=native)
 

@@ -1,5 +1,7 @@
-"""Waiting until W&B has what this process mirrored, for who must: where the process is a
-container's, the forwarder ends with it."""
+"""Wait until W&B has the runs that this process mirrors.
+
+Processes of a container have to: the forwarder ends with the container.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from pathlib import Path
 from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.journal.status import read_status
 from mlflow_wandb_plugin.store import forwarder_process
-from mlflow_wandb_plugin.store.mirrored_runs import of_this_process
+from mlflow_wandb_plugin.store.mirrored_runs import current_mirror
 
 POLL_S = 0.1
 
@@ -21,30 +23,30 @@ def arrived(run_id: str, seconds: float) -> bool:
     """Wait until W&B has a run that MLflow has ended.
 
     Args:
-        run_id: MLflow's. One that this process does not mirror needs no waiting.
-        seconds: to wait at most. Where W&B cannot be reached, the wait ends at once.
+        run_id: MLflow's id. For a run that this process does not mirror, there is no wait.
+        seconds: to wait at most. If W&B cannot be reached, the wait ends at once.
 
     Returns:
-        Whether W&B has all of it; if not, its journal is there for ``mlflow-wandb sync``.
+        Whether W&B has all of the run; if not, ``mlflow-wandb sync`` delivers its journal.
     """
-    return _arrived([of_this_process().journals.path(run_id)], seconds)
+    return _arrived([current_mirror().journals.path(run_id)], seconds)
 
 
 def all_arrived(seconds: float) -> bool:
-    """`arrived`, for every run that this process mirrors."""
-    mirror = of_this_process()
+    """As `arrived`, for all runs that this process mirrors."""
+    mirror = current_mirror()
     return _arrived([mirror.journals.path(run_id) for run_id in mirror.run_ids], seconds)
 
 
 @functools.cache
 def wait_at_exit(seconds: float) -> None:
-    """Have this process wait at its end. A second call changes nothing."""
+    """Wait when this process exits. A second call changes nothing."""
     if seconds > 0:
         atexit.register(_end_and_wait, seconds)
 
 
 def _end_and_wait(seconds: float) -> None:
-    """End what the script left open, as MLflow does a moment later, and wait for W&B."""
+    """End runs that the script left open, as MLflow does a moment later, and wait for W&B."""
     import mlflow
 
     while mlflow.active_run() is not None:
@@ -59,6 +61,6 @@ def _arrived(journals: Iterable[Path], seconds: float) -> bool:
         stuck = [path for path in left if read_status(path).get("state") in outbox.STUCK]
         if len(stuck) == len(left) or time.monotonic() > deadline:
             return False
-        forwarder_process.ensure(left[0].parent)
+        forwarder_process.ensure_running(left[0].parent)
         time.sleep(POLL_S)
     return True

@@ -1,9 +1,9 @@
-"""What MLflow's entry points load, while MLflow itself is being imported.
+"""The attributes that MLflow's entry points load, while MLflow itself is being imported.
 
-Each of them is an attribute that is made when it is asked for: whatever was imported first, asking
-means that MLflow is loading this group now, and that the modules which the cures below change are
-there. Anything heavy is imported when a store is built; anything but ImportError and AttributeError
-would break ``import mlflow``.
+Each of them is created when it is read. In whatever order modules were imported, MLflow is then
+loading this group of entry points, and the modules that `strip_uri_prefixes` changes are there.
+Modules that take time are imported when a store is built. An exception other than ImportError and
+AttributeError would break ``import mlflow``.
 """
 
 from __future__ import annotations
@@ -27,23 +27,29 @@ if not TYPE_CHECKING:
 
 
 def strip_uri_prefixes() -> None:
-    """Take ``wandb+`` off wherever MLflow would read it; repeating it changes nothing."""
-    cure_environment()
-    cure_command_line(sys.argv, sys.orig_argv)
-    _replace("mlflow.tracking.registry", "StoreRegistry", "get_store_builder", _asking_builder)
+    """Remove ``wandb+`` wherever MLflow would read it. A second call changes nothing."""
+    strip_environment()
+    strip_command_line(sys.argv, sys.orig_argv)
+    _replace(
+        "mlflow.tracking.registry", "StoreRegistry", "get_store_builder", _wrap_get_store_builder
+    )
     _replace(
         "mlflow.store.artifact.artifact_repository_registry",
         "ArtifactRepositoryRegistry",
         "get_artifact_repository",
-        _asking_repository,
+        _wrap_get_artifact_repository,
     )
-    # At this moment nobody has imported the function from its module yet.
-    _replace("mlflow.tracking._tracking_service.utils", "", "set_tracking_uri", _setting_uri)
+    # At this time no other module has imported the function from its module.
+    _replace(
+        "mlflow.tracking._tracking_service.utils", "", "set_tracking_uri", _wrap_set_tracking_uri
+    )
 
 
-def cure_environment() -> None:
-    """Variables that name a store keep the native URI. One that cannot be stays, for MLflow to
-    meet when it builds the store: nothing may fail while it is imported."""
+def strip_environment() -> None:
+    """Replace URIs in environment variables by their native URIs.
+
+    An invalid one stays: it fails when MLflow builds the store, and not while MLflow is imported.
+    """
     for variable in uris.URI_VARIABLES:
         value = os.environ.get(variable)
         if uris.is_prefixed(value):
@@ -56,13 +62,13 @@ def cure_environment() -> None:
             os.environ[variable] = native
 
 
-def cure_command_line(arguments: list[str], original: list[str]) -> None:
-    """The arguments of the command ``mlflow`` itself, before it reads them.
+def strip_command_line(arguments: list[str], original: list[str]) -> None:
+    """Replace URIs in the arguments of the command ``mlflow``, before it reads them.
 
-    A server checks its URIs and hands them to its workers before any store is built.
+    A server checks its URIs and passes them to its workers before any store is built.
 
     Raises:
-        SystemExit: an argument names no store; the reason is printed, the exit code is 2.
+        SystemExit: MLflow has no such store; the reason is printed, the exit code is 2.
     """
     if not _is_mlflow_command(arguments, original):
         return
@@ -86,19 +92,12 @@ def _is_mlflow_command(arguments: list[str], original: list[str]) -> bool:
         return True
     # `python -m mlflow` imports the package before it runs the module.
     position = len(original) - len(arguments)
-    return (
-        arguments[0] == "-m"
-        and position > 0
-        and original[position - 1 : position + 1]
-        == [
-            "-m",
-            "mlflow",
-        ]
-    )
+    module = original[position - 1 : position + 1] if position > 0 else []
+    return arguments[0] == "-m" and module == ["-m", "mlflow"]
 
 
 def _replace(module: str, owner: str, name: str, wrapper: Callable[[Any], Any]) -> None:
-    """Wrap a function of MLflow once. A version that lacks it goes on with the entry points."""
+    """Wrap a function of MLflow once. In a version that lacks it, the entry points must do."""
     holder: Any = sys.modules.get(module)
     holder = getattr(holder, owner, None) if owner else holder
     original = getattr(holder, name, None)
@@ -108,31 +107,31 @@ def _replace(module: str, owner: str, name: str, wrapper: Callable[[Any], Any]) 
         setattr(holder, name, wrapped)
 
 
-def _setting_uri(original: Callable[..., None]) -> Callable[..., None]:
+def _wrap_set_tracking_uri(original: Callable[..., None]) -> Callable[..., None]:
     def set_tracking_uri(uri: Any) -> None:
         if uris.is_prefixed(uri):
-            from mlflow_wandb_plugin.store.builders import asked_for
+            from mlflow_wandb_plugin.store.builders import mirror_native
 
-            uri = asked_for(uri)
+            uri = mirror_native(uri)
         original(uri)
 
     return set_tracking_uri
 
 
-def _asking_builder(original: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_get_store_builder(original: Callable[..., Any]) -> Callable[..., Any]:
     def get_store_builder(registry: Any, store_uri: Any) -> Any:
         if uris.any_mirrored() or uris.is_prefixed(store_uri):
             from mlflow_wandb_plugin.store.builders import store_builder
 
             return store_builder(registry, functools.partial(original, registry), store_uri)
-        uris.built_plain(store_uri)
+        uris.add_unmirrored(store_uri)
         return original(registry, store_uri)
 
     return get_store_builder
 
 
-def _asking_repository(original: Callable[..., Any]) -> Callable[..., Any]:
-    # Which URIs of stores come with the artifact's is a matter of MLflow's version.
+def _wrap_get_artifact_repository(original: Callable[..., Any]) -> Callable[..., Any]:
+    # Which URIs of stores are passed beside the artifact's depends on MLflow's version.
     def get_artifact_repository(
         registry: Any, artifact_uri: Any, *stores: Any, **named: Any
     ) -> Any:
@@ -146,35 +145,35 @@ def _asking_repository(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def tracking_store(store_uri: str, artifact_uri: str | None = None) -> Any:
-    """Builds a mirrored tracking store; the signature is MLflow's."""
+    """Build a mirrored tracking store; the signature is MLflow's."""
     from mlflow_wandb_plugin.store.builders import build_store
 
     return build_store("mlflow.tracking_store", store_uri, artifact_uri=artifact_uri)
 
 
 def registry_store(store_uri: str, tracking_uri: str | None = None) -> Any:
-    """Builds a mirrored model registry store; the signature is MLflow's."""
+    """Build a mirrored model registry store; the signature is MLflow's."""
     from mlflow_wandb_plugin.store.builders import build_store
 
     return build_store("mlflow.model_registry_store", store_uri, tracking_uri=tracking_uri)
 
 
 def workspace_provider(workspace_uri: str) -> Any:
-    """Builds a workspace store: workspaces are MLflow's alone."""
+    """Build a workspace store, which is not mirrored."""
     from mlflow_wandb_plugin.store.builders import build_workspace_store
 
     return build_workspace_store(workspace_uri)
 
 
 def scorer_store(tracking_uri: str) -> Any:
-    """Builds a scorer store: scorers are MLflow's alone."""
+    """Build a scorer store, which is not mirrored."""
     from mlflow_wandb_plugin.store.builders import build_scorer_store
 
     return build_scorer_store(tracking_uri)
 
 
 def artifact_repository(artifact_uri: str, *stores: str | None, **named: str | None) -> Any:
-    """Builds the artifact repository of the URI behind ``wandb+``.
+    """Build the artifact repository of a ``wandb+`` URI.
 
     Args:
         stores, named: the tracking URI and, in later versions of MLflow, the registry's.

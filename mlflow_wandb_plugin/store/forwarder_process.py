@@ -1,92 +1,72 @@
-"""Starts the process that carries the journals of a folder to W&B, unless it runs."""
+"""Start the process that delivers the journals of a folder to W&B, unless it runs."""
 
 from __future__ import annotations
 
 import atexit
-import fcntl
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-from mlflow_wandb_plugin.core.helper_process import helper_environment
+from mlflow_wandb_plugin.core.helper_process import start_helper
+from mlflow_wandb_plugin.core.locks import file_lock
+from mlflow_wandb_plugin.journal.outbox import FORWARDER_LOCK
 from mlflow_wandb_plugin.store.log_messages import warn_once
 from mlflow_wandb_plugin.store.uris import MIRROR, OFF
 
 MODULE = "mlflow_wandb_plugin.replicator.forwarder"
-LOCK = "forwarder.lock"
-LOG = "forwarder.log"
-PAUSE_S = 5.0
-"""How long `ensure` does not look again."""
-PATIENCE_S = 600.0
+LOG_NAME = "forwarder.log"
+CHECK_EVERY_S = 5.0
+"""Between two checks of `ensure_running` whether the forwarder of a folder runs."""
+LONGEST_PAUSE_S = 600.0
 """The longest pause after a forwarder that fails as soon as it starts."""
 
 _processes: dict[Path, subprocess.Popen[bytes]] = {}
-_next: dict[Path, float] = {}
-_pause: dict[Path, float] = {}
+_next_check: dict[Path, float] = {}
+_pause_s: dict[Path, float] = {}
 
 
-def ensure(folder: Path) -> None:
-    """Have a forwarder follow the journals in ``folder``.
+def ensure_running(folder: Path) -> None:
+    """Start a forwarder for the journals in ``folder`` unless one runs.
 
-    Never raises and never waits. What cannot be started now is tried again later; until then the
-    journals wait, and ``mlflow-wandb sync`` delivers them, too.
+    Never raises and never waits. A forwarder that cannot be started now is tried again later; until
+    then the journals wait, and ``mlflow-wandb sync`` delivers them, too.
     """
     now = time.monotonic()
-    if now < _next.get(folder, 0.0):
+    if now < _next_check.get(folder, 0.0):
         return
-    _next[folder] = now + PAUSE_S
+    _next_check[folder] = now + CHECK_EVERY_S
     try:
         if _is_running(folder):
             return
         before = _processes.pop(folder, None)
         if before is not None and before.poll():
-            _pause[folder] = min(2 * _pause.get(folder, PAUSE_S), PATIENCE_S)
-            _next[folder] = now + _pause[folder]
-            warn_once(f"the forwarder to W&B failed; {folder / LOG} says why")
-        _processes[folder] = _start(folder)
+            _pause_s[folder] = min(2 * _pause_s.get(folder, CHECK_EVERY_S), LONGEST_PAUSE_S)
+            _next_check[folder] = now + _pause_s[folder]
+            warn_once(f"the forwarder to W&B failed; {folder / LOG_NAME} says why")
+        _processes[folder] = start_helper(MODULE, folder, LOG_NAME, {MIRROR: OFF})
     except (OSError, ValueError) as error:
         warn_once(f"the forwarder to W&B cannot start ({error}); `mlflow-wandb sync` delivers")
 
 
-def forget() -> None:
-    """After a fork the parent's children are not ours, and at the end ours outlives us: Popen is
-    not to complain that nobody waited."""
+def _is_running(folder: Path) -> bool:
+    """Whether a process holds the folder's lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # A shared lock, so that processes that check at the same time do not see one another's.
+    with file_lock(folder / FORWARDER_LOCK, shared=True) as free:
+        return not free
+
+
+def forget_processes() -> None:
+    """Forget the forwarders: after a fork they are the parent's, and at exit they outlive us.
+
+    Their exit status is set, for `subprocess.Popen` would warn that nobody waited for it.
+    """
     for process in _processes.values():
         process.returncode = 0
     _processes.clear()
-    _next.clear()
+    _next_check.clear()
 
 
-def _is_running(folder: Path) -> bool:
-    """Whether somebody holds the folder's lock. Taking it shared disturbs nobody for long."""
-    folder.mkdir(parents=True, exist_ok=True)
-    fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
-
-
-def _start(folder: Path) -> subprocess.Popen[bytes]:
-    log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        # A session of its own: Ctrl-C and a killed process group do not reach it.
-        return subprocess.Popen(
-            [sys.executable, "-m", MODULE, str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=helper_environment(**{MIRROR: OFF}),
-            start_new_session=True,
-        )
-    finally:
-        os.close(log)
-
-
-os.register_at_fork(after_in_child=forget)
-atexit.register(forget)
+os.register_at_fork(after_in_child=forget_processes)
+atexit.register(forget_processes)

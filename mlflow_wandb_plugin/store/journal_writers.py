@@ -1,4 +1,4 @@
-"""The writing ends of the outbox: the journals that this process has open, one a run."""
+"""The journals of the outbox that this process has open for writing, one for each run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from mlflow_wandb_plugin.journal.writer import Journal
 
 OPEN_AT_MOST = 64
 IDLE_S = 60.0
-"""A server's worker closes a journal that it has not written to for so long: most runs end by a
-request to another worker, and an open journal keeps the forwarder waiting."""
+"""After this time without a write, a server's worker closes a journal: most runs are ended by a
+request to another worker, and the forwarder waits while a journal is open."""
 ATTEMPTS = 20
 
 
-class _Open:
-    """A journal and when it was last written to."""
+class _OpenJournal:
+    """A journal and the time of its last write."""
 
     __slots__ = ("journal", "used")
 
@@ -33,36 +33,37 @@ class _Open:
 
 
 class Journals:
-    """Opens, appends, closes. Thread-safe; a forked child begins with none.
+    """Opens, appends to and closes journals. Thread-safe; a forked child begins with none open.
 
     Attributes:
         folder: where the journals are.
+        closes_idle: whether journals are closed after `IDLE_S` without a write.
     """
 
     def __init__(self, folder: Path, closes_idle: bool) -> None:
         self.folder = folder
         self._closes_idle = closes_idle
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, _OpenJournal] = {}
         self._lock = threading.Lock()
-        self._sweeper: threading.Thread | None = None
+        self._closer: threading.Thread | None = None
         _all.add(self)
 
     def append(self, run_id: str, header: Mapping[str, Any], payload: bytes) -> None:
         """Append one operation to the run's journal.
 
         Raises:
-            JournalError: it cannot be written; the message says why.
+            JournalError: it cannot be written.
         """
         with self._lock:
             writer = self._open.get(run_id)
             if writer is None:
-                writer = self._open[run_id] = _Open(self._opened(run_id, header))
-                self._bound()
+                writer = self._open[run_id] = _OpenJournal(self._open_journal(run_id, header))
+                self._close_oldest()
             writer.journal.append(outbox.OPERATION, payload)
             writer.used = time.monotonic()
 
     def close(self, run_id: str) -> None:
-        """The run has ended, for now: let its journal go."""
+        """Close the run's journal, if it is open."""
         with self._lock:
             writer = self._open.pop(run_id, None)
             if writer is not None:
@@ -72,45 +73,53 @@ class Journals:
         return self.folder / f"{run_id}{frames.SUFFIX}"
 
     def close_idle(self, idle_s: float = IDLE_S) -> None:
-        """Close what was not written to for ``idle_s`` seconds."""
+        """Close the journals that were not written to for ``idle_s`` seconds."""
         before = time.monotonic() - idle_s
         with self._lock:
             for run_id in [name for name, writer in self._open.items() if writer.used < before]:
                 self._open.pop(run_id).journal.close()
 
-    def _bound(self) -> None:
+    def _close_oldest(self) -> None:
         if len(self._open) > OPEN_AT_MOST:
             oldest = min(self._open, key=lambda run_id: self._open[run_id].used)
             self._open.pop(oldest).journal.close()
 
-    def _opened(self, run_id: str, header: Mapping[str, Any]) -> Journal:
-        """A journal that still has its name once it is locked: the forwarder removes a journal
-        only while nobody has it open."""
+    def _open_journal(self, run_id: str, header: Mapping[str, Any]) -> Journal:
+        """Open a journal that still has its name once it is locked.
+
+        The forwarder removes a journal only while no process has it locked, but may do so between
+        the opening and the locking.
+        """
         for _ in range(ATTEMPTS):
             opened = Journal(self.path(run_id), header)
             if opened.linked():
-                self._sweep()
+                self._start_closer()
                 return opened
             opened.close()
-        raise JournalError(f"the journal of run {run_id} in {self.folder} is taken away again")
+        raise JournalError(
+            f"the journal of run {run_id} in {self.folder} is removed whenever it is opened"
+        )
 
-    def _sweep(self) -> None:
-        if self._closes_idle and (self._sweeper is None or not self._sweeper.is_alive()):
-            self._sweeper = threading.Thread(
-                target=_sweeping, args=(weakref.ref(self),), name="mlflow-wandb", daemon=True
+    def _start_closer(self) -> None:
+        if self._closes_idle and (self._closer is None or not self._closer.is_alive()):
+            self._closer = threading.Thread(
+                target=_close_idle_journals,
+                args=(weakref.ref(self),),
+                name="mlflow-wandb",
+                daemon=True,
             )
-            self._sweeper.start()
+            self._closer.start()
 
     def _in_child(self) -> None:
-        """After a fork: the parent's files are the parent's to hold open."""
+        """In a forked child, close the parent's files: the parent keeps them open."""
         for writer in self._open.values():
             writer.journal.close()
         self._open = {}
         self._lock = threading.Lock()
-        self._sweeper = None
+        self._closer = None
 
 
-def _sweeping(journals: weakref.ref[Journals]) -> None:
+def _close_idle_journals(journals: weakref.ref[Journals]) -> None:
     while (found := journals()) is not None:
         found.close_idle()
         del found

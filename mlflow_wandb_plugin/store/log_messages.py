@@ -1,18 +1,21 @@
-"""What the mirror says to the person at the terminal: a log record, each message once a process.
+"""Messages of the mirrored store, as log records.
 
-Importing wandb for its voice would cost the MLflow process half a second.
+Printing them as `live.terminal` does would import wandb: half a second of a script's time.
 """
 
 from __future__ import annotations
 
 import logging
 
+from mlflow_wandb_plugin.core.messages import show_once
+
 _logger = logging.getLogger("mlflow_wandb_plugin")
-_said: set[str] = set()
 
 
 def warn_once(message: str) -> None:
-    """One line, the first time only."""
-    if message not in _said:
-        _said.add(message)
-        _logger.warning("mlflow-wandb: %s", message)
+    """Log a warning, the first time in this process only."""
+    show_once(message, _log)
+
+
+def _log(message: str) -> None:
+    _logger.warning("mlflow-wandb: %s", message)

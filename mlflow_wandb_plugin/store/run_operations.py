@@ -1,63 +1,61 @@
-"""How a tracking store's operations are mirrored. What is not in `OPERATIONS` is not mirrored.
+"""How a tracking store's methods are mirrored; those that are not in `OPERATIONS` are not.
 
-Each is a `swap.Operation`: its first half runs before MLflow's method of the same name and with the
-same arguments, its second half after it. Metrics come one by one and in batches; neither SQL nor
-REST stores route one through the other.
+Each function is a `swap.Operation` with the parameters of the method of the same name. Metrics come
+one by one and in batches: neither SQL nor REST stores implement one by the other.
 """
 
 from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Generator, Iterable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.mlflow_terms import TERMINAL
 from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.store.log_messages import warn_once
-from mlflow_wandb_plugin.store.mirrored_runs import TERMINAL, MirroredRun, of_this_process
-from mlflow_wandb_plugin.store.swap import Changed, Operation
-
-Steps: TypeAlias = Generator["Changed | None", Any, None]
+from mlflow_wandb_plugin.store.mirrored_runs import MirroredRun, current_mirror
+from mlflow_wandb_plugin.store.swap import Changed, Operation, Steps, by_name
 
 TRACE_RUN = "mlflow.sourceRun"
-"""The metadata key of a trace that names the run it was made in."""
+"""Metadata key of a trace: id of the run in which it was recorded."""
 
 MODEL_HISTORY = "mlflow.log-model.history"
 
 
-# -- the run's life -----------------------------------------------------------------------------
+# -- runs -----------------------------------------------------------------------------
 
 
 def create_run(store: Any, *args: Any, **kwargs: Any) -> Steps:
-    """A new run says who mirrors it, unless its maker says that it already."""
+    """Add the tags of the run's mirror, unless the caller gives tags of another one."""
     from mlflow.entities import RunTag
 
     call = inspect.signature(type(store).create_run).bind(store, *args, **kwargs)
     given = {tag.key: tag.value for tag in call.arguments.get("tags") or []}
-    mirror = of_this_process()
-    ours = identity.OWNER not in given and identity.ORIGIN not in given
-    if ours:
+    mirror = current_mirror()
+    mirrored = identity.OWNER not in given and identity.ORIGIN not in given
+    if mirrored:
         tags = mirror.tags_of_new_run(store, call.arguments["experiment_id"])
         more = [RunTag(key, value) for key, value in tags.items() if key not in given]
         call.arguments["tags"] = [*(call.arguments.get("tags") or []), *more]
     run = yield Changed(call.args[1:], call.kwargs)
-    if ours:
-        mirror.created(store, run)
+    if mirrored:
+        mirror.add_new_run(store, run)
     else:
-        mirror.not_ours(run.info.run_id)
+        mirror.ignore(run.info.run_id)
 
 
 def update_run_info(
     store: Any, run_id: str, run_status: Any, end_time: Any, run_name: Any = None
 ) -> Steps:
-    run = of_this_process().run(store, run_id)
+    run = current_mirror().run(store, run_id)
     yield None
     if run is not None:
         status = _status(run_status)
         run.append("update", status=status, end_time=end_time, name=run_name)
         if status in TERMINAL:
-            of_this_process().ended(run)
+            run.close()
 
 
 def _status(status: Any) -> str | None:
@@ -69,46 +67,46 @@ def _status(status: Any) -> str | None:
 
 
 def delete_run(store: Any, run_id: str) -> Steps:
-    run = of_this_process().run(store, run_id)
+    run = current_mirror().run(store, run_id)
     yield None
     if run is not None:
         run.append("delete")
-        of_this_process().ended(run)
+        run.close()
 
 
 def restore_run(store: Any, run_id: str) -> Steps:
-    # Nobody can take on a deleted run, for it takes no tags: first it lives again.
+    # First restore it: MLflow sets no tags on a deleted run, which adopting it may need.
     yield None
-    run = of_this_process().run(store, run_id)
+    run = current_mirror().run(store, run_id)
     if run is not None:
         run.append("restore")
 
 
 def rename_experiment(store: Any, experiment_id: str, new_name: str) -> Steps:
-    """Runs keep the W&B project that they began in; later ones go to the one of the new name."""
+    """Runs keep the W&B project that they began in; later ones get that of the new name."""
     yield None
-    of_this_process().renamed(store, experiment_id)
+    current_mirror().stores.forget_experiment(store, str(experiment_id))
 
 
 # -- what is logged -----------------------------------------------------------------------------
 
 
 def log_metric(store: Any, run_id: str, metric: Any) -> Steps:
-    run = of_this_process().run(store, run_id)
+    run = current_mirror().run(store, run_id)
     if run is not None:
         yield None
         _append_batch(run, metrics=(metric,))
 
 
 def log_param(store: Any, run_id: str, param: Any) -> Steps:
-    run = of_this_process().run(store, run_id)
+    run = current_mirror().run(store, run_id)
     if run is not None:
         yield None
         _append_batch(run, params=(param,))
 
 
 def set_tag(store: Any, run_id: str, tag: Any) -> Steps:
-    run = of_this_process().run(store, run_id)
+    run = current_mirror().run(store, run_id)
     if run is not None:
         yield None
         _append_batch(run, tags=(tag,))
@@ -117,7 +115,7 @@ def set_tag(store: Any, run_id: str, tag: Any) -> Steps:
 def log_batch(
     store: Any, run_id: str, metrics: Any = (), params: Any = (), tags: Any = ()
 ) -> Steps:
-    run = of_this_process().run(store, run_id)
+    run = current_mirror().run(store, run_id)
     if run is not None:
         yield None
         _append_batch(run, metrics or (), params or (), tags or ())
@@ -132,18 +130,18 @@ def _append_batch(
     named = {param.key: str(param.value) for param in params} if params else {}
     tagged = {tag.key: str(tag.value) for tag in tags} if tags else {}
     at = time.time_ns() // 1_000_000
-    of_this_process().append(run, outbox.encode_batch(at, metrics, named, tagged))
+    run.append_encoded(outbox.encode_batch(at, metrics, named, tagged))
 
 
 def delete_tag(store: Any, run_id: str, key: str) -> Steps:
-    run = of_this_process().run(store, run_id)
+    run = current_mirror().run(store, run_id)
     if run is not None:
         yield None
         run.append("untag", key=key)
 
 
 def log_inputs(store: Any, run_id: str, datasets: Any = None, models: Any = None) -> Steps:
-    run = of_this_process().run(store, run_id)
+    run = current_mirror().run(store, run_id)
     if run is not None:
         yield None
         run.append(
@@ -161,7 +159,7 @@ def _dataset(given: Any) -> dict[str, Any]:
 
 
 def log_outputs(store: Any, run_id: str, models: Any) -> Steps:
-    run = of_this_process().run(store, run_id)
+    run = current_mirror().run(store, run_id)
     if run is not None:
         yield None
         run.append("outputs", models=[[model.model_id, int(model.step or 0)] for model in models])
@@ -181,7 +179,7 @@ def finalize_logged_model(store: Any, model_id: str, status: Any) -> Steps:
 
 
 def change_logged_model(store: Any, model_id: str, *args: Any, **kwargs: Any) -> Steps:
-    """Parameters or tags changed: other processes may have changed others, so ask for all."""
+    """Read all params and tags again, because other processes may have changed some."""
     yield None
     _append_model(store, store.get_logged_model(model_id))
 
@@ -193,8 +191,8 @@ def delete_logged_model(store: Any, model_id: str) -> Steps:
 
 
 def _append_model(store: Any, model: Any, status: str | None = None) -> None:
-    mirror = of_this_process()
-    mirror.made(model)
+    mirror = current_mirror()
+    mirror.add_model(model)
     run = mirror.run_of_model(store, model.model_id)
     if run is not None:
         run.append(
@@ -209,8 +207,8 @@ def _append_model(store: Any, model: Any, status: str | None = None) -> None:
 
 
 def record_logged_model(store: Any, run_id: str, mlflow_model: Any) -> Steps:
-    """The way of MLflow 2: a tag lists the models that lie among the run's files."""
-    run = of_this_process().run(store, run_id)
+    """MLflow 2 lists models, which are files of the run, in a tag."""
+    run = current_mirror().run(store, run_id)
     if run is not None:
         yield None
         tag = store.get_run(run_id).data.tags.get(MODEL_HISTORY)
@@ -222,37 +220,39 @@ def record_logged_model(store: Any, run_id: str, mlflow_model: Any) -> Steps:
 
 
 def start_trace(store: Any, *args: Any, **kwargs: Any) -> Steps:
-    """Given a trace, or, before MLflow 3.2, what makes one."""
+    """Count a trace. The arguments are a trace, or, before MLflow 3.2, the fields of one."""
     yield None
-    warn_once("traces stay in MLflow: W&B keeps them in Weave alone, which is not mirrored to")
+    warn_once("traces stay in MLflow: W&B keeps them only in Weave, which is not supported")
     given = [*args, *kwargs.values()]
     metadata = [getattr(value, "trace_metadata", value) for value in given]
     found = [each[TRACE_RUN] for each in metadata if isinstance(each, dict) and TRACE_RUN in each]
     run_id = found[0] if found else None
-    run = of_this_process().run(store, run_id) if run_id else None
+    run = current_mirror().run(store, run_id) if run_id else None
     if run is not None:
         run.append("trace", count=1)
 
 
 OPERATIONS: dict[str, Operation] = {
-    "create_run": create_run,
-    "update_run_info": update_run_info,
-    "delete_run": delete_run,
-    "restore_run": restore_run,
-    "rename_experiment": rename_experiment,
-    "log_metric": log_metric,
-    "log_param": log_param,
-    "set_tag": set_tag,
-    "log_batch": log_batch,
-    "delete_tag": delete_tag,
-    "log_inputs": log_inputs,
-    "log_outputs": log_outputs,
-    "record_logged_model": record_logged_model,
-    "create_logged_model": create_logged_model,
-    "finalize_logged_model": finalize_logged_model,
+    **by_name(
+        create_run,
+        update_run_info,
+        delete_run,
+        restore_run,
+        rename_experiment,
+        log_metric,
+        log_param,
+        set_tag,
+        log_batch,
+        delete_tag,
+        log_inputs,
+        log_outputs,
+        record_logged_model,
+        create_logged_model,
+        finalize_logged_model,
+        delete_logged_model,
+        start_trace,
+    ),
     "log_logged_model_params": change_logged_model,
     "set_logged_model_tags": change_logged_model,
     "delete_logged_model_tag": change_logged_model,
-    "delete_logged_model": delete_logged_model,
-    "start_trace": start_trace,
 }

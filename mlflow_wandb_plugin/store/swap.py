@@ -1,4 +1,4 @@
-"""Turns an object of MLflow's into one of a subclass whose writing methods also tell the mirror.
+"""Replace the class of an MLflow store or repository by a subclass whose methods are mirrored.
 
 A subclass and not a proxy: MLflow asks for classes, engines and private attributes of its stores
 in many places, and AbstractStore has a default for every method.
@@ -14,33 +14,45 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeAlias
 
 from mlflow_wandb_plugin.store.log_messages import warn_once
-from mlflow_wandb_plugin.store.mirrored_runs import of_this_process
+from mlflow_wandb_plugin.store.mirrored_runs import current_mirror
 
 
 class Changed(NamedTuple):
-    """What an operation may yield: MLflow's method is called with these arguments instead."""
+    """Arguments that an operation yields for MLflow's method, in place of the caller's."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
 
-Operation: TypeAlias = Callable[..., Generator["Changed | None", Any, None]]
-"""How a method is mirrored. A generator that gets the object and the arguments: what is before its
-``yield`` is done before MLflow's own method, which gives the yield's value, and what is behind it
-after it, unless the method failed. One that ends before its ``yield`` has nothing to
-say. Whatever it raises is said once and does no harm."""
+Steps: TypeAlias = Generator["Changed | None", Any, None]
+Operation: TypeAlias = Callable[..., Steps]
+"""How a method is mirrored: a generator function with the method's parameters.
+
+The part before its ``yield`` runs before MLflow's method. The ``yield`` returns the method's
+result, and the part behind it runs unless the method failed. A generator that ends before its
+``yield`` mirrors nothing. Its exceptions are shown once and do not reach the caller."""
 
 _inside: ContextVar[bool] = ContextVar("mlflow_wandb_inside", default=False)
-"""A mirrored method is running: those that it calls itself are part of it."""
+"""A mirrored method is running: methods that it calls itself are part of it."""
 
-_classes: dict[tuple[type, int], type] = {}
+_classes: dict[tuple[type, tuple[tuple[str, Operation], ...]], type] = {}
+
+
+def by_name(*operations: Operation) -> dict[str, Operation]:
+    """Operations by the name of the method that they mirror, which is their own name."""
+    return {operation.__name__: operation for operation in operations}
+
+
+def is_swapped(instance: Any) -> bool:
+    """Whether the class of ``instance`` is a mirrored subclass."""
+    return type(instance) in _classes.values()
 
 
 def swapped(instance: Any, operations: Mapping[str, Operation]) -> Any:
-    """``instance``, its class replaced by a mirrored subclass of it."""
-    inner = type(instance)
-    if hasattr(inner, "_mlflow_wandb_inner"):
+    """``instance``, its class replaced by a mirrored subclass."""
+    if is_swapped(instance):
         return instance
+    inner = type(instance)
     try:
         instance.__class__ = _subclass(inner, operations)
     except TypeError as error:
@@ -49,7 +61,7 @@ def swapped(instance: Any, operations: Mapping[str, Operation]) -> Any:
 
 
 def _subclass(inner: type, operations: Mapping[str, Operation]) -> type:
-    key = (inner, id(operations))
+    key = (inner, tuple(operations.items()))
     if key not in _classes:
         body: dict[str, Any] = {
             name: _mirrored(getattr(inner, name), name, operation)
@@ -58,83 +70,87 @@ def _subclass(inner: type, operations: Mapping[str, Operation]) -> type:
         }
         for name in ("__module__", "__qualname__", "__doc__"):
             body[name] = getattr(inner, name)
-        body["_mlflow_wandb_inner"] = inner
         _classes[key] = type(inner)(inner.__name__, (inner,), body)
     return _classes[key]
 
 
 def _mirrored(method: Callable[..., Any], name: str, operation: Operation) -> Callable[..., Any]:
-    """The overriding method: MLflow's own, with the operation's two halves around it."""
+    """The overriding method: MLflow's own between the two parts of the operation."""
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         if _inside.get():
             return method(self, *args, **kwargs)
-        token = _inside.set(True)
-        try:
-            steps, given = _begin(operation, name, self, args, kwargs)
-            try:
-                result = method(self, *given.args, **given.kwargs)
-            except BaseException:
-                _give_up(steps)
-                raise
-            _end(steps, name, result, args)
-        finally:
-            _inside.reset(token)
-        return result
+        with _MirroredCall(operation, name, self, args, kwargs) as mirrored:
+            mirrored.result = method(self, *mirrored.args, **mirrored.kwargs)
+        return mirrored.result
 
     @functools.wraps(method)
     async def call_async(self: Any, *args: Any, **kwargs: Any) -> Any:
         if _inside.get():
             return await method(self, *args, **kwargs)
-        token = _inside.set(True)
-        try:
-            steps, given = _begin(operation, name, self, args, kwargs)
-            try:
-                result = await method(self, *given.args, **given.kwargs)
-            except BaseException:
-                _give_up(steps)
-                raise
-            _end(steps, name, result, args)
-        finally:
-            _inside.reset(token)
-        return result
+        with _MirroredCall(operation, name, self, args, kwargs) as mirrored:
+            mirrored.result = await method(self, *mirrored.args, **mirrored.kwargs)
+        return mirrored.result
 
     return call_async if inspect.iscoroutinefunction(method) else call
 
 
-def _begin(
-    operation: Operation, name: str, self: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Generator[Changed | None, Any, None] | None, Changed]:
-    given = Changed(args, kwargs)
-    try:
-        steps = operation(self, *args, **kwargs)
-        return steps, next(steps) or given
-    except StopIteration:
-        return None, given
-    except Exception as error:
-        of_this_process().failed(name, error, next(iter(args), None))
-        return None, given
+class _MirroredCall:
+    """One call of a mirrored method: runs the operation's first part, and at the end its second.
 
+    Attributes:
+        args, kwargs: arguments for MLflow's method.
+        result: what it returned; to be set by the caller.
+    """
 
-def _give_up(steps: Generator[Changed | None, Any, None] | None) -> None:
-    """The method failed: the operation ends at its ``yield``, where it may clear up."""
-    if steps is not None:
-        with contextlib.suppress(Exception):
-            steps.close()
+    def __init__(
+        self,
+        operation: Operation,
+        name: str,
+        instance: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self.args, self.kwargs = args, kwargs
+        self.result: Any = None
+        self._operation = operation
+        self._name = name
+        self._instance = instance
+        self._subject = next(iter(args), None)
+        self._steps: Steps | None = None
 
+    def __enter__(self) -> _MirroredCall:
+        self._token = _inside.set(True)
+        try:
+            self._steps = self._operation(self._instance, *self.args, **self.kwargs)
+            changed = next(self._steps)
+            if changed is not None:
+                self.args, self.kwargs = changed
+        except StopIteration:
+            self._steps = None
+        except Exception as error:
+            self._steps = None
+            current_mirror().record_failure(self._name, error, self._subject)
+        except BaseException:
+            _inside.reset(self._token)
+            raise
+        return self
 
-def _end(
-    steps: Generator[Changed | None, Any, None] | None,
-    name: str,
-    result: Any,
-    args: tuple[Any, ...],
-) -> None:
-    if steps is None:
-        return
-    try:
-        steps.send(result)
-    except StopIteration:
-        pass
-    except Exception as error:
-        of_this_process().failed(name, error, next(iter(args), None))
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if self._steps is None:
+                return
+            if kind is not None:
+                # The method failed: the generator ends at its `yield`, and may clean up there.
+                with contextlib.suppress(Exception):
+                    self._steps.close()
+                return
+            try:
+                self._steps.send(self.result)
+            except StopIteration:
+                pass
+            except Exception as error:
+                current_mirror().record_failure(self._name, error, self._subject)
+        finally:
+            _inside.reset(self._token)

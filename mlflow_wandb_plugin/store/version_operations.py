@@ -1,20 +1,18 @@
-"""How a model registry's operations are mirrored: versions of mirrored runs' models, and aliases.
+"""How a model registry's methods are mirrored: versions of mirrored runs' models, and aliases.
 
-What is not in `OPERATIONS` is not mirrored.
+Each function is a `swap.Operation`. Methods that are not in `OPERATIONS` are not mirrored.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
-from typing import Any, TypeAlias
+from typing import Any
 
-from mlflow_wandb_plugin.store.mirrored_runs import MirroredRun, of_this_process
-from mlflow_wandb_plugin.store.swap import Changed, Operation
+from mlflow_wandb_plugin.store.mirrored_runs import MirroredRun, current_mirror
+from mlflow_wandb_plugin.store.swap import Operation, Steps
 
-Steps: TypeAlias = Generator["Changed | None", Any, None]
-
-COPIES_OF_COPIES = 20
+MOST_COPIES = 20
+"""How many times a version may be a copy of a version, when its model is searched."""
 _MODEL_URI = re.compile(r"models:/(m-[0-9a-f]+)")
 _VERSION_URI = re.compile(r"models:/([^/]+)/(\d+)$")
 _RUN_URI = re.compile(r"runs:/([^/]+)")
@@ -26,7 +24,7 @@ def create_version(store: Any, *args: Any, **kwargs: Any) -> Steps:
 
 
 def change_version(store: Any, name: str, version: Any, *args: Any, **kwargs: Any) -> Steps:
-    """Its tags or description changed: others may have changed others, so ask for all."""
+    """Read the version again, because other processes may have changed it, too."""
     yield None
     _append(store, store.get_model_version(name, version))
 
@@ -68,8 +66,8 @@ def _append(store: Any, version: Any, deleted: bool = False) -> None:
 
 
 def _run_of(store: Any, version: Any) -> MirroredRun | None:
-    """The run whose model the version is; versions of other models stay in MLflow."""
-    mirror = of_this_process()
+    """The mirrored run of the version's model; None if there is none."""
+    mirror = current_mirror()
     found = _RUN_URI.match(version.source or "")
     run_id = version.run_id or (found[1] if found else "")
     if run_id:
@@ -79,8 +77,8 @@ def _run_of(store: Any, version: Any) -> MirroredRun | None:
 
 
 def _model_of(store: Any, version: Any) -> str | None:
-    """The logged model of a version, or of the version that it is a copy of."""
-    for _ in range(COPIES_OF_COPIES):
+    """The id of a version's logged model, or of the version that it was copied from."""
+    for _ in range(MOST_COPIES):
         source = version.source or ""
         found = _MODEL_URI.match(source)
         model = getattr(version, "model_id", None) or (found[1] if found else None)

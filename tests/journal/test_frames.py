@@ -1,4 +1,4 @@
-"""The journal: what was appended is read, whatever happens around it."""
+"""The journal: everything appended is read, whatever fails around it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def read_all(path: Path) -> tuple[list[bytes], JournalReader]:
 def test_frames_come_back_whatever_the_size_of_reads(
     path: Path, payloads: list[bytes], read_size: int
 ) -> None:
-    """A header or payload that falls between two reads is put together again."""
+    """A header or payload that is split between two reads is joined."""
     ends = written(path, payloads)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reader_module, "READ_SIZE", read_size)
@@ -85,7 +85,7 @@ def test_frames_come_back_whatever_the_size_of_reads(
 
 
 def test_a_record_larger_than_a_read(path: Path) -> None:
-    """A record of several megabytes comes whole, and so does the one behind it."""
+    """A record of several megabytes is read completely, and so is the next one."""
     large = random.Random(0).randbytes(3 * reader_module.READ_SIZE + 5)
     written(path, [large, b"small"])
     assert read_all(path)[0] == [large, b"small"]
@@ -96,7 +96,7 @@ def test_a_record_larger_than_a_read(path: Path) -> None:
 def test_following_equals_reading_at_once(
     path: Path, payloads: list[bytes], data: st.DataObject
 ) -> None:
-    """Slices of any size yield each record as soon as it is whole, and once."""
+    """With slices of any size each record is read once, as soon as it is complete."""
     ends = written(path, payloads)
     whole = path.read_bytes()
     cuts = [*sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=6))), len(whole)]
@@ -115,7 +115,7 @@ def test_following_equals_reading_at_once(
 
 
 def test_a_journal_cut_anywhere_is_read_up_to_the_cut(path: Path) -> None:
-    """At every byte: the frames before it come, the rest is reported with its offset."""
+    """For a cut at every byte, earlier frames are read and the rest is reported."""
     payloads = [b"one", b"", b"three" * 20]
     ends = written(path, payloads)
     whole = path.read_bytes()
@@ -135,8 +135,8 @@ def test_a_journal_cut_anywhere_is_read_up_to_the_cut(path: Path) -> None:
 
 @quick
 @given(data=st.data())
-def test_a_torn_or_flipped_frame_costs_itself_alone(path: Path, data: st.DataObject) -> None:
-    """Full disk, then space again: the frames around a damaged one are read."""
+def test_a_damaged_frame_loses_only_itself(path: Path, data: st.DataObject) -> None:
+    """The frames around a damaged one (full disk, then space again) are read."""
     payloads = [bytes([65 + n]) * data.draw(st.integers(0, 40)) for n in range(6)]
     ends = written(path, payloads)
     whole = path.read_bytes()
@@ -155,7 +155,7 @@ def test_a_torn_or_flipped_frame_costs_itself_alone(path: Path, data: st.DataObj
 
 
 def test_damage_at_the_end_of_a_growing_journal_is_not_judged_too_early(path: Path) -> None:
-    """A frame that is not whole yet may be: only what comes behind it, or the end, decides."""
+    """An incomplete frame may still be completed: only a later frame or the end decides."""
     written(path, [b"one", b"two"])
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
@@ -168,7 +168,7 @@ def test_damage_at_the_end_of_a_growing_journal_is_not_judged_too_early(path: Pa
 
 @pytest.mark.parametrize("content", [b"", b"not a journal", bytes(200)])
 def test_a_file_that_is_no_journal(path: Path, content: bytes) -> None:
-    """It has no header, and its records are none."""
+    """It has neither a header nor records."""
     path.write_bytes(content)
     with pytest.raises(JournalError, match="holds no journal"):
         read_header(path)
@@ -183,7 +183,7 @@ def test_a_file_that_is_no_journal(path: Path, content: bytes) -> None:
 
 
 def test_header_and_notes_are_json(path: Path) -> None:
-    """The header is found without reading on; notes stand among the records in order."""
+    """The header is read alone; notes are between the records in their order."""
     ours = Journal(path, {"run_id": "r", "name": "é"})
     ours.append(RECORD, b"x")
     ours.note(closed=True)
@@ -194,8 +194,8 @@ def test_header_and_notes_are_json(path: Path) -> None:
     assert frames[2].document() == {"closed": True}
 
 
-def test_a_journal_of_a_later_version_is_not_guessed_at(path: Path) -> None:
-    """The message says what to do."""
+def test_a_journal_of_a_later_version_is_refused(path: Path) -> None:
+    """The error message asks for an update of the package."""
     ours = Journal(path, {})
     ours.close()
     path.write_bytes(b"")
@@ -209,7 +209,7 @@ def test_a_journal_of_a_later_version_is_not_guessed_at(path: Path) -> None:
 
 
 def test_only_the_owner_may_read_it(path: Path) -> None:
-    """Journals and statuses hold configs: nobody else's business, whatever the umask says."""
+    """Journals and status files have configs: their mode is 0600 with any umask."""
     before = os.umask(0)
     try:
         Journal(path, {}).close()
@@ -220,8 +220,8 @@ def test_only_the_owner_may_read_it(path: Path) -> None:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_forked_children_and_threads_append_whole_frames(path: Path) -> None:
-    """Eight processes and their threads write one journal; no frame is torn or lost."""
+def test_forked_children_and_threads_append_complete_frames(path: Path) -> None:
+    """Eight processes and their threads write one journal, and all frames are intact."""
     script = f"""
 import os, sys, threading
 from pathlib import Path
@@ -256,7 +256,7 @@ for pid in children: assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
-    """The message names the file and the reason."""
+    """The message has the file and the reason."""
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match=r"cannot write the journal .*x\.journal: "):
         Journal(tmp_path / "file" / "x.journal", {})
@@ -265,7 +265,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> N
 def test_a_full_disk_is_an_error_and_the_rest_is_readable(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A record that was written in part is an error now and damage later, not a wrong record."""
+    """A record that was written in part raises an error, and is read as damage later."""
     ours = Journal(path, {})
     ours.append(RECORD, b"before")
     real = os.write
@@ -284,7 +284,7 @@ def test_a_full_disk_is_an_error_and_the_rest_is_readable(
 
 
 def test_a_trainer_is_alive_while_it_has_the_journal_open(path: Path) -> None:
-    """Also from within its own process; not after it let go, and not where there is none."""
+    """It counts as alive in its own process too, but not after closing the journal."""
     assert not trainer_alive(path)
     ours = Journal(path, {})
     assert trainer_alive(path)
@@ -293,7 +293,7 @@ def test_a_trainer_is_alive_while_it_has_the_journal_open(path: Path) -> None:
 
 
 def test_a_killed_trainer_is_not_alive(path: Path) -> None:
-    """The kernel lets go of its lock with the process, however that ended."""
+    """The kernel releases its lock when the process ends, however it ends."""
     script = (
         "import sys; from pathlib import Path\n"
         "from mlflow_wandb_plugin.journal.writer import Journal\n"
@@ -310,8 +310,8 @@ def test_a_killed_trainer_is_not_alive(path: Path) -> None:
         process.communicate()
 
 
-def test_asking_at_the_same_time_does_not_wake_the_dead(path: Path) -> None:
-    """Two who look whether a trainer lives must not take each other for it."""
+def test_two_tests_for_a_trainer_do_not_see_each_other(path: Path) -> None:
+    """Two processes that test for a trainer do not mistake each other for it."""
     Journal(path, {}).close()
     wrong: list[bool] = []
 
@@ -327,7 +327,7 @@ def test_asking_at_the_same_time_does_not_wake_the_dead(path: Path) -> None:
 
 
 def test_one_ships_at_a_time(path: Path) -> None:
-    """The second is told that another does; after that it is its turn."""
+    """The second process gets the lock only after the first has released it."""
     Journal(path, {}).close()
     with shipping_lock(path) as first:
         with shipping_lock(path) as second:
@@ -336,8 +336,8 @@ def test_one_ships_at_a_time(path: Path) -> None:
         assert third
 
 
-def test_a_status_is_replaced_as_a_whole(path: Path) -> None:
-    """Whoever reads it while it is written sees the old or the new one, never a half."""
+def test_a_status_is_replaced_in_one_step(path: Path) -> None:
+    """A reader sees the old status or the new one, never a part."""
     stop = threading.Event()
     seen: list[dict[str, object]] = []
 
@@ -357,14 +357,14 @@ def test_a_status_is_replaced_as_a_whole(path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\xff"])
-def test_a_status_that_cannot_be_read_says_nothing(path: Path, text: str) -> None:
-    """It is no reason to fail."""
+def test_a_status_that_cannot_be_read_is_empty(path: Path, text: str) -> None:
+    """An unreadable status counts as none."""
     path.with_suffix(".status").write_text(text, encoding="latin-1")
     assert read_status(path) == {}
 
 
 def test_a_shipped_journal_leaves_its_status(path: Path) -> None:
-    """`remove` may be repeated."""
+    """`remove_journal` may be called again."""
     Journal(path, {}).close()
     write_status(path, {"state": "complete"})
     with shipping_lock(path):

@@ -1,4 +1,4 @@
-"""Batches in the journal of a run that was born in MLflow: fast to write, and nothing changes."""
+"""Batches in the journal of a mirrored run: the binary format equals JSON."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read_back(path: Path, *payloads: bytes) -> list[dict[str, Any]]:
 def test_a_batch_reads_as_json_would(
     rows: list[tuple[str, float, int, int]], texts: dict[str, str], tmp_path_factory: Any
 ) -> None:
-    """Any keys, values, times and steps; params and tags beside them."""
+    """Any keys, values, times and steps, with params and tags, are read as from JSON."""
     fast = outbox.encode_batch(7, [Metric(*row) for row in rows], texts, texts)
     plain = outbox.encode("batch", at=7, metrics=rows, params=texts, tags=texts)
     path = tmp_path_factory.mktemp("outbox") / "a.journal"
@@ -44,8 +44,8 @@ def test_a_batch_reads_as_json_would(
     assert one.keys() - other.keys() == {"metrics"}
 
 
-def test_what_is_no_number_of_eight_bytes_is_carried_all_the_same(tmp_path: Path) -> None:
-    """MLflow's clients take more than its types say: huge integers, times with a fraction."""
+def test_numbers_over_eight_bytes_are_kept(tmp_path: Path) -> None:
+    """Huge integers and times with a fraction, which MLflow accepts, go as JSON."""
     metrics = [Metric("a", 2**80, 1.5, 2**70), Metric("b", math.inf, 1, 2)]
     [batch] = read_back(tmp_path / "a.journal", outbox.encode_batch(7, metrics, {}, {}))
     assert batch["metrics"] == [["a", 2**80, 1.5, 2**70], ["b", math.inf, 1, 2]]

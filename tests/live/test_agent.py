@@ -27,8 +27,8 @@ result = wandb.sweep(config, project="agents")
 
 
 @pytest.mark.slow
-def test_an_agents_runs_live_in_both_homes(tmp_path: Path, empty_store: Path) -> None:
-    """Two unmodified runs of a sweep: in W&B, and complete in MLflow below one sweep run."""
+def test_an_agents_runs_are_in_wandb_and_mlflow(tmp_path: Path, empty_store: Path) -> None:
+    """Two unmodified runs of a sweep are in W&B, and complete in MLflow below one run."""
     uri = copy_store(empty_store, tmp_path / "mlflow.db")
     with WandbServer(tmp_path / "server") as server:
         with Worker(server, tmp_path / "sweep") as worker:

@@ -1,4 +1,4 @@
-"""Bad input and files through the live path: the run completes, nothing is lost."""
+"""Invalid names and files in live replication: the run is complete, nothing is lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEYS = [
 def test_names_and_values_that_mlflow_refuses(
     env: dict[str, str], tmp_path: Path, fresh_store: str
 ) -> None:
-    """Rewritten by one rule, told apart, counted in a tag, the originals in documents."""
+    """They are rewritten without collisions and counted; documents have the originals."""
     run_script(
         f"""
 import mlflow_wandb_plugin.wandb as wandb
@@ -93,7 +93,7 @@ run.finish()
 
 
 def test_files_that_come_go_and_are_refused(env: dict[str, str], tmp_path: Path) -> None:
-    """Odd names, an overwritten file, one that vanished, one in a folder: carried or counted."""
+    """Odd names, overwritten, deleted and nested files arrive or are counted."""
     run_script(
         """
 import os, pathlib
@@ -133,7 +133,7 @@ run.finish()
 
 
 def test_a_journal_that_cannot_be_written(env: dict[str, str], tmp_path: Path) -> None:
-    """One warning that says what to do; W&B has everything; a backfill brings it to MLflow."""
+    """There is one warning, W&B has everything, and a backfill brings it to MLflow."""
     blocked = tmp_path / "blocked"
     blocked.write_text("a file, not a folder")
     done = run_script(

@@ -1,4 +1,4 @@
-"""The end of a run: whether wandb came to the end of its own."""
+"""The end of a run: whether wandb has uploaded everything."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from mlflow_wandb_plugin.live import tap
 @pytest.mark.parametrize(
     ("raises", "timed_out", "uploaded"),
     [(None, False, True), (None, True, False), (SystemExit(), False, False)],
-    ids=["to the end", "given up", "interrupted"],
+    ids=["complete", "timed out", "interrupted"],
 )
-def test_the_journal_is_told_whether_all_was_uploaded(
+def test_the_journal_notes_whether_everything_was_uploaded(
     monkeypatch: pytest.MonkeyPatch,
     raises: BaseException | None,
     timed_out: bool,
     uploaded: bool,
 ) -> None:
-    """It is closed all the same, and what wandb raises reaches the user."""
-    told: list[bool] = []
-    ours = SimpleNamespace(before_finish=lambda: None, finished=told.append)
-    monkeypatch.setitem(tap._taps, "r1", ours)
+    """The journal is closed in any case, and an error that wandb raises reaches the user."""
+    noted: list[bool] = []
+    run_tap = SimpleNamespace(before_finish=lambda: None, after_finish=noted.append)
+    monkeypatch.setitem(tap._taps, "r1", run_tap)
     run = SimpleNamespace(settings=SimpleNamespace(run_id="r1"), _finish_timed_out=timed_out)
 
     def finish(_: object) -> None:
@@ -32,13 +32,12 @@ def test_the_journal_is_told_whether_all_was_uploaded(
             raise raises
 
     with contextlib.nullcontext() if raises is None else pytest.raises(SystemExit):
-        tap._finishing(finish)(run)
-    assert told == [uploaded]
+        tap._wrap_finish(finish)(run)
+    assert noted == [uploaded]
 
 
-def test_wandb_says_whether_it_gave_up() -> None:
-    """The attribute is wandb's own, and came with the setting that lets it give up: without it a
-    run that was given up would count as uploaded."""
+def test_wandb_has_the_attribute_of_a_finish_that_timed_out() -> None:
+    """`_finish_timed_out` is there in versions that have the setting ``finish_timeout``."""
     import wandb
     from wandb.sdk import wandb_run
 

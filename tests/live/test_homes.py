@@ -1,4 +1,4 @@
-"""MLFLOW_WANDB_HOMES: both, W&B alone, or MLflow alone (the cut-over)."""
+"""MLFLOW_WANDB_HOMES: both, W&B only, or MLflow only."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _offline_is_not_asked_for(env: dict[str, str]) -> dict[str, str]:
 def test_mlflow_alone_needs_no_account_and_leaves_no_wandb_files(
     env: dict[str, str], tmp_path: Path
 ) -> None:
-    """A script that says mode="online" runs without W&B; its local folder goes in the end."""
+    """A script with mode="online" runs without W&B; its local folder is removed."""
     env = _offline_is_not_asked_for(env)
     run_script(SCRIPT, {**env, "MLFLOW_WANDB_HOMES": "mlflow"}, tmp_path / "work")
     (run,) = read_runs(env["MLFLOW_TRACKING_URI"], tmp_path / "dual").values()
@@ -51,7 +51,7 @@ def test_mlflow_alone_needs_no_account_and_leaves_no_wandb_files(
 def test_mlflow_alone_keeps_the_wandb_files_until_mlflow_has_everything(
     env: dict[str, str], tmp_path: Path
 ) -> None:
-    """MLflow down: the folder and journal stay; `sync` delivers them, and then they go."""
+    """Without MLflow, folder and journal stay until `sync` has delivered them."""
     store = env["MLFLOW_TRACKING_URI"]
     env = {**_offline_is_not_asked_for(env), "MLFLOW_WANDB_LINGER": "0"}
     env["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{free_port()}"
@@ -70,7 +70,7 @@ def test_mlflow_alone_keeps_the_wandb_files_until_mlflow_has_everything(
 def test_wandb_alone_writes_nothing_to_mlflow(
     env: dict[str, str], tmp_path: Path, fresh_store: str
 ) -> None:
-    """No MLflow run, no journal, no identity in the config; a backfill takes the run later."""
+    """There is no MLflow run, journal or config key; a backfill brings the run later."""
     done = run_script(
         SCRIPT.replace(', mode="online"', "")
         + "\nassert 'mlflow_run_id' not in dict(run.config)\n",
@@ -85,7 +85,7 @@ def test_wandb_alone_writes_nothing_to_mlflow(
 
 
 def test_a_wrong_setting_is_one_line(env: dict[str, str], tmp_path: Path) -> None:
-    """The error names the variable and what it may be."""
+    """The error has the variable's name and its allowed values."""
     done = run_script(SCRIPT, {**env, "MLFLOW_WANDB_HOMES": "moon"}, tmp_path / "work", check=False)
     assert done.returncode == 1
     assert "MLFLOW_WANDB_HOMES must be one of both, wandb, mlflow: not 'moon'" in done.stderr

@@ -28,10 +28,10 @@ run.finish()
 """
 
 
-def test_twin_is_named_at_finish_when_it_was_unknown_at_init(
+def test_a_late_mlflow_run_id_is_in_the_config_at_finish(
     env: dict[str, str], tmp_path: Path
 ) -> None:
-    """A late MLflow run id reaches the W&B config before the run is finished, and nothing fails."""
+    """An MLflow run id that comes late is in the W&B config before the run finishes."""
     run_script(ANSWERS_BEFORE_FINISH, env, tmp_path)
     [state] = read_runs(env["MLFLOW_TRACKING_URI"]).values()
     [log] = find_logs(tmp_path / "work" / "wandb")

@@ -1,4 +1,4 @@
-"""Whatever dies, every row that `log()` returned from reaches MLflow, once."""
+"""Every row that `log()` returned from reaches MLflow once, whichever process dies."""
 
 from __future__ import annotations
 
@@ -134,8 +134,8 @@ def kill_both(t: Trainer) -> None:
 
 
 @pytest.mark.slow
-def test_the_training_goes_first(env: dict[str, str], tmp_path: Path) -> None:
-    """Where processors are few, the replicator waits for the trainer and not the other way."""
+def test_training_has_priority_over_the_replicator(env: dict[str, str], tmp_path: Path) -> None:
+    """The replicator has a lower priority than the training process."""
     with trainer(env, tmp_path) as t:
         replicator = os.getpriority(os.PRIO_PROCESS, t.replicator())
         assert replicator == max(NICENESS, os.getpriority(os.PRIO_PROCESS, t.process.pid))
@@ -147,7 +147,7 @@ def test_the_training_goes_first(env: dict[str, str], tmp_path: Path) -> None:
 def test_a_kill_at_a_random_moment_loses_no_row(
     kill: Callable[[Trainer], None], env: dict[str, str], tmp_path: Path
 ) -> None:
-    """After `sync`, MLflow holds every row that log() returned from, and no run is RUNNING."""
+    """After `sync`, MLflow has every row that log() returned from, and no open run."""
     with trainer(env, tmp_path) as t:
         t.wait_for(random.randint(1, 900))
         kill(t)
@@ -163,7 +163,7 @@ def test_a_kill_at_a_random_moment_loses_no_row(
 
 @pytest.mark.slow
 def test_a_killed_trainer_needs_nobody_to_call_sync(env: dict[str, str], tmp_path: Path) -> None:
-    """The replicator outlives its trainer, ships the rest, ends the run and itself."""
+    """The replicator outlives the training process, ships the rest, and ends."""
     with trainer(env, tmp_path) as t:
         t.wait_for(300)
         replicator = t.replicator()
@@ -179,7 +179,7 @@ def test_a_killed_trainer_needs_nobody_to_call_sync(env: dict[str, str], tmp_pat
 
 @pytest.mark.slow
 def test_a_restarted_replicator_goes_on(env: dict[str, str], tmp_path: Path) -> None:
-    """A replicator killed in the middle is replaced at finish(), and the run ends FINISHED."""
+    """A replicator that was killed is replaced at finish(), and the run is FINISHED."""
     with trainer(env, tmp_path) as t:
         t.wait_for(300)
         os.kill(t.replicator(), signal.SIGKILL)
@@ -193,7 +193,7 @@ def test_a_restarted_replicator_goes_on(env: dict[str, str], tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_mlflow_down_from_the_start(env: dict[str, str], tmp_path: Path) -> None:
-    """Training neither waits nor fails; once MLflow is up, sync delivers all, once."""
+    """Training neither waits nor fails; later `sync` delivers everything once."""
     port = free_port()
     env["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{port}"
     env["MLFLOW_WANDB_LINGER"] = "1"
@@ -214,7 +214,7 @@ def test_mlflow_down_from_the_start(env: dict[str, str], tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_mlflow_going_down_in_the_middle(env: dict[str, str], tmp_path: Path) -> None:
-    """An outage shows as a status only; when MLflow is back the same run goes on."""
+    """An outage is only seen in the status; afterwards the same run goes on."""
     port = free_port()
     env["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{port}"
     with trainer(env, tmp_path) as t:

@@ -1,4 +1,4 @@
-"""A run whose config names the metric that MLflow's steps are to be."""
+"""A run whose config has the name of the metric for MLflow's steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings for the runs that start in one place, beside those of the process."""
+"""Settings for the runs of one thread or task."""
 
 from __future__ import annotations
 

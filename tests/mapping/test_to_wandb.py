@@ -81,16 +81,16 @@ def test_users_tags_become_labels() -> None:
         "team": "vision", "best": "true", "empty": "", "long": "x" * 60,
         "mlflow.user": "ann", "wandb.sync.owner": "o", "mlflow.note.content": "note",
     }  # fmt: skip
-    assert rules.labels(tags) == ("best", "empty", "team:vision")
-    assert rules.labels(tags, deleted=True)[-1] == "mlflow-deleted"
-    assert set(rules.shown_tags(tags)) == {"team", "best", "empty", "long", "mlflow.user"}
+    assert rules.wandb_tags(tags) == ("best", "empty", "team:vision")
+    assert rules.wandb_tags(tags, deleted=True)[-1] == "mlflow-deleted"
+    assert set(rules.config_tags(tags)) == {"team", "best", "empty", "long", "mlflow.user"}
 
 
 def test_no_credentials_in_the_config() -> None:
     """A repository's address may hold a token."""
     tags = {"mlflow.source.git.repoURL": "https://user:secret@host/repo.git"}
-    assert "secret" not in json.dumps([rules.shown_tags(tags), rules.source(tags)])
-    assert rules.source(tags) == {"git_remote_url": "https://host/repo.git"}
+    assert "secret" not in json.dumps([rules.config_tags(tags), rules.source_settings(tags)])
+    assert rules.source_settings(tags) == {"git_remote_url": "https://host/repo.git"}
 
 
 @pytest.mark.parametrize(
@@ -108,19 +108,19 @@ def test_no_credentials_in_the_config() -> None:
 )
 def test_image_files_are_pictures(path: str, picture: tuple[object, ...] | None) -> None:
     """Step images by key, step and time; small copies and a table's own images are left out."""
-    found = rules.picture(path)
+    found = rules.image_name(path)
     assert (tuple(found) if found else None) == picture
 
 
 def test_only_a_table_is_a_table() -> None:
     """What `log_table` writes is recognised by its shape, nested cells as JSON."""
     text = json.dumps({"columns": ["a", "b"], "data": [[1, {"type": "image"}], [None, [2]]]})
-    assert rules.table(text) == (["a", "b"], [[1, '{"type": "image"}'], [None, "[2]"]])
+    assert rules.parse_table(text) == (["a", "b"], [[1, '{"type": "image"}'], [None, "[2]"]])
     for other in (
         "{}", "[]", "no json", '{"columns": ["a"], "data": [[1, 2]]}', '{"columns": 1, "data": []}',
         '{"columns": ["a"], "data": [[1]], "more": 1}', '{"columns": ["a"], "data": [1]}',
     ):  # fmt: skip
-        assert rules.table(other) is None
+        assert rules.parse_table(other) is None
 
 
 @given(st.text(min_size=1))

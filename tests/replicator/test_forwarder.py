@@ -1,4 +1,4 @@
-"""Journals of runs born in MLflow arrive in W&B: through the forwarder, online, the real SDK."""
+"""Journals of mirrored runs arrive in W&B: with the forwarder, online, and the real SDK."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.support.mirrored import START_MS, Written, forward
+from tests.support.mirrored import START_MS, JournalledRun, forward
 from tests.wandb_server import Run, WandbServer
 from tests.wandb_server.clients import Worker, environment
 
@@ -53,7 +53,7 @@ def env(wandb: WandbServer, outbox_folder: Path) -> dict[str, str]:
 
 def write_rich(folder: Path) -> None:
     """A run with something of everything, its metrics in no order of step or time."""
-    run = Written(folder, "rich", entity="")
+    run = JournalledRun(folder, "rich", entity="")
     run.create(
         "a rich run", team="vision", best="true", gone="soon",
         **{
@@ -109,7 +109,7 @@ def rows(run: Run) -> list[dict[str, Any]]:
 
 
 def test_metrics_arrive_with_their_steps_and_times(rich: Run) -> None:
-    """In any order of steps, NaN and infinities included, system metrics too."""
+    """Metrics arrive in any order of steps, with NaN and infinities and system metrics."""
     found = rows(rich)
     expected: list[dict[str, Any]] = [
         {"loss": 1 / (i + 1), "mlflow_step": i, "_timestamp": START_MS / 1000 + i}
@@ -128,7 +128,7 @@ def test_metrics_arrive_with_their_steps_and_times(rich: Run) -> None:
 
 
 def test_the_run_is_described_as_in_mlflow(rich: Run) -> None:
-    """Name, notes, tags, group of the parent, program, commit, params and state."""
+    """W&B has the name, notes, tags, parent's group, program, commit, params and state."""
     assert (rich.display_name, rich.notes, rich.group) == ("a rich run", "A *note*", "the-parent")
     assert sorted(rich.tags) == ["best", "team:vision"]
     assert (rich.program, rich.commit) == ("train.py", "abc123")
@@ -145,14 +145,14 @@ def test_the_run_is_described_as_in_mlflow(rich: Run) -> None:
 
 
 def test_the_config_names_the_mlflow_run(rich: Run) -> None:
-    """A backfill of the project knows it by these keys."""
+    """The config has the keys by which a backfill of the project recognises the run."""
     assert rich.values["mlflow_run_id"] == "rich"
     assert rich.values["mlflow_experiment_id"] == "7"
     assert rich.values["mlflow_tracking_uri"] == "sqlite:///somewhere.db"
 
 
 def test_files_arrive_and_none_of_the_forwarders_own(rich: Run) -> None:
-    """The last content of each, below artifacts/; W&B's own files are not the forwarder's."""
+    """The latest content of each file is below artifacts/, and the forwarder adds no files."""
     files = {name: blob.path.read_bytes() for name, blob in rich.files.items()}
     ours = {name: files[name] for name in files if name.startswith("artifacts/")}
     image = f"artifacts/images/dog~x+step+3+timestamp+{START_MS + 123}+uuid"
@@ -171,7 +171,7 @@ def test_files_arrive_and_none_of_the_forwarders_own(rich: Run) -> None:
 
 
 def test_images_and_tables_are_media(rich: Run) -> None:
-    """A step image at its step and time; what is no image takes a row without one."""
+    """A step image has its step and time; an unreadable image leaves its row without one."""
     dog, plot, broken, table = rows(rich)[23:27]
     assert (dog["mlflow_step"], dog["_timestamp"]) == (3, (START_MS + 123) / 1000)
     assert rich.files[dog["dog/x"]["path"]].path.read_bytes() == png()
@@ -183,7 +183,7 @@ def test_images_and_tables_are_media(rich: Run) -> None:
 
 
 def test_a_logged_model_is_an_artifact(wandb: WandbServer, rich: Run) -> None:
-    """Of type model, with its files and what MLflow says of it; registered versions are aliases."""
+    """It has type model, the files and MLflow's metadata; registered versions are aliases."""
     model = wandb.artifact("mirrored/model:fraud-v1")
     assert model is wandb.artifact("mirrored/model:fraud-champion")
     assert model is wandb.artifact("mirrored/model:m-1")
@@ -195,7 +195,7 @@ def test_a_logged_model_is_an_artifact(wandb: WandbServer, rich: Run) -> None:
 
 
 def test_a_dataset_is_a_used_artifact(rich: Run) -> None:
-    """With what MLflow knows of it as its content, and in the config."""
+    """Its content is MLflow's description of it, which the config has, too."""
     (dataset,) = rich.used_artifacts
     assert (dataset.collection.name, dataset.collection.type) == ("iris", "dataset")
     (content,) = (json.loads(blob.path.read_bytes()) for blob in dataset.files.values())
@@ -203,8 +203,8 @@ def test_a_dataset_is_a_used_artifact(rich: Run) -> None:
     assert rich.values["mlflow"]["datasets"][0]["digest"] == "d1"
 
 
-def test_what_was_not_carried_is_counted(rich: Run, outbox_folder: Path) -> None:
-    """In W&B's config and in the status file: losses of the writing side, images, traces."""
+def test_losses_are_counted(rich: Run, outbox_folder: Path) -> None:
+    """Losses of the writer, images and traces are in W&B's config and in the status file."""
     lost = {"artifact": 1, "image not shown (UnidentifiedImageError)": 1}
     assert rich.values["mlflow"]["lost"] == lost
     assert rich.values["mlflow"]["traces_not_mirrored"] == 2
@@ -214,13 +214,13 @@ def test_what_was_not_carried_is_counted(rich: Run, outbox_folder: Path) -> None
 
 
 def test_a_delivered_journal_and_its_files_are_gone(rich: Run, outbox_folder: Path) -> None:
-    """Nothing of the run stays but what is said of it."""
+    """Only the status file of a delivered run is left."""
     left = {path.name for path in outbox_folder.iterdir() if path.name.startswith("rich")}
     assert left == {"rich.status"}
 
 
 def test_the_public_api_reads_the_same(wandb: WandbServer, rich: Run, tmp_path: Path) -> None:
-    """`wandb.Api` finds what the server was told."""
+    """`wandb.Api` returns what the server was sent."""
     with Worker(wandb, tmp_path / "reader") as reader:
         seen = reader.call(
             """
@@ -246,8 +246,8 @@ def test_the_public_api_reads_the_same(wandb: WandbServer, rich: Run, tmp_path: 
 def test_a_run_goes_on_after_its_journal_was_removed(
     wandb: WandbServer, outbox_folder: Path, env: dict[str, str]
 ) -> None:
-    """Rows are numbered on; tags, aliases and files change; the state stays what MLflow says."""
-    first = Written(outbox_folder, "on", project="onward")
+    """Row numbers continue; tags, aliases and files change; the state is MLflow's."""
+    first = JournalledRun(outbox_folder, "on", project="onward")
     first.create("on", team="x")
     first.points(5)
     first.file("a/b.txt", b"b")
@@ -260,7 +260,7 @@ def test_a_run_goes_on_after_its_journal_was_removed(
     run = wandb.run("onward/on")
     assert (run.state, run.exit_code, len(run.history.live)) == ("failed", 1, 5)
 
-    later = Written(outbox_folder, "on", project="onward")
+    later = JournalledRun(outbox_folder, "on", project="onward")
     later.points(3, start=5)
     later.op("untag", key="team")
     later.op("unfile", path="a", model=None)
@@ -281,13 +281,13 @@ def test_a_run_goes_on_after_its_journal_was_removed(
 def test_each_ending_has_its_state(
     wandb: WandbServer, outbox_folder: Path, env: dict[str, str]
 ) -> None:
-    """Finished, failed, killed; a script that went away without a word counts as killed."""
+    """A run finishes, fails or is killed; a script that dies without ending it is killed."""
     for status in ("FINISHED", "FAILED", "KILLED", "died"):
-        run = Written(outbox_folder, status.lower(), project="endings")
+        run = JournalledRun(outbox_folder, status.lower(), project="endings")
         run.create()
         run.points(2)
         run.close() if status == "died" else run.end(status)
-    deleted = Written(outbox_folder, "deleted", project="endings")
+    deleted = JournalledRun(outbox_folder, "deleted", project="endings")
     deleted.create()
     deleted.op("delete")
     deleted.end()

@@ -1,4 +1,4 @@
-"""WANDB_MODE=offline: a run born in MLflow becomes what the SDK writes for `wandb sync`."""
+"""WANDB_MODE=offline: a mirrored run becomes an offline run for `wandb sync`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.replicator.test_forwarder import MODEL, VERSION
 from tests.support import core_says
 from tests.support.environment import isolated
-from tests.support.mirrored import START_MS, Written, forward, forwarder
+from tests.support.mirrored import START_MS, JournalledRun, forward, forwarder
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import started, wait_until
 from tests.support.wandb_source import source_of
@@ -52,8 +52,8 @@ def offline_runs(folder: Path) -> list[Path]:
     return sorted(folder.parent.glob("offline-run-*"))
 
 
-def write(folder: Path, run_id: str = "off", **header: Any) -> Written:
-    run = Written(folder, run_id, project="offline", **header)
+def write(folder: Path, run_id: str = "off", **header: Any) -> JournalledRun:
+    run = JournalledRun(folder, run_id, project="offline", **header)
     run.create("an offline run", team="x", **{"mlflow.note.content": "noted"})
     run.points(10)
     run.batch(("loss", 5.0, START_MS - 1000, -3), params={"lr": "0.1"})
@@ -77,10 +77,10 @@ def sync(wandb: WandbServer, tmp_path: Path, *runs: Path) -> None:
     assert process.returncode == 0, out + err
 
 
-def test_an_offline_run_is_written_once_and_whole(
+def test_an_offline_run_is_written_once_and_completely(
     env: dict[str, str], folder: Path, tmp_path: Path, wandb: WandbServer
 ) -> None:
-    """wandb-core's log holds rows, times, config and end; `wandb sync` delivers it all."""
+    """wandb-core's log has rows, times, config and end, and `wandb sync` delivers them."""
     write(folder).end("FAILED")
     forward(folder, env, tmp_path)
     (offline,) = offline_runs(folder)
@@ -120,7 +120,7 @@ def test_an_offline_run_is_written_once_and_whole(
 def test_a_forwarder_killed_offline_leaves_one_run(
     env: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
-    """The half that the dead one wrote is never seen, and written anew."""
+    """The partial run of the killed forwarder is never visible, and is written again."""
     run = write(folder)
     with forwarder(folder, env, tmp_path) as process:
         wait_until(
@@ -138,14 +138,13 @@ def test_a_forwarder_killed_offline_leaves_one_run(
     assert info_of(folder).state == "finished"
 
 
-def test_an_offline_run_that_goes_on_is_numbered_on(
+def test_a_second_offline_run_continues_the_row_numbers(
     env: dict[str, str], folder: Path, tmp_path: Path, wandb: WandbServer
 ) -> None:
-    """A later journal makes a second offline run of the same id, whose rows follow the first's,
-    also once both are synced."""
+    """A later journal makes a second offline run of the same id with the following rows."""
     write(folder, "onward").end()
     forward(folder, env, tmp_path)
-    later = Written(folder, "onward", project="offline")
+    later = JournalledRun(folder, "onward", project="offline")
     later.points(2, start=10)
     later.op("alias", name="fraud", alias="best", version="1")
     later.close()
@@ -188,7 +187,7 @@ def test_a_backfill_leaves_a_mirrored_run_alone(
     fresh_store: str,
     mode: str,
 ) -> None:
-    """Into the MLflow where it was born, the run is dual-written: skipped, and nothing changes."""
+    """A backfill into the run's own MLflow skips it as dual-written and changes nothing."""
     run_id = born(fresh_store)
     write(folder, run_id, tracking_uri=fresh_store).end()
     if mode == "online":

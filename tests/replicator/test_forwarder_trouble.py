@@ -1,4 +1,4 @@
-"""Runs born in MLflow reach W&B whole and once, whatever dies or stays away meanwhile."""
+"""Mirrored runs reach W&B completely and once, whatever fails meanwhile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.journal.status import read_status
 from tests.support.commands import mlflow_wandb
-from tests.support.mirrored import START_MS, Written, forward, forwarder
+from tests.support.mirrored import START_MS, JournalledRun, forward, forwarder
 from tests.support.processes import free_port, wait_until
 from tests.wandb_server import Run, WandbServer
 from tests.wandb_server.clients import environment
@@ -77,8 +77,8 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 def test_a_run_is_followed_while_it_goes_on(
     wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
-    """W&B has what was logged while the run still runs; then the forwarder ends by itself."""
-    run = Written(folder, "live", project="live")
+    """W&B has the rows while the run still runs; the forwarder ends by itself afterwards."""
+    run = JournalledRun(folder, "live", project="live")
     run.create()
     run.points(10)
     with forwarder(folder, env, tmp_path) as process:
@@ -110,9 +110,9 @@ def test_a_run_is_followed_while_it_goes_on(
 def test_a_forwarder_killed_at_any_moment_loses_and_doubles_nothing(
     wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path, moment: Match, skip: int
 ) -> None:
-    """Killed just after W&B took a request; the next one goes on."""
+    """It is killed just after W&B accepted a request; the next forwarder goes on."""
     name = f"killed-{moment[:6]}-{skip}".replace("/", "-").replace(" ", "-")
-    run = Written(folder, "k", project=name)
+    run = JournalledRun(folder, "k", project=name)
     run.create(team="x")
     run.points(30)
     run.file("a.txt", b"a")
@@ -138,8 +138,8 @@ def test_a_forwarder_killed_at_any_moment_loses_and_doubles_nothing(
 def test_a_forwarder_killed_again_and_again_beside_a_live_run(
     wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
-    """Each goes on where W&B is; the journal keeps what the dead one had only read."""
-    run = Written(folder, "again", project="again")
+    """Each forwarder continues where W&B is, and reads again what was not sent."""
+    run = JournalledRun(folder, "again", project="again")
     run.create()
     for attempt in range(2):
         run.points(40, start=40 * attempt)
@@ -159,11 +159,11 @@ def test_a_forwarder_killed_again_and_again_beside_a_live_run(
     assert losses(wandb.run("again/again")) == expected(80)
 
 
-def test_a_dead_wandb_core_does_not_end_the_mirror(
+def test_the_forwarder_restarts_when_wandb_core_dies(
     wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
-    """The SDK cannot go on without its helper: the forwarder starts anew, with a new one."""
-    run = Written(folder, "core", project="core")
+    """The SDK cannot go on without wandb-core: the forwarder restarts with a new one."""
+    run = JournalledRun(folder, "core", project="core")
     run.create()
     run.points(10)
     runs = wandb.project("core").runs
@@ -188,12 +188,11 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def test_trouble_is_said_once_and_sync_delivers_later(
+def test_trouble_is_logged_once_and_sync_delivers_later(
     wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
-    """No key, a key that is not accepted, a server that is away: one warning each, the journal
-    stays; `mlflow-wandb sync` finds it and brings it to W&B."""
-    run = Written(folder, "late", project="late")
+    """No key, a wrong key and no server each give one warning; `sync` delivers later."""
+    run = JournalledRun(folder, "late", project="late")
     run.create()
     run.points(5)
     run.end()
@@ -208,7 +207,7 @@ def test_trouble_is_said_once_and_sync_delivers_later(
         assert (log.count("WARNING"), text in log) == (1, True), log
         state, error = said(run.path)
         assert (state, text in error) == ("waiting", True)
-        assert outbox.trouble(folder) == error
+        assert outbox.read_trouble(folder) == error
         assert env["WANDB_API_KEY"] not in log + error
         assert "f" * 40 not in log + error
     (row,) = json.loads(mlflow_wandb("status", "--json", env=env, cwd=tmp_path).stdout)
@@ -219,7 +218,7 @@ def test_trouble_is_said_once_and_sync_delivers_later(
 
     done = mlflow_wandb("sync", env=env, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "late: complete\n"), done.stdout + done.stderr
-    assert outbox.trouble(folder) == ""
+    assert outbox.read_trouble(folder) == ""
     assert losses(wandb.run("late/late")) == expected(5)
     (row,) = json.loads(mlflow_wandb("status", tmp_path, "--json", env=env, cwd=tmp_path).stdout)
     assert (row["replica"], row["not yet shipped"], row["trouble"]) == ("complete", "", "")
@@ -229,8 +228,8 @@ def test_trouble_is_said_once_and_sync_delivers_later(
 def test_a_file_that_wandb_gave_up_on_is_sent_again(
     wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
-    """wandb-core only logs a refused upload: the forwarder looks whether W&B has the file."""
-    run = Written(folder, "refused", project="refused")
+    """wandb-core only logs a refused upload: the forwarder checks and sends it again."""
+    run = JournalledRun(folder, "refused", project="refused")
     run.create()
     run.points(3)
     run.file("a.bin", b"a" * 1000)
@@ -246,9 +245,9 @@ def test_a_file_that_wandb_gave_up_on_is_sent_again(
 def test_what_wandb_refuses_is_counted_and_the_rest_goes_on(
     wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
-    """A model that W&B does not take holds up neither its run nor other models."""
+    """A model that W&B refuses delays neither its run nor other models."""
     wandb.fail("CreateArtifact", status=400)
-    run = Written(folder, "no", project="no")
+    run = JournalledRun(folder, "no", project="no")
     run.create("n" * 200)
     for name in ("first", "second"):
         run.op("model", id=name, name=name, type="", params={}, tags={}, status="READY")
@@ -267,9 +266,8 @@ def test_what_wandb_refuses_is_counted_and_the_rest_goes_on(
 def test_sync_leaves_a_run_on_a_server_running(
     wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
-    """A server's worker closes journals that are idle: that says nothing about the run, which
-    goes on, and ends, with later journals."""
-    run = Written(folder, "idle", project="idle", role="server")
+    """A server closes idle journals: the run goes on, and ends with a later journal."""
+    run = JournalledRun(folder, "idle", project="idle", role="server")
     run.create()
     run.points(3)
     run.close()
@@ -277,7 +275,7 @@ def test_sync_leaves_a_run_on_a_server_running(
     assert done.returncode == 0, done.stdout + done.stderr
     there = wandb.run("idle/idle")
     assert (there.state, losses(there)) == ("running", expected(3))
-    later = Written(folder, "idle", project="idle", role="server")
+    later = JournalledRun(folder, "idle", project="idle", role="server")
     later.points(2, start=3)
     later.end("KILLED")
     forward(folder, env, tmp_path)
@@ -287,8 +285,8 @@ def test_sync_leaves_a_run_on_a_server_running(
 def test_a_torn_record_is_counted(
     wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
-    """What a full disk cut short is said, and the rest arrives."""
-    run = Written(folder, "torn", project="torn")
+    """An incomplete record of a full disk is counted, and the rest arrives."""
+    run = JournalledRun(folder, "torn", project="torn")
     run.create()
     run.points(3)
     run.batch(("loss", 9.0, START_MS, 9))

@@ -1,4 +1,4 @@
-"""Shipping one journal into a real store: the states it reaches, and what it leaves behind."""
+"""Ship one journal to a real store: its states, and the files it leaves behind."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def shipment(
 WHOLE = (run_record("r1"), partial_record({"a": 1.0}), partial_record({"a": 2.0}), exit_record())
 
 
-def test_a_whole_journal_is_delivered_and_removed(fresh_store: str, tmp_path: Path) -> None:
-    """The run is complete in MLflow; the status tells where."""
+def test_a_complete_journal_is_delivered_and_removed(fresh_store: str, tmp_path: Path) -> None:
+    """The run is complete in MLflow, and the status file has its location."""
     path = written(tmp_path, *WHOLE)
     assert shipment(path, fresh_store).ship() == "complete"
     run = read_runs(fresh_store)["r1"]
@@ -65,7 +65,7 @@ def test_a_whole_journal_is_delivered_and_removed(fresh_store: str, tmp_path: Pa
 
 
 def test_a_trainer_that_lives_leaves_its_run_open(fresh_store: str, tmp_path: Path) -> None:
-    """What is there is shipped, the journal stays, and the next shipment goes on."""
+    """The present records are shipped, the journal stays, the next shipment continues."""
     ours = open_journal(tmp_path, run_record("r1"), partial_record({"a": 1.0}))
     assert shipment(ours.path, fresh_store).ship() == "partial"
     assert read_runs(fresh_store)["r1"].status == "RUNNING"
@@ -78,7 +78,7 @@ def test_a_trainer_that_lives_leaves_its_run_open(fresh_store: str, tmp_path: Pa
 
 
 def test_a_run_with_a_step_metric_goes_on_where_it_was(fresh_store: str, tmp_path: Path) -> None:
-    """The rows that are there already come by again, without their points."""
+    """Rows that were shipped are read again, and their points are not written again."""
     start = run_record("r1", config={"mlflow_step_metric": "at"})
     ours = open_journal(tmp_path, start, partial_record({"a": 1.0, "at": 10}))
     assert shipment(ours.path, fresh_store).ship() == "partial"
@@ -89,7 +89,7 @@ def test_a_run_with_a_step_metric_goes_on_where_it_was(fresh_store: str, tmp_pat
 
 
 def test_a_killed_trainers_run_is_killed(fresh_store: str, tmp_path: Path) -> None:
-    """Everything it logged is there, the pending row, too."""
+    """Everything that it logged is there, also the pending row."""
     path = written(
         tmp_path, run_record("r1"), partial_record({"a": 1.0}, commit=False), closed=False
     )
@@ -98,8 +98,8 @@ def test_a_killed_trainers_run_is_killed(fresh_store: str, tmp_path: Path) -> No
     assert (run.status, run.points("a")) == ("KILLED", [(0, 1.0)])
 
 
-def test_a_journal_of_a_run_that_never_was(fresh_store: str, tmp_path: Path) -> None:
-    """wandb.init failed: there is nothing to show, and nothing is made of it."""
+def test_a_journal_of_a_run_that_was_never_created(fresh_store: str, tmp_path: Path) -> None:
+    """wandb.init failed: the journal is removed and no MLflow run is created."""
     path = written(tmp_path)
     assert shipment(path, fresh_store).ship() == "empty"
     assert not path.exists()
@@ -107,15 +107,15 @@ def test_a_journal_of_a_run_that_never_was(fresh_store: str, tmp_path: Path) -> 
 
 
 def test_only_one_ships(fresh_store: str, tmp_path: Path) -> None:
-    """The second is told so, and writes nothing."""
+    """The second shipment returns "busy" and writes nothing."""
     path = written(tmp_path, *WHOLE)
     with shipping_lock(path):
         assert shipment(path, fresh_store).ship() == "busy"
     assert read_runs(fresh_store) == {}
 
 
-def test_an_mlflow_that_nobody_serves(tmp_path: Path) -> None:
-    """The journal stays, the status says what is wrong, without a password."""
+def test_an_mlflow_that_does_not_answer(tmp_path: Path) -> None:
+    """The journal stays, and the status has the error without the password."""
     path = written(tmp_path, *WHOLE)
     uri = f"http://me:secret@127.0.0.1:{free_port()}"
     assert shipment(path, uri).ship() == "waiting"
@@ -168,12 +168,12 @@ def broken(*_: object, **__: object) -> None:
 def test_following_ends_with_the_trainer(
     fresh_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ships what comes while it waits, and ends some time after the journal is closed."""
+    """It ships records that are appended meanwhile, and ends after the journal is closed."""
     monkeypatch.setattr(mlflow_shipment, "CORE_PATIENCE_S", 0.1)
     ours = open_journal(tmp_path, run_record("r1"), partial_record({"a": 1.0}))
     follower = shipment(ours.path, fresh_store, follow=True)
     looks = iter(range(100))
-    real = follower._look_again
+    real = follower._wait_for_more
 
     def look_again(progress: Any) -> bool:
         if next(looks) == 1:
@@ -183,13 +183,13 @@ def test_following_ends_with_the_trainer(
             ours.close()
         return real(progress)
 
-    monkeypatch.setattr(follower, "_look_again", look_again)
+    monkeypatch.setattr(follower, "_wait_for_more", look_again)
     assert follower.ship() == "complete"
     assert read_runs(fresh_store)["r1"].points("a") == [(0, 1.0), (1, 2.0)]
 
 
-def test_a_lingering_replicator_hands_over(tmp_path: Path) -> None:
-    """It waits for an MLflow that does not answer until `sync` wants the journal."""
+def test_a_waiting_replicator_releases_the_journal_to_sync(tmp_path: Path) -> None:
+    """A replicator that waits for MLflow releases the journal when `sync` asks for it."""
     path = written(tmp_path, *WHOLE)
     handover_file(path).touch()
     uri = f"http://127.0.0.1:{free_port()}"
@@ -197,10 +197,10 @@ def test_a_lingering_replicator_hands_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("homes", ["both", "mlflow"])
-def test_the_cut_over_removes_wandbs_files_once_all_is_there(
+def test_with_mlflow_alone_wandbs_files_are_removed_after_delivery(
     fresh_store: str, tmp_path: Path, homes: str
 ) -> None:
-    """Only the run's own folder, and only where MLflow is its one home."""
+    """Only the run's own folder is removed, and only with MLFLOW_WANDB_HOMES=mlflow."""
     path = written(tmp_path, *WHOLE, homes=homes)
     folder = tmp_path / "offline-run-20260101_000000-r1"
     (folder / "files").mkdir(parents=True)
@@ -258,7 +258,7 @@ def test_the_journal_of_a_killed_run_that_is_resumed_is_kept(
 
 
 def test_a_run_that_another_process_resumed_goes_on(fresh_store: str, tmp_path: Path) -> None:
-    """What its killed process left is delivered beside it, and does not end it."""
+    """The killed process's journal is delivered beside the other and does not end the run."""
     left = written(tmp_path, *WHOLE[:2], closed=False)
     ours = open_journal(tmp_path, run_record("r1"), name="20260102_000000-r1")
     assert shipment(left, fresh_store).ship() == "complete"
@@ -269,8 +269,8 @@ def test_a_run_that_another_process_resumed_goes_on(fresh_store: str, tmp_path: 
     assert read_runs(fresh_store)["r1"].status == "KILLED"
 
 
-def test_a_run_ends_as_its_last_process_says(fresh_store: str, tmp_path: Path) -> None:
-    """Whichever journal is delivered last. A process that never came to be says nothing."""
+def test_a_run_ends_with_its_last_process(fresh_store: str, tmp_path: Path) -> None:
+    """The order of delivery does not matter; a process whose init failed does not count."""
     killed = written(tmp_path, *WHOLE[:2], closed=False)
     last = written(tmp_path, *WHOLE, name="20260102_000000-r1")
     empty = written(tmp_path, name="20260103_000000-r1")
@@ -284,8 +284,7 @@ def test_a_run_ends_as_its_last_process_says(fresh_store: str, tmp_path: Path) -
 def test_a_process_that_only_joins_a_run_does_not_end_it(
     fresh_store: str, tmp_path: Path, delivered: bool
 ) -> None:
-    """As in a child container, or a worker in shared mode: the process that began the run ends it,
-    though the other's journal is the later one, delivered or not."""
+    """In shared mode the process that began the run ends it, though its journal is older."""
     first = written(tmp_path, *WHOLE)
     joined = written(tmp_path, *WHOLE[:2], name="20260102_000000-r1", secondary=True)
     if delivered:
@@ -296,7 +295,7 @@ def test_a_process_that_only_joins_a_run_does_not_end_it(
 
 
 def test_a_run_whose_id_ends_alike_is_another_one(fresh_store: str, tmp_path: Path) -> None:
-    """Its process says nothing about this run, which ended."""
+    """The journal of a run whose id only ends alike does not count as a resumption."""
     left = written(tmp_path, *WHOLE[:2], closed=False)
     other = open_journal(tmp_path, run_record("other-r1"), name="20260102_000000-other-r1")
     assert shipment(left, fresh_store).ship() == "complete"

@@ -1,4 +1,4 @@
-"""Delivering what trainers left behind."""
+"""Deliver the journals that earlier processes left behind."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.support.records import exit_record, partial_record, run_record
 
 
 @pytest.mark.parametrize("place", [".", "wandb", "wandb/mlflow"])
-def test_journals_are_found_from_wherever_one_stands(
+def test_journals_are_found_from_several_folders(
     tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each once, with those of the folder that is set for journals."""
+    """Each is found once, also those of the folder that is set for journals."""
     inside = written(tmp_path / "wandb")
     elsewhere = written(tmp_path / "elsewhere", name="20260102_000000-r2")
     assert find_journals(tmp_path / place) == [inside]
@@ -29,7 +29,7 @@ def test_journals_are_found_from_wherever_one_stands(
 
 
 def test_a_delivered_journal_is_known_by_its_status(fresh_store: str, tmp_path: Path) -> None:
-    """`status` shows it, `sync` has nothing to do."""
+    """`status` shows it, and `sync` has nothing to do."""
     path = written(tmp_path, *WHOLE)
     (delivery,) = deliver([path], fresh_store)
     assert (delivery.state, delivery.points, delivery.error) == ("complete", 2, "")
@@ -41,7 +41,7 @@ def test_a_delivered_journal_is_known_by_its_status(fresh_store: str, tmp_path: 
 def test_one_journal_that_cannot_be_delivered_does_not_stop_the_others(
     fresh_store: str, tmp_path: Path
 ) -> None:
-    """Junk, a header that lacks what it must have, a missing file: each is told."""
+    """A damaged file, an incomplete header and a missing file each give an error."""
     folder = tmp_path / "mlflow"
     good = written(tmp_path, *WHOLE)
     junk = folder / "junk.journal"
@@ -59,21 +59,21 @@ def test_one_journal_that_cannot_be_delivered_does_not_stop_the_others(
     assert list(folder.glob("*.handover")) == []
 
 
-def test_each_run_goes_where_its_header_says(
+def test_each_run_goes_to_the_mlflow_of_its_header(
     fresh_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The header has no password: where the environment names the same MLflow, it is used."""
+    """The header has no password: the environment's URI is used if it is the same MLflow."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host")
-    assert sync._uri("http://host", "") == "http://me:secret@host"
-    assert sync._uri("http://other", "") == "http://other"
-    assert sync._uri("http://other", "sqlite:///x") == "sqlite:///x"
-    assert sync._uri("", "") == "http://me:secret@host"
+    assert sync._tracking_uri("http://host", "") == "http://me:secret@host"
+    assert sync._tracking_uri("http://other", "") == "http://other"
+    assert sync._tracking_uri("http://other", "sqlite:///x") == "sqlite:///x"
+    assert sync._tracking_uri("", "") == "http://me:secret@host"
     path = written(tmp_path, *WHOLE, tracking_uri=fresh_store, experiment="E {project}")
     assert [delivery.state for delivery in deliver([path])] == ["complete"]
 
 
 def test_a_trainer_at_work_is_left_alone(fresh_store: str, tmp_path: Path) -> None:
-    """Its replicator holds the journal."""
+    """A journal whose replicator runs is not shipped by `sync`."""
     ours = open_journal(tmp_path, run_record("r1"), partial_record({"a": 1.0}))
     with shipping_lock(ours.path):
         (delivery,) = deliver([ours.path], fresh_store)

@@ -1,4 +1,4 @@
-"""The program's journals, carried to a W&B server: what is in all three places."""
+"""The program's journals, delivered to a W&B server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from tests.store.played import Played, runs_of
 from tests.support.mirrored import forward
-from tests.support.outboxes import Outgoing, read_outbox
+from tests.support.outboxes import JournalContent, read_outbox
 from tests.support.processes import run_command
 from tests.wandb_server import Run, WandbServer
 from tests.wandb_server.clients import environment
@@ -36,7 +36,7 @@ class RemoteOutcome:
 
     client: MlflowClient
     runs: list[Any]
-    sent: dict[str, Outgoing]
+    sent: dict[str, JournalContent]
     digests: dict[str, dict[str, str]]
     models: dict[str, set[str]]
     wandb: WandbServer

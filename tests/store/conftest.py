@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_wandb_plugin.store import log_messages, mirrored_runs, uris
-from tests.support.outboxes import Outgoing, no_forwarder, read_journal, read_outbox
+from mlflow_wandb_plugin.core import messages
+from mlflow_wandb_plugin.store import mirrored_runs, uris
+from tests.support.outboxes import JournalContent, no_forwarder, read_journal, read_outbox
 from tests.support.stores import copy_store
 
-Sent = Callable[[], dict[str, Outgoing]]
+Sent = Callable[[], dict[str, JournalContent]]
 
 
 @pytest.fixture
@@ -34,8 +35,8 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[P
     monkeypatch.setattr(utils, "_tracking_uri", None)
     monkeypatch.setattr(models, "_registry_uri", None)
     monkeypatch.setattr(fluent, "_active_experiment_id", None)
-    monkeypatch.setattr(log_messages, "_said", set())
-    monkeypatch.setattr(uris, "_plain", set())
+    monkeypatch.setattr(messages, "_shown", set())
+    monkeypatch.setattr(uris, "_unmirrored", set())
     utils._artifact_repos_cache.clear()
     for kind in (TrackingStoreRegistry, ModelRegistryStoreRegistry):
         kind._get_store_with_resolved_uri.cache_clear()
@@ -45,7 +46,7 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[P
             mlflow.end_run()
         if mirrored_runs._mirror is not None:
             mirrored_runs._mirror.journals.close_idle(-1)
-        mirrored_runs.forget()
+        mirrored_runs._mirror = None
     for kind in (TrackingStoreRegistry, ModelRegistryStoreRegistry):
         kind._get_store_with_resolved_uri.cache_clear()
 
@@ -72,6 +73,6 @@ def sent(fresh_process: Path) -> Sent:
 
 
 @pytest.fixture
-def sent_of(fresh_process: Path) -> Callable[[str], Outgoing]:
+def sent_of(fresh_process: Path) -> Callable[[str], JournalContent]:
     """What is in the outbox of one run."""
     return lambda run_id: read_journal(fresh_process / f"{run_id}.journal")

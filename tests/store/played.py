@@ -1,4 +1,4 @@
-"""The program of MLflow's whole API, played on one store."""
+"""Run the program of MLflow's API on one store."""
 
 from __future__ import annotations
 

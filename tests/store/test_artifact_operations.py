@@ -1,4 +1,4 @@
-"""Files of runs and logged models, by whichever way MLflow writes them."""
+"""Files of runs and logged models, by every method that writes them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from mlflow.store.artifact.artifact_repository_registry import (
 )
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
-from mlflow_wandb_plugin.store.artifact_operations import OPERATIONS, place_of
-from mlflow_wandb_plugin.store.swap import swapped
+from mlflow_wandb_plugin.store.artifact_operations import OPERATIONS, find_run_path
+from mlflow_wandb_plugin.store.swap import is_swapped, swapped
 from tests.store.conftest import Sent
-from tests.support.outboxes import Outgoing
+from tests.support.outboxes import JournalContent
 
-SentOf = Callable[[str], Outgoing]
+SentOf = Callable[[str], JournalContent]
 
 
 @pytest.fixture
@@ -39,12 +39,12 @@ def proxy(run_id: str, tmp_path: Path) -> Any:
     return get_artifact_repository(str(tmp_path / "served"))
 
 
-def contents(run: Outgoing) -> dict[str, bytes]:
+def contents(run: JournalContent) -> dict[str, bytes]:
     return {path: file.read_bytes() for path, file in run.files.items()}
 
 
-def test_file_names_follow_mlflows(run_id: str, tmp_path: Path, sent_of: SentOf) -> None:
-    """Alone, below a path, and a whole folder."""
+def test_file_paths_are_mlflows(run_id: str, tmp_path: Path, sent_of: SentOf) -> None:
+    """A file alone, a file below a path, and a folder have MLflow's paths."""
     folder = tmp_path / "folder"
     (folder / "sub").mkdir(parents=True)
     (folder / "a.txt").write_text("a")
@@ -72,10 +72,10 @@ class Threaded(LocalArtifactRepository):
                 ).result()
 
 
-def test_folder_that_goes_up_in_threads_is_told_once(
+def test_folder_that_is_uploaded_in_threads_is_journalled_once(
     run_id: str, tmp_path: Path, sent_of: SentOf
 ) -> None:
-    """The threads do not know that they are part of a mirrored call; other files are told."""
+    """Files that threads upload as part of a folder are journalled once."""
     folder = tmp_path / "folder"
     folder.mkdir()
     for name in "abc":
@@ -88,7 +88,7 @@ def test_folder_that_goes_up_in_threads_is_told_once(
 
 
 def test_directory_logged_as_an_artifact(run_id: str, tmp_path: Path, sent_of: SentOf) -> None:
-    """`log_artifact` of a folder takes the folder's name along, as MLflow does."""
+    """`log_artifact` of a folder keeps the folder's name in the path, as MLflow does."""
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "a.txt").write_text("a")
@@ -96,8 +96,8 @@ def test_directory_logged_as_an_artifact(run_id: str, tmp_path: Path, sent_of: S
     assert list(contents(sent_of(run_id))) == ["p/folder/a.txt"]
 
 
-def test_content_is_that_of_the_moment(run_id: str, tmp_path: Path, sent_of: SentOf) -> None:
-    """The user's file goes on changing, and MLflow's own is replaced; W&B gets each in turn."""
+def test_each_content_of_a_file_is_kept(run_id: str, tmp_path: Path, sent_of: SentOf) -> None:
+    """A file that is logged twice is journalled with both contents."""
     file = tmp_path / "log.txt"
     for text in ("one", "two"):
         file.write_text(text)
@@ -108,10 +108,10 @@ def test_content_is_that_of_the_moment(run_id: str, tmp_path: Path, sent_of: Sen
     assert [path.read_text() for path in kept] == ["one", "two"]
 
 
-def test_content_of_a_folder_is_that_of_the_moment(
+def test_each_content_of_a_folders_file_is_kept(
     run_id: str, tmp_path: Path, sent_of: SentOf
 ) -> None:
-    """MLflow writes a folder's files over those that are there; what the journal has stays."""
+    """MLflow overwrites a folder's files; the journal keeps the earlier contents."""
     folder = tmp_path / "logs"
     folder.mkdir()
     for text in ("one", "two"):
@@ -123,8 +123,8 @@ def test_content_of_a_folder_is_that_of_the_moment(
     assert MlflowClient().list_artifacts(run_id, "logs")[0].path == "logs/log.txt"
 
 
-def test_deletion_is_told(run_id: str, sent_of: SentOf) -> None:
-    """By path; an empty one is all of the run's."""
+def test_deletion_is_journalled(run_id: str, sent_of: SentOf) -> None:
+    """A deletion is journalled with its path; an empty path is all files of the run."""
     client = MlflowClient()
     client.log_text(run_id, "text", "a/b.txt")
     repository = get_artifact_repository(client.get_run(run_id).info.artifact_uri)
@@ -133,10 +133,10 @@ def test_deletion_is_told(run_id: str, sent_of: SentOf) -> None:
     assert [operation["path"] for operation in sent_of(run_id).of("unfile")] == ["a", ""]
 
 
-def test_server_that_hands_artifacts_through(
+def test_server_that_proxies_artifacts(
     run_id: str, proxy: Any, sent_of: SentOf, tmp_path: Path
 ) -> None:
-    """The run is in the path that is written: streams, coroutines, files, and in parts."""
+    """On a proxying server the run is in the path, for streams, files and deletions."""
 
     async def chunks() -> AsyncIterator[bytes]:
         for part in (b"a", b"bc", b""):
@@ -164,7 +164,7 @@ async def _nothing() -> AsyncIterator[bytes]:
 def test_broken_upload_leaves_nothing(
     run_id: str, proxy: Any, sent_of: SentOf, fresh_process: Path
 ) -> None:
-    """The client went away midway: MLflow has no such file, nor has the journal."""
+    """A client disconnects during an upload: neither MLflow nor the journal has the file."""
 
     async def broken() -> AsyncIterator[bytes]:
         yield b"half"
@@ -179,15 +179,15 @@ def test_broken_upload_leaves_nothing(
     assert not files.exists() or not list(files.iterdir())
 
 
-def test_full_disk_costs_w_and_b_the_file_alone(
+def test_full_disk_loses_only_the_copy_for_wandb(
     run_id: str, proxy: Any, sent_of: SentOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """MLflow's upload goes on; the journal says which file is missing."""
+    """MLflow's upload succeeds, and the journal counts the missing file."""
 
     def full(*args: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mlflow_wandb_plugin.store.mirrored_runs.MirroredRun.new_file", full)
+    monkeypatch.setattr("mlflow_wandb_plugin.store.run_files.RunFiles.open_new", full)
     root = f"0/{run_id}/artifacts"
     proxy.log_artifact_from_stream(io.BytesIO(b"abc"), "a.txt", root)
     assert (tmp_path / "served" / root / "a.txt").read_bytes() == b"abc"
@@ -208,7 +208,7 @@ class InParts(LocalArtifactRepository):
 
 
 def test_upload_in_parts_is_counted(run_id: str, sent_of: SentOf, tmp_path: Path) -> None:
-    """The content went past this process: the journal says which file W&B lacks."""
+    """This process has not seen the content: the journal counts the missing file."""
     repository = swapped(InParts(str(tmp_path / "served")), OPERATIONS)
     repository.complete_multipart_upload("a.bin", "id", [], f"0/{run_id}/artifacts/big")
     repository.complete_multipart_upload(
@@ -219,7 +219,7 @@ def test_upload_in_parts_is_counted(run_id: str, sent_of: SentOf, tmp_path: Path
 
 
 def test_files_of_a_logged_model(run_id: str, sent_of: SentOf, tmp_path: Path) -> None:
-    """They are in the journal of the run that made the model, under the model's id."""
+    """They are in the journal of the run that created the model, with the model's id."""
     client = MlflowClient()
     model = client.create_logged_model("0", name="m", source_run_id=run_id)
     (tmp_path / "weights.bin").write_bytes(b"w")
@@ -231,7 +231,7 @@ def test_files_of_a_logged_model(run_id: str, sent_of: SentOf, tmp_path: Path) -
 def test_what_belongs_to_no_run_is_not_mirrored(
     run_id: str, sent_of: SentOf, sent: Sent, tmp_path: Path
 ) -> None:
-    """Traces, other folders, and runs that MLflow does not know."""
+    """Traces, other folders and unknown runs are not mirrored."""
     (tmp_path / "a.txt").write_text("a")
     for place in ("0/traces/tr-" + "a" * 32 + "/artifacts", "anywhere", "0/x/artifacts"):
         get_artifact_repository(str(tmp_path / "mlruns" / place)).log_artifact(
@@ -255,19 +255,18 @@ def test_what_belongs_to_no_run_is_not_mirrored(
 def test_run_and_path_are_found_in_the_uri_or_below(
     run_id: str, uri: str, parts: tuple[str | None, ...], path: str
 ) -> None:
-    """Wherever MLflow keeps artifacts, the folder of a run has the same form."""
+    """The run's folder is recognised in URIs of every kind of artifact storage."""
 
     class Somewhere:
         artifact_uri = uri.format(run=run_id)
 
-    place = place_of(Somewhere(), *(part and part.format(run=run_id) for part in parts))
+    place = find_run_path(Somewhere(), *(part and part.format(run=run_id) for part in parts))
     assert place is not None
     assert (place.run.run_id, place.path, place.model) == (run_id, path, None)
 
 
 def test_prefixed_artifact_uris_and_repositories(mirrored: str, tmp_path: Path) -> None:
-    """``wandb+`` in front of an artifact URI, or of the tracking URI given with it, comes off;
-    repositories that hand on to another are left alone."""
+    """``wandb+`` is removed from URIs; repositories that delegate are not mirrored."""
     repository = get_artifact_repository(f"wandb+file://{tmp_path}/x")
     assert isinstance(repository, LocalArtifactRepository)
     assert repository.artifact_uri == f"file://{tmp_path}/x"
@@ -276,16 +275,16 @@ def test_prefixed_artifact_uris_and_repositories(mirrored: str, tmp_path: Path) 
     assert remote.tracking_uri == "http://127.0.0.1:1"
     run = MlflowClient().create_run("0")
     following = get_artifact_repository(f"runs:/{run.info.run_id}/x")
-    assert not hasattr(type(following), "_mlflow_wandb_inner")
+    assert not is_swapped(following)
 
 
 def test_entry_point_builds_the_same(mirrored: str, tmp_path: Path) -> None:
-    """MLflow's own way in, where its registry cannot be asked first."""
+    """The entry point builds a mirrored repository, too."""
     from mlflow_wandb_plugin.store import entry
 
     repository = entry.artifact_repository(f"wandb+file://{tmp_path}/x")
     assert isinstance(repository, ArtifactRepository)
-    assert hasattr(type(repository), "_mlflow_wandb_inner")
+    assert is_swapped(repository)
     assert "wandb+s3" in _artifact_repository_registry._registry
 
 

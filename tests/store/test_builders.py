@@ -16,26 +16,23 @@ from mlflow.tracking._tracking_service import utils
 
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.store import entry
+from mlflow_wandb_plugin.store.swap import is_swapped
 from tests.store.conftest import Sent
 from tests.support.environment import isolated
 
 
-def is_mirrored(store: object) -> bool:
-    return hasattr(type(store), "_mlflow_wandb_inner")
-
-
 def test_set_tracking_uri_leaves_the_native_uri(mirrored: str) -> None:
-    """MLflow compares schemes in many places: it finds none that it does not know."""
+    """MLflow, which compares schemes in many places, only sees schemes that it knows."""
     assert mlflow.get_tracking_uri() == mirrored
     assert mlflow.get_registry_uri() == mirrored
     assert os.environ["MLFLOW_TRACKING_URI"] == mirrored
     store = utils._get_store()
     assert isinstance(store, SqlAlchemyStore)
-    assert is_mirrored(store)
+    assert is_swapped(store)
 
 
 def test_client_given_the_prefixed_uri(sqlite_uri: str, sent: Sent) -> None:
-    """A client of its own mirrors too, though nobody set the process's URI."""
+    """A client with a ``wandb+`` URI mirrors, also without the process's tracking URI."""
     client = MlflowClient(f"wandb+{sqlite_uri}")
     run = client.create_run("0", run_name="mine")
     client.create_registered_model("m")
@@ -48,7 +45,7 @@ def test_client_given_the_prefixed_uri(sqlite_uri: str, sent: Sent) -> None:
 def test_plain_uri_in_the_same_process_is_not_mirrored(
     mirrored: str, empty_store: Path, tmp_path: Path, sent: Sent
 ) -> None:
-    """Only what was asked for: another store stays alone, its artifacts too."""
+    """Another store and its artifacts are not mirrored."""
     from tests.support.stores import copy_store
 
     other = MlflowClient(copy_store(empty_store, tmp_path / "other.db"))
@@ -57,10 +54,10 @@ def test_plain_uri_in_the_same_process_is_not_mirrored(
     assert not sent()
 
 
-def test_store_that_was_built_plain_is_built_again(sqlite_uri: str, sent: Sent) -> None:
-    """MLflow caches stores by URI: asking for the mirror later does not get the old one."""
+def test_store_that_was_built_unmirrored_is_built_again(sqlite_uri: str, sent: Sent) -> None:
+    """MLflow caches stores by URI: a later ``wandb+`` URI does not return the old one."""
     mlflow.set_tracking_uri(sqlite_uri)
-    assert not is_mirrored(utils._get_store())
+    assert not is_swapped(utils._get_store())
     mlflow.set_tracking_uri(f"wandb+{sqlite_uri}")
     with mlflow.start_run() as run:
         pass
@@ -70,7 +67,7 @@ def test_store_that_was_built_plain_is_built_again(sqlite_uri: str, sent: Sent) 
 def test_variable_set_after_import(
     sqlite_uri: str, monkeypatch: pytest.MonkeyPatch, sent: Sent
 ) -> None:
-    """The first store that is built puts the native URI in its place."""
+    """The first store that is built replaces the variable by the native URI."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"wandb+{sqlite_uri}")
     with mlflow.start_run() as run:
         assert mlflow.get_tracking_uri() == sqlite_uri
@@ -78,7 +75,7 @@ def test_variable_set_after_import(
 
 
 def test_registry_uri_of_its_own(sqlite_uri: str, sent: Sent) -> None:
-    """`set_registry_uri` knows the prefix once its store is built."""
+    """The prefix of `set_registry_uri` is removed when its store is built."""
     mlflow.set_tracking_uri(f"wandb+{sqlite_uri}")
     mlflow.set_registry_uri(f"wandb+{sqlite_uri}")
     MlflowClient().search_registered_models()
@@ -87,7 +84,7 @@ def test_registry_uri_of_its_own(sqlite_uri: str, sent: Sent) -> None:
 
 @pytest.mark.parametrize("uri", ["wandb+foo://x", "wandb+databricks"])
 def test_wrong_uri_is_one_line(fresh_process: Path, uri: str) -> None:
-    """Both ways in refuse it at once, with MLflow's exception and the package's."""
+    """Both functions raise an error at once that is MLflow's and the package's."""
     for attempt in (mlflow.set_tracking_uri, lambda uri: MlflowClient(uri).search_experiments()):
         with pytest.raises(MlflowException) as caught:
             attempt(uri)
@@ -103,12 +100,12 @@ def test_wrong_uri_is_one_line(fresh_process: Path, uri: str) -> None:
 def test_switched_off(
     sqlite_uri: str, monkeypatch: pytest.MonkeyPatch, sent: Sent, variable: str, value: str
 ) -> None:
-    """With one home alone, the URI works and nothing is journalled."""
+    """With MLFLOW_WANDB_HOMES set to one side, the URI works and nothing is journalled."""
     monkeypatch.setenv(variable, value)
     mlflow.set_tracking_uri(f"wandb+{sqlite_uri}")
     with mlflow.start_run():
         mlflow.log_text("text", "text.txt")
-    assert not is_mirrored(utils._get_store())
+    assert not is_swapped(utils._get_store())
     assert not sent()
 
 
@@ -126,7 +123,7 @@ def test_workspaces_and_scorers_are_mlflows(sqlite_uri: str) -> None:
 def test_entry_points_alone_are_enough(
     sqlite_uri: str, monkeypatch: pytest.MonkeyPatch, sent: Sent
 ) -> None:
-    """On a version of MLflow whose registries cannot be asked first, its own way in still works."""
+    """The store is mirrored in a version of MLflow whose registries cannot be wrapped."""
     from mlflow.tracking.registry import StoreRegistry
 
     original = StoreRegistry.get_store_builder._mlflow_wandb_original
@@ -139,7 +136,7 @@ def test_entry_points_alone_are_enough(
 
 
 def test_mlflow_still_has_what_is_replaced(mirrored: str) -> None:
-    """The functions and attributes of MLflow that the package wraps exist, and are wrapped."""
+    """The functions and attributes of MLflow that the package wraps exist and are wrapped."""
     from mlflow.store.artifact.artifact_repository_registry import ArtifactRepositoryRegistry
     from mlflow.tracking.registry import StoreRegistry
 
@@ -156,7 +153,7 @@ def test_mlflow_still_has_what_is_replaced(mirrored: str) -> None:
 
 @pytest.mark.slow
 def test_db_upgrade(tmp_path: Path) -> None:
-    """`mlflow db upgrade wandb+sqlite:///…` makes the tables, and SQLAlchemy knows the prefix."""
+    """`mlflow db upgrade wandb+sqlite:///…` creates the tables."""
     env = isolated(tmp_path)
     command = [sys.executable, "-m", "mlflow", "db", "upgrade", "wandb+sqlite:///new.db"]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)

@@ -53,7 +53,7 @@ def test_every_method_is_classified(
     mirrored: Mapping[str, object],
     left_alone: Mapping[str, str],
 ) -> None:
-    """A method that nobody knows fails: decide whether it writes to a run, and add it."""
+    """A method that is not classified fails: decide whether it writes to a run."""
     offered = {name for kind in kinds for name in methods(kind, private=True)}
     offered |= {name for kind in concrete for name in methods(kind, private=False)}
     assert sorted(offered - set(mirrored) - set(left_alone)) == []
@@ -72,7 +72,7 @@ def test_every_method_is_classified(
     ],
 )
 def test_operations_take_mlflows_arguments(kind: type, operations: Mapping[str, object]) -> None:
-    """Whatever MLflow's method can be called with, by position or by name, ours can, too."""
+    """An operation accepts every call that MLflow's method accepts."""
     for name, operation in operations.items():
         if not hasattr(kind, name):
             continue

@@ -27,7 +27,7 @@ from tests.store.carried import (
 )
 from tests.store.played import Played, play, runs_of
 from tests.store.state import differences, digest, hashed, pointing_at, steady
-from tests.support.outboxes import Outgoing, no_forwarder, read_outbox
+from tests.support.outboxes import JournalContent, no_forwarder, read_outbox
 from tests.support.postgres import postgres_server
 from tests.support.processes import mlflow_server
 from tests.support.stores import copy_store
@@ -137,7 +137,7 @@ def test_journals_hold_what_mlflow_holds(played: Played) -> None:
             _compare(client, run, sent[run.info.run_id], played.folder / "compare")
 
 
-def _compare(client: MlflowClient, run: Any, sent: Outgoing, folder: Path) -> None:
+def _compare(client: MlflowClient, run: Any, sent: JournalContent, folder: Path) -> None:
     info, data = run.info, run.data
     assert sent.params == data.params
     assert {key: value for key, value in sent.tags.items() if key != "mlflow.runName"} == {
@@ -218,7 +218,7 @@ def _model_folder(played: Played, model_id: str) -> str:
 
 @pytest.mark.slow
 def test_traces_are_counted_and_named_as_not_mirrored(played: Played) -> None:
-    """The run of a trace counts it, and whoever mirrors says that W&B has no place for it."""
+    """The run of a trace counts it, and a message says that it is not mirrored."""
     [traced] = [run for run in read_outbox(played.outbox).values() if run.name == "traced"]
     assert traced.traces == 1
     log = played.folder / "server" / "server.log"

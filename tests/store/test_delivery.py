@@ -1,4 +1,4 @@
-"""Waiting for W&B, for processes whose end is the forwarder's, too."""
+"""Waiting for W&B at the end of a process."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from tests.support.stores import copy_store
 
 @pytest.mark.slow
 def test_a_process_that_waits_leaves_nothing_to_deliver(tmp_path: Path, empty_store: Path) -> None:
-    """With mirror_wait, W&B has the run when the script's process is gone, also the run that the
-    script left open."""
+    """With mirror_wait, W&B has the script's runs at its exit, also one left open."""
     uri = copy_store(empty_store, tmp_path / "mlflow.db")
     env = isolated(
         tmp_path,
@@ -33,9 +32,8 @@ def test_a_process_that_waits_leaves_nothing_to_deliver(tmp_path: Path, empty_st
     assert (folder / f"run-{run_id}.wandb").is_file()
 
 
-def test_nobody_waits_for_what_cannot_arrive(mirrored: str, fresh_process: Path) -> None:
-    """Where the forwarder says that W&B is not to be had, the wait is over at once, and not
-    before that."""
+def test_no_wait_for_a_run_that_cannot_arrive(mirrored: str, fresh_process: Path) -> None:
+    """The wait ends as soon as the forwarder reports that W&B cannot be reached."""
     with mlflow.start_run() as run:
         mlflow.log_metric("x", 1)
     run_id = run.info.run_id

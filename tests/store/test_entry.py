@@ -1,4 +1,4 @@
-"""What MLflow loads while it is imported: complete, light, and the same in every order."""
+"""The entry points that MLflow loads while it is imported."""
 
 from __future__ import annotations
 
@@ -13,11 +13,19 @@ import pytest
 from mlflow_wandb_plugin.store import entry, uris
 from tests.support.environment import isolated
 
+SCHEMES = {
+    *uris.DATABASES, *uris.OTHERS,
+    "sqlite+pysqlite",
+    "postgresql+psycopg2", "postgresql+psycopg", "postgresql+pg8000", "postgresql+psycopg2cffi",
+    "mysql+pymysql", "mysql+mysqldb", "mysql+mysqlconnector", "mysql+mariadbconnector",
+    "mssql+pyodbc", "mssql+pymssql",
+}  # fmt: skip
+"""With another driver a database URI works, too, once a store was asked for in the process."""
 GROUPS = {
-    "mlflow.tracking_store": set(uris.schemes()),
-    "mlflow.model_registry_store": set(uris.schemes()),
-    "mlflow.workspace_provider": set(uris.schemes()) - {"databricks", "file"},
-    "mlflow.scorer_store": set(uris.schemes()) - {"file"},
+    "mlflow.tracking_store": SCHEMES,
+    "mlflow.model_registry_store": SCHEMES,
+    "mlflow.workspace_provider": SCHEMES - {"databricks", "file"},
+    "mlflow.scorer_store": SCHEMES - {"file"},
     "mlflow.artifact_repository": {"file", "s3", "gs", "mlflow-artifacts", "http", "https"},
 }
 
@@ -35,7 +43,7 @@ from mlflow.tracking._model_registry.utils import _get_store_registry
 from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 from mlflow_wandb_plugin.store import uris
 for registry in (utils._tracking_store_registry, _get_store_registry()):
-    missing = {{"wandb+" + scheme for scheme in uris.schemes()}} - set(registry._registry)
+    missing = {{"wandb+" + scheme for scheme in {schemes}}} - set(registry._registry)
     assert not missing, missing
     assert hasattr(registry.get_store_builder, "_mlflow_wandb_original")
 assert "wandb+file" in _artifact_repository_registry._registry
@@ -48,7 +56,7 @@ assert uris.is_mirrored("sqlite:///x.db")
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_scheme_has_its_entry_point(group: str) -> None:
-    """MLflow wants each scheme to the letter, drivers too; each loads a builder."""
+    """MLflow needs each scheme with its driver; each entry point can be loaded."""
     found = {
         point.name.removeprefix("wandb+"): point
         for point in entry_points(group=group)
@@ -70,9 +78,9 @@ def test_every_scheme_has_its_entry_point(group: str) -> None:
     ],
 )
 def test_import_order_does_not_matter(first: str, tmp_path: Path) -> None:
-    """Whoever is imported first, MLflow ends up with every scheme, and imports nothing heavy."""
+    """In every order MLflow gets all schemes, and no slow module is imported."""
     loads_builders = "builders" in first or "handlers" in first
-    code = CHECK.format(first=first, loads_builders=loads_builders)
+    code = CHECK.format(schemes=SCHEMES, first=first, loads_builders=loads_builders)
     done = subprocess.run(
         [sys.executable, "-c", code], env=isolated(tmp_path), cwd=tmp_path,
         capture_output=True, text=True, timeout=120,
@@ -81,7 +89,7 @@ def test_import_order_does_not_matter(first: str, tmp_path: Path) -> None:
 
 
 def test_unknown_attribute_is_an_attribute_error() -> None:
-    """MLflow survives AttributeError alone from an entry point that a version lacks."""
+    """MLflow survives only an AttributeError from a missing entry point."""
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         entry.nothing  # noqa: B018
 
@@ -89,11 +97,11 @@ def test_unknown_attribute_is_an_attribute_error() -> None:
 def test_variables_keep_the_native_uri(
     fresh_process: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also a server's worker finds the native URI; a URI that cannot be waits for its store."""
+    """A server's worker gets the native URI; an invalid URI stays until its store is built."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "wandb+http://h:1")
     monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", "wandb+sqlite:///s.db")
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", "wandb+foo://x")
-    entry.cure_environment()
+    entry.strip_environment()
     assert os.environ["MLFLOW_TRACKING_URI"] == "http://h:1"
     assert os.environ["_MLFLOW_SERVER_FILE_STORE"] == "sqlite:///s.db"
     assert os.environ["MLFLOW_REGISTRY_URI"] == "wandb+foo://x"
@@ -111,10 +119,10 @@ def test_variables_keep_the_native_uri(
 def test_the_mlflow_command_reads_native_uris(
     fresh_process: Path, arguments: list[str], original: list[str]
 ) -> None:
-    """``mlflow server --backend-store-uri wandb+…`` checks and hands on what it knows."""
+    """``mlflow server --backend-store-uri wandb+…`` passes on the native URI."""
     more = ["--backend-store-uri", "wandb+sqlite:///a.db", "--registry-store-uri=wandb+http://h"]
     arguments += more
-    entry.cure_command_line(arguments, original + more)
+    entry.strip_command_line(arguments, original + more)
     assert arguments[-3:] == ["--backend-store-uri", "sqlite:///a.db",
                               "--registry-store-uri=http://h"]  # fmt: skip
     assert uris.is_mirrored("sqlite:///a.db")
@@ -122,9 +130,9 @@ def test_the_mlflow_command_reads_native_uris(
 
 
 def test_other_programs_keep_their_arguments(fresh_process: Path) -> None:
-    """A script may take such an argument itself."""
+    """The arguments of other programs do not change."""
     arguments = ["train.py", "wandb+sqlite:///a.db"]
-    entry.cure_command_line(arguments, ["python", *arguments])
+    entry.strip_command_line(arguments, ["python", *arguments])
     assert arguments == ["train.py", "wandb+sqlite:///a.db"]
     assert uris.MIRROR not in os.environ
 
@@ -132,10 +140,10 @@ def test_other_programs_keep_their_arguments(fresh_process: Path) -> None:
 def test_the_mlflow_command_refuses_a_wrong_uri_in_one_line(
     fresh_process: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 2 and one line, before MLflow has done anything."""
+    """The exit code is 2, before MLflow has done anything."""
     arguments = ["mlflow", "server", "--backend-store-uri", "wandb+foo://x"]
     with pytest.raises(SystemExit) as caught:
-        entry.cure_command_line(arguments, ["python", *arguments])
+        entry.strip_command_line(arguments, ["python", *arguments])
     assert caught.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("mlflow: wandb+foo mirrors no MLflow store that exists")

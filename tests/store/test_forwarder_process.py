@@ -1,4 +1,4 @@
-"""Somebody delivers: one process a folder, started without waiting, not again and again."""
+"""One forwarder for each folder, started without waiting and not too often."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_wandb_plugin.store import forwarder_process, log_messages
+from mlflow_wandb_plugin.core import messages
+from mlflow_wandb_plugin.store import forwarder_process
 from tests.support.environment import isolated
 from tests.support.outboxes import no_forwarder
 from tests.support.processes import run_script, wait_until
@@ -31,10 +32,10 @@ FAILS = "import sys; print('no luck'); sys.exit(3)"
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An outbox; whatever was started for it is ended."""
-    monkeypatch.setattr(forwarder_process, "_next", {})
-    monkeypatch.setattr(forwarder_process, "_pause", {})
+    monkeypatch.setattr(forwarder_process, "_next_check", {})
+    monkeypatch.setattr(forwarder_process, "_pause_s", {})
     monkeypatch.setattr(forwarder_process, "_processes", {})
-    monkeypatch.setattr(log_messages, "_said", set())
+    monkeypatch.setattr(messages, "_shown", set())
     yield tmp_path / "outbox"
     for process in forwarder_process._processes.values():
         os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
@@ -48,18 +49,18 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None
 
 
 def look_again(folder: Path) -> None:
-    forwarder_process._next.clear()
-    forwarder_process.ensure(folder)
+    forwarder_process._next_check.clear()
+    forwarder_process.ensure_running(folder)
 
 
-def test_one_is_started_and_found_running(
+def test_a_forwarder_is_started_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a session of its own, with no mirror and no secrets in its command; then never again."""
+    """It has its own session, no mirror, and no secrets in its command."""
     monkeypatch.setenv("WANDB_SERVICE", "somebody's")
     monkeypatch.setenv("MLFLOW_WANDB_AUTOLOG", "1")
     stand_in(monkeypatch, tmp_path, STANDS_IN)
-    forwarder_process.ensure(folder)
+    forwarder_process.ensure_running(folder)
     wait_until(lambda: [file for file in folder.glob("started.*") if file.read_text()], 20)
     [started] = folder.glob("started.*")
     told = json.loads(started.read_text())
@@ -74,8 +75,7 @@ def test_one_is_started_and_found_running(
 
 
 def test_script_ends_without_a_complaint(tmp_path: Path) -> None:
-    """The forwarder outlives the script that started it: at the end nobody waits for it, which
-    Python would warn of."""
+    """Python does not warn at exit that nobody waited for the forwarder."""
     (tmp_path / "stands_in_for_the_forwarder.py").write_text("")
     code = (
         "import atexit\n"
@@ -83,7 +83,7 @@ def test_script_ends_without_a_complaint(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from mlflow_wandb_plugin.store import forwarder_process\n"
         "forwarder_process.MODULE = 'stands_in_for_the_forwarder'\n"
-        "forwarder_process.ensure(Path('outbox'))\n"
+        "forwarder_process.ensure_running(Path('outbox'))\n"
         "started = list(forwarder_process._processes.values())\n"
     )
     path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
@@ -91,25 +91,24 @@ def test_script_ends_without_a_complaint(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("[False]\n", "")
 
 
-def test_nobody_is_started_while_another_process_delivers(folder: Path) -> None:
-    """Whoever holds the lock delivers, whichever process started it."""
+def test_none_is_started_while_another_process_delivers(folder: Path) -> None:
+    """None is started while a process holds the lock, whichever started it."""
     with no_forwarder(folder):
-        forwarder_process.ensure(folder)
+        forwarder_process.ensure_running(folder)
     assert not forwarder_process._processes
 
 
-def test_one_that_fails_is_tried_less_and_less_often(
+def test_a_failing_forwarder_is_started_less_and_less_often(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The user is told once where to look; a broken forwarder costs no process every five
-    seconds."""
+    """There is one warning with the log's path, and the pause doubles each time."""
     stand_in(monkeypatch, tmp_path, FAILS)
     pauses = []
     for _ in range(3):
         look_again(folder)
         forwarder_process._processes[folder].wait(timeout=20)
-        pauses.append(forwarder_process._next[folder])
-    assert forwarder_process._pause[folder] == 4 * forwarder_process.PAUSE_S
+        pauses.append(forwarder_process._next_check[folder])
+    assert forwarder_process._pause_s[folder] == 4 * forwarder_process.CHECK_EVERY_S
     assert caplog.text.count("forwarder.log says why") == 1
     assert "no luck" in (folder / "forwarder.log").read_text()
 
@@ -117,7 +116,7 @@ def test_one_that_fails_is_tried_less_and_less_often(
 def test_it_never_raises(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An outbox that cannot be: one warning, and MLflow goes on."""
+    """A folder that cannot be created gives one warning, and MLflow goes on."""
     folder.write_text("a file")
     look_again(folder)
     look_again(folder)
@@ -125,8 +124,8 @@ def test_it_never_raises(
 
 
 def test_asking_often_is_cheap(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within some seconds of the last look, nothing is looked at."""
+    """A second call within some seconds checks nothing."""
     with no_forwarder(folder):
-        forwarder_process.ensure(folder)
+        forwarder_process.ensure_running(folder)
         monkeypatch.setattr(forwarder_process, "_is_running", lambda folder: pytest.fail("looked"))
-        forwarder_process.ensure(folder)
+        forwarder_process.ensure_running(folder)

@@ -1,4 +1,4 @@
-"""The writing ends of an outbox: open while written to, never lost to a removal or a fork."""
+"""Journals of an outbox that are open for writing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def keys(path: Path) -> list[str]:
 
 
 def test_journal_stays_locked_until_the_run_ends(tmp_path: Path) -> None:
-    """While it is open, the forwarder sees a live writer; afterwards it goes on where it was."""
+    """An open journal has a live writer; after its end it can be opened again."""
     writer = Journals(tmp_path, closes_idle=False)
     writer.append("run", {"born": "mlflow"}, payload(0))
     path = writer.path("run")
@@ -39,8 +39,8 @@ def test_journal_stays_locked_until_the_run_ends(tmp_path: Path) -> None:
     writer.close("run")
 
 
-def test_removed_journal_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A writer that opens the file while the forwarder removes it does not write into the void."""
+def test_removed_journal_is_created_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that opens a journal while it is removed does not write to the removed file."""
     opened: list[str] = []
     original = journal_writers.Journal
 
@@ -62,7 +62,7 @@ def test_removed_journal_is_begun_anew(tmp_path: Path, monkeypatch: pytest.Monke
 def test_number_of_open_journals_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one that was not written to for longest is closed, and opens again when it is."""
+    """The journal with the oldest write is closed, and opens again when it is needed."""
     monkeypatch.setattr(journal_writers, "OPEN_AT_MOST", 2)
     writer = Journals(tmp_path, closes_idle=False)
     for run in ("a", "b", "a", "c"):
@@ -78,7 +78,7 @@ def test_number_of_open_journals_is_bounded(
 def test_server_closes_idle_journals_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No further request is needed: most runs end through another worker."""
+    """No further request is needed: most runs are ended by another worker."""
     monkeypatch.setattr(journal_writers, "IDLE_S", 0.2)
     writer = Journals(tmp_path, closes_idle=True)
     monkeypatch.setattr(writer, "close_idle", lambda: Journals.close_idle(writer, 0.2))
@@ -87,7 +87,7 @@ def test_server_closes_idle_journals_by_itself(
 
 
 def test_forked_child_writes_and_does_not_hold_the_parents_lock(tmp_path: Path) -> None:
-    """A child that logs opens the journal itself; one that goes on sleeping keeps nothing open."""
+    """A child opens the journal itself, and keeps none of the parent's open."""
     writer = Journals(tmp_path, closes_idle=False)
     writer.append("run", {}, payload(0))
     go_on, told = os.pipe()
@@ -112,7 +112,7 @@ def test_forked_child_writes_and_does_not_hold_the_parents_lock(tmp_path: Path) 
 
 
 def test_unwritable_folder_is_a_journal_error(tmp_path: Path) -> None:
-    """A file stands where the folder should: the message names it."""
+    """The message has the path of the file that is in the folder's place."""
     (tmp_path / "file").write_text("")
     writer = Journals(tmp_path / "file", closes_idle=False)
     with pytest.raises(JournalError, match="cannot write the journal"):

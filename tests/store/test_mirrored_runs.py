@@ -17,15 +17,17 @@ from mlflow_wandb_plugin.journal.status import write_status
 from mlflow_wandb_plugin.store import mirrored_runs
 from tests.store.conftest import Sent
 from tests.support.environment import isolated
-from tests.support.outboxes import Outgoing, no_forwarder
+from tests.support.outboxes import JournalContent, no_forwarder
 from tests.support.processes import run_script
 from tests.support.stores import copy_store
 
-SentOf = Callable[[str], Outgoing]
+SentOf = Callable[[str], JournalContent]
 
 
-def test_new_run_says_who_mirrors_it(mirrored: str, sent_of: SentOf, fresh_process: Path) -> None:
-    """Its tags name the outbox, its origin and its W&B project from the first moment."""
+def test_new_run_has_the_tags_of_its_mirror(
+    mirrored: str, sent_of: SentOf, fresh_process: Path
+) -> None:
+    """It is created with the tags of its outbox, its origin and its W&B project."""
     with mlflow.start_run() as run:
         tags = MlflowClient().get_run(run.info.run_id).data.tags
     owner = (fresh_process / "owner").read_text().strip()
@@ -40,7 +42,7 @@ def test_new_run_says_who_mirrors_it(mirrored: str, sent_of: SentOf, fresh_proce
 def test_project_and_entity_are_settings(
     sqlite_uri: str, monkeypatch: pytest.MonkeyPatch, sent: Sent, variable: str
 ) -> None:
-    """A template of the project; the entity, ours or wandb's own."""
+    """The project is a template; the entity is a setting of ours or of wandb's."""
     monkeypatch.setenv("MLFLOW_WANDB_MIRROR_PROJECT", "from mlflow/{experiment}")
     monkeypatch.setenv(variable, "team")
     mlflow.set_tracking_uri(f"wandb+{sqlite_uri}")
@@ -56,35 +58,35 @@ def test_project_and_entity_are_settings(
     "tags", [{identity.OWNER: "another-client"}, {identity.ORIGIN: "dual"},
              {identity.ORIGIN: "backfill", identity.RUN_ID: "x"}]
 )  # fmt: skip
-def test_run_of_somebody_else_is_left_alone(
+def test_run_of_another_owner_is_not_mirrored(
     mirrored: str, sent: Sent, tags: dict[str, str]
 ) -> None:
-    """Another outbox mirrors it, or it came from W&B: no tag is added, nothing is journalled."""
+    """A run of another outbox or from W&B gets no tags and no journal."""
     client = MlflowClient()
     run = client.create_run("0", tags=tags)
     client.log_metric(run.info.run_id, "x", 1)
     client.log_text(run.info.run_id, "text", "text.txt")
-    mirrored_runs.forget()
+    mirrored_runs._mirror = None
     client.log_metric(run.info.run_id, "x", 2)
     assert not sent()
     ours = {key for key in client.get_run(run.info.run_id).data.tags if key.startswith("wandb.")}
     assert ours == set(tags)
 
 
-def test_client_says_when_another_outbox_has_the_run(
+def test_client_warns_when_another_outbox_has_the_run(
     mirrored: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What this process logs stays in MLflow: it is said once."""
+    """There is one warning that what this process logs stays in MLflow."""
     client = MlflowClient()
     run_id = client.create_run("0", tags={identity.OWNER: "another-client"}).info.run_id
-    mirrored_runs.forget()
+    mirrored_runs._mirror = None
     client.log_metric(run_id, "x", 1)
     client.log_metric(run_id, "x", 2)
     assert caplog.text.count("is mirrored into W&B by another-client") == 1
 
 
-def test_run_that_was_begun_without_a_mirror_is_taken_on(sqlite_uri: str, sent_of: SentOf) -> None:
-    """With its params, tags and the last point of each metric; the points before are counted."""
+def test_run_that_was_created_without_a_mirror_is_adopted(sqlite_uri: str, sent_of: SentOf) -> None:
+    """It is mirrored with its latest values; the points before are counted as lost."""
     plain = MlflowClient(sqlite_uri)
     run_id = plain.create_run("0", run_name="old", tags={"k": "v"}, start_time=5).info.run_id
     plain.log_param(run_id, "p", 1)
@@ -102,10 +104,10 @@ def test_run_that_was_begun_without_a_mirror_is_taken_on(sqlite_uri: str, sent_o
 
 
 def test_next_process_goes_on_with_its_run(mirrored: str, sent_of: SentOf) -> None:
-    """The outbox is the owner, not the process: a resumed run is journalled on."""
+    """The owner is the outbox and not the process: a resumed run is journalled."""
     with mlflow.start_run() as run:
         mlflow.log_param("a", 1)
-    mirrored_runs.forget()
+    mirrored_runs._mirror = None
     with mlflow.start_run(run_id=run.info.run_id):
         mlflow.log_param("b", 2)
     outgoing = sent_of(run.info.run_id)
@@ -116,8 +118,8 @@ def test_next_process_goes_on_with_its_run(mirrored: str, sent_of: SentOf) -> No
     ]  # fmt: skip
 
 
-def test_end_of_a_run_lets_its_journal_go(mirrored: str, fresh_process: Path) -> None:
-    """The forwarder need not wait for the script to end."""
+def test_end_of_a_run_closes_its_journal(mirrored: str, fresh_process: Path) -> None:
+    """The journal is closed when the run ends, before the script does."""
     with mlflow.start_run() as run:
         path = fresh_process / f"{run.info.run_id}.journal"
         assert trainer_alive(path)
@@ -125,11 +127,11 @@ def test_end_of_a_run_lets_its_journal_go(mirrored: str, fresh_process: Path) ->
 
 
 def test_forked_child_logs_into_the_same_run(mirrored: str, sent_of: SentOf) -> None:
-    """Parent and child append to one journal, whole operations both."""
-    from mlflow_wandb_plugin.store.mirrored_runs import of_this_process
+    """Parent and child append complete operations to one journal."""
+    from mlflow_wandb_plugin.store.mirrored_runs import current_mirror
 
     with mlflow.start_run() as run:
-        ours = of_this_process().run(None, run.info.run_id)
+        ours = current_mirror().run(None, run.info.run_id)
         assert ours is not None
         pid = os.fork()
         if pid == 0:
@@ -142,11 +144,11 @@ def test_forked_child_logs_into_the_same_run(mirrored: str, sent_of: SentOf) -> 
     assert set(sent_of(run.info.run_id).metrics) == {"child", "parent"}
 
 
-def test_unwritable_outbox_costs_a_warning(
+def test_unwritable_outbox_gives_a_warning(
     sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    """MLflow has everything, the user is told, nothing fails."""
+    """MLflow has everything, there is a warning, and nothing fails."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLFLOW_WANDB_JOURNAL_DIR", str(tmp_path / "file"))
     mlflow.set_tracking_uri(f"wandb+{sqlite_uri}")
@@ -157,11 +159,11 @@ def test_unwritable_outbox_costs_a_warning(
     assert "cannot write the outbox" in caplog.text
 
 
-def test_what_the_journal_did_not_take_is_counted(
+def test_operations_that_cannot_be_journalled_are_counted(
     mirrored: str, fresh_process: Path, sent_of: SentOf, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    """Once there is room again, the journal says how much it lacks."""
+    """When there is space again, the journal has the number of lost operations."""
     real, full = os.write, True
 
     def write(fd: int, data: bytes) -> int:
@@ -182,10 +184,10 @@ def test_what_the_journal_did_not_take_is_counted(
     assert caplog.text.count("No space left on device") == 1
 
 
-def test_trouble_in_delivery_is_said_once(
+def test_trouble_in_delivery_is_shown_once(
     mirrored: str, fresh_process: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What the forwarder notes of W&B reaches the user's terminal, with the way out."""
+    """The error in the status file is shown once, with the command that delivers."""
     with mlflow.start_run() as run:
         path = fresh_process / f"{run.info.run_id}.journal"
         status = {"state": "waiting", "error": "W&B refused the API key"}
@@ -195,11 +197,11 @@ def test_trouble_in_delivery_is_said_once(
     assert "mlflow-wandb sync" in caplog.text
 
 
-def test_trouble_of_earlier_runs_is_said(
+def test_trouble_of_earlier_runs_is_shown(
     mirrored: str, fresh_process: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A script that was over before the forwarder knew has a next one."""
-    outbox.say_trouble(fresh_process, "W&B did not answer")
+    """The next script shows the error of a run that ended before it was known."""
+    outbox.write_trouble(fresh_process, "W&B did not answer")
     with mlflow.start_run():
         mlflow.log_metric("x", 1)
     assert caplog.text.count("earlier runs wait for W&B: W&B did not answer") == 1
@@ -210,10 +212,10 @@ def test_trouble_of_earlier_runs_is_said(
     [({}, 1), ({"WANDB_API_KEY": "k" * 40}, 0), ({"WANDB_MODE": "offline"}, 0)],
     ids=["no key", "a key", "offline"],
 )
-def test_a_short_script_without_a_key_is_told(
+def test_a_short_script_without_a_key_gets_a_warning(
     more: dict[str, str], count: int, tmp_path: Path, empty_store: Path
 ) -> None:
-    """One line on standard error, and MLflow's own end; wandb is not imported for it."""
+    """One line on standard error says so; wandb is not imported for it."""
     uri = copy_store(empty_store, tmp_path / "mlflow.db")
     env = isolated(tmp_path, MLFLOW_TRACKING_URI=f"wandb+{uri}", **more)
     if "WANDB_MODE" not in more:
@@ -233,41 +235,24 @@ print("wandb" in sys.modules)
     assert all("no API key" in line and "mlflow-wandb sync" in line for line in told)
 
 
-def test_files_that_may_change_are_copied(
-    mirrored: str, tmp_path: Path, fresh_process: Path
-) -> None:
-    """A second name for a user's own file would show what is written into it later."""
-    ours = mirrored_runs.of_this_process()
-    file = tmp_path / "elsewhere" / "model.bin"
-    file.parent.mkdir()
-    file.write_bytes(b"before")
-    kept = [fresh_process / "r.files" / ours.keep("r", file, stored) for stored in (False, True)]
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(mirrored_runs.tempfile, "gettempdir", lambda: str(tmp_path / "nowhere"))
-        kept.append(fresh_process / "r.files" / ours.keep("r", file, False))
-    file.unlink()
-    assert [path.read_bytes() for path in kept] == [b"before"] * 3
-    assert kept[1].stat().st_ino == kept[0].stat().st_ino != kept[2].stat().st_ino
-
-
-def test_file_that_is_gone_is_counted(mirrored: str, tmp_path: Path, sent_of: SentOf) -> None:
-    """Between MLflow's upload and ours somebody deleted it: the journal says which."""
+def test_deleted_file_is_counted(mirrored: str, tmp_path: Path, sent_of: SentOf) -> None:
+    """A file that was deleted before it was copied is counted with its path."""
     with mlflow.start_run() as run:
-        ours = mirrored_runs.of_this_process().run(None, run.info.run_id)
+        ours = mirrored_runs.current_mirror().run(None, run.info.run_id)
         assert ours is not None
-        ours.file(tmp_path / "gone.txt", "a/gone.txt")
+        ours.add_file(tmp_path / "gone.txt", "a/gone.txt")
     assert list(sent_of(run.info.run_id).lost) == ["file a/gone.txt: No such file or directory"]
 
 
 def test_passwords_stay_out(
     mirrored: str, fresh_process: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The header names the store without its credentials."""
+    """The header has the store's URI without its credentials."""
     from mlflow.tracking._tracking_service import utils
 
-    ours = mirrored_runs.of_this_process()
+    ours = mirrored_runs.current_mirror()
     store = utils._get_store()
-    ours.add_store(store, "postgresql://h/d")
+    ours.stores.add(store, "postgresql://h/d")
     from mlflow_wandb_plugin.store import builders
 
     builders.mirrored("mlflow.tracking_store", store, "postgresql://user:secret@h/d")

@@ -1,4 +1,4 @@
-"""Each operation on a run becomes one operation in its journal, and fails only as MLflow's does."""
+"""Each operation on a run is one operation in its journal."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mlflow.tracking._tracking_service import utils
 
 from mlflow_wandb_plugin.store import mirrored_runs
 from tests.store.conftest import Sent
-from tests.support.outboxes import Outgoing
+from tests.support.outboxes import JournalContent
 
-SentOf = Callable[[str], Outgoing]
+SentOf = Callable[[str], JournalContent]
 
 
 @pytest.fixture
@@ -25,12 +25,12 @@ def run_id(mirrored: str) -> str:
     return str(MlflowClient().create_run("0", run_name="n", start_time=7).info.run_id)
 
 
-def ops(run: Outgoing) -> list[str]:
+def ops(run: JournalContent) -> list[str]:
     return [operation["op"] for operation in run.operations]
 
 
 def test_life_of_a_run(run_id: str, sent_of: SentOf) -> None:
-    """Created, renamed, ended, deleted, restored: in this order, with MLflow's times."""
+    """Creation, renaming, end, deletion and restoring are journalled with MLflow's times."""
     client = MlflowClient()
     client.update_run(run_id, name="other")
     client.set_terminated(run_id, "FAILED", end_time=99)
@@ -46,7 +46,7 @@ def test_life_of_a_run(run_id: str, sent_of: SentOf) -> None:
 
 
 def test_metrics_keep_value_step_and_time(run_id: str, sent_of: SentOf) -> None:
-    """One by one or in a batch: a batch is one operation, whatever is in it."""
+    """A batch of metrics is one operation."""
     client = MlflowClient()
     client.log_metric(run_id, "x", math.nan, timestamp=5, step=-3)
     client.log_batch(
@@ -63,7 +63,7 @@ def test_metrics_keep_value_step_and_time(run_id: str, sent_of: SentOf) -> None:
 
 
 def test_what_mlflow_refuses_is_not_mirrored(run_id: str, sent_of: SentOf) -> None:
-    """The error is the user's, the journal has nothing of it, and the next write is there."""
+    """The user gets MLflow's error, and the journal has only the next, valid write."""
     client = MlflowClient()
     client.log_param(run_id, "p", 1)
     for refused in (
@@ -81,7 +81,7 @@ def test_what_mlflow_refuses_is_not_mirrored(run_id: str, sent_of: SentOf) -> No
 
 
 def test_async_logging_is_mirrored(run_id: str, sent_of: SentOf) -> None:
-    """MLflow's queue was bound to the plain method: it calls the mirrored one."""
+    """MLflow's queue, which has a bound method, calls the mirrored one."""
     client = MlflowClient()
     for step in range(5):
         client.log_metric(run_id, "x", step, step=step, synchronous=False)
@@ -90,7 +90,7 @@ def test_async_logging_is_mirrored(run_id: str, sent_of: SentOf) -> None:
 
 
 def test_model_of_mlflow_2_style(run_id: str, sent_of: SentOf) -> None:
-    """The tag that lists a run's models is written by the store itself, and carried."""
+    """The tag with a run's models, which the store itself writes, is journalled."""
     store = utils._get_store()
     store.record_logged_model(run_id, Model(artifact_path="m", run_id=run_id))
     store.record_logged_model(run_id, Model(artifact_path="n", run_id=run_id))
@@ -100,7 +100,7 @@ def test_model_of_mlflow_2_style(run_id: str, sent_of: SentOf) -> None:
 
 
 def test_model_deleted(run_id: str, sent_of: SentOf) -> None:
-    """A logged model that is deleted is told as deleted, with all that it was."""
+    """A deleted model is journalled with its description and the status DELETED."""
     client = MlflowClient()
     model = client.create_logged_model("0", name="m", source_run_id=run_id, params={"a": "1"})
     client.delete_logged_model(model.model_id)
@@ -111,7 +111,7 @@ def test_model_deleted(run_id: str, sent_of: SentOf) -> None:
 def test_model_without_a_run_stays_in_mlflow(
     mirrored: str, sent: Sent, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """W&B keeps artifacts by run: that the model is not carried is said once."""
+    """There is one warning, because W&B keeps artifacts by run."""
     client = MlflowClient()
     model = client.create_logged_model("0", name="m")
     client.set_logged_model_tags(model.model_id, {"a": "b"})
@@ -123,7 +123,7 @@ def test_model_without_a_run_stays_in_mlflow(
 def test_unexpected_failure_is_counted_in_the_run(
     run_id: str, sent_of: SentOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bug of ours costs W&B the operation, and the journal says so; MLflow has it."""
+    """A bug of ours loses the operation in W&B and counts it; MLflow has it."""
     with monkeypatch.context() as patched:
         patched.setattr(
             "mlflow_wandb_plugin.store.run_operations._append_batch", lambda *_, **__: 1 / 0
@@ -139,8 +139,8 @@ def test_unexpected_failure_is_counted_in_the_run(
 def test_number_of_runs_remembered_is_bounded(
     mirrored: str, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that lives for months forgets, and asks again."""
-    monkeypatch.setattr(mirrored_runs, "KNOWN_AT_MOST", 2)
+    """A long-running server forgets runs, and asks MLflow again."""
+    monkeypatch.setattr(mirrored_runs, "MOST_REMEMBERED", 2)
     client = MlflowClient()
     runs = [client.create_run("0").info.run_id for _ in range(4)]
     for run in runs:
@@ -148,4 +148,4 @@ def test_number_of_runs_remembered_is_bounded(
     outgoing = sent()
     assert [len(outgoing[run].of("create")) for run in runs] == [1, 1, 1, 1]
     assert all(outgoing[run].metrics for run in runs)
-    assert len(mirrored_runs.of_this_process()._runs) <= 2
+    assert len(mirrored_runs.current_mirror()._runs) <= 2

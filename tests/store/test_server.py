@@ -29,7 +29,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator
 
 
 def test_traces_by_opentelemetry_are_taken(url: str) -> None:
-    """A span that another system exports is a trace of the experiment."""
+    """A span that another system exports becomes a trace of the experiment."""
     client = MlflowClient(url)
     experiment = client.create_experiment("traced from elsewhere")
     request = ExportTraceServiceRequest()

@@ -1,4 +1,4 @@
-"""The class swap: still MLflow's object, mirrored at the outermost call, harmless when it fails."""
+"""The class swap: the object is still MLflow's, and its outermost calls are mirrored."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def noting(seen: list[Any]) -> Any:
 
 
 def test_object_stays_what_it_was() -> None:
-    """Its class, names and documentation are MLflow's; swapping twice is swapping once."""
+    """Class, name and documentation are MLflow's; a second swap changes nothing."""
     seen: list[Any] = []
     operations = {"outer": noting(seen), "missing": noting(seen)}
     store = swapped(Store(), operations)
@@ -49,14 +49,14 @@ def test_object_stays_what_it_was() -> None:
 
 
 def test_both_halves_run_around_the_method() -> None:
-    """The first half sees the arguments, the second the result."""
+    """The first part gets the arguments, and the second part the result."""
     seen: list[Any] = []
     assert swapped(Store(), {"outer": noting(seen)}).outer(2, extra=1) == 6
     assert seen == [("before", 2), ("after", 6)]
 
 
 def test_inner_calls_are_part_of_the_outer_one() -> None:
-    """What a mirrored method calls itself is not mirrored again."""
+    """Methods that a mirrored method calls itself are not mirrored again."""
     seen: list[Any] = []
     store = swapped(Store(), {"outer": noting(seen), "inner": noting(seen)})
     store.outer(1)
@@ -66,7 +66,7 @@ def test_inner_calls_are_part_of_the_outer_one() -> None:
 
 
 def test_failed_method_is_not_mirrored() -> None:
-    """Its error is the caller's, its second half does not run, the next call is mirrored."""
+    """The error reaches the caller, the second part does not run, the next call does."""
     seen: list[Any] = []
     store = swapped(Store(), {"inner": noting(seen)})
     with pytest.raises(ValueError, match="no"):
@@ -77,7 +77,7 @@ def test_failed_method_is_not_mirrored() -> None:
 
 
 def test_changed_arguments_and_early_end() -> None:
-    """An operation can change the arguments, or have nothing to say."""
+    """An operation can change the arguments, or end before its ``yield``."""
 
     def adding(store: Any, value: int) -> Generator[Any, Any, None]:
         yield Changed((value + 100,), {})
@@ -94,7 +94,7 @@ def test_changed_arguments_and_early_end() -> None:
 def test_failing_operation_does_no_harm(
     when: str, fresh_process: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """MLflow's result comes back, and one warning says what failed."""
+    """MLflow's result is returned, and one warning names the method."""
 
     def failing(store: Any, value: int) -> Generator[Any, Any, None]:
         if when == "before":
@@ -115,7 +115,7 @@ def test_failing_operation_does_no_harm(
 
 
 def test_coroutines_are_mirrored_when_they_end() -> None:
-    """A server's streams are read by coroutines."""
+    """The second part runs when the coroutine has ended."""
     seen: list[Any] = []
     store = swapped(Store(), {"later": noting(seen), "inner": noting(seen)})
     assert asyncio.run(store.later(3)) == 6
@@ -123,7 +123,7 @@ def test_coroutines_are_mirrored_when_they_end() -> None:
 
 
 def test_class_that_cannot_be_swapped(caplog: pytest.LogCaptureFixture, fresh_process: Any) -> None:
-    """It works on, unmirrored, and a warning says so."""
+    """It works without a mirror, and there is a warning."""
 
     class Slotted:
         __slots__ = ()

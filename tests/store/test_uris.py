@@ -1,4 +1,4 @@
-"""``wandb+URI``: what can be mirrored, and what the process remembers."""
+"""``wandb+URI``: which URIs can be mirrored, and which ones a process mirrors."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from mlflow_wandb_plugin.store import uris
         ("wandb+file:///runs", "file:///runs"),
     ],
 )
-def test_prefix_comes_off(uri: str, native: str) -> None:
-    """What stands behind ``wandb+`` is a URI as MLflow knows it, driver and all."""
+def test_prefix_is_removed(uri: str, native: str) -> None:
+    """The URI without ``wandb+`` keeps its driver and query."""
     assert uris.is_prefixed(uri)
     assert uris.native(uri) == native
 
@@ -41,8 +41,8 @@ def test_prefix_comes_off(uri: str, native: str) -> None:
         ("wandb+wandb+sqlite:///x.db", "one of sqlite"),
     ],
 )
-def test_what_is_no_store_is_refused_in_one_line(uri: str, hint: str) -> None:
-    """The message says what to write instead, and repeats no password."""
+def test_uri_without_a_store_is_refused_in_one_line(uri: str, hint: str) -> None:
+    """The message has a valid example, and no password."""
     with pytest.raises(UsageError) as caught:
         uris.native(uri)
     message = str(caught.value)
@@ -51,10 +51,10 @@ def test_what_is_no_store_is_refused_in_one_line(uri: str, hint: str) -> None:
     assert "secret" not in message
 
 
-def test_process_remembers_what_is_mirrored_without_the_password(
+def test_mirrored_stores_are_noted_without_the_password(
     fresh_process: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Children read it from a variable, which holds hashes; ``off`` stays off."""
+    """A variable with hashes passes it to child processes; ``off`` stays off."""
     import os
 
     one, two = "postgresql://u:secret@h/d", "sqlite:///two.db"

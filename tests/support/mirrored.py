@@ -1,4 +1,4 @@
-"""Journals as the mirrored MLflow store writes them, for tests of what reads them."""
+"""Write journals as the mirrored store does, for tests of the forwarder."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mlflow_wandb_plugin.journal.writer import Journal
 START_MS = 1_700_000_000_000
 
 
-class Written:
-    """The writing end of one mirrored run. Operations get times that count up from `START_MS`."""
+class JournalledRun:
+    """Writes the journal of one mirrored run; times of operations count up from `START_MS`."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Written:
         self.op("file", path=path, file=name, model=model)
 
     def end(self, status: str = "FINISHED") -> None:
-        """MLflow's end of the run, and the writer's of the journal."""
+        """End the run and close its journal."""
         self.op("update", status=status, end_time=self._at + 5000, name=None)
         self.close()
 

@@ -1,23 +1,22 @@
-"""What a process that speaks MLflow left in its outbox, run by run."""
+"""Read the journals that a mirrored store has left in its outbox."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlflow_wandb_plugin.core.locks import file_lock
 from mlflow_wandb_plugin.journal import frames, outbox
 from mlflow_wandb_plugin.journal.reader import JournalReader, read_header
 
 
 @dataclass
-class Outgoing:
-    """One run, as its journal tells it."""
+class JournalContent:
+    """The content of one run's journal."""
 
     header: dict[str, Any]
     operations: list[dict[str, Any]]
@@ -42,7 +41,7 @@ class Outgoing:
         return [operation for operation in self.operations if operation["op"] == op]
 
 
-def read_outbox(folder: Path) -> dict[str, Outgoing]:
+def read_outbox(folder: Path) -> dict[str, JournalContent]:
     """All runs in ``folder`` by run id.
 
     Raises:
@@ -53,18 +52,18 @@ def read_outbox(folder: Path) -> dict[str, Outgoing]:
     }  # fmt: skip
 
 
-def read_journal(path: Path) -> Outgoing:
+def read_journal(path: Path) -> JournalContent:
     reader = JournalReader(path)
     operations = [operation for _, operation in outbox.operations(reader)]
     reader.finish()
     assert not reader.unreadable, reader.unreadable
-    run = Outgoing(read_header(path), operations)
+    run = JournalContent(read_header(path), operations)
     for operation in operations:
         _apply(run, operation, path.with_suffix(".files"))
     return run
 
 
-def _apply(run: Outgoing, operation: dict[str, Any], files: Path) -> None:
+def _apply(run: JournalContent, operation: dict[str, Any], files: Path) -> None:
     op = operation["op"]
     if op == "create":
         run.name, run.tags = operation["name"], run.tags | operation["tags"]
@@ -103,11 +102,8 @@ def _apply(run: Outgoing, operation: dict[str, Any], files: Path) -> None:
 
 @contextlib.contextmanager
 def no_forwarder(folder: Path) -> Iterator[Path]:
-    """Nobody delivers from ``folder`` meanwhile: the lock of the one who would is taken."""
+    """Hold the lock of the folder's forwarder, so that none delivers from ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / "forwarder.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with file_lock(folder / outbox.FORWARDER_LOCK, patience_s=30) as locked:
+        assert locked
         yield folder
-    finally:
-        os.close(lock)

@@ -1,7 +1,6 @@
-"""Brought onto PYTHONPATH by ``mlflow-wandb run``: taps wandb as soon as a script imports it.
+"""Install the tap as soon as a script imports wandb. ``mlflow-wandb run`` adds it to PYTHONPATH.
 
-Python imports ``sitecustomize`` at start-up. Any other module of that name further down the path
-is run as well.
+Python imports ``sitecustomize`` at start-up. The next one in `sys.path` is run, too.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from types import ModuleType
 from typing import Any
 
 
-class _AfterWandb(MetaPathFinder):
-    """Finds wandb as everybody would, and adds a step behind its import."""
+class _WandbFinder(MetaPathFinder):
+    """Finds wandb as Python does, and has the tap installed after its import."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -28,11 +27,13 @@ class _AfterWandb(MetaPathFinder):
         spec = PathFinder.find_spec(name, path)
         if spec is not None and spec.loader is not None:
             sys.meta_path.remove(self)
-            spec.loader = _Tapping(spec.loader)
+            spec.loader = _TapInstallingLoader(spec.loader)
         return spec
 
 
-class _Tapping(Loader):
+class _TapInstallingLoader(Loader):
+    """Loads a module with another loader, and then installs the tap."""
+
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
 
@@ -60,15 +61,15 @@ class _Tapping(Loader):
             print(f"mlflow-wandb: {error}", file=sys.stderr)
 
 
-def _run_the_next_one() -> None:
-    here = Path(__file__).resolve().parent
-    elsewhere = [folder for folder in sys.path if Path(folder or ".").resolve() != here]
-    spec = PathFinder.find_spec("sitecustomize", elsewhere)
+def _run_next_sitecustomize() -> None:
+    own_folder = Path(__file__).resolve().parent
+    others = [folder for folder in sys.path if Path(folder or ".").resolve() != own_folder]
+    spec = PathFinder.find_spec("sitecustomize", others)
     if spec is not None and spec.loader is not None:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
 
 
 if os.environ.get("MLFLOW_WANDB_AUTOLOG"):
-    sys.meta_path.insert(0, _AfterWandb())
-_run_the_next_one()
+    sys.meta_path.insert(0, _WandbFinder())
+_run_next_sitecustomize()

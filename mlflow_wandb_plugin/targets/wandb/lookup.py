@@ -1,18 +1,19 @@
-"""Whether W&B takes what is mirrored, and what it has of a run already."""
+"""Ask a W&B server whether it accepts the API key, and what it already has of a run."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import time
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from mlflow_wandb_plugin.core.retry import Backoff
-from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.errors import TargetUnavailableError, UsageError
 from mlflow_wandb_plugin.wandb_api.address import ProjectAddress, default_server, find_api_key, mode
 from mlflow_wandb_plugin.wandb_api.client import WandbClient
 
@@ -33,32 +34,41 @@ query MirroredFiles($entity: String!, $project: String!, $run: String!, $names: 
   }
 }
 """
-_FILES_A_PAGE = 100
+_FILES_PER_PAGE = 100
+ARRIVAL_TIMEOUT_S = 10.0
+"""How long W&B may take to show rows and files that it has accepted."""
+
+
+class RunAddress(NamedTuple):
+    """A run of a W&B server."""
+
+    entity: str
+    project: str
+    run_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
+class RemoteRun:
     """What W&B has of a run. ``rows`` is the number of its history's next row."""
 
     rows: int = 0
     config: Mapping[str, Any] = field(default_factory=dict)
-    exists: bool = False
 
 
 def wanted_mode() -> Mode:
-    """``WANDB_MODE`` or wandb's setting: online unless it says offline.
+    """The mode in ``WANDB_MODE`` or wandb's settings: online unless it is offline.
 
     Raises:
         UsageError: wandb is disabled.
     """
-    said = os.environ.get("WANDB_MODE") or mode()
-    if said == "disabled":
-        raise UsageError("wandb is disabled (WANDB_MODE): what is to be mirrored waits")
-    return "offline" if said in ("offline", "dryrun") else "online"
+    wanted = os.environ.get("WANDB_MODE") or mode()
+    if wanted == "disabled":
+        raise UsageError("wandb is disabled (WANDB_MODE): mirrored runs wait in their journals")
+    return "offline" if wanted in ("offline", "dryrun") else "online"
 
 
 class Access:
-    """The W&B server that the environment names, as the forwarder needs to know it.
+    """Questions to the W&B server that the environment names.
 
     Raises from every method:
         UsageError: there is no key, or the server does not accept it.
@@ -71,8 +81,10 @@ class Access:
         self._patience_s = patience_s
 
     def entity(self, given: str = "") -> str:
-        """``given``, else the entity that runs of the key's owner go to. Asks the server in any
-        case: whether it is there and accepts the key."""
+        """``given``, else the default entity of the API key's owner.
+
+        Asks the server in any case, to know that it answers and accepts the key.
+        """
         viewer = self._client("", "").query(VIEWER).get("viewer")
         if not isinstance(viewer, dict):
             raise UsageError(
@@ -81,12 +93,12 @@ class Access:
             )
         return given or str(viewer.get("entity") or viewer.get("username") or "")
 
-    def look(self, entity: str, project: str, run_id: str) -> Remote:
-        """What the server has of a run now."""
-        data = self._client(entity, project).query(RUN, run=run_id)
+    def run(self, address: RunAddress) -> RemoteRun:
+        """What the server has of a run now; of a run that it does not have, nothing."""
+        data = self._client(address.entity, address.project).query(RUN, run=address.run_id)
         run = (data.get("project") or {}).get("run")
         if not isinstance(run, dict):
-            return Remote()
+            return RemoteRun()
         tail = json.loads(run.get("historyTail") or "[]")
         last = json.loads(tail[-1]) if tail else {}
         rows = int(last.get("_step", (run.get("historyLineCount") or 0) - 1)) + 1
@@ -95,18 +107,39 @@ class Access:
             key: item["value"] if isinstance(item, dict) and "value" in item else item
             for key, item in config.items()
         }
-        return Remote(rows, plain, exists=True)
+        return RemoteRun(rows, plain)
 
-    def lacking(
-        self, entity: str, project: str, run_id: str, files: Mapping[str, Path]
-    ) -> list[str]:
-        """Those of ``files`` (by their path in the run) that the server has not, or otherwise."""
-        client = self._client(entity, project)
-        there: dict[str, dict[str, Any]] = {}
-        for names in _slices(sorted(files), _FILES_A_PAGE):
-            page = client.run(FILES, run_id, names=names).get("files") or {}
-            there.update({edge["node"]["name"]: edge["node"] for edge in page.get("edges") or ()})
-        return [name for name, local in files.items() if not _same(there.get(name), local)]
+    def missing_files(self, address: RunAddress, files: Mapping[str, Path]) -> list[str]:
+        """Those of ``files`` (by their path in the run) that the server lacks or has otherwise."""
+        client = self._client(address.entity, address.project)
+        remote: dict[str, dict[str, Any]] = {}
+        names = sorted(files)
+        for start in range(0, len(names), _FILES_PER_PAGE):
+            asked = names[start : start + _FILES_PER_PAGE]
+            page = client.run(FILES, address.run_id, names=asked).get("files") or {}
+            remote.update({edge["node"]["name"]: edge["node"] for edge in page.get("edges") or ()})
+        return [name for name, local in files.items() if not _same(remote.get(name), local)]
+
+    def wait_for_arrival(self, address: RunAddress, rows: int, files: Mapping[str, Path]) -> None:
+        """Wait until the server has the run's first ``rows`` history rows and all ``files``.
+
+        Raises:
+            TargetUnavailableError: it lacks some after `ARRIVAL_TIMEOUT_S`.
+        """
+        deadline = time.monotonic() + ARRIVAL_TIMEOUT_S
+        pause_s = 0.1
+        while True:
+            found = self.run(address).rows
+            missing = self.missing_files(address, files)
+            if found >= rows and not missing:
+                return
+            if time.monotonic() > deadline:
+                raise TargetUnavailableError(
+                    f"W&B has {found} of {rows} rows, lacks {len(missing)} files: "
+                    "they are sent again"
+                )
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 2.0)
 
     def _client(self, entity: str, project: str) -> WandbClient:
         key = find_api_key(self._base_url)
@@ -121,8 +154,3 @@ def _same(node: Mapping[str, Any] | None, local: Path) -> bool:
         digest = hashlib.md5(local.read_bytes(), usedforsecurity=False).digest()
         return bool(node["md5"] == b64encode(digest).decode())
     return int(node.get("sizeBytes") or 0) == local.stat().st_size
-
-
-def _slices(names: list[str], size: int) -> Iterator[list[str]]:
-    for start in range(0, len(names), size):
-        yield names[start : start + size]

@@ -1,4 +1,4 @@
-"""MLflow's logged models and datasets as W&B artifacts, and what only W&B's public API can do."""
+"""MLflow's logged models and datasets as W&B artifacts, and calls of W&B's public API."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 TYPE = "model"
 DELETED = "DELETED"
-"""Status of a logged model that was deleted in MLflow. W&B keeps the artifact, and says so."""
+"""Status of a logged model that was deleted in MLflow. W&B keeps the artifact with this status."""
+DONE = frozenset({"READY", "FAILED", DELETED})
+"""Statuses of a logged model whose files no longer change."""
 REGISTERED = "mlflow_registered_versions"
 MODEL_ID = "mlflow_model_id"
 WAIT_S = 600
@@ -24,11 +26,12 @@ WAIT_S = 600
 
 @dataclass(slots=True)
 class Model:
-    """A logged model as far as a journal tells.
+    """A logged model, as far as a journal has it.
 
     Attributes:
         files: by their path in the model.
-        versions: what is registered of it; see `mapping_mlflow.aliases`.
+        versions: its registered versions, by name and version.
+        known: the journal describes the model; else it only has a registration of it.
     """
 
     model_id: str
@@ -41,13 +44,10 @@ class Model:
     files: dict[str, Path] = field(default_factory=dict)
     versions: dict[tuple[str, str], rules.Version] = field(default_factory=dict)
     known: bool = False
-    """The journal says what the model is, and not only that it is registered."""
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the W&B artifact says of the model."""
-        versions = self.versions.values()
-        registered = [version.document() for version in versions if not version.deleted]
+        """The metadata of the model's W&B artifact."""
         return {
             MODEL_ID: self.model_id,
             "mlflow_model_type": self.kind,
@@ -55,24 +55,29 @@ class Model:
             "mlflow_params": dict(self.params),
             "mlflow_tags": dict(self.tags),
             "mlflow_steps": list(self.steps),
-            REGISTERED: registered,
+            REGISTERED: self.registered,
         }
 
+    @property
+    def registered(self) -> list[dict[str, Any]]:
+        """The model's versions that are not deleted, for the metadata."""
+        return [version.document() for version in self.versions.values() if not version.deleted]
 
-def of_run(path: str) -> Iterator[wandb.Artifact]:
-    """The models that the run at ``path`` logged, oldest first."""
+
+def models_of_run(path: str) -> Iterator[wandb.Artifact]:
+    """The model artifacts that the run at ``path`` (entity/project/id) logged, oldest first."""
     for artifact in _api().run(path).logged_artifacts():
         if artifact.type == TYPE:
             yield artifact
 
 
 def set_alias(path: str, name: str, alias: str, version: str | None) -> None:
-    """Let ``alias`` of a registered model point to ``version`` (None: to nothing), as far as
-    models of the run at ``path`` are registered under ``name``."""
-    for artifact in of_run(path):
+    """Move ``alias`` of the registered model ``name`` to ``version`` (None removes it), in the
+    model artifacts of the run at ``path``."""
+    for artifact in models_of_run(path):
         registered = artifact.metadata.get(REGISTERED) or ()
-        before = [rules.Version.told(document) for document in registered]
-        now = [told.with_alias(name, alias, version) for told in before]
+        before = [rules.Version.from_document(document) for document in registered]
+        now = [each.with_alias(name, alias, version) for each in before]
         if now != before:
             artifact.aliases = sorted(rules.aliases(artifact.aliases, registered, now))
             artifact.metadata = {**artifact.metadata, REGISTERED: [v.document() for v in now]}
@@ -82,7 +87,7 @@ def set_alias(path: str, name: str, alias: str, version: str | None) -> None:
 def find(path: str, model_id: str) -> wandb.Artifact | None:
     """The newest artifact of the run at ``path`` that holds the model."""
     found = None
-    for artifact in of_run(path):
+    for artifact in models_of_run(path):
         if artifact.metadata.get(MODEL_ID) == model_id:
             found = artifact
     return found
@@ -94,7 +99,7 @@ def log(run: wandb.Run, model: Model, wait: bool) -> None:
 
     artifact = wandb.Artifact(rules.artifact_name(model.name), type=TYPE, metadata=model.metadata)
     if not model.files:
-        # Or all models without files would be one: W&B tells artifacts apart by content.
+        # W&B identifies artifacts by content: models without files would all be one artifact.
         with artifact.new_file("mlflow_model.json") as file:
             json.dump(artifact.metadata, file, sort_keys=True, indent=1)
     _add(artifact, model.files, wait)
@@ -102,11 +107,11 @@ def log(run: wandb.Run, model: Model, wait: bool) -> None:
 
 
 def update(run: wandb.Run, artifact: wandb.Artifact, model: Model) -> None:
-    """Bring files, metadata and aliases of an artifact that W&B has up to date."""
+    """Bring files, metadata and aliases of the model's artifact in W&B up to date."""
     registered = artifact.metadata.get(REGISTERED) or ()
     before = {*artifact.aliases, model.model_id}
     aliases = rules.aliases(before, registered, model.versions.values())
-    metadata = {**artifact.metadata, **_told(model, artifact.metadata)}
+    metadata = {**artifact.metadata, **_merged_metadata(model, artifact.metadata)}
     if _differ(artifact, model.files):
         draft = artifact.new_draft()
         for name in map(safe_path, model.files):
@@ -114,7 +119,7 @@ def update(run: wandb.Run, artifact: wandb.Artifact, model: Model) -> None:
                 draft.remove(name)
         _add(draft, model.files, fast=True)
         draft.metadata = metadata
-        # `latest` moves by itself.
+        # W&B moves the alias `latest` itself.
         _log(run, draft, aliases - {"latest"}, wait=True)
         return
     if aliases != set(artifact.aliases) or metadata != artifact.metadata:
@@ -124,22 +129,22 @@ def update(run: wandb.Run, artifact: wandb.Artifact, model: Model) -> None:
 
 
 def use_dataset(run: wandb.Run, dataset: Mapping[str, Any]) -> None:
-    """Mark a dataset of MLflow as an input of ``run``; what it says of itself is the content."""
+    """Mark a dataset of MLflow as an input of ``run``; the artifact's content is its metadata."""
     import wandb
 
-    told = {key: value for key, value in dataset.items() if value not in (None, "")}
+    known = {key: value for key, value in dataset.items() if value not in (None, "")}
     artifact = wandb.Artifact(
         rules.artifact_name(str(dataset.get("name") or "dataset")),
         type="dataset",
-        metadata={f"mlflow_{key}": told[key] for key in ("digest", "source_type") if key in told},
+        metadata={f"mlflow_{key}": known[key] for key in ("digest", "source_type") if key in known},
     )
     with artifact.new_file("mlflow_dataset.json") as file:
-        json.dump(told, file, sort_keys=True, indent=1)
+        json.dump(known, file, sort_keys=True, indent=1)
     run.use_artifact(artifact)
 
 
 def delete_files(path: str, names: Sequence[str]) -> None:
-    """Delete files of the run at ``path``, and those below ``names``."""
+    """Delete the files and folders ``names`` of the run at ``path``."""
     wanted = [
         file
         for file in _api().run(path).files()
@@ -149,8 +154,8 @@ def delete_files(path: str, names: Sequence[str]) -> None:
         file.delete()
 
 
-def clear_labels(path: str) -> None:
-    """Take all W&B tags from the run at ``path``."""
+def remove_tags(path: str) -> None:
+    """Remove all W&B tags from the run at ``path``."""
     run = _api().run(path)
     run.tags = []
     run.update()
@@ -163,14 +168,14 @@ def _log(run: wandb.Run, artifact: wandb.Artifact, aliases: Iterable[str], wait:
 
 
 def _add(artifact: wandb.Artifact, files: Mapping[str, Path], fast: bool) -> None:
-    # Offline, the journal's files go before `wandb sync` comes: wandb keeps a copy.
+    # Offline, the journal's files are deleted before `wandb sync` runs: wandb keeps a copy.
     policy: Any = "immutable" if fast else "mutable"
     for path, local in sorted(files.items()):
         artifact.add_file(str(local), name=safe_path(path), policy=policy, skip_cache=True)
 
 
 def _differ(artifact: wandb.Artifact, files: Mapping[str, Path]) -> bool:
-    """Whether some of ``files`` is not in the artifact as it is."""
+    """Whether the artifact lacks one of ``files`` or has it with another content."""
     from wandb.sdk.lib.hashutil import md5_file_b64
 
     entries = artifact.manifest.entries
@@ -180,17 +185,15 @@ def _differ(artifact: wandb.Artifact, files: Mapping[str, Path]) -> bool:
     )
 
 
-def _told(model: Model, before: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata that the journal knows; what was registered before stays unless it is told."""
+def _merged_metadata(model: Model, before: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata that the journal knows, with versions that were registered before it."""
     metadata = model.metadata if model.known else {}
-    told = {(version.name, version.version) for version in model.versions.values()}
-    kept = [
+    earlier = [
         entry
         for entry in before.get(REGISTERED) or ()
-        if (entry.get("name"), entry.get("version")) not in told
+        if (entry.get("name"), entry.get("version")) not in model.versions
     ]
-    now = [version.document() for version in model.versions.values() if not version.deleted]
-    return {**metadata, REGISTERED: kept + now}
+    return {**metadata, REGISTERED: earlier + model.registered}
 
 
 def _api() -> Any:
