@@ -41,7 +41,7 @@ def __getattr__(name: str) -> Any:
 
         return importlib.import_module("mlflow_wandb_plugin.backfill")
     if name == "verify":
-        from mlflow_wandb_plugin.backfill.api import verify_runs
+        from mlflow_wandb_plugin.backfill.execution import verify_runs
 
         return verify_runs
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

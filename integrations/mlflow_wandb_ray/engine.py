@@ -13,7 +13,7 @@ from mlflow_wandb_plugin.backfill.carrier import (
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.engines import remote
 from mlflow_wandb_plugin.backfill.engines.remote import RemoteOutcome
-from mlflow_wandb_plugin.backfill.job import Job
+from mlflow_wandb_plugin.backfill.options import Job
 from mlflow_wandb_plugin.backfill.outcome import (
     Listener,
     Outcome,

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 class _Callable(ModuleType):
     def __call__(self, source: str, to: str = "", **options: Any) -> list[Outcome]:
-        """See `mlflow_wandb_plugin.backfill.api.backfill_runs`."""
-        from mlflow_wandb_plugin.backfill.api import backfill_runs
+        """See `mlflow_wandb_plugin.backfill.execution.backfill_runs`."""
+        from mlflow_wandb_plugin.backfill.execution import backfill_runs
 
         return backfill_runs(source, to, **options)
 

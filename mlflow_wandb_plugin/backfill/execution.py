@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.backfill import html, report
@@ -14,9 +15,11 @@ from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.engines.base import Engine
 from mlflow_wandb_plugin.backfill.engines.processes import ProcessEngine
 from mlflow_wandb_plugin.backfill.engines.threads import backfill
-from mlflow_wandb_plugin.backfill.job import Job
+from mlflow_wandb_plugin.backfill.options import BackfillOptions, Job
 from mlflow_wandb_plugin.backfill.outcome import Listener, Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun, dual_experiment, plan
+from mlflow_wandb_plugin.backfill.verify import Verified, verify
+from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.core.protocols import Source, Target
 from mlflow_wandb_plugin.errors import UsageError
 
@@ -113,3 +116,48 @@ def _open_engine(name: str, address: str, job: Job) -> Engine | None:
     engine = ProcessEngine() if name == PROCESSES else plugins.open_engine(name, address)
     engine.check(job)
     return engine
+
+
+def backfill_runs(
+    source: str,
+    to: str = "",
+    *,
+    experiment: str = "{project}",
+    selection: Selection | None = None,
+    **options: Any,
+) -> list[Outcome]:
+    """Migrate W&B runs to MLflow; skip complete ones, fill incomplete ones.
+
+    Args:
+        source: a wandb folder, a run folder, a ``.wandb`` file, or another source's URI.
+        to: an MLflow tracking URI, or another target's URI; empty means MLflow's own.
+        experiment: template of the experiment's name, with {entity} and {project}.
+        selection: which runs; None means all.
+        options: fields of `mlflow_wandb_plugin.backfill.options.BackfillOptions`.
+
+    Raises:
+        UsageError, SourceError: the backfill cannot be started. A run that fails is an outcome.
+    """
+    job = Job(source, to, experiment, selection or Selection(), BackfillOptions.of(**options))
+    return list(Backfill(job).run())
+
+
+def verify_runs(
+    source: str,
+    to: str = "",
+    *,
+    experiment: str = "{project}",
+    selection: Selection | None = None,
+    **options: Any,
+) -> list[Verified]:
+    """Compare W&B runs with their replicas in MLflow, value by value; write nothing.
+
+    Args:
+        source, to, experiment, selection, options: as `backfill_runs` takes them.
+
+    Raises:
+        UsageError, SourceError: nothing could be compared.
+    """
+    chosen = BackfillOptions.of(**options)
+    job = Job(source, to, experiment, selection or Selection(), chosen)
+    return list(verify(*open_ends(job), job.selection, chosen))

@@ -1,14 +1,15 @@
-"""Options of a backfill, and the filter on what is read."""
+"""What a backfill is to do: its job and its options, and the filter on what is read."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from mlflow_wandb_plugin.core.model import ArtifactRef, Item, RowObjects, Series
-from mlflow_wandb_plugin.core.protocols import WritePath
+from mlflow_wandb_plugin.core.limiter import RequestGate
+from mlflow_wandb_plugin.core.model import ArtifactRef, Item, RowObjects, Selection, Series
+from mlflow_wandb_plugin.core.protocols import SourceOptions, TargetOptions, WritePath
 from mlflow_wandb_plugin.errors import UsageError
 
 
@@ -45,7 +46,7 @@ class BackfillOptions:
         Raises:
             UsageError: an option is unknown or malformed.
         """
-        unknown = sorted(set(options) - {field.name for field in fields(cls)})
+        unknown = sorted(set(options) - {each.name for each in fields(cls)})
         if unknown:
             raise UsageError(f"no such option: {', '.join(unknown)}")
         return cls(**options)
@@ -80,3 +81,32 @@ class BackfillOptions:
             return False
         included = self.include_metrics
         return not included or any(re.search(pattern, name) for pattern in included)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a backfill is to do. It can be pickled and holds no key.
+
+    Attributes:
+        source, to: URIs as the user gave them; ``to`` may be empty.
+        experiment: template of the experiment's name.
+        experiment_id: the experiment that all runs go into; empty means one by ``experiment``.
+    """
+
+    source: str
+    to: str = ""
+    experiment: str = "{project}"
+    selection: Selection = field(default_factory=Selection)
+    options: BackfillOptions = field(default_factory=BackfillOptions)
+    experiment_id: str = ""
+
+    def source_options(self, request_gate: RequestGate | None = None) -> SourceOptions:
+        return SourceOptions(artifacts=self.options.artifacts, request_gate=request_gate)
+
+    def target_options(self) -> TargetOptions:
+        return TargetOptions(
+            experiment=self.experiment,
+            experiment_id=self.experiment_id,
+            write_path=self.options.write_path,
+            find_dual_written=self.options.dual_written != "ignore",
+        )

@@ -18,8 +18,7 @@ from rich.console import Console
 
 from mlflow_wandb_plugin.backfill import report
 from mlflow_wandb_plugin.backfill.execution import LOCAL, Backfill
-from mlflow_wandb_plugin.backfill.job import Job
-from mlflow_wandb_plugin.backfill.options import BackfillOptions
+from mlflow_wandb_plugin.backfill.options import BackfillOptions, Job
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import reads_source

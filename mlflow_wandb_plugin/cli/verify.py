@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 from mlflow_wandb_plugin.backfill.execution import open_ends
-from mlflow_wandb_plugin.backfill.job import Job
-from mlflow_wandb_plugin.backfill.options import BackfillOptions
+from mlflow_wandb_plugin.backfill.options import BackfillOptions, Job
 from mlflow_wandb_plugin.backfill.verify import Verified
 from mlflow_wandb_plugin.backfill.verify import verify as compare
 from mlflow_wandb_plugin.cli.progress import ProgressBar

@@ -18,8 +18,7 @@ from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.backfill import report
 from mlflow_wandb_plugin.backfill.engines.threads import backfill
 from mlflow_wandb_plugin.backfill.execution import with_dual_experiment
-from mlflow_wandb_plugin.backfill.job import Job
-from mlflow_wandb_plugin.backfill.options import BackfillOptions
+from mlflow_wandb_plugin.backfill.options import BackfillOptions, Job
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.core.model import Item, RunInfo, Selection, Size

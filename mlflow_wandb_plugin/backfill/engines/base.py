@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from mlflow_wandb_plugin.backfill.curves import Curves
-from mlflow_wandb_plugin.backfill.job import Job
+from mlflow_wandb_plugin.backfill.options import Job
 from mlflow_wandb_plugin.backfill.outcome import Listener, Outcome
 
 

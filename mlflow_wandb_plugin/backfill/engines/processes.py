@@ -27,7 +27,7 @@ from mlflow_wandb_plugin.backfill.engines.remote import (
     reported,
     resolve_job_uris,
 )
-from mlflow_wandb_plugin.backfill.job import Job
+from mlflow_wandb_plugin.backfill.options import Job
 from mlflow_wandb_plugin.backfill.outcome import (
     Listener,
     Outcome,

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.backfill.carrier import Carrier, unlisted_outcomes
 from mlflow_wandb_plugin.backfill.curves import Curves
-from mlflow_wandb_plugin.backfill.job import Job
+from mlflow_wandb_plugin.backfill.options import Job
 from mlflow_wandb_plugin.backfill.outcome import (
     Listener,
     Outcome,

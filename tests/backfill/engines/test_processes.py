@@ -16,8 +16,7 @@ import pytest
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.engines.processes import ProcessEngine, Processes
 from mlflow_wandb_plugin.backfill.engines.remote import RemoteOutcome
-from mlflow_wandb_plugin.backfill.job import Job
-from mlflow_wandb_plugin.backfill.options import BackfillOptions
+from mlflow_wandb_plugin.backfill.options import BackfillOptions, Job
 from mlflow_wandb_plugin.backfill.outcome import (
     Listener,
     Outcome,

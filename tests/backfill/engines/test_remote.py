@@ -9,7 +9,7 @@ import pytest
 
 from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.backfill.engines.remote import carry_one, resolve_job_uris, target_uri
-from mlflow_wandb_plugin.backfill.job import Job
+from mlflow_wandb_plugin.backfill.options import Job
 from mlflow_wandb_plugin.core.model import RunInfo, Selection
 from tests.backfill.written import make_folder, points_at
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mlflow_wandb_plugin import plugins
-from mlflow_wandb_plugin.backfill.job import Job
+from mlflow_wandb_plugin.backfill.options import Job
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_ray.request_gate import RequestGateActor
 from tests.support.commands import mlflow_wandb
