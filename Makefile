@@ -27,7 +27,7 @@ test-versions: .venv/made  ## Check old and new wandb and mlflow, each pair in a
 
 COVERAGE_DATA = .coverage-data
 
-coverage: .venv/made  ## Measure branch coverage by package; ARGS="tests/live tests/test_retry.py" for some tests
+coverage: .venv/made  ## Measure branch coverage by package; ARGS="tests/live tests/core" for some tests
 	@rm -rf $(COVERAGE_DATA)
 	@status=0; \
 	.venv/bin/coverage run -m pytest -n 2 --dist loadfile -m "not browser and not ray_cluster" $(ARGS) || status=$$?; \
