@@ -37,13 +37,14 @@ def unlisted(unreadable: UnreadableRange) -> tuple[RunInfo, Decision]:
 
 def unlisted_outcomes(source: Source) -> Iterator[Outcome]:
     """Yield the outcomes of runs that ``source`` could not list, once `Source.runs` has ended."""
-    yield from map(_outcome, source.unreadable)
+    for unreadable in source.unreadable:
+        yield _not_migrated(*unlisted(unreadable))
 
 
-def _outcome(unreadable: UnreadableRange) -> Outcome:
-    run, decision = unlisted(unreadable)
+def _not_migrated(run: RunInfo, decision: Decision) -> Outcome:
+    twin_id = decision.twin.run_id if decision.twin is not None else ""
     action = "skipped" if decision.action == "skip" else "failed"
-    return Outcome(run, decision.verdict, action, decision.reason)
+    return Outcome(run, decision.verdict, action, decision.reason, twin_id)
 
 
 class Carrier:
@@ -72,12 +73,8 @@ class Carrier:
         decision = Decision("new", "migrate")
         try:
             decision = decide(run, self._target, self._options)
-            if decision.action == "migrate":
-                outcome = self._migrate(run, decision)
-            else:
-                twin_id = decision.twin.run_id if decision.twin is not None else ""
-                action = "skipped" if decision.action == "skip" else "failed"
-                outcome = Outcome(run, decision.verdict, action, decision.reason, twin_id)
+            migrate = decision.action == "migrate"
+            outcome = self._migrate(run, decision) if migrate else _not_migrated(run, decision)
         except MlflowWandbError as error:
             outcome = Outcome(run, decision.verdict, "failed", str(error))
         except Exception as error:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.backfill import html, report
 from mlflow_wandb_plugin.backfill.curves import Curves
@@ -98,8 +100,6 @@ class Backfill:
         elif path.suffix == ".json":
             text = json.dumps(report.as_json(outcomes), indent=1)
         else:
-            from rich.console import Console
-
             console = Console(record=True, width=120, file=io.StringIO())
             console.print(report.as_table(outcomes))
             text = console.export_text() + report.one_line(outcomes) + "\n"
