@@ -78,10 +78,7 @@ class Namer:
     """
 
     def __init__(
-        self,
-        limit: int,
-        known: Mapping[str, list[str]] | None = None,
-        taken: Iterable[str] = (),
+        self, limit: int, known: Mapping[str, list[str]] | None = None, taken: Iterable[str] = ()
     ) -> None:
         self.renamed: dict[str, list[str]] = {
             name: list(key) for name, key in (known or {}).items()

@@ -49,11 +49,7 @@ class PointWriter:
         return self._count >= self._most
 
     def append(
-        self,
-        name: str,
-        values: Sequence[float],
-        timestamps_ms: Sequence[int],
-        steps: Sequence[int],
+        self, name: str, values: Sequence[float], timestamps_ms: Sequence[int], steps: Sequence[int]
     ) -> None:
         """Keep points of one metric: columns of one length, times in Unix ms."""
         if len(values):

@@ -7,13 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from mlflow_wandb_plugin.core.model import (
-    ArtifactEntry,
-    ArtifactRef,
-    FileRef,
-    RowObjects,
-    RunInfo,
-)
+from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef, FileRef, RowObjects, RunInfo
 from mlflow_wandb_plugin.mapping import run_documents, to_mlflow
 from mlflow_wandb_plugin.mapping.names import safe_path
 from mlflow_wandb_plugin.mapping.run_documents import artifact_document

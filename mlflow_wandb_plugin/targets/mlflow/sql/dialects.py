@@ -292,8 +292,4 @@ def _split(size: int, rows: Iterable[str]) -> Iterator[list[str]]:
         yield some
 
 
-DIALECTS: Mapping[str, type[Dialect]] = {
-    "sqlite": Sqlite,
-    "postgresql": PostgreSql,
-    "mysql": MySql,
-}
+DIALECTS: Mapping[str, type[Dialect]] = {"sqlite": Sqlite, "postgresql": PostgreSql, "mysql": MySql}
