@@ -1,11 +1,7 @@
-"""The rule book's other direction: what each MLflow thing becomes in W&B.
-
-Pure functions of what MLflow's API was told. `docs/mapping.md` lists the rules.
-"""
+"""Rules that map an MLflow run to W&B, as pure functions. `docs/mapping.md` lists them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -13,36 +9,32 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mlflow_wandb_plugin.core.identity import IDENTITY_CONFIG_KEYS
+from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, NOTES_TAG, PARENT_TAG
 from mlflow_wandb_plugin.core.model import as_float
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.mapping.names import name_with_hash, safe_path
 
 ABOUT = "mlflow"
-"""The config key below which everything stands that MLflow knows and W&B has no place for."""
+"""The config key below which everything is kept that W&B has no field for."""
 STEP = "mlflow_step"
 """The metric that holds MLflow's step: W&B's own must rise, MLflow's need not."""
-PARENT_TAG = "mlflow.parentRunId"
-NOTES_TAG = "mlflow.note.content"
-NAME_TAG = "mlflow.runName"
 
-TERMINAL = frozenset({"FINISHED", "FAILED", "KILLED"})
 EXIT_CODES: Mapping[str, int] = {"FINISHED": 0, "FAILED": 1, "KILLED": 255}
 """MLflow's run status as the exit code of the W&B run: 0 is finished, the others are failed."""
 DIED = EXIT_CODES["KILLED"]
-"""Exit code of a run whose script went away without a word."""
+"""Exit code of a run whose script was killed or lost: it reported no end."""
 
 LABEL_LENGTH = 64
-"""What W&B takes as a tag, in characters. Source: wandb.Settings."""
+"""Longest tag that W&B accepts, in characters. Source: wandb.Settings."""
 NAME_LENGTH = 128
-"""What W&B takes as the name of an artifact, and shows of a run's, in characters."""
+"""Longest artifact name that W&B accepts and run name that it shows, in characters."""
 DELETED_LABEL = "mlflow-deleted"
 
 FILES_DIR = "artifacts"
-"""Below a W&B run's files: where the files of an MLflow run go, out of the way of W&B's own."""
+"""Folder of the MLflow run's files among the W&B run's files, apart from W&B's own."""
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"})
 TABLE_ROWS = 10_000
 """A longer table stays a file: wandb's Table would cut it."""
-
 
 _NOT_IN_PROJECT = re.compile(r"[/\\#?%:\x00-\x1f\x7f]")
 _PROJECT_LIMIT = 128
@@ -51,16 +43,13 @@ _PROJECT_LIMIT = 128
 def project_name(template: str, experiment: str) -> str:
     """The W&B project of an MLflow experiment. ``{experiment}`` is filled in.
 
-    What W&B refuses in a project's name (``/ \\ # ? % :`` and control characters) becomes ``-``,
-    and a name over 128 characters is cut and ends in a hash of the whole.
+    Characters that W&B refuses (``/ \\ # ? % :`` and control characters) become ``-``, and a name
+    over 128 characters is cut and ends in a hash of the full name.
     Source: the validation of `wandb.init` (wandb.sdk.wandb_settings).
     """
     name = template.replace("{experiment}", experiment)
     clean = _NOT_IN_PROJECT.sub("-", name).strip("-") or "mlflow"
     return clean if len(clean) <= _PROJECT_LIMIT else name_with_hash(clean, name, _PROJECT_LIMIT)
-
-
-# -- config -----------------------------------------------------------------------------------
 
 
 def config_value(text: str) -> int | float | bool | str:
@@ -81,12 +70,9 @@ def config_value(text: str) -> int | float | bool | str:
 
 
 def config_key(param: str) -> str:
-    """A param's key; one that W&B or this package needs for itself gets ``mlflow.`` before it."""
+    """A param's key; one that W&B or this package reserves gets the prefix ``mlflow.``."""
     taken = param in (*IDENTITY_CONFIG_KEYS, ABOUT, "_wandb", "wandb_version", "")
     return f"{ABOUT}.{param}" if taken else param
-
-
-# -- metrics ----------------------------------------------------------------------------------
 
 
 class Row(NamedTuple):
@@ -97,54 +83,49 @@ class Row(NamedTuple):
     values: dict[str, float]
 
     def document(self) -> dict[str, Any]:
-        """What ``run.log`` is given; `_timestamp` is in seconds."""
+        """The argument of ``run.log``; `_timestamp` is in seconds."""
         return {**self.values, STEP: self.step, "_timestamp": self.timestamp_ms / 1000}
 
 
 def metric_key(key: str) -> str:
-    """A metric's key; one that W&B or this package needs for itself gets ``mlflow.`` before it."""
+    """A metric's key; one that W&B or this package reserves gets the prefix ``mlflow.``."""
     return f"{ABOUT}.{key}" if key in ("_step", "_timestamp", "_runtime", "_wandb", STEP) else key
 
 
 def rows(metrics: Iterable[Sequence[Any]]) -> Iterator[Row]:
-    """The rows of one batch of [key, value, timestamp in ms, step], in its order: neighbours of
-    one step and time share a row unless they have one key."""
-    row: Row | None = None
+    """The rows of one batch of [key, value, timestamp in ms, step], in its order: neighbours of the
+    same step and time share a row unless they have the same key."""
+    row = Row(0, 0, {})
     for key, value, timestamp_ms, step in metrics:
         name = metric_key(str(key))
-        fits = row is not None and (row.step, row.timestamp_ms) == (step, timestamp_ms)
-        if row is None or not fits or name in row.values:
-            if row is not None:
+        if (row.step, row.timestamp_ms) != (step, timestamp_ms) or name in row.values:
+            if row.values:
                 yield row
             row = Row(int(step), int(timestamp_ms), {})
         row.values[name] = as_float(value)
-    if row is not None:
+    if row.values:
         yield row
-
-
-# -- tags -------------------------------------------------------------------------------------
 
 
 def labels(tags: Mapping[str, str], deleted: bool = False) -> tuple[str, ...]:
     """W&B's tags: each of the user's MLflow tags that is short enough, as ``key:value``, or as
-    ``key`` where the value says no more than that it is set. All are in the config too."""
-    found = []
-    for key, value in sorted(tags.items()):
-        if key.startswith(("mlflow.", "wandb.")):
-            continue
-        label = key if value.lower() in ("", "true") else f"{key}:{value}"
-        if 0 < len(label) <= LABEL_LENGTH:
-            found.append(label)
-    return (*found, DELETED_LABEL) if deleted else tuple(found)
+    ``key`` where the value is empty or "true". All are in the config too."""
+    own = {key: value for key, value in tags.items() if not key.startswith(("mlflow.", "wandb."))}
+    named = [
+        key if value.lower() in ("", "true") else f"{key}:{value}"
+        for key, value in sorted(own.items())
+    ]
+    found = tuple(label for label in named if 0 < len(label) <= LABEL_LENGTH)
+    return (*found, DELETED_LABEL) if deleted else found
 
 
 def run_name(name: str | None) -> str | None:
-    """The W&B run's name; a longer one stands whole in the config."""
+    """The W&B run's name, cut to W&B's limit; the config has all of it."""
     return name[:NAME_LENGTH] if name else None
 
 
 def shown_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """The tags that go to the config: not those that tie the homes, nor what has its own place."""
+    """The tags for the config, without identity tags and those that W&B has a field for."""
     return {
         key: without_credentials(value)
         for key, value in tags.items()
@@ -153,7 +134,7 @@ def shown_tags(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def source(tags: Mapping[str, str]) -> dict[str, str]:
-    """What W&B calls program, git commit and git remote, from MLflow's source tags."""
+    """W&B's program, git commit and git remote, from MLflow's source tags."""
     found = {
         "program": tags.get("mlflow.source.name", ""),
         "git_commit": tags.get("mlflow.source.git.commit", ""),
@@ -161,8 +142,6 @@ def source(tags: Mapping[str, str]) -> dict[str, str]:
     }
     return {name: value for name, value in found.items() if value}
 
-
-# -- files ------------------------------------------------------------------------------------
 
 _STEP_IMAGE = re.compile(
     r"images/(?P<key>[^/]+)[+%]step[+%](?P<step>-?\d+)[+%]timestamp[+%](?P<ms>\d+)[+%]"
@@ -179,8 +158,8 @@ class Picture(NamedTuple):
 
 
 def picture(path: str) -> Picture | None:
-    """What a run's file is as W&B media: MLflow's step images by their key, other images by
-    their path; nothing for the small copies that MLflow makes for its UI, and no other file."""
+    """A run's file as W&B's image: MLflow's step images have their key, other images their path.
+    None for the small copies that MLflow makes for its UI, and for other files."""
     found = _STEP_IMAGE.fullmatch(path)
     if found:
         if found["small"]:
@@ -193,55 +172,40 @@ def picture(path: str) -> Picture | None:
 
 
 def table(text: str) -> tuple[list[str], list[list[Any]]] | None:
-    """Columns and rows, where ``text`` is a table as MLflow logs them: JSON, pandas' "split"."""
+    """Columns and rows, if ``text`` is a table as MLflow logs it: JSON, pandas' "split"."""
     try:
         document = json.loads(text)
     except ValueError:
         return None
-    if not isinstance(document, dict) or not {"columns", "data"} <= document.keys():
+    if not isinstance(document, dict) or document.keys() - {"columns", "data", "index"}:
         return None
-    columns, data = document["columns"], document["data"]
-    if document.keys() - {"columns", "data", "index"} or not isinstance(columns, list):
+    columns, data = document.get("columns"), document.get("data")
+    if not isinstance(columns, list) or not isinstance(data, list):
         return None
-    if not isinstance(data, list) or not all(
-        isinstance(row, list) and len(row) == len(columns) for row in data
-    ):
+    if not all(isinstance(row, list) and len(row) == len(columns) for row in data):
         return None
     return [str(column) for column in columns], [[_cell(cell) for cell in row] for row in data]
 
 
 def _cell(cell: Any) -> Any:
-    if isinstance(cell, (list, dict)):
-        return json.dumps(cell, ensure_ascii=False)
-    return cell
+    return json.dumps(cell, ensure_ascii=False) if isinstance(cell, (list, dict)) else cell
 
 
 def file_path(path: str) -> str:
-    """Where a file of the MLflow run stands among the W&B run's files."""
+    """Path of a file of the MLflow run among the W&B run's files."""
     return f"{FILES_DIR}/{safe_path(path)}"
 
 
-# -- artifacts --------------------------------------------------------------------------------
-
-
 def artifact_name(name: str) -> str:
-    """A name that W&B takes for an artifact: letters, digits, ``-``, ``_`` and ``.``."""
+    """A name that W&B accepts for an artifact: letters, digits, ``-``, ``_`` and ``.``."""
     clean = re.sub(r"[^A-Za-z0-9_.\-]", "_", name) or "unnamed"
-    if clean == name and len(name) <= NAME_LENGTH:
-        return name
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return f"{clean[: NAME_LENGTH - 9]}-{digest}"
+    fits = clean == name and len(name) <= NAME_LENGTH
+    return name if fits else name_with_hash(clean, name, NAME_LENGTH)
 
 
 def version_alias(name: str, version: str) -> str:
     """The alias of a model that is version ``version`` of the registered model ``name``."""
     return f"{artifact_name(name)}-v{version}"
-
-
-def named_alias(name: str, alias: str) -> str:
-    """The alias of a model that ``alias`` of the registered model ``name`` points to. MLflow has
-    no alias like ``v3``, so this never meets a `version_alias`."""
-    return f"{artifact_name(name)}-{artifact_name(alias)}"
 
 
 class Version(NamedTuple):
@@ -276,7 +240,7 @@ class Version(NamedTuple):
         )
 
     def document(self) -> dict[str, Any]:
-        """What the artifact's metadata says of it."""
+        """The version as metadata of the artifact."""
         return {
             "name": self.name,
             "version": self.version,
@@ -289,18 +253,18 @@ class Version(NamedTuple):
 def aliases(
     before: Iterable[str], registered: Iterable[Mapping[str, Any]], versions: Iterable[Version]
 ) -> set[str]:
-    """The aliases of a model's artifact once ``versions`` are what is registered of it.
+    """The aliases of a model's artifact after ``versions`` have been registered.
 
     Args:
-        before: its aliases as they are.
-        registered: what its metadata says was registered (`Version.document`): the aliases of
-            versions that are told anew give way.
+        before: its present aliases.
+        registered: `Version.document` of each version in its metadata; aliases of those that are
+            in ``versions`` as well are replaced.
     """
     versions = list(versions)
-    told = {(version.name, version.version) for version in versions}
+    replaced = {(version.name, version.version) for version in versions}
     found = set(before)
     for entry in registered:
-        if (entry.get("name"), entry.get("version")) in told:
+        if (entry.get("name"), entry.get("version")) in replaced:
             found -= _aliases_of(str(entry["name"]), str(entry["version"]), entry["aliases"])
     for version in versions:
         if not version.deleted:
@@ -309,4 +273,6 @@ def aliases(
 
 
 def _aliases_of(name: str, version: str, named: Iterable[str]) -> set[str]:
-    return {version_alias(name, version), *(named_alias(name, alias) for alias in named)}
+    # MLflow has no alias like "v3": these never equal a `version_alias`.
+    aliases_named = (f"{artifact_name(name)}-{artifact_name(alias)}" for alias in named)
+    return {version_alias(name, version), *aliases_named}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, NOTES_TAG, PARENT_TAG, TERMINAL
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.targets.wandb.models import DELETED, Model
 from mlflow_wandb_plugin.targets.wandb.run_writer import TABLE_BYTES
@@ -215,8 +216,8 @@ class MirroredRunState:
     def _tag(self, tags: Mapping[str, str]) -> None:
         self.tags.update(tags)
         self._untagged -= tags.keys()
-        self.parent = tags.get(rules.PARENT_TAG) or self.parent
-        self.name = tags.get(rules.NAME_TAG) or self.name
+        self.parent = tags.get(PARENT_TAG) or self.parent
+        self.name = tags.get(NAME_TAG) or self.name
 
     def _model(self, model_id: str) -> Model:
         self.changed_models.add(model_id)
@@ -227,14 +228,14 @@ class MirroredRunState:
     @property
     def over(self) -> bool:
         """MLflow says that the run has ended."""
-        return self.status in rules.TERMINAL
+        return self.status in TERMINAL
 
     @property
     def notes(self) -> str | None:
         """None where nothing was ever said."""
-        if rules.NOTES_TAG in self._untagged:
+        if NOTES_TAG in self._untagged:
             return ""
-        return self.tags.get(rules.NOTES_TAG)
+        return self.tags.get(NOTES_TAG)
 
     @property
     def labels(self) -> tuple[str, ...]:

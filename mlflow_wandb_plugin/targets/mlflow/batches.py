@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from mlflow_wandb_plugin.mapping.names import Limits
 from mlflow_wandb_plugin.targets.mlflow.client import ITEM_FAULTS, Client, RefusedError, deleted
 from mlflow_wandb_plugin.targets.mlflow.losses import REFUSED_METRIC, Loss, Losses
 
@@ -27,10 +28,13 @@ class Batches:
         self._client = client
         self._run_id = run_id
         self._losses = losses
+        self._limits = Limits.installed()
 
     def log(self, kind: BatchKind, items: Sequence[Any]) -> None:
-        """Log items of MLflow's class for ``kind``, no more than MLflow takes at once."""
-        self._log(kind, items, check_run=True)
+        """Log items of MLflow's class for ``kind``, as many at once as MLflow takes."""
+        size = self._limits.batch_metrics if kind == "metrics" else self._limits.batch_params
+        for start in range(0, len(items), size):
+            self._log(kind, items[start : start + size], check_run=True)
 
     def _log(self, kind: BatchKind, items: Sequence[Any], check_run: bool) -> None:
         """If MLflow refuses a batch, halve it until only the bad item is left out."""
@@ -42,7 +46,7 @@ class Batches:
             if check_run:
                 self._check_active()
             if len(items) == 1:
-                self._losses.add_once(_REFUSED[kind], _loss(items[0], str(error)))
+                self._losses.add(_REFUSED[kind], _loss(items[0], str(error)), once=True)
                 return
             middle = len(items) // 2
             self._log(kind, items[:middle], check_run=False)
@@ -51,7 +55,7 @@ class Batches:
     def leave_out(self, metrics: Sequence[Metric], reason: str) -> None:
         """Count points that MLflow refuses."""
         for metric in metrics:
-            self._losses.add_once(REFUSED_METRIC, _loss(metric, reason))
+            self._losses.add(REFUSED_METRIC, _loss(metric, reason), once=True)
 
     def _check_active(self) -> None:
         """MLflow refuses every item of a deleted run with the code of a bad item.
@@ -59,7 +63,7 @@ class Batches:
         Raises:
             TargetError: the run was deleted.
         """
-        run = self._client.call(self._client.client.get_run, self._run_id)
+        run = self._client.call(self._client.mlflow.get_run, self._run_id)
         if run.info.lifecycle_stage != "active":
             raise deleted(self._run_id)
 

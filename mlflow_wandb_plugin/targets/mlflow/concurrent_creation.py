@@ -77,7 +77,7 @@ def keep_one(client: Client, run: Run, search: Callable[[], Sequence[Run]]) -> R
         if must_delete or time.monotonic() > deadline:
             break
         time.sleep(0.05)
-    client.call(client.client.delete_run, run.info.run_id)
+    client.call(client.mlflow.delete_run, run.info.run_id)
     return find_settled(client, search)
 
 

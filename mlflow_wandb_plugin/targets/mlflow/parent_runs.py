@@ -63,8 +63,7 @@ class ParentRuns:
 
     def _complete(self, run_id: str, info: RunInfo, tag: str) -> None:
         """Write the sweep's config into a new parent run, and end it."""
-        client = self._client.client
         config = info.facts.get("sweep_config") if tag == identity.SWEEP else None
         if config:
-            self._client.call(client.log_dict, run_id, config, SWEEP_CONFIG_FILE)
-        self._client.call(client.set_terminated, run_id, "FINISHED", None)
+            self._client.call(self._client.mlflow.log_dict, run_id, config, SWEEP_CONFIG_FILE)
+        self._client.call(self._client.client.set_terminated, run_id, "FINISHED", None)

@@ -13,8 +13,7 @@ from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.mapping.names import Limits, storable
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.client import Client
-from mlflow_wandb_plugin.targets.mlflow.run_files import RunFiles
-from mlflow_wandb_plugin.targets.mlflow.run_names import RunNames
+from mlflow_wandb_plugin.targets.mlflow.run_files import RunFiles, RunNames
 
 if TYPE_CHECKING:
     from mlflow.entities import Param, Run, RunTag
@@ -58,9 +57,8 @@ class RunDescription:
         if self._tags.get(NAME_TAG) != name:
             self._client.call(self._client.client.update_run, self._run_id, name=name)
             self._tags[NAME_TAG] = name
-        wanted = {
-            self._names.tags.name((key,)): value for key, value in to_mlflow.run_tags(info).items()
-        }
+        tag_name = self._names.tags.name
+        wanted = {tag_name((key,)): value for key, value in to_mlflow.run_tags(info).items()}
         wanted[identity.RUN_PATH] = info.path
         if info.entity:
             wanted[identity.ENTITY] = info.entity
@@ -68,7 +66,8 @@ class RunDescription:
         params, tags = self._new_params(info), self.changed_tags(wanted)
         self._pending_params += params
         self._pending_tags += tags
-        self.remember(tags, params)
+        self._params.update((param.key, param.value) for param in params)
+        self.remember(tags)
 
     def flush_pending(self) -> None:
         """Log the pending params and tags."""
@@ -79,13 +78,10 @@ class RunDescription:
     def log_pending(self) -> None:
         """Log the pending params and tags and keep them: a step of `Client.batched` may be
         repeated. Call `drop_pending` when it has succeeded."""
-        for start in range(0, len(self._pending_params), self._limits.batch_params):
-            part = self._pending_params[start : start + self._limits.batch_params]
-            self._batches.log("params", part)
+        self._batches.log("params", self._pending_params)
         self.log_tags(self._pending_tags)
 
     def drop_pending(self) -> None:
-        """Forget the pending params and tags, which are logged."""
         self._pending_params, self._pending_tags = [], []
 
     def set_tags(self, wanted: Mapping[str, str]) -> None:
@@ -99,7 +95,7 @@ class RunDescription:
         a tag that is cut is kept in the run's files in full."""
         from mlflow.entities import RunTag
 
-        changed: list[RunTag] = []
+        changed = []
         for key, text in wanted.items():
             value = self._fit("tag", key, text, self._limits.tag_value)
             if value != text:
@@ -110,13 +106,11 @@ class RunDescription:
 
     def log_tags(self, tags: Sequence[RunTag]) -> None:
         """Log tags, without remembering that the run has them."""
-        for start in range(0, len(tags), self._limits.batch_params):
-            self._batches.log("tags", list(tags[start : start + self._limits.batch_params]))
+        self._batches.log("tags", tags)
 
-    def remember(self, tags: Sequence[RunTag], params: Sequence[Param] = ()) -> None:
-        """Remember that the run has these tags and params."""
+    def remember(self, tags: Sequence[RunTag]) -> None:
+        """Remember that the run has these tags."""
         self._tags.update((tag.key, tag.value) for tag in tags)
-        self._params.update((param.key, param.value) for param in params)
 
     def _new_params(self, info: RunInfo) -> list[Param]:
         from mlflow.entities import Param

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef, FileRef, RowObjects, RunInfo
 from mlflow_wandb_plugin.mapping import run_documents, to_mlflow
-from mlflow_wandb_plugin.mapping.names import safe_path
+from mlflow_wandb_plugin.mapping.names import Limits, Namer, safe_path
 from mlflow_wandb_plugin.mapping.run_documents import artifact_document
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.history_file import HistoryFile
 from mlflow_wandb_plugin.targets.mlflow.losses import Losses
 from mlflow_wandb_plugin.targets.mlflow.media import RunMedia
 from mlflow_wandb_plugin.targets.mlflow.uploads import Uploads
+
+if TYPE_CHECKING:
+    from mlflow.entities import RunData
 
 LONG_TAGS_FILE = "wandb/long_tags.json"
 LOSSES_FILE = "wandb/losses.jsonl"
@@ -62,7 +65,7 @@ class RunFiles:
         Returns:
             Original keys of the metrics and of the params that it renamed.
         """
-        listed = self._client.call(self._client.client.list_artifacts, self._run_id, "wandb")
+        listed = self._client.call(self._client.mlflow.list_artifacts, self._run_id, "wandb")
         paths = {item.path for item in listed}
 
         def load(path: str, default: Any) -> Any:
@@ -188,6 +191,44 @@ class RunFiles:
             self._client.call(self._client.client.log_inputs, self._run_id, datasets)
         except RefusedError:
             self._losses.counts["input_refused"] += len(datasets)
+
+
+class RunNames:
+    """Names of one run's W&B keys, unique within each kind.
+
+    Args:
+        files: hold the original keys of rewritten names.
+        data: has the names that the run uses already.
+        metrics, params: original keys by name, as an earlier session wrote them.
+    """
+
+    def __init__(
+        self, files: RunFiles, data: RunData, metrics: RenamedKeys, params: RenamedKeys
+    ) -> None:
+        limit = Limits.installed().key
+        self.metrics = Namer(limit, metrics, data.metrics)
+        self.params = Namer(limit, params, data.params)
+        self.tags = Namer(limit)
+        self._files = files
+        self._saved_metrics = len(self.metrics.renamed)
+
+    def save(self) -> None:
+        """Write the original keys of all rewritten names into the run's files."""
+        self._files.save_names(self.metrics.renamed, self.params.renamed)
+        self._saved_metrics = len(self.metrics.renamed)
+
+    def save_metrics(self) -> None:
+        """Write them if metrics were renamed since; call it before their points are written."""
+        if len(self.metrics.renamed) != self._saved_metrics:
+            self.save()
+
+    def count_rewritten(self) -> int:
+        """Number of names that differ from their dotted key."""
+        return sum(
+            name != ".".join(key)
+            for namer in (self.metrics, self.params, self.tags)
+            for name, key in namer.renamed.items()
+        )
 
 
 def _describe(artifact: ArtifactRef) -> dict[str, Any]:

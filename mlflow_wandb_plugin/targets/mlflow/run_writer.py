@@ -23,9 +23,8 @@ from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.losses import Losses
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
 from mlflow_wandb_plugin.targets.mlflow.run_description import RunDescription
-from mlflow_wandb_plugin.targets.mlflow.run_files import RunFiles
-from mlflow_wandb_plugin.targets.mlflow.run_names import RunNames
-from mlflow_wandb_plugin.targets.mlflow.run_points import RunPoints
+from mlflow_wandb_plugin.targets.mlflow.run_files import RunFiles, RunNames
+from mlflow_wandb_plugin.targets.mlflow.run_points import MissingPoints, RunPoints
 from mlflow_wandb_plugin.targets.mlflow.run_progress import RunProgress
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ class MlflowRunWriter:
                 self._progress.hold(mark)
                 return
             self._description.set_tags(self._files.tags)
-        written = self._client.shares_transactions or self._progress.is_due
+        written = self._client.client.shares_transactions or self._progress.is_due
         if written:
             self._points.flush(then=[partial(self._log_position, mark)])
             self._description.remember(self._position_tags(mark))
@@ -189,3 +188,23 @@ class MlflowRunWriter:
 
     def _terminate(self, status: str, ended_ms: int | None) -> None:
         self._client.call(self._client.client.set_terminated, self.run_id, status, ended_ms)
+
+
+class AdoptedRunWriter(MlflowRunWriter):
+    """Completes a run that another tool writes, too (MosaicML Composer logs only some points):
+    adds missing points, files and W&B's tags, and leaves the name, params, status and end."""
+
+    points_type = MissingPoints
+
+    def update(self, info: RunInfo) -> None:
+        tags = to_mlflow.run_tags(info).items()
+        self._description.set_tags({key: tag for key, tag in tags if key.startswith("wandb.")})
+
+    def finish(self, info: RunInfo, complete: bool) -> None:
+        self._points.release()
+        self._points.flush()
+        self.update(info)
+        self._write_end(info, complete)
+
+    def _reopen(self, run: Run, tags: Mapping[str, str]) -> None:
+        self._description.set_tags(tags)

@@ -85,7 +85,7 @@ class Uploads:
         folder = self.folder / "earlier"
         folder.mkdir(exist_ok=True)
         local = self._client.call(
-            self._client.client.download_artifacts, self._run_id, path, str(folder)
+            self._client.mlflow.download_artifacts, self._run_id, path, str(folder)
         )
         return Path(local).read_text(encoding="utf-8")
 

@@ -172,9 +172,9 @@ def test_an_experiment_that_somebody_else_just_made(fresh_store: str) -> None:
     """An experiment that another process creates in the meantime is used."""
     client = Client(fresh_store)
     other = MlflowClient(fresh_store).create_experiment("e")
-    found = client.client.get_experiment_by_name
+    found = client.mlflow.get_experiment_by_name
     misses = iter([None])
-    client.client.get_experiment_by_name = lambda name: next(misses, found(name))  # type: ignore[method-assign]
+    client.mlflow.get_experiment_by_name = lambda name: next(misses, found(name))  # type: ignore[method-assign]
     assert client.experiment_id("e", {}) == other
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlflow.entities import Param, RunTag
 
-from mlflow_wandb_plugin.targets.mlflow.pending_items import PendingItems
+from mlflow_wandb_plugin.targets.mlflow.client import PendingItems
 
 
 def test_items_fit_into_batches() -> None:

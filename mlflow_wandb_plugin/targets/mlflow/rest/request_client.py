@@ -41,6 +41,6 @@ class RequestClient(RunClient):
         """Upload a file. Artifacts that the server keeps go to this client's server; MLflow 3.1
         would send them to the process's own tracking server."""
         if run_id not in self._repositories:
-            self._repositories.add(run_id, self.get_run(run_id).info.artifact_uri or "")
+            self._repositories.add(run_id, self._client.get_run(run_id).info.artifact_uri or "")
         if not self._repositories.log_artifact(run_id, local_path, artifact_path):
             super().log_artifact(run_id, local_path, artifact_path)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import COLUMNS, Points, Row
 
@@ -38,17 +39,22 @@ class NameCollisionError(Exception):
         )
 
 
-class Dialect(Protocol):
-    """Writes within a transaction that the caller begins and ends."""
+class Dialect(ABC):
+    """Writes within a transaction that the caller begins and ends.
 
-    QUOTE: str
+    What is not abstract is right for a case-sensitive collation and ON CONFLICT.
+    """
+
+    QUOTE = '"'
     """The quote around column names that are reserved words."""
-    REPLACE_VALUE: str
+    REPLACE_VALUE = "ON CONFLICT (key, run_uuid) DO UPDATE SET value = excluded.value"
     """The end of an INSERT into ``tags`` that replaces the value of a tag that exists."""
 
+    @abstractmethod
     def insert(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
         """Insert points into ``metrics``; skip those that exist."""
 
+    @abstractmethod
     def upsert_latest(self, connection: Connection, rows: list[Row]) -> None:
         """Insert rows of different names into ``latest_metrics``, or replace older ones.
 
@@ -56,26 +62,15 @@ class Dialect(Protocol):
             NameCollisionError: the transaction must be rolled back.
         """
 
-    def check_names(
+    def check_names(  # noqa: B027
         self, connection: Connection, table: str, run_id: str, names: Iterable[str]
     ) -> None:
-        """Check that each of the names that were just written has a row of its own.
+        """Check that each of the names that were just written has a row of its own: primary keys
+        ensure it where the collation is case-sensitive.
 
         Raises:
             NameCollisionError: the transaction must be rolled back.
         """
-
-
-class CaseSensitiveDialect:
-    """A database with a case-sensitive collation and ON CONFLICT."""
-
-    QUOTE = '"'
-    REPLACE_VALUE = "ON CONFLICT (key, run_uuid) DO UPDATE SET value = excluded.value"
-
-    def check_names(
-        self, connection: Connection, table: str, run_id: str, names: Iterable[str]
-    ) -> None:
-        """The primary keys ensure it."""
 
 
 def _many(row: str, parameters: int, rows: int) -> str:
@@ -92,7 +87,7 @@ def _insert(rows: str) -> str:
     return f"INSERT {_INTO.format(table='metrics')} VALUES {rows} ON CONFLICT DO NOTHING"
 
 
-class Sqlite(CaseSensitiveDialect):
+class Sqlite(Dialect):
     """Inserts some hundred rows per statement: a statement per row costs more time in Python than
     in SQLite, and at each one the driver releases the interpreter to threads that keep it for
     milliseconds.
@@ -140,7 +135,7 @@ class Sqlite(CaseSensitiveDialect):
         connection.exec_driver_sql(self.UPSERT, rows)
 
 
-class PostgreSql(CaseSensitiveDialect):
+class PostgreSql(Dialect):
     """Copies rows into a temporary table first: COPY cannot skip rows that exist."""
 
     STAGE = "mlflow_wandb_points"
@@ -190,7 +185,7 @@ def _escaped(text: str) -> str:
     return text
 
 
-class MySql:
+class MySql(Dialect):
     """Inserts literals in long statements into MySQL and MariaDB: with parameters, their drivers
     escape each number in Python.
 
@@ -292,4 +287,8 @@ def _split(size: int, rows: Iterable[str]) -> Iterator[list[str]]:
         yield some
 
 
-DIALECTS: Mapping[str, type[Dialect]] = {"sqlite": Sqlite, "postgresql": PostgreSql, "mysql": MySql}
+DIALECTS: Mapping[str, Callable[[], Dialect]] = {
+    "sqlite": Sqlite,
+    "postgresql": PostgreSql,
+    "mysql": MySql,
+}

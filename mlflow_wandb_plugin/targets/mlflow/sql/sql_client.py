@@ -35,6 +35,8 @@ RUN_COLUMNS = (
     "start_time", "end_time", "source_version", "lifecycle_stage", "artifact_uri",
     "experiment_id", "deleted_time",
 )  # fmt: skip
+INFO_COLUMNS = ("user_id", "status", "start_time", "end_time", "lifecycle_stage", "artifact_uri")
+"""Columns that are attributes of MLflow's RunInfo under the same name."""
 TABLES = {
     "runs": set(RUN_COLUMNS),
     "tags": {"key", "value", "run_uuid"},
@@ -52,8 +54,6 @@ def sql_client(client: MlflowClient, transactions: SharedTransactions) -> SqlCli
     from sqlalchemy import inspect
 
     if type(client._tracking_client.store) is not SqlAlchemyStore:
-        return None
-    if transactions.engine.dialect.name not in DIALECTS:
         return None
     tables = inspect(transactions.engine)
     for name, columns in TABLES.items():
@@ -78,8 +78,6 @@ class SqlClient(RunClient):
         self._dialect = DIALECTS[transactions.engine.dialect.name]()
         self._mark = "?" if transactions.engine.dialect.paramstyle == "qmark" else "%s"
         self._repositories = ArtifactRepositories(_LOCAL, client.tracking_uri)
-
-    # -- runs -----------------------------------------------------------------------------
 
     def create_run(self, new: NewRun) -> Run:
         return self._run_or_else(self._creating(new), lambda: RunClient.create_run(self, new))
@@ -138,13 +136,13 @@ class SqlClient(RunClient):
 
     def get_run_data(self, run_id: str) -> Run:
         try:
-            with self._transactions.reading() as connection:
+            with self._transactions.engine.connect() as connection:
                 return self._load(connection, run_id)
         except LeftToMlflow:
             return self._client.get_run(run_id)
 
     def runs_with_tag(self, experiment_id: str, key: str, value: str) -> list[Run]:
-        with self._transactions.reading() as connection:
+        with self._transactions.engine.connect() as connection:
             found = self._with_tag(connection, experiment_id, key, value)
             return [self._load(connection, run_id) for run_id in found]
 
@@ -177,8 +175,6 @@ class SqlClient(RunClient):
 
         self._run_or_else(terminate, lambda: self._client.set_terminated(run_id, status, end_ms))
 
-    # -- params and tags ------------------------------------------------------------------
-
     def log_batch(
         self, run_id: str, metrics: Metrics = (), params: Params = (), tags: Tags = ()
     ) -> None:
@@ -204,8 +200,6 @@ class SqlClient(RunClient):
 
         self._run_or_else(delete, lambda: self._client.delete_tag(run_id, key))
 
-    # -- artifacts ------------------------------------------------------------------------
-
     def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
         if not self._repositories.log_artifact(run_id, local_path, artifact_path):
             super().log_artifact(run_id, local_path, artifact_path)
@@ -221,8 +215,6 @@ class SqlClient(RunClient):
         write_atomically(target, text)
         return True
 
-    # -- SQL ------------------------------------------------------------------------------
-
     def batched(self, steps: Sequence[Callable[[], object]]) -> bool:
         from sqlalchemy.exc import DataError, IntegrityError
 
@@ -232,7 +224,7 @@ class SqlClient(RunClient):
             return False
         return True
 
-    def _run_or_else(self, work: Callable[[Connection], T], otherwise: Callable[[], Any]) -> T:
+    def _run_or_else(self, work: Callable[[Connection], T], otherwise: Callable[[], T]) -> T:
         from mlflow.exceptions import MlflowException
         from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
         from sqlalchemy.exc import DataError, IntegrityError
@@ -240,8 +232,7 @@ class SqlClient(RunClient):
         try:
             return self._transactions.run(work)
         except (LeftToMlflow, IntegrityError, DataError):
-            result: T = otherwise()
-            return result
+            return otherwise()
         except NameCollisionError as error:
             raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from error
 
@@ -330,15 +321,9 @@ class SqlClient(RunClient):
         self._repositories.add(run_id, columns["artifact_uri"] or "")
         info = RunInfo(
             run_id=run_id,
-            experiment_id=str(columns["experiment_id"]),
-            user_id=columns["user_id"],
-            status=columns["status"],
-            start_time=columns["start_time"],
-            end_time=columns["end_time"],
-            lifecycle_stage=columns["lifecycle_stage"],
-            artifact_uri=columns["artifact_uri"],
             run_name=columns["name"],
+            experiment_id=str(columns["experiment_id"]),
+            **{name: columns[name] for name in INFO_COLUMNS},
         )
-        return Run(
-            info, RunData(list(metrics), list(params), [RunTag(key, tags[key]) for key in tags])
-        )
+        run_tags = [RunTag(key, value) for key, value in tags.items()]
+        return Run(info, RunData(list(metrics), list(params), run_tags))

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -48,7 +48,7 @@ class SharedTransactions:
         self._begin, self._end = _SESSION_HOOKS.get(engine.dialect.name, (_nothing, _nothing))
         self._held_s = 0.0
         self._ended = 0.0
-        self._waiting: deque[_Work] = deque()
+        self._waiting: deque[_Work[Any]] = deque()
         self._working = threading.Lock()
         self._batch = _Batch()
 
@@ -66,15 +66,14 @@ class SharedTransactions:
         if self._batch.works is not None:
             self._batch.works.append(do)
             return None  # type: ignore[return-value]
-        work = _Work(do)
+        work: _Work[T] = _Work(do)
         self._waiting.append(work)
         with self._working:
             while not work.done:
                 self._work_some()
         if work.error is not None:
             raise work.error
-        result: T = work.result
-        return result
+        return work.result
 
     def batched(self, steps: Sequence[Callable[[], object]]) -> None:
         """Do the work that ``steps`` would `run` in one transaction: all of it or none.
@@ -91,12 +90,6 @@ class SharedTransactions:
             self._batch.works = None
         if works:
             self.run(lambda connection: [work(connection) for work in works])
-
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """A connection that only reads."""
-        with self.engine.connect() as connection:
-            yield connection
 
     def _work_some(self) -> None:
         taken = [self._waiting.popleft()]
@@ -121,7 +114,7 @@ class SharedTransactions:
             for work in taken:
                 work.done = True
 
-    def _work_alone(self, work: _Work) -> None:
+    def _work_alone(self, work: _Work[Any]) -> None:
         for left in reversed(range(DEADLOCKS)):
             try:
                 with self._transaction() as connection:
@@ -161,13 +154,14 @@ class SharedTransactions:
             self._held_s = 0.0
 
 
-class _Work:
+class _Work(Generic[T]):
     """One thread's work, and its result or error."""
 
-    def __init__(self, do: Callable[[Any], Any]) -> None:
+    result: T
+
+    def __init__(self, do: Callable[[Connection], T]) -> None:
         self._do = do
         self.done = False
-        self.result: Any = None
         self.error: Exception | None = None
 
     def do_in(self, connection: Connection) -> None:
