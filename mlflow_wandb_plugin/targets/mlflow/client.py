@@ -108,11 +108,8 @@ class Client:
         self._pending = _Pending()
 
     def call(self, what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Return ``what(*args, **kwargs)``; repeat it while MLflow is unavailable.
-
-        Raises:
-            RefusedError, TargetUnavailableError
-        """
+        """Return ``what(*args, **kwargs)``; repeat it while MLflow is unavailable. Raises as
+        `translated`."""
         return self._backoff.call(lambda: translated(what, *args, **kwargs))
 
     def log_batch(
@@ -140,11 +137,8 @@ class Client:
             step()
 
     def _merged(self, steps: Sequence[Callable[[], object]]) -> bool:
-        """Take steps with their params and tags in as few batches as possible.
-
-        Returns:
-            False if MLflow refuses a param or tag.
-        """
+        """Take steps with their params and tags in as few batches as possible; False if MLflow
+        refuses a param or tag."""
         pending = self._pending.items = PendingItems()
         try:
             for step in steps:
@@ -176,11 +170,8 @@ class Client:
         return str(experiment.experiment_id)
 
     def experiment_id(self, name: str, tags: dict[str, str]) -> str:
-        """The experiment called ``name``, created with ``tags`` if need be.
-
-        Raises:
-            TargetError: an experiment of that name was deleted; MLflow keeps the name.
-        """
+        """The experiment called ``name``, created with ``tags`` if need be; TargetError if it
+        was deleted, for MLflow keeps the name."""
         experiment = self.call(self.mlflow.get_experiment_by_name, name)
         if experiment is None:
             try:
@@ -201,11 +192,7 @@ class Client:
 
 
 def _opened(uri: str | None) -> MlflowClient:
-    """Open MLflow's client of ``uri``, and with it a database or a file store.
-
-    Raises:
-        UsageError: MLflow cannot open this URI, and repeating does not help.
-    """
+    """Open MLflow's client of ``uri``; UsageError if MLflow cannot, and repeating does not help."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -233,13 +220,8 @@ def default_uri() -> str:
 
 
 def check_reachable(uri: str) -> None:
-    """Try to connect to an http(s) tracking server: MLflow's client would retry for minutes.
-
-    Other URIs, and servers behind a proxy, are not checked.
-
-    Raises:
-        TargetUnavailableError: no connection.
-    """
+    """Raise a TargetUnavailableError if an http(s) tracking server takes no connection: MLflow's
+    client would retry for minutes. Other URIs, and servers behind a proxy, are not checked."""
     address = urlsplit(uri)
     if address.scheme not in ("http", "https") or not address.hostname:
         return
@@ -254,11 +236,8 @@ def check_reachable(uri: str) -> None:
 
 
 def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call ``what`` once, and raise MLflow's, SQLAlchemy's and the network's errors as ours.
-
-    Raises:
-        RefusedError, TargetUnavailableError
-    """
+    """Call ``what`` once; MLflow's, SQLAlchemy's and the network's errors become a RefusedError
+    or a TargetUnavailableError."""
     import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import DataError, SQLAlchemyError

@@ -1,4 +1,4 @@
-"""What of one run could not be written to MLflow: counts, and a line for each loss."""
+"""What of one run could not be written to MLflow, or only rewritten."""
 
 from __future__ import annotations
 
@@ -30,10 +30,15 @@ class Loss:
 
 
 class Losses:
-    """Counts losses by kind and keeps the lines of the first `KEPT_LINES`. Thread-safe."""
+    """Counts losses by kind and keeps the lines of the first `KEPT_LINES`. Thread-safe.
+
+    Attributes:
+        rewrites: counts, by kind, of names, texts and media that were changed to fit.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.rewrites: Counter[str] = Counter()
         self._lines: dict[str, None] = {}
         self._saved = 0
         self._lock = threading.Lock()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -9,10 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 Metrics: TypeAlias = "Sequence[Metric]"
 Params: TypeAlias = "Sequence[Param]"
 Tags: TypeAlias = "Sequence[RunTag]"
+
+KEPT_REPOSITORIES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,42 @@ class RunClient:
         """Write a small file among a run's artifacts, if they are files of this machine; else
         return False and do nothing."""
         return False
+
+
+class RepositoryClient(RunClient):
+    """Keeps the artifact repositories of runs: MLflow's client would read the run again at each
+    file. Thread-safe.
+
+    Args:
+        uris: matches the artifact URIs whose repositories are kept.
+    """
+
+    def __init__(self, client: MlflowClient, uris: str) -> None:
+        super().__init__(client)
+        self._uris = re.compile(uris)
+        self._repositories: dict[str, ArtifactRepository | None] = {}
+        self._lock = threading.Lock()
+
+    def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
+        repository = self._repositories.get(run_id)
+        if repository is None:
+            super().log_artifact(run_id, local_path, artifact_path)
+        else:
+            repository.log_artifact(local_path, artifact_path)  # type: ignore[no-untyped-call]
+
+    def _keep_repository(self, run_id: str, artifact_uri: str | None) -> None:
+        from mlflow.store.artifact import artifact_repository_registry as registry
+
+        if run_id in self._repositories:
+            return
+        uri, repository = artifact_uri or "", None
+        if self._uris.match(uri):
+            tracking_uri = self._client.tracking_uri
+            repository = registry.get_artifact_repository(uri, tracking_uri=tracking_uri)
+        with self._lock:
+            self._repositories[run_id] = repository
+            while len(self._repositories) > KEPT_REPOSITORIES:
+                del self._repositories[next(iter(self._repositories))]
 
 
 def has_tag(key: str) -> str:

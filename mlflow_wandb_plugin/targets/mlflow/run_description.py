@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.mapping.names import Limits, storable
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
-from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.run_files import RunFiles, RunNames
 
 if TYPE_CHECKING:
@@ -20,29 +18,14 @@ if TYPE_CHECKING:
 
 
 class RunDescription:
-    """Finds the params and tags that a run lacks, and logs them.
+    """Finds the params and tags that a run lacks, and logs them; keeps tags in full in ``files``
+    that MLflow would cut."""
 
-    Args:
-        run: as it is in MLflow.
-        rewrites: counts texts that were changed to fit.
-        files: keep tags in full that MLflow would cut.
-    """
-
-    def __init__(
-        self,
-        client: Client,
-        run: Run,
-        batches: Batches,
-        names: RunNames,
-        files: RunFiles,
-        rewrites: Counter[str],
-    ) -> None:
-        self._client = client
-        self._run_id: str = run.info.run_id
+    def __init__(self, run: Run, batches: Batches, names: RunNames, files: RunFiles) -> None:
+        self._client, self._run_id = batches.client, batches.run_id
         self._batches = batches
         self._names = names
         self._files = files
-        self._rewrites = rewrites
         self._limits = Limits.installed()
         self._tags: dict[str, str] = dict(run.data.tags)
         self._params: dict[str, str] = dict(run.data.params)
@@ -99,7 +82,7 @@ class RunDescription:
         for key, text in wanted.items():
             value = self._fit("tag", key, text, self._limits.tag_value)
             if value != text:
-                self._files.keep_tag(key, text)
+                self._files.long_tags[key] = text
             if self._tags.get(key) != value:
                 changed.append(RunTag(key, value))
         return changed
@@ -129,7 +112,7 @@ class RunDescription:
         for what, changed in (("cut", len(value) > limit), ("text", value != text)):
             if changed and (kind, name, what) not in self._rewritten_texts:
                 self._rewritten_texts.add((kind, name, what))
-                self._rewrites[f"{kind}_{what}"] += 1
+                self._batches.losses.rewrites[f"{kind}_{what}"] += 1
         return value[:limit]
 
     def _remove_wandb_tags(self, wanted: Mapping[str, str]) -> None:

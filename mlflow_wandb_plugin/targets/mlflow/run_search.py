@@ -72,12 +72,8 @@ class RunSearch:
 
 
 def twin_of(run: Run, named: bool, given: bool = False) -> Twin:
-    """Describe the MLflow run of a W&B run.
-
-    Args:
-        named: whether the W&B run's config names it.
-        given: whether the user gave it to us to write.
-    """
+    """Describe the MLflow run of a W&B run. Its config names the run if ``named``; the user gave
+    it to us to write if ``given``."""
     tags = run.data.tags
     ours = identity.RUN_ID in tags
     return Twin(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -58,24 +57,19 @@ class MlflowRunWriter:
         self.experiment_id: str = run.info.experiment_id
         self._secondary = secondary
         losses = Losses()
-        self.losses: Counter[str] = losses.counts
-        self._rewrites: Counter[str] = Counter()
+        self.losses, self._rewrites = losses.counts, losses.rewrites
         tags = run.data.tags
-        self._files = RunFiles(client, self.run_id, losses, self._rewrites, tags)
+        self._files = RunFiles(client, self.run_id, losses, tags)
         metrics, params = ({}, {}) if reopen_tags is None else self._files.load_earlier()
         self._names = RunNames(self._files, run.data, metrics, params)
         batches = Batches(client, self.run_id, losses)
-        self._description = RunDescription(
-            client, run, batches, self._names, self._files, self._rewrites
-        )
+        self._description = RunDescription(run, batches, self._names, self._files)
         # The step metric is decided when the run is first written, whatever its config says later.
         decided = tags if identity.RUN_ID in tags else reopen_tags or {}
         self._step_metric = decided.get(identity.STEP_METRIC, "")
         start_ms = run.info.start_time or info.started_ms or 0
-        self._points = self.points_type(
-            client, self.run_id, batches, bulk, self._names, self._step_metric, start_ms
-        )
-        self._progress = RunProgress(tags, self.losses, self._rewrites)
+        self._points = self.points_type(batches, bulk, self._names, self._step_metric, start_ms)
+        self._progress = RunProgress(tags, losses)
         self._ended_logs: set[tuple[str, ...]] = set()
         if reopen_tags is not None:
             self._reopen(run, reopen_tags)
@@ -133,7 +127,8 @@ class MlflowRunWriter:
         steps: list[Callable[[], object]] = [self._description.log_pending, self._log_counts]
         status = to_mlflow.STATUS[info.state]
         if status != "RUNNING" and not self._secondary():
-            steps.append(partial(self._terminate, status, info.ended_ms))
+            end = (self._client.client.set_terminated, self.run_id, status, info.ended_ms)
+            steps.append(partial(self._client.call, *end))
         self._write_end(info, complete, steps)
         self._description.remember(self._count_tags())
         self._description.drop_pending()
@@ -159,7 +154,7 @@ class MlflowRunWriter:
             # Each log of a resumed run has a summary of its own.
             self._ended_logs.add(info.segments)
             self._points.append_summary(info)
-            self._files.add_summary(info.summary)
+            self._files.summary.update(info.summary)
 
     def _log_position(self, mark: Checkpoint) -> None:
         """Save losses first: nothing before ``mark`` is read again."""
@@ -185,9 +180,6 @@ class MlflowRunWriter:
         tags = self._description.changed_tags(self._progress.last_tags(info, complete))
         self._points.flush(then=[*before, partial(self._description.log_tags, tags)])
         self._description.remember(tags)
-
-    def _terminate(self, status: str, ended_ms: int | None) -> None:
-        self._client.call(self._client.client.set_terminated, self.run_id, status, ended_ms)
 
 
 class AdoptedRunWriter(MlflowRunWriter):

@@ -53,6 +53,7 @@ class MlflowTarget(Target):
         secondary: Callable[[], bool] = lambda: False,
     ) -> None:
         self._client = Client(uri, backoff)
+        self.uri = self._client.uri
         self._options = options or TargetOptions()
         self._experiment_ids: dict[str, str] = {}
         self._search = RunSearch(self._client)
@@ -60,10 +61,6 @@ class MlflowTarget(Target):
         self._secondary = secondary
         self._bulk = self._open_write_path(self._options.write_path)
         self._lock = threading.Lock()
-
-    @property
-    def uri(self) -> str:
-        return str(self._client.uri)
 
     def experiment_id(self, info: RunInfo) -> str:
         """Return the experiment that ``info`` belongs to; create it if need be."""
@@ -109,13 +106,6 @@ class MlflowTarget(Target):
             return []
         points = sorted((metric.step, metric.value) for metric in history)
         return points[:: max(1, len(points) // 120)]
-
-    def _known_experiment(self, info: RunInfo) -> str | None:
-        """The experiment that ``info`` belongs to, if it exists: looking creates nothing."""
-        name = to_mlflow.experiment_name(self._options.experiment, info.entity, info.project)
-        if self._options.experiment_id or name in self._experiment_ids:
-            return self.experiment_id(info)
-        return self._client.find_experiment(name)
 
     def find(self, info: RunInfo) -> Twin | None:
         """The active run that the W&B config names, or that has the identity tags."""
@@ -167,6 +157,10 @@ class MlflowTarget(Target):
         return [run for run in found if run.data.tags.get(identity.ORIGIN) != "dual"]
 
     def _tagged(self, info: RunInfo, tag: str) -> list[Run]:
-        """Runs of the project's experiment that have the W&B run's id in ``tag``."""
-        experiment = self._known_experiment(info)
+        """Runs with the W&B run's id in ``tag``; looking does not create their experiment."""
+        name = to_mlflow.experiment_name(self._options.experiment, info.entity, info.project)
+        if self._options.experiment_id or name in self._experiment_ids:
+            experiment: str | None = self.experiment_id(info)
+        else:
+            experiment = self._client.find_experiment(name)
         return [] if experiment is None else self._search.with_tag(info, experiment, tag)

@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mlflow_wandb_plugin.core.atomic_files import write_atomically
 from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, USER_TAG
 from mlflow_wandb_plugin.mapping.names import Limits
-from mlflow_wandb_plugin.targets.mlflow.artifact_repositories import ArtifactRepositories
-from mlflow_wandb_plugin.targets.mlflow.run_client import Metrics, NewRun, Params, RunClient, Tags
-from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError
+from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun, RepositoryClient, RunClient
+from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError, has_tables
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import SharedTransactions, is_active
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param, Run
     from sqlalchemy import Connection
+
+    from mlflow_wandb_plugin.targets.mlflow.run_client import Metrics, Params, Tags
 
 T = TypeVar("T")
 
@@ -51,33 +52,27 @@ def sql_client(client: MlflowClient, transactions: SharedTransactions) -> SqlCli
     """Return a faster client for the database of ``client``; None if its store is not MLflow's own
     class, or its tables are not those that are known here."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-    from sqlalchemy import inspect
 
-    if type(client._tracking_client.store) is not SqlAlchemyStore:
-        return None
-    tables = inspect(transactions.engine)
-    for name, columns in TABLES.items():
-        if {column["name"] for column in tables.get_columns(name)} != columns:
-            return None
-    return SqlClient(client, transactions)
+    known = type(client._tracking_client.store) is SqlAlchemyStore
+    known = known and has_tables(transactions.engine, TABLES)
+    return SqlClient(client, transactions) if known else None
 
 
 class LeftToMlflow(Exception):
     """An operation is a special case that MLflow's client has to do."""
 
 
-class SqlClient(RunClient):
+class SqlClient(RepositoryClient):
     """Works on runs in the database, by `SharedTransactions`."""
 
     shares_transactions = True
 
     def __init__(self, client: MlflowClient, transactions: SharedTransactions) -> None:
-        super().__init__(client)
+        super().__init__(client, _LOCAL)
         self._transactions = transactions
         self._limits = Limits.installed()
         self._dialect = DIALECTS[transactions.engine.dialect.name]()
         self._mark = "?" if transactions.engine.dialect.paramstyle == "qmark" else "%s"
-        self._repositories = ArtifactRepositories(_LOCAL, client.tracking_uri)
 
     def create_run(self, new: NewRun) -> Run:
         return self._run_or_else(self._creating(new), lambda: RunClient.create_run(self, new))
@@ -200,10 +195,6 @@ class SqlClient(RunClient):
 
         self._run_or_else(delete, lambda: self._client.delete_tag(run_id, key))
 
-    def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
-        if not self._repositories.log_artifact(run_id, local_path, artifact_path):
-            super().log_artifact(run_id, local_path, artifact_path)
-
     def put_text(self, run_id: str, path: str, text: str) -> bool:
         """Write the file to which MLflow's repository of local files would copy it, at a fifth of
         the cost."""
@@ -226,7 +217,6 @@ class SqlClient(RunClient):
 
     def _run_or_else(self, work: Callable[[Connection], T], otherwise: Callable[[], T]) -> T:
         from mlflow.exceptions import MlflowException
-        from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
         from sqlalchemy.exc import DataError, IntegrityError
 
         try:
@@ -234,7 +224,7 @@ class SqlClient(RunClient):
         except (LeftToMlflow, IntegrityError, DataError):
             return otherwise()
         except NameCollisionError as error:
-            raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from error
+            raise MlflowException.invalid_parameter_value(str(error)) from error
 
     def _execute(self, connection: Connection, sql: str, values: Any) -> Any:
         """Execute SQL with ``?`` for values and ``"`` for quotes, in the database's own syntax."""
@@ -289,24 +279,21 @@ class SqlClient(RunClient):
         """The run as MLflow's client returns it, without its inputs and outputs."""
         from mlflow.entities import Metric, Param
 
-        query = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs WHERE run_uuid = ?"
-        row = self._execute(connection, query, (run_id,)).one_or_none()
-        if row is None:
-            raise LeftToMlflow
-
-        def pairs(columns: str, table: str) -> Any:
+        def rows(columns: str, table: str) -> Any:
             query = f"SELECT {columns} FROM {table} WHERE run_uuid = ?"
             return self._execute(connection, query, (run_id,)).fetchall()
 
+        found = rows(", ".join(RUN_COLUMNS), "runs")
+        if not found:
+            raise LeftToMlflow
+        points = rows('"key", value, timestamp, step, is_nan', "latest_metrics")
         metrics = [
             Metric(key, float("nan") if nan else value, at, step)
-            for key, value, at, step, nan in pairs(
-                '"key", value, timestamp, step, is_nan', "latest_metrics"
-            )
+            for key, value, at, step, nan in points
         ]
-        params = [Param(key, value) for key, value in pairs('"key", value', "params")]
-        columns = dict(zip(RUN_COLUMNS, row, strict=True))
-        return self._run(run_id, columns, dict(pairs('"key", value', "tags")), metrics, params)
+        params = [Param(key, value) for key, value in rows('"key", value', "params")]
+        columns = dict(zip(RUN_COLUMNS, found[0], strict=True))
+        return self._run(run_id, columns, dict(rows('"key", value', "tags")), metrics, params)
 
     def _run(
         self,
@@ -318,7 +305,7 @@ class SqlClient(RunClient):
     ) -> Run:
         from mlflow.entities import Run, RunData, RunInfo, RunTag
 
-        self._repositories.add(run_id, columns["artifact_uri"] or "")
+        self._keep_repository(run_id, columns["artifact_uri"])
         info = RunInfo(
             run_id=run_id,
             run_name=columns["name"],
