@@ -41,5 +41,5 @@ def _mlflow() -> str:
 
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     client = Client(tracking_uri.uri(Settings.load()) or None, Backoff(patience_s=0))
-    client.call(client.client.search_experiments, max_results=1)
+    client.call(client.mlflow.search_experiments, max_results=1)
     return tracking_uri.shown(client.uri)

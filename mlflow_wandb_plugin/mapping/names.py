@@ -59,8 +59,11 @@ def legal_name(name: str, limit: int) -> str:
 
 def name_with_hash(clean: str, original: str, limit: int) -> str:
     """Return ``clean``, cut to end in a hash of ``original`` within ``limit`` characters."""
-    digest = hashlib.sha256(original.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return f"{clean[: limit - 9]}-{digest}"
+    return f"{clean[: limit - 9]}-{_short_hash(original)}"
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 class Namer:
@@ -78,14 +81,9 @@ class Namer:
     """
 
     def __init__(
-        self,
-        limit: int,
-        known: Mapping[str, list[str]] | None = None,
-        taken: Iterable[str] = (),
+        self, limit: int, known: Mapping[str, list[str]] | None = None, taken: Iterable[str] = ()
     ) -> None:
-        self.renamed: dict[str, list[str]] = {
-            name: list(key) for name, key in (known or {}).items()
-        }
+        self.renamed = {name: list(key) for name, key in (known or {}).items()}
         self._limit = limit
         self._names: dict[Key, str] = {tuple(key): name for name, key in self.renamed.items()}
         self._taken: set[str] = {*self._names.values(), *taken}
@@ -140,7 +138,7 @@ def safe_path(path: str) -> str:
     if joined == path:
         return joined
     stem, dot, suffix = clean[-1].rpartition(".")
-    digest = hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    digest = _short_hash(path)
     clean[-1] = f"{stem}-{digest}.{suffix}" if dot and stem else f"{clean[-1]}-{digest}"
     return "/".join(clean[-16:])
 

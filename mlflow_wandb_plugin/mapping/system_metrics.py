@@ -34,8 +34,7 @@ def system_metric(key: str, value: float) -> tuple[str, float]:
     The names of MLflow's System metrics tab are used where W&B measures the same thing; any other
     metric keeps W&B's name below ``system/``.
     """
-    if key.startswith("system."):
-        key = key.removeprefix("system.")
+    key = key.removeprefix("system.")
     scaled = value / 1e6 if _BYTES.search(key) else value
     gpu = re.fullmatch(r"gpu\.(\d+)\.(\w+)", key)
     if gpu and gpu[2] in _GPU_NAMES:

@@ -51,13 +51,10 @@ def param_value(value: Any) -> str:
 def changed_params(info: RunInfo) -> int:
     """Number of config leaves that have changed since their params were logged."""
     now = flatten(info.config)
+    # Compare what MLflow stores: wandb-core may have replaced characters in between.
     return sum(
-        1
-        for path, first in info.first_config.items()
-        if path[0] != INTERNAL_CONFIG_KEY
-        and path[0] not in IDENTITY_CONFIG_KEYS
-        # Compare what MLflow stores: wandb-core may have replaced characters in between.
-        and (path not in now or storable(param_value(now[path])) != storable(param_value(first)))
+        path not in now or storable(param_value(now[path])) != storable(first)
+        for path, first in params(info).items()
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from mlflow_wandb_plugin.mapping.names import Limits
 from mlflow_wandb_plugin.targets.mlflow.client import ITEM_FAULTS, Client, RefusedError, deleted
 from mlflow_wandb_plugin.targets.mlflow.losses import REFUSED_METRIC, Loss, Losses
 
@@ -12,11 +13,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 BatchKind: TypeAlias = Literal["metrics", "params", "tags"]
-_REFUSED: Mapping[BatchKind, str] = {
-    "metrics": REFUSED_METRIC,
-    "params": "param_refused",
-    "tags": "runtag_refused",
-}
+_REFUSED = {"metrics": REFUSED_METRIC, "params": "param_refused", "tags": "runtag_refused"}
 """Kinds of losses."""
 
 
@@ -24,25 +21,33 @@ class Batches:
     """Logs batches; an item that MLflow refuses is left out and counted."""
 
     def __init__(self, client: Client, run_id: str, losses: Losses) -> None:
-        self._client = client
-        self._run_id = run_id
-        self._losses = losses
+        self.client = client
+        self.run_id = run_id
+        self.losses = losses
+        self._limits = Limits.installed()
 
     def log(self, kind: BatchKind, items: Sequence[Any]) -> None:
-        """Log items of MLflow's class for ``kind``, no more than MLflow takes at once."""
-        self._log(kind, items, check_run=True)
+        """Log items of MLflow's class for ``kind``, as many at once as MLflow takes."""
+        size = self._limits.batch_metrics if kind == "metrics" else self._limits.batch_params
+        for start in range(0, len(items), size):
+            self._log(kind, items[start : start + size], check_run=True)
 
     def _log(self, kind: BatchKind, items: Sequence[Any], check_run: bool) -> None:
         """If MLflow refuses a batch, halve it until only the bad item is left out."""
         try:
-            self._client.log_batch(self._run_id, **{kind: items})
+            self.client.log_batch(self.run_id, **{kind: items})
         except RefusedError as error:
             if error.code not in ITEM_FAULTS:
                 raise
-            if check_run:
-                self._check_active()
+            # MLflow refuses each item of a deleted run with the code of a bad one.
+            get_run = self.client.mlflow.get_run
+            if (
+                check_run
+                and self.client.call(get_run, self.run_id).info.lifecycle_stage != "active"
+            ):
+                raise deleted(self.run_id) from error
             if len(items) == 1:
-                self._losses.add_once(_REFUSED[kind], _loss(items[0], str(error)))
+                self.losses.add(_REFUSED[kind], _loss(items[0], str(error)), once=True)
                 return
             middle = len(items) // 2
             self._log(kind, items[:middle], check_run=False)
@@ -51,17 +56,7 @@ class Batches:
     def leave_out(self, metrics: Sequence[Metric], reason: str) -> None:
         """Count points that MLflow refuses."""
         for metric in metrics:
-            self._losses.add_once(REFUSED_METRIC, _loss(metric, reason))
-
-    def _check_active(self) -> None:
-        """MLflow refuses every item of a deleted run with the code of a bad item.
-
-        Raises:
-            TargetError: the run was deleted.
-        """
-        run = self._client.call(self._client.client.get_run, self._run_id)
-        if run.info.lifecycle_stage != "active":
-            raise deleted(self._run_id)
+            self.losses.add(REFUSED_METRIC, _loss(metric, reason), once=True)
 
 
 def _loss(item: Any, reason: str) -> Loss:

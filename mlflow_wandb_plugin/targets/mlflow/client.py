@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -14,40 +13,25 @@ from urllib.request import getproxies, proxy_bypass
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
-from mlflow_wandb_plugin.targets.mlflow.pending_items import PendingItems
-from mlflow_wandb_plugin.targets.mlflow.rest.request_client import RequestClient
+from mlflow_wandb_plugin.mapping.names import Limits
 from mlflow_wandb_plugin.targets.mlflow.run_client import Metrics, Params, RunClient, Tags
-from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import sql_client
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import is_data_fault
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-    from mlflow_wandb_plugin.targets.mlflow.sql.transactions import SharedTransactions
+    from mlflow.entities import Param, RunTag
 
 T = TypeVar("T")
 
-# MLflow's error codes of requests that would fail again.
-_PERMANENT = frozenset(
-    {
-        "INVALID_PARAMETER_VALUE",
-        "BAD_REQUEST",
-        "RESOURCE_ALREADY_EXISTS",
-        "RESOURCE_DOES_NOT_EXIST",
-        "INVALID_STATE",
-        "MALFORMED_REQUEST",
-        "ENDPOINT_NOT_FOUND",
-        "NOT_IMPLEMENTED",
-        "FEATURE_DISABLED",
-        "PERMISSION_DENIED",
-        "UNAUTHENTICATED",
-        "CUSTOMER_UNAUTHORIZED",
-    }
-)
 ITEM_FAULTS = frozenset(
     {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS"}
 )
-"""Codes that one bad item of a batch may cause; the others concern the request."""
+"""MLflow's error codes that one bad item of a batch may cause; others concern the request."""
+_PERMANENT = ITEM_FAULTS.union(
+    ("RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"),
+    ("FEATURE_DISABLED", "PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"),
+)
+"""Error codes of requests that would fail again."""
 WAIT_STATUS = ("408", "425", "429", "500", "502", "503", "504")
 TOO_LARGE = "413"
 _STATUS_IN_TEXT = re.compile(r"failed with error code (\d{3})|status code:? (\d{3})")
@@ -70,6 +54,37 @@ class RefusedNamesError(RefusedError):
         self.names = names
 
 
+class PendingItems:
+    """Params and tags of a run that wait; of tags with one key, only the last."""
+
+    def __init__(self) -> None:
+        self._run_id = ""
+        self._params: dict[str, Param] = {}
+        self._tags: dict[str, RunTag] = {}
+
+    def add(self, run_id: str, params: Params, tags: Tags) -> None:
+        self._run_id = run_id
+        self._params.update((param.key, param) for param in params)
+        for tag in tags:
+            self._tags.pop(tag.key, None)
+            self._tags[tag.key] = tag
+
+    def batches(self) -> Iterator[tuple[str, list[Param], list[RunTag]]]:
+        """As few batches as possible within MLflow's limits; the last one has the last tags."""
+        size = Limits.installed().batch_params
+        *some_params, last_params = _parts(list(self._params.values()), size)
+        *some_tags, last_tags = _parts(list(self._tags.values()), size)
+        yield from ((self._run_id, params, []) for params in some_params)
+        yield from ((self._run_id, [], tags) for tags in some_tags)
+        if last_params or last_tags:
+            yield self._run_id, last_params, last_tags
+
+
+def _parts(items: list[T], size: int) -> list[list[T]]:
+    """Split a list; at least one part, which may be empty."""
+    return [items[start : start + size] for start in range(0, len(items), size)] or [[]]
+
+
 class _Pending(threading.local):
     """What this thread's steps of `Client.batched` log; None outside of them."""
 
@@ -81,7 +96,8 @@ class Client:
 
     Attributes:
         mlflow: MLflow's own client.
-        client: the operations that replication uses; pass them to `call`.
+        client: operations on runs, which a target may replace by faster ones.
+        Pass the methods of both to `call`.
     """
 
     def __init__(self, uri: str | None, backoff: Backoff | None = None) -> None:
@@ -91,32 +107,9 @@ class Client:
         self.uri: str = self.mlflow.tracking_uri
         self._pending = _Pending()
 
-    def use_sql(self, transactions: SharedTransactions | None) -> None:
-        """Work on runs in the database by ``transactions``, where that is possible."""
-        sql = None if transactions is None else sql_client(self.mlflow, transactions)
-        self.client = sql or RunClient(self.mlflow)
-
-    def use_requests(self) -> None:
-        """Work on runs with fewer requests to their server than MLflow's client makes."""
-        self.client = RequestClient(self.mlflow)
-
-    def using(self, client: RunClient) -> Client:
-        """The same client with other operations."""
-        other = copy.copy(self)
-        other.client = client
-        return other
-
-    @property
-    def shares_transactions(self) -> bool:
-        """Whether the steps of `batched` are one transaction, which one more does not slow."""
-        return self.client.shares_transactions
-
     def call(self, what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Return ``what(*args, **kwargs)``; repeat it while MLflow is unavailable.
-
-        Raises:
-            RefusedError, TargetUnavailableError
-        """
+        """Return ``what(*args, **kwargs)``; repeat it while MLflow is unavailable. Raises as
+        `translated`."""
         return self._backoff.call(lambda: translated(what, *args, **kwargs))
 
     def log_batch(
@@ -144,11 +137,8 @@ class Client:
             step()
 
     def _merged(self, steps: Sequence[Callable[[], object]]) -> bool:
-        """Take steps with their params and tags in as few batches as possible.
-
-        Returns:
-            False if MLflow refuses a param or tag.
-        """
+        """Take steps with their params and tags in as few batches as possible; False if MLflow
+        refuses a param or tag."""
         pending = self._pending.items = PendingItems()
         try:
             for step in steps:
@@ -174,25 +164,22 @@ class Client:
 
     def find_experiment(self, name: str) -> str | None:
         """The active experiment called ``name``, or None."""
-        experiment = self.call(self.client.get_experiment_by_name, name)
+        experiment = self.call(self.mlflow.get_experiment_by_name, name)
         if experiment is None or experiment.lifecycle_stage != "active":
             return None
         return str(experiment.experiment_id)
 
     def experiment_id(self, name: str, tags: dict[str, str]) -> str:
-        """The experiment called ``name``, created with ``tags`` if need be.
-
-        Raises:
-            TargetError: an experiment of that name was deleted; MLflow keeps the name.
-        """
-        experiment = self.call(self.client.get_experiment_by_name, name)
+        """The experiment called ``name``, created with ``tags`` if need be; TargetError if it
+        was deleted, for MLflow keeps the name."""
+        experiment = self.call(self.mlflow.get_experiment_by_name, name)
         if experiment is None:
             try:
-                return self.call(self.client.create_experiment, name, tags=tags)
+                return self.call(self.mlflow.create_experiment, name, tags=tags)
             except RefusedError as error:
                 if error.code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                experiment = self.call(self.client.get_experiment_by_name, name)
+                experiment = self.call(self.mlflow.get_experiment_by_name, name)
         if experiment is None or experiment.lifecycle_stage != "active":
             raise TargetError(
                 f"the MLflow experiment {name!r} is deleted: restore it "
@@ -200,31 +187,20 @@ class Client:
             )
         for key, value in tags.items():
             if key not in experiment.tags:
-                self.call(self.client.set_experiment_tag, experiment.experiment_id, key, value)
+                self.call(self.mlflow.set_experiment_tag, experiment.experiment_id, key, value)
         return str(experiment.experiment_id)
 
 
 def _opened(uri: str | None) -> MlflowClient:
-    """Open MLflow's client of ``uri``, and with it a database or a file store.
-
-    Raises:
-        UsageError: MLflow cannot open this URI, and repeating does not help.
-    """
+    """Open MLflow's client of ``uri``; UsageError if MLflow cannot, and repeating does not help."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    files = (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError)
     try:
         return MlflowClient(tracking_uri=uri)
-    except (
-        MlflowException,
-        ImportError,
-        FileExistsError,
-        FileNotFoundError,
-        NotADirectoryError,
-        PermissionError,
-    ) as error:
-        shown = without_credentials(uri or "")
-        reason = _first_line(error)
+    except (MlflowException, ImportError, *files) as error:
+        shown, reason = without_credentials(uri or ""), _first_line(error)
         raise UsageError(f"MLflow cannot use the tracking URI {shown}: {reason}") from error
 
 
@@ -244,13 +220,8 @@ def default_uri() -> str:
 
 
 def check_reachable(uri: str) -> None:
-    """Try to connect to an http(s) tracking server: MLflow's client would retry for minutes.
-
-    Other URIs, and servers behind a proxy, are not checked.
-
-    Raises:
-        TargetUnavailableError: no connection.
-    """
+    """Raise a TargetUnavailableError if an http(s) tracking server takes no connection: MLflow's
+    client would retry for minutes. Other URIs, and servers behind a proxy, are not checked."""
     address = urlsplit(uri)
     if address.scheme not in ("http", "https") or not address.hostname:
         return
@@ -265,11 +236,8 @@ def check_reachable(uri: str) -> None:
 
 
 def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call ``what`` once, and raise MLflow's, SQLAlchemy's and the network's errors as ours.
-
-    Raises:
-        RefusedError, TargetUnavailableError
-    """
+    """Call ``what`` once; MLflow's, SQLAlchemy's and the network's errors become a RefusedError
+    or a TargetUnavailableError."""
     import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import DataError, SQLAlchemyError
@@ -277,10 +245,11 @@ def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     try:
         return what(*args, **kwargs)
     except MlflowException as error:
-        code = str(getattr(error, "error_code", ""))
+        code, cause = str(getattr(error, "error_code", "")), error.__cause__
         text = _first_line(error)
-        status = _status(text)
-        cause = error.__cause__
+        # MLflow gives most answers that are not JSON the same code.
+        found = _STATUS_IN_TEXT.search(text)
+        status = "" if found is None else found[1] or found[2]
         if status == TOO_LARGE or isinstance(cause, _UNSTORABLE) or is_data_fault(cause):
             raise RefusedError(f"MLflow: {text}", "BAD_REQUEST") from error
         refused = code in _PERMANENT or status.startswith("4")
@@ -295,12 +264,6 @@ def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 _UNSTORABLE = (OverflowError, UnicodeError)
 """Errors of values that the store or the protocol cannot hold; internal errors for MLflow."""
-
-
-def _status(text: str) -> str:
-    """The HTTP status of an answer that is not JSON: MLflow gives most of them the same code."""
-    found = _STATUS_IN_TEXT.search(text)
-    return "" if found is None else found[1] or found[2]
 
 
 def _first_line(error: Exception) -> str:

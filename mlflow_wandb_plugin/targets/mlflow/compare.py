@@ -6,8 +6,8 @@ writing: what would have to be changed is a difference.
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import math
 import tempfile
 import threading
 from array import array
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
-from mlflow_wandb_plugin.targets.mlflow.point_blocks import LARGEST, Points
+from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points, stored
 from mlflow_wandb_plugin.targets.mlflow.run_client import Metrics, Params, RunClient, Tags
 from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
 
@@ -50,7 +50,8 @@ class RunComparison(MlflowRunWriter):
         self.count = 0
         self._lock = threading.Lock()
         self._collected = _CollectedPoints()
-        comparing = client.using(_ComparingClient(client.mlflow, run, self))
+        comparing = copy.copy(client)
+        comparing.client = _ComparingClient(client.mlflow, run, self)
         decisive = [RunTag(key, run.data.tags[key]) for key in DECISIVE if key in run.data.tags]
         empty = Run(run.info, RunData(tags=decisive))
         super().__init__(comparing, empty, info, None, self._collected)
@@ -70,10 +71,9 @@ class RunComparison(MlflowRunWriter):
     def _compare_points(
         self, name: str, values: Sequence[float], times: Sequence[int], steps: Sequence[int]
     ) -> None:
-        stored = map(_comparable, values)
-        wanted = set(zip(steps, times, stored, strict=True))
+        wanted = set(zip(steps, times, map(_comparable, values), strict=True))
         try:
-            history = self._client.call(self._client.client.get_metric_history, self.run_id, name)
+            history = self._client.call(self._client.mlflow.get_metric_history, self.run_id, name)
         except RefusedError:
             history = []
         there = {(m.step, m.timestamp, _comparable(m.value)) for m in history}
@@ -158,7 +158,7 @@ class _ComparingClient(RunClient):
         self._result.checked["files"] += 1
         with tempfile.TemporaryDirectory(prefix="mlflow-wandb-verify-") as folder:
             try:
-                there = self.download_artifacts(run_id, path, folder)
+                there = self._client.download_artifacts(run_id, path, folder)
                 same = _digest(there) == _digest(local_path)
             except Exception:
                 # Each store has its own errors for a file that is not there.
@@ -170,9 +170,7 @@ class _ComparingClient(RunClient):
 
 def _comparable(value: float) -> float | str:
     """A value as SQL stores keep it; NaN equals itself."""
-    if math.isnan(value):
-        return "NaN"
-    return math.copysign(LARGEST, value) if math.isinf(value) else value
+    return "NaN" if value != value else stored(value)
 
 
 def _digest(path: str) -> bytes:

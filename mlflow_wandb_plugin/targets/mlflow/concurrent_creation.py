@@ -37,13 +37,11 @@ TRIES = 10
 def create_once(
     client: Client, new: NewRun, search: Callable[[], Sequence[Run]]
 ) -> tuple[Run, bool]:
-    """Create a run, unless another process creates it at the same time.
+    """Create a run, unless another process creates it at the same time; return the run and whether
+    it was created here.
 
     Args:
         search: asks MLflow for all runs that stand for the same W&B run.
-
-    Returns:
-        The run, and whether it was created here.
 
     Raises:
         TargetUnavailableError: all creators deleted their runs, again and again.
@@ -58,11 +56,8 @@ def create_once(
 
 
 def keep_one(client: Client, run: Run, search: Callable[[], Sequence[Run]]) -> Run | None:
-    """Settle the pending ``run`` or another one, and delete ``run`` if it is another.
-
-    Args:
-        run: just created, with the tag `identity.CLAIM` at `PENDING`.
-        search: as in `create_once`; finds ``run``, too.
+    """Settle the pending ``run``, which was just created and which ``search`` finds, or another
+    one; delete ``run`` if it is another.
 
     Returns:
         The settled run; None if all creators have deleted theirs.
@@ -77,7 +72,7 @@ def keep_one(client: Client, run: Run, search: Callable[[], Sequence[Run]]) -> R
         if must_delete or time.monotonic() > deadline:
             break
         time.sleep(0.05)
-    client.call(client.client.delete_run, run.info.run_id)
+    client.call(client.mlflow.delete_run, run.info.run_id)
     return find_settled(client, search)
 
 

@@ -50,12 +50,10 @@ class HistoryFile:
         """Upload the lines, if there are any."""
         self._saved_size = self._size()
         if self._saved_size:
-            self._uploads.upload(
-                self._uploads.folder / LOCAL_NAME, HISTORY_FILE, "document_missing"
-            )
+            local = self._uploads.folder / LOCAL_NAME
+            self._uploads.upload(local, HISTORY_FILE, "document_missing")
 
     def close(self) -> None:
-        """Close the local file."""
         if self._file is not None:
             self._file.close()
 
@@ -65,7 +63,7 @@ class HistoryFile:
         self._file.write(text)
 
     def _size(self) -> int:
-        """Bytes of the local file."""
+        """Size of the local file in bytes."""
         if self._file is None:
             return 0
         self._file.flush()

@@ -1,4 +1,4 @@
-"""What of one run could not be written to MLflow: counts, and a line for each loss."""
+"""What of one run could not be written to MLflow, or only rewritten."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class Loss:
     step: str | None = None
     timestamp: str | None = None
 
-    def line(self) -> str:
-        """The loss as a line of JSON."""
-        known = {name: text for name, text in asdict(self).items() if text is not None}
-        return canonical_json(known)
-
 
 class Losses:
-    """Counts losses by kind and keeps the lines of the first `KEPT_LINES`. Thread-safe."""
+    """Counts losses by kind and keeps the lines of the first `KEPT_LINES`. Thread-safe.
+
+    Attributes:
+        rewrites: counts, by kind, of names, texts and media that were changed to fit.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.rewrites: Counter[str] = Counter()
         self._lines: dict[str, None] = {}
         self._saved = 0
         self._lock = threading.Lock()
@@ -46,21 +46,18 @@ class Losses:
     def load(self, text: str) -> None:
         """Take the lines that an earlier session saved."""
         self._lines = {line: None for line in text.split("\n") if line}
-        metrics = sum("step" in json.loads(line) for line in self._lines)
-        if metrics:
+        if metrics := sum("step" in json.loads(line) for line in self._lines):
             self.counts[REFUSED_METRIC] = metrics
 
-    def add(self, kind: str, loss: Loss) -> None:
-        """Count a loss."""
+    def add(self, kind: str, loss: Loss, once: bool = False) -> None:
+        """Count a loss; with ``once``, unless its line is there: a log may be read again."""
+        document = {name: text for name, text in asdict(loss).items() if text is not None}
+        line = canonical_json(document)
         with self._lock:
-            self.counts[kind] += 1
-            self._keep(loss.line())
-
-    def add_once(self, kind: str, loss: Loss) -> None:
-        """Count a loss unless its line is there: a log may be read again."""
-        with self._lock:
-            if self._keep(loss.line()):
+            if not once or line not in self._lines:
                 self.counts[kind] += 1
+            if len(self._lines) < KEPT_LINES:
+                self._lines[line] = None
 
     def unsaved_lines(self) -> list[str]:
         """All lines, if there are more than at the last call."""
@@ -69,10 +66,3 @@ class Losses:
                 return []
             self._saved = len(self._lines)
             return list(self._lines)
-
-    def _keep(self, line: str) -> bool:
-        if line in self._lines:
-            return False
-        if len(self._lines) < KEPT_LINES:
-            self._lines[line] = None
-        return True

@@ -7,7 +7,6 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,18 +25,14 @@ _NAMESPACE = uuid.UUID("6f1c2c52-0d0f-5c0e-9a53-6d6c666c6f77")
 class RunMedia:
     """Uploads copies of one run's images and tables where MLflow's UI looks for them.
 
-    Args:
-        rewrites: counts media that cannot be shown.
-        tags: those that the run had when it was opened.
-
     Attributes:
         tags: tags that the run needs so that MLflow shows the media.
     """
 
-    def __init__(self, uploads: Uploads, rewrites: Counter[str], tags: Mapping[str, str]) -> None:
+    def __init__(self, uploads: Uploads, tags: Mapping[str, str]) -> None:
         self.tags: dict[str, str] = {}
         self._uploads = uploads
-        self._rewrites = rewrites
+        self._rewrites = uploads.losses.rewrites
         self._files: dict[str, Path] = {}
         self._values: list[tuple[str, RowObjects]] = []
         self._tables: list[dict[str, str]] = json.loads(tags.get(TABLES_TAG, "[]"))
@@ -73,8 +68,7 @@ class RunMedia:
         self.tags.update(shown.tags)
 
     def _listed_tables(self) -> list[dict[str, str]]:
-        """As many tables as fit into MLflow's tag; the others are files that its UI does not
-        show."""
+        """As many tables as fit into MLflow's tag; its UI does not show the others."""
         limit = Limits.installed().tag_value
         listed = list(self._tables)
         while len(json.dumps(listed)) > limit:
@@ -94,11 +88,7 @@ class Shown:
 
 def render(key: str, row: RowObjects, local: Mapping[str, Path], spool: Path) -> Shown:
     """Convert one media value: ``row.values`` is W&B's typed value, ``local`` has files by path.
-
-    Raises:
-        OSError, ValueError, ImportError, KeyError: it cannot be shown (no file, no Pillow, …);
-            the run has the file itself all the same.
-    """
+    Raises any error if it cannot be shown (no file, no Pillow, …)."""
     value: Any = row.values
     shown = Shown()
     if value["_type"] == "table-file":
@@ -113,10 +103,8 @@ def render(key: str, row: RowObjects, local: Mapping[str, Path], spool: Path) ->
 
 def _image(shown: Shown, key: str, row: RowObjects, local: Path, spool: Path) -> None:
     """MLflow's image with a step: a PNG and a small WebP, as MlflowClient.log_image names them.
-
-    Its uuid is not random but derived from key, step and time: an image that is written again
-    overwrites itself.
-    """
+    Its uuid is derived from key, step and time: an image that is written again overwrites
+    itself."""
     from mlflow.tracking.multimedia import compress_image_size
     from PIL import Image
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import RunInfo
@@ -12,9 +11,6 @@ from mlflow_wandb_plugin.mapping.run_documents import SWEEP_CONFIG_FILE
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.concurrent_creation import create_once, find_settled
 from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
 
 
 class ParentRuns:
@@ -44,27 +40,21 @@ class ParentRuns:
     ) -> str:
         """The run whose ``tag`` has this ``value``; ``info`` is one of its runs."""
         key = (experiment_id, tag, value)
-
-        def search() -> Sequence[Run]:
-            return self._client.call(self._client.client.runs_with_tag, *key)
-
+        search = partial(self._client.call, self._client.client.runs_with_tag, *key)
         with self._lock:
-            if key not in self._known:
-                parent, created = find_settled(self._client, search), False
-                if parent is None:
-                    tags = {tag: value, identity.PROJECT: info.project}
-                    new = NewRun(experiment_id, name, info.started_ms, tags)
-                    parent, created = create_once(self._client, new, search)
-                run_id = str(parent.info.run_id)
-                if created:
-                    self._complete(run_id, info, tag)
-                self._known[key] = run_id
-            return self._known[key]
-
-    def _complete(self, run_id: str, info: RunInfo, tag: str) -> None:
-        """Write the sweep's config into a new parent run, and end it."""
-        client = self._client.client
-        config = info.facts.get("sweep_config") if tag == identity.SWEEP else None
-        if config:
-            self._client.call(client.log_dict, run_id, config, SWEEP_CONFIG_FILE)
-        self._client.call(client.set_terminated, run_id, "FINISHED", None)
+            if key in self._known:
+                return self._known[key]
+            parent, created = find_settled(self._client, search), False
+            if parent is None:
+                tags = {tag: value, identity.PROJECT: info.project}
+                new = NewRun(experiment_id, name, info.started_ms, tags)
+                parent, created = create_once(self._client, new, search)
+            run_id = str(parent.info.run_id)
+            if created:
+                config = info.facts.get("sweep_config") if tag == identity.SWEEP else None
+                if config:
+                    log_dict = self._client.mlflow.log_dict
+                    self._client.call(log_dict, run_id, config, SWEEP_CONFIG_FILE)
+                self._client.call(self._client.client.set_terminated, run_id, "FINISHED", None)
+            self._known[key] = run_id
+            return run_id

@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.mapping.names import Limits
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
-from mlflow_wandb_plugin.targets.mlflow.client import (
-    ITEM_FAULTS,
-    Client,
-    RefusedError,
-    RefusedNamesError,
-)
+from mlflow_wandb_plugin.targets.mlflow.client import ITEM_FAULTS, RefusedError, RefusedNamesError
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter, Points
 
 if TYPE_CHECKING:
@@ -24,17 +19,11 @@ BULK_POINTS = 100_000
 
 
 class PointWriter:
-    """Keeps points in memory until they are many, or `flush` is called.
+    """Keeps points in memory until they are many, or `flush` is called. ``bulk`` writes many
+    points at once; it is None where only MLflow's API can."""
 
-    Args:
-        bulk: writes many points at once; None where only MLflow's API can.
-    """
-
-    def __init__(
-        self, client: Client, run_id: str, batches: Batches, bulk: BulkWriter | None
-    ) -> None:
-        self._client = client
-        self._run_id = run_id
+    def __init__(self, batches: Batches, bulk: BulkWriter | None) -> None:
+        self._client, self._run_id = batches.client, batches.run_id
         self._batches = batches
         self._batch_size = Limits.installed().batch_metrics
         self._bulk = bulk
@@ -48,28 +37,16 @@ class PointWriter:
         """Whether `flush` should be called before more points are appended."""
         return self._count >= self._most
 
-    def append(
-        self,
-        name: str,
-        values: Sequence[float],
-        timestamps_ms: Sequence[int],
-        steps: Sequence[int],
-    ) -> None:
-        """Keep points of one metric: columns of one length, times in Unix ms."""
-        if len(values):
-            self._waiting.append(Points(name, values, timestamps_ms, steps))
-            self._count += len(values)
+    def append(self, points: Points) -> None:
+        """Keep points of one metric."""
+        if len(points.values):
+            self._waiting.append(points)
+            self._count += len(points.values)
 
     def flush(self, then: Sequence[Callable[[], object]] = ()) -> None:
-        """Write all points, then take the steps ``then``, in one transaction with the points where
-        that is possible. Points that could not be written are kept.
-
-        Args:
-            then: as `Client.batched` takes them.
-
-        Raises:
-            TargetUnavailableError, TargetError
-        """
+        """Write all points, then take the steps ``then`` as `Client.batched` does, in one
+        transaction with the points where that is possible. Points that could not be written are
+        kept."""
         storable = [points for points in self._waiting if points.storable()]
         if self._bulk is not None and storable:
             everything = len(storable) == len(self._waiting) and not self._metrics
@@ -77,18 +54,19 @@ class PointWriter:
             if together and self._write_with(self._bulk, storable, then):
                 return
             self._write_storable(self._bulk, storable)
-        self._flush_by_api()
+        self._metrics.extend(_metrics(self._waiting))
+        self._waiting, self._count = [], 0
+        while self._metrics:
+            self._batches.log("metrics", self._metrics[: self._batch_size])
+            del self._metrics[: self._batch_size]
         if then:
             self._client.batched(then)
 
     def _write_with(
         self, bulk: BulkWriter, points: Sequence[Points], then: Sequence[Callable[[], object]]
     ) -> bool:
-        """Write all points and take the steps in one transaction.
-
-        Returns:
-            False if MLflow refuses some of it; nothing was done.
-        """
+        """Write all points and take the steps in one transaction; False if MLflow refuses some
+        of it and nothing was done."""
         try:
             self._client.batched([partial(self._write, bulk, points), *then])
         except RefusedError as error:
@@ -117,13 +95,6 @@ class PointWriter:
                 raise
             return
         self._waiting = [points for points in self._waiting if not points.storable()]
-
-    def _flush_by_api(self) -> None:
-        waiting, self._waiting, self._count = self._waiting, [], 0
-        self._metrics.extend(_metrics(waiting))
-        while self._metrics:
-            self._batches.log("metrics", self._metrics[: self._batch_size])
-            del self._metrics[: self._batch_size]
 
 
 def _metrics(waiting: Sequence[Points]) -> list[Metric]:

@@ -1,18 +1,23 @@
-"""The operations of an `MlflowClient` that replication uses."""
+"""The operations on runs that do not go through MLflow's own client everywhere."""
 
 from __future__ import annotations
 
+import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Experiment, FileInfo, Metric, Param, Run, RunTag
+    from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 Metrics: TypeAlias = "Sequence[Metric]"
 Params: TypeAlias = "Sequence[Param]"
 Tags: TypeAlias = "Sequence[RunTag]"
+
+KEPT_REPOSITORIES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +35,10 @@ class RunClient:
     same results and the same errors."""
 
     shares_transactions = False
-    """Whether one more step of `batched` costs next to nothing."""
+    """Whether the steps of `batched` are one transaction, which one more does not slow."""
 
     def __init__(self, client: MlflowClient) -> None:
         self._client = client
-
-    # -- experiments ----------------------------------------------------------------------
-
-    def search_experiments(self, max_results: int) -> Sequence[Experiment]:
-        return self._client.search_experiments(max_results=max_results)
-
-    def get_experiment_by_name(self, name: str) -> Experiment | None:
-        return self._client.get_experiment_by_name(name)
-
-    def create_experiment(self, name: str, tags: dict[str, str]) -> str:
-        return self._client.create_experiment(name, tags=tags)
-
-    def set_experiment_tag(self, experiment_id: str, key: str, value: str) -> None:
-        self._client.set_experiment_tag(experiment_id, key, value)
-
-    # -- runs -----------------------------------------------------------------------------
 
     def create_run(self, new: NewRun) -> Run:
         return self._client.create_run(new.experiment_id, new.start_ms, dict(new.tags), new.name)
@@ -59,15 +48,9 @@ class RunClient:
         value of ``tag`` when it is created; else return None and do nothing."""
         return None
 
-    def get_run(self, run_id: str) -> Run:
-        return self._client.get_run(run_id)
-
     def get_run_data(self, run_id: str) -> Run:
         """A run; its inputs and outputs may be left out."""
-        return self.get_run(run_id)
-
-    def delete_run(self, run_id: str) -> None:
-        self._client.delete_run(run_id)
+        return self._client.get_run(run_id)
 
     def update_run(self, run_id: str, status: str | None = None, name: str | None = None) -> None:
         self._client.update_run(run_id, status, name)
@@ -75,14 +58,10 @@ class RunClient:
     def set_terminated(self, run_id: str, status: str, end_ms: int | None) -> None:
         self._client.set_terminated(run_id, status, end_ms)
 
-    def any_with_tag(self, experiment_id: str, key: str) -> bool:
-        """Whether active runs of an experiment have a tag."""
-        return bool(self._client.search_runs([experiment_id], _has_tag(key), max_results=1))
-
     def runs_with_tag(self, experiment_id: str, key: str, value: str) -> list[Run]:
         """Active runs of an experiment whose tag has this value, the newest first."""
         # MLflow's filters cannot express every value: filter by what they can, then compare.
-        condition = _has_tag(key) if "'" in value else f"tags.`{key}` = '{value}'"
+        condition = has_tag(key) if "'" in value else f"tags.`{key}` = '{value}'"
         runs: list[Run] = []
         token: str | None = None
         while True:
@@ -93,8 +72,6 @@ class RunClient:
             token = page.token
             if not token:
                 return runs
-
-    # -- params, tags and points ----------------------------------------------------------
 
     def log_batch(
         self, run_id: str, metrics: Metrics = (), params: Params = (), tags: Tags = ()
@@ -108,13 +85,8 @@ class RunClient:
     def delete_tag(self, run_id: str, key: str) -> None:
         self._client.delete_tag(run_id, key)
 
-    def get_metric_history(self, run_id: str, key: str) -> Sequence[Metric]:
-        return self._client.get_metric_history(run_id, key)
-
     def log_inputs(self, run_id: str, datasets: Sequence[DatasetInput]) -> None:
         self._client.log_inputs(run_id, datasets)
-
-    # -- artifacts ------------------------------------------------------------------------
 
     def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
         self._client.log_artifact(run_id, local_path, artifact_path)
@@ -124,15 +96,43 @@ class RunClient:
         return False and do nothing."""
         return False
 
-    def log_dict(self, run_id: str, dictionary: dict[str, Any], artifact_file: str) -> None:
-        self._client.log_dict(run_id, dictionary, artifact_file)
 
-    def list_artifacts(self, run_id: str, path: str) -> list[FileInfo]:
-        return self._client.list_artifacts(run_id, path)
+class RepositoryClient(RunClient):
+    """Keeps the artifact repositories of runs: MLflow's client would read the run again at each
+    file. Thread-safe.
 
-    def download_artifacts(self, run_id: str, path: str, folder: str) -> str:
-        return self._client.download_artifacts(run_id, path, folder)
+    Args:
+        uris: matches the artifact URIs whose repositories are kept.
+    """
+
+    def __init__(self, client: MlflowClient, uris: str) -> None:
+        super().__init__(client)
+        self._uris = re.compile(uris)
+        self._repositories: dict[str, ArtifactRepository | None] = {}
+        self._lock = threading.Lock()
+
+    def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
+        repository = self._repositories.get(run_id)
+        if repository is None:
+            super().log_artifact(run_id, local_path, artifact_path)
+        else:
+            repository.log_artifact(local_path, artifact_path)  # type: ignore[no-untyped-call]
+
+    def _keep_repository(self, run_id: str, artifact_uri: str | None) -> None:
+        from mlflow.store.artifact import artifact_repository_registry as registry
+
+        if run_id in self._repositories:
+            return
+        uri, repository = artifact_uri or "", None
+        if self._uris.match(uri):
+            tracking_uri = self._client.tracking_uri
+            repository = registry.get_artifact_repository(uri, tracking_uri=tracking_uri)
+        with self._lock:
+            self._repositories[run_id] = repository
+            while len(self._repositories) > KEPT_REPOSITORIES:
+                del self._repositories[next(iter(self._repositories))]
 
 
-def _has_tag(key: str) -> str:
+def has_tag(key: str) -> str:
+    """MLflow's filter of the runs that have a tag."""
     return f"tags.`{key}` LIKE '%'"

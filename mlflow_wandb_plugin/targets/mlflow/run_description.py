@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,38 +11,21 @@ from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.mapping.names import Limits, storable
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
-from mlflow_wandb_plugin.targets.mlflow.client import Client
-from mlflow_wandb_plugin.targets.mlflow.run_files import RunFiles
-from mlflow_wandb_plugin.targets.mlflow.run_names import RunNames
+from mlflow_wandb_plugin.targets.mlflow.run_files import RunFiles, RunNames
 
 if TYPE_CHECKING:
     from mlflow.entities import Param, Run, RunTag
 
 
 class RunDescription:
-    """Finds the params and tags that a run lacks, and logs them.
+    """Finds the params and tags that a run lacks, and logs them; keeps tags in full in ``files``
+    that MLflow would cut."""
 
-    Args:
-        run: as it is in MLflow.
-        rewrites: counts texts that were changed to fit.
-        files: keep tags in full that MLflow would cut.
-    """
-
-    def __init__(
-        self,
-        client: Client,
-        run: Run,
-        batches: Batches,
-        names: RunNames,
-        files: RunFiles,
-        rewrites: Counter[str],
-    ) -> None:
-        self._client = client
-        self._run_id: str = run.info.run_id
+    def __init__(self, run: Run, batches: Batches, names: RunNames, files: RunFiles) -> None:
+        self._client, self._run_id = batches.client, batches.run_id
         self._batches = batches
         self._names = names
         self._files = files
-        self._rewrites = rewrites
         self._limits = Limits.installed()
         self._tags: dict[str, str] = dict(run.data.tags)
         self._params: dict[str, str] = dict(run.data.params)
@@ -58,9 +40,8 @@ class RunDescription:
         if self._tags.get(NAME_TAG) != name:
             self._client.call(self._client.client.update_run, self._run_id, name=name)
             self._tags[NAME_TAG] = name
-        wanted = {
-            self._names.tags.name((key,)): value for key, value in to_mlflow.run_tags(info).items()
-        }
+        tag_name = self._names.tags.name
+        wanted = {tag_name((key,)): value for key, value in to_mlflow.run_tags(info).items()}
         wanted[identity.RUN_PATH] = info.path
         if info.entity:
             wanted[identity.ENTITY] = info.entity
@@ -68,7 +49,8 @@ class RunDescription:
         params, tags = self._new_params(info), self.changed_tags(wanted)
         self._pending_params += params
         self._pending_tags += tags
-        self.remember(tags, params)
+        self._params.update((param.key, param.value) for param in params)
+        self.remember(tags)
 
     def flush_pending(self) -> None:
         """Log the pending params and tags."""
@@ -79,13 +61,10 @@ class RunDescription:
     def log_pending(self) -> None:
         """Log the pending params and tags and keep them: a step of `Client.batched` may be
         repeated. Call `drop_pending` when it has succeeded."""
-        for start in range(0, len(self._pending_params), self._limits.batch_params):
-            part = self._pending_params[start : start + self._limits.batch_params]
-            self._batches.log("params", part)
+        self._batches.log("params", self._pending_params)
         self.log_tags(self._pending_tags)
 
     def drop_pending(self) -> None:
-        """Forget the pending params and tags, which are logged."""
         self._pending_params, self._pending_tags = [], []
 
     def set_tags(self, wanted: Mapping[str, str]) -> None:
@@ -99,24 +78,22 @@ class RunDescription:
         a tag that is cut is kept in the run's files in full."""
         from mlflow.entities import RunTag
 
-        changed: list[RunTag] = []
+        changed = []
         for key, text in wanted.items():
             value = self._fit("tag", key, text, self._limits.tag_value)
             if value != text:
-                self._files.keep_tag(key, text)
+                self._files.long_tags[key] = text
             if self._tags.get(key) != value:
                 changed.append(RunTag(key, value))
         return changed
 
     def log_tags(self, tags: Sequence[RunTag]) -> None:
         """Log tags, without remembering that the run has them."""
-        for start in range(0, len(tags), self._limits.batch_params):
-            self._batches.log("tags", list(tags[start : start + self._limits.batch_params]))
+        self._batches.log("tags", tags)
 
-    def remember(self, tags: Sequence[RunTag], params: Sequence[Param] = ()) -> None:
-        """Remember that the run has these tags and params."""
+    def remember(self, tags: Sequence[RunTag]) -> None:
+        """Remember that the run has these tags."""
         self._tags.update((tag.key, tag.value) for tag in tags)
-        self._params.update((param.key, param.value) for param in params)
 
     def _new_params(self, info: RunInfo) -> list[Param]:
         from mlflow.entities import Param
@@ -135,7 +112,7 @@ class RunDescription:
         for what, changed in (("cut", len(value) > limit), ("text", value != text)):
             if changed and (kind, name, what) not in self._rewritten_texts:
                 self._rewritten_texts.add((kind, name, what))
-                self._rewrites[f"{kind}_{what}"] += 1
+                self._batches.losses.rewrites[f"{kind}_{what}"] += 1
         return value[:limit]
 
     def _remove_wandb_tags(self, wanted: Mapping[str, str]) -> None:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mlflow_wandb_plugin.core.model import (
-    ArtifactEntry,
-    ArtifactRef,
-    FileRef,
-    RowObjects,
-    RunInfo,
-)
+from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, RunInfo
 from mlflow_wandb_plugin.mapping import run_documents, to_mlflow
-from mlflow_wandb_plugin.mapping.names import safe_path
+from mlflow_wandb_plugin.mapping.names import Limits, Namer, safe_path
 from mlflow_wandb_plugin.mapping.run_documents import artifact_document
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.history_file import HistoryFile
 from mlflow_wandb_plugin.targets.mlflow.losses import Losses
 from mlflow_wandb_plugin.targets.mlflow.media import RunMedia
 from mlflow_wandb_plugin.targets.mlflow.uploads import Uploads
+
+if TYPE_CHECKING:
+    from mlflow.entities import RunData
 
 LONG_TAGS_FILE = "wandb/long_tags.json"
 LOSSES_FILE = "wandb/losses.jsonl"
@@ -33,29 +29,24 @@ RenamedKeys: TypeAlias = Mapping[str, list[str]]
 class RunFiles:
     """Collects files and documents and uploads them; what cannot be uploaded is a loss.
 
-    Args:
-        losses, rewrites: the run's counters.
-        tags: those that the run had when it was opened.
+    Attributes:
+        summary: of all logs; keys of later logs replace those of earlier ones.
+        long_tags: full values of the tags that MLflow would cut.
     """
 
     def __init__(
-        self,
-        client: Client,
-        run_id: str,
-        losses: Losses,
-        rewrites: Counter[str],
-        tags: Mapping[str, str],
+        self, client: Client, run_id: str, losses: Losses, tags: Mapping[str, str]
     ) -> None:
         self._client = client
         self._run_id = run_id
         self._losses = losses
         self._uploads = Uploads(client, run_id, losses)
-        self._media = RunMedia(self._uploads, rewrites, tags)
+        self._media = RunMedia(self._uploads, tags)
         self._history = HistoryFile(self._uploads)
         self._config: dict[str, Any] = {}
-        self._summary: dict[str, Any] = {}
+        self.summary: dict[str, Any] = {}
         self._lineage: list[dict[str, Any]] = []
-        self._long_tags: dict[str, str] = {}
+        self.long_tags: dict[str, str] = {}
 
     @property
     def tags(self) -> dict[str, str]:
@@ -63,12 +54,9 @@ class RunFiles:
         return self._media.tags
 
     def load_earlier(self) -> tuple[RenamedKeys, RenamedKeys]:
-        """Load the documents that an earlier session wrote.
-
-        Returns:
-            Original keys of the metrics and of the params that it renamed.
-        """
-        listed = self._client.call(self._client.client.list_artifacts, self._run_id, "wandb")
+        """Load the documents that an earlier session wrote; return the original keys of the
+        metrics and of the params that it renamed."""
+        listed = self._client.call(self._client.mlflow.list_artifacts, self._run_id, "wandb")
         paths = {item.path for item in listed}
 
         def load(path: str, default: Any) -> Any:
@@ -77,9 +65,9 @@ class RunFiles:
         if run_documents.HISTORY_FILE in paths:
             self._history.load(self._uploads.download(run_documents.HISTORY_FILE))
         self._config = load(run_documents.CONFIG_FILE, {})
-        self._summary = load(run_documents.SUMMARY_FILE, {})
+        self.summary = load(run_documents.SUMMARY_FILE, {})
         self._lineage = load(run_documents.LINEAGE_FILE, [])
-        self._long_tags = load(LONG_TAGS_FILE, {})
+        self.long_tags = load(LONG_TAGS_FILE, {})
         if LOSSES_FILE in paths:
             self._losses.load(self._uploads.download(LOSSES_FILE))
         names = load(run_documents.RENAMED_FILE, {})
@@ -90,12 +78,7 @@ class RunFiles:
         self._history.add(row)
         self._media.add_row(row)
 
-    def add_summary(self, summary: Mapping[str, Any]) -> None:
-        """Add the summary of one log; its keys replace those of earlier logs."""
-        self._summary.update(summary)
-
     def add_file(self, ref: FileRef) -> None:
-        """Upload a file of the run."""
         self._media.add_file(ref)
         target = f"{run_documents.FILES_DIR}/{safe_path(ref.path)}"
         self._uploads.upload(ref.local, target, "file_missing")
@@ -120,10 +103,6 @@ class RunFiles:
         document = _describe(artifact)
         self._uploads.write_json(f"{run_documents.ARTIFACTS_DIR}/{base}.json", document)
 
-    def keep_tag(self, key: str, text: str) -> None:
-        """Keep the full value of a tag that MLflow would cut."""
-        self._long_tags[key] = text
-
     def save_losses(self) -> None:
         """Upload new losses; call it before a position is written behind them."""
         lines = self._losses.unsaved_lines()
@@ -132,11 +111,8 @@ class RunFiles:
             self._uploads.wait()
 
     def save_rows(self) -> bool:
-        """Upload new lines of the history file; call it before a position is written behind them.
-
-        Returns:
-            False if there are too few of them yet to upload all lines again.
-        """
+        """Upload new lines of the history file; call it before a position is written behind
+        them. Returns False if there are too few of them yet to upload all lines again."""
         if self._history.has_grown():
             if not self._history.has_doubled():
                 return False
@@ -156,12 +132,12 @@ class RunFiles:
         self._upload_rows()
         config = {**self._config, **to_mlflow.config_document(info)}
         self._uploads.write_json(run_documents.CONFIG_FILE, config)
-        self._uploads.write_json(run_documents.SUMMARY_FILE, self._summary)
+        self._uploads.write_json(run_documents.SUMMARY_FILE, self.summary)
         if self._lineage:
             self._uploads.write_json(run_documents.LINEAGE_FILE, self._lineage)
             self._log_inputs()
-        if self._long_tags:
-            self._uploads.write_json(LONG_TAGS_FILE, self._long_tags)
+        if self.long_tags:
+            self._uploads.write_json(LONG_TAGS_FILE, self.long_tags)
         self._uploads.wait()
         self.save_losses()
 
@@ -175,20 +151,11 @@ class RunFiles:
         self._history.upload()
 
     def _log_inputs(self) -> None:
-        """Log the used artifacts as inputs of the run."""
         from mlflow.entities import Dataset, DatasetInput
 
         datasets = [
-            DatasetInput(
-                Dataset(
-                    name=entry["name"][:500],
-                    digest=entry["version"][:36],
-                    source_type="wandb",
-                    source=json.dumps(entry),
-                ),
-                [],
-            )
-            for entry in self._lineage
+            DatasetInput(Dataset(used["name"][:500], used["version"][:36], "wandb", text), [])
+            for used, text in zip(self._lineage, map(json.dumps, self._lineage), strict=True)
         ]
         try:
             self._client.call(self._client.client.log_inputs, self._run_id, datasets)
@@ -196,9 +163,47 @@ class RunFiles:
             self._losses.counts["input_refused"] += len(datasets)
 
 
-def _describe(artifact: ArtifactRef) -> dict[str, Any]:
-    def entry(item: ArtifactEntry) -> dict[str, Any]:
-        described = {"path": item.path, "digest": item.digest, "size": item.size}
-        return described | ({"ref": item.ref} if item.ref else {})
+class RunNames:
+    """Names of one run's W&B keys, unique within each kind.
 
-    return artifact_document(artifact) | {"entries": [entry(item) for item in artifact.entries]}
+    Args:
+        data: has the names that the run uses already.
+        metrics, params: original keys by name, as an earlier session wrote them.
+    """
+
+    def __init__(
+        self, files: RunFiles, data: RunData, metrics: RenamedKeys, params: RenamedKeys
+    ) -> None:
+        limit = Limits.installed().key
+        self.metrics = Namer(limit, metrics, data.metrics)
+        self.params = Namer(limit, params, data.params)
+        self.tags = Namer(limit)
+        self._files = files
+        self._saved_metrics = len(self.metrics.renamed)
+
+    def save(self) -> None:
+        """Write the original keys of all rewritten names into the run's files."""
+        self._files.save_names(self.metrics.renamed, self.params.renamed)
+        self._saved_metrics = len(self.metrics.renamed)
+
+    def save_metrics(self) -> None:
+        """Write them if metrics were renamed since; call it before their points are written."""
+        if len(self.metrics.renamed) != self._saved_metrics:
+            self.save()
+
+    def count_rewritten(self) -> int:
+        """Number of names that differ from their dotted key."""
+        return sum(
+            name != ".".join(key)
+            for namer in (self.metrics, self.params, self.tags)
+            for name, key in namer.renamed.items()
+        )
+
+
+def _describe(artifact: ArtifactRef) -> dict[str, Any]:
+    entries = [
+        {"path": entry.path, "digest": entry.digest, "size": entry.size}
+        | ({"ref": entry.ref} if entry.ref else {})
+        for entry in artifact.entries
+    ]
+    return artifact_document(artifact) | {"entries": entries}

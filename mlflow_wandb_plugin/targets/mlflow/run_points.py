@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from mlflow_wandb_plugin.core.model import RunInfo, Series
 from mlflow_wandb_plugin.mapping import system_metrics, to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
-from mlflow_wandb_plugin.targets.mlflow.client import Client
-from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
+from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter, Points
 from mlflow_wandb_plugin.targets.mlflow.point_writer import PointWriter
-from mlflow_wandb_plugin.targets.mlflow.run_names import RunNames
-from mlflow_wandb_plugin.targets.mlflow.step_axis import StepAxis
+from mlflow_wandb_plugin.targets.mlflow.run_files import RunNames
+
+HELD_POINTS = 100_000
+"""Points that wait for the step metric, as a rule."""
 
 
 class RunPoints:
@@ -25,21 +28,18 @@ class RunPoints:
 
     def __init__(
         self,
-        client: Client,
-        run_id: str,
         batches: Batches,
         bulk: BulkWriter | None,
         names: RunNames,
         step_metric: str,
         start_ms: int,
     ) -> None:
-        self._client = client
-        self._run_id = run_id
+        self._client, self._run_id = batches.client, batches.run_id
         self._names = names
         self._step_metric = step_metric
         self._start_ms = start_ms
         self._axis = StepAxis(step_metric)
-        self._writer = PointWriter(client, run_id, batches, bulk)
+        self._writer = PointWriter(batches, bulk)
 
     def append(self, series: Series) -> None:
         """Take points; those that wait for their step metric are written after `release`."""
@@ -59,20 +59,17 @@ class RunPoints:
     def append_summary(self, info: RunInfo) -> None:
         """Take the numbers of the summary that history does not end with."""
         for key, (value, step, at) in to_mlflow.summary_points(info, self._step_metric).items():
-            self._write(self._names.metrics.name(key), (value,), (at,), (step,))
+            self._write(Points(self._names.metrics.name(key), (value,), (at,), (step,)))
 
     def flush(self, then: Sequence[Callable[[], object]] = ()) -> None:
-        """Write all points, the original keys of their names first.
-
-        Args:
-            then: further steps, as in `PointWriter.flush`.
-        """
+        """Write the original keys of new names, then all points, and ``then`` as in
+        `PointWriter.flush`."""
         self._names.save_metrics()
         self._writer.flush(then)
 
     def _append_history(self, series: Series) -> None:
         name = self._names.metrics.name(series.key)
-        self._write(name, series.values, series.timestamps_ms, series.steps)
+        self._write(Points(name, series.values, series.timestamps_ms, series.steps))
 
     def _append_system(self, series: Series) -> None:
         """The step of a system point is the number of whole seconds since the run's start: it
@@ -82,11 +79,75 @@ class RunPoints:
             name = self._names.metrics.name((named[0][0],))
             steps = [max(0, at - self._start_ms) // 1000 for at in series.timestamps_ms]
             values = [scaled for _, scaled in named]
-            self._write(name, values, list(series.timestamps_ms), steps)
+            self._write(Points(name, values, series.timestamps_ms, steps))
 
-    def _write(
-        self, name: str, values: Sequence[float], times: Sequence[int], steps: Sequence[int]
-    ) -> None:
-        self._writer.append(name, values, times, steps)
+    def _write(self, points: Points) -> None:
+        self._writer.append(points)
         if self._writer.full:
             self.flush()
+
+
+class MissingPoints(RunPoints):
+    """Leaves out points at steps that the run has: the other tool gave them times of its own."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._known_steps: dict[str, set[int]] = {}
+
+    def _append_history(self, series: Series) -> None:
+        name = self._names.metrics.name(series.key)
+        known = self._steps_of(name)
+        points = zip(series.steps, series.timestamps_ms, series.values, strict=True)
+        missing = [point for point in points if point[0] not in known]
+        if missing:
+            steps, times, values = zip(*missing, strict=True)
+            self._write(Points(name, values, times, steps))
+
+    def _steps_of(self, name: str) -> set[int]:
+        """Steps at which the metric had a point when it was first asked for."""
+        if name not in self._known_steps:
+            history = self._client.call(self._client.mlflow.get_metric_history, self._run_id, name)
+            self._known_steps[name] = {metric.step for metric in history}
+        return self._known_steps[name]
+
+
+class StepAxis:
+    """Replaces the step of each history point by the value of the step metric in the same row.
+
+    The numbers of a block of rows come as one series per key, in any order: they are kept until
+    the block has ended. A row without the metric (a dotted key), or with a value that is not an
+    integer, keeps its step.
+    """
+
+    def __init__(self, metric: str) -> None:
+        self._metric = metric
+        self._held: list[Series] = []
+        self._points = 0
+        self._highest = -1
+
+    def add(self, series: Series) -> list[Series]:
+        """Take a series; return those whose steps are known now."""
+        ready = []
+        if self._points >= HELD_POINTS and series.steps and series.steps[0] > self._highest:
+            # A series that starts after all others begins a new block.
+            ready = self.release()
+        self._held.append(series)
+        self._points += len(series.steps)
+        self._highest = max([self._highest, *series.steps[-1:]])
+        return ready
+
+    def release(self) -> list[Series]:
+        """Return all series. Call it at the end of a block."""
+        held, self._held = self._held, []
+        self._points, self._highest = 0, -1
+        steps = {
+            step: int(value)
+            for series in held
+            if ".".join(series.key) == self._metric
+            for step, value in zip(series.steps, series.values, strict=True)
+            if to_mlflow.is_step(value)
+        }
+        return [
+            replace(series, steps=[steps.get(step, step) for step in series.steps])
+            for series in held
+        ]

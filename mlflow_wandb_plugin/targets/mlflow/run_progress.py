@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import Checkpoint, RunInfo
 from mlflow_wandb_plugin.mapping.names import Limits
-from mlflow_wandb_plugin.targets.mlflow.losses import REFUSED_METRIC
+from mlflow_wandb_plugin.targets.mlflow.losses import REFUSED_METRIC, Losses
 
 POSITION_INTERVAL_S = 2.0
 """Where writing the position costs a request, it is written at most once in this time."""
@@ -19,21 +19,15 @@ POSITION_INTERVAL_S = 2.0
 class RunProgress:
     """The position in each log of a run, and what was lost or rewritten on the way.
 
-    Args:
-        tags: those that the run had when it was opened.
-        losses, rewrites: counts of this session, which others go on changing.
-
     Attributes:
         position: byte offset or row by segment; see `identity.Twin`.
     """
 
-    def __init__(
-        self, tags: Mapping[str, str], losses: Counter[str], rewrites: Counter[str]
-    ) -> None:
+    def __init__(self, tags: Mapping[str, str], losses: Losses) -> None:
         self.position: dict[str, int] = identity.read_numbers(tags, identity.POSITION)
         self._rows = identity.read_numbers(tags, identity.ROWS)
-        self._losses, self._losses_before = losses, identity.read_numbers(tags, identity.LOSSES)
-        self._rewrites = rewrites
+        self._losses = losses
+        self._losses_before = identity.read_numbers(tags, identity.LOSSES)
         self._rewrites_before = identity.read_numbers(tags, identity.REWRITES)
         self._was_complete = tags.get(identity.STATE) == "complete"
         self._held: Checkpoint | None = None
@@ -53,11 +47,7 @@ class RunProgress:
         return self._position_tag(self.position | {mark.segment: mark.position})
 
     def reach(self, mark: Checkpoint, written: bool) -> None:
-        """Note that everything before ``mark`` is written.
-
-        Args:
-            written: whether the tag is, too.
-        """
+        """Note that everything before ``mark`` is written, and whether the tag is, too."""
         if written:
             self._written_s = time.monotonic()
         self._held = None
@@ -70,7 +60,7 @@ class RunProgress:
     def counts(self) -> dict[str, str]:
         """Tags with the numbers of losses and rewrites, those of earlier sessions included."""
         # Each log brings the run's names, config and tags again: their rewrites do not add up.
-        rewrites = Counter(self._rewrites_before) | self._rewrites
+        rewrites = Counter(self._rewrites_before) | self._losses.rewrites
         return {
             identity.LOSSES: json.dumps(dict(sorted(self._all_losses().items()))),
             identity.REWRITES: json.dumps(dict(sorted(rewrites.items()))),
@@ -94,10 +84,10 @@ class RunProgress:
         return {identity.POSITION: identity.write_numbers(position, limit)}
 
     def _all_losses(self) -> Counter[str]:
-        before = Counter(self._losses_before)
+        before, counts = Counter(self._losses_before), self._losses.counts
         # Refused points are read from their file again: this session's count includes them.
-        points = max(before.pop(REFUSED_METRIC, 0), self._losses[REFUSED_METRIC])
+        points = max(before.pop(REFUSED_METRIC, 0), counts[REFUSED_METRIC])
         # The logs of a complete run are not read again: their losses are added.
-        total = before + self._losses if self._was_complete else before | self._losses
+        total = before + counts if self._was_complete else before | counts
         total[REFUSED_METRIC] = points
         return +total

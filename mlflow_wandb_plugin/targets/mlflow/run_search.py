@@ -9,6 +9,7 @@ from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.identity import Twin
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
+from mlflow_wandb_plugin.targets.mlflow.run_client import has_tag
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -33,7 +34,7 @@ class RunSearch:
         if not isinstance(run_id, str) or not run_id:
             return None
         try:
-            run = self._client.call(self._client.client.get_run, run_id)
+            run = self._client.call(self._client.mlflow.get_run, run_id)
         except RefusedError as error:
             if error.code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
@@ -64,18 +65,15 @@ class RunSearch:
         key = (experiment_id, tag)
         with self._lock:
             if key not in self._had_no_tag:
-                found = self._client.call(self._client.client.any_with_tag, *key)
+                search = self._client.mlflow.search_runs
+                found = self._client.call(search, [experiment_id], has_tag(tag), max_results=1)
                 self._had_no_tag[key] = not found
             return self._had_no_tag[key]
 
 
 def twin_of(run: Run, named: bool, given: bool = False) -> Twin:
-    """Describe the MLflow run of a W&B run.
-
-    Args:
-        named: whether the W&B run's config names it.
-        given: whether the user gave it to us to write.
-    """
+    """Describe the MLflow run of a W&B run. Its config names the run if ``named``; the user gave
+    it to us to write if ``given``."""
     tags = run.data.tags
     ours = identity.RUN_ID in tags
     return Twin(

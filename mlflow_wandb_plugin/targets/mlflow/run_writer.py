@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,9 +22,8 @@ from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.losses import Losses
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
 from mlflow_wandb_plugin.targets.mlflow.run_description import RunDescription
-from mlflow_wandb_plugin.targets.mlflow.run_files import RunFiles
-from mlflow_wandb_plugin.targets.mlflow.run_names import RunNames
-from mlflow_wandb_plugin.targets.mlflow.run_points import RunPoints
+from mlflow_wandb_plugin.targets.mlflow.run_files import RunFiles, RunNames
+from mlflow_wandb_plugin.targets.mlflow.run_points import MissingPoints, RunPoints
 from mlflow_wandb_plugin.targets.mlflow.run_progress import RunProgress
 
 if TYPE_CHECKING:
@@ -59,24 +57,19 @@ class MlflowRunWriter:
         self.experiment_id: str = run.info.experiment_id
         self._secondary = secondary
         losses = Losses()
-        self.losses: Counter[str] = losses.counts
-        self._rewrites: Counter[str] = Counter()
+        self.losses, self._rewrites = losses.counts, losses.rewrites
         tags = run.data.tags
-        self._files = RunFiles(client, self.run_id, losses, self._rewrites, tags)
+        self._files = RunFiles(client, self.run_id, losses, tags)
         metrics, params = ({}, {}) if reopen_tags is None else self._files.load_earlier()
         self._names = RunNames(self._files, run.data, metrics, params)
         batches = Batches(client, self.run_id, losses)
-        self._description = RunDescription(
-            client, run, batches, self._names, self._files, self._rewrites
-        )
+        self._description = RunDescription(run, batches, self._names, self._files)
         # The step metric is decided when the run is first written, whatever its config says later.
         decided = tags if identity.RUN_ID in tags else reopen_tags or {}
         self._step_metric = decided.get(identity.STEP_METRIC, "")
         start_ms = run.info.start_time or info.started_ms or 0
-        self._points = self.points_type(
-            client, self.run_id, batches, bulk, self._names, self._step_metric, start_ms
-        )
-        self._progress = RunProgress(tags, self.losses, self._rewrites)
+        self._points = self.points_type(batches, bulk, self._names, self._step_metric, start_ms)
+        self._progress = RunProgress(tags, losses)
         self._ended_logs: set[tuple[str, ...]] = set()
         if reopen_tags is not None:
             self._reopen(run, reopen_tags)
@@ -117,7 +110,7 @@ class MlflowRunWriter:
                 self._progress.hold(mark)
                 return
             self._description.set_tags(self._files.tags)
-        written = self._client.shares_transactions or self._progress.is_due
+        written = self._client.client.shares_transactions or self._progress.is_due
         if written:
             self._points.flush(then=[partial(self._log_position, mark)])
             self._description.remember(self._position_tags(mark))
@@ -134,7 +127,8 @@ class MlflowRunWriter:
         steps: list[Callable[[], object]] = [self._description.log_pending, self._log_counts]
         status = to_mlflow.STATUS[info.state]
         if status != "RUNNING" and not self._secondary():
-            steps.append(partial(self._terminate, status, info.ended_ms))
+            end = (self._client.client.set_terminated, self.run_id, status, info.ended_ms)
+            steps.append(partial(self._client.call, *end))
         self._write_end(info, complete, steps)
         self._description.remember(self._count_tags())
         self._description.drop_pending()
@@ -160,7 +154,7 @@ class MlflowRunWriter:
             # Each log of a resumed run has a summary of its own.
             self._ended_logs.add(info.segments)
             self._points.append_summary(info)
-            self._files.add_summary(info.summary)
+            self._files.summary.update(info.summary)
 
     def _log_position(self, mark: Checkpoint) -> None:
         """Save losses first: nothing before ``mark`` is read again."""
@@ -187,5 +181,22 @@ class MlflowRunWriter:
         self._points.flush(then=[*before, partial(self._description.log_tags, tags)])
         self._description.remember(tags)
 
-    def _terminate(self, status: str, ended_ms: int | None) -> None:
-        self._client.call(self._client.client.set_terminated, self.run_id, status, ended_ms)
+
+class AdoptedRunWriter(MlflowRunWriter):
+    """Completes a run that another tool writes, too (MosaicML Composer logs only some points):
+    adds missing points, files and W&B's tags, and leaves the name, params, status and end."""
+
+    points_type = MissingPoints
+
+    def update(self, info: RunInfo) -> None:
+        tags = to_mlflow.run_tags(info).items()
+        self._description.set_tags({key: tag for key, tag in tags if key.startswith("wandb.")})
+
+    def finish(self, info: RunInfo, complete: bool) -> None:
+        self._points.release()
+        self._points.flush()
+        self.update(info)
+        self._write_end(info, complete)
+
+    def _reopen(self, run: Run, tags: Mapping[str, str]) -> None:
+        self._description.set_tags(tags)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.identity import Origin, Twin
@@ -14,24 +14,21 @@ from mlflow_wandb_plugin.core.protocols import Target, TargetOptions, WritePath
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.mapping import names, to_mlflow
-from mlflow_wandb_plugin.targets.mlflow.adopted_writer import AdoptedRunWriter
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.compare import RunComparison
 from mlflow_wandb_plugin.targets.mlflow.concurrent_creation import create_once, find_settled
 from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
+from mlflow_wandb_plugin.targets.mlflow.rest.request_client import RequestClient
 from mlflow_wandb_plugin.targets.mlflow.rest.rest_points import open_rest
 from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun
 from mlflow_wandb_plugin.targets.mlflow.run_search import RunSearch, twin_of
-from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
-from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import SqlBulk, open_bulk
+from mlflow_wandb_plugin.targets.mlflow.run_writer import AdoptedRunWriter, MlflowRunWriter
+from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import open_bulk
+from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import sql_client
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-
-
-C = TypeVar("C")
-T = TypeVar("T")
 
 
 class MlflowTarget(Target):
@@ -56,6 +53,7 @@ class MlflowTarget(Target):
         secondary: Callable[[], bool] = lambda: False,
     ) -> None:
         self._client = Client(uri, backoff)
+        self.uri = self._client.uri
         self._options = options or TargetOptions()
         self._experiment_ids: dict[str, str] = {}
         self._search = RunSearch(self._client)
@@ -63,10 +61,6 @@ class MlflowTarget(Target):
         self._secondary = secondary
         self._bulk = self._open_write_path(self._options.write_path)
         self._lock = threading.Lock()
-
-    @property
-    def uri(self) -> str:
-        return str(self._client.uri)
 
     def experiment_id(self, info: RunInfo) -> str:
         """Return the experiment that ``info`` belongs to; create it if need be."""
@@ -85,35 +79,33 @@ class MlflowTarget(Target):
             return self._experiment_ids[name]
 
     def _open_write_path(self, path: WritePath) -> BulkWriter | None:
-        """Open the way in which points are written; None for MLflow's own calls."""
-        if path == "bulk":
-            sql: SqlBulk | None = open_bulk(self._client.mlflow)
-        else:
-            sql = None if path == "api" else _or_none(open_bulk, self._client.mlflow)
-        self._client.use_sql(None if sql is None else sql.transactions)
-        if path != "auto" or sql is not None:
+        """Open the fastest way to write points; None for MLflow's own calls."""
+        client = self._client
+        if path == "api":
+            return None
+        try:
+            sql = open_bulk(client.mlflow)
+            client.client = sql_client(client.mlflow, sql.transactions) or client.client
             return sql
-        rest: BulkWriter | None = _or_none(open_rest, self._client)
-        if rest is not None:
-            self._client.use_requests()
-        return rest
+        except UsageError:
+            if path == "bulk":
+                raise
+        try:
+            rest = open_rest(client)
+            client.client = RequestClient(client.mlflow)
+            return rest
+        except UsageError:
+            return None
 
     def curve(self, run_id: str, key: Key) -> list[tuple[int, float]]:
         """A metric's points by step, for a report's curve; empty where there are none."""
         name = names.legal_name(".".join(key), names.Limits.installed().key)
         try:
-            history = self._client.call(self._client.client.get_metric_history, run_id, name)
+            history = self._client.call(self._client.mlflow.get_metric_history, run_id, name)
         except RefusedError:
             return []
         points = sorted((metric.step, metric.value) for metric in history)
         return points[:: max(1, len(points) // 120)]
-
-    def _known_experiment(self, info: RunInfo) -> str | None:
-        """The experiment that ``info`` belongs to, if it exists: looking creates nothing."""
-        name = to_mlflow.experiment_name(self._options.experiment, info.entity, info.project)
-        if self._options.experiment_id or name in self._experiment_ids:
-            return self.experiment_id(info)
-        return self._client.find_experiment(name)
 
     def find(self, info: RunInfo) -> Twin | None:
         """The active run that the W&B config names, or that has the identity tags."""
@@ -142,7 +134,7 @@ class MlflowTarget(Target):
 
     def compare(self, info: RunInfo, twin: Twin) -> RunComparison:
         """A writer that writes nothing and tells what in ``twin`` differs from what it is given."""
-        run = self._client.call(self._client.client.get_run, twin.run_id)
+        run = self._client.call(self._client.mlflow.get_run, twin.run_id)
         return RunComparison(self._client, run, info)
 
     def _create(self, info: RunInfo, tags: dict[str, str]) -> tuple[Run, bool]:
@@ -165,13 +157,10 @@ class MlflowTarget(Target):
         return [run for run in found if run.data.tags.get(identity.ORIGIN) != "dual"]
 
     def _tagged(self, info: RunInfo, tag: str) -> list[Run]:
-        """Runs of the project's experiment that have the W&B run's id in ``tag``."""
-        experiment = self._known_experiment(info)
+        """Runs with the W&B run's id in ``tag``; looking does not create their experiment."""
+        name = to_mlflow.experiment_name(self._options.experiment, info.entity, info.project)
+        if self._options.experiment_id or name in self._experiment_ids:
+            experiment: str | None = self.experiment_id(info)
+        else:
+            experiment = self._client.find_experiment(name)
         return [] if experiment is None else self._search.with_tag(info, experiment, tag)
-
-
-def _or_none(open_path: Callable[[C], T], client: C) -> T | None:
-    try:
-        return open_path(client)
-    except UsageError:
-        return None

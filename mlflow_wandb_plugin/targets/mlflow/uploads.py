@@ -21,16 +21,12 @@ FILE_GONE = "FILE_GONE"
 
 
 class Uploads:
-    """Uploads files and documents, so that points need not wait for large files.
-
-    Args:
-        losses: gets the files that cannot be read and those that MLflow refuses.
-    """
+    """Uploads files and documents, so that points need not wait for large files."""
 
     def __init__(self, client: Client, run_id: str, losses: Losses) -> None:
         self._client = client
         self._run_id = run_id
-        self._losses = losses
+        self.losses = losses
         self._pool = concurrent.futures.ThreadPoolExecutor(UPLOAD_THREADS, "mlflow-wandb-upload")
         self._pending: list[concurrent.futures.Future[None]] = []
         self._sent: dict[str, tuple[int, int]] = {}
@@ -39,26 +35,22 @@ class Uploads:
 
     @property
     def folder(self) -> Path:
-        """A temporary folder for files to upload. It is created when it is first used: many runs
-        need none."""
+        """A temporary folder for files to upload, created when it is first used: many runs need
+        none."""
         with self._lock:
             if self._folder is None:
                 self._folder = Path(tempfile.mkdtemp(prefix="mlflow-wandb-"))
             return self._folder
 
     def upload(self, local: Path, target: str, loss: str) -> None:
-        """Upload a file, unless it is unchanged since its last upload.
-
-        Args:
-            target: artifact path.
-            loss: kind of loss if there is no readable file; ends in ``missing``.
-        """
+        """Upload a file to an artifact path, unless it is unchanged since its last upload.
+        Without a readable file, it is a loss of the kind ``loss``, which ends in ``missing``."""
         try:
             state = local.stat()
         except OSError:
             state = None
         if state is None or not local.is_file() or not os.access(local, os.R_OK):
-            self._losses.add(loss, Loss(target, f"no readable file {local.name}"))
+            self.losses.add(loss, Loss(target, f"no readable file {local.name}"))
             return
         stamp = (state.st_size, state.st_mtime_ns)
         if self._sent.get(target) != stamp:
@@ -84,17 +76,12 @@ class Uploads:
         """Return the text of an artifact."""
         folder = self.folder / "earlier"
         folder.mkdir(exist_ok=True)
-        local = self._client.call(
-            self._client.client.download_artifacts, self._run_id, path, str(folder)
-        )
+        download = self._client.mlflow.download_artifacts
+        local = self._client.call(download, self._run_id, path, str(folder))
         return Path(local).read_text(encoding="utf-8")
 
     def wait(self) -> None:
-        """Wait for all uploads.
-
-        Raises:
-            TargetUnavailableError: MLflow did not answer one of them.
-        """
+        """Wait for all uploads; TargetUnavailableError if MLflow did not answer one of them."""
         pending, self._pending = self._pending, []
         for upload in pending:
             upload.result()
@@ -111,7 +98,7 @@ class Uploads:
             self._client.call(self._log_artifact, local, folder, name)
         except RefusedError as error:
             kind = loss if error.code == FILE_GONE else loss.replace("missing", "refused")
-            self._losses.add(kind, Loss(target, str(error)))
+            self.losses.add(kind, Loss(target, str(error)))
 
     def _log_artifact(self, local: Path, folder: str, name: str) -> None:
         """Upload one file under ``name``. A file that cannot be read is refused: repeating the

@@ -10,13 +10,13 @@ import pytest
 import requests
 import requests_mock
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException, RestException
 from sqlalchemy.exc import OperationalError
 
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
-from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError, translated
+from mlflow_wandb_plugin.targets.mlflow.client import Client, PendingItems, RefusedError, translated
 
 HOST = "http://mlflow.test:5000"
 LOG_BATCH = f"{HOST}/api/2.0/mlflow/runs/log-batch"
@@ -172,9 +172,9 @@ def test_an_experiment_that_somebody_else_just_made(fresh_store: str) -> None:
     """An experiment that another process creates in the meantime is used."""
     client = Client(fresh_store)
     other = MlflowClient(fresh_store).create_experiment("e")
-    found = client.client.get_experiment_by_name
+    found = client.mlflow.get_experiment_by_name
     misses = iter([None])
-    client.client.get_experiment_by_name = lambda name: next(misses, found(name))  # type: ignore[method-assign]
+    client.mlflow.get_experiment_by_name = lambda name: next(misses, found(name))  # type: ignore[method-assign]
     assert client.experiment_id("e", {}) == other
 
 
@@ -184,3 +184,18 @@ def test_a_deleted_experiment_is_an_error_that_says_what_to_do(fresh_store: str)
     MlflowClient(fresh_store).delete_experiment(client.experiment_id("e", {}))
     with pytest.raises(TargetError, match="is deleted: restore it"):
         client.experiment_id("e", {})
+
+
+def test_items_fit_into_batches() -> None:
+    """A batch has at most 100 params and 100 tags, and the last one has the last tags."""
+    pending = PendingItems()
+    pending.add("r", [Param(f"p{n}", "") for n in range(250)], [RunTag("t", "old")])
+    pending.add("r", [], [RunTag(f"t{n}", "") for n in range(120)])
+    pending.add("r", [], [RunTag("t", "new")])
+    batches = list(pending.batches())
+    assert [(len(params), len(tags)) for _, params, tags in batches] == [
+        (100, 0), (100, 0), (0, 100), (50, 21),
+    ]  # fmt: skip
+    last = batches[-1][2][-1]
+    assert (last.key, last.value) == ("t", "new")
+    assert list(PendingItems().batches()) == []

@@ -31,6 +31,8 @@ class Store:
     def client(self) -> Any:
         return SimpleNamespace(delete_tag=self._delete_tag, delete_run=self.runs.pop)
 
+    mlflow = client
+
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         self.turn()
         return function(*args)

@@ -101,8 +101,7 @@ def test_awkward_keys_keep_all_their_points(fresh_store: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("bad", "step", "at"),
-    [("negative time", 1, -5), ("time", 1, 2**63), ("step", 2**63, 1_000)],
+    ("bad", "step", "at"), [("negative time", 1, -5), ("time", 1, 2**63), ("step", 2**63, 1_000)]
 )
 def test_a_point_that_mlflow_refuses_costs_itself_alone(
     fresh_store: str, tmp_path: Path, bad: str, step: int, at: int

@@ -5,29 +5,24 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from mlflow_wandb_plugin.targets.mlflow.artifact_repositories import ArtifactRepositories
-from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun, RunClient
+from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun, RepositoryClient
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 
-class RequestClient(RunClient):
-    """Leaves out requests whose answers are known.
-
-    Args:
-        client: one whose store is MLflow's own `RestStore`.
-    """
+class RequestClient(RepositoryClient):
+    """Leaves out requests whose answers are known. The client's store must be MLflow's
+    `RestStore`."""
 
     def __init__(self, client: MlflowClient) -> None:
-        super().__init__(client)
+        super().__init__(client, "mlflow-artifacts:")
         self._store: Any = client._tracking_client.store
-        self._repositories = ArtifactRepositories("mlflow-artifacts:", client.tracking_uri)
 
     def create_run(self, new: NewRun) -> Run:
         run = super().create_run(new)
-        self._repositories.add(run.info.run_id, run.info.artifact_uri or "")
+        self._keep_repository(run.info.run_id, run.info.artifact_uri)
         return run
 
     def set_terminated(self, run_id: str, status: str, end_ms: int | None) -> None:
@@ -41,6 +36,5 @@ class RequestClient(RunClient):
         """Upload a file. Artifacts that the server keeps go to this client's server; MLflow 3.1
         would send them to the process's own tracking server."""
         if run_id not in self._repositories:
-            self._repositories.add(run_id, self.get_run(run_id).info.artifact_uri or "")
-        if not self._repositories.log_artifact(run_id, local_path, artifact_path):
-            super().log_artifact(run_id, local_path, artifact_path)
+            self._keep_repository(run_id, self._client.get_run(run_id).info.artifact_uri)
+        super().log_artifact(run_id, local_path, artifact_path)

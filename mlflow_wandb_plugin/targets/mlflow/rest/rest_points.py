@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.core.limiter import Limiter
@@ -32,11 +32,8 @@ RETRIED_BY_MLFLOW = frozenset({408, 500, 502, 504})
 
 
 class RestBulk:
-    """A `BulkWriter` through a tracking server. Thread-safe: all runs share one limit.
-
-    Args:
-        client: of a server that `open_rest` has checked.
-    """
+    """A `BulkWriter` through a tracking server that `open_rest` has checked. Thread-safe: all
+    runs share one limit."""
 
     backs_off = True
 
@@ -60,12 +57,12 @@ class RestBulk:
         blocks = joined(blocks)
         bodies = self._bodies(run_id, blocks)
         for body in islice(bodies, -(-len(blocks) // self._size)):
-            self._send(body)
+            self._client.call(self._post, body)
         pool = ThreadPoolExecutor(REQUESTS_AT_ONCE, "mlflow-wandb-points")
         try:
             waiting: set[Future[None]] = set()
             for body in bodies:
-                waiting.add(pool.submit(self._send, body))
+                waiting.add(pool.submit(self._client.call, self._post, body))
                 if len(waiting) >= 2 * REQUESTS_AT_ONCE:
                     done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                     for future in done:
@@ -77,22 +74,18 @@ class RestBulk:
 
     def _bodies(self, run_id: str, blocks: Sequence[Points]) -> Iterator[bytes]:
         """Bodies of requests; the latest points of all metrics are in the first ones."""
-        latest = [points.latest_at() for points in blocks]
-        first = [
-            _metrics(points.cut(at, at + 1)) for points, at in zip(blocks, latest, strict=True)
-        ]
-        rest = (
-            metric
-            for points, at in zip(blocks, latest, strict=True)
-            for part in (points.cut(0, at), points.cut(at + 1, None))
-            for metric in _metrics(part)
+        split = [(points, points.latest_at()) for points in blocks]
+        parts = chain(
+            (points.cut(at, at + 1) for points, at in split),
+            (
+                part
+                for points, at in split
+                for part in (points.cut(0, at), points.cut(at + 1, None))
+            ),
         )
-        metrics = (metric for part in (*first, rest) for metric in part)
+        metrics = chain.from_iterable(map(_metrics, parts))
         while batch := list(islice(metrics, self._size)):
             yield f'{{"run_id": {json.dumps(run_id)}, "metrics": [{", ".join(batch)}]}}'.encode()
-
-    def _send(self, body: bytes) -> None:
-        self._client.call(self._post, body)
 
     def _post(self, body: bytes) -> None:
         with self._limiter.turn():
@@ -118,11 +111,8 @@ class RestBulk:
 
 
 def open_rest(client: Client) -> RestBulk:
-    """Return the bulk writer to the tracking server of ``client``.
-
-    Raises:
-        UsageError: there is none, or its store is not MLflow's own class.
-    """
+    """Return the bulk writer to the tracking server of ``client``; UsageError if there is none,
+    or its store is not MLflow's own class."""
     from mlflow.store.tracking.rest_store import RestStore
 
     store: Any = client.mlflow._tracking_client.store

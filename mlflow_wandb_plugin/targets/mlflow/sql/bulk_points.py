@@ -1,9 +1,6 @@
 """Writes points into MLflow's database: the rows that log_batch would write, without its ORM.
 
-The rules are those of ``SqlAlchemyStore.log_batch``: an exact repeat is ignored; NaN is stored as 0
-with ``is_nan``; an infinity as the largest float; ``latest_metrics`` holds the point with the
-greatest (step, timestamp, stored value), the one logged first where several are equal; a deleted
-run takes no points.
+Besides the rules in `point_blocks`, an exact repeat is ignored, and a deleted run takes no points.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from typing import TYPE_CHECKING
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.targets.mlflow.client import RefusedNamesError, deleted
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import COLUMNS, Points, joined
-from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError
+from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError, has_tables
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import (
     LOCK_S,
     SharedTransactions,
@@ -35,11 +32,8 @@ FEWEST_ROWS, MOST_ROWS = 2_000, 200_000
 
 
 class SqlBulk:
-    """A `BulkWriter` into the database of an MLflow store. Thread-safe.
-
-    Args:
-        transactions: on the store's own engine; other work on runs may share them.
-    """
+    """A `BulkWriter` into the database of an MLflow store; other work on runs may share its
+    transactions. Thread-safe."""
 
     backs_off = False
 
@@ -57,16 +51,21 @@ class SqlBulk:
                 theirs were written. Not in a step of `SharedTransactions.batched`.
             sqlalchemy.exc.SQLAlchemyError: the database refused the points.
         """
-        collisions: list[NameCollisionError] = []
+        collided: set[str] = set()
         waiting = deque(blocks)
         while waiting:
             part = self._part(waiting)
             try:
                 self._write_part(run_id, part)
             except NameCollisionError:
-                collisions += self._write_each(run_id, part)
-        if collisions:
-            found = NameCollisionError(name for error in collisions for name in error.names)
+                # Of two names that collide, the first one is kept, as with log_batch.
+                for points in part:
+                    try:
+                        self._write_part(run_id, [points])
+                    except NameCollisionError as error:
+                        collided |= error.names
+        if collided:
+            found = NameCollisionError(collided)
             raise RefusedNamesError(str(found), found.names)
 
     def fits(self, blocks: Sequence[Points]) -> bool:
@@ -75,24 +74,16 @@ class SqlBulk:
     def _write_part(self, run_id: str, part: Sequence[Points]) -> None:
         self.transactions.run(partial(self._put, run_id=run_id, part=part))
 
-    def _write_each(self, run_id: str, part: Sequence[Points]) -> list[NameCollisionError]:
-        """Write each metric by itself: of two names that collide, the first one is kept, as with
-        log_batch."""
-        collisions = []
-        for points in part:
-            try:
-                self._write_part(run_id, [points])
-            except NameCollisionError as error:
-                collisions.append(error)
-        return collisions
-
     def _put(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
         began = time.monotonic()
         if not is_active(connection, run_id):
             raise deleted(run_id)
         self._dialect.insert(connection, run_id, part)
         self._dialect.upsert_latest(connection, [points.latest(run_id) for points in part])
-        self._adapt_size(sum(len(points.values) for points in part), time.monotonic() - began)
+        rows, seconds = sum(len(points.values) for points in part), time.monotonic() - began
+        if rows >= FEWEST_ROWS:
+            wanted = int(rows * LOCK_S / max(seconds, 1e-3))
+            self._rows_at_once = min(MOST_ROWS, max(FEWEST_ROWS, wanted))
 
     def _part(self, waiting: deque[Points]) -> list[Points]:
         """Take the points of one transaction; each metric once, for it has one latest point."""
@@ -107,19 +98,15 @@ class SqlBulk:
             left -= len(points.values)
         return joined(part)
 
-    def _adapt_size(self, rows: int, seconds: float) -> None:
-        if rows >= FEWEST_ROWS:
-            wanted = int(rows * LOCK_S / max(seconds, 1e-3))
-            self._rows_at_once = min(MOST_ROWS, max(FEWEST_ROWS, wanted))
-
 
 def open_bulk(client: MlflowClient) -> SqlBulk:
-    """Return the bulk writer into the database of ``client``.
+    """Return the bulk writer into the database of ``client``; UsageError says why it is not
+    possible."""
+    from sqlalchemy import Engine, inspect
 
-    Raises:
-        UsageError: it is not possible; the message says why.
-    """
-    engine = _engine(client)
+    engine = getattr(client._tracking_client.store, "engine", None)
+    if not isinstance(engine, Engine):
+        raise UsageError("the bulk path needs a database as tracking URI: use --write-path api")
     if engine.dialect.name not in DIALECTS:
         raise UsageError(f"no bulk path into {engine.dialect.name}: use --write-path api")
     revision = _revision(engine)
@@ -128,22 +115,12 @@ def open_bulk(client: MlflowClient) -> SqlBulk:
             f"the database has schema {revision}, which the bulk path was not tested with: "
             "use --write-path api, or update mlflow-wandb-plugin"
         )
-    if not _tables_are_known(engine):
+    columns = set(COLUMNS)
+    known = has_tables(engine, {"metrics": columns, "latest_metrics": columns})
+    key = inspect(engine).get_pk_constraint("metrics")["constrained_columns"]
+    if not known or set(key) != PRIMARY_KEY:
         raise UsageError("the database's metric tables are not MLflow's: use --write-path api")
     return SqlBulk(SharedTransactions(engine))
-
-
-def _engine(client: MlflowClient) -> Engine:
-    """The engine of the client's store, which is private to MLflow."""
-    from sqlalchemy import Engine
-
-    try:
-        engine = client._tracking_client.store.engine
-    except AttributeError:
-        engine = None
-    if not isinstance(engine, Engine):
-        raise UsageError("the bulk path needs a database as tracking URI: use --write-path api")
-    return engine
 
 
 def _revision(engine: Engine) -> str:
@@ -155,13 +132,3 @@ def _revision(engine: Engine) -> str:
             return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar())
     except SQLAlchemyError:
         return "unknown"
-
-
-def _tables_are_known(engine: Engine) -> bool:
-    from sqlalchemy import inspect
-
-    tables = inspect(engine)
-    for table in ("metrics", "latest_metrics"):
-        if {column["name"] for column in tables.get_columns(table)} != set(COLUMNS):
-            return False
-    return set(tables.get_pk_constraint("metrics")["constrained_columns"]) == PRIMARY_KEY

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import COLUMNS, Points, Row
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Engine
 
 _INTO = f"INTO {{table}} ({', '.join(COLUMNS)})"
 _NEWER = (
@@ -23,11 +24,8 @@ _NEWER = (
 
 
 class NameCollisionError(Exception):
-    """Names that differ for MLflow are equal in the database's collation.
-
-    Args:
-        names: those that were written into the row of another name; roll that back.
-    """
+    """Names that differ for MLflow are equal in the database's collation: ``names`` were written
+    into the row of another name, which must be rolled back."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = frozenset(names)
@@ -38,44 +36,29 @@ class NameCollisionError(Exception):
         )
 
 
-class Dialect(Protocol):
-    """Writes within a transaction that the caller begins and ends."""
+class Dialect(ABC):
+    """Writes within a transaction that the caller begins and ends. The defaults are for a
+    case-sensitive collation and ON CONFLICT."""
 
-    QUOTE: str
+    QUOTE = '"'
     """The quote around column names that are reserved words."""
-    REPLACE_VALUE: str
+    REPLACE_VALUE = "ON CONFLICT (key, run_uuid) DO UPDATE SET value = excluded.value"
     """The end of an INSERT into ``tags`` that replaces the value of a tag that exists."""
 
+    @abstractmethod
     def insert(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
         """Insert points into ``metrics``; skip those that exist."""
 
+    @abstractmethod
     def upsert_latest(self, connection: Connection, rows: list[Row]) -> None:
-        """Insert rows of different names into ``latest_metrics``, or replace older ones.
+        """Insert rows of different names into ``latest_metrics``, or replace older ones. Raises
+        NameCollisionError."""
 
-        Raises:
-            NameCollisionError: the transaction must be rolled back.
-        """
-
-    def check_names(
+    def check_names(  # noqa: B027
         self, connection: Connection, table: str, run_id: str, names: Iterable[str]
     ) -> None:
-        """Check that each of the names that were just written has a row of its own.
-
-        Raises:
-            NameCollisionError: the transaction must be rolled back.
-        """
-
-
-class CaseSensitiveDialect:
-    """A database with a case-sensitive collation and ON CONFLICT."""
-
-    QUOTE = '"'
-    REPLACE_VALUE = "ON CONFLICT (key, run_uuid) DO UPDATE SET value = excluded.value"
-
-    def check_names(
-        self, connection: Connection, table: str, run_id: str, names: Iterable[str]
-    ) -> None:
-        """The primary keys ensure it."""
+        """Raise NameCollisionError unless each of the names that were just written has a row of
+        its own: primary keys ensure it where the collation is case-sensitive."""
 
 
 def _many(row: str, parameters: int, rows: int) -> str:
@@ -92,13 +75,10 @@ def _insert(rows: str) -> str:
     return f"INSERT {_INTO.format(table='metrics')} VALUES {rows} ON CONFLICT DO NOTHING"
 
 
-class Sqlite(CaseSensitiveDialect):
-    """Inserts some hundred rows per statement: a statement per row costs more time in Python than
-    in SQLite, and at each one the driver releases the interpreter to threads that keep it for
-    milliseconds.
-
-    Every SQLite takes 999 parameters per statement.
-    """
+class Sqlite(Dialect):
+    """Inserts some hundred rows per statement: a statement per row costs more time in Python
+    than in SQLite, and at each one the driver releases the interpreter to threads that keep it
+    for milliseconds. Every SQLite takes 999 parameters per statement."""
 
     ONE_METRIC = 300
     SIZES = (190, 24, 3, 1)
@@ -140,7 +120,10 @@ class Sqlite(CaseSensitiveDialect):
         connection.exec_driver_sql(self.UPSERT, rows)
 
 
-class PostgreSql(CaseSensitiveDialect):
+_COPY_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+
+
+class PostgreSql(Dialect):
     """Copies rows into a temporary table first: COPY cannot skip rows that exist."""
 
     STAGE = "mlflow_wandb_points"
@@ -154,21 +137,13 @@ class PostgreSql(CaseSensitiveDialect):
         )
         lines = io.StringIO()
         for points in part:
-            name = _escaped(points.name)
+            name = points.name.translate(_COPY_ESCAPES)
             _, *columns = points.columns()
             for value, at, step, is_nan in zip(*columns, strict=True):
                 # Adding 0.0 removes the sign of a zero, as log_batch does through psycopg2.
                 lines.write(f"{name}\t{value + 0.0!r}\t{at}\t{step}\t{'ft'[is_nan]}\t{run_id}\n")
-        self._copy(connection, lines)
         named = ", ".join(COLUMNS)
-        connection.exec_driver_sql(
-            f"INSERT INTO metrics ({named}) SELECT {named} FROM {self.STAGE} ON CONFLICT DO NOTHING"
-        )
-        # The same transaction may insert more points.
-        connection.exec_driver_sql(f"TRUNCATE {self.STAGE}")
-
-    def _copy(self, connection: Connection, lines: io.StringIO) -> None:
-        copy = f"COPY {self.STAGE} ({', '.join(COLUMNS)}) FROM STDIN"
+        copy = f"COPY {self.STAGE} ({named}) FROM STDIN"
         driver: Any = connection.connection.cursor()
         with contextlib.closing(driver) as cursor:
             if hasattr(cursor, "copy_expert"):
@@ -177,20 +152,18 @@ class PostgreSql(CaseSensitiveDialect):
             else:
                 with cursor.copy(copy) as stream:
                     stream.write(lines.getvalue())
+        connection.exec_driver_sql(
+            f"INSERT INTO metrics ({named}) SELECT {named} FROM {self.STAGE} ON CONFLICT DO NOTHING"
+        )
+        # The same transaction may insert more points.
+        connection.exec_driver_sql(f"TRUNCATE {self.STAGE}")
 
     def upsert_latest(self, connection: Connection, rows: list[Row]) -> None:
         # Every process sorts the rows: two transactions never wait for each other's.
         connection.exec_driver_sql(self.UPSERT, sorted(rows))
 
 
-def _escaped(text: str) -> str:
-    """Escape a text for COPY."""
-    for character, escape in (("\\", r"\\"), ("\t", r"\t"), ("\n", r"\n"), ("\r", r"\r")):
-        text = text.replace(character, escape)
-    return text
-
-
-class MySql:
+class MySql(Dialect):
     """Inserts literals in long statements into MySQL and MariaDB: with parameters, their drivers
     escape each number in Python.
 
@@ -292,8 +265,18 @@ def _split(size: int, rows: Iterable[str]) -> Iterator[list[str]]:
         yield some
 
 
-DIALECTS: Mapping[str, type[Dialect]] = {
+DIALECTS: Mapping[str, Callable[[], Dialect]] = {
     "sqlite": Sqlite,
     "postgresql": PostgreSql,
     "mysql": MySql,
 }
+
+
+def has_tables(engine: Engine, tables: Mapping[str, set[str]]) -> bool:
+    """Whether each table has exactly these columns."""
+    from sqlalchemy import inspect
+
+    return all(
+        {column["name"] for column in inspect(engine).get_columns(name)} == columns
+        for name, columns in tables.items()
+    )

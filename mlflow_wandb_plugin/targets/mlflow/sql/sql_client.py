@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mlflow_wandb_plugin.core.atomic_files import write_atomically
 from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, USER_TAG
 from mlflow_wandb_plugin.mapping.names import Limits
-from mlflow_wandb_plugin.targets.mlflow.artifact_repositories import ArtifactRepositories
-from mlflow_wandb_plugin.targets.mlflow.run_client import Metrics, NewRun, Params, RunClient, Tags
-from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError
+from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun, RepositoryClient, RunClient
+from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError, has_tables
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import SharedTransactions, is_active
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param, Run
     from sqlalchemy import Connection
+
+    from mlflow_wandb_plugin.targets.mlflow.run_client import Metrics, Params, Tags
 
 T = TypeVar("T")
 
@@ -35,6 +36,8 @@ RUN_COLUMNS = (
     "start_time", "end_time", "source_version", "lifecycle_stage", "artifact_uri",
     "experiment_id", "deleted_time",
 )  # fmt: skip
+INFO_COLUMNS = ("user_id", "status", "start_time", "end_time", "lifecycle_stage", "artifact_uri")
+"""Columns that are attributes of MLflow's RunInfo under the same name."""
 TABLES = {
     "runs": set(RUN_COLUMNS),
     "tags": {"key", "value", "run_uuid"},
@@ -49,37 +52,27 @@ def sql_client(client: MlflowClient, transactions: SharedTransactions) -> SqlCli
     """Return a faster client for the database of ``client``; None if its store is not MLflow's own
     class, or its tables are not those that are known here."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-    from sqlalchemy import inspect
 
-    if type(client._tracking_client.store) is not SqlAlchemyStore:
-        return None
-    if transactions.engine.dialect.name not in DIALECTS:
-        return None
-    tables = inspect(transactions.engine)
-    for name, columns in TABLES.items():
-        if {column["name"] for column in tables.get_columns(name)} != columns:
-            return None
-    return SqlClient(client, transactions)
+    known = type(client._tracking_client.store) is SqlAlchemyStore
+    known = known and has_tables(transactions.engine, TABLES)
+    return SqlClient(client, transactions) if known else None
 
 
 class LeftToMlflow(Exception):
     """An operation is a special case that MLflow's client has to do."""
 
 
-class SqlClient(RunClient):
+class SqlClient(RepositoryClient):
     """Works on runs in the database, by `SharedTransactions`."""
 
     shares_transactions = True
 
     def __init__(self, client: MlflowClient, transactions: SharedTransactions) -> None:
-        super().__init__(client)
+        super().__init__(client, _LOCAL)
         self._transactions = transactions
         self._limits = Limits.installed()
         self._dialect = DIALECTS[transactions.engine.dialect.name]()
         self._mark = "?" if transactions.engine.dialect.paramstyle == "qmark" else "%s"
-        self._repositories = ArtifactRepositories(_LOCAL, client.tracking_uri)
-
-    # -- runs -----------------------------------------------------------------------------
 
     def create_run(self, new: NewRun) -> Run:
         return self._run_or_else(self._creating(new), lambda: RunClient.create_run(self, new))
@@ -138,13 +131,13 @@ class SqlClient(RunClient):
 
     def get_run_data(self, run_id: str) -> Run:
         try:
-            with self._transactions.reading() as connection:
+            with self._transactions.engine.connect() as connection:
                 return self._load(connection, run_id)
         except LeftToMlflow:
             return self._client.get_run(run_id)
 
     def runs_with_tag(self, experiment_id: str, key: str, value: str) -> list[Run]:
-        with self._transactions.reading() as connection:
+        with self._transactions.engine.connect() as connection:
             found = self._with_tag(connection, experiment_id, key, value)
             return [self._load(connection, run_id) for run_id in found]
 
@@ -177,8 +170,6 @@ class SqlClient(RunClient):
 
         self._run_or_else(terminate, lambda: self._client.set_terminated(run_id, status, end_ms))
 
-    # -- params and tags ------------------------------------------------------------------
-
     def log_batch(
         self, run_id: str, metrics: Metrics = (), params: Params = (), tags: Tags = ()
     ) -> None:
@@ -204,12 +195,6 @@ class SqlClient(RunClient):
 
         self._run_or_else(delete, lambda: self._client.delete_tag(run_id, key))
 
-    # -- artifacts ------------------------------------------------------------------------
-
-    def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
-        if not self._repositories.log_artifact(run_id, local_path, artifact_path):
-            super().log_artifact(run_id, local_path, artifact_path)
-
     def put_text(self, run_id: str, path: str, text: str) -> bool:
         """Write the file to which MLflow's repository of local files would copy it, at a fifth of
         the cost."""
@@ -221,8 +206,6 @@ class SqlClient(RunClient):
         write_atomically(target, text)
         return True
 
-    # -- SQL ------------------------------------------------------------------------------
-
     def batched(self, steps: Sequence[Callable[[], object]]) -> bool:
         from sqlalchemy.exc import DataError, IntegrityError
 
@@ -232,18 +215,16 @@ class SqlClient(RunClient):
             return False
         return True
 
-    def _run_or_else(self, work: Callable[[Connection], T], otherwise: Callable[[], Any]) -> T:
+    def _run_or_else(self, work: Callable[[Connection], T], otherwise: Callable[[], T]) -> T:
         from mlflow.exceptions import MlflowException
-        from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
         from sqlalchemy.exc import DataError, IntegrityError
 
         try:
             return self._transactions.run(work)
         except (LeftToMlflow, IntegrityError, DataError):
-            result: T = otherwise()
-            return result
+            return otherwise()
         except NameCollisionError as error:
-            raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from error
+            raise MlflowException.invalid_parameter_value(str(error)) from error
 
     def _execute(self, connection: Connection, sql: str, values: Any) -> Any:
         """Execute SQL with ``?`` for values and ``"`` for quotes, in the database's own syntax."""
@@ -298,24 +279,21 @@ class SqlClient(RunClient):
         """The run as MLflow's client returns it, without its inputs and outputs."""
         from mlflow.entities import Metric, Param
 
-        query = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs WHERE run_uuid = ?"
-        row = self._execute(connection, query, (run_id,)).one_or_none()
-        if row is None:
-            raise LeftToMlflow
-
-        def pairs(columns: str, table: str) -> Any:
+        def rows(columns: str, table: str) -> Any:
             query = f"SELECT {columns} FROM {table} WHERE run_uuid = ?"
             return self._execute(connection, query, (run_id,)).fetchall()
 
+        found = rows(", ".join(RUN_COLUMNS), "runs")
+        if not found:
+            raise LeftToMlflow
+        points = rows('"key", value, timestamp, step, is_nan', "latest_metrics")
         metrics = [
             Metric(key, float("nan") if nan else value, at, step)
-            for key, value, at, step, nan in pairs(
-                '"key", value, timestamp, step, is_nan', "latest_metrics"
-            )
+            for key, value, at, step, nan in points
         ]
-        params = [Param(key, value) for key, value in pairs('"key", value', "params")]
-        columns = dict(zip(RUN_COLUMNS, row, strict=True))
-        return self._run(run_id, columns, dict(pairs('"key", value', "tags")), metrics, params)
+        params = [Param(key, value) for key, value in rows('"key", value', "params")]
+        columns = dict(zip(RUN_COLUMNS, found[0], strict=True))
+        return self._run(run_id, columns, dict(rows('"key", value', "tags")), metrics, params)
 
     def _run(
         self,
@@ -327,18 +305,12 @@ class SqlClient(RunClient):
     ) -> Run:
         from mlflow.entities import Run, RunData, RunInfo, RunTag
 
-        self._repositories.add(run_id, columns["artifact_uri"] or "")
+        self._keep_repository(run_id, columns["artifact_uri"])
         info = RunInfo(
             run_id=run_id,
-            experiment_id=str(columns["experiment_id"]),
-            user_id=columns["user_id"],
-            status=columns["status"],
-            start_time=columns["start_time"],
-            end_time=columns["end_time"],
-            lifecycle_stage=columns["lifecycle_stage"],
-            artifact_uri=columns["artifact_uri"],
             run_name=columns["name"],
+            experiment_id=str(columns["experiment_id"]),
+            **{name: columns[name] for name in INFO_COLUMNS},
         )
-        return Run(
-            info, RunData(list(metrics), list(params), [RunTag(key, tags[key]) for key in tags])
-        )
+        run_tags = [RunTag(key, value) for key, value in tags.items()]
+        return Run(info, RunData(list(metrics), list(params), run_tags))

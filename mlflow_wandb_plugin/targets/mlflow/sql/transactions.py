@@ -6,8 +6,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -32,6 +33,13 @@ class _Batch(threading.local):
     """Work that this thread's steps of `SharedTransactions.batched` add; None outside of them."""
 
     works: list[Callable[[Connection], Any]] | None = None
+
+
+class _Work(NamedTuple):
+    """One thread's work; ``done`` has its result when it is committed."""
+
+    do: Callable[[Connection], Any]
+    done: Future[Any]
 
 
 class SharedTransactions:
@@ -66,22 +74,16 @@ class SharedTransactions:
         if self._batch.works is not None:
             self._batch.works.append(do)
             return None  # type: ignore[return-value]
-        work = _Work(do)
-        self._waiting.append(work)
+        done: Future[T] = Future()
+        self._waiting.append(_Work(do, done))
         with self._working:
-            while not work.done:
+            while not done.done():
                 self._work_some()
-        if work.error is not None:
-            raise work.error
-        result: T = work.result
-        return result
+        return done.result()
 
     def batched(self, steps: Sequence[Callable[[], object]]) -> None:
-        """Do the work that ``steps`` would `run` in one transaction: all of it or none.
-
-        Args:
-            steps: called at once, in this thread; `run` returns None to them.
-        """
+        """Do the work that ``steps`` would `run` in one transaction: all of it or none. They are
+        called at once, in this thread, and `run` returns None to them."""
         works: list[Callable[[Connection], Any]] = []
         self._batch.works = works
         try:
@@ -92,24 +94,18 @@ class SharedTransactions:
         if works:
             self.run(lambda connection: [work(connection) for work in works])
 
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """A connection that only reads."""
-        with self.engine.connect() as connection:
-            yield connection
-
     def _work_some(self) -> None:
-        taken = [self._waiting.popleft()]
+        taken, results = [self._waiting.popleft()], []
         try:
             with self._transaction() as connection:
                 until = time.monotonic() + LOCK_S
-                taken[0].do_in(connection)
+                results.append(taken[0].do(connection))
                 while self._waiting and time.monotonic() < until:
                     taken.append(self._waiting.popleft())
-                    taken[-1].do_in(connection)
+                    results.append(taken[-1].do(connection))
         except Exception as error:
             if len(taken) == 1 and not is_deadlock(error):
-                taken[0].fail(error)
+                taken[0].done.set_exception(error)
             else:
                 for work in taken:
                     self._work_alone(work)
@@ -118,24 +114,26 @@ class SharedTransactions:
             self._waiting.extendleft(reversed(taken))
             raise
         else:
-            for work in taken:
-                work.done = True
+            for work, result in zip(taken, results, strict=True):
+                work.done.set_result(result)
 
     def _work_alone(self, work: _Work) -> None:
         for left in reversed(range(DEADLOCKS)):
             try:
                 with self._transaction() as connection:
-                    work.do_in(connection)
+                    result = work.do(connection)
             except Exception as error:
                 if left and is_deadlock(error):
                     continue
-                work.fail(error)
+                work.done.set_exception(error)
             else:
-                work.done = True
+                work.done.set_result(result)
             return
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
+        from sqlalchemy.exc import DataError, OperationalError
+
         if self._one_writer:
             self._leave_unlocked()
         with self.engine.connect() as connection:
@@ -143,9 +141,12 @@ class SharedTransactions:
             self._begin(connection)
             began = time.monotonic()
             try:
-                with _data_errors():
-                    yield connection
-                    connection.commit()
+                yield connection
+                connection.commit()
+            except OperationalError as error:
+                if error.orig is None or not is_data_fault(error):
+                    raise
+                raise DataError(error.statement, error.params, error.orig) from error
             finally:
                 self._end(connection)
                 self._ended = time.monotonic()
@@ -161,23 +162,6 @@ class SharedTransactions:
             self._held_s = 0.0
 
 
-class _Work:
-    """One thread's work, and its result or error."""
-
-    def __init__(self, do: Callable[[Any], Any]) -> None:
-        self._do = do
-        self.done = False
-        self.result: Any = None
-        self.error: Exception | None = None
-
-    def do_in(self, connection: Connection) -> None:
-        self.result = self._do(connection)
-
-    def fail(self, error: Exception) -> None:
-        self.error = error
-        self.done = True
-
-
 def is_deadlock(error: Exception) -> bool:
     """Whether the database rolled back a transaction because two waited for each other: it can be
     repeated at once. MySQL's error number or PostgreSQL's SQLSTATE decides."""
@@ -187,25 +171,10 @@ def is_deadlock(error: Exception) -> bool:
 
 
 def is_data_fault(error: BaseException | None) -> bool:
-    """Whether the database cannot store a value, so that repeating does not help.
-
-    MySQL's error number decides: drivers raise some of these as operational errors, like those of
-    a server that is down.
-    """
+    """Whether the database cannot store a value, so that repeating does not help. MySQL's error
+    number decides: drivers raise some of these as operational errors, like those of a server
+    that is down."""
     return getattr(getattr(error, "orig", None), "args", ())[:1] in _DATA_FAULTS
-
-
-@contextmanager
-def _data_errors() -> Iterator[None]:
-    """Raise SQLAlchemy's DataError for every value that the database cannot store."""
-    from sqlalchemy.exc import DataError, OperationalError
-
-    try:
-        yield
-    except OperationalError as error:
-        if error.orig is None or not is_data_fault(error):
-            raise
-        raise DataError(error.statement, error.params, error.orig) from error
 
 
 def _nothing(connection: Connection) -> None:

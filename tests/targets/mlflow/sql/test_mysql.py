@@ -40,8 +40,7 @@ def test_rows_are_those_of_log_batch(
         if metrics:
             client.log_batch(one, metrics=metrics)
             bulk.write(
-                other,
-                [Points(name, *zip(*points, strict=True)) for name, points in call if points],
+                other, [Points(name, *zip(*points, strict=True)) for name, points in call if points]
             )
     for table in ("metrics", "latest_metrics"):
         assert rows(mysql_engine, other, table) == rows(mysql_engine, one, table)

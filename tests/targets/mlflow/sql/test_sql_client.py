@@ -61,7 +61,7 @@ def sql(client: MlflowClient, bulk: SqlBulk) -> SqlClient:
 
 def rows(bulk: SqlBulk, run_id: str) -> dict[str, list[Any]]:
     """A run's rows in all tables, without its id."""
-    with bulk.transactions.reading() as connection:
+    with bulk.transactions.engine.connect() as connection:
         return {
             table: sorted(
                 str([value for value in row if value != run_id]).replace(run_id, "ID")
@@ -118,7 +118,7 @@ def refusals(client: RunClient) -> Iterator[Callable[[], Any]]:
     yield lambda: client.log_batch(run_id, tags=[RunTag("k" * 300, "1")])
     yield lambda: client.delete_tag(run_id, "not there")
     yield lambda: client.create_run(NewRun("999", "x", None, {}))
-    client.delete_run(run_id)
+    client._client.delete_run(run_id)
     yield lambda: client.log_batch(run_id, tags=[RunTag("a", "b")])
     yield lambda: client.set_terminated(run_id, "FINISHED", None)
     yield lambda: client.delete_tag(run_id, "t/u")

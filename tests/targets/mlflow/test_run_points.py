@@ -7,8 +7,8 @@ import math
 from mlflow import MlflowClient
 
 from mlflow_wandb_plugin.core.model import Checkpoint, RunInfo, Series
-from mlflow_wandb_plugin.targets.mlflow import step_axis
-from mlflow_wandb_plugin.targets.mlflow.step_axis import StepAxis
+from mlflow_wandb_plugin.targets.mlflow import run_points
+from mlflow_wandb_plugin.targets.mlflow.run_points import StepAxis
 from tests.targets.mlflow.writing import end, opened, points, run_info, the_run
 
 STEPPED = {"mlflow_step_metric": "trainer/step"}
@@ -86,7 +86,7 @@ def test_a_run_that_began_with_wandbs_step_keeps_it(fresh_store: str) -> None:
 
 def test_memory_is_bounded_where_no_mark_comes(monkeypatch) -> None:
     """Kept series are released when they are many and a new block begins, never within a block."""
-    monkeypatch.setattr(step_axis, "HELD_POINTS", 4)
+    monkeypatch.setattr(run_points, "HELD_POINTS", 4)
     axis = StepAxis("at")
 
     def block(key: str, first: int, values: list[float]) -> list[Series]:
