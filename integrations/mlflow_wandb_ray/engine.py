@@ -7,17 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from mlflow_wandb_plugin import plugins
-from mlflow_wandb_plugin.backfill.carrier import (
-    selected,
-)
+from mlflow_wandb_plugin.backfill.carrier import selected
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.engines import remote
 from mlflow_wandb_plugin.backfill.engines.remote import RemoteOutcome
 from mlflow_wandb_plugin.backfill.job import Job
-from mlflow_wandb_plugin.backfill.outcome import (
-    Listener,
-    Outcome,
-)
+from mlflow_wandb_plugin.backfill.outcome import Listener, Outcome
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_ray import credentials

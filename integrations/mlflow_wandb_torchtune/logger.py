@@ -133,10 +133,7 @@ class DualLogger(MetricLoggerInterface):
     # -- for custom recipes ---------------------------------------------------------------
 
     def log_checkpoint(
-        self,
-        path: str | os.PathLike[str],
-        epoch: int,
-        metadata: Mapping[str, Any] | None = None,
+        self, path: str | os.PathLike[str], epoch: int, metadata: Mapping[str, Any] | None = None
     ) -> None:
         """Log a checkpoint as the W&B artifact ``torchtune_model_{epoch}`` and in MLflow.
 

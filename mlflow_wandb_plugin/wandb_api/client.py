@@ -72,11 +72,7 @@ class WandbClient:
         operation = re.split(r"[({]", document, maxsplit=1)[0].split()[-1]
         names = {"entity": self.address.entity, "project": self.address.project}
         names = {name: value for name, value in names.items() if f"${name}" in document}
-        body = {
-            "operationName": operation,
-            "query": document,
-            "variables": {**names, **variables},
-        }
+        body = {"operationName": operation, "query": document, "variables": {**names, **variables}}
         return self._retried(operation, lambda: self._post(operation, body))
 
     def project(self, document: str, **variables: Any) -> dict[str, Any]:

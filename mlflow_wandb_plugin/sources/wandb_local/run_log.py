@@ -88,9 +88,7 @@ class Progress:
 
 
 def read_logs(
-    logs: list[RunLog],
-    since: Mapping[str, int],
-    follow: Callable[[Progress], bool] | None = None,
+    logs: list[RunLog], since: Mapping[str, int], follow: Callable[[Progress], bool] | None = None
 ) -> Iterator[Item]:
     """Yield the items of ``logs``, the last of which may still grow, with a `RunInfo` after each.
 
