@@ -60,8 +60,7 @@ class ArchiveSource(Source):
         self.unreadable = []
         started: list[tuple[int, str]] = []
         for folder in self._run_folders():
-            run = self._read(folder)
-            if run is not None:
+            if (run := self._read(folder)) is not None:
                 started.append((run.info.started_ms or 0, str(folder)))
         if not started and not self.unreadable:
             raise SourceError(f"no runs in the archive {self._path}")
@@ -91,8 +90,7 @@ class ArchiveSource(Source):
         document = read_run(folder)
         if document is None:
             raise SourceError(f"{folder / RUN_FILE} does not exist any more")
-        reading = _RunReading(folder, document, dict(since))
-        yield from reading.items()
+        yield from _RunReading(folder, document, dict(since)).items()
 
     def _folder(self, run: RunInfo) -> Path:
         key = (run.entity, run.project, run.run_id)
@@ -100,9 +98,8 @@ class ArchiveSource(Source):
 
     def _run_folders(self) -> Iterator[Path]:
         depth = 3 - len(self._path.relative_to(self._root).parts)
-        pattern = "/".join(["*"] * depth + [RUN_FILE])
-        for file in sorted(self._path.glob(pattern)):
-            yield file.parent
+        files = sorted(self._path.glob("*/" * depth + RUN_FILE))
+        return (file.parent for file in files)
 
     def _read(self, folder: Path) -> RunDocument | None:
         try:
@@ -191,12 +188,9 @@ class _RunReading:
 
     def _copied(self, checkpoint: ArchivedCheckpoint) -> bool:
         segment = checkpoint.segment
-        if segment is None:
-            return False
-        if self._copied_to_the_end(segment):
-            return True
-        since = self._since.get(segment)
-        return since is not None and segment not in self._rewound and checkpoint.position <= since
+        since = None if segment is None or segment in self._rewound else self._since.get(segment)
+        before = since is not None and checkpoint.position <= since
+        return before or self._copied_to_the_end(segment)
 
     def _copied_to_the_end(self, segment: str | None) -> bool:
         """Whether a log was copied to its end; a server's log may have grown, and is read again."""
@@ -214,9 +208,9 @@ def _rewound(checkpoints: list[ArchivedCheckpoint]) -> set[str]:
     highest: dict[str, int] = {}
     rewound: set[str] = set()
     for checkpoint in checkpoints:
-        segment = checkpoint.segment
+        segment, position = checkpoint.segment, checkpoint.position
         if segment is not None:
-            if checkpoint.position < highest.get(segment, checkpoint.position):
+            if position < highest.setdefault(segment, position):
                 rewound.add(segment)
-            highest[segment] = max(checkpoint.position, highest.get(segment, checkpoint.position))
+            highest[segment] = max(position, highest[segment])
     return rewound
