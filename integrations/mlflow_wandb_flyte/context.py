@@ -72,7 +72,8 @@ class _Config:
         """Return the fields and ``kwargs`` that are set, except the fields ``without``."""
         given = asdict(self)  # type: ignore[call-overload]
         given |= given.pop("kwargs") or {}
-        return {k: v for k, v in given.items() if k not in without and v is not None}
+        named = {key: value for key, value in given.items() if key not in without}
+        return {key: value for key, value in named.items() if value is not None}
 
     def __enter__(self: Config) -> Config:
         self._entered = ExitStack()

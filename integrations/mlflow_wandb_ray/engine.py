@@ -70,6 +70,8 @@ class _TaskWindow:
         self._task = ray.remote(max_retries=RETRIES)(carry_one)
 
     def carry(self, runs: Iterator[RunInfo]) -> Iterator[RemoteOutcome]:
+        import ray
+
         try:
             for run in runs:
                 while len(self._under_way) >= self._size():
@@ -79,7 +81,9 @@ class _TaskWindow:
             while self._under_way:
                 yield from self._done()
         finally:
-            self._cancel()
+            for reference in self._under_way:
+                with contextlib.suppress(Exception):
+                    ray.cancel(reference)
 
     def _size(self) -> int:
         return max(2, 2 * (self._workers or int(_cpus())))
@@ -101,13 +105,6 @@ class _TaskWindow:
                 why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
                 yield Outcome(run, "new", "failed", why), {}
 
-    def _cancel(self) -> None:
-        import ray
-
-        for reference in self._under_way:
-            with contextlib.suppress(Exception):
-                ray.cancel(reference)
-
 
 def carry_one(job: Job, run: RunInfo, keeper: Any) -> RemoteOutcome:
     """Copy one run, as a Ray task; returns its outcome and the curves for the report."""
@@ -123,13 +120,8 @@ def _keeper() -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor: Any = ray.remote(
-        num_cpus=0,
-        max_concurrency=10_000,
-        max_restarts=-1,
-        max_task_retries=-1,
-        scheduling_strategy=here,
-    )(RequestGateActor)
+    limits = {"num_cpus": 0, "max_concurrency": 10_000, "max_restarts": -1, "max_task_retries": -1}
+    actor: Any = ray.remote(**limits, scheduling_strategy=here)(RequestGateActor)
     return actor.remote()
 
 

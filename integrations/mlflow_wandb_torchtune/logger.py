@@ -13,7 +13,6 @@ from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.live.terminal import warn_once
 from mlflow_wandb_torchtune import recipe_config
 from mlflow_wandb_torchtune.checkpoints import CheckpointLogging, Which, log_checkpoint
-from mlflow_wandb_torchtune.ranks import global_rank
 from mlflow_wandb_torchtune.session import STEP_KEY, Destination, Session
 
 CONFIG_FILE = "torchtune_config.yaml"
@@ -64,7 +63,7 @@ class DualLogger(MetricLoggerInterface):
             choice = ", ".join(get_args(Which))
             raise UsageError(f"log_checkpoints must be one of {choice}: not {log_checkpoints!r}")
         self._closed = False
-        self._rank = global_rank()
+        self._rank = _global_rank()
         folder = init.pop("dir", log_dir)
         if folder is not None and self._rank == 0:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -179,6 +178,20 @@ class DualLogger(MetricLoggerInterface):
         except Exception as error:
             # The config is logged in any case; only the file is missing.
             warn_once(f"{CONFIG_FILE} is not logged: {error}")
+
+
+def _global_rank() -> int:
+    """Return this process's rank in the training, 0 if there is only one process.
+
+    It is that of torch.distributed's process group, or before that exists, that of torchrun's
+    variables. ``RANK`` without ``WORLD_SIZE`` may be set by another tool and is ignored.
+    """
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return int(torch.distributed.get_rank())
+    rank = os.environ.get("RANK", "") if os.environ.get("WORLD_SIZE") else ""
+    return int(rank) if rank.isdigit() else 0
 
 
 def _experiment_of_mlflow() -> str | None:

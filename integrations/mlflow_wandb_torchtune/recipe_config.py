@@ -15,10 +15,9 @@ def resolved(config: Any) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        document: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
+        return OmegaConf.to_container(config, resolve=True)  # type: ignore[no-any-return]
     except OmegaConfBaseException:
-        document = OmegaConf.to_container(config, resolve=False)
-    return document
+        return OmegaConf.to_container(config, resolve=False)  # type: ignore[no-any-return]
 
 
 def as_yaml(config: Any) -> str:
