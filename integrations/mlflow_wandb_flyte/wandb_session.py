@@ -197,11 +197,10 @@ class WandbSession:
 
     def _tap_settings(self) -> dict[str, Any]:
         config = get_mlflow_context()
-        context = {
-            "tracking_uri": config.tracking_uri if config else None,
-            "experiment": config.experiment_name if config else None,
-        }
-        given: dict[str, Any] = {key: value for key, value in context.items() if value}
+        given: dict[str, Any] = {}
+        if config is not None:
+            context = {"tracking_uri": config.tracking_uri, "experiment": config.experiment_name}
+            given = {key: value for key, value in context.items() if value}
         if self._options.with_mlflow and not os.environ.get("MLFLOW_WANDB_INIT_TIMEOUT"):
             # The task logs into the replica: without one, MLflow would start another run.
             given["init_timeout"] = REPLICA_TIMEOUT_S

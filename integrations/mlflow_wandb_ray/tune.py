@@ -79,11 +79,12 @@ class DualLoggerCallback(LoggerCallback):
     def log_trial_start(self, trial: Any) -> None:
         """Also called when a trial is restarted, perhaps with another config."""
         config = shown(trial.config or {})
-        if trial.trial_id in self._threads:
-            self._note_config(trial, config)
-        else:
-            self._configs[trial.trial_id] = config
+        thread = self._threads.get(trial.trial_id)
+        if thread is None:
             self._threads[trial.trial_id] = self._begin(trial, config)
+        elif config != self._configs[trial.trial_id]:
+            thread.call(lambda run: run.config.update(config, allow_val_change=True))
+        self._configs[trial.trial_id] = config
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
         self.log_trial_start(trial)
@@ -130,12 +131,6 @@ class DualLoggerCallback(LoggerCallback):
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles callbacks with the experiment; threads cannot be pickled."""
         return {**self.__dict__, "_threads": {}}
-
-    def _note_config(self, trial: Any, config: dict[str, Any]) -> None:
-        if config != self._configs[trial.trial_id]:
-            self._configs[trial.trial_id] = config
-            update = self._threads[trial.trial_id].call
-            update(lambda run: run.config.update(config, allow_val_change=True))
 
     # -- runs -----------------------------------------------------------------------------
 

@@ -170,8 +170,10 @@ def written(before: Stamps, after: Stamps) -> list[Path]:
     """
     new = [path for path, stamp in after.items() if before.get(path) != stamp]
     adapter = any(path.name.startswith(ADAPTER) for path in new)
-    ends = (*WEIGHTS, INDEX, ADAPTER_CONFIG) if adapter else (*WEIGHTS, INDEX)
-    return sorted(path for path in new if path.name.endswith(ends))
+    names = {ADAPTER_CONFIG} if adapter else set()
+    return sorted(
+        path for path in new if path.name in names or path.name.endswith((*WEIGHTS, INDEX))
+    )
 
 
 def _stamps(output_dir: Path, epoch: int) -> Stamps:

@@ -55,8 +55,10 @@ class ArchiveRunWriter:
         self._folder = folder
         with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(folder / LOCK_FILE)
+            self._lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
             try:
+                if not try_lock(self._lock):
+                    raise TargetError(f"another process is writing {folder}")
                 self._load(info, origin)
             except BaseException:
                 os.close(self._lock)
@@ -204,17 +206,6 @@ class _RowsFile:
 
 def _digest(line: bytes) -> bytes:
     return hashlib.blake2b(line, digest_size=16).digest()
-
-
-def _locked(path: Path) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        if not try_lock(fd):
-            raise TargetError(f"another process is writing {path.parent}")
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
 @contextlib.contextmanager

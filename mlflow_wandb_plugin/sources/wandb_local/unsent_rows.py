@@ -126,6 +126,5 @@ def _rows(path: Path) -> Iterator[Row]:
 
 
 def _values(row: Row) -> dict[str, Any]:
-    return nest(
-        {path: json.loads(text) for path, text in row.values.items() if path[0] not in _CORE_KEYS}
-    )
+    users = {path: text for path, text in row.values.items() if path[0] not in _CORE_KEYS}
+    return nest({path: json.loads(text) for path, text in users.items()})
