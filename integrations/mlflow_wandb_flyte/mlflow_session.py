@@ -12,15 +12,8 @@ from typing import Any
 
 import flyte
 
-from mlflow_wandb_flyte import current_run, keys
+from mlflow_wandb_flyte import current_run, keys, replica
 from mlflow_wandb_flyte.context import MlflowRunMode, get_mlflow_context
-from mlflow_wandb_flyte.replica import (
-    as_active_run,
-    flyte_tags,
-    task_run,
-    use_mirrored_store,
-    wait_for_wandb,
-)
 from mlflow_wandb_flyte.session import Ending, ending_of
 from mlflow_wandb_flyte.wandb_session import action_id
 from mlflow_wandb_plugin.core import identity
@@ -103,7 +96,7 @@ class MlflowSession:
             yield
             return
         link = self._arguments.get("link_host"), self._arguments.get("link_template")
-        with task_run(self.run, *link), current_run.mlflow_runs(self.run):
+        with replica.task_run(self.run, *link), current_run.mlflow_runs(self.run):
             self._autolog()
             yield
 
@@ -120,9 +113,7 @@ class MlflowSession:
                 mlflow.end_run(STATUS[ending])
         except Exception as error:
             logger.warning("MLflow run %s could not be ended: %s", self.run.info.run_id, error)
-        wait_for_wandb(self.run.info.run_id)
-
-    # -- starting -------------------------------------------------------------------------
+        replica.wait_for_wandb(self.run.info.run_id)
 
     def _shared_id(self) -> str | None:
         """Return the parent's run id, if this task is to log into that run."""
@@ -132,14 +123,14 @@ class MlflowSession:
     def _start(self) -> Any:
         import mlflow
 
-        use_mirrored_store(self._arguments.get("tracking_uri"))
+        replica.use_mirrored_store(self._arguments.get("tracking_uri"))
         self._client = mlflow.MlflowClient()
         shared = self._shared_id()
         if shared:
             # Another process opened the run, and ends it.
             for key, value in (self._options.given.get("tags") or {}).items():
                 self._client.set_tag(shared, key, value)
-            return as_active_run(self._client.get_run(shared))
+            return replica.as_active_run(self._client.get_run(shared))
         start = {k: v for k, v in self._arguments.items() if k not in NOT_FOR_START_RUN}
         experiment = self._experiment_id()
         if flyte.ctx():
@@ -162,7 +153,7 @@ class MlflowSession:
         """Return arguments of ``mlflow.start_run`` that resume an earlier attempt's run, if any."""
         if start.get("run_id"):
             return start
-        tags = {**flyte_tags(), **(start.get("tags") or {})}
+        tags = {**replica.flyte_tags(), **(start.get("tags") or {})}
         parent = (flyte.ctx().custom_context or {}).get(keys.MLFLOW_RUN_ID)
         if self._options.mode() == "nested":
             if parent:
@@ -218,10 +209,10 @@ def plain_run(options: MlflowOptions) -> Iterator[Any]:
         yield run
     except BaseException as error:
         mlflow.end_run(STATUS[ending_of(error)])
-        wait_for_wandb(run.info.run_id)
+        replica.wait_for_wandb(run.info.run_id)
         raise
     mlflow.end_run()
-    wait_for_wandb(run.info.run_id)
+    replica.wait_for_wandb(run.info.run_id)
 
 
 def end_runs_of_killed_workers(options: MlflowOptions) -> None:

@@ -38,8 +38,7 @@ Options = WandbOptions | MlflowOptions | SweepOptions
 def track_task(task: Any, options: Options, links: Sequence[Any] = ()) -> Any:
     """Open a run around each execution of ``task``; changes and returns the task."""
     if not hasattr(task, "tracked_by"):
-        task.__class__ = _tracked(type(task))
-        task.tracked_by = ()
+        _as_tracked(task, ())
     # The same decorator again replaces the one before.
     kept = [one for one in task.tracked_by if type(one) is not type(options)]
     task.tracked_by = (options, *kept)

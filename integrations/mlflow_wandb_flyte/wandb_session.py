@@ -90,8 +90,6 @@ class WandbSession:
         self._closed = False
         self.run: Any = None
 
-    # -- opening --------------------------------------------------------------------------
-
     def open(self) -> None:
         """Open the run, or join the parent task's.
 
@@ -206,8 +204,6 @@ class WandbSession:
             given["init_timeout"] = REPLICA_TIMEOUT_S
         return {**given, **self._options.settings}
 
-    # -- inside ---------------------------------------------------------------------------
-
     @contextmanager
     def entered(self) -> Iterator[None]:
         if self.run is None:
@@ -227,8 +223,6 @@ class WandbSession:
             if self._options.with_mlflow:
                 stack.enter_context(active_replica(self.run, self._options.link_host))
             yield
-
-    # -- closing --------------------------------------------------------------------------
 
     def close(self, ending: Ending) -> None:
         with self._closing:

@@ -74,7 +74,7 @@ class _TaskWindow:
 
         try:
             for run in runs:
-                while len(self._under_way) >= self._size():
+                while len(self._under_way) >= max(2, 2 * (self._workers or int(_cpus()))):
                     yield from self._done()
                 task = self._task.options(num_cpus=self._share(), name=f"backfill {run.run_id}")
                 self._under_way[task.remote(self._job, run, self._keeper)] = run
@@ -84,9 +84,6 @@ class _TaskWindow:
             for reference in self._under_way:
                 with contextlib.suppress(Exception):
                     ray.cancel(reference)
-
-    def _size(self) -> int:
-        return max(2, 2 * (self._workers or int(_cpus())))
 
     def _share(self) -> float:
         """CPUs that one task reserves, so that ``workers`` tasks run at once: they mostly wait."""

@@ -132,8 +132,6 @@ class DualLoggerCallback(LoggerCallback):
         """Tune pickles callbacks with the experiment; threads cannot be pickled."""
         return {**self.__dict__, "_threads": {}}
 
-    # -- runs -----------------------------------------------------------------------------
-
     def _begin(self, trial: Any, config: Mapping[str, Any]) -> RunThread:
         storage = trial.storage
         # Trial ids begin with five digits a session: they are unique within an experiment only.

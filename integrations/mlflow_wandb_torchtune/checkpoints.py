@@ -69,8 +69,6 @@ class CheckpointLogging:
             else:
                 setattr(kind, name, original)
 
-    # -- the checkpointer -----------------------------------------------------------------
-
     def _loading(self, load: Any) -> Any:
         @functools.wraps(load)
         def load_checkpoint(checkpointer: Any, *args: Any, **kwargs: Any) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torchtune.training.metric_logging import MetricLoggerInterface, save_config
 
 from mlflow_wandb_plugin.core.redaction import without_secrets
@@ -152,8 +154,6 @@ class DualLogger(MetricLoggerInterface):
                 raise UsageError("the logger is closed: log checkpoints before close()")
             log_checkpoint(self._current_run(), Path(path), epoch, metadata or {})
 
-    # -- the run --------------------------------------------------------------------------
-
     def _current_run(self) -> Any:
         if self._session is None:
             self._begin({})
@@ -170,8 +170,6 @@ class DualLogger(MetricLoggerInterface):
         )
 
     def _save_config_file(self, config: Any) -> None:
-        from omegaconf import OmegaConf
-
         run = self._current_run()
         try:
             file = Path(run.dir) / CONFIG_FILE
@@ -200,9 +198,6 @@ def _global_rank() -> int:
 
 def _resolved(config: Any) -> dict[str, Any]:
     """Return the config with its interpolations resolved, or unresolved if one of them fails."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     try:
         return OmegaConf.to_container(config, resolve=True)  # type: ignore[no-any-return]
     except OmegaConfBaseException:
@@ -211,8 +206,6 @@ def _resolved(config: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Convert OmegaConf's containers to dicts and lists; other values stay."""
-    from omegaconf import OmegaConf
-
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 

@@ -136,8 +136,6 @@ class Session:
         """End the run of a recipe that crashed."""
         self._finish(self._exit_code)
 
-    # -- the end --------------------------------------------------------------------------
-
     def _finish(self, exit_code: int) -> None:
         if self.ended or self._pid != os.getpid():
             # A forked child, such as a data loader's worker, must not end the run.
@@ -174,8 +172,6 @@ class Session:
         if self._sigterm and signal.getsignal(signal.SIGTERM) is _exit:
             with contextlib.suppress(ValueError):
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    # -- the run --------------------------------------------------------------------------
 
     def _join(self, config: Mapping[str, Any]) -> None:
         from mlflow_wandb_plugin.live.tap import follows

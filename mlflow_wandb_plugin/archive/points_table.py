@@ -133,10 +133,17 @@ class PartWriter:
     def _flush(self) -> None:
         if not self._pending:
             return
+        table = _table(self._pending)
         if self._writer is None:
+            import pyarrow.parquet as pq
+
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._writer = _open_writer(self._unfinished)
-        self._writer.write_table(_table(self._pending))
+            # Without the Arrow schema every reader sees plain string columns.
+            options = {"use_dictionary": ["key", "path"], "store_schema": False}
+            self._writer = pq.ParquetWriter(
+                self._unfinished, table.schema, compression="zstd", **options
+            )
+        self._writer.write_table(table)
         self._pending = []
         self._rows = 0
 
@@ -182,23 +189,6 @@ def _as_bytes(steps: Ints, times: Ints, values: Floats) -> Any:
     return columns.view("S24").ravel()
 
 
-def _open_writer(path: Path) -> Any:
-    import pyarrow.parquet as pq
-
-    # Without the Arrow schema every reader sees plain string columns.
-    return pq.ParquetWriter(
-        path, _schema(), compression="zstd", use_dictionary=["key", "path"], store_schema=False
-    )
-
-
-def _schema() -> Any:
-    import pyarrow as pa
-
-    text = pa.dictionary(pa.int32(), pa.string())
-    numbers = [("step", pa.int64()), ("timestamp_ms", pa.int64()), ("value", pa.float64())]
-    return pa.schema([("key", text), ("path", text), *numbers])
-
-
 def _table(blocks: Sequence[tuple[Key, Ints, Ints, Floats]]) -> Any:
     import numpy as np
     import pyarrow as pa
@@ -212,7 +202,7 @@ def _table(blocks: Sequence[tuple[Key, Ints, Ints, Floats]]) -> Any:
     texts = (pa.array(names, pa.string()) for names in (dotted, list(map(json.dumps, numbers))))
     columns = [pa.DictionaryArray.from_arrays(index, text) for text in texts]
     columns += [pa.array(np.concatenate([block[at] for block in blocks])) for at in (1, 2, 3)]
-    return pa.Table.from_arrays(columns, schema=_schema())
+    return pa.Table.from_arrays(columns, names=["key", "path", "step", "timestamp_ms", "value"])
 
 
 def read_part(folder: Path, kind: Kind, number: int) -> Iterator[Series]:

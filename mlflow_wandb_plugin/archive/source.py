@@ -6,15 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from mlflow_wandb_plugin.archive import points_table
 from mlflow_wandb_plugin.archive.codec import decode_row
 from mlflow_wandb_plugin.archive.file_store import INDEX, file_bytes, read_files
-from mlflow_wandb_plugin.archive.points_table import (
-    FOLDERS,
-    Kind,
-    part_name,
-    part_numbers,
-    read_part,
-)
 from mlflow_wandb_plugin.archive.run_document import (
     ROWS_FILE,
     RUN_FILE,
@@ -140,14 +134,14 @@ class _RunReading:
         yield from self._run.earlier_logs
         yield self._info()
 
-    def _points(self, kind: Kind, start: int, end: int) -> Iterator[Item]:
-        folder = self._folder / FOLDERS[kind]
-        there = [number for number in part_numbers(folder) if start <= number < end]
+    def _points(self, kind: points_table.Kind, start: int, end: int) -> Iterator[Item]:
+        folder = self._folder / points_table.FOLDERS[kind]
+        there = [number for number in points_table.part_numbers(folder) if start <= number < end]
         for number in there:
             try:
-                yield from read_part(self._folder, kind, number)
+                yield from points_table.read_part(self._folder, kind, number)
             except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-                path = folder / part_name(number)
+                path = folder / points_table.part_name(number)
                 yield self._damage(path, 0, path.stat().st_size, error)
         if len(there) < end - start:
             reason = f"{end - start - len(there)} of its parts are missing"

@@ -275,9 +275,7 @@ class _TableReading:
             yield self._series(points)
 
     def _series(self, points: list[tuple[float, int, int]]) -> Series:
-        values = [point[0] for point in points]
-        times = [point[1] for point in points]
-        steps = [point[2] for point in points]
+        values, times, steps = (list(column) for column in zip(*points, strict=True))
         self.last_step = max(self.last_step, *steps)
         self.last_ms = max(self.last_ms or 0, *times)
         if self._table.kind == "history":

@@ -203,8 +203,6 @@ class Rows:
         for owner, leaves in groups.items():
             self._add_other(owner, nest(leaves))
 
-    # -- blocks ---------------------------------------------------------------------------
-
     @property
     def points(self) -> int:
         """Points since the last `take`."""

@@ -47,13 +47,10 @@ def may_lack_rows(path: Path, header: Mapping[str, Any], wandb_file: Path) -> bo
     That is so if the run was online, may be resumed, and ``finish()`` did not return.
     """
     folder = wandb_file.parent
-    online = folder.name.startswith("run-") and folder.is_dir()
-    return online and bool(header.get("resume")) and not _uploaded(path)
-
-
-def _uploaded(path: Path) -> bool:
+    if not (folder.name.startswith("run-") and folder.is_dir() and header.get("resume")):
+        return False
     notes = (entry for entry in reader.JournalReader(path).read() if entry.kind == frames.NOTE)
-    return any(note.document().get("uploaded") for note in notes)
+    return not any(note.document().get("uploaded") for note in notes)
 
 
 class Unsent:

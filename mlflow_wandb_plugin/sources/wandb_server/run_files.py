@@ -72,8 +72,6 @@ class RunDownloads:
         self._where = f"{client.address.path}/{run_id}"
         self._names: set[str] = set()
 
-    # -- files ------------------------------------------------------------------------------
-
     def new_files(self) -> Iterator[Item]:
         """Yield every file of the run that no earlier call has yielded.
 
@@ -120,8 +118,6 @@ class RunDownloads:
             for node in self._client.pages(page):
                 file.write(f"{node.get('line') or ''}".rstrip("\n") + "\n")
         yield FileRef(CONSOLE_FILE, local)
-
-    # -- system metrics ---------------------------------------------------------------------
 
     def system_metrics(self, lines: int) -> Iterator[Item]:
         """Yield the system metrics; an `UnreadableRange` if the server has not all ``lines``."""
