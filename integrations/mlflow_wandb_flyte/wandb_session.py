@@ -138,12 +138,8 @@ class WandbSession:
         self.run = _open_runs.get(parent)
         if self.run is not None:
             return
-        names = {
-            "entity": keys.WANDB_ENTITY,
-            "project": keys.WANDB_PROJECT,
-            "mode": keys.WANDB_MODE,
-        }
-        init.update({name: context[key] for name, key in names.items() if context.get(key)})
+        ours = {"entity": keys.WANDB_ENTITY, "project": keys.WANDB_PROJECT, "mode": keys.WANDB_MODE}
+        init.update({name: context[key] for name, key in ours.items() if context.get(key)})
         init["id"] = parent
         self._init(init, Share(parent, label=flyte.ctx().action.name, primary=False))
 
