@@ -52,7 +52,7 @@ class _Config:
     def get(self, key: str, default: Any = None) -> Any:
         return self.to_dict().get(key, default)
 
-    # The methods that change something change the custom_context of the running task, if any.
+    # The next four methods change the custom_context of the running task, if there is one.
 
     def __setitem__(self, key: str, value: str) -> None:
         self.update({key: value})

@@ -278,7 +278,9 @@ def _wandb_links(task: Any, options: WandbOptions) -> list[Any]:
     links = [Wandb(**common)]
     if nodes > 1 and options.rank_scope == "worker":
         name = "Weights & Biases Worker {}"
-        links = [Wandb(**common, name=name.format(n), _worker_index=n) for n in range(nodes)]
+        links = [
+            Wandb(**common, name=name.format(node), _worker_index=node) for node in range(nodes)
+        ]
     if nodes * processes > 1 and options.download_logs:
         logger.warning("download_logs: a distributed task's logs are not downloaded")
     return [_of_decorator(link) for link in links]

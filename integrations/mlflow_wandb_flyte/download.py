@@ -197,7 +197,7 @@ def _fetch_files(run: Any, folder: Path) -> None:
 
 @contextmanager
 def _doing(what: str) -> Iterator[None]:
-    """Raise RuntimeError if the block fails: ``what`` was not possible, and what to do."""
+    """Turn any error of the block into a RuntimeError that names ``what`` the block does."""
     import wandb
 
     try:

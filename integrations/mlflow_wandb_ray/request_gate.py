@@ -47,7 +47,7 @@ class RequestGateActor:
             return number
 
     async def end(self, number: int, refused: bool, retry_after_s: float | None) -> None:
-        """Report that a request has ended, and the server's answer with its Retry-After header."""
+        """Report how a request has ended; ``retry_after_s`` is from the Retry-After header."""
         async with self._changed:
             now = time.monotonic()
             began = self._began.pop(number, now)
