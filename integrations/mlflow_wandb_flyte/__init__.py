@@ -72,5 +72,4 @@ def get_wandb_run() -> Any:
 
 def get_wandb_run_dir() -> str | None:
     """Return the local folder of the current run's files, or None."""
-    run = get_wandb_run()
-    return None if run is None else str(run.dir)
+    return None if (run := get_wandb_run()) is None else str(run.dir)

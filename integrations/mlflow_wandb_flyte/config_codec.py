@@ -55,8 +55,7 @@ def decode(config: type[Any], context: Mapping[str, str], prefix: str) -> Any:
     hints = get_type_hints(config)
     values = {}
     for field in fields(config):
-        text = context.get(f"{prefix}_{field.name}")
-        if text is not None:
+        if (text := context.get(f"{prefix}_{field.name}")) is not None:
             values[field.name] = text if _is_str(hints[field.name]) else _parsed(text)
     return config(**values)
 

@@ -52,31 +52,28 @@ class _Config:
     def get(self, key: str, default: Any = None) -> Any:
         return self.to_dict().get(key, default)
 
+    # The next four methods change the custom_context of the running task, if there is one.
+
     def __setitem__(self, key: str, value: str) -> None:
         self.update({key: value})
 
     def __delitem__(self, key: str) -> None:
-        context = flyte.ctx().custom_context
-        if context:
+        if context := flyte.ctx().custom_context:
             del context[key]
 
     def pop(self, key: str, default: Any = None) -> Any:
-        context = flyte.ctx().custom_context
-        return context.pop(key, default) if context else default
+        return (flyte.ctx().custom_context or {}).pop(key, default)
 
     def update(self, *args: Any, **kwargs: str) -> None:
-        """Change the custom_context of the running task, if there is one."""
-        context = flyte.ctx().custom_context
-        if context is not None:
+        if (context := flyte.ctx().custom_context) is not None:
             context.update(*args, **kwargs)
 
     def arguments(self, *without: str) -> dict[str, Any]:
         """Return the fields and ``kwargs`` that are set, except the fields ``without``."""
         given = asdict(self)  # type: ignore[call-overload]
         given |= given.pop("kwargs") or {}
-        return {
-            key: value for key, value in given.items() if key not in without and value is not None
-        }
+        named = {key: value for key, value in given.items() if key not in without}
+        return {key: value for key, value in named.items() if value is not None}
 
     def __enter__(self: Config) -> Config:
         self._entered = ExitStack()
@@ -295,8 +292,7 @@ def changed_context(
         data: more data of the task, which its traces see and its children do not.
     """
     outer = internal_ctx()
-    task = outer.data.task_context
-    if task is None:
+    if (task := outer.data.task_context) is None:
         yield
         return
     kept = {key: value for key, value in (task.custom_context or {}).items() if key not in drop}

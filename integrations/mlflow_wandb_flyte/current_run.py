@@ -81,10 +81,7 @@ def _run_attribute(name: str) -> property:
     def set_(module: ModuleType, value: Any) -> None:
         vars(module)[name] = value
 
-    def delete(module: ModuleType) -> None:
-        del vars(module)[name]
-
-    return property(get, set_, delete)
+    return property(get, set_, lambda module: vars(module).pop(name))
 
 
 class _WandbModule(ModuleType):

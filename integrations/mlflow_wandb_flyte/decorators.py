@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from typing import Any, TypeVar, cast
 
@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 F = TypeVar("F")
 OUR_SETTINGS = frozenset(field.name for field in fields(Settings)) - {"project", "entity"}
+_NOT_FOR_TRACES = (
+    "@{} cannot be applied to traces. Traces can access the parent's {} run via get_{}_run()."
+)
 
 
 def wandb_init(
@@ -64,7 +67,7 @@ def wandb_init(
             function is a trace.
     """
     given = {"project": project, "entity": entity}
-    init = {**{key: value for key, value in given.items() if value is not None}, **kwargs}
+    init = {key: value for key, value in given.items() if value is not None} | kwargs
     options = WandbOptions(init, run_mode, rank_scope, download_logs)
 
     def decorate(func: Any) -> Any:
@@ -232,10 +235,7 @@ def _plain_wandb_run(
     if flyte.ctx():
         run = (flyte.ctx().data or {}).get(keys.WANDB_RUN)
         if run is None:
-            raise RuntimeError(
-                "@wandb_init cannot be applied to traces. Traces can access the parent's "
-                "wandb run via get_wandb_run()."
-            )
+            raise RuntimeError(_NOT_FOR_TRACES.format("wandb_init", "wandb", "wandb"))
         yield run
         return
     import wandb
@@ -255,14 +255,8 @@ def _plain_wandb_run(
 @contextmanager
 def _plain_mlflow_run(options: MlflowOptions) -> Iterator[Any]:
     if flyte.ctx():
-        raise RuntimeError(
-            "@mlflow_run cannot be applied to traces. Traces can access the parent's MLflow run "
-            "via get_mlflow_run()."
-        )
-    if not options.logs_here():
-        yield None
-        return
-    with plain_run(options) as run:
+        raise RuntimeError(_NOT_FOR_TRACES.format("mlflow_run", "MLflow", "mlflow"))
+    with plain_run(options) if options.logs_here() else nullcontext() as run:
         yield run
 
 
@@ -271,12 +265,9 @@ def _plain_mlflow_run(options: MlflowOptions) -> Iterator[Any]:
 
 def _wandb_links(task: Any, options: WandbOptions) -> list[Any]:
     nodes, processes = shape(task)
-    mode = options.run_mode or "auto"
     common: dict[str, Any] = {
-        "project": options.init.get("project"),
-        "entity": options.init.get("entity"),
-        "id": options.init.get("id"),
-        "run_mode": mode,
+        **{name: options.init.get(name) for name in ("project", "entity", "id")},
+        "run_mode": options.run_mode or "auto",
         "rank_scope": options.rank_scope or "global",
         "_is_distributed": nodes * processes > 1,
         "_several_nodes": nodes > 1,
@@ -284,13 +275,12 @@ def _wandb_links(task: Any, options: WandbOptions) -> list[Any]:
         "_scope_given": options.rank_scope is not None,
         "_task_host": _task_host(task),
     }
+    links = [Wandb(**common)]
     if nodes > 1 and options.rank_scope == "worker":
-        names = [f"Weights & Biases Worker {index}" for index in range(nodes)]
+        name = "Weights & Biases Worker {}"
         links = [
-            Wandb(**common, name=name, _worker_index=index) for index, name in enumerate(names)
+            Wandb(**common, name=name.format(node), _worker_index=node) for node in range(nodes)
         ]
-    else:
-        links = [Wandb(**common)]
     if nodes * processes > 1 and options.download_logs:
         logger.warning("download_logs: a distributed task's logs are not downloaded")
     return [_of_decorator(link) for link in links]

@@ -16,10 +16,8 @@ def get_distributed_info() -> dict[str, int] | None:
         rank, local_rank, world_size, local_world_size, worker_index and num_workers; None if
         there is only one process.
     """
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return None
     world_size = _number("WORLD_SIZE", 1)
-    if world_size <= 1:
+    if "RANK" not in os.environ or world_size <= 1:
         return None
     # Flyte's launcher for JAX sets the number of nodes and starts one process on each.
     nodes = _number("NNODES", 1)
@@ -64,14 +62,13 @@ def share(mode: TrackRunMode, scope: RankScope, info: dict[str, int], base: str)
     several_nodes = info["num_workers"] > 1
     per_worker = several_nodes and scope == "worker"
     unit = f"{base}-worker-{info['worker_index']}" if per_worker else base
-    first = info["local_rank" if per_worker else "rank"] == 0
+    rank = info["local_rank" if per_worker else "rank"]
     if mode == "shared":
-        rank = f"rank-{info['rank']}"
         label = f"worker-{info['worker_index']}-rank-{info['local_rank']}"
-        return Share(unit, label=label if several_nodes else rank, primary=first)
+        return Share(unit, label=label if several_nodes else f"rank-{rank}", primary=rank == 0)
     if mode in ("new", "nested"):
-        return Share(f"{unit}-rank-{info['local_rank' if per_worker else 'rank']}", group=unit)
-    return Share(unit if first else None)
+        return Share(f"{unit}-rank-{rank}", group=unit)
+    return Share(unit if rank == 0 else None)
 
 
 def shape(task: Any) -> tuple[int, int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +22,7 @@ from mlflow_wandb_flyte.sweep import get_wandb_sweep_id
 logger = logging.getLogger(__name__)
 
 NO_PROJECT = "Cannot query sweep without entity and project: set them via wandb_config()"
+DEFAULT_FOLDER = Path(tempfile.gettempdir()) / "wandb_runs"
 
 
 def download_wandb_run_dir(
@@ -44,8 +47,11 @@ def download_wandb_run_dir(
     Raises:
         RuntimeError: no run is given or current, or W&B does not return it.
     """
+    import wandb
+
     context = flyte.ctx().custom_context or {}
-    run_id = run_id or context.get(keys.WANDB_RUN_ID) or _current_id()
+    current = wandb.run.id if wandb.run is not None else None
+    run_id = run_id or context.get(keys.WANDB_RUN_ID) or current
     if run_id is None:
         raise RuntimeError(
             "No run_id provided and no active wandb run found in context: "
@@ -55,13 +61,18 @@ def download_wandb_run_dir(
     project = project or context.get(keys.WANDB_PROJECT) or (config.project if config else None)
     entity = entity or context.get(keys.WANDB_ENTITY) or (config.entity if config else None)
     run_path = "/".join(filter(None, (entity if project else None, project, run_id)))
-    folder = _folder(path or _default_folder() / quote(run_id, safe=""))
-    run = _request(f"fetch wandb run '{run_path}'", lambda: _api().run(run_path))
-    _request(f"download files of wandb run '{run_path}'", lambda: _fetch_files(run, folder))
-    summary = _request(f"fetch the summary of wandb run '{run_path}'", lambda: dict(run.summary))
+    folder = _folder(path or DEFAULT_FOLDER / quote(run_id, safe=""))
+    with _doing(f"fetch wandb run '{run_path}'"):
+        run = _api().run(run_path)
+    with _doing(f"download files of wandb run '{run_path}'"):
+        _fetch_files(run, folder)
+    with _doing(f"fetch the summary of wandb run '{run_path}'"):
+        summary = dict(run.summary)
     _write(folder / "summary.json", summary)
     if include_history:
-        rows = _request(f"fetch the history of wandb run '{run_path}'", lambda: _rows(run))
+        with _doing(f"fetch the history of wandb run '{run_path}'"):
+            # history() samples, and a cached scan loses rows of a run that has grown.
+            rows = [dict(row) for row in run.scan_history(use_cache=False)]
         _write(folder / "metrics_history.json", rows)
     return str(folder)
 
@@ -98,19 +109,15 @@ def download_wandb_sweep_dirs(
     if not entity or not project:
         raise RuntimeError(NO_PROJECT)
     where = f"{entity}/{project}/{sweep_id}"
-    run_ids = _request(
-        f"fetch wandb sweep '{where}'", lambda: [run.id for run in _api().sweep(where).runs]
-    )
-    base = Path(base_path) if base_path else _default_folder()
+    with _doing(f"fetch wandb sweep '{where}'"):
+        run_ids = [run.id for run in _api().sweep(where).runs]
+    base = Path(base_path) if base_path else DEFAULT_FOLDER
+    download = functools.partial(download_wandb_run_dir, project=project, entity=entity)
     found, failed = [], []
     for run_id in run_ids:
         target = str(base / quote(run_id, safe=""))
         try:
-            found.append(
-                download_wandb_run_dir(
-                    run_id, target, include_history, project=project, entity=entity
-                )
-            )
+            found.append(download(run_id, target, include_history))
         except RuntimeError as error:
             failed.append(f"{run_id} ({error})")
     if failed and not found:
@@ -133,7 +140,7 @@ async def download_wandb_run_logs(run_id: str, project: str = "", entity: str = 
 @flyte.trace
 async def download_wandb_sweep_logs(sweep_id: str, project: str = "", entity: str = "") -> Dir[Any]:
     """`download_wandb_sweep_dirs` as a trace, so that Flyte's UI shows the files."""
-    base = _folder(_default_folder() / f"sweep-{quote(sweep_id, safe='')}")
+    base = _folder(DEFAULT_FOLDER / f"sweep-{quote(sweep_id, safe='')}")
     download_wandb_sweep_dirs(sweep_id, str(base), project=project or None, entity=entity or None)
     return await Dir.from_local(str(base))
 
@@ -164,25 +171,12 @@ def _sweep_project(entity: str | None, project: str | None) -> tuple[str | None,
     projects = [project, context.get(keys.SWEEP_PROJECT), *(c.project for c in configs if c)]
     entity, project = (next(filter(None, found), None) for found in (entities, projects))
     if project and not entity:
-        entity = _default_entity()
+        try:
+            with _doing("fetch the default entity"):
+                entity = _api().default_entity
+        except RuntimeError as error:
+            raise RuntimeError(f"{NO_PROJECT}. {error}") from error
     return entity, project
-
-
-def _default_entity() -> str | None:
-    """
-    Raises:
-        RuntimeError: W&B did not return it.
-    """
-    try:
-        return _request("fetch the default entity", lambda: _api().default_entity)  # type: ignore[no-any-return]
-    except RuntimeError as error:
-        raise RuntimeError(f"{NO_PROJECT}. {error}") from error
-
-
-def _current_id() -> str | None:
-    import wandb
-
-    return str(wandb.run.id) if wandb.run is not None else None
 
 
 def _api() -> Any:
@@ -193,11 +187,6 @@ def _api() -> Any:
     return wandb.Api(overrides=overrides)
 
 
-def _rows(run: Any) -> list[dict[str, Any]]:
-    # history() samples, and a cached scan loses rows of a run that has grown.
-    return [dict(row) for row in run.scan_history(use_cache=False)]
-
-
 def _fetch_files(run: Any, folder: Path) -> None:
     for file in run.files():
         target = (folder / file.name).resolve()
@@ -206,45 +195,26 @@ def _fetch_files(run: Any, folder: Path) -> None:
         file.download(root=str(folder), replace=True)
 
 
-def _request(doing: str, ask: Callable[[], Any]) -> Any:
-    """
-    Raises:
-        RuntimeError: W&B did not answer; the message says what to do.
-    """
+@contextmanager
+def _doing(what: str) -> Iterator[None]:
+    """Turn any error of the block into a RuntimeError that names ``what`` the block does."""
     import wandb
 
     try:
-        return ask()
+        yield
     except wandb.errors.AuthenticationError as error:
-        raise RuntimeError(
-            f"Authentication failed, cannot {doing}: set WANDB_API_KEY. {error}"
-        ) from error
+        reason = f"Authentication failed, cannot {what}: set WANDB_API_KEY. {error}"
+        raise RuntimeError(reason) from error
     except Exception as error:
-        raise RuntimeError(f"Failed to {doing}: {error}") from error
+        raise RuntimeError(f"Failed to {what}: {error}") from error
 
 
 def _write(path: Path, content: Any) -> None:
-    """
-    Raises:
-        RuntimeError: it cannot be written.
-    """
-    try:
+    with _doing(f"write {path.name}"):
         path.write_text(json.dumps(content, indent=2, default=str))
-    except OSError as error:
-        raise RuntimeError(f"Failed to write {path.name}: {error}") from error
-
-
-def _default_folder() -> Path:
-    return Path(tempfile.gettempdir()) / "wandb_runs"
 
 
 def _folder(path: str | Path) -> Path:
-    """
-    Raises:
-        RuntimeError: it cannot be created.
-    """
-    try:
+    with _doing(f"create download directory {path}"):
         Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RuntimeError(f"Failed to create download directory {path}: {error}") from error
     return Path(path).resolve()

@@ -41,12 +41,7 @@ class TaskLink(Link):
         return self._address(context or {}, f"{run_name}-{action_name}")
 
     def _address(self, context: dict[str, str], task_id: str) -> str:
-        """Return the link's address.
-
-        Args:
-            context: custom_context of the task.
-            task_id: default name of the task's run.
-        """
+        """Return the link's address in the task's context; ``task_id``: its run's default name."""
         raise NotImplementedError
 
 
@@ -85,17 +80,17 @@ class Wandb(TaskLink):
             mode = cast(RunMode, context.get("wandb_run_mode", mode))
         parent = context.get(keys.WANDB_RUN_ID)
         base = self.id or context.get("wandb_id") or task_id
-        if self._is_distributed:
-            project = self._project_path(context)
-            kind = "groups" if mode in ("new", "nested") else "runs"
-            return _url(host, *project, kind, f"{base}{self._worker(context)}") if project else host
-        shares = mode == "shared" or (mode == "auto" and parent)
-        project = self._project_path(context, shares=bool(shares))
+        alone = not self._is_distributed
+        shares = alone and (mode == "shared" or (mode == "auto" and bool(parent)))
+        project = self._project_path(context, shares)
         if project is None:
             return host
         if shares:
             return _url(host, *project, "runs", parent) if parent else _url(host, *project)
-        return _url(host, *project, "runs", base)
+        if alone:
+            return _url(host, *project, "runs", base)
+        kind = "groups" if mode in ("new", "nested") else "runs"
+        return _url(host, *project, kind, f"{base}{self._worker(context)}")
 
     def _worker(self, context: dict[str, str]) -> str:
         scope: str = self.rank_scope
@@ -108,10 +103,8 @@ class Wandb(TaskLink):
         # The number of a task's links is fixed before its context is known: link to the first node.
         return "-worker-0" if self._several_nodes else ""
 
-    def _project_path(
-        self, context: dict[str, str], shares: bool = False
-    ) -> tuple[str, str] | None:
-        """(entity, project) of the run; a shared run's are its parent's."""
+    def _project_path(self, context: dict[str, str], shares: bool) -> tuple[str, str] | None:
+        """Return (entity, project) of the run; a shared run's are its parent's."""
         parent = context if shares else {}
         entity = parent.get(keys.WANDB_ENTITY) or self.entity or context.get("wandb_entity")
         project = parent.get(keys.WANDB_PROJECT) or self.project or context.get("wandb_project")
@@ -182,9 +175,6 @@ class Mlflow(TaskLink):
         inherited = context.get(keys.MLFLOW_LINK, "")
         if inherited and mode != "new":
             return inherited
-        return self._experiment_address(context, task_id)
-
-    def _experiment_address(self, context: dict[str, str], task_id: str) -> str:
         host = (self._link_host or context.get("mlflow_link_host", "")).rstrip("/")
         experiment = self._experiment_id or context.get("mlflow_experiment_id", "")
         if not host:

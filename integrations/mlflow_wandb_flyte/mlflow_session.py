@@ -6,22 +6,16 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import flyte
 
-from mlflow_wandb_flyte import current_run, keys
+from mlflow_wandb_flyte import current_run, keys, replica
 from mlflow_wandb_flyte.context import MlflowRunMode, get_mlflow_context
-from mlflow_wandb_flyte.replica import (
-    as_active_run,
-    flyte_tags,
-    task_run,
-    use_mirrored_store,
-    wait_for_wandb,
-)
 from mlflow_wandb_flyte.session import Ending, ending_of
+from mlflow_wandb_flyte.wandb_session import action_id
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.mlflow_terms import PARENT_TAG
 
@@ -71,11 +65,8 @@ class MlflowOptions:
             if any(self.given.get(name) for name in names):
                 for name in names:
                     merged.pop(name, None)
-        autolog_kwargs = {
-            **merged.get("autolog_kwargs", {}),
-            **self.given.get("autolog_kwargs", {}),
-        }
-        return {**merged, **self.given, "autolog_kwargs": autolog_kwargs}
+        both = (merged.get("autolog_kwargs", {}), self.given.get("autolog_kwargs", {}))
+        return {**merged, **self.given, "autolog_kwargs": both[0] | both[1]}
 
 
 class MlflowSession:
@@ -104,12 +95,8 @@ class MlflowSession:
         if self.run is None:
             yield
             return
-        given = self._arguments
-        with ExitStack() as stack:
-            stack.enter_context(
-                task_run(self.run, given.get("link_host"), given.get("link_template"))
-            )
-            stack.enter_context(current_run.mlflow_runs(self.run))
+        link = self._arguments.get("link_host"), self._arguments.get("link_template")
+        with replica.task_run(self.run, *link), current_run.mlflow_runs(self.run):
             self._autolog()
             yield
 
@@ -126,9 +113,7 @@ class MlflowSession:
                 mlflow.end_run(STATUS[ending])
         except Exception as error:
             logger.warning("MLflow run %s could not be ended: %s", self.run.info.run_id, error)
-        wait_for_wandb(self.run.info.run_id)
-
-    # -- starting -------------------------------------------------------------------------
+        replica.wait_for_wandb(self.run.info.run_id)
 
     def _shared_id(self) -> str | None:
         """Return the parent's run id, if this task is to log into that run."""
@@ -138,14 +123,14 @@ class MlflowSession:
     def _start(self) -> Any:
         import mlflow
 
-        use_mirrored_store(self._arguments.get("tracking_uri"))
+        replica.use_mirrored_store(self._arguments.get("tracking_uri"))
         self._client = mlflow.MlflowClient()
         shared = self._shared_id()
         if shared:
             # Another process opened the run, and ends it.
             for key, value in (self._options.given.get("tags") or {}).items():
                 self._client.set_tag(shared, key, value)
-            return as_active_run(self._client.get_run(shared))
+            return replica.as_active_run(self._client.get_run(shared))
         start = {k: v for k, v in self._arguments.items() if k not in NOT_FOR_START_RUN}
         experiment = self._experiment_id()
         if flyte.ctx():
@@ -168,7 +153,7 @@ class MlflowSession:
         """Return arguments of ``mlflow.start_run`` that resume an earlier attempt's run, if any."""
         if start.get("run_id"):
             return start
-        tags = {**flyte_tags(), **(start.get("tags") or {})}
+        tags = {**replica.flyte_tags(), **(start.get("tags") or {})}
         parent = (flyte.ctx().custom_context or {}).get(keys.MLFLOW_RUN_ID)
         if self._options.mode() == "nested":
             if parent:
@@ -178,17 +163,10 @@ class MlflowSession:
         earlier = self._earlier_attempt(experiment)
         if earlier:
             return {"run_id": earlier, "tags": tags}
-        action = flyte.ctx().action
-        name = start.get("run_name") or f"{action.run_name}-{action.name}"
-        return {**start, "run_name": name, "tags": tags}
+        return {**start, "run_name": start.get("run_name") or action_id(), "tags": tags}
 
     def _earlier_attempt(self, experiment: str | None) -> str | None:
-        action = flyte.ctx().action
-        tags = {
-            "flyte.run_name": str(action.run_name).replace("'", ""),
-            "flyte.action_name": str(action.name).replace("'", ""),
-        }
-        found = self._client.search_runs([experiment or _default_experiment()], _tag_filter(tags))
+        found = self._client.search_runs([experiment or _default_experiment()], _of_action())
         # The replica of a W&B run has the action's tags, too.
         of_mlflow = (None, identity.MIRROR)
         own = [run for run in found if run.data.tags.get(identity.ORIGIN) in of_mlflow]
@@ -205,16 +183,12 @@ class MlflowSession:
             return
         import mlflow
 
-        options = {
-            "log_models": given.get("log_models", True),
-            "log_datasets": given.get("log_datasets", True),
-            **given["autolog_kwargs"],
-        }
         framework = given.get("framework")
         module: Any = getattr(mlflow, framework, None) if framework else mlflow
         if not hasattr(module, "autolog"):
             raise ValueError(f"MLflow framework '{framework}' not supported")
-        module.autolog(**options)
+        options = {name: given.get(name, True) for name in ("log_models", "log_datasets")}
+        module.autolog(**options | given["autolog_kwargs"])
 
 
 def get_mlflow_run() -> Any:
@@ -235,10 +209,10 @@ def plain_run(options: MlflowOptions) -> Iterator[Any]:
         yield run
     except BaseException as error:
         mlflow.end_run(STATUS[ending_of(error)])
-        wait_for_wandb(run.info.run_id)
+        replica.wait_for_wandb(run.info.run_id)
         raise
     mlflow.end_run()
-    wait_for_wandb(run.info.run_id)
+    replica.wait_for_wandb(run.info.run_id)
 
 
 def end_runs_of_killed_workers(options: MlflowOptions) -> None:
@@ -246,29 +220,28 @@ def end_runs_of_killed_workers(options: MlflowOptions) -> None:
 
     Not the replicas of W&B runs: their replicator notices that its process is gone.
     """
+    import mlflow
+
     try:
-        _end_running(options.arguments())
+        arguments = options.arguments()
+        client = mlflow.MlflowClient(arguments.get("tracking_uri"))
+        experiment: Any = arguments.get("experiment_id")
+        if not experiment and arguments.get("experiment_name"):
+            named = client.get_experiment_by_name(arguments["experiment_name"])
+            experiment = named.experiment_id if named else None
+        running = f"{_of_action()} and attributes.status = 'RUNNING'"
+        for run in client.search_runs([str(experiment or _default_experiment())], running):
+            client.set_terminated(run.info.run_id, "KILLED")
     except Exception as error:
         logger.warning("cannot end the MLflow runs of killed workers: %s", error)
 
 
-def _end_running(arguments: dict[str, Any]) -> None:
-    import mlflow
-
-    client = mlflow.MlflowClient(arguments.get("tracking_uri"))
-    experiment: Any = arguments.get("experiment_id")
-    if not experiment and arguments.get("experiment_name"):
-        named = client.get_experiment_by_name(arguments["experiment_name"])
-        experiment = named.experiment_id if named else None
-    tags = flyte_tags()
-    wanted = {key: tags[key] for key in ("flyte.run_name", "flyte.action_name")}
-    running = f"{_tag_filter(wanted)} and attributes.status = 'RUNNING'"
-    for run in client.search_runs([str(experiment or _default_experiment())], running):
-        client.set_terminated(run.info.run_id, "KILLED")
-
-
-def _tag_filter(tags: Mapping[str, str]) -> str:
-    return " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+def _of_action() -> str:
+    """Return MLflow's search filter for the runs of the current action."""
+    action = flyte.ctx().action
+    names = {"run_name": str(action.run_name), "action_name": str(action.name)}
+    tags = {key: name.replace("'", "") for key, name in names.items()}
+    return " and ".join(f"tags.`flyte.{key}` = '{name}'" for key, name in tags.items())
 
 
 def _default_experiment() -> str:

@@ -28,8 +28,7 @@ def active_replica(run: Any, link_host: str | None = None) -> Iterator[None]:
     If MLflow has not answered yet, the task runs without it; MLflow's calls then start runs of
     their own, as MLflow always does.
     """
-    replica = _replica(run)
-    if replica is None:
+    if (replica := _replica(run)) is None:
         yield
         return
     with task_run(replica, link_host), current_run.mlflow_runs(replica):

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import (
-    AbstractContextManager,
-    AsyncExitStack,
-    ExitStack,
-    asynccontextmanager,
-    contextmanager,
-)
 from typing import Any, Literal, Protocol, TypeAlias
 
 from mlflow_wandb_flyte.sigterm import ended_on_sigterm
@@ -26,7 +20,7 @@ class Session(Protocol):
     def open(self) -> None:
         """Open the run. May take seconds; called outside the event loop."""
 
-    def entered(self) -> AbstractContextManager[None]:
+    def entered(self) -> contextlib.AbstractContextManager[None]:
         """Make the run the current one for the function, its traces and its child tasks."""
 
     def close(self, ending: Ending) -> None:
@@ -42,7 +36,7 @@ def wrapped(function: Any, sessions: Callable[[], Sequence[Session]]) -> Any:
 
         @functools.wraps(function)
         async def call(*args: Any, **kwargs: Any) -> Any:
-            async with AsyncExitStack() as stack:
+            async with contextlib.AsyncExitStack() as stack:
                 for session in sessions():
                     await stack.enter_async_context(_running_async(session))
                 return await function(*args, **kwargs)
@@ -51,7 +45,7 @@ def wrapped(function: Any, sessions: Callable[[], Sequence[Session]]) -> Any:
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            with ExitStack() as stack:
+            with contextlib.ExitStack() as stack:
                 for session in sessions():
                     stack.enter_context(_running(session))
                 return function(*args, **kwargs)
@@ -59,7 +53,7 @@ def wrapped(function: Any, sessions: Callable[[], Sequence[Session]]) -> Any:
     return call
 
 
-@contextmanager
+@contextlib.contextmanager
 def _running(session: Session) -> Iterator[None]:
     session.open()
     endings: list[Ending] = []
@@ -70,7 +64,7 @@ def _running(session: Session) -> Iterator[None]:
         session.close(endings[0])
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def _running_async(session: Session) -> AsyncIterator[None]:
     """As `_running`, without blocking the event loop while the run is opened and closed."""
     opening = asyncio.ensure_future(asyncio.to_thread(session.open))
@@ -88,7 +82,7 @@ async def _running_async(session: Session) -> AsyncIterator[None]:
         await asyncio.shield(asyncio.to_thread(session.close, endings[0]))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _entered(session: Session, endings: list[Ending]) -> Iterator[None]:
     """Enter an open session, and append how the block ended to ``endings``."""
     try:

@@ -60,9 +60,8 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
 
 
 def _end_all() -> None:
-    threads = [
-        threading.Thread(target=_end, args=(end,), daemon=True) for end in [*_end_calls.values()]
-    ]
+    ends = list(_end_calls.values())
+    threads = [threading.Thread(target=_end, args=(end,), daemon=True) for end in ends]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import flyte
@@ -28,17 +27,16 @@ _agent_lock = threading.Lock()
 class SweepOptions:
     """Arguments of `wandb_sweep`; ``given`` are other arguments of ``wandb.sweep``."""
 
-    project: str | None = None
-    entity: str | None = None
-    download_logs: bool | None = None
-    given: Mapping[str, Any] = field(default_factory=dict)
+    project: str | None
+    entity: str | None
+    download_logs: bool | None
+    given: dict[str, Any]
 
     def wants_logs(self) -> bool:
         """Whether the decorator or `wandb_sweep_config` asks for ``download_logs``."""
         config = get_wandb_sweep_context()
-        if self.download_logs is None:
-            return bool(config and config.download_logs)
-        return self.download_logs
+        configured = bool(config and config.download_logs)
+        return configured if self.download_logs is None else self.download_logs
 
 
 class SweepSession:
@@ -58,8 +56,7 @@ class SweepSession:
         """
         run_one_agent_at_a_time()
         context = flyte.ctx().custom_context or {}
-        existing = context.get(keys.SWEEP_ID)
-        if existing:
+        if existing := context.get(keys.SWEEP_ID):
             self.sweep_id = existing
             self.project = context.get(keys.SWEEP_PROJECT)
             self.entity = context.get(keys.SWEEP_ENTITY)
@@ -80,17 +77,10 @@ class SweepSession:
     def _create(self, config: Any) -> str:
         import wandb
 
-        sweep = config.to_sweep_config()
-        sweep.setdefault("name", action_id())
-        return str(
-            wandb.sweep(
-                sweep,
-                project=self.project,
-                entity=self.entity,
-                prior_runs=config.prior_runs or [],
-                **self._options.given,
-            )
-        )
+        sweep = {"name": action_id()} | config.to_sweep_config()
+        where: dict[str, Any] = {"project": self.project, "entity": self.entity}
+        prior_runs = config.prior_runs or []
+        return str(wandb.sweep(sweep, **where, prior_runs=prior_runs, **self._options.given))
 
     def _earlier_attempt(self) -> str | None:
         if action_id() in _created:
@@ -107,12 +97,9 @@ class SweepSession:
             return None
 
     def entered(self) -> AbstractContextManager[None]:
-        passed = {
-            keys.SWEEP_ID: self.sweep_id,
-            keys.SWEEP_PROJECT: self.project,
-            keys.SWEEP_ENTITY: self.entity,
-        }
-        return changed_context(add={key: value for key, value in passed.items() if value})
+        where = {keys.SWEEP_PROJECT: self.project, keys.SWEEP_ENTITY: self.entity}
+        known = {key: value for key, value in where.items() if value}
+        return changed_context(add={keys.SWEEP_ID: self.sweep_id, **known})
 
     def close(self, ending: Ending) -> None:
         """Do nothing: the agents end a sweep."""

@@ -38,8 +38,7 @@ Options = WandbOptions | MlflowOptions | SweepOptions
 def track_task(task: Any, options: Options, links: Sequence[Any] = ()) -> Any:
     """Open a run around each execution of ``task``; changes and returns the task."""
     if not hasattr(task, "tracked_by"):
-        task.__class__ = _tracked(type(task))
-        task.tracked_by = ()
+        _as_tracked(task, ())
     # The same decorator again replaces the one before.
     kept = [one for one in task.tracked_by if type(one) is not type(options)]
     task.tracked_by = (options, *kept)
@@ -61,7 +60,8 @@ def tracked_class(plain: Any) -> Any:
             # Override the plain task: another plugin_config changes its class.
             changed = _plain(self).override(links=(), **changes)
             tracked = _as_tracked(changed, self.tracked_by)
-            tracked.links = _with_decorators(tuple(links), self.links) if links else self.links
+            ours = (one for one in self.links if isinstance(one, TaskLink) and one.of_decorator)
+            tracked.links = (*links, *ours) if links else self.links
             return tracked
 
         def __reduce_ex__(self, protocol: Any) -> Any:
@@ -74,12 +74,6 @@ def tracked_class(plain: Any) -> Any:
 
 
 _tracked: Any = functools.cache(tracked_class)
-
-
-def _with_decorators(given: tuple[Any, ...], before: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Replace the user's links with ``given``; those of the decorators stay."""
-    ours = (link for link in before if isinstance(link, TaskLink) and link.of_decorator)
-    return (*given, *ours)
 
 
 def _plain(task: Any) -> Any:
@@ -99,9 +93,8 @@ def _as_tracked(plain: Any, tracked_by: tuple[Options, ...]) -> Any:
 async def _execute(task: Any, *args: Any, **kwargs: Any) -> Any:
     sigterm.install_handler()
     call = _Call(task)
-    runner = call.runner()
     try:
-        result = await call.in_sweep(runner, *args, **kwargs)
+        result = await call.in_sweep(call.runner(), *args, **kwargs)
     except Exception:
         await call.end_killed_workers()
         raise
@@ -121,12 +114,11 @@ class _Call:
     def runner(self) -> Any:
         """Return the plain task with the runs opened where its function runs."""
         runner = _plain(self._task)
+        # Worker processes, which torch's launcher starts, each open sessions of their own.
+        launches = type(getattr(runner, "plugin_config", None)).__name__ == "Elastic"
         inner = in_order(self._task.tracked_by)
-        if _launches_processes(runner):
-            # Each worker process opens its own sessions.
-            runner.func = wrapped(runner.func, functools.partial(sessions_of, inner))
-        else:
-            runner.func = wrapped(runner.func, functools.partial(self._opened, inner))
+        sessions = functools.partial(sessions_of if launches else self._opened, inner)
+        runner.func = wrapped(runner.func, sessions)
         return runner
 
     def _opened(self, options: Sequence[Options]) -> list[Session]:
@@ -135,9 +127,8 @@ class _Call:
 
     async def in_sweep(self, runner: Any, *args: Any, **kwargs: Any) -> Any:
         """Execute the task inside its sweep; all its processes share one."""
-        self._sweeps = [
-            SweepSession(one) for one in self._task.tracked_by if isinstance(one, SweepOptions)
-        ]
+        of_sweeps = (one for one in self._task.tracked_by if isinstance(one, SweepOptions))
+        self._sweeps = [SweepSession(one) for one in of_sweeps]
 
         async def execute() -> Any:
             return await runner.execute(*args, **kwargs)
@@ -165,11 +156,6 @@ class _Call:
                     await show_sweep_logs(sweep)
 
 
-def _launches_processes(task: Any) -> bool:
-    """Whether torch's launcher runs the function in worker processes."""
-    return type(getattr(task, "plugin_config", None)).__name__ == "Elastic"
-
-
 def in_order(tracked_by: Sequence[Options]) -> tuple[Options, ...]:
     """Return the options of runs, W&B's first, whose replica is then the task's MLflow run."""
     wandb = [one for one in tracked_by if isinstance(one, WandbOptions)]
@@ -189,5 +175,4 @@ def sessions_of(options: Sequence[Options]) -> list[Session]:
 
 
 def is_task(thing: Any) -> bool:
-    """Whether a decorated object is a Flyte task."""
     return isinstance(thing, AsyncFunctionTaskTemplate)

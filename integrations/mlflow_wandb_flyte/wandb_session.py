@@ -76,9 +76,8 @@ class WandbOptions:
     def wants_logs(self) -> bool:
         """Whether the decorator or ``wandb_config`` asks for ``download_logs``."""
         config = get_wandb_context()
-        if self.download_logs is None:
-            return bool(config and config.download_logs)
-        return self.download_logs
+        configured = bool(config and config.download_logs)
+        return configured if self.download_logs is None else self.download_logs
 
 
 class WandbSession:
@@ -91,19 +90,16 @@ class WandbSession:
         self._closed = False
         self.run: Any = None
 
-    # -- opening --------------------------------------------------------------------------
-
     def open(self) -> None:
         """Open the run, or join the parent task's.
 
         Raises:
             RuntimeError: the mode is shared, and there is no run to share.
         """
-        distributed = get_distributed_info()
-        if distributed is not None:
-            self._open_share(distributed)
-        else:
+        if (distributed := get_distributed_info()) is None:
             self._open_alone()
+        else:
+            self._open_share(distributed)
 
     def _open_share(self, distributed: dict[str, int]) -> None:
         """Open this process's share of a distributed task; ids follow from the ranks."""
@@ -133,26 +129,19 @@ class WandbSession:
             init.setdefault("group", parent)
             if context.get(keys.MLFLOW_RUN_ID):
                 _add_config(init, {PARENT_RUN_KEY: context[keys.MLFLOW_RUN_ID]})
-        remote = flyte.ctx().mode == "remote"
-        label = flyte.ctx().action.name
         # Children in other containers may log into this run, which needs W&B's shared mode.
-        self._init(init, Share(init["id"], label=label) if remote else None)
+        shared = Share(init["id"], label=flyte.ctx().action.name)
+        self._init(init, shared if flyte.ctx().mode == "remote" else None)
 
     def _join(self, parent: str, context: Mapping[str, str], init: dict[str, Any]) -> None:
         """Log into the parent's run, which this process or another one has open."""
-        run = _open_runs.get(parent)
-        if run is not None:
-            self.run = run
+        self.run = _open_runs.get(parent)
+        if self.run is not None:
             return
-        inherited = {
-            "entity": context.get(keys.WANDB_ENTITY),
-            "project": context.get(keys.WANDB_PROJECT),
-            "mode": context.get(keys.WANDB_MODE),
-        }
-        init.update({name: value for name, value in inherited.items() if value})
+        ours = {"entity": keys.WANDB_ENTITY, "project": keys.WANDB_PROJECT, "mode": keys.WANDB_MODE}
+        init.update({name: context[key] for name, key in ours.items() if context.get(key)})
         init["id"] = parent
-        label = flyte.ctx().action.name
-        self._init(init, Share(parent, label=label, primary=False))
+        self._init(init, Share(parent, label=flyte.ctx().action.name, primary=False))
 
     def _arguments(self) -> dict[str, Any]:
         config = get_wandb_context()
@@ -183,9 +172,8 @@ class WandbSession:
         with using(**self._tap_settings()):
             self.run = self._started(init)
         self._owner = True
-        run: Any = self.run
         with _lock:
-            _open_runs[run.id] = run
+            _open_runs[self.run.id] = self.run
 
     def _started(self, init: dict[str, Any]) -> Any:
         import wandb
@@ -203,17 +191,14 @@ class WandbSession:
 
     def _tap_settings(self) -> dict[str, Any]:
         config = get_mlflow_context()
-        context = {
-            "tracking_uri": config.tracking_uri if config else None,
-            "experiment": config.experiment_name if config else None,
-        }
-        given: dict[str, Any] = {key: value for key, value in context.items() if value}
+        given: dict[str, Any] = {}
+        if config is not None:
+            context = {"tracking_uri": config.tracking_uri, "experiment": config.experiment_name}
+            given = {key: value for key, value in context.items() if value}
         if self._options.with_mlflow and not os.environ.get("MLFLOW_WANDB_INIT_TIMEOUT"):
             # The task logs into the replica: without one, MLflow would start another run.
             given["init_timeout"] = REPLICA_TIMEOUT_S
         return {**given, **self._options.settings}
-
-    # -- inside ---------------------------------------------------------------------------
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -227,18 +212,13 @@ class WandbSession:
             keys.WANDB_MODE: "offline" if self.run.offline else "",
         }
         known = {key: str(value) for key, value in passed.items() if value}
-        with ExitStack() as stack:
-            # The configured id is used up: children must not take it for their own run.
-            drop = ("wandb_id",) if self._owner else ()
-            stack.enter_context(
-                changed_context(add=known, drop=drop, data={keys.WANDB_RUN: self.run})
-            )
-            stack.enter_context(current_run.wandb_run(self.run))
+        # The configured id is used up: children must not take it for their own run.
+        drop = ("wandb_id",) if self._owner else ()
+        changed = changed_context(add=known, drop=drop, data={keys.WANDB_RUN: self.run})
+        with changed, current_run.wandb_run(self.run), ExitStack() as stack:
             if self._options.with_mlflow:
                 stack.enter_context(active_replica(self.run, self._options.link_host))
             yield
-
-    # -- closing --------------------------------------------------------------------------
 
     def close(self, ending: Ending) -> None:
         with self._closing:
@@ -286,9 +266,8 @@ def with_host(init: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_retried(init: Mapping[str, Any]) -> bool:
     """Whether a run of this id, if there is one, is from an earlier attempt of this action."""
-    if any(init.get(key) for key in ("resume", "resume_from", "fork_from")):
-        return False
-    if "WANDB_RESUME" in os.environ:
+    chosen = any(init.get(key) for key in ("resume", "resume_from", "fork_from"))
+    if chosen or "WANDB_RESUME" in os.environ:
         return False
     run_id = init["id"]
     opened_before = _opened.setdefault(run_id, action_id()) == action_id()

@@ -60,9 +60,7 @@ def check_mlflow(tracking_uri: str, config_file: str | None = None) -> None:
     """
     if config_file:
         os.environ[DATABRICKS_FILE_VARIABLE] = str(Path(config_file).expanduser())
-    if not tracking_uri.startswith("databricks"):
-        return
-    if os.environ.get("DATABRICKS_HOST"):
+    if not tracking_uri.startswith("databricks") or os.environ.get("DATABRICKS_HOST"):
         return
     file = Path(os.environ.get(DATABRICKS_FILE_VARIABLE) or "~/.databrickscfg").expanduser()
     if not file.is_file():

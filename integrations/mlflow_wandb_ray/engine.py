@@ -7,17 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from mlflow_wandb_plugin import plugins
-from mlflow_wandb_plugin.backfill.carrier import (
-    selected,
-)
+from mlflow_wandb_plugin.backfill.carrier import selected
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.engines import remote
 from mlflow_wandb_plugin.backfill.engines.remote import RemoteOutcome
 from mlflow_wandb_plugin.backfill.options import Job
-from mlflow_wandb_plugin.backfill.outcome import (
-    Listener,
-    Outcome,
-)
+from mlflow_wandb_plugin.backfill.outcome import Listener, Outcome
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_ray import credentials
@@ -75,19 +70,20 @@ class _TaskWindow:
         self._task = ray.remote(max_retries=RETRIES)(carry_one)
 
     def carry(self, runs: Iterator[RunInfo]) -> Iterator[RemoteOutcome]:
+        import ray
+
         try:
             for run in runs:
-                while len(self._under_way) >= self._size():
+                while len(self._under_way) >= max(2, 2 * (self._workers or int(_cpus()))):
                     yield from self._done()
                 task = self._task.options(num_cpus=self._share(), name=f"backfill {run.run_id}")
                 self._under_way[task.remote(self._job, run, self._keeper)] = run
             while self._under_way:
                 yield from self._done()
         finally:
-            self._cancel()
-
-    def _size(self) -> int:
-        return max(2, 2 * (self._workers or int(_cpus())))
+            for reference in self._under_way:
+                with contextlib.suppress(Exception):
+                    ray.cancel(reference)
 
     def _share(self) -> float:
         """CPUs that one task reserves, so that ``workers`` tasks run at once: they mostly wait."""
@@ -106,13 +102,6 @@ class _TaskWindow:
                 why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
                 yield Outcome(run, "new", "failed", why), {}
 
-    def _cancel(self) -> None:
-        import ray
-
-        for reference in self._under_way:
-            with contextlib.suppress(Exception):
-                ray.cancel(reference)
-
 
 def carry_one(job: Job, run: RunInfo, keeper: Any) -> RemoteOutcome:
     """Copy one run, as a Ray task; returns its outcome and the curves for the report."""
@@ -128,13 +117,8 @@ def _keeper() -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor: Any = ray.remote(
-        num_cpus=0,
-        max_concurrency=10_000,
-        max_restarts=-1,
-        max_task_retries=-1,
-        scheduling_strategy=here,
-    )(RequestGateActor)
+    limits = {"num_cpus": 0, "max_concurrency": 10_000, "max_restarts": -1, "max_task_retries": -1}
+    actor: Any = ray.remote(**limits, scheduling_strategy=here)(RequestGateActor)
     return actor.remote()
 
 

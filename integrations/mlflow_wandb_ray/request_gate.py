@@ -47,11 +47,7 @@ class RequestGateActor:
             return number
 
     async def end(self, number: int, refused: bool, retry_after_s: float | None) -> None:
-        """Report that a request has ended, and how the server answered.
-
-        Args:
-            retry_after_s: seconds of the server's Retry-After header.
-        """
+        """Report how a request has ended; ``retry_after_s`` is from the Retry-After header."""
         async with self._changed:
             now = time.monotonic()
             began = self._began.pop(number, now)

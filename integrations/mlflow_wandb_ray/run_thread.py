@@ -19,11 +19,14 @@ class RunThread:
 
     Args:
         start: starts the run; its argument says whether the run must be offline.
+
+    Attributes:
+        run: the W&B run; None until it has started.
     """
 
     def __init__(self, start: Callable[[bool], Any]) -> None:
         self._start = start
-        self._run: Any = None
+        self.run: Any = None
         self._ended = False
         self._lost = 0
         self._pool = ThreadPoolExecutor(1, "mlflow-wandb-ray")
@@ -41,10 +44,9 @@ class RunThread:
 
     def end(self, exit_code: int) -> None:
         """End the run after all earlier calls; `wait` waits for it."""
-        if self._ended:
-            return
-        self._ended = True
-        self._last = self._pool.submit(self._finish, exit_code)
+        if not self._ended:
+            self._ended = True
+            self._last = self._pool.submit(self._finish, exit_code)
 
     def wait(self, seconds: float | None = None) -> None:
         """Wait for all calls so far, at most ``seconds``.
@@ -55,35 +57,30 @@ class RunThread:
         if self._ended:
             self._pool.shutdown(wait=False)
 
-    @property
-    def run(self) -> Any:
-        """The W&B run; None until it has started."""
-        return self._run
-
     def _begin(self) -> None:
         try:
-            self._run = self._start(False)
+            self.run = self._start(False)
         except Exception as error:
             report(f"{_message(error)}. The run continues offline; `wandb sync` uploads it")
             try:
-                self._run = self._start(True)
+                self.run = self._start(True)
             except Exception as second:
                 report(f"this run is not logged: {_message(second)}")
 
     def _call(self, what: Callable[[Any], object]) -> None:
         try:
-            if self._run is None:
+            if self.run is None:
                 self._lost += 1
             else:
-                what(self._run)
+                what(self.run)
         except Exception as error:
             report(f"something is not logged: {_message(error)}")
 
     def _finish(self, exit_code: int) -> None:
-        if self._run is None:
+        if self.run is None:
             report(f"{self._lost} reports are not logged")
-            return
-        self._call(lambda run: run.finish(exit_code=exit_code))
+        else:
+            self._call(lambda run: run.finish(exit_code=exit_code))
 
 
 def report(message: str) -> None:

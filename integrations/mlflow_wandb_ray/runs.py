@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.core.identity import PARENT_GROUP_KEY
 from mlflow_wandb_plugin.core.redaction import without_secrets
+from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.live.terminal import print_line, warn_once
 from mlflow_wandb_plugin.sources.wandb_local.unsent_rows import Unsent
 from mlflow_wandb_ray import credentials
@@ -50,9 +50,8 @@ def storage_path(storage: Any) -> str:
 
 def local_folder(storage: Any) -> Path | None:
     """Return the experiment's folder if its storage is a local file system, else None."""
-    if storage.storage_filesystem.type_name != "local":
-        return None
-    return Path(storage.experiment_fs_path)
+    local = storage.storage_filesystem.type_name == "local"
+    return Path(storage.experiment_fs_path) if local else None
 
 
 def begin(
@@ -77,11 +76,9 @@ def begin(
     credentials.provide_wandb_key(init, destination.api_key_file)
     if init.get("id") and "resume" not in init and not credentials.is_offline(init):
         init["resume"] = "allow"
-    init["config"] = {
-        **shown(config),
-        **(arguments.get("config") or {}),
-        **_given_config(destination),
-    }
+    given = destination.init.get("config") or {}
+    users = shown(given) if isinstance(given, Mapping) else {}
+    init["config"] = {**shown(config), **(arguments.get("config") or {}), **users}
     if storage is not None:
         _keep_on_storage(init, local_folder(storage))
     settings = {"tracking_uri": destination.tracking_uri, "experiment": destination.experiment}
@@ -90,11 +87,6 @@ def begin(
         run = wandb.init(**init)
     log_unsent(run)
     return run
-
-
-def nested_below(group: str) -> dict[str, str]:
-    """Return the config of runs of one W&B group that are nested below one MLflow run."""
-    return {PARENT_GROUP_KEY: group}
 
 
 def shown(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,11 +107,6 @@ def _plain(value: Any) -> Any:
     return getattr(value, "__qualname__", None) or str(value)
 
 
-def _given_config(destination: Destination) -> dict[str, Any]:
-    given = destination.init.get("config") or {}
-    return shown(given) if isinstance(given, Mapping) else {}
-
-
 def _keep_on_storage(init: dict[str, Any], folder: Path | None) -> None:
     """Keep wandb's files on the storage, because Ray deletes the working folder of workers."""
     if init.get("dir") or os.environ.get("WANDB_DIR"):
@@ -136,12 +123,11 @@ def _keep_on_storage(init: dict[str, Any], folder: Path | None) -> None:
 
 def _check_mlflow(destination: Destination) -> None:
     """Warn if MLflow is not configured here; W&B works, and the journal keeps MLflow's part."""
-    from mlflow_wandb_plugin.core import tracking_uri as tracking
-    from mlflow_wandb_plugin.errors import UsageError
+    from mlflow_wandb_plugin.core import tracking_uri
     from mlflow_wandb_plugin.live import tap
 
     try:
-        uri = tracking.uri(tap.settings())
+        uri = tracking_uri.uri(tap.settings())
         credentials.check_mlflow(uri, destination.databricks_config_file)
     except UsageError as error:
         warn_once(str(error))

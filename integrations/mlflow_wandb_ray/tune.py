@@ -14,14 +14,12 @@ from mlflow_wandb_ray.runs import Destination, begin, run_id, shown, storage_pat
 
 STEP_KEY = "training_iteration"
 FAILED, INTERRUPTED = 1, 255
-TUNE_KEYS = frozenset(
-    {
-        "checkpoint_dir_name", "config", "date", "done", "episodes_total", "experiment_id",
-        "experiment_tag", "hostname", "iterations_since_restore", "node_ip", "pid",
-        "should_checkpoint", "time_since_restore", "timestamp", "timesteps_since_restore",
-        "timesteps_total", "trial_id", "trial_name", "trial_log_path",
-    }
-)  # fmt: skip
+TUNE_KEYS = frozenset((
+    "checkpoint_dir_name", "config", "date", "done", "episodes_total", "experiment_id",
+    "experiment_tag", "hostname", "iterations_since_restore", "node_ip", "pid", "should_checkpoint",
+    "time_since_restore", "timestamp", "timesteps_since_restore", "timesteps_total", "trial_id",
+    "trial_name", "trial_log_path",
+))  # fmt: skip
 """Keys that Tune adds to each result about its processes and clocks."""
 
 
@@ -58,9 +56,8 @@ class DualLoggerCallback(LoggerCallback):
     ) -> None:
         named = {"project": project, "entity": entity}
         given = {key: value for key, value in named.items() if value} | init
-        self._destination = Destination(
-            given, tracking_uri, experiment, api_key_file, databricks_config_file
-        )
+        of_nodes = (api_key_file, databricks_config_file)
+        self._destination = Destination(given, tracking_uri, experiment, *of_nodes)
         self._group = group
         self._log_checkpoints = log_checkpoints
         self._excluded = TUNE_KEYS | set(excludes)
@@ -82,11 +79,12 @@ class DualLoggerCallback(LoggerCallback):
     def log_trial_start(self, trial: Any) -> None:
         """Also called when a trial is restarted, perhaps with another config."""
         config = shown(trial.config or {})
-        if trial.trial_id in self._threads:
-            self._note_config(trial, config)
-        else:
-            self._configs[trial.trial_id] = config
+        thread = self._threads.get(trial.trial_id)
+        if thread is None:
             self._threads[trial.trial_id] = self._begin(trial, config)
+        elif config != self._configs[trial.trial_id]:
+            thread.call(lambda run: run.config.update(config, allow_val_change=True))
+        self._configs[trial.trial_id] = config
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
         self.log_trial_start(trial)
@@ -134,26 +132,13 @@ class DualLoggerCallback(LoggerCallback):
         """Tune pickles callbacks with the experiment; threads cannot be pickled."""
         return {**self.__dict__, "_threads": {}}
 
-    def _note_config(self, trial: Any, config: dict[str, Any]) -> None:
-        if config != self._configs[trial.trial_id]:
-            self._configs[trial.trial_id] = config
-            update = self._threads[trial.trial_id].call
-            update(lambda run: run.config.update(config, allow_val_change=True))
-
-    # -- runs -----------------------------------------------------------------------------
-
     def _begin(self, trial: Any, config: Mapping[str, Any]) -> RunThread:
         storage = trial.storage
         # Trial ids begin with five digits a session: they are unique within an experiment only.
         own = self._ids.setdefault(trial.trial_id, run_id(storage_path(storage), trial.trial_id))
         group = self._group or trial.experiment_dir_name
-        arguments = {
-            "id": own,
-            "name": str(trial),
-            "group": group,
-            "reinit": "create_new",
-            "config": {PARENT_GROUP_KEY: group, STEP_METRIC_CONFIG_KEY: STEP_KEY},
-        }
+        arguments = {"id": own, "name": str(trial), "group": group, "reinit": "create_new"}
+        arguments["config"] = {PARENT_GROUP_KEY: group, STEP_METRIC_CONFIG_KEY: STEP_KEY}
 
         def start(offline: bool) -> Any:
             destination = self._destination.offline() if offline else self._destination
@@ -174,11 +159,8 @@ def log_checkpoint(run: Any, checkpoint: Any, iteration: int | None) -> None:
     """
     import wandb
 
-    artifact = wandb.Artifact(
-        f"checkpoint-{run.id}",
-        type="model",
-        metadata={} if iteration is None else {STEP_KEY: iteration},
-    )
+    metadata = {} if iteration is None else {STEP_KEY: iteration}
+    artifact = wandb.Artifact(f"checkpoint-{run.id}", type="model", metadata=metadata)
     with checkpoint.as_directory() as folder:
         artifact.add_dir(folder)
     aliases = ["latest"] + ([] if iteration is None else [f"iteration-{iteration}"])

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from mlflow_wandb_plugin.core.identity import PARENT_GROUP_KEY
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.live.terminal import warn_once
-from mlflow_wandb_ray.runs import Destination, begin, nested_below, run_id, storage_path
+from mlflow_wandb_ray.runs import Destination, begin, run_id, storage_path
 
 FAILED = 1
 
@@ -74,19 +75,13 @@ def _of_rank(
     base = init.get("id") or arguments.get("id")
     group = init.get("group") or base or name
     if "id" in init:
-        raise UsageError(
-            "id= names one run: leave it out with rank_zero_only=False, or pass group="
-        )
+        raise UsageError("id= names one run: omit it with rank_zero_only=False, or pass group=")
     own = {"id": f"{base}-{rank}"} if base else {}
-    return {"name": f"{name}-{rank}", "group": group, "config": nested_below(group)} | own
+    return {"name": f"{name}-{rank}", "group": group, "config": {PARENT_GROUP_KEY: group}} | own
 
 
 def _context() -> Any:
-    """Return the context of the training function.
-
-    Raises:
-        UsageError: this is not a worker of Ray Train.
-    """
+    """Return the training function's context; UsageError if this is not a worker of Ray Train."""
     import ray.train
 
     try:

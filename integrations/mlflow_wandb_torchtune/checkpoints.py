@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -54,8 +53,12 @@ class CheckpointLogging:
         self._run = run
         self._config = config
         self._facts = _facts_of(config)
-        self._wrap(kind, "load_checkpoint", self._loading)
-        self._wrap(kind, "save_checkpoint", self._saving)
+        for name, wrapper in (
+            ("load_checkpoint", self._loading),
+            ("save_checkpoint", self._saving),
+        ):
+            self._originals.append((kind, name, vars(kind).get(name)))
+            setattr(kind, name, wrapper(getattr(kind, name)))
 
     def unwatch(self) -> None:
         """Restore the checkpointer's methods."""
@@ -66,21 +69,14 @@ class CheckpointLogging:
             else:
                 setattr(kind, name, original)
 
-    # -- the checkpointer -----------------------------------------------------------------
-
-    def _wrap(self, kind: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
-        self._originals.append((kind, name, vars(kind).get(name)))
-        setattr(kind, name, wrapper(getattr(kind, name)))
-
     def _loading(self, load: Any) -> Any:
         @functools.wraps(load)
         def load_checkpoint(checkpointer: Any, *args: Any, **kwargs: Any) -> Any:
             state = load(checkpointer, *args, **kwargs)
             if isinstance(state, Mapping) and self._is_ours(checkpointer):
                 # The recipe reads these from the checkpoint, the number of epochs from its config.
-                self._facts |= _plain_values(
-                    state, (_torchtune_keys().SEED_KEY, _torchtune_keys().MAX_STEPS_KEY)
-                )
+                names = _torchtune_keys()
+                self._facts |= _plain_values(state, (names.SEED_KEY, names.MAX_STEPS_KEY))
             return state
 
         return load_checkpoint
@@ -91,8 +87,7 @@ class CheckpointLogging:
             checkpointer: Any, state_dict: Any, epoch: int, *args: Any, **kwargs: Any
         ) -> Any:
             final = not kwargs.get("intermediate_checkpoint", args[0] if args else False)
-            wanted = self._is_ours(checkpointer) and (final or self._which == "all")
-            if not wanted:
+            if not self._is_ours(checkpointer) or not (final or self._which == "all"):
                 return save(checkpointer, state_dict, epoch, *args, **kwargs)
             # Read before saving, which removes entries from the state.
             metadata = self._metadata(state_dict, epoch)
@@ -154,12 +149,8 @@ def log_files(
     """Log ``files``, named relative to ``base``, as one artifact of the W&B run ``run``."""
     import wandb
 
-    artifact = wandb.Artifact(
-        f"torchtune_model_{epoch}",
-        type="model",
-        description="Model checkpoint",
-        metadata=dict(metadata),
-    )
+    about: dict[str, Any] = {"description": "Model checkpoint", "metadata": dict(metadata)}
+    artifact = wandb.Artifact(f"torchtune_model_{epoch}", type="model", **about)
     for file in files:
         # torchtune does not change a saved checkpoint: wandb need not copy gigabytes first.
         name = file.relative_to(base).as_posix()
@@ -177,10 +168,9 @@ def written(before: Stamps, after: Stamps) -> list[Path]:
     """
     new = [path for path, stamp in after.items() if before.get(path) != stamp]
     adapter = any(path.name.startswith(ADAPTER) for path in new)
+    names = {ADAPTER_CONFIG} if adapter else set()
     return sorted(
-        path
-        for path in new
-        if path.name.endswith((*WEIGHTS, INDEX)) or (adapter and path.name == ADAPTER_CONFIG)
+        path for path in new if path.name in names or path.name.endswith((*WEIGHTS, INDEX))
     )
 
 
@@ -188,13 +178,10 @@ def _stamps(output_dir: Path, epoch: int) -> Stamps:
     """Return size and modification time (ns) of the files that a checkpoint may consist of."""
     stamps: Stamps = {}
     for folder in (output_dir, output_dir / f"epoch_{epoch}"):
-        if not folder.is_dir():
-            continue
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_file() and not entry.name.startswith(RECIPE_STATE):
-                    state = entry.stat()
-                    stamps[Path(entry.path)] = (state.st_size, state.st_mtime_ns)
+        for file in folder.iterdir() if folder.is_dir() else ():
+            if file.is_file() and not file.name.startswith(RECIPE_STATE):
+                state = file.stat()
+                stamps[file] = (state.st_size, state.st_mtime_ns)
     return stamps
 
 
@@ -202,11 +189,11 @@ def _facts_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return metadata from the config; without a seed there, recipes use torch's."""
     import torch
 
-    seed = config.get("seed")
+    seed, names = config.get("seed"), _torchtune_keys()
     return {
-        _torchtune_keys().SEED_KEY: torch.initial_seed() if seed is None else seed,
-        _torchtune_keys().TOTAL_EPOCHS_KEY: config.get("epochs"),
-        _torchtune_keys().MAX_STEPS_KEY: config.get("max_steps_per_epoch"),
+        names.SEED_KEY: torch.initial_seed() if seed is None else seed,
+        names.TOTAL_EPOCHS_KEY: config.get("epochs"),
+        names.MAX_STEPS_KEY: config.get("max_steps_per_epoch"),
     }
 
 

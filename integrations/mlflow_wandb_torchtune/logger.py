@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torchtune.training.metric_logging import MetricLoggerInterface, save_config
 
+from mlflow_wandb_plugin.core.redaction import without_secrets
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.live.terminal import warn_once
-from mlflow_wandb_torchtune import recipe_config
 from mlflow_wandb_torchtune.checkpoints import CheckpointLogging, Which, log_checkpoint
-from mlflow_wandb_torchtune.ranks import global_rank
 from mlflow_wandb_torchtune.session import STEP_KEY, Destination, Session
 
 CONFIG_FILE = "torchtune_config.yaml"
@@ -64,12 +65,12 @@ class DualLogger(MetricLoggerInterface):
             choice = ", ".join(get_args(Which))
             raise UsageError(f"log_checkpoints must be one of {choice}: not {log_checkpoints!r}")
         self._closed = False
-        self._rank = global_rank()
+        self._rank = _global_rank()
         folder = init.pop("dir", log_dir)
         if folder is not None and self._rank == 0:
             Path(folder).mkdir(parents=True, exist_ok=True)
         named = {"name": run_name} if run_name else {}
-        given = {name: recipe_config.plain(value) for name, value in init.items()}
+        given = {name: _plain(value) for name, value in init.items()}
         where = {"project": project, "entity": entity, "group": group, "dir": folder}
         self._destination = Destination(
             named | given | where,
@@ -92,11 +93,11 @@ class DualLogger(MetricLoggerInterface):
         if self._rank != 0 or self._closed:
             return
         save_config(config)
-        document = recipe_config.resolved(config)
+        document = _resolved(config)
         if self._session is None:
             self._begin(document)
         else:
-            shown = recipe_config.shown(document)
+            shown = without_secrets(document)
             self._current_run().config.update(shown, allow_val_change=True)
         self._save_config_file(config)
         self._checkpoints.watch(self._current_run(), document)
@@ -133,10 +134,7 @@ class DualLogger(MetricLoggerInterface):
     # -- for custom recipes ---------------------------------------------------------------
 
     def log_checkpoint(
-        self,
-        path: str | os.PathLike[str],
-        epoch: int,
-        metadata: Mapping[str, Any] | None = None,
+        self, path: str | os.PathLike[str], epoch: int, metadata: Mapping[str, Any] | None = None
     ) -> None:
         """Log a checkpoint as the W&B artifact ``torchtune_model_{epoch}`` and in MLflow.
 
@@ -156,8 +154,6 @@ class DualLogger(MetricLoggerInterface):
                 raise UsageError("the logger is closed: log checkpoints before close()")
             log_checkpoint(self._current_run(), Path(path), epoch, metadata or {})
 
-    # -- the run --------------------------------------------------------------------------
-
     def _current_run(self) -> Any:
         if self._session is None:
             self._begin({})
@@ -168,7 +164,7 @@ class DualLogger(MetricLoggerInterface):
         output_dir = config.get("output_dir")
         self._session = Session.begin(
             self._destination,
-            recipe_config.shown(dict(config)),
+            without_secrets(dict(config)),
             Path(output_dir).absolute() if isinstance(output_dir, str) and output_dir else None,
             resume=bool(config.get("resume_from_checkpoint")),
         )
@@ -177,11 +173,40 @@ class DualLogger(MetricLoggerInterface):
         run = self._current_run()
         try:
             file = Path(run.dir) / CONFIG_FILE
-            file.write_text(recipe_config.as_yaml(config), encoding="utf-8")
+            # As YAML for ``tune run --config``: with interpolations, without secrets.
+            document = without_secrets(OmegaConf.to_container(config, resolve=False))
+            file.write_text(OmegaConf.to_yaml(OmegaConf.create(document)), encoding="utf-8")
             run.save(str(file), base_path=run.dir, policy="now")
         except Exception as error:
             # The config is logged in any case; only the file is missing.
             warn_once(f"{CONFIG_FILE} is not logged: {error}")
+
+
+def _global_rank() -> int:
+    """Return this process's rank in the training, 0 if there is only one process.
+
+    It is that of torch.distributed's process group, or before that exists, that of torchrun's
+    variables. ``RANK`` without ``WORLD_SIZE`` may be set by another tool and is ignored.
+    """
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return int(torch.distributed.get_rank())
+    rank = os.environ.get("RANK", "") if os.environ.get("WORLD_SIZE") else ""
+    return int(rank) if rank.isdigit() else 0
+
+
+def _resolved(config: Any) -> dict[str, Any]:
+    """Return the config with its interpolations resolved, or unresolved if one of them fails."""
+    try:
+        return OmegaConf.to_container(config, resolve=True)  # type: ignore[no-any-return]
+    except OmegaConfBaseException:
+        return OmegaConf.to_container(config, resolve=False)  # type: ignore[no-any-return]
+
+
+def _plain(value: Any) -> Any:
+    """Convert OmegaConf's containers to dicts and lists; other values stay."""
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _experiment_of_mlflow() -> str | None:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from mlflow_wandb_plugin.core.atomic_files import write_atomically
 from mlflow_wandb_plugin.core.identity import GIVEN_RUN_CONFIG_KEY, STEP_METRIC_CONFIG_KEY
 from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
 from mlflow_wandb_plugin.live.terminal import warn_once
-from mlflow_wandb_torchtune.kept_ids import KeptIds
 
+FILE_NAME = "dual_logger.json"
+"""The file with the ids of the two runs beside the checkpoints: a resumed recipe resumes both."""
 STEP_KEY = "global_step"
 CRASHED, INTERRUPTED = 1, 255
 """Exit codes of a W&B run; wandb itself gives the second to Ctrl-C."""
@@ -40,6 +43,30 @@ class Destination:
     mlflow_run_id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class KeptIds:
+    """Ids of a recipe's W&B run and of its replica.
+
+    Attributes:
+        mlflow_run_id: empty while MLflow has not created the run yet.
+    """
+
+    project: str
+    entity: str
+    wandb_run_id: str
+    mlflow_run_id: str = ""
+
+    @classmethod
+    def read(cls, folder: Path) -> KeptIds | None:
+        """Read the ids that an earlier run of the recipe wrote; None if there are none to read."""
+        try:
+            kept = cls(**json.loads((folder / FILE_NAME).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+        texts = all(isinstance(value, str) for value in astuple(kept))
+        return kept if texts and kept.wandb_run_id else None
+
+
 class Session:
     """A W&B run that is replicated to MLflow, from `begin` to `end`.
 
@@ -56,7 +83,7 @@ class Session:
         self._pid = os.getpid()
         self._error_at_begin = sys.exc_info()[1]
         self._exit_code = CRASHED
-        self._ended = False
+        self.ended = False
 
     @classmethod
     def begin(
@@ -87,11 +114,8 @@ class Session:
             session = cls(wandb.run, owned=False, kept_in=None)
             session._join(config)
         else:
-            run = wandb.init(
-                **_arguments(
-                    destination, config, _resume_arguments(destination, output_dir, resume)
-                )
-            )
+            resumed = _resume_arguments(destination, output_dir, resume)
+            run = wandb.init(**_arguments(destination, config, resumed))
             session = cls(run, owned=True, kept_in=output_dir)
             session._keep_ids()
             session._watch_for_a_crash()
@@ -112,18 +136,11 @@ class Session:
         """End the run of a recipe that crashed."""
         self._finish(self._exit_code)
 
-    @property
-    def ended(self) -> bool:
-        """Whether the run has ended."""
-        return self._ended
-
-    # -- the end --------------------------------------------------------------------------
-
     def _finish(self, exit_code: int) -> None:
-        if self._ended or self._pid != os.getpid():
+        if self.ended or self._pid != os.getpid():
             # A forked child, such as a data loader's worker, must not end the run.
             return
-        self._ended = True
+        self.ended = True
         self._error_at_begin = None
         if Session._open is self:
             Session._open = None
@@ -156,8 +173,6 @@ class Session:
             with contextlib.suppress(ValueError):
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    # -- the run --------------------------------------------------------------------------
-
     def _join(self, config: Mapping[str, Any]) -> None:
         from mlflow_wandb_plugin.live.tap import follows
 
@@ -171,11 +186,11 @@ class Session:
     def _keep_ids(self) -> None:
         if self._kept_in is None:
             return
-        known = self.run.config.get("mlflow_run_id") or ""
-        run = self.run
+        run, known = self.run, self.run.config.get("mlflow_run_id") or ""
         ids = KeptIds(run.project or "", run.entity or "", run.id, str(known))
         try:
-            ids.write(self._kept_in)
+            self._kept_in.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._kept_in / FILE_NAME, json.dumps(asdict(ids), indent=1) + "\n")
         except OSError as error:
             warn_once(f"a resume will start new runs, because the ids cannot be kept: {error}")
 
@@ -241,9 +256,8 @@ def _exit_on_sigterm_of_torchrun() -> bool:
 
     The run is then ended. Without torchrun, or with another handler, the signal is left alone.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return False
-    if threading.current_thread() is not threading.main_thread():
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if "TORCHELASTIC_RUN_ID" not in os.environ or not in_main_thread:
         return False
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         return False

@@ -105,11 +105,11 @@ def info_from(document: Mapping[str, Any]) -> RunInfo:
     Raises:
         TypeError: it does not name a run.
     """
-    known = {field.name: field for field in dataclasses.fields(RunInfo)}
     values: dict[str, Any] = {}
-    for name, value in document.items():
-        if name in known:
-            values[name] = tuple(value) if isinstance(known[name].default, tuple) else value
+    for field in dataclasses.fields(RunInfo):
+        if field.name in document:
+            value = document[field.name]
+            values[field.name] = tuple(value) if isinstance(field.default, tuple) else value
     return RunInfo(**values)
 
 
@@ -129,13 +129,8 @@ def decode_row(line: str | bytes) -> RowObjects:
     return RowObjects(int(document["step"]), int(document["timestamp_ms"]), unkeyed(document))
 
 
-def key_text(key: Key) -> str:
-    """Encode a key for the ``path`` column of a metrics file: its labels as a JSON list."""
-    return json.dumps(key)
-
-
 def key_of(text: str) -> Key:
-    """Decode what `key_text` returned.
+    """Decode a key in the ``path`` column of a metrics file: its labels as a JSON list.
 
     Raises:
         ValueError: it is not a list of labels.

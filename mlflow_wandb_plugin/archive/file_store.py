@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +42,6 @@ class Copy:
     mtime_ns: int = 0
     sha256: str = ""
 
-    def document(self) -> dict[str, Any]:
-        """Return its entry in ``files.json``."""
-        return dataclasses.asdict(self)
-
 
 class FileWriter:
     """Copies a run's files into its folder, and counts missing ones in ``losses``."""
@@ -55,12 +50,8 @@ class FileWriter:
         self._folder = folder
         self._losses = losses
         index = read_index(folder)
-        self._files: dict[str, Copy] = {
-            item["path"]: _copy(item) for item in index.get("files", ())
-        }
-        self._artifacts: dict[tuple[str, str, str, bool], dict[str, Any]] = {
-            _identity(item): item for item in index.get("artifacts", ())
-        }
+        self._files = {item["path"]: _copy(item) for item in index.get("files", ())}
+        self._artifacts = {_identity(item): item for item in index.get("artifacts", ())}
         self._names = FileNames(_given_names(self._files, self._artifacts))
         self._changed = False
         (folder / UNFINISHED_COPY).unlink(missing_ok=True)
@@ -75,11 +66,9 @@ class FileWriter:
 
     def add_artifact(self, artifact: ArtifactRef) -> None:
         """Copy the files of an artifact, and describe it in ``files.json``."""
-        before = self._artifacts.get(
-            (artifact.type, artifact.name, artifact.version, artifact.used), {}
-        )
-        known = {item["path"]: _copy(item) for item in before.get("entries", ()) if "name" in item}
         document = artifact_document(artifact) | {"used": artifact.used}
+        before = self._artifacts.get(_identity(document), {})
+        known = {item["path"]: _copy(item) for item in before.get("entries", ()) if "name" in item}
         document["entries"] = [
             self._entry(artifact, entry, known.get(entry.path)) for entry in artifact.entries
         ]
@@ -90,7 +79,7 @@ class FileWriter:
     def save(self) -> None:
         """Write ``files.json`` if it has changed since the last call."""
         if self._changed:
-            files = [{"path": path, **copy.document()} for path, copy in self._files.items()]
+            files = [{"path": path, **asdict(copy)} for path, copy in self._files.items()]
             document = {"files": files, "artifacts": list(self._artifacts.values())}
             write_atomically(self._folder / INDEX, dumps(document, indent=1), sync=True)
             self._changed = False
@@ -104,7 +93,7 @@ class FileWriter:
         if entry.local is not None:
             below = _artifact_folder(artifact.type, artifact.name, artifact.version)
             copy = self._copied(entry.local, below, entry.path, known, "artifact_file_missing")
-            document.update(copy.document())
+            document.update(asdict(copy))
         elif entry.ref is None:
             self._losses["artifact_file_missing"] += 1
         return document
@@ -169,16 +158,11 @@ def read_files(folder: Path) -> Iterator[FileRef | ArtifactRef | UnreadableRange
     for item in index.get("artifacts", ()):
         entries = []
         for entry in item["entries"]:
-            local_entry: Path | None = None
-            if "name" in entry:
-                local_entry, unreadable = _located(folder, _copy(entry))
-                if unreadable is not None:
-                    yield unreadable
-            entries.append(
-                ArtifactEntry(
-                    entry["path"], entry["digest"], entry["bytes"], local_entry, entry.get("ref")
-                )
-            )
+            copy = _located(folder, _copy(entry)) if "name" in entry else (None, None)
+            if copy[1] is not None:
+                yield copy[1]
+            same = entry["path"], entry["digest"], entry["bytes"]
+            entries.append(ArtifactEntry(*same, copy[0], entry.get("ref")))
         yield ArtifactRef(
             item["type"], item["name"], item["version"], item["digest"], item["description"],
             tuple(item["aliases"]), item["metadata"], tuple(entries), item["used"],
@@ -200,9 +184,7 @@ def file_bytes(folder: Path) -> int:
 def read_index(folder: Path) -> dict[str, Any]:
     """Read ``files.json``; empty if there is none."""
     path = folder / INDEX
-    if not path.is_file():
-        return {}
-    document: dict[str, Any] = loads(path.read_bytes())
+    document: dict[str, Any] = loads(path.read_bytes()) if path.is_file() else {}
     return document
 
 
@@ -213,13 +195,11 @@ def _located(folder: Path, copy: Copy) -> tuple[Path, UnreadableRange | None]:
         return nowhere, None
     path = folder / copy.file
     if not path.resolve().is_relative_to(folder.resolve()):
-        return nowhere, UnreadableRange(
-            f"{folder / INDEX}: {copy.file}", 0, 0, "leads out of the archive"
-        )
+        where = f"{folder / INDEX}: {copy.file}"
+        return nowhere, UnreadableRange(where, 0, 0, "leads out of the archive")
     if not path.is_file() or path.stat().st_size != copy.size:
-        return nowhere, UnreadableRange(
-            str(path), 0, copy.size, "the file is missing or has another size"
-        )
+        why = "the file is missing or has another size"
+        return nowhere, UnreadableRange(str(path), 0, copy.size, why)
     return path, None
 
 

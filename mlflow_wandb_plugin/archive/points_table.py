@@ -6,13 +6,14 @@ count; later parts were left by a killed process and are removed.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from mlflow_wandb_plugin.archive.codec import key_of, key_text
+from mlflow_wandb_plugin.archive.codec import key_of
 from mlflow_wandb_plugin.core.model import Key, Series
 from mlflow_wandb_plugin.errors import UsageError
 
@@ -79,7 +80,11 @@ class PartWriter:
         self._rows = 0
         self._writer: Any = None
         self._known: _KnownPoints | None = None
-        self._remove_leftovers()
+        self._unfinished = self._folder / ".part.tmp"
+        self._unfinished.unlink(missing_ok=True)
+        for number in part_numbers(self._folder):
+            if number >= parts:
+                (self._folder / part_name(number)).unlink()
 
     def append(self, series: Series) -> None:
         """Add the points of a series."""
@@ -103,11 +108,11 @@ class PartWriter:
         if self._rows >= ROWS_IN_MEMORY:
             self._flush()
 
-    def close_part(self) -> bool:
-        """Write the appended points to disk as a part; False if there are none."""
+    def close_part(self) -> int:
+        """Write the points appended since the last call to disk as a part; returns their number."""
         self._flush()
         if self._writer is None:
-            return False
+            return 0
         self._writer.close()
         self._writer = None
         with open(self._unfinished, "rb") as file:
@@ -115,10 +120,6 @@ class PartWriter:
         os.replace(self._unfinished, self._folder / part_name(self.parts))
         self.parts += 1
         self.last = self._last_pending
-        return True
-
-    def take_count(self) -> int:
-        """Return the number of new points since the last call."""
         count, self._count = self._count, 0
         return count
 
@@ -129,17 +130,20 @@ class PartWriter:
             self._writer = None
             self._unfinished.unlink(missing_ok=True)
 
-    @property
-    def _unfinished(self) -> Path:
-        return self._folder / ".part.tmp"
-
     def _flush(self) -> None:
         if not self._pending:
             return
+        table = _table(self._pending)
         if self._writer is None:
+            import pyarrow.parquet as pq
+
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._writer = _open_writer(self._unfinished)
-        self._writer.write_table(_table(self._pending))
+            # Without the Arrow schema every reader sees plain string columns.
+            options = {"use_dictionary": ["key", "path"], "store_schema": False}
+            self._writer = pq.ParquetWriter(
+                self._unfinished, table.schema, compression="zstd", **options
+            )
+        self._writer.write_table(table)
         self._pending = []
         self._rows = 0
 
@@ -151,12 +155,6 @@ class PartWriter:
         for block in self._pending:
             known.add(*block)
         return known
-
-    def _remove_leftovers(self) -> None:
-        self._unfinished.unlink(missing_ok=True)
-        for number in part_numbers(self._folder):
-            if number >= self.parts:
-                (self._folder / part_name(number)).unlink()
 
 
 class _KnownPoints:
@@ -191,30 +189,6 @@ def _as_bytes(steps: Ints, times: Ints, values: Floats) -> Any:
     return columns.view("S24").ravel()
 
 
-def _open_writer(path: Path) -> Any:
-    import pyarrow.parquet as pq
-
-    # Without the Arrow schema every reader sees plain string columns.
-    return pq.ParquetWriter(
-        path, _schema(), compression="zstd", use_dictionary=["key", "path"], store_schema=False
-    )
-
-
-def _schema() -> Any:
-    import pyarrow as pa
-
-    text = pa.dictionary(pa.int32(), pa.string())
-    return pa.schema(
-        [
-            ("key", text),
-            ("path", text),
-            ("step", pa.int64()),
-            ("timestamp_ms", pa.int64()),
-            ("value", pa.float64()),
-        ]
-    )
-
-
 def _table(blocks: Sequence[tuple[Key, Ints, Ints, Floats]]) -> Any:
     import numpy as np
     import pyarrow as pa
@@ -222,20 +196,13 @@ def _table(blocks: Sequence[tuple[Key, Ints, Ints, Floats]]) -> Any:
     numbers: dict[Key, int] = {}
     for block in blocks:
         numbers.setdefault(block[0], len(numbers))
-    index = pa.array(
-        np.repeat([numbers[block[0]] for block in blocks], [len(block[1]) for block in blocks]),
-        pa.int32(),
-    )
+    of_blocks = [numbers[block[0]] for block in blocks]
+    index = pa.array(np.repeat(of_blocks, [len(block[1]) for block in blocks]), pa.int32())
     dotted = [".".join(key).encode("utf-8", "replace").decode() for key in numbers]
-    paths = [key_text(key) for key in numbers]
-    return pa.Table.from_arrays(
-        [
-            pa.DictionaryArray.from_arrays(index, pa.array(dotted, pa.string())),
-            pa.DictionaryArray.from_arrays(index, pa.array(paths, pa.string())),
-            *(pa.array(np.concatenate([block[at] for block in blocks])) for at in (1, 2, 3)),
-        ],
-        schema=_schema(),
-    )
+    texts = (pa.array(names, pa.string()) for names in (dotted, list(map(json.dumps, numbers))))
+    columns = [pa.DictionaryArray.from_arrays(index, text) for text in texts]
+    columns += [pa.array(np.concatenate([block[at] for block in blocks])) for at in (1, 2, 3)]
+    return pa.Table.from_arrays(columns, names=["key", "path", "step", "timestamp_ms", "value"])
 
 
 def read_part(folder: Path, kind: Kind, number: int) -> Iterator[Series]:

@@ -9,9 +9,8 @@ from typing import Any
 
 from mlflow_wandb_plugin.archive.codec import dumps, info_document, info_from, loads
 from mlflow_wandb_plugin.archive.folder_names import folder_name
-from mlflow_wandb_plugin.archive.points_table import NO_POINTS
-from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.atomic_files import write_atomically
+from mlflow_wandb_plugin.core.identity import ENTITY, PROJECT, RUN_ID, same_run
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.errors import SourceError
 
@@ -82,16 +81,8 @@ class RunDocument:
     def holds(self, info: RunInfo) -> bool:
         """Whether this is the document of run ``info``; see `identity.same_run`."""
         ours = self.info
-        tags = {
-            identity.RUN_ID: ours.run_id,
-            identity.PROJECT: ours.project,
-            identity.ENTITY: ours.entity,
-        }
-        return identity.same_run(info, tags)
-
-    def last_of(self, folder: str) -> tuple[int, int]:
-        """Return the largest step and time in a folder of parts."""
-        return self.last.get(folder, NO_POINTS)
+        tags = {RUN_ID: ours.run_id, PROJECT: ours.project, ENTITY: ours.entity}
+        return same_run(info, tags)
 
     def save(self, folder: Path) -> None:
         """Write ``run.json``."""
@@ -104,9 +95,9 @@ class RunDocument:
             "points": self.points,
             "last": {name: list(pair) for name, pair in self.last.items()},
             "checkpoints": [asdict(checkpoint) for checkpoint in self.checkpoints],
+            "earlier_logs": [info_document(info) for info in self.earlier_logs],
+            "info": info_document(self.info),
         }
-        document["earlier_logs"] = [info_document(info) for info in self.earlier_logs]
-        document["info"] = info_document(self.info)
         write_atomically(folder / RUN_FILE, dumps(document, indent=1), sync=True)
 
 
@@ -149,11 +140,6 @@ def _numbers(document: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _read_checkpoint(item: Mapping[str, Any]) -> ArchivedCheckpoint:
-    segment = item["segment"]
-    return ArchivedCheckpoint(
-        None if segment is None else str(segment),
-        int(item["position"]),
-        int(item["metrics_parts"]),
-        int(item["system_metrics_parts"]),
-        int(item["rows_bytes"]),
-    )
+    segment = None if item["segment"] is None else str(item["segment"])
+    names = ("position", "metrics_parts", "system_metrics_parts", "rows_bytes")
+    return ArchivedCheckpoint(segment, *(int(item[name]) for name in names))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mlflow_wandb_plugin.archive.codec import encode_row
 from mlflow_wandb_plugin.archive.file_store import INDEX, FileWriter
-from mlflow_wandb_plugin.archive.points_table import FOLDERS, Kind, PartWriter
+from mlflow_wandb_plugin.archive.points_table import FOLDERS, NO_POINTS, Kind, PartWriter
 from mlflow_wandb_plugin.archive.run_document import (
     ROWS_FILE,
     RUN_FILE,
@@ -55,8 +55,10 @@ class ArchiveRunWriter:
         self._folder = folder
         with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(folder / LOCK_FILE)
+            self._lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
             try:
+                if not try_lock(self._lock):
+                    raise TargetError(f"another process is writing {folder}")
                 self._load(info, origin)
             except BaseException:
                 os.close(self._lock)
@@ -72,18 +74,16 @@ class ArchiveRunWriter:
         self._before = None if before is None else before.info
         self._run = before or RunDocument(info, origin)
         self._run.state = "live"
-        end = self._run.end
-        self._points: dict[Kind, PartWriter] = {
-            "history": self._part_writer("history", end.metrics_parts),
-            "system": self._part_writer("system", end.system_metrics_parts),
+        end, last = self._run.end, self._run.last
+        parts: dict[Kind, int] = {"history": end.metrics_parts, "system": end.system_metrics_parts}
+        self._points = {
+            kind: PartWriter(folder, kind, count, last.get(FOLDERS[kind], NO_POINTS))
+            for kind, count in parts.items()
         }
         self._files = FileWriter(folder, self.losses)
         self._rows = _RowsFile(folder / ROWS_FILE, end.rows_bytes)
         self._open = True
         self._run.save(folder)
-
-    def _part_writer(self, kind: Kind, parts: int) -> PartWriter:
-        return PartWriter(self._folder, kind, parts, self._run.last_of(FOLDERS[kind]))
 
     @property
     def position(self) -> Mapping[str, int]:
@@ -148,22 +148,16 @@ class ArchiveRunWriter:
     def _close_parts(self, segment: str | None, position: int) -> None:
         run, end = self._run, self._run.end
         for kind, points in self._points.items():
-            if points.close_part():
+            if count := points.close_part():
                 folder = FOLDERS[kind]
-                run.points[folder] = run.points.get(folder, 0) + points.take_count()
+                run.points[folder] = run.points.get(folder, 0) + count
                 run.last[folder] = points.last
-        now = ArchivedCheckpoint(
-            segment,
-            position,
-            self._points["history"].parts,
-            self._points["system"].parts,
-            self._rows.sync(),
-        )
-        if replace(now, segment=None, position=0) != replace(end, segment=None, position=0):
-            run.checkpoints.append(now)
-        elif segment is not None and end.segment == segment:
+        history, system = self._points["history"].parts, self._points["system"].parts
+        now = ArchivedCheckpoint(segment, position, history, system, self._rows.sync())
+        grown = replace(now, segment=None, position=0) != replace(end, segment=None, position=0)
+        if not grown and segment is not None and end.segment == segment:
             run.checkpoints[-1] = now
-        elif segment is not None:
+        elif grown or segment is not None:
             run.checkpoints.append(now)
 
     def _merged(self, info: RunInfo) -> RunInfo:
@@ -174,12 +168,11 @@ class ArchiveRunWriter:
         first = {**info.first_config, **before.first_config}
         if set(before.segments) <= set(info.segments):
             return replace(info, first_config=first)
+        starts = [ms for ms in (before.started_ms, info.started_ms) if ms is not None]
         return replace(
             info,
             segments=tuple(dict.fromkeys((*before.segments, *info.segments))),
-            started_ms=min(
-                (ms for ms in (before.started_ms, info.started_ms) if ms is not None), default=None
-            ),
+            started_ms=min(starts, default=None),
             first_config=first,
             config={**before.config, **info.config},
             rows=identity.joined_rows(before.rows, info.rows),
@@ -190,13 +183,12 @@ class _RowsFile:
     """``rows.jsonl``; a repeated row is not written again."""
 
     def __init__(self, path: Path, size: int) -> None:
-        self._known: set[bytes] = set()
         self._file = open(path, "ab")  # noqa: SIM115
         self._file.truncate(size)
         self._file.seek(size)
-        if size:
-            with open(path, "rb") as file:
-                self._known.update(_digest(line) for line in file)
+        self.close = self._file.close
+        with open(path, "rb") as file:
+            self._known = {_digest(line) for line in file}
 
     def add(self, row: RowObjects) -> None:
         line = encode_row(row).encode() + b"\n"
@@ -211,23 +203,9 @@ class _RowsFile:
         os.fsync(self._file.fileno())
         return self._file.tell()
 
-    def close(self) -> None:
-        self._file.close()
-
 
 def _digest(line: bytes) -> bytes:
     return hashlib.blake2b(line, digest_size=16).digest()
-
-
-def _locked(path: Path) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        if not try_lock(fd):
-            raise TargetError(f"another process is writing {path.parent}")
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
 @contextlib.contextmanager

@@ -6,15 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from mlflow_wandb_plugin.archive import points_table
 from mlflow_wandb_plugin.archive.codec import decode_row
 from mlflow_wandb_plugin.archive.file_store import INDEX, file_bytes, read_files
-from mlflow_wandb_plugin.archive.points_table import (
-    FOLDERS,
-    Kind,
-    part_name,
-    part_numbers,
-    read_part,
-)
 from mlflow_wandb_plugin.archive.run_document import (
     ROWS_FILE,
     RUN_FILE,
@@ -60,8 +54,7 @@ class ArchiveSource(Source):
         self.unreadable = []
         started: list[tuple[int, str]] = []
         for folder in self._run_folders():
-            run = self._read(folder)
-            if run is not None:
+            if (run := self._read(folder)) is not None:
                 started.append((run.info.started_ms or 0, str(folder)))
         if not started and not self.unreadable:
             raise SourceError(f"no runs in the archive {self._path}")
@@ -91,8 +84,7 @@ class ArchiveSource(Source):
         document = read_run(folder)
         if document is None:
             raise SourceError(f"{folder / RUN_FILE} does not exist any more")
-        reading = _RunReading(folder, document, dict(since))
-        yield from reading.items()
+        yield from _RunReading(folder, document, dict(since)).items()
 
     def _folder(self, run: RunInfo) -> Path:
         key = (run.entity, run.project, run.run_id)
@@ -100,9 +92,8 @@ class ArchiveSource(Source):
 
     def _run_folders(self) -> Iterator[Path]:
         depth = 3 - len(self._path.relative_to(self._root).parts)
-        pattern = "/".join(["*"] * depth + [RUN_FILE])
-        for file in sorted(self._path.glob(pattern)):
-            yield file.parent
+        files = sorted(self._path.glob("*/" * depth + RUN_FILE))
+        return (file.parent for file in files)
 
     def _read(self, folder: Path) -> RunDocument | None:
         try:
@@ -143,14 +134,14 @@ class _RunReading:
         yield from self._run.earlier_logs
         yield self._info()
 
-    def _points(self, kind: Kind, start: int, end: int) -> Iterator[Item]:
-        folder = self._folder / FOLDERS[kind]
-        there = [number for number in part_numbers(folder) if start <= number < end]
+    def _points(self, kind: points_table.Kind, start: int, end: int) -> Iterator[Item]:
+        folder = self._folder / points_table.FOLDERS[kind]
+        there = [number for number in points_table.part_numbers(folder) if start <= number < end]
         for number in there:
             try:
-                yield from read_part(self._folder, kind, number)
+                yield from points_table.read_part(self._folder, kind, number)
             except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-                path = folder / part_name(number)
+                path = folder / points_table.part_name(number)
                 yield self._damage(path, 0, path.stat().st_size, error)
         if len(there) < end - start:
             reason = f"{end - start - len(there)} of its parts are missing"
@@ -191,12 +182,9 @@ class _RunReading:
 
     def _copied(self, checkpoint: ArchivedCheckpoint) -> bool:
         segment = checkpoint.segment
-        if segment is None:
-            return False
-        if self._copied_to_the_end(segment):
-            return True
-        since = self._since.get(segment)
-        return since is not None and segment not in self._rewound and checkpoint.position <= since
+        since = None if segment is None or segment in self._rewound else self._since.get(segment)
+        before = since is not None and checkpoint.position <= since
+        return before or self._copied_to_the_end(segment)
 
     def _copied_to_the_end(self, segment: str | None) -> bool:
         """Whether a log was copied to its end; a server's log may have grown, and is read again."""
@@ -214,9 +202,9 @@ def _rewound(checkpoints: list[ArchivedCheckpoint]) -> set[str]:
     highest: dict[str, int] = {}
     rewound: set[str] = set()
     for checkpoint in checkpoints:
-        segment = checkpoint.segment
+        segment, position = checkpoint.segment, checkpoint.position
         if segment is not None:
-            if checkpoint.position < highest.get(segment, checkpoint.position):
+            if position < highest.setdefault(segment, position):
                 rewound.add(segment)
-            highest[segment] = max(checkpoint.position, highest.get(segment, checkpoint.position))
+            highest[segment] = max(position, highest[segment])
     return rewound

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from mlflow_wandb_plugin.archive.folder_names import NO_NAME
 from mlflow_wandb_plugin.archive.points_table import require_pyarrow
-from mlflow_wandb_plugin.archive.readme import README
 from mlflow_wandb_plugin.archive.run_document import RunDocument, read_run, run_folder
 from mlflow_wandb_plugin.archive.run_writer import ArchiveRunWriter
 from mlflow_wandb_plugin.archive.source import ArchiveSource
@@ -26,6 +25,38 @@ from mlflow_wandb_plugin.w2m.archive_source import EwmArchive, is_ewm_archive
 SCHEME = "archive:"
 ARCHIVE_FILE, README_FILE = "archive.json", "README.md"
 FORMAT, VERSION = "mlflow-wandb-plugin archive", 1
+README = """\
+# An archive of W&B runs
+
+Written by mlflow-wandb-plugin. Load it into MLflow, without any W&B access:
+
+    mlflow-wandb backfill archive:THIS_FOLDER --to MLFLOW_TRACKING_URI
+
+Run the command that wrote it again to resume it after an interruption, or to bring it up to date.
+
+| path | content |
+|---|---|
+| `archive.json` | format and version of this folder |
+| `ENTITY/PROJECT/RUN/` | one folder a run; `_` stands for an unknown entity |
+| `…/run.json` | the run: name, tags, config, summary, state, times; progress of the archive |
+| `…/metrics/part-*.parquet` | logged numbers, one a row |
+| `…/system_metrics/part-*.parquet` | system metrics, under W&B's names |
+| `…/rows.jsonl` | other values in history (text, lists, media), one line a step |
+| `…/files.json` | the run's files and artifacts: W&B's names, and paths of the copies |
+| `…/files/`, `…/artifacts/TYPE/NAME/VERSION/` | the copies |
+
+Columns of the Parquet files: `key` (labels of nested keys joined with `.`), `path` (the labels as
+a JSON list: `["a", "b"]` is `{"a": {"b": …}}`, `["a.b"]` is `{"a.b": …}`), `step` (meaningless
+for system metrics), `timestamp_ms` (Unix time), `value` (double; NaN and infinities as logged).
+
+    import pandas; pandas.read_parquet("ENTITY/PROJECT/RUN/metrics")
+    duckdb -c "SELECT key, avg(value) FROM '*/*/*/metrics/*.parquet' GROUP BY key"
+
+A run is complete when `state` in its `run.json` is `complete`. Names that some file system
+does not accept or distinguish are rewritten and end in a hash; `run.json` and `files.json` have the
+originals. In JSON, `{"$float": "nan"}` is a number that JSON cannot express, `{"$keyed": …}` an
+object with nested keys, and `{"$object": …}` an object that would look like one of these.
+"""
 
 
 def open_archive(uri: str) -> Source:
@@ -58,9 +89,7 @@ def create_archive(uri: str, options: TargetOptions | None = None) -> ArchiveTar
         raise UsageError("--write-path needs an MLflow target")
     path = path_of(uri).resolve()
     if not is_archive(path) and is_ewm_archive(path):
-        raise UsageError(
-            f"{path} holds an archive of export-wandb-to-mlflow: choose another folder"
-        )
+        raise UsageError(f"{path} holds an archive of export-wandb-to-mlflow: use another folder")
     return ArchiveTarget(path)
 
 
@@ -70,8 +99,7 @@ def path_of(uri: str) -> Path:
     Raises:
         UsageError: it names no folder.
     """
-    rest = uri.removeprefix(SCHEME)
-    rest = rest[2:] if rest.startswith("//") else rest
+    rest = uri.removeprefix(SCHEME).removeprefix("//")
     if not rest:
         raise UsageError(f"{uri} names no folder: write archive:DIR")
     return Path(rest).expanduser()
@@ -127,14 +155,8 @@ class ArchiveTarget(Target):
         for folder in self._folders(info):
             run = self._read(folder)
             if run is not None and run.holds(info):
-                return Twin(
-                    run_id=self._name(folder),
-                    experiment_id=self._name(folder.parent),
-                    origin=run.origin,
-                    state=run.state,
-                    position=run.position,
-                    rows=run.rows,
-                )
+                names = self._name(folder), self._name(folder.parent)
+                return Twin(*names, run.origin, run.state, run.position, run.rows)
         return None
 
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> ArchiveRunWriter:

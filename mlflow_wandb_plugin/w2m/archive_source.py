@@ -37,12 +37,9 @@ BLOCK_LINES = 50_000
 _SYSTEM_PREFIX = "system/"
 _INTERNAL = frozenset({"_step", "_timestamp", "_runtime"})
 _RUN_TAGS = (
-    "run_group",
-    "wandb_run_name",
-    "wandb_run_id",
-    "wandb_run_created_at",
+    "run_group", "wandb_run_name", "wandb_run_id", "wandb_run_created_at",
     "wandb_migration_complete",
-)
+)  # fmt: skip
 _PROJECT_TAGS = ("migrate_from_wandb_project", "wandb_project_name")
 _BOOLEANS = {"True": 1.0, "False": 0.0}
 
@@ -69,13 +66,12 @@ class EwmArchive(Source):
         Raises:
             SourceError: there are no runs in the folder.
         """
-        started: list[tuple[int, str]] = []
-        for folder in _run_folders(self._path):
-            started.append((_run_info(folder).started_ms or 0, str(folder)))
+        folders = _run_folders(self._path)
+        started = [(_read_run(folder)[0].started_ms or 0, str(folder)) for folder in folders]
         if not started:
             raise SourceError(f"no runs in {self._path}")
         for _, name in sorted(started, reverse=selection.newest_first):
-            info = _run_info(Path(name))
+            info = _read_run(Path(name))[0]
             self._folders[info.project, info.run_id] = Path(name)
             if selection.takes(info):
                 yield info
@@ -104,12 +100,9 @@ class EwmArchive(Source):
                 last_ms = max(reading.last_ms, last_ms or 0)
             if not copied:
                 yield Checkpoint(SEGMENT, position)
+        ended_ms = last_ms or info.started_ms
         yield replace(
-            info,
-            last_step=last_step,
-            last_ms=last_ms,
-            ended_ms=last_ms or info.started_ms,
-            missing=missing,
+            info, last_step=last_step, last_ms=last_ms, ended_ms=ended_ms, missing=missing
         )
 
     def _folder(self, run: RunInfo) -> Path:
@@ -120,12 +113,11 @@ class EwmArchive(Source):
 
 
 def _run_folders(path: Path) -> Iterator[Path]:
-    for pattern in (".", "*", "*/*"):
+    for pattern in ("", "*", "*/*"):
         found = False
-        for folder in sorted(path.glob(pattern)) if pattern != "." else [path]:
-            if _is_run(folder):
-                found = True
-                yield folder
+        for folder in filter(_is_run, sorted(path.glob(pattern)) if pattern else [path]):
+            found = True
+            yield folder
         if found:
             return
 
@@ -138,10 +130,6 @@ def _is_run(folder: Path) -> bool:
 
 
 # -- runs -------------------------------------------------------------------------------------
-
-
-def _run_info(folder: Path) -> RunInfo:
-    return _read_run(folder)[0]
 
 
 def _read_run(folder: Path) -> tuple[RunInfo, list[UnreadableRange]]:
@@ -185,9 +173,8 @@ def _read_tags(path: Path, known: tuple[str, ...]) -> tuple[dict[str, str], list
         elif key:
             tags[key] += "\n" + line
         elif line:
-            unreadable.append(
-                UnreadableRange(str(path), at, len(raw), "not a tag that this tool wrote")
-            )
+            reason = "not a tag that this tool wrote"
+            unreadable.append(UnreadableRange(str(path), at, len(raw), reason))
         at += len(raw)
     return tags, unreadable
 
@@ -288,9 +275,7 @@ class _TableReading:
             yield self._series(points)
 
     def _series(self, points: list[tuple[float, int, int]]) -> Series:
-        values = [point[0] for point in points]
-        times = [point[1] for point in points]
-        steps = [point[2] for point in points]
+        values, times, steps = (list(column) for column in zip(*points, strict=True))
         self.last_step = max(self.last_step, *steps)
         self.last_ms = max(self.last_ms or 0, *times)
         if self._table.kind == "history":

@@ -28,11 +28,8 @@ from mlflow_wandb_plugin.w2m.flags import Flags, parse
 
 log = logging.getLogger("mlflow_wandb_plugin.w2m")
 USAGE = 2
-_DUAL: Mapping[bool | None, Literal["verify", "trust", "ignore"]] = {
-    True: "trust",
-    False: "ignore",
-    None: "verify",
-}
+_DUAL: Mapping[bool | None, Literal["verify", "trust", "ignore"]]
+_DUAL = {True: "trust", False: "ignore", None: "verify"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -114,9 +111,7 @@ def _default_entity() -> str:
 
     entity = wandb_setup.singleton().settings.entity
     if not entity:
-        raise UsageError(
-            "the project's entity is not known: pass --wandb_org_name or set WANDB_ENTITY"
-        )
+        raise UsageError("the project's entity is unknown: set --wandb_org_name or WANDB_ENTITY")
     return str(entity)
 
 
@@ -137,10 +132,9 @@ def _join_dual(job: Job, source: Source) -> Job:
     """Return ``job`` with the dual-written runs' experiment, if there are such runs."""
     try:
         job = with_dual_experiment(job, source)
+        log.info("writing into the dual-written runs' experiment %s", job.experiment_id)
     except UsageError:
         log.info("no run of the project was dual-written: it gets an experiment of its own")
-    else:
-        log.info("writing into the dual-written runs' experiment %s", job.experiment_id)
     return job
 
 
@@ -170,10 +164,7 @@ class Narrowing:
 
     @classmethod
     def of(cls, flags: Flags) -> Narrowing:
-        """
-        Raises:
-            UsageError: a name is no regular expression.
-        """
+        """Return what ``flags`` select; UsageError if a name is no regular expression."""
         try:
             names = tuple(re.compile(name) for name in flags.wandb_run_names)
         except re.error as error:
@@ -196,9 +187,8 @@ class Narrowing:
             log.debug("skipped %s (%s): its name is not selected", info.run_id, info.name)
             return False
         if self.no_marked and is_marked(info.config):
-            log.info(
-                "skipped %s (%s): dual-written, according to its config", info.run_id, info.name
-            )
+            reason = "dual-written, according to its config"
+            log.info("skipped %s (%s): %s", info.run_id, info.name, reason)
             return False
         return True
 

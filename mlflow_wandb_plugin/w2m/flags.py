@@ -137,9 +137,6 @@ def _split(text: str) -> list[str]:
 
 
 def _two_dashes(argument: str) -> str:
+    names = (*_TEXT, *_LIST, *_BOOL, MISSPELT, "dry_run_thread_pool_size")
     single = argument.startswith("-") and not argument.startswith("--") and len(argument) > 2
-    return f"-{argument}" if single and argument[1:].partition("=")[0] in _names() else argument
-
-
-def _names() -> list[str]:
-    return [*_TEXT, *_LIST, *_BOOL, MISSPELT, "dry_run_thread_pool_size"]
+    return f"-{argument}" if single and argument[1:].partition("=")[0] in names else argument

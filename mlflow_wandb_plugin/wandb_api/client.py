@@ -35,7 +35,7 @@ TIMEOUT_S = (10, 90)
 _CHUNK = 1 << 20
 _TEMPORARY_STATUS = frozenset({408, 425, 429, *range(500, 600)})
 _TEMPORARY_ERROR = re.compile(
-    r"(?i)rate limit|timed? ?out|internal (server )?error|temporar|deadline"
+    "(?i)rate limit|timed? ?out|internal (server )?error|temporar|deadline"
 )
 
 
@@ -72,11 +72,7 @@ class WandbClient:
         operation = re.split(r"[({]", document, maxsplit=1)[0].split()[-1]
         names = {"entity": self.address.entity, "project": self.address.project}
         names = {name: value for name, value in names.items() if f"${name}" in document}
-        body = {
-            "operationName": operation,
-            "query": document,
-            "variables": {**names, **variables},
-        }
+        body = {"operationName": operation, "query": document, "variables": {**names, **variables}}
         return self._retried(operation, lambda: self._post(operation, body))
 
     def project(self, document: str, **variables: Any) -> dict[str, Any]:
@@ -104,9 +100,7 @@ class WandbClient:
             raise SourceError(f"no W&B run {self.address.path}/{run_id} on {self.address.base_url}")
         return found
 
-    def pages(
-        self, fetch: Callable[[str | None], Mapping[str, Any] | None]
-    ) -> Iterator[dict[str, Any]]:
+    def pages(self, fetch: Callable[[str | None], Any]) -> Iterator[dict[str, Any]]:
         """Yield the nodes of a GraphQL connection; ``fetch`` returns the page after a cursor."""
         cursor: str | None = None
         while True:
@@ -126,19 +120,17 @@ class WandbClient:
             headers={"Content-Type": "application/json"},
             allow_redirects=False,
         )
+        server = self.address.base_url
         if response.is_redirect:
             target = response.headers.get("Location", "")
-            raise SourceError(
-                f"{self.address.base_url} redirects to {target}: use that server's URL"
-            )
+            raise SourceError(f"{server} redirects to {target}: use that server's URL")
         try:
             answer = response.json()
         except ValueError as error:
-            raise SourceUnavailableError(
-                f"{self.address.base_url} answered {operation} without JSON: is it a W&B server?"
-            ) from error
-        errors = answer.get("errors") if isinstance(answer, dict) else None
-        data = answer.get("data") if isinstance(answer, dict) else None
+            reason = f"{server} answered {operation} without JSON: is it a W&B server?"
+            raise SourceUnavailableError(reason) from error
+        answer = answer if isinstance(answer, dict) else {}
+        errors, data = answer.get("errors"), answer.get("data")
         if errors or not isinstance(data, dict):
             text = one_line("; ".join(_messages(errors)) or "no data")
             kind = SourceUnavailableError if _TEMPORARY_ERROR.search(text) else SourceError
@@ -154,9 +146,7 @@ class WandbClient:
             SourceError, SourceUnavailableError: as `query` does.
         """
         if urlsplit(url).scheme not in ("http", "https"):
-            raise SourceError(
-                f"W&B keeps a file at an address that cannot be downloaded: {one_line(url)}"
-            )
+            raise SourceError(f"W&B keeps a file at {one_line(url)}, which cannot be downloaded")
         return self._retried("download", lambda: self._fetch(url, local))
 
     def _fetch(self, url: str, local: Path) -> str:
@@ -196,10 +186,9 @@ class WandbClient:
     def _send(self, method: str, url: str, **options: Any) -> requests.Response:
         import requests
 
+        options |= {"timeout": TIMEOUT_S, "auth": self._auth(url)}
         try:
-            response = self._session().request(
-                method, url, timeout=TIMEOUT_S, auth=self._auth(url), **options
-            )
+            response = self._session().request(method, url, **options)
         except requests.RequestException as error:
             raise _no_answer(url, error) from error
         if response.status_code < 400:
@@ -283,10 +272,7 @@ def _explanation(response: requests.Response) -> str:
 
 def _messages(errors: Any) -> list[str]:
     listed = errors if isinstance(errors, list) else [errors] if errors else []
-    return [
-        str(error.get("message", error)) if isinstance(error, dict) else str(error)
-        for error in listed
-    ]
+    return [str(one.get("message", one) if isinstance(one, dict) else one) for one in listed]
 
 
 def one_line(text: str) -> str:

@@ -46,13 +46,7 @@ def _entries(record: ArtifactRecord) -> list[ArtifactEntry]:
     if manifest.manifest_file_path and not manifest.contents:
         return _entries_of_manifest_file(Path(manifest.manifest_file_path))
     return [
-        ArtifactEntry(
-            path=entry.path,
-            digest=entry.digest,
-            size=entry.size,
-            local=Path(entry.local_path) if entry.local_path else None,
-            ref=entry.ref or None,
-        )
+        _entry(entry.path, entry.digest, entry.size, entry.local_path, entry.ref or None)
         for entry in manifest.contents
     ]
 
@@ -67,13 +61,9 @@ def _entries_of_manifest_file(path: Path) -> list[ArtifactEntry]:
             rows: list[dict[str, Any]] = [json.loads(line) for line in file if line.strip()]
     except (OSError, EOFError, ValueError):
         return [ArtifactEntry(path=path.name, digest="", size=0)]
-    return [
-        ArtifactEntry(
-            path=row.get("path", ""),
-            digest=row.get("digest", ""),
-            size=int(row.get("size") or 0),
-            local=Path(row["local_path"]) if row.get("local_path") else None,
-            ref=row.get("ref"),
-        )
-        for row in rows
-    ]
+    rest = ("size", "local_path", "ref")
+    return [_entry(row.get("path", ""), row.get("digest", ""), *map(row.get, rest)) for row in rows]
+
+
+def _entry(path: Any, digest: Any, size: Any, local: Any, ref: Any) -> ArtifactEntry:
+    return ArtifactEntry(path, digest, int(size or 0), Path(local) if local else None, ref)

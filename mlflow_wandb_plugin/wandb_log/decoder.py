@@ -7,6 +7,7 @@ read live or later.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,13 +18,7 @@ from google.protobuf.message import DecodeError
 from mlflow_wandb_plugin.core.model import FileRef, Item, RunInfo, Series
 from mlflow_wandb_plugin.errors import RecordError
 from mlflow_wandb_plugin.wandb_log.artifact_records import artifact_ref, used_artifact_ref
-from mlflow_wandb_plugin.wandb_log.records import (
-    HISTORY,
-    REQUEST,
-    SUMMARY,
-    is_runtime_summary,
-    record_type,
-)
+from mlflow_wandb_plugin.wandb_log.records import HISTORY, SUMMARY, is_runtime_summary, record_type
 from mlflow_wandb_plugin.wandb_log.rows import Rows
 from mlflow_wandb_plugin.wandb_log.run_state import RunFacts
 from mlflow_wandb_plugin.wandb_log.steps import StepMachine
@@ -67,9 +62,9 @@ class RunDecoder:
             "summary": self._add_summary,
             "files": self._add_files,
             "artifact": self._add_artifact,
-            "use_artifact": self._add_used_artifact,
+            "use_artifact": lambda used: self._rows.add_item(used_artifact_ref(used)),
             "preempting": self._add_preempting,
-            "output_raw": self._add_output,
+            "output_raw": lambda output: self.run.note_time(output.timestamp.ToMilliseconds()),
             "stats": self._add_stats,
             "exit": self._add_exit,
         }
@@ -126,10 +121,9 @@ class RunDecoder:
     def _feed_other(self, payload: bytes, kind: int, rows: bool) -> None:
         if kind == HISTORY:
             return
-        if kind == REQUEST and not rows:
-            record = self._parse(payload)
-            if record.request.WhichOneof("request_type") == "partial_history":
-                return
+        request = None if rows else self._parse(payload).request
+        if request is not None and request.WhichOneof("request_type") == "partial_history":
+            return
         self._apply_held_summary()
         self._feed_record(self._parse(payload))
 
@@ -176,24 +170,16 @@ class RunDecoder:
     def _add_artifact(self, artifact: Any) -> None:
         self._rows.add_item(artifact_ref(artifact))
 
-    def _add_used_artifact(self, used: Any) -> None:
-        self._rows.add_item(used_artifact_ref(used))
-
     def _add_preempting(self, _: Any) -> None:
         self.run.preempting = True
-
-    def _add_output(self, output: Any) -> None:
-        self.run.note_time(output.timestamp.ToMilliseconds())
 
     def _add_stats(self, stats: StatsRecord) -> None:
         timestamp_ms = stats.timestamp.ToMilliseconds()
         self.run.note_time(timestamp_ms)
         for item in stats.item:
-            try:
+            with contextlib.suppress(TypeError, ValueError):
                 value = float(json.loads(item.value_json))
-            except (TypeError, ValueError):
-                continue
-            self._rows.add_item(Series((item.key,), (0,), (timestamp_ms,), (value,), "system"))
+                self._rows.add_item(Series((item.key,), (0,), (timestamp_ms,), (value,), "system"))
 
     def _add_exit(self, exit_record: Any) -> None:
         self._rows.add_rows(self._machine.flush())

@@ -142,17 +142,11 @@ class Rows:
         run = self._run
         timestamp_ms = milliseconds(timestamp)
         if timestamp_ms is None:
-            timestamp_ms = self._default_time
+            timestamp_ms = run.last_ms if run.last_ms is not None else run.started_ms or 0
         if step is None:
             step = 0 if run.last_step is None else run.last_step + 1
         run.count_rows(1, step, timestamp_ms)
         self._columns.start_row(step, timestamp_ms)
-
-    @property
-    def _default_time(self) -> int:
-        """Unix ms of a row without a time of its own."""
-        run = self._run
-        return run.last_ms if run.last_ms is not None else run.started_ms or 0
 
     def _end_row(self) -> None:
         if self._objects:
@@ -166,8 +160,8 @@ class Rows:
             value = float(text)
         except ValueError:
             self._add_other(path, json.loads(text))
-            return
-        self._columns.add(path, value)
+        else:
+            self._columns.add(path, value)
 
     def _add_other(self, path: Key, value: Any) -> None:
         if isinstance(value, bool):
@@ -208,8 +202,6 @@ class Rows:
                 groups.setdefault(owner, {})[path[len(owner) :]] = json.loads(text)
         for owner, leaves in groups.items():
             self._add_other(owner, nest(leaves))
-
-    # -- blocks ---------------------------------------------------------------------------
 
     @property
     def points(self) -> int:

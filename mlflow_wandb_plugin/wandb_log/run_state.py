@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_wandb_plugin.core.model import Key, RunInfo, RunState, flatten
 
 if TYPE_CHECKING:
-    from wandb.proto.wandb_internal_pb2 import (
-        ConfigRecord,
-        EnvironmentRecord,
-        RunExitRecord,
-        RunRecord,
-    )
+    from wandb.proto import wandb_internal_pb2 as proto
 
 _SAME_NAMES = (
     "os", "python", "program", "code_path", "host", "email", "executable", "docker", "cpu_count",
@@ -44,7 +39,7 @@ class RunFacts:
         self._tags: tuple[str, ...] = ()
         self._segment_started_ms = 0
         self._latest_ms = 0
-        self._exit: RunExitRecord | None = None
+        self._exit: proto.RunExitRecord | None = None
         self._resumed = False
 
     def begin(self, segment: str) -> None:
@@ -67,7 +62,7 @@ class RunFacts:
         if timestamp_ms > self._latest_ms:
             self._latest_ms = timestamp_ms
 
-    def add_run(self, run: RunRecord) -> None:
+    def add_run(self, run: proto.RunRecord) -> None:
         """Add a run record; fields that it leaves empty keep their values."""
         self.run_id = run.run_id or self.run_id
         same = ("entity", "project", "notes", "job_type", "sweep_id")
@@ -76,22 +71,18 @@ class RunFacts:
         self._fields.update({name: value for name, value in fields.items() if value})
         # A later record of the same log may have removed a tag; a resumed run's first adds to it.
         self._tags = tuple(run.tags) if run.tags or self.seen_in_segment else self._tags
-        if run.host:
-            self.facts["host"] = run.host
-        if run.git.remote_url:
-            self.facts["git_remote"] = run.git.remote_url
-        if run.git.commit:
-            self.facts["git_commit"] = run.git.commit
+        facts = {"host": run.host, "git_remote": run.git.remote_url, "git_commit": run.git.commit}
+        self.facts.update({name: value for name, value in facts.items() if value})
         if run.HasField("start_time") and not self.seen_in_segment:
             self._segment_started_ms = run.start_time.ToMilliseconds()
             if self.started_ms is None:
                 self.started_ms = self._segment_started_ms
-            self._latest_ms = max(self._latest_ms, self._segment_started_ms)
+            self.note_time(self._segment_started_ms)
         self._resumed = self._resumed or run.resumed
         self.seen_in_segment = True
         self.add_config(run.config)
 
-    def add_config(self, config: ConfigRecord) -> None:
+    def add_config(self, config: proto.ConfigRecord) -> None:
         """Apply a config record."""
         for item in config.update:
             path = tuple(item.nested_key) or (item.key,)
@@ -114,7 +105,7 @@ class RunFacts:
                 node = below if isinstance(below, dict) else {}
             node.pop(path[-1], None)
 
-    def add_environment(self, environment: EnvironmentRecord) -> None:
+    def add_environment(self, environment: proto.EnvironmentRecord) -> None:
         """Add facts about the machine and the program."""
         known = {name: getattr(environment, name) for name in _SAME_NAMES} | {
             "args": list(environment.args),
@@ -126,7 +117,7 @@ class RunFacts:
         }
         self.facts.update({name: value for name, value in known.items() if value})
 
-    def add_exit(self, exit_record: RunExitRecord) -> None:
+    def add_exit(self, exit_record: proto.RunExitRecord) -> None:
         """Add the exit; the run time of a resumed run is not that of its last log."""
         self._exit = exit_record
         if exit_record.runtime and not self._resumed:

@@ -58,8 +58,7 @@ class StepMachine:
                 self._set_tree(path, json.loads(text))
             else:
                 self._set(path, text)
-        flush = request.action.flush if request.HasField("action") else not has_step
-        if flush:
+        if request.action.flush if request.HasField("action") else not has_step:
             yield from self.flush(self.step + 1)
 
     def flush(self, next_step: int | None = None) -> Iterator[Row]:

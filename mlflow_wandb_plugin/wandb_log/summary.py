@@ -125,12 +125,11 @@ class SummaryFold:
         }
         above = {path[:depth] for path in shown for depth in range(1, len(path))}
         leaves: dict[Key, Any] = {}
-        if above.isdisjoint(shown):
-            leaves = shown
-        else:
+        if not above.isdisjoint(shown):
             for path, value in shown.items():
                 set_leaf(leaves, path, value)
-        return nest({path: value for path, value in leaves.items() if value is not _NULL})
+        known = leaves or shown
+        return nest({path: value for path, value in known.items() if value is not _NULL})
 
     def _at(self, path: Key) -> _Entry:
         entry = self._entries.get(path)

@@ -88,9 +88,7 @@ class Progress:
 
 
 def read_logs(
-    logs: list[RunLog],
-    since: Mapping[str, int],
-    follow: Callable[[Progress], bool] | None = None,
+    logs: list[RunLog], since: Mapping[str, int], follow: Callable[[Progress], bool] | None = None
 ) -> Iterator[Item]:
     """Yield the items of ``logs``, the last of which may still grow, with a `RunInfo` after each.
 
@@ -223,9 +221,8 @@ class _LogReading:
                     try:
                         feed(payload)
                     except RecordError as error:
-                        reader.unreadable.append(
-                            _unreadable(reader.path, Frame(end, payload), error)
-                        )
+                        frame = Frame(end, payload)
+                        reader.unreadable.append(_unreadable(reader.path, frame, error))
                     if not count % RECORDS_PER_SIZE_CHECK and decoder.points >= BLOCK_POINTS:
                         yield from self._block(end if self._journal is None else self._position)
         except SourceError:
@@ -244,12 +241,11 @@ class _LogReading:
 
     def _add_rows_missing_in_journal(self) -> None:
         """Read the rows of later steps from the file, if the journal was not closed."""
+        file = self._log.wandb_file
         if self._journal is None or self._progress.closed or self._rows_from_file:
             return
-        if self._log.wandb_file is None or not self._log.wandb_file.is_file():
-            return
         last = self._decoder.run.last_step
-        for frame in LogReader(self._log.wandb_file).read():
+        for frame in LogReader(file).read() if file is not None and file.is_file() else ():
             if record_type(frame.payload) == HISTORY:
                 self._decoder.feed_row_after(last, frame.payload)
 
@@ -264,10 +260,8 @@ class _LogReading:
             self._decoder.drop_pending_row()
         if note.get("shared"):
             self._decoder.set_shared_mode()
-        if note.get("closed"):
-            self._progress.closed = True
-        if note.get("broken"):
-            self._progress.broken = True
+        self._progress.closed = self._progress.closed or bool(note.get("closed"))
+        self._progress.broken = self._progress.broken or bool(note.get("broken"))
 
     def _block(self, position: int) -> Iterator[Item]:
         yield from self._items(position)
@@ -312,9 +306,8 @@ def _state(log: RunLog, recorded: RunState) -> RunState:
     if recorded != "running":
         return recorded
     if log.journal is not None:
-        alive = trainer_alive(log.journal)
-    else:
-        alive = log.wandb_file is not None and is_open_elsewhere(log.wandb_file)
+        return "running" if trainer_alive(log.journal) else "killed"
+    alive = log.wandb_file is not None and is_open_elsewhere(log.wandb_file)
     return "running" if alive else "killed"
 
 

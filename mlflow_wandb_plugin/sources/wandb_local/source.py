@@ -56,18 +56,15 @@ class WandbDir(Source):
             except (SourceError, JournalError) as error:
                 unreadable = RunInfo(log.segment.partition("-")[2] or log.segment, project="")
                 if selection.takes(unreadable):
-                    self.unreadable.append(
-                        UnreadableRange(unreadable.run_id, 0, _size(log), str(error))
-                    )
+                    where = (unreadable.run_id, 0, _size(log))
+                    self.unreadable.append(UnreadableRange(*where, str(error)))
                 continue
             key = (info.entity, info.project, info.run_id)
             self._logs.setdefault(key, []).append(log)
-            before = found.get(key)
-            if before is not None:
+            if (before := found.get(key)) is not None:
                 config = {**before.config, **info.config}
                 segments = (*before.segments, log.segment)
-                started = before.started_ms
-                info = replace(info, segments=segments, started_ms=started, config=config)
+                info = replace(info, segments=segments, started_ms=before.started_ms, config=config)
             found[key] = info
         ordered = list(found.values())
         for info in reversed(ordered) if selection.newest_first else ordered:
@@ -112,9 +109,8 @@ class WandbDir(Source):
 
 def _size(log: RunLog) -> int:
     """Bytes after the header of a log."""
-    if log.wandb_file is None:
-        return 0
     try:
-        return max(0, log.wandb_file.stat().st_size - len(FILE_HEADER))
+        size = log.wandb_file.stat().st_size if log.wandb_file is not None else 0
     except OSError:
-        return 0
+        size = 0
+    return max(0, size - len(FILE_HEADER))

@@ -47,13 +47,10 @@ def may_lack_rows(path: Path, header: Mapping[str, Any], wandb_file: Path) -> bo
     That is so if the run was online, may be resumed, and ``finish()`` did not return.
     """
     folder = wandb_file.parent
-    online = folder.name.startswith("run-") and folder.is_dir()
-    return online and bool(header.get("resume")) and not _uploaded(path)
-
-
-def _uploaded(path: Path) -> bool:
+    if not (folder.name.startswith("run-") and folder.is_dir() and header.get("resume")):
+        return False
     notes = (entry for entry in reader.JournalReader(path).read() if entry.kind == frames.NOTE)
-    return any(note.document().get("uploaded") for note in notes)
+    return not any(note.document().get("uploaded") for note in notes)
 
 
 class Unsent:
@@ -126,6 +123,5 @@ def _rows(path: Path) -> Iterator[Row]:
 
 
 def _values(row: Row) -> dict[str, Any]:
-    return nest(
-        {path: json.loads(text) for path, text in row.values.items() if path[0] not in _CORE_KEYS}
-    )
+    users = {path: text for path, text in row.values.items() if path[0] not in _CORE_KEYS}
+    return nest({path: json.loads(text) for path, text in users.items()})

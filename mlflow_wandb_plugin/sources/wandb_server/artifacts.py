@@ -95,16 +95,9 @@ class RunArtifacts:
         except SourceError as error:
             unreadable.append(UnreadableRange(where, 0, number(node.get("size")), str(error)))
         yield from unreadable
-        yield ArtifactRef(
-            kind,
-            name,
-            version,
-            digest=str(node.get("digest") or ""),
-            description=str(node.get("description") or ""),
-            aliases=_aliases(node, name),
-            metadata=_mapping(node.get("metadata")),
-            entries=entries,
-        )
+        digest, description = (str(node.get(key) or "") for key in ("digest", "description"))
+        about = (digest, description, _aliases(node, name), _mapping(node.get("metadata")))
+        yield ArtifactRef(kind, name, version, *about, entries)
 
     def _entries(
         self, artifact_id: str, where: str, unreadable: list[UnreadableRange]
@@ -120,10 +113,8 @@ class RunArtifacts:
                 except SourceUnavailableError:
                     raise
                 except SourceError as error:
-                    size = number(stored[path].get("size"))
-                    unreadable.append(
-                        UnreadableRange(one_line(f"{where}/{path}"), 0, size, str(error))
-                    )
+                    size, file = number(stored[path].get("size")), one_line(f"{where}/{path}")
+                    unreadable.append(UnreadableRange(file, 0, size, str(error)))
         for path, entry in manifest.items():
             digest, size = str(entry.get("digest") or ""), number(entry.get("size"))
             yield ArtifactEntry(path, digest, size, copies.get(path), entry.get("ref"))
@@ -141,12 +132,9 @@ class RunArtifacts:
     def _stored_files(self, artifact_id: str) -> Iterator[dict[str, Any]]:
         """Yield names and addresses, page by page, because addresses expire."""
 
-        def page(cursor: str | None) -> Mapping[str, Any] | None:
-            answer = self._client.query(
-                ENTRIES, id=artifact_id, cursor=cursor, perPage=FILES_A_PAGE
-            )
-            files: Mapping[str, Any] | None = (answer.get("artifact") or {}).get("files")
-            return files
+        def page(cursor: str | None) -> Any:
+            found = self._client.query(ENTRIES, id=artifact_id, cursor=cursor, perPage=FILES_A_PAGE)
+            return (found.get("artifact") or {}).get("files")
 
         return self._client.pages(page)
 
@@ -162,10 +150,8 @@ class RunArtifacts:
 def list_artifacts(client: WandbClient, run_id: str, document: str) -> Iterator[dict[str, Any]]:
     """Yield the artifacts that a run `LOGGED` or `USED`, as the server describes them."""
 
-    def page(cursor: str | None) -> Mapping[str, Any] | None:
-        run = client.run(document, run_id, cursor=cursor, perPage=FILES_A_PAGE)
-        artifacts: Mapping[str, Any] | None = run.get("artifacts")
-        return artifacts
+    def page(cursor: str | None) -> Any:
+        return client.run(document, run_id, cursor=cursor, perPage=FILES_A_PAGE).get("artifacts")
 
     for node in client.pages(page):
         if node.get("state") in (None, "COMMITTED"):

@@ -178,9 +178,8 @@ class RunHistory:
         live = _ints(self._live)
         unread: list[int] = live[self._done.unread(live)].tolist()
         all_listed = self._done.count + len(unread) == count
-        yield from self._read_live(
-            self._listed_pages(unread) if all_listed else self._unlisted_pages()
-        )
+        pages = self._listed_pages(unread) if all_listed else self._unlisted_pages()
+        yield from self._read_live(pages)
 
     def _list_rows(self) -> int:
         """Download new exports and list live rows; returns the server's count of all rows."""
@@ -243,7 +242,7 @@ class RunHistory:
     def _read_live(self, pages: Iterator[Page]) -> Iterator[Item]:
         for low, high, listed in pages:
             rows = self._page(low, high)
-            steps = _steps(rows)
+            steps = _ints([_step(row) for row in rows])
             new = [rows[at] for at in self._done.add(steps).tolist()]
             block = Block(self._keys, self.last)
             self._add_rows(block, [row for row in new if _step(row) >= self._since])
@@ -288,9 +287,8 @@ class RunHistory:
         return int(listed.get("lastStep", -1))
 
     def _page(self, low: int, high: int) -> list[dict[str, Any]]:
-        run = self._client.run(
-            PAGE, self._run_id, minStep=low, maxStep=high, pageSize=max(1, high - low)
-        )
+        size = max(1, high - low)
+        run = self._client.run(PAGE, self._run_id, minStep=low, maxStep=high, pageSize=size)
         try:
             rows = [json.loads(line) for line in run.get("history") or ()]
         except (TypeError, ValueError) as error:
@@ -346,10 +344,6 @@ def _only_steps(group: RowGroup) -> Ints:
 
 def _step(row: Mapping[str, Any]) -> int:
     return int(row.get("_step", 0))
-
-
-def _steps(rows: Iterable[Mapping[str, Any]]) -> Ints:
-    return _ints([_step(row) for row in rows])
 
 
 def _ints(steps: list[int]) -> Ints:

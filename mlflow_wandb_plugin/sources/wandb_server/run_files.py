@@ -72,8 +72,6 @@ class RunDownloads:
         self._where = f"{client.address.path}/{run_id}"
         self._names: set[str] = set()
 
-    # -- files ------------------------------------------------------------------------------
-
     def new_files(self) -> Iterator[Item]:
         """Yield every file of the run that no earlier call has yielded.
 
@@ -109,10 +107,9 @@ class RunDownloads:
             lines: the server's count of lines.
         """
 
-        def page(cursor: str | None) -> Mapping[str, Any] | None:
+        def page(cursor: str | None) -> Any:
             run = self._client.run(CONSOLE, self._run_id, first=LINES_A_PAGE, after=cursor)
-            listed: Mapping[str, Any] | None = run.get("logLines")
-            return listed
+            return run.get("logLines")
 
         if not lines or CONSOLE_FILE in self._names:
             return
@@ -122,14 +119,8 @@ class RunDownloads:
                 file.write(f"{node.get('line') or ''}".rstrip("\n") + "\n")
         yield FileRef(CONSOLE_FILE, local)
 
-    # -- system metrics ---------------------------------------------------------------------
-
     def system_metrics(self, lines: int) -> Iterator[Item]:
-        """Yield all system metrics, and an `UnreadableRange` if the server returns fewer lines.
-
-        Args:
-            lines: the server's count of lines.
-        """
+        """Yield the system metrics; an `UnreadableRange` if the server has not all ``lines``."""
         if not lines:
             return
         run = self._client.run(EVENTS, self._run_id, samples=2 * lines + 1000)
@@ -151,10 +142,8 @@ class RunDownloads:
 def list_files(client: WandbClient, run_id: str) -> Iterator[dict[str, Any]]:
     """Yield the files of a run, as the server describes them."""
 
-    def page(cursor: str | None) -> Mapping[str, Any] | None:
-        run = client.run(FILES, run_id, cursor=cursor, perPage=FILES_A_PAGE)
-        files: Mapping[str, Any] | None = run.get("files")
-        return files
+    def page(cursor: str | None) -> Any:
+        return client.run(FILES, run_id, cursor=cursor, perPage=FILES_A_PAGE).get("files")
 
     return client.pages(page)
 

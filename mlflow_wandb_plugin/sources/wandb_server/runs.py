@@ -57,15 +57,9 @@ query GetSweep($entity: String!, $project: String!, $name: String!) {
 """
 
 STATES: Mapping[str, RunState] = {
-    "running": "running",
-    "pending": "running",
-    "preempting": "running",
-    "finished": "finished",
-    "failed": "failed",
-    "crashed": "crashed",
-    "killed": "killed",
-    "preempted": "preempted",
-}
+    "running": "running", "pending": "running", "preempting": "running", "finished": "finished",
+    "failed": "failed", "crashed": "crashed", "killed": "killed", "preempted": "preempted",
+}  # fmt: skip
 _SAME_NAMES = (
     "os", "python", "program", "args", "host", "email", "executable", "docker", "cpu_count", "gpu",
     "gpu_count",
@@ -111,23 +105,14 @@ class RunLister:
         filters = json.dumps(server_filter(selection))
         return int(self._client.project(COUNT, filters=filters).get("runCount") or 0)
 
-    def _page(self, selection: Selection, cursor: str | None) -> Mapping[str, Any] | None:
-        project = self._client.project(
-            RUNS,
-            cursor=cursor,
-            perPage=RUNS_A_PAGE,
-            order="-created_at" if selection.newest_first else "+created_at",
-            filters=json.dumps(server_filter(selection)),
-        )
-        page: Mapping[str, Any] | None = project.get("runs")
-        return page
+    def _page(self, selection: Selection, cursor: str | None) -> Any:
+        order = "-created_at" if selection.newest_first else "+created_at"
+        page = {"cursor": cursor, "perPage": RUNS_A_PAGE, "order": order}
+        filters = json.dumps(server_filter(selection))
+        return self._client.project(RUNS, **page, filters=filters).get("runs")
 
     def node(self, run_id: str) -> dict[str, Any]:
-        """Return the server's full description of a run, for `info` and `RunHistory`.
-
-        Raises:
-            SourceError: there is no such run.
-        """
+        """Return the server's full description of a run; SourceError if there is no such run."""
         return self._client.run(RUN, run_id)
 
     def info(self, node: Mapping[str, Any]) -> RunInfo:
@@ -189,13 +174,14 @@ def with_metadata(info: RunInfo, metadata: Mapping[str, Any]) -> RunInfo:
 
 def facts_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return facts about a run's origin, from wandb-metadata.json or its copy in the config."""
-    git = metadata.get("git") or {}
+    git = metadata.get("git")
+    git = git if isinstance(git, Mapping) else {}
     known = {name: metadata.get(name) for name in _SAME_NAMES} | {
         "code_path": metadata.get("codePath"),
         "user": metadata.get("username"),
         "cuda": metadata.get("cudaVersion") or metadata.get("cuda"),
-        "git_remote": git.get("remote") if isinstance(git, Mapping) else None,
-        "git_commit": git.get("commit") if isinstance(git, Mapping) else None,
+        "git_remote": git.get("remote"),
+        "git_commit": git.get("commit"),
     }
     return {name: value for name, value in known.items() if value}
 
@@ -205,9 +191,7 @@ def server_filter(selection: Selection) -> dict[str, Any]:
 
     Times are widened by a day, because the service's time zone is not known.
     """
-    parts: list[dict[str, Any]] = []
-    if selection.filter:
-        parts.append(dict(selection.filter))
+    parts: list[dict[str, Any]] = [dict(selection.filter)] if selection.filter else []
     if selection.states:
         wanted = set(selection.states)
         parts.append({"state": {"$in": [name for name, ours in STATES.items() if ours in wanted]}})
@@ -257,15 +241,11 @@ def _config(text: Any) -> tuple[dict[str, Any], Mapping[str, Any]]:
 
 def document(text: Any, without: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Parse a JSON object that the server sends as text; empty if there is none."""
-    if not text:
-        return {}
-    found = text
-    if isinstance(text, str):
-        try:
-            found = json.loads(text, strict=False)
-        except ValueError:
-            # A damaged document must neither stop the listing nor be dropped.
-            found = {"unreadable": text}
+    try:
+        found = json.loads(text, strict=False) if isinstance(text, str) and text else text
+    except ValueError:
+        # A damaged document must neither stop the listing nor be dropped.
+        found = {"unreadable": text}
     if not isinstance(found, Mapping):
         return {}
     return {str(key): value for key, value in found.items() if key not in without}

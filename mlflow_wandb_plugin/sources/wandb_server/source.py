@@ -86,10 +86,8 @@ class WandbServerSource(Source):
         rows = number(node.get("historyLineCount"))
         points = _points(keys, node)
         files = [number(file.get("sizeBytes")) for file in list_files(self._client, run.run_id)]
-        artifacts = []
-        if self._artifacts:
-            listed = list_artifacts(self._client, run.run_id, LOGGED)
-            artifacts = [number(artifact.get("size")) for artifact in listed]
+        listed = list_artifacts(self._client, run.run_id, LOGGED) if self._artifacts else ()
+        artifacts = [number(artifact.get("size")) for artifact in listed]
         # The run twice, exports, files, events, used and logged artifacts; then their contents.
         requests = 7 + ceil(rows / self._page_rows) + len(files) + 3 * len(artifacts)
         return Size(points, sum(files) + sum(artifacts), requests)
