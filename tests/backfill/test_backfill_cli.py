@@ -253,7 +253,7 @@ def test_an_interrupted_backfill_is_repaired(
 ) -> None:  # fmt: skip
     """Stopped before the end: the next one fills it, and it equals an undisturbed one."""
     from mlflow_wandb_plugin.errors import TargetUnavailableError
-    from mlflow_wandb_plugin.targets.mlflow.run_files import RunFiles
+    from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunFiles
 
     def unavailable(self: RunFiles, info: object) -> None:
         raise TargetUnavailableError("MLflow: gone in the middle")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from mlflow_wandb_plugin.mapping.names import Limits
 from mlflow_wandb_plugin.targets.mlflow.client import ITEM_FAULTS, Client, RefusedError, deleted
-from mlflow_wandb_plugin.targets.mlflow.losses import REFUSED_METRIC, Loss, Losses
+from mlflow_wandb_plugin.targets.mlflow.files.losses import REFUSED_METRIC, Loss, Losses
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric

@@ -11,7 +11,7 @@ from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.mapping.names import Limits, storable
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
-from mlflow_wandb_plugin.targets.mlflow.run_files import RunFiles, RunNames
+from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunFiles, RunNames
 
 if TYPE_CHECKING:
     from mlflow.entities import Param, Run, RunTag

@@ -9,9 +9,9 @@ from typing import Any
 from mlflow_wandb_plugin.core.model import RunInfo, Series
 from mlflow_wandb_plugin.mapping import system_metrics, to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
+from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunNames
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter, Points
 from mlflow_wandb_plugin.targets.mlflow.point_writer import PointWriter
-from mlflow_wandb_plugin.targets.mlflow.run_files import RunNames
 
 HELD_POINTS = 100_000
 """Points that wait for the step metric, as a rule."""

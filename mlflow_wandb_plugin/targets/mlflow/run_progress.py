@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import Checkpoint, RunInfo
 from mlflow_wandb_plugin.mapping.names import Limits
-from mlflow_wandb_plugin.targets.mlflow.losses import REFUSED_METRIC, Losses
+from mlflow_wandb_plugin.targets.mlflow.files.losses import REFUSED_METRIC, Losses
 
 POSITION_INTERVAL_S = 2.0
 """Where writing the position costs a request, it is written at most once in this time."""

@@ -19,10 +19,10 @@ from mlflow_wandb_plugin.core.model import (
 from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.client import Client
-from mlflow_wandb_plugin.targets.mlflow.losses import Losses
+from mlflow_wandb_plugin.targets.mlflow.files.losses import Losses
+from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunFiles, RunNames
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
 from mlflow_wandb_plugin.targets.mlflow.run_description import RunDescription
-from mlflow_wandb_plugin.targets.mlflow.run_files import RunFiles, RunNames
 from mlflow_wandb_plugin.targets.mlflow.run_points import MissingPoints, RunPoints
 from mlflow_wandb_plugin.targets.mlflow.run_progress import RunProgress
 

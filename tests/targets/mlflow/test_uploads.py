@@ -10,7 +10,7 @@ import pytest
 
 from mlflow_wandb_plugin.core.model import FileRef
 from mlflow_wandb_plugin.errors import TargetUnavailableError
-from mlflow_wandb_plugin.targets.mlflow.uploads import Uploads
+from mlflow_wandb_plugin.targets.mlflow.files.uploads import Uploads
 from tests.targets.mlflow.writing import (
     document,
     downloaded,

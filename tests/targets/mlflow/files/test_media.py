@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mlflow_wandb_plugin.core.model import FileRef, RowObjects
-from mlflow_wandb_plugin.targets.mlflow.media import render
+from mlflow_wandb_plugin.targets.mlflow.files.media import render
 from tests.targets.mlflow.writing import end, opened, run_info, the_run
 
 

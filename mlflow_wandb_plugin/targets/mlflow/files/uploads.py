@@ -14,7 +14,7 @@ from typing import Any
 from mlflow_wandb_plugin.mapping.names import safe_path
 from mlflow_wandb_plugin.mapping.run_documents import canonical_json
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
-from mlflow_wandb_plugin.targets.mlflow.losses import Loss, Losses
+from mlflow_wandb_plugin.targets.mlflow.files.losses import Loss, Losses
 
 UPLOAD_THREADS = 2
 FILE_GONE = "FILE_GONE"

@@ -11,10 +11,10 @@ from mlflow_wandb_plugin.mapping import run_documents, to_mlflow
 from mlflow_wandb_plugin.mapping.names import Limits, Namer, safe_path
 from mlflow_wandb_plugin.mapping.run_documents import artifact_document
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
-from mlflow_wandb_plugin.targets.mlflow.history_file import HistoryFile
-from mlflow_wandb_plugin.targets.mlflow.losses import Losses
-from mlflow_wandb_plugin.targets.mlflow.media import RunMedia
-from mlflow_wandb_plugin.targets.mlflow.uploads import Uploads
+from mlflow_wandb_plugin.targets.mlflow.files.history_file import HistoryFile
+from mlflow_wandb_plugin.targets.mlflow.files.losses import Losses
+from mlflow_wandb_plugin.targets.mlflow.files.media import RunMedia
+from mlflow_wandb_plugin.targets.mlflow.files.uploads import Uploads
 
 if TYPE_CHECKING:
     from mlflow.entities import RunData

@@ -14,7 +14,7 @@ from typing import Any
 
 from mlflow_wandb_plugin.core.model import FileRef, RowObjects
 from mlflow_wandb_plugin.mapping.names import Limits, safe_path
-from mlflow_wandb_plugin.targets.mlflow.uploads import Uploads
+from mlflow_wandb_plugin.targets.mlflow.files.uploads import Uploads
 
 TABLES_TAG = "mlflow.loggedArtifacts"
 IMAGE_TYPES = ("image-file", "images/separated", "images")
