@@ -14,7 +14,7 @@ from mlflow_wandb_plugin.core.atomic_files import link_or_copy
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
-from mlflow_wandb_plugin.journal.status import read_status
+from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.live.replicator_process import Replicator
 from mlflow_wandb_plugin.live.terminal import ProgressLine, print_line, warn_once

@@ -20,9 +20,9 @@ from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.core.helper_process import lower_priority
 from mlflow_wandb_plugin.errors import MlflowWandbError
 from mlflow_wandb_plugin.journal import frames, outbox
-from mlflow_wandb_plugin.journal.locks import trainer_alive
+from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
 from mlflow_wandb_plugin.journal.reader import read_header
-from mlflow_wandb_plugin.journal.status import write_status
+from mlflow_wandb_plugin.journal.status_file import write_status
 from mlflow_wandb_plugin.replicator.mlflow_shipment import POLL_S, MlflowShipment
 
 

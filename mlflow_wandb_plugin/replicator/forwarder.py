@@ -20,8 +20,8 @@ from mlflow_wandb_plugin.core.helper_process import lower_priority
 from mlflow_wandb_plugin.core.locks import file_lock
 from mlflow_wandb_plugin.errors import MlflowWandbError
 from mlflow_wandb_plugin.journal import frames, outbox
-from mlflow_wandb_plugin.journal.locks import trainer_alive
-from mlflow_wandb_plugin.journal.status import read_status
+from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
+from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.replicator.wandb_shipment import WandbShipment, is_mirrored
 from mlflow_wandb_plugin.settings import PREFIX, Settings
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, wanted_mode

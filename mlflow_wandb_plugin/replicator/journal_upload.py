@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlflow_wandb_plugin.journal import outbox
-from mlflow_wandb_plugin.journal.locks import exclusive_journal, remove_journal
+from mlflow_wandb_plugin.journal.journal_locks import exclusive_journal, remove_journal
 from mlflow_wandb_plugin.journal.reader import JournalReader, read_header
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.replicator.run_upload import JournalStart, RunUpload

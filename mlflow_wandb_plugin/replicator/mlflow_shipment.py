@@ -21,9 +21,9 @@ from mlflow_wandb_plugin.errors import (
     TargetUnavailableError,
 )
 from mlflow_wandb_plugin.journal import frames
-from mlflow_wandb_plugin.journal.locks import remove_journal, shipping_lock, trainer_alive
+from mlflow_wandb_plugin.journal.journal_locks import remove_journal, shipping_lock, trainer_alive
 from mlflow_wandb_plugin.journal.reader import read_header
-from mlflow_wandb_plugin.journal.status import read_status, write_status
+from mlflow_wandb_plugin.journal.status_file import read_status, write_status
 from mlflow_wandb_plugin.sources.wandb_local import unsent_rows
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog
 from mlflow_wandb_plugin.sources.wandb_local.run_log import Progress, peek, read_logs

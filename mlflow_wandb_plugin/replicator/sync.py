@@ -12,9 +12,9 @@ from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.errors import JournalError, UsageError
 from mlflow_wandb_plugin.journal import frames, outbox
 from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
-from mlflow_wandb_plugin.journal.locks import trainer_alive
+from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
 from mlflow_wandb_plugin.journal.reader import read_header
-from mlflow_wandb_plugin.journal.status import read_status
+from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.replicator.mlflow_shipment import MlflowShipment, handover_file
 from mlflow_wandb_plugin.replicator.wandb_shipment import WandbShipment, is_mirrored
 from mlflow_wandb_plugin.targets.wandb.run_writer import unset_user_run_variables

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mlflow_wandb_plugin.journal import outbox
-from mlflow_wandb_plugin.journal.status import read_status
+from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.store import forwarder_process
 from mlflow_wandb_plugin.store.mirrored_runs import current_mirror
 

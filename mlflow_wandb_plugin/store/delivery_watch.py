@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from mlflow_wandb_plugin.journal import outbox
-from mlflow_wandb_plugin.journal.status import read_status
+from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.store import forwarder_process
 from mlflow_wandb_plugin.store.log_messages import warn_once
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_wandb_plugin.journal import frames
-from mlflow_wandb_plugin.journal.locks import shipping_lock
+from mlflow_wandb_plugin.journal.journal_locks import shipping_lock
 from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.replicator import sync
 from mlflow_wandb_plugin.replicator.sync import deliver, find_journals, find_statuses

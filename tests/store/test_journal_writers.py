@@ -9,7 +9,7 @@ import pytest
 
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import outbox
-from mlflow_wandb_plugin.journal.locks import trainer_alive
+from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
 from mlflow_wandb_plugin.store import journal_writers
 from mlflow_wandb_plugin.store.journal_writers import Journals
 from tests.support.outboxes import read_journal

@@ -12,8 +12,8 @@ from mlflow import MlflowClient
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.journal import outbox
-from mlflow_wandb_plugin.journal.locks import trainer_alive
-from mlflow_wandb_plugin.journal.status import write_status
+from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
+from mlflow_wandb_plugin.journal.status_file import write_status
 from mlflow_wandb_plugin.store import mirrored_runs
 from tests.store.conftest import Sent
 from tests.support.environment import isolated
