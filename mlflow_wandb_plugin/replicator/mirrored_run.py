@@ -70,7 +70,6 @@ class MirroredRunState:
 
     @property
     def ended(self) -> bool:
-        """Whether the run has ended in MLflow."""
         return self.status in TERMINAL
 
     @property
@@ -101,7 +100,7 @@ class MirroredRunState:
 
         Args:
             experiment: name of the experiment.
-            journal: identity and first row of the journal, see `JournalStart.record`.
+            journal: identity and first row of the journal, see ``record`` of `RunUpload`.
         """
         removed: dict[str, str | None] = dict.fromkeys(sorted(self.removed_tags))
         section = {
@@ -123,21 +122,17 @@ class MirroredRunState:
         }
         return {key: value for key, value in section.items() if value not in (None, "", [], {}, 0)}
 
+    def describe(self, header: Mapping[str, Any], journal: Mapping[str, Any]) -> Description:
+        """The run's name, notes, W&B tags and config.
 
-def describe(
-    state: MirroredRunState, header: Mapping[str, Any], journal: Mapping[str, Any]
-) -> Description:
-    """The run's name, notes, W&B tags and config.
-
-    Args:
-        header: of the run's journal.
-        journal: as for `MirroredRunState.section`.
-    """
-    notes = "" if NOTES_TAG in state.removed_tags else state.tags.get(NOTES_TAG)
-    section = state.section(header.get("experiment"), journal)
-    return Description(
-        rules.run_name(state.name),
-        notes,
-        rules.wandb_tags(state.tags, state.deleted),
-        rules.run_config(header, state.params, section),
-    )
+        Args:
+            header: of the run's journal.
+            journal: as for `section`.
+        """
+        section = self.section(header.get("experiment"), journal)
+        return Description(
+            rules.run_name(self.name),
+            "" if NOTES_TAG in self.removed_tags else self.tags.get(NOTES_TAG),
+            rules.wandb_tags(self.tags, self.deleted),
+            rules.run_config(header, self.params, section),
+        )
