@@ -8,8 +8,8 @@ import os
 import time
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from mlflow_wandb_plugin.core.retry import Backoff
@@ -47,12 +47,11 @@ class RunAddress(NamedTuple):
     run_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteRun:
+class RemoteRun(NamedTuple):
     """What W&B has of a run. ``rows`` is the number of its history's next row."""
 
     rows: int = 0
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = MappingProxyType({})
 
 
 def wanted_mode() -> Mode:

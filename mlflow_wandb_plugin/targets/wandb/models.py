@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,11 +64,9 @@ class Model:
         return [version.document() for version in self.versions.values() if not version.deleted]
 
 
-def models_of_run(path: str) -> Iterator[wandb.Artifact]:
+def models_of_run(path: str) -> list[wandb.Artifact]:
     """The model artifacts that the run at ``path`` (entity/project/id) logged, oldest first."""
-    for artifact in _api().run(path).logged_artifacts():
-        if artifact.type == TYPE:
-            yield artifact
+    return [found for found in _api().run(path).logged_artifacts() if found.type == TYPE]
 
 
 def set_alias(path: str, name: str, alias: str, version: str | None) -> None:
@@ -86,11 +84,8 @@ def set_alias(path: str, name: str, alias: str, version: str | None) -> None:
 
 def find(path: str, model_id: str) -> wandb.Artifact | None:
     """The newest artifact of the run at ``path`` that holds the model."""
-    found = None
-    for artifact in models_of_run(path):
-        if artifact.metadata.get(MODEL_ID) == model_id:
-            found = artifact
-    return found
+    found = [each for each in models_of_run(path) if each.metadata.get(MODEL_ID) == model_id]
+    return found[-1] if found else None
 
 
 def log(run: wandb.Run, model: Model, wait: bool) -> None:
@@ -145,13 +140,10 @@ def use_dataset(run: wandb.Run, dataset: Mapping[str, Any]) -> None:
 
 def delete_files(path: str, names: Sequence[str]) -> None:
     """Delete the files and folders ``names`` of the run at ``path``."""
-    wanted = [
-        file
-        for file in _api().run(path).files()
-        if any(file.name == name or file.name.startswith(f"{name}/") for name in names)
-    ]
-    for file in wanted:
-        file.delete()
+    # All are listed before the first is deleted: the list comes in pages.
+    for file in list(_api().run(path).files()):
+        if any(file.name == name or file.name.startswith(f"{name}/") for name in names):
+            file.delete()
 
 
 def remove_tags(path: str) -> None:
