@@ -27,7 +27,6 @@ def start_helper(
     Args:
         log_name: file in ``folder`` for the output; it is appended to.
         variables: environment variables beside those of `helper_environment`.
-        stdin: as for `subprocess.Popen`.
 
     Raises:
         OSError: the process cannot be started, or the log cannot be written.
@@ -42,7 +41,7 @@ def start_helper(
             stdin=stdin,
             stdout=log,
             stderr=log,
-            env={**helper_environment(), **(variables or {})},
+            env={**helper_environment(), **variables},
             start_new_session=True,
         )
     finally:

@@ -28,24 +28,19 @@ TROUBLE_PATIENCE_S = 10.0
 class RunTap:
     """Journals the records that the wandb SDK sends for one run. Raises nothing into user code.
 
-    Args:
-        wandb_file: wandb-core's file of the run.
-        shared: whether other processes log into the run at the same time (wandb's shared mode).
-
     Attributes:
         lock: held while a record is sent to wandb and journalled, so that the order is the same.
         pid: of the process that started the run.
         path: the run's journal.
     """
 
-    def __init__(self, run: Any, settings: Settings, wandb_file: Path, shared: bool) -> None:
+    def __init__(self, run: Any, settings: Settings) -> None:
         self.lock = threading.RLock()
         self.pid = os.getpid()
         self.closed = False
         self._run = run
         self._settings = settings
-        self._wandb_file = wandb_file.absolute()
-        self._shared = shared
+        self._wandb_file = Path(run.settings.sync_file).absolute()
         folder = settings.journal_dir or self._wandb_file.parent.parent / JOURNAL_DIR
         self.path = Path(folder).absolute() / f"{segment_of(self._wandb_file)}{frames.SUFFIX}"
         self._journal: Journal | None = None
@@ -53,8 +48,6 @@ class RunTap:
         self._target_uri = ""
         self._replicator = Replicator.of_this_process()
         self._in_wandb_config = False
-
-    # -- calls of the tap -----------------------------------------------------------------
 
     def start_replicator(self) -> None:
         """Start the replicator when the run is created, so that it is ready when wandb is."""
@@ -75,11 +68,10 @@ class RunTap:
 
     def before_finish(self) -> None:
         """Before `Run.finish`: wandb accepts no change of the config of a finished run."""
-        if self._in_wandb_config or self.closed or self.pid != os.getpid():
-            return
-        status = read_status(self.path)
-        if status.get("run_id"):
-            self._add_to_wandb_config(status)
+        if not self._in_wandb_config and not self.closed and self.pid == os.getpid():
+            status = read_status(self.path)
+            if status.get("run_id"):
+                self._add_to_wandb_config(status)
 
     def after_finish(self, uploaded: bool = True) -> None:
         """After `Run.finish`: close the journal and wait for the run in MLflow to be complete.
@@ -101,8 +93,6 @@ class RunTap:
     def on_fork(self) -> None:
         """Note that a forked child logs into the run, too: only wandb-core's file has the order."""
         self._note(rows_from_file=True, pid=os.getpid())
-
-    # -- records --------------------------------------------------------------------------
 
     def write(self, record: Any) -> None:
         """Journal one record that wandb has accepted. The caller holds the lock."""
@@ -148,7 +138,8 @@ class RunTap:
                 "pid": os.getpid(),
             },
         )
-        if self._shared:
+        if getattr(settings, "_shared", False):
+            # wandb's shared mode: other processes log into the run at the same time.
             self._note(shared=True)
 
     def _note(self, **fields: Any) -> None:
@@ -168,8 +159,6 @@ class RunTap:
             f"{error}. The run goes on in W&B alone; "
             f"later, `mlflow-wandb backfill {folder}` brings the rest into MLflow"
         )
-
-    # -- the replicator -------------------------------------------------------------------
 
     def _wait_for_state(self, states: tuple[str, ...], timeout_s: float) -> dict[str, Any]:
         deadline = time.monotonic() + timeout_s
@@ -205,15 +194,14 @@ class RunTap:
     def _add_to_wandb_config(self, status: dict[str, Any]) -> None:
         """Add the MLflow run's id and location to the W&B config, and print them."""
         self._in_wandb_config = True
-        keys = identity.config_keys(
-            status["run_id"], status["experiment_id"], status["tracking_uri"]
-        )
+        run_id = status["run_id"]
+        keys = identity.config_keys(run_id, status["experiment_id"], status["tracking_uri"])
         try:
             self._run.config.update(keys, allow_val_change=True)
         except Exception as error:
             # Whatever the error is, the user's run goes on.
-            warn_once(f"the W&B config cannot name the MLflow run {status['run_id']}: {error}")
-        print_line(f"MLflow run {status['run_id']} {status.get('where', '')}".rstrip())
+            warn_once(f"the W&B config cannot name the MLflow run {run_id}: {error}")
+        print_line(f"MLflow run {run_id} {status.get('where', '')}".rstrip())
 
 
 def _keep_staged_files(artifact: Any, folder: Path) -> None:

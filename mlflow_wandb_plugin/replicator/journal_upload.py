@@ -130,7 +130,7 @@ class JournalUpload:
             return
         self._run.end(*ending)
         if self._access is not None:
-            rows, files = self._run.next_row, self._run.sender.uploaded
+            rows, files = self._run.next_row, self._run.pending.uploaded
             self._access.wait_for_arrival(self._address, rows, files)
 
     def _count_torn_end(self, run: RunUpload) -> None:
@@ -151,7 +151,7 @@ class JournalUpload:
             report = self._write_status if self._run is None else self._run.report
             report("complete", error="")
             remove_journal(self._path)
-        for local in self._run.sender.pending.local_files if self._run is not None else ():
+        for local in self._run.pending.local_files if self._run is not None else ():
             local.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._path.with_suffix(".files").rmdir()

@@ -50,12 +50,7 @@ class MlflowShipment:
     """
 
     def __init__(
-        self,
-        path: Path,
-        uri: str,
-        experiment: str,
-        follow: bool,
-        keep_trying: Callable[[], bool],
+        self, path: Path, uri: str, experiment: str, follow: bool, keep_trying: Callable[[], bool]
     ) -> None:
         self.path = path
         self._uri = uri

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.replicator.mirrored_run import MirroredRunState
-from mlflow_wandb_plugin.targets.wandb.models import Model
+from mlflow_wandb_plugin.replicator.pending_uploads import PendingUploads
 from mlflow_wandb_plugin.targets.wandb.run_writer import WandbRunWriter
 
 TABLE_BYTES = 50_000_000
@@ -18,71 +17,6 @@ TABLE_BYTES = 50_000_000
 
 HistoryRow: TypeAlias = Callable[[WandbRunWriter, int], None]
 """Writes one row of the W&B run's history, with its number."""
-
-
-@dataclass
-class PendingUploads:
-    """What a journal adds to its run beside rows, until `UploadSender` has sent it.
-
-    Attributes:
-        files: local files by their path in the run.
-        removed_paths: files and folders to delete from the run; an empty path is all of them.
-        datasets: as `mlflow_wandb_plugin.journal.outbox` has them.
-        models: all logged models of the journal by id; those in ``changed_models`` are to be sent.
-        aliases: name, alias and version of aliases that point to no version of this journal.
-        local_files: all files beside the journal that it names, sent or not.
-    """
-
-    files: dict[str, Path] = field(default_factory=dict)
-    removed_paths: list[str] = field(default_factory=list)
-    datasets: list[dict[str, Any]] = field(default_factory=list)
-    models: dict[str, Model] = field(default_factory=dict)
-    changed_models: set[str] = field(default_factory=set)
-    aliases: list[tuple[str, str, str | None]] = field(default_factory=list)
-    local_files: list[Path] = field(default_factory=list)
-
-    def change_model(self, model_id: str) -> Model:
-        """The logged model, which is sent again."""
-        self.changed_models.add(model_id)
-        return self.models.setdefault(model_id, Model(model_id))
-
-    def update_model(self, op: Mapping[str, Any]) -> None:
-        """Apply the operation ``model``."""
-        model = self.change_model(op["id"])
-        model.known = True
-        model.name = op.get("name") or model.name
-        model.kind = op.get("type") or model.kind
-        model.status = op.get("status") or model.status
-        model.params.update(op.get("params") or {})
-        model.tags = dict(op.get("tags") or model.tags)
-
-    def remove_files(self, path: str, model_id: str | None) -> None:
-        """Remove a file, or the files of a folder, from the run or from one of its models."""
-        files = self.change_model(model_id).files if model_id else self.files
-        for known in [name for name in files if is_below(name, path)]:
-            del files[known]
-        if not model_id:
-            self.removed_paths.append(path)
-
-    def move_alias(self, name: str, alias: str, version: str | None) -> None:
-        """Let an alias of a registered model point to ``version``; None removes it."""
-        known = False
-        for model in self.models.values():
-            for key, before in list(model.versions.items()):
-                now = before.with_alias(name, alias, version)
-                known = known or key == (name, version)
-                if now != before:
-                    known = True
-                    model.versions[key] = now
-                    self.changed_models.add(model.model_id)
-        if not known:
-            # An earlier journal registered the version.
-            self.aliases.append((name, alias, version))
-
-
-def is_below(path: str, folder: str) -> bool:
-    """Whether ``path`` is ``folder`` or in it; an empty folder is the top."""
-    return not folder or path == folder or path.startswith(f"{folder}/")
 
 
 def apply_operation(

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mlflow_wandb_plugin.errors import MlflowWandbError, TargetError
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.replicator.mirrored_run import MirroredRunState
-from mlflow_wandb_plugin.replicator.operations import (
-    HistoryRow,
-    PendingUploads,
-    apply_operation,
-    is_below,
-)
+from mlflow_wandb_plugin.replicator.operations import HistoryRow, apply_operation
+from mlflow_wandb_plugin.replicator.pending_uploads import PendingUploads
 from mlflow_wandb_plugin.targets.wandb.lookup import Mode, RunAddress
-from mlflow_wandb_plugin.targets.wandb.models import DONE
 from mlflow_wandb_plugin.targets.wandb.run_writer import Description, WandbRunWriter
 from mlflow_wandb_plugin.wandb_api.address import wandb_folder
-
-T = TypeVar("T")
 
 
 class RunUpload:
@@ -54,7 +45,7 @@ class RunUpload:
         write_status: Callable[..., str],
     ) -> None:
         self.state = MirroredRunState.from_section(section)
-        self.sender = UploadSender(address.run_id, PendingUploads(), self.state.lost)
+        self.pending = PendingUploads(address.run_id, self.state.lost)
         self.next_row = int(record["row"])
         self.writer: WandbRunWriter | None = None
         self._path = path
@@ -69,7 +60,7 @@ class RunUpload:
     def apply(self, operation: Mapping[str, Any]) -> None:
         """Apply one operation of the journal, and write the rows that W&B lacks."""
         files = self._path.with_suffix(".files")
-        for row in apply_operation(operation, self.state, self.sender.pending, files):
+        for row in apply_operation(operation, self.state, self.pending, files):
             self._upload_row(row)
 
     def _upload_row(self, row: HistoryRow) -> None:
@@ -89,7 +80,7 @@ class RunUpload:
     def send_pending(self, final: bool = False) -> None:
         """Bring the description, files and models of the W&B run up to date."""
         writer = self._open_writer()
-        self.sender.send(writer, final)
+        self.pending.send(writer, final)
         self.state.lost.update(writer.losses)
         writer.losses.clear()
         writer.describe(self._description())
@@ -164,72 +155,3 @@ class RunUpload:
         self.report("live", where=str(target), folders=self._offline_folders)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(written, target)
-
-
-@dataclass
-class UploadSender:
-    """Sends pending uploads.
-
-    Attributes:
-        run_name: for log lines.
-        lost: where refused uploads are counted.
-        uploaded: files of the run that were sent, by their path in the W&B run.
-    """
-
-    run_name: str
-    pending: PendingUploads
-    lost: Counter[str]
-    uploaded: dict[str, Path] = field(default_factory=dict)
-
-    def send(self, writer: WandbRunWriter, final: bool) -> None:
-        """Send what is pending.
-
-        Args:
-            final: also models that are not ready yet, because nothing more will come.
-        """
-        pending = self.pending
-        self._send_files(writer)
-        for dataset in pending.datasets:
-            self._unless_refused("dataset", writer.use_dataset, dataset)
-        pending.datasets.clear()
-        self._send_models(writer, final)
-        for alias in pending.aliases:
-            if self._unless_refused("alias", writer.set_alias, *alias) is False:
-                self.lost["alias of a model that was written offline before"] += 1
-        pending.aliases.clear()
-
-    def _send_files(self, writer: WandbRunWriter) -> None:
-        pending = self.pending
-        if pending.removed_paths:
-            removed = [
-                rules.file_path(path) if path else rules.FILES_DIR for path in pending.removed_paths
-            ]
-            for path in [p for p in self.uploaded if any(is_below(p, top) for top in removed)]:
-                del self.uploaded[path]
-            self._unless_refused("removal of a file", writer.delete, removed)
-            pending.removed_paths.clear()
-        files = {rules.file_path(path): local for path, local in pending.files.items()}
-        writer.save(files)
-        self.uploaded.update(files)
-        pending.files.clear()
-
-    def _send_models(self, writer: WandbRunWriter, final: bool) -> None:
-        for model_id in sorted(self.pending.changed_models):
-            model = self.pending.models[model_id]
-            ready = model.status in DONE or not model.known
-            if not final and not (ready and writer.online):
-                continue
-            if model.known or writer.online:
-                self._unless_refused("model", writer.log_model, model)
-            else:
-                self.lost["version of a model that was written offline before"] += 1
-            self.pending.changed_models.discard(model_id)
-
-    def _unless_refused(self, what: str, call: Callable[..., T], *arguments: Any) -> T | None:
-        """Call; what W&B refuses for good is counted and left out."""
-        try:
-            return call(*arguments)
-        except TargetError as error:
-            print(f"{self.run_name}: {what} refused: {error}", flush=True)
-            self.lost[f"{what} refused"] += 1
-            return None

@@ -83,21 +83,16 @@ def store_builder(registry: Any, original: Callable[[str], Any], store_uri: str)
     Args:
         original: MLflow's ``get_store_builder``, for native URIs.
     """
-    native = mirror_native(store_uri) if uris.is_prefixed(store_uri) else store_uri
+    native, group = _native_of(store_uri), registry.group_name
     builder = original(native)
-    if not is_active() or not _is_to_be_mirrored(registry.group_name, native):
-        if native is store_uri:
-            uris.add_unmirrored(native)
-            return builder
-        return _with_native_uris(builder, lambda store, _: store)
-    return _with_native_uris(builder, lambda store, uri: mirrored(registry.group_name, store, uri))
-
-
-def _is_to_be_mirrored(group: str, native: str) -> bool:
-    if group == REGISTRY:
-        # Any registry may have versions of mirrored runs; that is checked for each version.
-        return True
-    return group == TRACKING and uris.is_mirrored(native)
+    # Any registry may have versions of mirrored runs; that is checked for each version.
+    has_runs = group == REGISTRY or (group == TRACKING and uris.is_mirrored(native))
+    if is_active() and has_runs:
+        return _with_native_uris(builder, functools.partial(mirrored, group))
+    if native is store_uri:
+        uris.add_unmirrored(native)
+        return builder
+    return _with_native_uris(builder, lambda store, _: store)
 
 
 def _with_native_uris(builder: Any, finish: Callable[[Any, str], Any]) -> Any:

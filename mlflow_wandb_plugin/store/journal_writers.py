@@ -22,16 +22,6 @@ request to another worker, and the forwarder waits while a journal is open."""
 ATTEMPTS = 20
 
 
-class _OpenJournal:
-    """A journal and the time of its last write."""
-
-    __slots__ = ("journal", "used")
-
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
-        self.used = time.monotonic()
-
-
 class Journals:
     """Opens, appends to and closes journals. Thread-safe; a forked child begins with none open.
 
@@ -43,7 +33,7 @@ class Journals:
     def __init__(self, folder: Path, closes_idle: bool) -> None:
         self.folder = folder
         self._closes_idle = closes_idle
-        self._open: dict[str, _OpenJournal] = {}
+        self._open: dict[str, Journal] = {}
         self._lock = threading.Lock()
         self._closer: threading.Thread | None = None
         _all.add(self)
@@ -55,19 +45,20 @@ class Journals:
             JournalError: it cannot be written.
         """
         with self._lock:
-            writer = self._open.get(run_id)
-            if writer is None:
-                writer = self._open[run_id] = _OpenJournal(self._open_journal(run_id, header))
-                self._close_oldest()
-            writer.journal.append(outbox.OPERATION, payload)
-            writer.used = time.monotonic()
+            journal = self._open.get(run_id)
+            if journal is None:
+                journal = self._open[run_id] = self._open_journal(run_id, header)
+                if len(self._open) > OPEN_AT_MOST:
+                    oldest = min(self._open, key=lambda name: self._open[name].used)
+                    self._open.pop(oldest).close()
+            journal.append(outbox.OPERATION, payload)
 
     def close(self, run_id: str) -> None:
         """Close the run's journal, if it is open."""
         with self._lock:
-            writer = self._open.pop(run_id, None)
-            if writer is not None:
-                writer.journal.close()
+            journal = self._open.pop(run_id, None)
+            if journal is not None:
+                journal.close()
 
     def path(self, run_id: str) -> Path:
         return self.folder / f"{run_id}{frames.SUFFIX}"
@@ -76,13 +67,8 @@ class Journals:
         """Close the journals that were not written to for ``idle_s`` seconds."""
         before = time.monotonic() - idle_s
         with self._lock:
-            for run_id in [name for name, writer in self._open.items() if writer.used < before]:
-                self._open.pop(run_id).journal.close()
-
-    def _close_oldest(self) -> None:
-        if len(self._open) > OPEN_AT_MOST:
-            oldest = min(self._open, key=lambda run_id: self._open[run_id].used)
-            self._open.pop(oldest).journal.close()
+            for run_id in [name for name, journal in self._open.items() if journal.used < before]:
+                self._open.pop(run_id).close()
 
     def _open_journal(self, run_id: str, header: Mapping[str, Any]) -> Journal:
         """Open a journal that still has its name once it is locked.
@@ -102,18 +88,16 @@ class Journals:
 
     def _start_closer(self) -> None:
         if self._closes_idle and (self._closer is None or not self._closer.is_alive()):
+            arguments = (weakref.ref(self),)
             self._closer = threading.Thread(
-                target=_close_idle_journals,
-                args=(weakref.ref(self),),
-                name="mlflow-wandb",
-                daemon=True,
+                target=_close_idle_journals, args=arguments, name="mlflow-wandb", daemon=True
             )
             self._closer.start()
 
     def _in_child(self) -> None:
         """In a forked child, close the parent's files: the parent keeps them open."""
-        for writer in self._open.values():
-            writer.journal.close()
+        for journal in self._open.values():
+            journal.close()
         self._open = {}
         self._lock = threading.Lock()
         self._closer = None

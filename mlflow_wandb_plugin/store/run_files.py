@@ -22,7 +22,6 @@ class RunFiles:
         self._folder = folder
 
     def open_new(self) -> BinaryIO:
-        """A new file to write to."""
         return open(self._new_path(), "wb")
 
     def keep(self, source: Path, stored: bool) -> str:
@@ -34,10 +33,7 @@ class RunFiles:
         kept = self._new_path()
         linkable = stored or source.resolve().is_relative_to(tempfile.gettempdir())
         try:
-            if linkable:
-                link_or_copy(source, kept)
-            else:
-                shutil.copyfile(source, kept)
+            (link_or_copy if linkable else shutil.copyfile)(source, kept)
         except OSError:
             kept.unlink(missing_ok=True)
             raise

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeAlias
 
-from mlflow_wandb_plugin.store.log_messages import warn_once
+from mlflow_wandb_plugin.core.messages import log_once
 from mlflow_wandb_plugin.store.mirrored_runs import current_mirror
 
 
@@ -56,7 +56,7 @@ def swapped(instance: Any, operations: Mapping[str, Operation]) -> Any:
     try:
         instance.__class__ = _subclass(inner, operations)
     except TypeError as error:
-        warn_once(f"{inner.__name__} cannot be mirrored into W&B: {error}")
+        log_once(f"{inner.__name__} cannot be mirrored into W&B: {error}")
     return instance
 
 

@@ -97,7 +97,6 @@ def add_unmirrored(uri: object) -> None:
 
 def remove_unmirrored(uri: str) -> bool:
     """Forget that MLflow has built such a store; returns whether it has."""
-    digest = _hash(uri)
-    found = digest in _unmirrored
-    _unmirrored.discard(digest)
+    found = _hash(uri) in _unmirrored
+    _unmirrored.discard(_hash(uri))
     return found

@@ -102,8 +102,6 @@ class WandbRunWriter:
         self.folder = Path(self._run.dir).parent
         self._path = f"{self.entity}/{self._run.project}/{self._run.id}"
 
-    # -- rows -----------------------------------------------------------------------------
-
     def log(self, number: int, document: Mapping[str, Any]) -> None:
         """Write row ``number``, which becomes W&B's ``_step``."""
         with _translated_errors():
@@ -139,8 +137,6 @@ class WandbRunWriter:
             self.losses.append(f"table not shown ({type(error).__name__})")
         self.log(number, row)
 
-    # -- description ----------------------------------------------------------------------
-
     def describe(self, description: Description) -> None:
         """Send the parts of the description that have changed."""
         sent, config = self._sent, description.config
@@ -157,8 +153,6 @@ class WandbRunWriter:
                 update(changed, allow_val_change=True)
         self._sent = description
         self._sent_config.update(changed)
-
-    # -- files and artifacts --------------------------------------------------------------
 
     def save(self, files: Mapping[str, Path]) -> None:
         """Upload ``files``, by their path in the run; they are linked or copied at once."""
