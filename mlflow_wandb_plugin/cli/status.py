@@ -25,7 +25,7 @@ def status(folders: tuple[Path, ...], as_json: bool) -> None:
     rows = [
         _row(path)
         for folder in folders or (syncing.default_folder(),)
-        for path in syncing.find_statuses(folder)
+        for path in syncing.find_journals(folder, delivered=True)
     ]
     if as_json:
         click.echo(json.dumps(rows, indent=1))

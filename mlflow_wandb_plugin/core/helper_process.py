@@ -51,13 +51,9 @@ def start_helper(
 def helper_environment() -> dict[str, str]:
     """This process's environment, less what would make the helper record a run of its own or
     connect to this process's wandb-core."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("WANDB_SERVICE", PREFIX + "AUTOLOG")
-    }
-    environment[PREFIX + "HOMES"] = "wandb"
-    environment["PYTHONSAFEPATH"] = "1"
+    environment = {**os.environ, f"{PREFIX}HOMES": "wandb", "PYTHONSAFEPATH": "1"}
+    for name in ("WANDB_SERVICE", f"{PREFIX}AUTOLOG"):
+        environment.pop(name, None)
     package_folder = str(Path(__file__).resolve().parents[2])
     if package_folder not in (*site.getsitepackages(), site.getusersitepackages()):
         # A checkout that is on sys.path but not installed.

@@ -58,7 +58,6 @@ class Journal:
         self.used = time.monotonic()
 
     def note(self, **fields: Any) -> None:
-        """Append a JSON note."""
         self.append(NOTE, json.dumps(fields).encode())
 
     def linked(self) -> bool:

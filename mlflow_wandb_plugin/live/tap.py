@@ -110,7 +110,6 @@ def run_class() -> Any:
 
 
 def follows(run: Any) -> bool:
-    """Whether ``run`` is being replicated."""
     tap = _taps.get(run.settings.run_id)
     return tap is not None and not tap.closed
 

@@ -44,11 +44,7 @@ class JournalUpload:
     """
 
     def __init__(
-        self,
-        path: Path,
-        mode: Mode,
-        write_status: Callable[..., str],
-        last_status: Mapping[str, Any],
+        self, path: Path, mode: Mode, write_status: Callable[..., str], last_status: dict[str, Any]
     ) -> None:
         header = read_header(path)
         entity = str(header.get("entity") or "")
@@ -64,7 +60,7 @@ class JournalUpload:
         if self._access is not None:
             entity = self._access.entity(entity)
         self._address = RunAddress(entity, project, run_id)
-        self._remote = RemoteRun() if self._access is None else self._access.run(self._address)
+        self._remote = RemoteRun(0, {}) if self._access is None else self._access.run(self._address)
         self._run: RunUpload | None = None
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -92,7 +88,6 @@ class JournalUpload:
         )
 
     def send_pending(self) -> None:
-        """Send what is pending beside rows; see `RunUpload.send_pending`."""
         if self._run is not None:
             self._run.send_pending()
 
@@ -177,18 +172,13 @@ _COUNTS = ("traces_not_mirrored", "lost")
 def find_start(
     path: Path, end: int, section: Mapping[str, Any], next_row: int
 ) -> tuple[dict[str, Any], dict[str, Any], bool]:
-    """Find where the journal begins, by what is known of its run.
-
-    Earlier journals of the run may have been sent and removed.
+    """Find ``record`` and ``section`` of `RunUpload`, and whether an earlier attempt has sent part
+    of this journal. Earlier journals of the run may have been sent and removed.
 
     Args:
         end: offset behind the journal's first operation; the bytes before identify the journal.
         section: `rules.MLFLOW_KEY` of the W&B config, with the record of the latest journal.
         next_row: number of the next row of the W&B run's history.
-
-    Returns:
-        ``record`` and ``section`` of `RunUpload`, and whether an earlier attempt has sent a part of
-        this journal.
     """
     with open(path, "rb") as file:
         journal_id = hashlib.sha256(file.read(end)).hexdigest()[:16]

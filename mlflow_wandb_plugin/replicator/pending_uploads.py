@@ -47,7 +47,6 @@ class PendingUploads:
         return self.models.setdefault(model_id, Model(model_id))
 
     def update_model(self, op: Mapping[str, Any]) -> None:
-        """Apply the operation ``model``."""
         model = self.change_model(op["id"])
         model.known = True
         model.name = op.get("name") or model.name
@@ -87,7 +86,9 @@ class PendingUploads:
         self.datasets.clear()
         self._send_models(writer, final)
         for alias in self.aliases:
-            if self._unless_refused("alias", writer.set_alias, *alias) is False:
+            if writer.online:
+                self._unless_refused("alias", writer.set_alias, *alias)
+            else:
                 self.lost["alias of a model that was written offline before"] += 1
         self.aliases.clear()
 
@@ -115,14 +116,13 @@ class PendingUploads:
                 self.lost["version of a model that was written offline before"] += 1
             self.changed_models.discard(model_id)
 
-    def _unless_refused(self, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    def _unless_refused(self, what: str, call: Callable[..., None], *arguments: Any) -> None:
         """Call; what W&B refuses for good is counted and left out."""
         try:
-            return call(*arguments)
+            call(*arguments)
         except TargetError as error:
             print(f"{self.run_name}: {what} refused: {error}", flush=True)
             self.lost[f"{what} refused"] += 1
-            return None
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -10,8 +10,11 @@ from typing import Any
 
 from mlflow_wandb_plugin.errors import MlflowWandbError, TargetError
 from mlflow_wandb_plugin.mapping import to_wandb as rules
-from mlflow_wandb_plugin.replicator.mirrored_run import MirroredRunState
-from mlflow_wandb_plugin.replicator.operations import HistoryRow, apply_operation
+from mlflow_wandb_plugin.replicator.mirrored_run import (
+    HistoryRow,
+    MirroredRunState,
+    apply_operation,
+)
 from mlflow_wandb_plugin.replicator.pending_uploads import PendingUploads
 from mlflow_wandb_plugin.targets.wandb.lookup import Mode, RunAddress
 from mlflow_wandb_plugin.targets.wandb.run_writer import Description, WandbRunWriter

@@ -44,17 +44,11 @@ def default_folder() -> Path:
     return Path(os.environ.get("WANDB_DIR") or ".")
 
 
-def find_journals(folder: Path) -> list[Path]:
-    """The journals of ``folder``: a project's folder, a wandb folder, or a folder of journals."""
-    return _find(folder, frames.SUFFIX)
+def find_journals(folder: Path, delivered: bool = False) -> list[Path]:
+    """The journals of ``folder``: a project's folder, a wandb folder, or a folder of journals.
 
-
-def find_statuses(folder: Path) -> list[Path]:
-    """The journals of ``folder``, also delivered ones that have a status file only."""
-    return _find(folder, frames.SUFFIX, ".status")
-
-
-def _find(folder: Path, *suffixes: str) -> list[Path]:
+    ``delivered`` adds journals of which only the status file is left.
+    """
     own = os.environ.get("MLFLOW_WANDB_JOURNAL_DIR")
     places = [folder]
     for name in (JOURNAL_DIR, outbox.FOLDER):
@@ -63,7 +57,7 @@ def _find(folder: Path, *suffixes: str) -> list[Path]:
     found = {
         path.absolute().with_suffix(frames.SUFFIX)
         for place in places
-        for suffix in suffixes
+        for suffix in ((frames.SUFFIX, ".status") if delivered else (frames.SUFFIX,))
         for path in place.glob(f"[!.]*{suffix}")
     }
     return sorted(found, key=lambda path: path.stem)
@@ -85,7 +79,7 @@ def deliver(journals: list[Path], to: str = "") -> Iterator[Delivery]:
                 unset_user_run_variables()
                 delivery = _ship(path, WandbShipment(path, follow=False).ship, "W&B")
             else:
-                uri = to or _tracking_uri(header.get("tracking_uri", ""))
+                uri = _tracking_uri(header.get("tracking_uri", ""), to)
                 delivery = _deliver_to_mlflow(path, uri, header.get("experiment", "{project}"))
         except (JournalError, UsageError) as error:
             delivery = Delivery(path, "failed", str(error))
@@ -120,7 +114,7 @@ def _ship(path: Path, ship: Callable[[], str], home: str) -> Delivery:
     return Delivery(path, state, error, run_id, int(status.get("points", 0)), home)
 
 
-def _tracking_uri(recorded: str) -> str:
+def _tracking_uri(recorded: str, to: str) -> str:
     """Where to deliver a journal. Its header has no credentials: the environment's URI may."""
     current = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return current if tracking_uri.shown(current) == recorded else recorded or current
+    return to or (current if tracking_uri.shown(current) == recorded else recorded or current)

@@ -168,7 +168,6 @@ class StreamCopy:
     def __init__(self, place: RunPath) -> None:
         self._place = place
         self._error: OSError | None = None
-        self._journalled = False
         self._file: Any = None
 
     def write(self, data: bytes) -> None:
@@ -188,8 +187,8 @@ class StreamCopy:
         except OSError as error:
             self._error = self._error or error
         if self._error is None:
-            self._journalled = True
-            self._place.run.add_kept_file(self._file.name, self._place.path, self._place.model)
+            kept, self._file = self._file, None
+            self._place.run.add_kept_file(kept.name, self._place.path, self._place.model)
         else:
             reason = self._error.strerror or str(self._error)
             self._place.run.append("lost", what=f"file {self._place.path}: {reason}", count=1)
@@ -198,7 +197,7 @@ class StreamCopy:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._file is not None and not self._journalled:
+        if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
                 Path(self._file.name).unlink()

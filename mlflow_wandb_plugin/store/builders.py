@@ -55,10 +55,9 @@ def _forget_built_stores() -> None:
         ("mlflow.tracking._tracking_service.registry", "TrackingStoreRegistry"),
         ("mlflow.tracking._model_registry.registry", "ModelRegistryStoreRegistry"),
     ):
-        registry = getattr(sys.modules.get(module), name, None)
-        cached = getattr(registry, "_get_store_with_resolved_uri", None)
+        registry: Any = getattr(sys.modules.get(module), name, None)
         with contextlib.suppress(AttributeError):
-            cached.cache_clear()  # type: ignore[union-attr]
+            registry._get_store_with_resolved_uri.cache_clear()
 
 
 def _replace_in_mlflow(uri: str, native: str) -> None:
@@ -144,9 +143,7 @@ def artifact_repository(
         original: MLflow's ``get_artifact_repository``, for native URIs.
         stores, named: the function's other arguments, which are URIs of stores.
     """
-    artifact_uri = str(artifact_uri)
-    if uris.is_prefixed(artifact_uri):
-        artifact_uri = artifact_uri[len(uris.PREFIX) :]
+    artifact_uri = str(artifact_uri).removeprefix(uris.PREFIX)
     natives = {name: _native_of(value) for name, value in named.items()}
     repository = original(artifact_uri, *map(_native_of, stores), **natives)
     if artifact_uri.partition(":")[0] in DELEGATING or not is_active():

@@ -55,7 +55,6 @@ def ensure_running(folder: Path) -> None:
 
 
 def _is_running(folder: Path) -> bool:
-    """Whether a process holds the folder's lock."""
     folder.mkdir(parents=True, exist_ok=True)
     # A shared lock, so that processes that check at the same time do not see one another's.
     with file_lock(folder / outbox.FORWARDER_LOCK, shared=True) as free:
@@ -99,10 +98,8 @@ class DeliveryWatch:
         kind = NO_KEY if NO_KEY in trouble else trouble
         if trouble and kind not in self._shown:
             self._shown.add(kind)
-            log_once(
-                f"{trouble}. Logging to MLflow goes on; "
-                f"`mlflow-wandb sync {self._folder}` delivers to W&B later"
-            )
+            sync = f"`mlflow-wandb sync {self._folder}`"
+            log_once(f"{trouble}. Logging to MLflow goes on; {sync} delivers to W&B later")
 
     def _trouble(self, journal: Path) -> str:
         """What keeps this run from W&B, or will keep it, or has kept an earlier run."""

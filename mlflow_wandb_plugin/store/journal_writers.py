@@ -1,16 +1,20 @@
-"""The journals of the outbox that this process has open for writing, one for each run."""
+"""What this process writes into the outbox: a journal for each run, and the run's files."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import tempfile
 import threading
 import time
+import uuid
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from mlflow_wandb_plugin.core.atomic_files import link_or_copy
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import frames, outbox
 from mlflow_wandb_plugin.journal.writer import Journal
@@ -54,7 +58,6 @@ class Journals:
             journal.append(outbox.OPERATION, payload)
 
     def close(self, run_id: str) -> None:
-        """Close the run's journal, if it is open."""
         with self._lock:
             journal = self._open.pop(run_id, None)
             if journal is not None:
@@ -82,9 +85,8 @@ class Journals:
                 self._start_closer()
                 return opened
             opened.close()
-        raise JournalError(
-            f"the journal of run {run_id} in {self.folder} is removed whenever it is opened"
-        )
+        journal = f"the journal of run {run_id} in {self.folder}"
+        raise JournalError(f"{journal} is removed whenever it is opened")
 
     def _start_closer(self) -> None:
         if self._closes_idle and (self._closer is None or not self._closer.is_alive()):
@@ -120,3 +122,36 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+class RunFiles:
+    """The content of one run's files, kept beside its journal until W&B has it.
+
+    Raises from every method:
+        OSError: a file is gone, the disk is full, or the folder is not writable.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def open_new(self) -> BinaryIO:
+        return open(self._new_path(), "wb")
+
+    def keep(self, source: Path, stored: bool) -> str:
+        """Keep the present content of a file; returns the name of the kept file.
+
+        Files in the temporary folder, and an artifact store's own copies (``stored``), are not
+        changed later and are linked. Others are copied.
+        """
+        kept = self._new_path()
+        linkable = stored or source.resolve().is_relative_to(tempfile.gettempdir())
+        try:
+            (link_or_copy if linkable else shutil.copyfile)(source, kept)
+        except OSError:
+            kept.unlink(missing_ok=True)
+            raise
+        return kept.name
+
+    def _new_path(self) -> Path:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self._folder / uuid.uuid4().hex

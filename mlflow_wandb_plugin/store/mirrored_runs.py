@@ -23,8 +23,7 @@ from mlflow_wandb_plugin.mapping import to_wandb
 from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.store import uris
 from mlflow_wandb_plugin.store.forwarder_process import DeliveryWatch
-from mlflow_wandb_plugin.store.journal_writers import Journals
-from mlflow_wandb_plugin.store.run_files import RunFiles
+from mlflow_wandb_plugin.store.journal_writers import Journals, RunFiles
 
 OWNER_FILE = "owner"
 MOST_REMEMBERED = 20_000
@@ -66,9 +65,7 @@ class MirroredRun:
     def _write(self, payload: bytes) -> None:
         self._journals.append(self.run_id, self._header, payload)
 
-    def add_file(
-        self, source: Path, path: str, model: str | None = None, stored: bool = False
-    ) -> None:
+    def add_file(self, source: Path, path: str, model: str | None, stored: bool) -> None:
         """Journal a file of the run, and keep its content.
 
         Args:
@@ -116,8 +113,8 @@ class TrackingStores:
 
         Operations on artifacts and on model versions have a run's id, and no store to read it from.
         """
-        for store in reversed(list(self._uris)):
-            return store
+        if stores := list(self._uris):
+            return stores[-1]
         if uris.is_server():
             from mlflow.server import handlers
 
@@ -154,7 +151,6 @@ class Mirror:
 
     @property
     def run_ids(self) -> list[str]:
-        """The runs that this process mirrors."""
         return [run_id for run_id, run in list(self._runs.items()) if run is not None]
 
     @functools.cached_property
@@ -172,28 +168,21 @@ class Mirror:
                 create_atomically(file, f"{name}\n")
             return f"{file.read_text().strip()}-{self._role}"
         except OSError as error:
-            message = f"cannot write the outbox {file.parent}: {error.strerror}"
-            raise JournalError(message) from error
+            raise JournalError(
+                f"cannot write the outbox {file.parent}: {error.strerror}"
+            ) from error
 
     def tags_of_new_run(self, store: Any, experiment_id: str) -> dict[str, str]:
         """The tags with which a run is created that this process mirrors."""
-        tags = {
-            identity.OWNER: self.owner,
-            identity.ORIGIN: identity.MIRROR,
-            identity.PROJECT: self._project(store, experiment_id),
-        }
+        tags = {identity.OWNER: self.owner, identity.ORIGIN: identity.MIRROR}
+        tags[identity.PROJECT] = self._project(store, experiment_id)
         return tags | ({identity.ENTITY: self._entity} if self._entity else {})
 
     def add_new_run(self, store: Any, run: Any) -> MirroredRun:
         """Mirror a run that was just created with `tags_of_new_run`."""
         mirrored = self._add(store, run)
-        mirrored.append(
-            "create",
-            name=run.info.run_name or "",
-            user=run.info.user_id or "",
-            start_time=run.info.start_time,
-            tags=dict(run.data.tags),
-        )
+        name, user, tags = run.info.run_name or "", run.info.user_id or "", dict(run.data.tags)
+        mirrored.append("create", name=name, user=user, start_time=run.info.start_time, tags=tags)
         return mirrored
 
     def ignore(self, run_id: str) -> None:
@@ -223,7 +212,6 @@ class Mirror:
         return self.run(store, run_id)
 
     def add_model(self, model: Any) -> None:
-        """Remember which run created a logged model."""
         if len(self._run_of_model) >= MOST_REMEMBERED:
             self._run_of_model.clear()
         self._run_of_model[model.model_id] = model.source_run_id or ""
@@ -254,10 +242,8 @@ class Mirror:
             return self._adopt(store, run)
         self.ignore(run_id)
         if owner is not None and self._role == "client":
-            log_once(
-                f"run {run_id} is mirrored into W&B by {owner}: what this process logs to it stays "
-                "in MLflow, unless the server mirrors it"
-            )
+            outcome = "what this process logs to it stays in MLflow, unless the server mirrors it"
+            log_once(f"run {run_id} is mirrored into W&B by {owner}: {outcome}")
         return None
 
     def _adopt(self, store: Any, run: Any) -> MirroredRun | None:

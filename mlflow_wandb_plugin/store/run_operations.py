@@ -123,11 +123,8 @@ def log_inputs(store: Any, run_id: str, datasets: Any = None, models: Any = None
     run = current_mirror().run(store, run_id)
     if run is not None:
         yield None
-        run.append(
-            "inputs",
-            datasets=[_dataset(dataset) for dataset in datasets or ()],
-            models=[model.model_id for model in models or ()],
-        )
+        used = [model.model_id for model in models or ()]
+        run.append("inputs", datasets=[_dataset(each) for each in datasets or ()], models=used)
 
 
 def _dataset(given: Any) -> dict[str, Any]:

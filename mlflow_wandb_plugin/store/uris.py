@@ -47,10 +47,8 @@ def native(uri: str) -> str:
     """
     inner = uri[len(PREFIX) :]
     if inner == "databricks":
-        raise UsageError(
-            "the tracking URI wandb+databricks lacks its slashes: write wandb+databricks:// "
-            "or wandb+databricks://PROFILE"
-        )
+        advice = "write wandb+databricks:// or wandb+databricks://PROFILE"
+        raise UsageError(f"the tracking URI wandb+databricks lacks its slashes: {advice}")
     if not _INNER.match(inner):
         shown = inner.partition("://")[0] if "://" in inner else inner.partition(":")[0]
         raise UsageError(

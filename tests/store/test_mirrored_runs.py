@@ -240,7 +240,7 @@ def test_deleted_file_is_counted(mirrored: str, tmp_path: Path, sent_of: SentOf)
     with mlflow.start_run() as run:
         ours = mirrored_runs.current_mirror().run(None, run.info.run_id)
         assert ours is not None
-        ours.add_file(tmp_path / "gone.txt", "a/gone.txt")
+        ours.add_file(tmp_path / "gone.txt", "a/gone.txt", None, False)
     assert list(sent_of(run.info.run_id).lost) == ["file a/gone.txt: No such file or directory"]
 
 

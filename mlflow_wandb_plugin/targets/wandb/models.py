@@ -47,7 +47,6 @@ class Model:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The metadata of the model's W&B artifact."""
         return {
             MODEL_ID: self.model_id,
             "mlflow_model_type": self.kind,
@@ -89,7 +88,6 @@ def find(path: str, model_id: str) -> wandb.Artifact | None:
 
 
 def log(run: wandb.Run, model: Model, wait: bool) -> None:
-    """Log ``model`` as a new artifact of ``run``."""
     import wandb
 
     artifact = wandb.Artifact(rules.artifact_name(model.name), type=TYPE, metadata=model.metadata)
@@ -128,11 +126,9 @@ def use_dataset(run: wandb.Run, dataset: Mapping[str, Any]) -> None:
     import wandb
 
     known = {key: value for key, value in dataset.items() if value not in (None, "")}
-    artifact = wandb.Artifact(
-        rules.artifact_name(str(dataset.get("name") or "dataset")),
-        type="dataset",
-        metadata={f"mlflow_{key}": known[key] for key in ("digest", "source_type") if key in known},
-    )
+    name = rules.artifact_name(str(known.get("name", "dataset")))
+    metadata = {f"mlflow_{key}": known[key] for key in ("digest", "source_type") if key in known}
+    artifact = wandb.Artifact(name, type="dataset", metadata=metadata)
     with artifact.new_file("mlflow_dataset.json") as file:
         json.dump(known, file, sort_keys=True, indent=1)
     run.use_artifact(artifact)
@@ -147,7 +143,6 @@ def delete_files(path: str, names: Sequence[str]) -> None:
 
 
 def remove_tags(path: str) -> None:
-    """Remove all W&B tags from the run at ``path``."""
     run = _api().run(path)
     run.tags = []
     run.update()
@@ -179,13 +174,9 @@ def _differ(artifact: wandb.Artifact, files: Mapping[str, Path]) -> bool:
 
 def _merged_metadata(model: Model, before: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata that the journal knows, with versions that were registered before it."""
-    metadata = model.metadata if model.known else {}
-    earlier = [
-        entry
-        for entry in before.get(REGISTERED) or ()
-        if (entry.get("name"), entry.get("version")) not in model.versions
-    ]
-    return {**metadata, REGISTERED: earlier + model.registered}
+    registered = before.get(REGISTERED) or ()
+    earlier = [e for e in registered if (e.get("name"), e.get("version")) not in model.versions]
+    return (model.metadata if model.known else {}) | {REGISTERED: earlier + model.registered}
 
 
 def _api() -> Any:

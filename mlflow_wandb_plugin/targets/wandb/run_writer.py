@@ -31,7 +31,6 @@ class CoreGoneError(TargetUnavailableError):
 
 
 def unset_user_run_variables() -> None:
-    """Remove `USER_RUN_VARIABLES` from this process's environment."""
     for name in USER_RUN_VARIABLES:
         os.environ.pop(f"WANDB_{name}", None)
 
@@ -188,25 +187,19 @@ class WandbRunWriter:
             elif model.status != models.DELETED:
                 models.log(self._run, model, wait=self.online)
 
-    def set_alias(self, name: str, alias: str, version: str | None) -> bool:
+    def set_alias(self, name: str, alias: str, version: str | None) -> None:
         """Move an alias of a registered model to the run's model that is ``version`` of it.
 
-        Returns:
-            False where W&B cannot be asked for the models (the SDK's offline mode).
+        Only online: W&B is asked for the models.
         """
-        if not self.online:
-            return False
         with _translated_errors():
             models.set_alias(self._path, name, alias, version)
-        return True
 
-    def use_dataset(self, dataset: Mapping[str, Any]) -> bool:
-        """Mark a dataset as used by the run; False in the SDK's offline mode, which cannot."""
-        if not self.online:
-            return False
-        with _translated_errors():
-            models.use_dataset(self._run, dataset)
-        return True
+    def use_dataset(self, dataset: Mapping[str, Any]) -> None:
+        """Mark a dataset as used by the run, except in the SDK's offline mode, which cannot."""
+        if self.online:
+            with _translated_errors():
+                models.use_dataset(self._run, dataset)
 
     def finish(self, exit_code: int) -> None:
         """Wait until wandb-core has sent everything, and end the run."""
@@ -242,7 +235,6 @@ def _settings(more: Mapping[str, Any]) -> wandb.Settings:
 
 @contextlib.contextmanager
 def _translated_errors() -> Any:
-    """Raise wandb's errors as this package's."""
     import wandb
 
     try:
