@@ -66,7 +66,7 @@ def time_calls(folder: Path, calls: int) -> None:
 
     from mlflow_wandb_plugin.store import forwarder_process
 
-    forwarder_process.ensure = lambda folder: None
+    forwarder_process.ensure_running = lambda folder: None
     os.chdir(folder)
     mlflow.set_tracking_uri(f"wandb+sqlite:///{folder / 'mirrored.db'}")
     mirrored = utils._get_store()

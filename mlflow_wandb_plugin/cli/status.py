@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from mlflow_wandb_plugin.journal import outbox
-from mlflow_wandb_plugin.journal.locks import trainer_alive
-from mlflow_wandb_plugin.journal.status import read_status
+from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
+from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.replicator import sync as syncing
 from mlflow_wandb_plugin.replicator.wandb_shipment import is_mirrored
 
@@ -25,7 +25,7 @@ def status(folders: tuple[Path, ...], as_json: bool) -> None:
     rows = [
         _row(path)
         for folder in folders or (syncing.default_folder(),)
-        for path in syncing.find_statuses(folder)
+        for path in syncing.find_journals(folder, delivered=True)
     ]
     if as_json:
         click.echo(json.dumps(rows, indent=1))

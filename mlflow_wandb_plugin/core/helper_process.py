@@ -27,7 +27,6 @@ def start_helper(
     Args:
         log_name: file in ``folder`` for the output; it is appended to.
         variables: environment variables beside those of `helper_environment`.
-        stdin: as for `subprocess.Popen`.
 
     Raises:
         OSError: the process cannot be started, or the log cannot be written.
@@ -42,7 +41,7 @@ def start_helper(
             stdin=stdin,
             stdout=log,
             stderr=log,
-            env={**helper_environment(), **(variables or {})},
+            env={**helper_environment(), **variables},
             start_new_session=True,
         )
     finally:
@@ -52,13 +51,9 @@ def start_helper(
 def helper_environment() -> dict[str, str]:
     """This process's environment, less what would make the helper record a run of its own or
     connect to this process's wandb-core."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("WANDB_SERVICE", PREFIX + "AUTOLOG")
-    }
-    environment[PREFIX + "HOMES"] = "wandb"
-    environment["PYTHONSAFEPATH"] = "1"
+    environment = {**os.environ, f"{PREFIX}HOMES": "wandb", "PYTHONSAFEPATH": "1"}
+    for name in ("WANDB_SERVICE", f"{PREFIX}AUTOLOG"):
+        environment.pop(name, None)
     package_folder = str(Path(__file__).resolve().parents[2])
     if package_folder not in (*site.getsitepackages(), site.getusersitepackages()):
         # A checkout that is on sys.path but not installed.

@@ -103,12 +103,9 @@ def ended(position: Mapping[str, int], segments: Sequence[str]) -> dict[str, int
 
     A server's log goes on when the run is resumed, so its offset is kept.
     """
-    kept = {key: at for key, at in position.items() if not _journal_of(key, segments)}
+    journals = {f"journal:{segment}" for segment in segments}
+    kept = {key: at for key, at in position.items() if key not in journals}
     return kept | {segment: TO_THE_END for segment in segments if segment != SERVER}
-
-
-def _journal_of(key: str, segments: Sequence[str]) -> bool:
-    return key.startswith("journal:") and key.removeprefix("journal:") in segments
 
 
 def joined_rows(before: Mapping[str, int], rows: Mapping[str, int]) -> dict[str, int]:

@@ -55,13 +55,10 @@ class Pace:
 
 
 class Limiter:
-    """A `RequestGate` for the threads of one process. Thread-safe.
+    """A `RequestGate` for the threads of one process, with a `Pace`. Thread-safe.
 
     A request that raises `UnavailableError` halves the limit,
     once for all requests that ran with it, and stops all requests for as long as the server asked.
-
-    Args:
-        start, most: requests at once, at first and at most.
     """
 
     def __init__(self, start: float = 4.0, most: float = 32.0) -> None:
@@ -71,12 +68,10 @@ class Limiter:
 
     @property
     def limit(self) -> int:
-        """Number of requests that may run now."""
         return self._pace.limit
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait until a request may be sent; the request is the body of the ``with``."""
         began = self._begin()
         try:
             yield

@@ -13,10 +13,7 @@ POLL_S = 0.05
 
 
 def lock(fd: int, shared: bool = False) -> None:
-    """Lock an open file, waiting as long as another process holds a lock that forbids it.
-
-    Args and Raises: as for `try_lock`.
-    """
+    """As `try_lock`, but wait as long as another process holds a lock that forbids it."""
     fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
 
 

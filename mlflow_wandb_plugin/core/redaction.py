@@ -23,20 +23,19 @@ def without_secrets(document: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(value: Any, secrets: tuple[str, ...]) -> Any:
     if isinstance(value, dict):
-        return {key: _shown_at(str(key), below, secrets) for key, below in value.items()}
+        return {
+            key: HIDDEN if _is_secret(str(key), below) else _shown(below, secrets)
+            for key, below in value.items()
+        }
     if isinstance(value, list):
         return [_shown(below, secrets) for below in value]
     if isinstance(value, str):
-        if any(secret in value for secret in secrets):
-            return HIDDEN
-        return without_credentials(value)
+        return HIDDEN if any(map(value.__contains__, secrets)) else without_credentials(value)
     return value
 
 
-def _shown_at(key: str, value: Any, secrets: tuple[str, ...]) -> Any:
-    if key.lower() in _SECRET_KEYS and isinstance(value, str) and value:
-        return HIDDEN
-    return _shown(value, secrets)
+def _is_secret(key: str, value: Any) -> bool:
+    return key.lower() in _SECRET_KEYS and isinstance(value, str) and value != ""
 
 
 def _secrets_of_environment() -> tuple[str, ...]:

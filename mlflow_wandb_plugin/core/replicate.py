@@ -9,16 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from mlflow_wandb_plugin.core.model import (
-    ArtifactRef,
-    Checkpoint,
-    FileRef,
-    Item,
-    RowObjects,
-    RunInfo,
-    Series,
-    UnreadableRange,
-)
+from mlflow_wandb_plugin.core.model import Checkpoint, Item, RunInfo, Series, UnreadableRange
 from mlflow_wandb_plugin.core.protocols import RunWriter
 from mlflow_wandb_plugin.errors import MlflowWandbError
 
@@ -90,7 +81,7 @@ def replicate(
             result.unreadable.append(item)
             if item.lost:
                 writer.record_loss(item)
-        elif isinstance(item, (FileRef, ArtifactRef, RowObjects)):
+        else:
             writer.add(item)
     if result.info is not None:
         complete = result.info.state != "running" and not result.info.missing

@@ -30,8 +30,8 @@ class Backoff:
         self,
         patience_s: float | None = 300.0,
         wait: Callable[[float], bool] | None = None,
-        on_trouble: Callable[[Exception, float], None] | None = None,
-        on_recovery: Callable[[], None] | None = None,
+        on_trouble: Callable[[Exception, float], object] | None = None,
+        on_recovery: Callable[[], object] | None = None,
     ) -> None:
         self._patience_s = patience_s
         self._wait = wait or _sleep

@@ -22,9 +22,8 @@ def uri(settings: Settings) -> str:
 
 def _set_in_mlflow() -> str:
     mlflow = sys.modules.get("mlflow")
-    if mlflow is None or not hasattr(mlflow, "is_tracking_uri_set"):
-        return ""
-    return str(mlflow.get_tracking_uri()) if mlflow.is_tracking_uri_set() else ""
+    is_set = getattr(mlflow, "is_tracking_uri_set", None)
+    return str(mlflow.get_tracking_uri()) if mlflow and is_set and is_set() else ""
 
 
 def absolute_uri(uri: str) -> str:

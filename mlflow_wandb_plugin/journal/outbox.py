@@ -138,12 +138,12 @@ def _encode_keys(keys: tuple[str, ...]) -> str:
 
 
 def _decode(payload: bytes) -> dict[str, Any]:
+    operation: dict[str, Any]
     if payload[:1] != _BATCH:
-        operation: dict[str, Any] = json.loads(payload)
+        operation = json.loads(payload)
         return operation
     _, size, count = _sizes.unpack_from(payload)
-    head = payload[_sizes.size : _sizes.size + size]
-    operation = json.loads(head)
+    operation = json.loads(payload[_sizes.size : _sizes.size + size])
     numbers = _numbers(count).unpack_from(payload, _sizes.size + size)
     columns = (numbers[:count], numbers[count : 2 * count], numbers[2 * count :])
     operation["metrics"] = [list(row) for row in zip(operation.pop("keys"), *columns, strict=True)]

@@ -58,24 +58,16 @@ class JournalReader:
             self.position += left
 
     def _frames(self, buffer: bytes, base: int) -> Iterator[Frame]:
-        at, end = 0, len(buffer)
-        while at + FRAME_HEADER.size <= end:
-            magic, kind, size, crc = FRAME_HEADER.unpack_from(buffer, at)
-            stop = at + FRAME_HEADER.size + size
-            if magic == MAGIC and stop > end:
-                if self._next_frame(buffer, at + 1) < 0:
-                    return
-                complete = False
-            else:
-                payload = buffer[at + FRAME_HEADER.size : stop]
-                complete = magic == MAGIC and zlib.crc32(payload, kind) == crc
-            if complete:
-                at = stop
+        at = 0
+        while at + FRAME_HEADER.size <= len(buffer):
+            if (found := _frame_at(buffer, at)) is not None:
+                kind, payload = found
+                at += FRAME_HEADER.size + len(payload)
                 self.position = base + at
                 yield Frame(self.position, kind, payload)
                 continue
             # An incomplete frame (disk full, then space again): go on at the next valid one.
-            following = self._next_frame(buffer, at + 1)
+            following = _next_frame(buffer, at + 1)
             if following < 0:
                 return
             self.unreadable.append(
@@ -84,20 +76,25 @@ class JournalReader:
             at = following
             self.position = base + at
 
-    @staticmethod
-    def _next_frame(buffer: bytes, at: int) -> int:
-        """Offset of the next frame in ``buffer`` whose checksum is right, or -1."""
-        magic = MAGIC.to_bytes(2, "little")
-        while (at := buffer.find(magic, at)) >= 0 and at + FRAME_HEADER.size <= len(buffer):
-            _, kind, size, crc = FRAME_HEADER.unpack_from(buffer, at)
-            stop = at + FRAME_HEADER.size + size
-            if (
-                stop <= len(buffer)
-                and zlib.crc32(buffer[at + FRAME_HEADER.size : stop], kind) == crc
-            ):
-                return at
-            at += 1
-        return -1
+
+def _frame_at(buffer: bytes, at: int) -> tuple[int, bytes] | None:
+    """Kind and payload of the frame at ``at``; None unless it is complete and undamaged."""
+    magic, kind, size, crc = FRAME_HEADER.unpack_from(buffer, at)
+    begin = at + FRAME_HEADER.size
+    if magic != MAGIC or begin + size > len(buffer):
+        return None
+    payload = buffer[begin : begin + size]
+    return (kind, payload) if zlib.crc32(payload, kind) == crc else None
+
+
+def _next_frame(buffer: bytes, at: int) -> int:
+    """Offset of the next complete frame in ``buffer``, or -1."""
+    magic = MAGIC.to_bytes(2, "little")
+    while (at := buffer.find(magic, at)) >= 0 and at + FRAME_HEADER.size <= len(buffer):
+        if _frame_at(buffer, at) is not None:
+            return at
+        at += 1
+    return -1
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -106,12 +103,11 @@ def read_header(path: Path) -> dict[str, Any]:
     Raises:
         JournalError: there is none, or another version of this package wrote it.
     """
-    for frame in JournalReader(path).read():
-        if frame.kind == HEADER:
-            header = frame.document()
-            if header.get("format") != FORMAT:
-                message = f"{path} was written by another version of mlflow-wandb-plugin: update it"
-                raise JournalError(message)
-            return header
-        break
-    raise JournalError(f"{path} holds no journal")
+    first = next(JournalReader(path).read(), None)
+    if first is None or first.kind != HEADER:
+        raise JournalError(f"{path} holds no journal")
+    header = first.document()
+    if header.get("format") != FORMAT:
+        message = f"{path} was written by another version of mlflow-wandb-plugin: update it"
+        raise JournalError(message)
+    return header

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,9 @@ class Journal:
     """A journal that is open for appending.
 
     Thread-safe and fork-safe: each append is one system call.
+
+    Attributes:
+        used: time of the last append, of `time.monotonic`.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
@@ -51,9 +55,9 @@ class Journal:
             raise JournalError(f"cannot write {self.path}: {error.strerror}") from error
         if written != len(frame):
             raise JournalError(f"cannot write {self.path}: the disk took only part of a record")
+        self.used = time.monotonic()
 
     def note(self, **fields: Any) -> None:
-        """Append a JSON note."""
         self.append(NOTE, json.dumps(fields).encode())
 
     def linked(self) -> bool:

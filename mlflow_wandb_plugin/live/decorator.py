@@ -55,12 +55,7 @@ def _wrap(function: Any, init: dict[str, Any]) -> Any:
                 return (yield from function(*args, **kwargs))
 
     else:
-
-        @functools.wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            with _run(init):
-                return function(*args, **kwargs)
-
+        return _run(init)(function)
     return wrapper
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import os
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -11,26 +14,64 @@ from typing import Any
 
 from mlflow_wandb_plugin.core import identity, tracking_uri
 from mlflow_wandb_plugin.core.atomic_files import link_or_copy
+from mlflow_wandb_plugin.core.helper_process import start_helper
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
-from mlflow_wandb_plugin.journal.status import read_status
+from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.journal.writer import Journal
-from mlflow_wandb_plugin.live.replicator_process import Replicator
 from mlflow_wandb_plugin.live.terminal import ProgressLine, print_line, warn_once
 from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.wandb_log.folder_names import segment_of
 
+LOG_NAME = "replicator.log"
 TROUBLE_PATIENCE_S = 10.0
 """How long `Run.finish` waits for an MLflow that does not answer."""
 
 
+class Replicator:
+    """The helper process for all runs of this process; it outlives this process to finish."""
+
+    _instance: Replicator | None = None
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def of_this_process(cls) -> Replicator:
+        if cls._instance is None or cls._instance._pid != os.getpid():
+            cls._instance = Replicator()
+        return cls._instance
+
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, journals: Path) -> None:
+        """Start the process unless it runs. Never raises: without it, journals wait for sync."""
+        with self._lock:
+            if self.alive():
+                return
+            try:
+                self._process = start_helper(
+                    "mlflow_wandb_plugin.replicator", journals, LOG_NAME, stdin=subprocess.PIPE
+                )
+            except OSError as error:
+                warn_once(f"the replicator cannot start ({error}); `mlflow-wandb sync` delivers")
+
+    def ship(self, journal: Path, tracking_uri: str, settings: Settings) -> None:
+        """Ask the replicator to ship ``journal``, through a pipe: the URI may have a password."""
+        request = {"journal": str(journal), "tracking_uri": tracking_uri}
+        line = json.dumps(request | {"settings": dataclasses.asdict(settings)}) + "\n"
+        with self._lock, contextlib.suppress(OSError):
+            if self._process is not None and self._process.stdin is not None:
+                self._process.stdin.write(line.encode())
+                self._process.stdin.flush()
+
+
 class RunTap:
     """Journals the records that the wandb SDK sends for one run. Raises nothing into user code.
-
-    Args:
-        wandb_file: wandb-core's file of the run.
-        shared: whether other processes log into the run at the same time (wandb's shared mode).
 
     Attributes:
         lock: held while a record is sent to wandb and journalled, so that the order is the same.
@@ -38,14 +79,13 @@ class RunTap:
         path: the run's journal.
     """
 
-    def __init__(self, run: Any, settings: Settings, wandb_file: Path, shared: bool) -> None:
+    def __init__(self, run: Any, settings: Settings) -> None:
         self.lock = threading.RLock()
         self.pid = os.getpid()
         self.closed = False
         self._run = run
         self._settings = settings
-        self._wandb_file = wandb_file.absolute()
-        self._shared = shared
+        self._wandb_file = Path(run.settings.sync_file).absolute()
         folder = settings.journal_dir or self._wandb_file.parent.parent / JOURNAL_DIR
         self.path = Path(folder).absolute() / f"{segment_of(self._wandb_file)}{frames.SUFFIX}"
         self._journal: Journal | None = None
@@ -53,8 +93,6 @@ class RunTap:
         self._target_uri = ""
         self._replicator = Replicator.of_this_process()
         self._in_wandb_config = False
-
-    # -- calls of the tap -----------------------------------------------------------------
 
     def start_replicator(self) -> None:
         """Start the replicator when the run is created, so that it is ready when wandb is."""
@@ -66,7 +104,7 @@ class RunTap:
         if self._journal is None:
             return
         self._replicator.ship(self.path, self._target_uri, self._settings)
-        status = self._wait_for_state(("live", "waiting", "failed"), self._settings.init_timeout)
+        status = self._wait_for_answer()
         if status.get("run_id"):
             self._add_to_wandb_config(status)
         else:
@@ -75,17 +113,15 @@ class RunTap:
 
     def before_finish(self) -> None:
         """Before `Run.finish`: wandb accepts no change of the config of a finished run."""
-        if self._in_wandb_config or self.closed or self.pid != os.getpid():
-            return
-        status = read_status(self.path)
-        if status.get("run_id"):
-            self._add_to_wandb_config(status)
+        if not self._in_wandb_config and not self.closed and self.pid == os.getpid():
+            status = read_status(self.path)
+            if status.get("run_id"):
+                self._add_to_wandb_config(status)
 
     def after_finish(self, uploaded: bool = True) -> None:
         """After `Run.finish`: close the journal and wait for the run in MLflow to be complete.
 
-        Args:
-            uploaded: whether `Run.finish` returned after wandb had uploaded everything.
+        ``uploaded``: whether `Run.finish` returned after wandb had uploaded everything.
         """
         with self.lock:
             if self.closed or self._journal is None or self.pid != os.getpid():
@@ -102,19 +138,15 @@ class RunTap:
         """Note that a forked child logs into the run, too: only wandb-core's file has the order."""
         self._note(rows_from_file=True, pid=os.getpid())
 
-    # -- records --------------------------------------------------------------------------
-
     def write(self, record: Any) -> None:
         """Journal one record that wandb has accepted. The caller holds the lock."""
         if self._broken:
             return
         try:
-            if self._journal is None:
-                self._open_journal()
+            journal = self._journal or self._open_journal()
             if record.WhichOneof("record_type") == "tbrecord":
                 self._note(rows_from_file=True)
-            assert self._journal is not None
-            self._journal.append(frames.RECORD, record.SerializeToString())
+            journal.append(frames.RECORD, record.SerializeToString())
         except JournalError as error:
             self._give_up(error)
 
@@ -133,9 +165,9 @@ class RunTap:
         _keep_staged_files(artifact, self.path.with_suffix(".files"))
         return copy
 
-    def _open_journal(self) -> None:
+    def _open_journal(self) -> Journal:
         settings = self._run.settings
-        self._journal = Journal(
+        journal = self._journal = Journal(
             self.path,
             {
                 "run_id": settings.run_id,
@@ -148,8 +180,10 @@ class RunTap:
                 "pid": os.getpid(),
             },
         )
-        if self._shared:
+        if getattr(settings, "_shared", False):
+            # wandb's shared mode: other processes log into the run at the same time.
             self._note(shared=True)
+        return journal
 
     def _note(self, **fields: Any) -> None:
         try:
@@ -163,19 +197,17 @@ class RunTap:
         if self._journal is not None:
             with contextlib.suppress(JournalError):
                 self._journal.note(broken=True)
-        folder = self._wandb_file.parent.parent
+        later = f"`mlflow-wandb backfill {self._wandb_file.parent.parent}`"
         warn_once(
-            f"{error}. The run goes on in W&B alone; "
-            f"later, `mlflow-wandb backfill {folder}` brings the rest into MLflow"
+            f"{error}. The run goes on in W&B alone; later, {later} brings the rest into MLflow"
         )
 
-    # -- the replicator -------------------------------------------------------------------
-
-    def _wait_for_state(self, states: tuple[str, ...], timeout_s: float) -> dict[str, Any]:
-        deadline = time.monotonic() + timeout_s
+    def _wait_for_answer(self) -> dict[str, Any]:
+        deadline = time.monotonic() + self._settings.init_timeout
         while True:
             status = read_status(self.path)
-            if status.get("state") in states or time.monotonic() > deadline:
+            answered = status.get("state") in ("live", "waiting", "failed")
+            if answered or time.monotonic() > deadline:
                 return status
             if not self._replicator.alive():
                 return status or {"error": "the replicator did not start"}
@@ -205,28 +237,24 @@ class RunTap:
     def _add_to_wandb_config(self, status: dict[str, Any]) -> None:
         """Add the MLflow run's id and location to the W&B config, and print them."""
         self._in_wandb_config = True
-        keys = identity.config_keys(
-            status["run_id"], status["experiment_id"], status["tracking_uri"]
-        )
+        run_id = status["run_id"]
+        keys = identity.config_keys(run_id, status["experiment_id"], status["tracking_uri"])
         try:
             self._run.config.update(keys, allow_val_change=True)
         except Exception as error:
             # Whatever the error is, the user's run goes on.
-            warn_once(f"the W&B config cannot name the MLflow run {status['run_id']}: {error}")
-        print_line(f"MLflow run {status['run_id']} {status.get('where', '')}".rstrip())
+            warn_once(f"the W&B config cannot name the MLflow run {run_id}: {error}")
+        print_line(f"MLflow run {run_id} {status.get('where', '')}".rstrip())
 
 
 def _keep_staged_files(artifact: Any, folder: Path) -> None:
     """Link or copy an artifact's staged files into ``folder``; its entries get the new paths."""
     for entry in artifact.manifest.contents:
-        local = Path(entry.local_path) if entry.local_path else None
-        if local is None or "staging" not in local.parts:
-            continue
-        kept = folder / local.name
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not kept.exists():
-                link_or_copy(local, kept)
-        except OSError:
-            continue
-        entry.local_path = str(kept)
+        local = Path(entry.local_path)
+        if "staging" in local.parts:
+            kept = folder / local.name
+            with contextlib.suppress(OSError):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if not kept.exists():
+                    link_or_copy(local, kept)
+                entry.local_path = str(kept)

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
 from mlflow_wandb_plugin.errors import MlflowWandbError
@@ -26,13 +25,11 @@ from mlflow_wandb_plugin.settings import Settings
 
 # The records that replication needs. All others (telemetry, console, polling) are no data of the
 # run, or are in wandb-core's file as well.
-KEPT_RECORDS = frozenset(
-    {
-        "run", "config", "metric", "history", "summary", "files", "artifact", "use_artifact",
-        "exit", "preempting", "tbrecord",
-    }
-)  # fmt: skip
-KEPT_REQUESTS = frozenset({"run_start", "partial_history", "log_artifact"})
+KEPT_KINDS = frozenset((
+    "run", "config", "metric", "history", "summary", "files", "artifact", "use_artifact", "exit",
+    "preempting", "tbrecord", "request.run_start", "request.partial_history",
+    "request.log_artifact",
+))  # fmt: skip
 
 _settings = Settings()
 _override: ContextVar[Settings | None] = ContextVar("mlflow_wandb_settings", default=None)
@@ -113,7 +110,6 @@ def run_class() -> Any:
 
 
 def follows(run: Any) -> bool:
-    """Whether ``run`` is being replicated."""
     tap = _taps.get(run.settings.run_id)
     return tap is not None and not tap.closed
 
@@ -158,8 +154,7 @@ def _attach(run: Any, interface: Any) -> None:
     if tap is not None and not tap.closed and tap.pid != os.getpid():
         tap.on_fork()
     else:
-        shared = bool(getattr(run.settings, "_shared", False))
-        tap = _taps[run_id] = RunTap(run, settings(), Path(run.settings.sync_file), shared)
+        tap = _taps[run_id] = RunTap(run, settings())
         tap.start_replicator()
     interface._publish = _wrap_send(interface._publish, tap)
     interface._deliver = _wrap_send(interface._deliver, tap)
@@ -169,36 +164,25 @@ def _wrap_send(send: Any, tap: RunTap) -> Any:
     """Journal the records that one method of a run's interface has sent to wandb-core."""
 
     def wrapper(record: Any, *args: Any, **kwargs: Any) -> Any:
-        if not _is_kept(record):
+        kind = kind_of(record)
+        if kind not in KEPT_KINDS:
             return send(record, *args, **kwargs)
         with tap.lock:
-            kept = tap.keep_artifact_files(record) if _is_artifact(record) else record
+            has_files = kind in ("artifact", "request.log_artifact")
+            kept = tap.keep_artifact_files(record) if has_files else record
             result = send(record, *args, **kwargs)
             tap.write(kept)
-        if _is_run_start(record):
+        if kind == "request.run_start":
             tap.on_start()
         return result
 
     return wrapper
 
 
-def _is_kept(record: Any) -> bool:
-    kind = record.WhichOneof("record_type")
-    if kind == "request":
-        return record.request.WhichOneof("request_type") in KEPT_REQUESTS
-    return kind in KEPT_RECORDS
-
-
-def _is_run_start(record: Any) -> bool:
-    kind = record.WhichOneof("record_type")
-    return bool(kind == "request" and record.request.HasField("run_start"))
-
-
-def _is_artifact(record: Any) -> bool:
-    kind = record.WhichOneof("record_type")
-    if kind == "request":
-        return bool(record.request.HasField("log_artifact"))
-    return bool(kind == "artifact")
+def kind_of(record: Any) -> str | None:
+    """The type of a record, or ``request.`` and the type of a request."""
+    kind: str | None = record.WhichOneof("record_type")
+    return f"request.{record.request.WhichOneof('request_type')}" if kind == "request" else kind
 
 
 def _finish_open_runs() -> None:

@@ -8,6 +8,7 @@ MLflow does not accept stays in the journals.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -20,9 +21,9 @@ from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.core.helper_process import lower_priority
 from mlflow_wandb_plugin.errors import MlflowWandbError
 from mlflow_wandb_plugin.journal import frames, outbox
-from mlflow_wandb_plugin.journal.locks import trainer_alive
+from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
 from mlflow_wandb_plugin.journal.reader import read_header
-from mlflow_wandb_plugin.journal.status import write_status
+from mlflow_wandb_plugin.journal.status_file import write_status
 from mlflow_wandb_plugin.replicator.mlflow_shipment import POLL_S, MlflowShipment
 
 
@@ -37,8 +38,7 @@ class ReplicatorProcess:
         self._threads: list[threading.Thread] = []
 
     def run(self) -> None:
-        reader = threading.Thread(target=self._read_requests, daemon=True)
-        reader.start()
+        threading.Thread(target=self._read_requests, daemon=True).start()
         while self._orphaned_at is None or any(thread.is_alive() for thread in self._threads):
             if self._orphaned_at is None and os.getppid() != self._parent:
                 self._orphaned_at = time.monotonic()
@@ -60,7 +60,7 @@ class ReplicatorProcess:
         self._orphaned_at = self._orphaned_at or time.monotonic()
 
     def _ship(self, path: Path, uri: str, experiment: str) -> None:
-        shipment = MlflowShipment(path, uri, experiment, follow=True, keep_trying=self.keep_trying)
+        shipment = MlflowShipment(path, uri, experiment, True, self.keep_trying)
         thread = threading.Thread(target=_ship, args=(shipment,), name=path.stem)
         thread.start()
         self._threads.append(thread)
@@ -70,15 +70,12 @@ class ReplicatorProcess:
         for path in sorted(self._folder.glob(f"*{frames.SUFFIX}")):
             if path == own or trainer_alive(path):
                 continue
-            try:
+            with contextlib.suppress(MlflowWandbError):
                 header = read_header(path)
-            except MlflowWandbError:
-                continue
-            if header.get("born") == outbox.BORN:
-                # Of a mirrored MLflow run, which is for W&B.
-                continue
-            if header.get("tracking_uri", "") == tracking_uri.shown(uri):
-                self._ship(path, uri, header.get("experiment", "{project}"))
+                same_target = header.get("tracking_uri", "") == tracking_uri.shown(uri)
+                # Journals of mirrored MLflow runs are for W&B.
+                if same_target and header.get("born") != outbox.BORN:
+                    self._ship(path, uri, header.get("experiment", "{project}"))
 
 
 def _ship(shipment: MlflowShipment) -> None:

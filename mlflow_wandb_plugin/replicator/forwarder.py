@@ -20,8 +20,8 @@ from mlflow_wandb_plugin.core.helper_process import lower_priority
 from mlflow_wandb_plugin.core.locks import file_lock
 from mlflow_wandb_plugin.errors import MlflowWandbError
 from mlflow_wandb_plugin.journal import frames, outbox
-from mlflow_wandb_plugin.journal.locks import trainer_alive
-from mlflow_wandb_plugin.journal.status import read_status
+from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
+from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.replicator.wandb_shipment import WandbShipment, is_mirrored
 from mlflow_wandb_plugin.settings import PREFIX, Settings
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, wanted_mode
@@ -183,11 +183,8 @@ class Forwarder:
             print(f"{path.stem}: complete", flush=True)
         elif error and error not in self._logged_errors:
             self._logged_errors.add(error)
-            print(
-                f"WARNING {path.stem}: {state}: {error}; the journal stays, "
-                "`mlflow-wandb sync` delivers it",
-                flush=True,
-            )
+            advice = "the journal stays, `mlflow-wandb sync` delivers it"
+            print(f"WARNING {path.stem}: {state}: {error}; {advice}", flush=True)
 
 
 def main() -> None:
@@ -199,19 +196,14 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     done = Forwarder(folder, Settings.load().linger).run()
     sys.stdout.flush()
-    if not done:
-        _restart_process()
+    restarts = int(os.environ.get(RESTARTS) or 0)
+    if not done and restarts < MOST_RESTARTS:
+        # wandb-core has died: a new process like this one goes on.
+        os.environ[RESTARTS] = str(restarts + 1)
+        os.execv(sys.executable, [sys.executable, "-m", __spec__.name, *sys.argv[1:]])
     # Threads that wait for a W&B that does not answer would delay the interpreter's exit; their
     # journals are complete, and wandb-core ends with this process.
     os._exit(0)
-
-
-def _restart_process() -> None:
-    """Replace this process by a new one like it, unless wandb-core has died too often."""
-    restarts = int(os.environ.get(RESTARTS) or 0)
-    if restarts < MOST_RESTARTS:
-        os.environ[RESTARTS] = str(restarts + 1)
-        os.execv(sys.executable, [sys.executable, "-m", __spec__.name, *sys.argv[1:]])
 
 
 if __name__ == "__main__":

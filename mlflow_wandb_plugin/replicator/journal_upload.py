@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlflow_wandb_plugin.journal import outbox
-from mlflow_wandb_plugin.journal.locks import exclusive_journal, remove_journal
+from mlflow_wandb_plugin.journal.journal_locks import exclusive_journal, remove_journal
 from mlflow_wandb_plugin.journal.reader import JournalReader, read_header
 from mlflow_wandb_plugin.mapping import to_wandb as rules
-from mlflow_wandb_plugin.replicator.run_upload import JournalStart, RunUpload
-from mlflow_wandb_plugin.replicator.writer_session import WriterSession, delete_offline_runs
+from mlflow_wandb_plugin.replicator.run_upload import RunUpload
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, Mode, RemoteRun, RunAddress
 
 QUIET_AFTER_END_S = 0.5
@@ -43,62 +44,50 @@ class JournalUpload:
     """
 
     def __init__(
-        self,
-        path: Path,
-        mode: Mode,
-        write_status: Callable[..., str],
-        last_status: Mapping[str, Any],
+        self, path: Path, mode: Mode, write_status: Callable[..., str], last_status: dict[str, Any]
     ) -> None:
         header = read_header(path)
         entity = str(header.get("entity") or "")
         project, run_id = str(header["project"]), str(header["mlflow_run_id"])
         self._path = path
         self._header = header
-        self._files = path.with_suffix(".files")
-        self._write_status = write_status
+        self._folder = path.with_suffix(".wandb")
+        self._write_status = functools.partial(write_status, run_id=run_id, project=project)
         self._last_status = last_status
         self._reader = JournalReader(path)
+        self._mode: Mode = mode
         self._access = Access() if mode == "online" else None
         if self._access is not None:
             entity = self._access.entity(entity)
         self._address = RunAddress(entity, project, run_id)
-        self._remote = RemoteRun() if self._access is None else self._access.run(self._address)
-        self._from_server = header.get("role") == "server"
-        self._session = WriterSession(
-            self._address, mode, path.with_suffix(".wandb"), self._from_server
-        )
+        self._remote = RemoteRun(0, {}) if self._access is None else self._access.run(self._address)
         self._run: RunUpload | None = None
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def upload_new(self) -> bool:
         """Upload the operations appended since the last call; returns whether there were any."""
         found = False
         for end, operation in outbox.operations(self._reader):
             found = True
-            if self._run is None:
-                start = self._find_start(end)
-                self._run = RunUpload(
-                    self._header, self._files, start, self._session, self._write_run_status
-                )
+            self._run = self._run or self._start(end)
             self._run.apply(operation)
         return found
 
-    def _find_start(self, end: int) -> JournalStart:
+    def _start(self, end: int) -> RunUpload:
         if self._access is not None:
-            section = self._remote.config.get(rules.MLFLOW_KEY) or {}
-            return find_start(self._path, end, section, self._remote.rows)
-        # Offline, only the status file knows of earlier attempts and journals.
-        status = self._last_status
-        start = find_start(self._path, end, status.get("about") or {}, int(status.get("rows") or 0))
-        if start.resent:
-            delete_offline_runs(status.get("folders") or [])
-        return start
-
-    def _write_run_status(self, state: str, **more: Any) -> str:
-        address = self._address
-        return self._write_status(state, run_id=address.run_id, project=address.project, **more)
+            section, rows = self._remote.config.get(rules.MLFLOW_KEY) or {}, self._remote.rows
+        else:
+            # Offline, only the status file knows of earlier attempts and journals.
+            status = self._last_status
+            section, rows = status.get("about") or {}, int(status.get("rows") or 0)
+        record, before, resent = find_start(self._path, end, section, rows)
+        if resent and self._access is None:
+            _delete_offline_runs(self._last_status.get("folders") or [])
+        return RunUpload(
+            self._path, self._header, record, before, self._address, self._mode, self._write_status
+        )
 
     def send_pending(self) -> None:
-        """Send what is pending beside rows; see `RunUpload.send_pending`."""
         if self._run is not None:
             self._run.send_pending()
 
@@ -117,7 +106,7 @@ class JournalUpload:
             ending, patience_s = Ending(rules.EXIT_CODES[state.status]), QUIET_AFTER_END_S
         elif alive:
             return None
-        elif self._from_server:
+        elif self._header.get("role") == "server":
             ending, patience_s = KEEP_STATE, QUIET_OF_SERVER_RUN_S
         else:
             ending, patience_s = Ending(rules.KILLED_EXIT_CODE), QUIET_OF_DEAD_S
@@ -132,11 +121,11 @@ class JournalUpload:
         if self._run is None:
             return
         self._count_torn_end(self._run)
-        if self._session.writer is None:
+        if self._run.writer is None:
             return
         self._run.end(*ending)
         if self._access is not None:
-            rows, files = self._run.next_row, self._run.sender.uploaded
+            rows, files = self._run.next_row, self._run.pending.uploaded
             self._access.wait_for_arrival(self._address, rows, files)
 
     def _count_torn_end(self, run: RunUpload) -> None:
@@ -154,28 +143,37 @@ class JournalUpload:
             if size != self._reader.position:
                 return False
             # The status first: a later journal of the run has to find where this one ended.
-            report = self._write_run_status if self._run is None else self._run.report
+            report = self._write_status if self._run is None else self._run.report
             report("complete", error="")
             remove_journal(self._path)
-        for local in self._run.sender.pending.local_files if self._run is not None else ():
+        for local in self._run.pending.local_files if self._run is not None else ():
             local.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
-            self._files.rmdir()
-        self._session.delete_files()
+            self._path.with_suffix(".files").rmdir()
+        shutil.rmtree(self._folder, ignore_errors=True)
         return True
 
     def close_open_run(self) -> None:
         """End a W&B run that is still open; another attempt uploads what it lacks."""
-        self._session.abandon()
+        if self._run is not None:
+            self._run.abandon()
+
+
+def _delete_offline_runs(folders: Iterable[str]) -> None:
+    """Delete offline runs that an interrupted attempt has placed."""
+    for folder in map(Path, folders):
+        if folder.name.startswith("offline-run-") and not folder.is_symlink():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 _COUNTS = ("traces_not_mirrored", "lost")
 
 
-def find_start(path: Path, end: int, section: Mapping[str, Any], next_row: int) -> JournalStart:
-    """Find where the journal begins, by what is known of its run.
-
-    Earlier journals of the run may have been sent and removed.
+def find_start(
+    path: Path, end: int, section: Mapping[str, Any], next_row: int
+) -> tuple[dict[str, Any], dict[str, Any], bool]:
+    """Find ``record`` and ``section`` of `RunUpload`, and whether an earlier attempt has sent part
+    of this journal. Earlier journals of the run may have been sent and removed.
 
     Args:
         end: offset behind the journal's first operation; the bytes before identify the journal.
@@ -192,4 +190,4 @@ def find_start(path: Path, end: int, section: Mapping[str, Any], next_row: int) 
         before |= {key: latest.get(key) for key in _COUNTS}
     record = {"id": journal_id, "row": latest["row"] if resent else next_row}
     record |= {key: before[key] for key in _COUNTS if before.get(key)}
-    return JournalStart(record, before, resent)
+    return record, before, resent

@@ -1,11 +1,13 @@
-"""The state of an MLflow run, rebuilt from its journal, and its description in W&B's terms."""
+"""Rebuild the state of an MLflow run from its journal's operations (see `journal.outbox`), and
+describe it in W&B's terms."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from mlflow_wandb_plugin.core.mlflow_terms import (
     NAME_TAG,
@@ -15,7 +17,14 @@ from mlflow_wandb_plugin.core.mlflow_terms import (
     USER_TAG,
 )
 from mlflow_wandb_plugin.mapping import to_wandb as rules
-from mlflow_wandb_plugin.targets.wandb.run_writer import Description
+from mlflow_wandb_plugin.replicator.pending_uploads import PendingUploads
+from mlflow_wandb_plugin.targets.wandb.run_writer import Description, WandbRunWriter
+
+TABLE_BYTES = 50_000_000
+"""A larger table is not parsed; it is uploaded as a file only."""
+
+HistoryRow: TypeAlias = Callable[[WandbRunWriter, int], None]
+"""Writes one row of the W&B run's history, with its number."""
 
 
 @dataclass
@@ -70,7 +79,6 @@ class MirroredRunState:
 
     @property
     def ended(self) -> bool:
-        """Whether the run has ended in MLflow."""
         return self.status in TERMINAL
 
     @property
@@ -100,8 +108,8 @@ class MirroredRunState:
         Removed tags are null in it, because W&B merges a config into the one it has.
 
         Args:
-            experiment: name of the experiment.
-            journal: identity and first row of the journal, see `JournalStart.record`.
+            experiment: its name.
+            journal: identity and first row of the journal, see ``record`` of `RunUpload`.
         """
         removed: dict[str, str | None] = dict.fromkeys(sorted(self.removed_tags))
         section = {
@@ -123,21 +131,128 @@ class MirroredRunState:
         }
         return {key: value for key, value in section.items() if value not in (None, "", [], {}, 0)}
 
+    def describe(self, header: Mapping[str, Any], journal: Mapping[str, Any]) -> Description:
+        """The run's description, by its journal's ``header``; ``journal`` is as for `section`."""
+        section = self.section(header.get("experiment"), journal)
+        return Description(
+            rules.run_name(self.name),
+            "" if NOTES_TAG in self.removed_tags else self.tags.get(NOTES_TAG),
+            rules.wandb_tags(self.tags, self.deleted),
+            rules.run_config(header, self.params, section),
+        )
 
-def describe(
-    state: MirroredRunState, header: Mapping[str, Any], journal: Mapping[str, Any]
-) -> Description:
-    """The run's name, notes, W&B tags and config.
 
-    Args:
-        header: of the run's journal.
-        journal: as for `MirroredRunState.section`.
-    """
-    notes = "" if NOTES_TAG in state.removed_tags else state.tags.get(NOTES_TAG)
-    section = state.section(header.get("experiment"), journal)
-    return Description(
-        rules.run_name(state.name),
-        notes,
-        rules.wandb_tags(state.tags, state.deleted),
-        rules.run_config(header, state.params, section),
+def apply_operation(
+    op: Mapping[str, Any], state: MirroredRunState, pending: PendingUploads, files: Path
+) -> Iterator[HistoryRow]:
+    """Apply ``op``, whose files are in ``files``; yield the history rows that it becomes."""
+    match op["op"]:
+        case "create":
+            state.add_tags(op.get("tags") or {})
+            state.name = op.get("name") or state.name
+            state.user = op.get("user") or state.user
+            state.start_ms = op.get("start_time") or state.start_ms
+            state.status = state.status or "RUNNING"
+        case "update":
+            state.name = op.get("name") or state.name
+            state.status = op.get("status") or state.status
+            state.end_ms = op.get("end_time") or state.end_ms
+        case "delete":
+            state.deleted = True
+        case "restore":
+            state.deleted = False
+        case "untag":
+            state.remove_tag(op["key"])
+        case "batch":
+            state.params.update(op.get("params") or {})
+            state.add_tags(op.get("tags") or {})
+            metrics = op.get("metrics") or ()
+            state.points += len(metrics)
+            yield from map(_metric_row, rules.rows(metrics))
+        case "file":
+            yield from _apply_file(op, state, pending, files)
+        case "unfile":
+            pending.remove_files(str(op.get("path") or ""), op.get("model"))
+        case "inputs":
+            _apply_inputs(op, state, pending)
+        case "outputs":
+            _apply_outputs(op, pending)
+        case "model":
+            pending.update_model(op)
+        case "version":
+            _apply_version(op, state, pending)
+        case "alias":
+            version = None if op.get("version") is None else str(op["version"])
+            pending.move_alias(str(op["name"]), str(op["alias"]), version)
+        case "trace":
+            state.traces += int(op.get("count") or 1)
+        case "lost":
+            state.lost[str(op.get("what") or "something")] += int(op.get("count") or 1)
+        case unknown:
+            state.lost[f"unknown operation {unknown}"] += 1
+
+
+def _metric_row(row: rules.Row) -> HistoryRow:
+    return lambda writer, number: writer.log(number, row.document())
+
+
+def _apply_inputs(op: Mapping[str, Any], state: MirroredRunState, pending: PendingUploads) -> None:
+    for dataset in op.get("datasets") or ():
+        state.add_dataset(dataset)
+        pending.datasets.append(dict(dataset))
+    models = op.get("models") or ()
+    state.input_models += [model for model in models if model not in state.input_models]
+
+
+def _apply_outputs(op: Mapping[str, Any], pending: PendingUploads) -> None:
+    for model_id, step in op.get("models") or ():
+        model = pending.change_model(model_id)
+        if step not in model.steps:
+            model.steps.append(step)
+
+
+def _apply_file(
+    op: Mapping[str, Any], state: MirroredRunState, pending: PendingUploads, files: Path
+) -> Iterator[HistoryRow]:
+    local, path = files / Path(op["file"]).name, str(op["path"])
+    pending.local_files.append(local)
+    exists = local.is_file()
+    if not exists:
+        state.lost["file gone"] += 1
+    if op.get("model"):
+        if exists:
+            pending.change_model(op["model"]).files[path] = local
+        return
+    if exists:
+        pending.files[path] = local
+    yield from _media_rows(path, local, int(op.get("at") or 0))
+
+
+def _media_rows(path: str, local: Path, at_ms: int) -> Iterator[HistoryRow]:
+    image = rules.image_name(path)
+    if image is not None:
+        # A row also without its file: the numbers of later rows depend on it.
+        yield lambda writer, number: writer.log_image(number, image, local, at_ms)
+    elif path.endswith(".json") and local.is_file() and local.stat().st_size < TABLE_BYTES:
+        table = rules.parse_table(local.read_text(encoding="utf-8", errors="replace"))
+        if table is not None and len(table[1]) <= rules.TABLE_ROWS:
+            yield lambda writer, number: writer.log_table(number, path, *table, at_ms)
+
+
+def _apply_version(op: Mapping[str, Any], state: MirroredRunState, pending: PendingUploads) -> None:
+    version = rules.Version(
+        str(op["name"]),
+        str(op["version"]),
+        tuple(op.get("aliases") or ()),
+        str(op.get("source") or ""),
+        str(op.get("description") or ""),
+        dict(op.get("tags") or {}),
+        bool(op.get("deleted")),
     )
+    if op.get("model"):
+        model = pending.change_model(op["model"])
+        model.versions[version.name, version.version] = version
+    else:
+        alias = rules.version_alias(version.name, version.version)
+        document = None if version.deleted else version.document() | {"source": version.source}
+        state.registered_files[alias] = document

@@ -21,9 +21,9 @@ from mlflow_wandb_plugin.errors import (
     TargetUnavailableError,
 )
 from mlflow_wandb_plugin.journal import frames
-from mlflow_wandb_plugin.journal.locks import remove_journal, shipping_lock, trainer_alive
+from mlflow_wandb_plugin.journal.journal_locks import remove_journal, shipping_lock, trainer_alive
 from mlflow_wandb_plugin.journal.reader import read_header
-from mlflow_wandb_plugin.journal.status import read_status, write_status
+from mlflow_wandb_plugin.journal.status_file import read_status, write_status
 from mlflow_wandb_plugin.sources.wandb_local import unsent_rows
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog
 from mlflow_wandb_plugin.sources.wandb_local.run_log import Progress, peek, read_logs
@@ -50,12 +50,7 @@ class MlflowShipment:
     """
 
     def __init__(
-        self,
-        path: Path,
-        uri: str,
-        experiment: str,
-        follow: bool,
-        keep_trying: Callable[[], bool],
+        self, path: Path, uri: str, experiment: str, follow: bool, keep_trying: Callable[[], bool]
     ) -> None:
         self.path = path
         self._uri = uri
@@ -87,7 +82,8 @@ class MlflowShipment:
 
     def _ship(self) -> str:
         header = read_header(self.path)
-        if header.get(SECONDARY):
+        is_secondary = bool(header.get(SECONDARY))
+        if is_secondary:
             self._status[SECONDARY] = True
         wandb_file = Path(header["wandb_file"])
         log = RunLog(self.path.stem, wandb_file, self.path)
@@ -95,18 +91,23 @@ class MlflowShipment:
             info = peek(log)
         except SourceError:
             return self._remove_empty()
-        backoff = Backoff(None, self._wait, self._on_trouble, self._on_recovery)
+        backoff = Backoff(
+            None,
+            self._wait,
+            on_trouble=lambda error, _: self._write_status("waiting", error=str(error)),
+            on_recovery=lambda: self._write_status("live", error=""),
+        )
         backoff.call(lambda: check_reachable(self._uri))
 
         from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 
-        def secondary() -> bool:
-            return bool(header.get(SECONDARY)) or was_resumed(self.path, str(header["run_id"]))
-
-        options = TargetOptions(experiment=self._experiment)
-        target = MlflowTarget(self._uri or None, options, backoff, secondary)
-        twin = target.find(info)
-        writer = target.open(info, "dual", twin)
+        target = MlflowTarget(
+            self._uri or None,
+            TargetOptions(experiment=self._experiment),
+            backoff,
+            lambda: is_secondary or was_resumed(self.path, str(header["run_id"])),
+        )
+        writer = target.open(info, "dual", target.find(info))
         try:
             self._write_status(
                 "live",
@@ -135,37 +136,27 @@ class MlflowShipment:
         # Last: a process that waits for this state may look at the folder at once.
         return self._write_status("complete", **counts)
 
-    # -- while the journal grows -------------------------------------------------------------------
-
     def _wait_for_more(self, progress: Progress) -> bool:
         """Wait a moment; False once neither the SDK nor wandb-core will append more."""
-        if progress.closed or not trainer_alive(self.path):
-            now = time.monotonic()
-            self._closed_at = self._closed_at or now
-            patience = CORE_PATIENCE_S if progress.closed else DEAD_TRAINER_PATIENCE_S
-            if progress.core_done or now - self._closed_at > patience:
-                return False
-            time.sleep(0.05)
-        else:
+        if not progress.closed and trainer_alive(self.path):
             time.sleep(POLL_S)
+            return True
+        now = time.monotonic()
+        self._closed_at = self._closed_at or now
+        patience_s = CORE_PATIENCE_S if progress.closed else DEAD_TRAINER_PATIENCE_S
+        if progress.core_done or now - self._closed_at > patience_s:
+            return False
+        time.sleep(0.05)
         return True
 
     def _wait(self, seconds: float) -> bool:
         """Wait for MLflow, in small steps: training may end, or ``sync`` may take over."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if self._follow and (handover_wanted(self.path) or not self._keep_trying()):
+            if self._follow and (handover_file(self.path).exists() or not self._keep_trying()):
                 return False
             time.sleep(min(POLL_S, max(0.0, deadline - time.monotonic())))
         return self._keep_trying()
-
-    def _on_trouble(self, error: Exception, pause_s: float) -> None:
-        self._write_status("waiting", error=str(error))
-
-    def _on_recovery(self) -> None:
-        self._write_status("live", error="")
-
-    # -- the end --------------------------------------------------------------------------
 
     def _write_status(self, state: str, **more: Any) -> str:
         self._status.update(more, state=state, updated=time.time())
@@ -211,7 +202,3 @@ def _writes_the_end(path: Path) -> bool:
 def handover_file(path: Path) -> Path:
     """The file that asks a replicator, which waits for MLflow, to release a journal to ``sync``."""
     return path.with_suffix(".handover")
-
-
-def handover_wanted(path: Path) -> bool:
-    return handover_file(path).exists()

@@ -1,4 +1,4 @@
-"""Files, datasets, models and aliases of a mirrored run that are still to be sent to W&B."""
+"""Files, datasets, models and aliases of a mirrored run, until they are sent to W&B."""
 
 from __future__ import annotations
 
@@ -6,29 +6,32 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mlflow_wandb_plugin.errors import TargetError
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.targets.wandb.models import DONE, Model
 from mlflow_wandb_plugin.targets.wandb.run_writer import WandbRunWriter
 
-T = TypeVar("T")
-
 
 @dataclass
 class PendingUploads:
-    """What a journal adds to its run beside rows, until `UploadSender` has sent it.
+    """What a journal adds to its run beside rows, until it is sent.
 
     Attributes:
+        run_name: for log lines.
+        lost: where refused uploads are counted.
         files: local files by their path in the run.
         removed_paths: files and folders to delete from the run; an empty path is all of them.
         datasets: as `mlflow_wandb_plugin.journal.outbox` has them.
         models: all logged models of the journal by id; those in ``changed_models`` are to be sent.
         aliases: name, alias and version of aliases that point to no version of this journal.
         local_files: all files beside the journal that it names, sent or not.
+        uploaded: files of the run that were sent, by their path in the W&B run.
     """
 
+    run_name: str
+    lost: Counter[str]
     files: dict[str, Path] = field(default_factory=dict)
     removed_paths: list[str] = field(default_factory=list)
     datasets: list[dict[str, Any]] = field(default_factory=list)
@@ -36,6 +39,7 @@ class PendingUploads:
     changed_models: set[str] = field(default_factory=set)
     aliases: list[tuple[str, str, str | None]] = field(default_factory=list)
     local_files: list[Path] = field(default_factory=list)
+    uploaded: dict[str, Path] = field(default_factory=dict)
 
     def change_model(self, model_id: str) -> Model:
         """The logged model, which is sent again."""
@@ -43,7 +47,6 @@ class PendingUploads:
         return self.models.setdefault(model_id, Model(model_id))
 
     def update_model(self, op: Mapping[str, Any]) -> None:
-        """Apply the operation ``model``."""
         model = self.change_model(op["id"])
         model.known = True
         model.name = op.get("name") or model.name
@@ -75,75 +78,51 @@ class PendingUploads:
             # An earlier journal registered the version.
             self.aliases.append((name, alias, version))
 
-
-@dataclass
-class UploadSender:
-    """Sends pending uploads.
-
-    Attributes:
-        run_name: for log lines.
-        lost: where refused uploads are counted.
-        uploaded: files of the run that were sent, by their path in the W&B run.
-    """
-
-    run_name: str
-    pending: PendingUploads
-    lost: Counter[str]
-    uploaded: dict[str, Path] = field(default_factory=dict)
-
     def send(self, writer: WandbRunWriter, final: bool) -> None:
-        """Send what is pending.
-
-        Args:
-            final: also models that are not ready yet, because nothing more will come.
-        """
-        pending = self.pending
+        """Send everything; models that are not ready yet only if ``final``: no more will come."""
         self._send_files(writer)
-        for dataset in pending.datasets:
+        for dataset in self.datasets:
             self._unless_refused("dataset", writer.use_dataset, dataset)
-        pending.datasets.clear()
+        self.datasets.clear()
         self._send_models(writer, final)
-        for alias in pending.aliases:
-            if self._unless_refused("alias", writer.set_alias, *alias) is False:
+        for alias in self.aliases:
+            if writer.online:
+                self._unless_refused("alias", writer.set_alias, *alias)
+            else:
                 self.lost["alias of a model that was written offline before"] += 1
-        pending.aliases.clear()
+        self.aliases.clear()
 
     def _send_files(self, writer: WandbRunWriter) -> None:
-        pending = self.pending
-        if pending.removed_paths:
-            removed = [
-                rules.file_path(path) if path else rules.FILES_DIR for path in pending.removed_paths
-            ]
+        if self.removed_paths:
+            removed = [rules.file_path(p) if p else rules.FILES_DIR for p in self.removed_paths]
             for path in [p for p in self.uploaded if any(_is_below(p, top) for top in removed)]:
                 del self.uploaded[path]
             self._unless_refused("removal of a file", writer.delete, removed)
-            pending.removed_paths.clear()
-        files = {rules.file_path(path): local for path, local in pending.files.items()}
+            self.removed_paths.clear()
+        files = {rules.file_path(path): local for path, local in self.files.items()}
         writer.save(files)
         self.uploaded.update(files)
-        pending.files.clear()
+        self.files.clear()
 
     def _send_models(self, writer: WandbRunWriter, final: bool) -> None:
-        online = writer.mode == "online"
-        for model_id in sorted(self.pending.changed_models):
-            model = self.pending.models[model_id]
+        for model_id in sorted(self.changed_models):
+            model = self.models[model_id]
             ready = model.status in DONE or not model.known
-            if not final and not (ready and online):
+            if not final and not (ready and writer.online):
                 continue
-            if model.known or online:
+            if model.known or writer.online:
                 self._unless_refused("model", writer.log_model, model)
             else:
                 self.lost["version of a model that was written offline before"] += 1
-            self.pending.changed_models.discard(model_id)
+            self.changed_models.discard(model_id)
 
-    def _unless_refused(self, what: str, call: Callable[..., T], *arguments: Any) -> T | None:
+    def _unless_refused(self, what: str, call: Callable[..., None], *arguments: Any) -> None:
         """Call; what W&B refuses for good is counted and left out."""
         try:
-            return call(*arguments)
+            call(*arguments)
         except TargetError as error:
             print(f"{self.run_name}: {what} refused: {error}", flush=True)
             self.lost[f"{what} refused"] += 1
-            return None
 
 
 def _is_below(path: str, folder: str) -> bool:

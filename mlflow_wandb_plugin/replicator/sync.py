@@ -12,11 +12,11 @@ from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.errors import JournalError, UsageError
 from mlflow_wandb_plugin.journal import frames, outbox
 from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
-from mlflow_wandb_plugin.journal.locks import trainer_alive
+from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
 from mlflow_wandb_plugin.journal.reader import read_header
-from mlflow_wandb_plugin.journal.status import read_status
+from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.replicator.mlflow_shipment import MlflowShipment, handover_file
-from mlflow_wandb_plugin.replicator.wandb_shipment import WandbShipment, is_mirrored
+from mlflow_wandb_plugin.replicator.wandb_shipment import WandbShipment
 from mlflow_wandb_plugin.targets.wandb.run_writer import unset_user_run_variables
 
 LOCK_PATIENCE_S = 60.0
@@ -44,17 +44,11 @@ def default_folder() -> Path:
     return Path(os.environ.get("WANDB_DIR") or ".")
 
 
-def find_journals(folder: Path) -> list[Path]:
-    """The journals of ``folder``: a project's folder, a wandb folder, or a folder of journals."""
-    return _find(folder, (frames.SUFFIX,))
+def find_journals(folder: Path, delivered: bool = False) -> list[Path]:
+    """The journals of ``folder``: a project's folder, a wandb folder, or a folder of journals.
 
-
-def find_statuses(folder: Path) -> list[Path]:
-    """The journals of ``folder``, also delivered ones that have a status file only."""
-    return _find(folder, (frames.SUFFIX, ".status"))
-
-
-def _find(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    ``delivered`` adds journals of which only the status file is left.
+    """
     own = os.environ.get("MLFLOW_WANDB_JOURNAL_DIR")
     places = [folder]
     for name in (JOURNAL_DIR, outbox.FOLDER):
@@ -63,7 +57,7 @@ def _find(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     found = {
         path.absolute().with_suffix(frames.SUFFIX)
         for place in places
-        for suffix in suffixes
+        for suffix in ((frames.SUFFIX, ".status") if delivered else (frames.SUFFIX,))
         for path in place.glob(f"[!.]*{suffix}")
     }
     return sorted(found, key=lambda path: path.stem)
@@ -80,8 +74,10 @@ def deliver(journals: list[Path], to: str = "") -> Iterator[Delivery]:
     for path in journals:
         try:
             header = read_header(path)
-            if is_mirrored(path):
-                delivery = _deliver_to_wandb(path)
+            if header.get("born") == outbox.BORN:
+                # A forwarder that waits for W&B does not hold the journal.
+                unset_user_run_variables()
+                delivery = _ship(path, WandbShipment(path, follow=False).ship, "W&B")
             else:
                 uri = _tracking_uri(header.get("tracking_uri", ""), to)
                 delivery = _deliver_to_mlflow(path, uri, header.get("experiment", "{project}"))
@@ -106,12 +102,6 @@ def _deliver_to_mlflow(path: Path, uri: str, experiment: str) -> Delivery:
         handover.unlink(missing_ok=True)
 
 
-def _deliver_to_wandb(path: Path) -> Delivery:
-    """Deliver a mirrored MLflow run. A forwarder that waits for W&B does not hold its journal."""
-    unset_user_run_variables()
-    return _ship(path, WandbShipment(path, follow=False).ship, "W&B")
-
-
 def _ship(path: Path, ship: Callable[[], str], home: str) -> Delivery:
     """Call ``ship`` until no other process holds the journal, or its run goes on."""
     deadline = time.monotonic() + LOCK_PATIENCE_S
@@ -120,21 +110,11 @@ def _ship(path: Path, ship: Callable[[], str], home: str) -> Delivery:
             return Delivery(path, "live", "its run goes on, a helper process follows it", home=home)
         time.sleep(0.2)
     status = read_status(path)
-    return Delivery(
-        path,
-        state,
-        str(status.get("error", "")),
-        str(status.get("run_id", "")),
-        int(status.get("points", 0)),
-        home,
-    )
+    error, run_id = str(status.get("error", "")), str(status.get("run_id", ""))
+    return Delivery(path, state, error, run_id, int(status.get("points", 0)), home)
 
 
 def _tracking_uri(recorded: str, to: str) -> str:
     """Where to deliver a journal. Its header has no credentials: the environment's URI may."""
-    if to:
-        return to
     current = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if not recorded or tracking_uri.shown(current) == recorded:
-        return current
-    return recorded
+    return to or (current if tracking_uri.shown(current) == recorded else recorded or current)

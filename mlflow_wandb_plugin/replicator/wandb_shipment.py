@@ -16,9 +16,9 @@ from mlflow_wandb_plugin.errors import (
     UsageError,
 )
 from mlflow_wandb_plugin.journal import outbox
-from mlflow_wandb_plugin.journal.locks import shipping_lock, trainer_alive
+from mlflow_wandb_plugin.journal.journal_locks import shipping_lock, trainer_alive
 from mlflow_wandb_plugin.journal.reader import read_header
-from mlflow_wandb_plugin.journal.status import read_status, write_status
+from mlflow_wandb_plugin.journal.status_file import read_status, write_status
 from mlflow_wandb_plugin.replicator.journal_upload import JournalUpload
 from mlflow_wandb_plugin.targets.wandb.lookup import wanted_mode
 from mlflow_wandb_plugin.targets.wandb.run_writer import CoreGoneError

@@ -13,7 +13,7 @@ import posixpath
 import re
 import shutil
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,25 +67,22 @@ def log_artifacts(repository: Any, local_dir: Any, artifact_path: str | None = N
     if place is None:
         return
     folder = Path(local_dir).absolute()
-    for path in _paths(folder, artifact_path):
-        _detach(repository, path)
+    for inside in _files_below(folder):
+        _detach(repository, posixpath.join(artifact_path or "", inside))
     uploads = _uploads.setdefault(repository, [])
     uploads.append((folder, place.path))
     try:
         yield None
     finally:
         uploads.remove((folder, place.path))
-    for path, file in _paths(folder, artifact_path).items():
-        inside = file.relative_to(folder).as_posix()
+    for inside in _files_below(folder):
         there = place._replace(path=posixpath.join(place.path, inside))
-        _append(repository, there, file, path)
+        _append(repository, there, folder / inside, posixpath.join(artifact_path or "", inside))
 
 
-def _paths(folder: Path, artifact_path: str | None) -> dict[str, Path]:
-    """The files of a folder, by the path in the repository that they will have."""
+def _files_below(folder: Path) -> list[str]:
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    below = artifact_path or ""
-    return {posixpath.join(below, file.relative_to(folder).as_posix()): file for file in files}
+    return [file.relative_to(folder).as_posix() for file in files]
 
 
 def _detach(repository: Any, path: str) -> None:
@@ -93,12 +90,18 @@ def _detach(repository: Any, path: str) -> None:
 
     The journal's hard link then keeps the content that the file had when it was journalled.
     """
-    if not hasattr(repository, "artifact_dir"):
-        return
-    stored = Path(repository.artifact_dir, path)
-    if stored.is_file() and stored.stat().st_nlink > 1:
+    stored = _stored_file(repository, path)
+    if stored is not None and stored.stat().st_nlink > 1:
         with replaced(stored) as copy:
             shutil.copy2(stored, copy)
+
+
+def _stored_file(repository: Any, path: str) -> Path | None:
+    """The repository's own copy of a file, if that is a local file."""
+    if not hasattr(repository, "artifact_dir"):
+        return None
+    stored = Path(repository.artifact_dir, path)
+    return stored if stored.is_file() else None
 
 
 def _is_in_upload(repository: Any, file: Path, path: str) -> bool:
@@ -112,13 +115,8 @@ def _is_in_upload(repository: Any, file: Path, path: str) -> bool:
 
 
 def _append(repository: Any, place: RunPath, local: Path, path: str) -> None:
-    """Journal a file; the repository's own copy of it, if that is a local file."""
-    if hasattr(repository, "artifact_dir"):
-        stored = Path(repository.artifact_dir, path)
-        if stored.is_file():
-            place.run.add_file(stored, place.path, place.model, stored=True)
-            return
-    place.run.add_file(local, place.path, place.model)
+    stored = _stored_file(repository, path)
+    place.run.add_file(stored or local, place.path, place.model, stored is not None)
 
 
 def delete_artifacts(repository: Any, artifact_path: str | None = None) -> Steps:
@@ -131,20 +129,22 @@ def delete_artifacts(repository: Any, artifact_path: str | None = None) -> Steps
 def log_artifact_from_stream(
     repository: Any, stream: Any, artifact_file_name: str, artifact_path: str | None = None
 ) -> Steps:
-    place = find_run_path(repository, artifact_path, os.path.basename(artifact_file_name))
-    if place is not None:
-        with StreamCopy(place) as copy:
-            yield Changed((_CopiedStream(stream, copy), artifact_file_name, artifact_path), {})
-            copy.journal()
+    return _log_stream(_CopiedStream, repository, stream, artifact_file_name, artifact_path)
 
 
 def log_artifact_from_async_stream(
     repository: Any, chunks: Any, artifact_file_name: str, artifact_path: str | None = None
 ) -> Steps:
-    place = find_run_path(repository, artifact_path, os.path.basename(artifact_file_name))
+    return _log_stream(_copied_chunks, repository, chunks, artifact_file_name, artifact_path)
+
+
+def _log_stream(
+    copied: Callable[[Any, StreamCopy], Any], repository: Any, stream: Any, name: str, path: Any
+) -> Steps:
+    place = find_run_path(repository, path, os.path.basename(name))
     if place is not None:
         with StreamCopy(place) as copy:
-            yield Changed((_copied_chunks(chunks, copy), artifact_file_name, artifact_path), {})
+            yield Changed((copied(stream, copy), name, path), {})
             copy.journal()
 
 
@@ -168,7 +168,6 @@ class StreamCopy:
     def __init__(self, place: RunPath) -> None:
         self._place = place
         self._error: OSError | None = None
-        self._journalled = False
         self._file: Any = None
 
     def write(self, data: bytes) -> None:
@@ -188,8 +187,8 @@ class StreamCopy:
         except OSError as error:
             self._error = self._error or error
         if self._error is None:
-            self._journalled = True
-            self._place.run.add_kept_file(self._file.name, self._place.path, self._place.model)
+            kept, self._file = self._file, None
+            self._place.run.add_kept_file(kept.name, self._place.path, self._place.model)
         else:
             reason = self._error.strerror or str(self._error)
             self._place.run.append("lost", what=f"file {self._place.path}: {reason}", count=1)
@@ -198,7 +197,7 @@ class StreamCopy:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._file is not None and not self._journalled:
+        if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
                 Path(self._file.name).unlink()
@@ -225,11 +224,7 @@ async def _copied_chunks(chunks: AsyncIterable[bytes], copy: StreamCopy) -> Asyn
         yield chunk
 
 
-OPERATIONS: dict[str, Operation] = by_name(
-    log_artifact,
-    log_artifacts,
-    delete_artifacts,
-    log_artifact_from_stream,
-    log_artifact_from_async_stream,
-    complete_multipart_upload,
-)
+OPERATIONS: dict[str, Operation] = {
+    **by_name(log_artifact, log_artifacts, log_artifact_from_stream),
+    **by_name(log_artifact_from_async_stream, complete_multipart_upload, delete_artifacts),
+}

@@ -55,10 +55,9 @@ def _forget_built_stores() -> None:
         ("mlflow.tracking._tracking_service.registry", "TrackingStoreRegistry"),
         ("mlflow.tracking._model_registry.registry", "ModelRegistryStoreRegistry"),
     ):
-        registry = getattr(sys.modules.get(module), name, None)
-        cached = getattr(registry, "_get_store_with_resolved_uri", None)
+        registry: Any = getattr(sys.modules.get(module), name, None)
         with contextlib.suppress(AttributeError):
-            cached.cache_clear()  # type: ignore[union-attr]
+            registry._get_store_with_resolved_uri.cache_clear()
 
 
 def _replace_in_mlflow(uri: str, native: str) -> None:
@@ -83,21 +82,16 @@ def store_builder(registry: Any, original: Callable[[str], Any], store_uri: str)
     Args:
         original: MLflow's ``get_store_builder``, for native URIs.
     """
-    native = mirror_native(store_uri) if uris.is_prefixed(store_uri) else store_uri
+    native, group = _native_of(store_uri), registry.group_name
     builder = original(native)
-    if not is_active() or not _is_to_be_mirrored(registry.group_name, native):
-        if native is store_uri:
-            uris.add_unmirrored(native)
-            return builder
-        return _with_native_uris(builder, lambda store, _: store)
-    return _with_native_uris(builder, lambda store, uri: mirrored(registry.group_name, store, uri))
-
-
-def _is_to_be_mirrored(group: str, native: str) -> bool:
-    if group == REGISTRY:
-        # Any registry may have versions of mirrored runs; that is checked for each version.
-        return True
-    return group == TRACKING and uris.is_mirrored(native)
+    # Any registry may have versions of mirrored runs; that is checked for each version.
+    has_runs = group == REGISTRY or (group == TRACKING and uris.is_mirrored(native))
+    if is_active() and has_runs:
+        return _with_native_uris(builder, functools.partial(mirrored, group))
+    if native is store_uri:
+        uris.add_unmirrored(native)
+        return builder
+    return _with_native_uris(builder, lambda store, _: store)
 
 
 def _with_native_uris(builder: Any, finish: Callable[[Any, str], Any]) -> Any:
@@ -149,9 +143,7 @@ def artifact_repository(
         original: MLflow's ``get_artifact_repository``, for native URIs.
         stores, named: the function's other arguments, which are URIs of stores.
     """
-    artifact_uri = str(artifact_uri)
-    if uris.is_prefixed(artifact_uri):
-        artifact_uri = artifact_uri[len(uris.PREFIX) :]
+    artifact_uri = str(artifact_uri).removeprefix(uris.PREFIX)
     natives = {name: _native_of(value) for name, value in named.items()}
     repository = original(artifact_uri, *map(_native_of, stores), **natives)
     if artifact_uri.partition(":")[0] in DELEGATING or not is_active():

@@ -8,11 +8,10 @@ from __future__ import annotations
 import atexit
 import functools
 import time
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Sequence
 
 from mlflow_wandb_plugin.journal import outbox
-from mlflow_wandb_plugin.journal.status import read_status
+from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.store import forwarder_process
 from mlflow_wandb_plugin.store.mirrored_runs import current_mirror
 
@@ -29,13 +28,12 @@ def arrived(run_id: str, seconds: float) -> bool:
     Returns:
         Whether W&B has all of the run; if not, ``mlflow-wandb sync`` delivers its journal.
     """
-    return _arrived([current_mirror().journals.path(run_id)], seconds)
+    return _arrived([run_id], seconds)
 
 
 def all_arrived(seconds: float) -> bool:
     """As `arrived`, for all runs that this process mirrors."""
-    mirror = current_mirror()
-    return _arrived([mirror.journals.path(run_id) for run_id in mirror.run_ids], seconds)
+    return _arrived(current_mirror().run_ids, seconds)
 
 
 @functools.cache
@@ -54,9 +52,9 @@ def _end_and_wait(seconds: float) -> None:
     all_arrived(seconds)
 
 
-def _arrived(journals: Iterable[Path], seconds: float) -> bool:
+def _arrived(run_ids: Sequence[str], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    left = list(journals)
+    left = [current_mirror().journals.path(run_id) for run_id in run_ids]
     while left := [path for path in left if path.exists()]:
         stuck = [path for path in left if read_status(path).get("state") in outbox.STUCK]
         if len(stuck) == len(left) or time.monotonic() > deadline:

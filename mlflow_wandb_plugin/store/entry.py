@@ -8,6 +8,7 @@ AttributeError would break ``import mlflow``.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -30,19 +31,16 @@ def strip_uri_prefixes() -> None:
     """Remove ``wandb+`` wherever MLflow would read it. A second call changes nothing."""
     strip_environment()
     strip_command_line(sys.argv, sys.orig_argv)
-    _replace(
-        "mlflow.tracking.registry", "StoreRegistry", "get_store_builder", _wrap_get_store_builder
-    )
-    _replace(
+    module, owner = "mlflow.tracking.registry", "StoreRegistry"
+    _replace(module, owner, "get_store_builder", _wrap_get_store_builder)
+    module, owner = (
         "mlflow.store.artifact.artifact_repository_registry",
         "ArtifactRepositoryRegistry",
-        "get_artifact_repository",
-        _wrap_get_artifact_repository,
     )
+    _replace(module, owner, "get_artifact_repository", _wrap_get_artifact_repository)
     # At this time no other module has imported the function from its module.
-    _replace(
-        "mlflow.tracking._tracking_service.utils", "", "set_tracking_uri", _wrap_set_tracking_uri
-    )
+    module = "mlflow.tracking._tracking_service.utils"
+    _replace(module, "", "set_tracking_uri", _wrap_set_tracking_uri)
 
 
 def strip_environment() -> None:
@@ -51,15 +49,12 @@ def strip_environment() -> None:
     An invalid one stays: it fails when MLflow builds the store, and not while MLflow is imported.
     """
     for variable in uris.URI_VARIABLES:
-        value = os.environ.get(variable)
+        value = os.environ.get(variable, "")
         if uris.is_prefixed(value):
-            assert value is not None
-            try:
+            with contextlib.suppress(UsageError):
                 native = uris.native(value)
-            except UsageError:
-                continue
-            uris.mirror(native)
-            os.environ[variable] = native
+                uris.mirror(native)
+                os.environ[variable] = native
 
 
 def strip_command_line(arguments: list[str], original: list[str]) -> None:
@@ -107,13 +102,16 @@ def _replace(module: str, owner: str, name: str, wrapper: Callable[[Any], Any]) 
         setattr(holder, name, wrapped)
 
 
+def _builders() -> Any:
+    """The module that builds stores. It imports what takes time."""
+    from mlflow_wandb_plugin.store import builders
+
+    return builders
+
+
 def _wrap_set_tracking_uri(original: Callable[..., None]) -> Callable[..., None]:
     def set_tracking_uri(uri: Any) -> None:
-        if uris.is_prefixed(uri):
-            from mlflow_wandb_plugin.store.builders import mirror_native
-
-            uri = mirror_native(uri)
-        original(uri)
+        original(_builders().mirror_native(uri) if uris.is_prefixed(uri) else uri)
 
     return set_tracking_uri
 
@@ -121,9 +119,9 @@ def _wrap_set_tracking_uri(original: Callable[..., None]) -> Callable[..., None]
 def _wrap_get_store_builder(original: Callable[..., Any]) -> Callable[..., Any]:
     def get_store_builder(registry: Any, store_uri: Any) -> Any:
         if uris.any_mirrored() or uris.is_prefixed(store_uri):
-            from mlflow_wandb_plugin.store.builders import store_builder
-
-            return store_builder(registry, functools.partial(original, registry), store_uri)
+            return _builders().store_builder(
+                registry, functools.partial(original, registry), store_uri
+            )
         uris.add_unmirrored(store_uri)
         return original(registry, store_uri)
 
@@ -135,52 +133,38 @@ def _wrap_get_artifact_repository(original: Callable[..., Any]) -> Callable[...,
     def get_artifact_repository(
         registry: Any, artifact_uri: Any, *stores: Any, **named: Any
     ) -> Any:
+        get = functools.partial(original, registry)
         if uris.any_mirrored() or uris.is_prefixed(artifact_uri):
-            from mlflow_wandb_plugin.store.builders import artifact_repository as build
-
-            return build(functools.partial(original, registry), artifact_uri, *stores, **named)
-        return original(registry, artifact_uri, *stores, **named)
+            get = functools.partial(_builders().artifact_repository, get)
+        return get(artifact_uri, *stores, **named)
 
     return get_artifact_repository
 
 
-def tracking_store(store_uri: str, artifact_uri: str | None = None) -> Any:
-    """Build a mirrored tracking store; the signature is MLflow's."""
-    from mlflow_wandb_plugin.store.builders import build_store
+# The signatures of these are MLflow's. Workspace and scorer stores are not mirrored.
 
-    return build_store("mlflow.tracking_store", store_uri, artifact_uri=artifact_uri)
+
+def tracking_store(store_uri: str, artifact_uri: str | None = None) -> Any:
+    return _builders().build_store("mlflow.tracking_store", store_uri, artifact_uri=artifact_uri)
 
 
 def registry_store(store_uri: str, tracking_uri: str | None = None) -> Any:
-    """Build a mirrored model registry store; the signature is MLflow's."""
-    from mlflow_wandb_plugin.store.builders import build_store
-
-    return build_store("mlflow.model_registry_store", store_uri, tracking_uri=tracking_uri)
+    return _builders().build_store(
+        "mlflow.model_registry_store", store_uri, tracking_uri=tracking_uri
+    )
 
 
 def workspace_provider(workspace_uri: str) -> Any:
-    """Build a workspace store, which is not mirrored."""
-    from mlflow_wandb_plugin.store.builders import build_workspace_store
-
-    return build_workspace_store(workspace_uri)
+    return _builders().build_workspace_store(workspace_uri)
 
 
 def scorer_store(tracking_uri: str) -> Any:
-    """Build a scorer store, which is not mirrored."""
-    from mlflow_wandb_plugin.store.builders import build_scorer_store
-
-    return build_scorer_store(tracking_uri)
+    return _builders().build_scorer_store(tracking_uri)
 
 
 def artifact_repository(artifact_uri: str, *stores: str | None, **named: str | None) -> Any:
-    """Build the artifact repository of a ``wandb+`` URI.
-
-    Args:
-        stores, named: the tracking URI and, in later versions of MLflow, the registry's.
-    """
-    from mlflow_wandb_plugin.store.builders import build_repository
-
-    return build_repository(artifact_uri, *stores, **named)
+    """``stores`` and ``named`` are the tracking URI and, in later versions, the registry's."""
+    return _builders().build_repository(artifact_uri, *stores, **named)
 
 
 _ENTRIES = {

@@ -1,8 +1,9 @@
-"""Start the process that delivers the journals of a folder to W&B, unless it runs."""
+"""Keep the process running that delivers a folder's journals to W&B, and warn of trouble."""
 
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import subprocess
 import time
@@ -10,16 +11,20 @@ from pathlib import Path
 
 from mlflow_wandb_plugin.core.helper_process import start_helper
 from mlflow_wandb_plugin.core.locks import file_lock
-from mlflow_wandb_plugin.journal.outbox import FORWARDER_LOCK
-from mlflow_wandb_plugin.store.log_messages import warn_once
+from mlflow_wandb_plugin.core.messages import log_once
+from mlflow_wandb_plugin.journal import outbox
+from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.store.uris import MIRROR, OFF
 
 MODULE = "mlflow_wandb_plugin.replicator.forwarder"
 LOG_NAME = "forwarder.log"
 CHECK_EVERY_S = 5.0
-"""Between two checks of `ensure_running` whether the forwarder of a folder runs."""
+"""Between two checks whether the forwarder of a folder runs."""
 LONGEST_PAUSE_S = 600.0
 """The longest pause after a forwarder that fails as soon as it starts."""
+NO_KEY = "no API key"
+NOT_ONLINE = ("offline", "dryrun", "disabled")
+"""Values of WANDB_MODE with which wandb needs no key."""
 
 _processes: dict[Path, subprocess.Popen[bytes]] = {}
 _next_check: dict[Path, float] = {}
@@ -43,17 +48,16 @@ def ensure_running(folder: Path) -> None:
         if before is not None and before.poll():
             _pause_s[folder] = min(2 * _pause_s.get(folder, CHECK_EVERY_S), LONGEST_PAUSE_S)
             _next_check[folder] = now + _pause_s[folder]
-            warn_once(f"the forwarder to W&B failed; {folder / LOG_NAME} says why")
+            log_once(f"the forwarder to W&B failed; {folder / LOG_NAME} says why")
         _processes[folder] = start_helper(MODULE, folder, LOG_NAME, {MIRROR: OFF})
     except (OSError, ValueError) as error:
-        warn_once(f"the forwarder to W&B cannot start ({error}); `mlflow-wandb sync` delivers")
+        log_once(f"the forwarder to W&B cannot start ({error}); `mlflow-wandb sync` delivers")
 
 
 def _is_running(folder: Path) -> bool:
-    """Whether a process holds the folder's lock."""
     folder.mkdir(parents=True, exist_ok=True)
     # A shared lock, so that processes that check at the same time do not see one another's.
-    with file_lock(folder / FORWARDER_LOCK, shared=True) as free:
+    with file_lock(folder / outbox.FORWARDER_LOCK, shared=True) as free:
         return not free
 
 
@@ -70,3 +74,60 @@ def forget_processes() -> None:
 
 os.register_at_fork(after_in_child=forget_processes)
 atexit.register(forget_processes)
+
+
+class DeliveryWatch:
+    """Watches the delivery of the journals in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._next_check = 0.0
+        self._shown: set[str] = set()
+
+    def check_if_due(self, journal: Path) -> None:
+        """`check`, unless this did so in the last `CHECK_EVERY_S`."""
+        now = time.monotonic()
+        if now >= self._next_check:
+            self._next_check = now + CHECK_EVERY_S
+            self.check(journal)
+
+    def check(self, journal: Path) -> None:
+        """Start a forwarder unless one runs; warn once of each kind of trouble."""
+        ensure_running(self._folder)
+        trouble = self._trouble(journal)
+        kind = NO_KEY if NO_KEY in trouble else trouble
+        if trouble and kind not in self._shown:
+            self._shown.add(kind)
+            sync = f"`mlflow-wandb sync {self._folder}`"
+            log_once(f"{trouble}. Logging to MLflow goes on; {sync} delivers to W&B later")
+
+    def _trouble(self, journal: Path) -> str:
+        """What keeps this run from W&B, or will keep it, or has kept an earlier run."""
+        status = read_status(journal)
+        if status.get("state") in outbox.STUCK:
+            return str(status.get("error") or "")
+        if key_is_missing():
+            return f"{NO_KEY} for W&B: set WANDB_API_KEY, or run `wandb login`"
+        earlier = outbox.read_trouble(self._folder)
+        return earlier and f"earlier runs wait for W&B: {earlier}"
+
+
+@functools.cache
+def key_is_missing() -> bool:
+    """Whether wandb cannot find an API key, and needs one: no variable or file may have it.
+
+    Only wandb can be certain that there is one. It is not imported, and a short script may end
+    before the forwarder has found out.
+    """
+    variable = os.environ.get
+    has_key = variable("WANDB_API_KEY") or variable("WANDB_IDENTITY_TOKEN_FILE")
+    if has_key or variable("WANDB_MODE") in NOT_ONLINE:
+        return False
+    config, folder = variable("WANDB_CONFIG_DIR") or "~/.config/wandb", variable("WANDB_DIR") or "."
+    settings = (config, f"{folder}/wandb", f"{folder}/.wandb")
+    files = (
+        variable("NETRC") or "~/.netrc",
+        "~/_netrc",
+        *(f"{each}/settings" for each in settings),
+    )
+    return not any(os.path.exists(os.path.expanduser(file)) for file in files)

@@ -1,16 +1,20 @@
-"""The journals of the outbox that this process has open for writing, one for each run."""
+"""What this process writes into the outbox: a journal for each run, and the run's files."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import tempfile
 import threading
 import time
+import uuid
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from mlflow_wandb_plugin.core.atomic_files import link_or_copy
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import frames, outbox
 from mlflow_wandb_plugin.journal.writer import Journal
@@ -20,16 +24,6 @@ IDLE_S = 60.0
 """After this time without a write, a server's worker closes a journal: most runs are ended by a
 request to another worker, and the forwarder waits while a journal is open."""
 ATTEMPTS = 20
-
-
-class _OpenJournal:
-    """A journal and the time of its last write."""
-
-    __slots__ = ("journal", "used")
-
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
-        self.used = time.monotonic()
 
 
 class Journals:
@@ -43,7 +37,7 @@ class Journals:
     def __init__(self, folder: Path, closes_idle: bool) -> None:
         self.folder = folder
         self._closes_idle = closes_idle
-        self._open: dict[str, _OpenJournal] = {}
+        self._open: dict[str, Journal] = {}
         self._lock = threading.Lock()
         self._closer: threading.Thread | None = None
         _all.add(self)
@@ -55,19 +49,19 @@ class Journals:
             JournalError: it cannot be written.
         """
         with self._lock:
-            writer = self._open.get(run_id)
-            if writer is None:
-                writer = self._open[run_id] = _OpenJournal(self._open_journal(run_id, header))
-                self._close_oldest()
-            writer.journal.append(outbox.OPERATION, payload)
-            writer.used = time.monotonic()
+            journal = self._open.get(run_id)
+            if journal is None:
+                journal = self._open[run_id] = self._open_journal(run_id, header)
+                if len(self._open) > OPEN_AT_MOST:
+                    oldest = min(self._open, key=lambda name: self._open[name].used)
+                    self._open.pop(oldest).close()
+            journal.append(outbox.OPERATION, payload)
 
     def close(self, run_id: str) -> None:
-        """Close the run's journal, if it is open."""
         with self._lock:
-            writer = self._open.pop(run_id, None)
-            if writer is not None:
-                writer.journal.close()
+            journal = self._open.pop(run_id, None)
+            if journal is not None:
+                journal.close()
 
     def path(self, run_id: str) -> Path:
         return self.folder / f"{run_id}{frames.SUFFIX}"
@@ -76,13 +70,8 @@ class Journals:
         """Close the journals that were not written to for ``idle_s`` seconds."""
         before = time.monotonic() - idle_s
         with self._lock:
-            for run_id in [name for name, writer in self._open.items() if writer.used < before]:
-                self._open.pop(run_id).journal.close()
-
-    def _close_oldest(self) -> None:
-        if len(self._open) > OPEN_AT_MOST:
-            oldest = min(self._open, key=lambda run_id: self._open[run_id].used)
-            self._open.pop(oldest).journal.close()
+            for run_id in [name for name, journal in self._open.items() if journal.used < before]:
+                self._open.pop(run_id).close()
 
     def _open_journal(self, run_id: str, header: Mapping[str, Any]) -> Journal:
         """Open a journal that still has its name once it is locked.
@@ -96,24 +85,21 @@ class Journals:
                 self._start_closer()
                 return opened
             opened.close()
-        raise JournalError(
-            f"the journal of run {run_id} in {self.folder} is removed whenever it is opened"
-        )
+        journal = f"the journal of run {run_id} in {self.folder}"
+        raise JournalError(f"{journal} is removed whenever it is opened")
 
     def _start_closer(self) -> None:
         if self._closes_idle and (self._closer is None or not self._closer.is_alive()):
+            arguments = (weakref.ref(self),)
             self._closer = threading.Thread(
-                target=_close_idle_journals,
-                args=(weakref.ref(self),),
-                name="mlflow-wandb",
-                daemon=True,
+                target=_close_idle_journals, args=arguments, name="mlflow-wandb", daemon=True
             )
             self._closer.start()
 
     def _in_child(self) -> None:
         """In a forked child, close the parent's files: the parent keeps them open."""
-        for writer in self._open.values():
-            writer.journal.close()
+        for journal in self._open.values():
+            journal.close()
         self._open = {}
         self._lock = threading.Lock()
         self._closer = None
@@ -136,3 +122,36 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+class RunFiles:
+    """The content of one run's files, kept beside its journal until W&B has it.
+
+    Raises from every method:
+        OSError: a file is gone, the disk is full, or the folder is not writable.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def open_new(self) -> BinaryIO:
+        return open(self._new_path(), "wb")
+
+    def keep(self, source: Path, stored: bool) -> str:
+        """Keep the present content of a file; returns the name of the kept file.
+
+        Files in the temporary folder, and an artifact store's own copies (``stored``), are not
+        changed later and are linked. Others are copied.
+        """
+        kept = self._new_path()
+        linkable = stored or source.resolve().is_relative_to(tempfile.gettempdir())
+        try:
+            (link_or_copy if linkable else shutil.copyfile)(source, kept)
+        except OSError:
+            kept.unlink(missing_ok=True)
+            raise
+        return kept.name
+
+    def _new_path(self) -> Path:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self._folder / uuid.uuid4().hex

@@ -9,22 +9,21 @@ import socket
 import threading
 import time
 import uuid
+import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.atomic_files import create_atomically
+from mlflow_wandb_plugin.core.messages import log_once
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.mapping import to_wandb
 from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.store import uris
-from mlflow_wandb_plugin.store.delivery_watch import DeliveryWatch
-from mlflow_wandb_plugin.store.journal_writers import Journals
-from mlflow_wandb_plugin.store.log_messages import warn_once
-from mlflow_wandb_plugin.store.run_files import RunFiles
-from mlflow_wandb_plugin.store.tracking_stores import TrackingStores
+from mlflow_wandb_plugin.store.forwarder_process import DeliveryWatch
+from mlflow_wandb_plugin.store.journal_writers import Journals, RunFiles
 
 OWNER_FILE = "owner"
 MOST_REMEMBERED = 20_000
@@ -60,15 +59,13 @@ class MirroredRun:
             self._write(payload)
         except JournalError as error:
             self.lost["operations that the journal did not take"] += 1
-            warn_once(f"{error}. MLflow goes on; W&B lacks what is logged until this is mended")
+            log_once(f"{error}. MLflow goes on; W&B lacks what is logged until this is mended")
         self._watch.check_if_due(self._journals.path(self.run_id))
 
     def _write(self, payload: bytes) -> None:
         self._journals.append(self.run_id, self._header, payload)
 
-    def add_file(
-        self, source: Path, path: str, model: str | None = None, stored: bool = False
-    ) -> None:
+    def add_file(self, source: Path, path: str, model: str | None, stored: bool) -> None:
         """Journal a file of the run, and keep its content.
 
         Args:
@@ -96,6 +93,48 @@ def _encode(op: str, **fields: Any) -> bytes:
     return outbox.encode(op, at=time.time_ns() // 1_000_000, **fields)
 
 
+class TrackingStores:
+    """The mirrored tracking stores, as long as MLflow has them, and their experiments' names."""
+
+    def __init__(self) -> None:
+        self._uris: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+        self._experiments: weakref.WeakKeyDictionary[Any, dict[str, str]]
+        self._experiments = weakref.WeakKeyDictionary()
+
+    def add(self, store: Any, uri: str) -> None:
+        """Remember a mirrored store and its tracking URI, which has no credentials."""
+        self._uris[store] = uri
+
+    def uri(self, store: Any) -> str:
+        return self._uris.get(store, "")
+
+    def latest(self) -> Any:
+        """The store that was added last, else the one that MLflow uses.
+
+        Operations on artifacts and on model versions have a run's id, and no store to read it from.
+        """
+        if stores := list(self._uris):
+            return stores[-1]
+        if uris.is_server():
+            from mlflow.server import handlers
+
+            return handlers._get_tracking_store()
+        from mlflow.tracking._tracking_service import utils
+
+        untyped: Any = utils
+        return untyped._get_store()
+
+    def experiment_name(self, store: Any, experiment_id: str) -> str:
+        names = self._experiments.setdefault(store, {})
+        if experiment_id not in names:
+            names[experiment_id] = store.get_experiment(experiment_id).name
+        return names[experiment_id]
+
+    def forget_experiment(self, store: Any, experiment_id: str) -> None:
+        """Read the experiment's name again: it was renamed."""
+        self._experiments.setdefault(store, {}).pop(experiment_id, None)
+
+
 class Mirror:
     """The runs of all tracking stores that this process mirrors."""
 
@@ -112,7 +151,6 @@ class Mirror:
 
     @property
     def run_ids(self) -> list[str]:
-        """The runs that this process mirrors."""
         return [run_id for run_id, run in list(self._runs.items()) if run is not None]
 
     @functools.cached_property
@@ -126,32 +164,25 @@ class Mirror:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileExistsError):
-                host = socket.gethostname()[:60]
-                create_atomically(file, f"{host}-{uuid.uuid4().hex[:16]}\n")
+                name = f"{socket.gethostname()[:60]}-{uuid.uuid4().hex[:16]}"
+                create_atomically(file, f"{name}\n")
             return f"{file.read_text().strip()}-{self._role}"
         except OSError as error:
-            message = f"cannot write the outbox {file.parent}: {error.strerror}"
-            raise JournalError(message) from error
+            raise JournalError(
+                f"cannot write the outbox {file.parent}: {error.strerror}"
+            ) from error
 
     def tags_of_new_run(self, store: Any, experiment_id: str) -> dict[str, str]:
         """The tags with which a run is created that this process mirrors."""
-        tags = {
-            identity.OWNER: self.owner,
-            identity.ORIGIN: identity.MIRROR,
-            identity.PROJECT: self._project(store, experiment_id),
-        }
+        tags = {identity.OWNER: self.owner, identity.ORIGIN: identity.MIRROR}
+        tags[identity.PROJECT] = self._project(store, experiment_id)
         return tags | ({identity.ENTITY: self._entity} if self._entity else {})
 
     def add_new_run(self, store: Any, run: Any) -> MirroredRun:
         """Mirror a run that was just created with `tags_of_new_run`."""
         mirrored = self._add(store, run)
-        mirrored.append(
-            "create",
-            name=run.info.run_name or "",
-            user=run.info.user_id or "",
-            start_time=run.info.start_time,
-            tags=dict(run.data.tags),
-        )
+        name, user, tags = run.info.run_name or "", run.info.user_id or "", dict(run.data.tags)
+        mirrored.append("create", name=name, user=user, start_time=run.info.start_time, tags=tags)
         return mirrored
 
     def ignore(self, run_id: str) -> None:
@@ -176,12 +207,11 @@ class Mirror:
             self.add_model(store.get_logged_model(model_id))
         run_id = self._run_of_model[model_id]
         if not run_id:
-            warn_once("logged models that belong to no run stay in MLflow: W&B keeps them by run")
+            log_once("logged models that belong to no run stay in MLflow: W&B keeps them by run")
             return None
         return self.run(store, run_id)
 
     def add_model(self, model: Any) -> None:
-        """Remember which run created a logged model."""
         if len(self._run_of_model) >= MOST_REMEMBERED:
             self._run_of_model.clear()
         self._run_of_model[model.model_id] = model.source_run_id or ""
@@ -196,7 +226,7 @@ class Mirror:
         run = self._runs.get(subject) if isinstance(subject, str) else None
         if run is not None:
             run.lost[f"{what}, for {type(error).__name__}"] += 1
-        warn_once(f"{what} reached MLflow, but not W&B's journal: {type(error).__name__}: {error}")
+        log_once(f"{what} reached MLflow, but not W&B's journal: {type(error).__name__}: {error}")
 
     def after_fork(self) -> None:
         """In a forked child: another thread may have held the lock."""
@@ -212,10 +242,8 @@ class Mirror:
             return self._adopt(store, run)
         self.ignore(run_id)
         if owner is not None and self._role == "client":
-            warn_once(
-                f"run {run_id} is mirrored into W&B by {owner}: what this process logs to it stays "
-                "in MLflow, unless the server mirrors it"
-            )
+            outcome = "what this process logs to it stays in MLflow, unless the server mirrors it"
+            log_once(f"run {run_id} is mirrored into W&B by {owner}: {outcome}")
         return None
 
     def _adopt(self, store: Any, run: Any) -> MirroredRun | None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.messages import log_once
 from mlflow_wandb_plugin.core.mlflow_terms import TERMINAL
 from mlflow_wandb_plugin.journal import outbox
-from mlflow_wandb_plugin.store.log_messages import warn_once
 from mlflow_wandb_plugin.store.mirrored_runs import MirroredRun, current_mirror
 from mlflow_wandb_plugin.store.swap import Changed, Operation, Steps, by_name
 
@@ -22,9 +21,6 @@ TRACE_RUN = "mlflow.sourceRun"
 """Metadata key of a trace: id of the run in which it was recorded."""
 
 MODEL_HISTORY = "mlflow.log-model.history"
-
-
-# -- runs -----------------------------------------------------------------------------
 
 
 def create_run(store: Any, *args: Any, **kwargs: Any) -> Steps:
@@ -88,28 +84,16 @@ def rename_experiment(store: Any, experiment_id: str, new_name: str) -> Steps:
     current_mirror().stores.forget_experiment(store, str(experiment_id))
 
 
-# -- what is logged -----------------------------------------------------------------------------
-
-
 def log_metric(store: Any, run_id: str, metric: Any) -> Steps:
-    run = current_mirror().run(store, run_id)
-    if run is not None:
-        yield None
-        _append_batch(run, metrics=(metric,))
+    return log_batch(store, run_id, (metric,))
 
 
 def log_param(store: Any, run_id: str, param: Any) -> Steps:
-    run = current_mirror().run(store, run_id)
-    if run is not None:
-        yield None
-        _append_batch(run, params=(param,))
+    return log_batch(store, run_id, params=(param,))
 
 
 def set_tag(store: Any, run_id: str, tag: Any) -> Steps:
-    run = current_mirror().run(store, run_id)
-    if run is not None:
-        yield None
-        _append_batch(run, tags=(tag,))
+    return log_batch(store, run_id, tags=(tag,))
 
 
 def log_batch(
@@ -121,12 +105,7 @@ def log_batch(
         _append_batch(run, metrics or (), params or (), tags or ())
 
 
-def _append_batch(
-    run: MirroredRun,
-    metrics: Sequence[Any] = (),
-    params: Iterable[Any] = (),
-    tags: Iterable[Any] = (),
-) -> None:
+def _append_batch(run: MirroredRun, metrics: Any, params: Any, tags: Any) -> None:
     named = {param.key: str(param.value) for param in params} if params else {}
     tagged = {tag.key: str(tag.value) for tag in tags} if tags else {}
     at = time.time_ns() // 1_000_000
@@ -144,11 +123,8 @@ def log_inputs(store: Any, run_id: str, datasets: Any = None, models: Any = None
     run = current_mirror().run(store, run_id)
     if run is not None:
         yield None
-        run.append(
-            "inputs",
-            datasets=[_dataset(dataset) for dataset in datasets or ()],
-            models=[model.model_id for model in models or ()],
-        )
+        used = [model.model_id for model in models or ()]
+        run.append("inputs", datasets=[_dataset(each) for each in datasets or ()], models=used)
 
 
 def _dataset(given: Any) -> dict[str, Any]:
@@ -165,15 +141,8 @@ def log_outputs(store: Any, run_id: str, models: Any) -> Steps:
         run.append("outputs", models=[[model.model_id, int(model.step or 0)] for model in models])
 
 
-# -- logged models ------------------------------------------------------------------------------
-
-
 def create_logged_model(store: Any, *args: Any, **kwargs: Any) -> Steps:
-    model = yield None
-    _append_model(store, model)
-
-
-def finalize_logged_model(store: Any, model_id: str, status: Any) -> Steps:
+    """Also for MLflow's `finalize_logged_model`, which returns the model, too."""
     model = yield None
     _append_model(store, model)
 
@@ -216,42 +185,23 @@ def record_logged_model(store: Any, run_id: str, mlflow_model: Any) -> Steps:
             run.append("batch", metrics=[], params={}, tags={MODEL_HISTORY: tag})
 
 
-# -- traces -------------------------------------------------------------------------------------
-
-
 def start_trace(store: Any, *args: Any, **kwargs: Any) -> Steps:
     """Count a trace. The arguments are a trace, or, before MLflow 3.2, the fields of one."""
     yield None
-    warn_once("traces stay in MLflow: W&B keeps them only in Weave, which is not supported")
+    log_once("traces stay in MLflow: W&B keeps them only in Weave, which is not supported")
     given = [*args, *kwargs.values()]
     metadata = [getattr(value, "trace_metadata", value) for value in given]
     found = [each[TRACE_RUN] for each in metadata if isinstance(each, dict) and TRACE_RUN in each]
-    run_id = found[0] if found else None
-    run = current_mirror().run(store, run_id) if run_id else None
+    run = current_mirror().run(store, found[0]) if found and found[0] else None
     if run is not None:
         run.append("trace", count=1)
 
 
 OPERATIONS: dict[str, Operation] = {
-    **by_name(
-        create_run,
-        update_run_info,
-        delete_run,
-        restore_run,
-        rename_experiment,
-        log_metric,
-        log_param,
-        set_tag,
-        log_batch,
-        delete_tag,
-        log_inputs,
-        log_outputs,
-        record_logged_model,
-        create_logged_model,
-        finalize_logged_model,
-        delete_logged_model,
-        start_trace,
-    ),
+    **by_name(create_run, update_run_info, delete_run, restore_run, rename_experiment),
+    **by_name(log_metric, log_param, set_tag, log_batch, delete_tag, log_inputs, log_outputs),
+    **by_name(create_logged_model, delete_logged_model, record_logged_model, start_trace),
+    "finalize_logged_model": create_logged_model,
     "log_logged_model_params": change_logged_model,
     "set_logged_model_tags": change_logged_model,
     "delete_logged_model_tag": change_logged_model,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeAlias
 
-from mlflow_wandb_plugin.store.log_messages import warn_once
+from mlflow_wandb_plugin.core.messages import log_once
 from mlflow_wandb_plugin.store.mirrored_runs import current_mirror
 
 
@@ -44,7 +44,6 @@ def by_name(*operations: Operation) -> dict[str, Operation]:
 
 
 def is_swapped(instance: Any) -> bool:
-    """Whether the class of ``instance`` is a mirrored subclass."""
     return type(instance) in _classes.values()
 
 
@@ -56,20 +55,17 @@ def swapped(instance: Any, operations: Mapping[str, Operation]) -> Any:
     try:
         instance.__class__ = _subclass(inner, operations)
     except TypeError as error:
-        warn_once(f"{inner.__name__} cannot be mirrored into W&B: {error}")
+        log_once(f"{inner.__name__} cannot be mirrored into W&B: {error}")
     return instance
 
 
 def _subclass(inner: type, operations: Mapping[str, Operation]) -> type:
     key = (inner, tuple(operations.items()))
     if key not in _classes:
-        body: dict[str, Any] = {
-            name: _mirrored(getattr(inner, name), name, operation)
-            for name, operation in operations.items()
-            if hasattr(inner, name)
-        }
-        for name in ("__module__", "__qualname__", "__doc__"):
-            body[name] = getattr(inner, name)
+        body = {name: getattr(inner, name) for name in ("__module__", "__qualname__", "__doc__")}
+        for name, operation in operations.items():
+            if hasattr(inner, name):
+                body[name] = _mirrored(getattr(inner, name), name, operation)
         _classes[key] = type(inner)(inner.__name__, (inner,), body)
     return _classes[key]
 
@@ -105,12 +101,7 @@ class _MirroredCall:
     """
 
     def __init__(
-        self,
-        operation: Operation,
-        name: str,
-        instance: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, operation: Operation, name: str, instance: Any, args: Any, kwargs: Any
     ) -> None:
         self.args, self.kwargs = args, kwargs
         self.result: Any = None
@@ -139,18 +130,15 @@ class _MirroredCall:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if self._steps is None:
-                return
-            if kind is not None:
+            if self._steps is not None and kind is not None:
                 # The method failed: the generator ends at its `yield`, and may clean up there.
                 with contextlib.suppress(Exception):
                     self._steps.close()
-                return
-            try:
+            elif self._steps is not None:
                 self._steps.send(self.result)
-            except StopIteration:
-                pass
-            except Exception as error:
-                current_mirror().record_failure(self._name, error, self._subject)
+        except StopIteration:
+            pass
+        except Exception as error:
+            current_mirror().record_failure(self._name, error, self._subject)
         finally:
             _inside.reset(self._token)

@@ -47,10 +47,8 @@ def native(uri: str) -> str:
     """
     inner = uri[len(PREFIX) :]
     if inner == "databricks":
-        raise UsageError(
-            "the tracking URI wandb+databricks lacks its slashes: write wandb+databricks:// "
-            "or wandb+databricks://PROFILE"
-        )
+        advice = "write wandb+databricks:// or wandb+databricks://PROFILE"
+        raise UsageError(f"the tracking URI wandb+databricks lacks its slashes: {advice}")
     if not _INNER.match(inner):
         shown = inner.partition("://")[0] if "://" in inner else inner.partition(":")[0]
         raise UsageError(
@@ -97,7 +95,6 @@ def add_unmirrored(uri: object) -> None:
 
 def remove_unmirrored(uri: str) -> bool:
     """Forget that MLflow has built such a store; returns whether it has."""
-    digest = _hash(uri)
-    found = digest in _unmirrored
-    _unmirrored.discard(digest)
+    found = _hash(uri) in _unmirrored
+    _unmirrored.discard(_hash(uri))
     return found

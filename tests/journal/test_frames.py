@@ -24,9 +24,9 @@ from mlflow_wandb_plugin.journal.frames import (
     NOTE,
     RECORD,
 )
-from mlflow_wandb_plugin.journal.locks import remove_journal, shipping_lock, trainer_alive
+from mlflow_wandb_plugin.journal.journal_locks import remove_journal, shipping_lock, trainer_alive
 from mlflow_wandb_plugin.journal.reader import JournalReader, read_header
-from mlflow_wandb_plugin.journal.status import read_status, write_status
+from mlflow_wandb_plugin.journal.status_file import read_status, write_status
 from mlflow_wandb_plugin.journal.writer import Journal
 from tests.support.health_checks import WITH_FIXTURE
 from tests.support.processes import wait_until

@@ -12,7 +12,7 @@ from tests.support.processes import run_script
 ANSWERS_BEFORE_FINISH = """
 import pathlib, time
 import mlflow_wandb_plugin
-from mlflow_wandb_plugin.journal.status import read_status
+from mlflow_wandb_plugin.journal.status_file import read_status
 import wandb
 
 mlflow_wandb_plugin.autolog(init_timeout=0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_wandb_plugin.journal import outbox
-from mlflow_wandb_plugin.journal.status import read_status
+from mlflow_wandb_plugin.journal.status_file import read_status
 from tests.support.commands import mlflow_wandb
 from tests.support.mirrored import START_MS, JournalledRun, forward, forwarder
 from tests.support.processes import free_port, wait_until

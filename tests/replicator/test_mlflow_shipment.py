@@ -9,8 +9,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from mlflow_wandb_plugin.journal.frames import RECORD
-from mlflow_wandb_plugin.journal.locks import shipping_lock
-from mlflow_wandb_plugin.journal.status import read_status
+from mlflow_wandb_plugin.journal.journal_locks import shipping_lock
+from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.replicator import mlflow_shipment
 from mlflow_wandb_plugin.replicator.mlflow_shipment import MlflowShipment, handover_file

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from mlflow_wandb_plugin.journal import frames
-from mlflow_wandb_plugin.journal.locks import shipping_lock
+from mlflow_wandb_plugin.journal.journal_locks import shipping_lock
 from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.replicator import sync
-from mlflow_wandb_plugin.replicator.sync import deliver, find_journals, find_statuses
+from mlflow_wandb_plugin.replicator.sync import deliver, find_journals
 from tests.replicator.test_mlflow_shipment import WHOLE, open_journal, written
 from tests.support.mlflow_state import read_runs
 from tests.support.records import exit_record, partial_record, run_record
@@ -35,7 +35,7 @@ def test_a_delivered_journal_is_known_by_its_status(fresh_store: str, tmp_path: 
     assert (delivery.state, delivery.points, delivery.error) == ("complete", 2, "")
     assert delivery.run_id == read_runs(fresh_store)["r1"].run_id
     assert find_journals(tmp_path) == []
-    assert find_statuses(tmp_path) == [path]
+    assert find_journals(tmp_path, delivered=True) == [path]
 
 
 def test_one_journal_that_cannot_be_delivered_does_not_stop_the_others(

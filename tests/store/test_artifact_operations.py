@@ -187,7 +187,7 @@ def test_full_disk_loses_only_the_copy_for_wandb(
     def full(*args: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mlflow_wandb_plugin.store.run_files.RunFiles.open_new", full)
+    monkeypatch.setattr("mlflow_wandb_plugin.store.journal_writers.RunFiles.open_new", full)
     root = f"0/{run_id}/artifacts"
     proxy.log_artifact_from_stream(io.BytesIO(b"abc"), "a.txt", root)
     assert (tmp_path / "served" / root / "a.txt").read_bytes() == b"abc"

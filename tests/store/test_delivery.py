@@ -7,7 +7,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from mlflow_wandb_plugin.journal.status import write_status
+from mlflow_wandb_plugin.journal.status_file import write_status
 from mlflow_wandb_plugin.store import delivery
 from tests.support.environment import isolated
 from tests.support.processes import run_script

@@ -1,4 +1,4 @@
-"""Journals of an outbox that are open for writing."""
+"""Journals of an outbox that are open for writing, and the kept content of files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import outbox
-from mlflow_wandb_plugin.journal.locks import trainer_alive
+from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
 from mlflow_wandb_plugin.store import journal_writers
-from mlflow_wandb_plugin.store.journal_writers import Journals
+from mlflow_wandb_plugin.store.journal_writers import Journals, RunFiles
 from tests.support.outboxes import read_journal
 from tests.support.processes import wait_until
 
@@ -117,3 +117,19 @@ def test_unwritable_folder_is_a_journal_error(tmp_path: Path) -> None:
     writer = Journals(tmp_path / "file", closes_idle=False)
     with pytest.raises(JournalError, match="cannot write the journal"):
         writer.append("run", {}, payload(0))
+
+
+def test_files_that_may_change_are_copied(tmp_path: Path) -> None:
+    """A hard link to a user's own file would show what is written into it later."""
+    folder = tmp_path / "r.files"
+    files = RunFiles(folder)
+    file = tmp_path / "elsewhere" / "model.bin"
+    file.parent.mkdir()
+    file.write_bytes(b"before")
+    kept = [folder / files.keep(file, stored) for stored in (False, True)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(journal_writers.tempfile, "gettempdir", lambda: str(tmp_path / "nowhere"))
+        kept.append(folder / files.keep(file, False))
+    file.unlink()
+    assert [path.read_bytes() for path in kept] == [b"before"] * 3
+    assert kept[1].stat().st_ino == kept[0].stat().st_ino != kept[2].stat().st_ino

@@ -12,8 +12,8 @@ from mlflow import MlflowClient
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.journal import outbox
-from mlflow_wandb_plugin.journal.locks import trainer_alive
-from mlflow_wandb_plugin.journal.status import write_status
+from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
+from mlflow_wandb_plugin.journal.status_file import write_status
 from mlflow_wandb_plugin.store import mirrored_runs
 from tests.store.conftest import Sent
 from tests.support.environment import isolated
@@ -240,7 +240,7 @@ def test_deleted_file_is_counted(mirrored: str, tmp_path: Path, sent_of: SentOf)
     with mlflow.start_run() as run:
         ours = mirrored_runs.current_mirror().run(None, run.info.run_id)
         assert ours is not None
-        ours.add_file(tmp_path / "gone.txt", "a/gone.txt")
+        ours.add_file(tmp_path / "gone.txt", "a/gone.txt", None, False)
     assert list(sent_of(run.info.run_id).lost) == ["file a/gone.txt: No such file or directory"]
 
 

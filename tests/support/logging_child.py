@@ -115,7 +115,7 @@ def _run_one(wandb: Any, lines: list[str], number: int) -> dict[str, Any]:
 
 def _recording(set_backend: Any, journal: Any) -> Any:
     from mlflow_wandb_plugin.journal.frames import RECORD
-    from mlflow_wandb_plugin.live.tap import _is_kept
+    from mlflow_wandb_plugin.live.tap import KEPT_KINDS, kind_of
 
     def wrapper(run: Any, backend: Any) -> None:
         set_backend(run, backend)
@@ -125,7 +125,7 @@ def _recording(set_backend: Any, journal: Any) -> Any:
 
             def recorded(record: Any, *args: Any, _send: Any = send, **kwargs: Any) -> Any:
                 result = _send(record, *args, **kwargs)
-                if _is_kept(record):
+                if kind_of(record) in KEPT_KINDS:
                     journal.append(RECORD, record.SerializeToString())
                 return result
 

@@ -50,10 +50,8 @@ class _TapInstallingLoader(Loader):
         try:
             import mlflow_wandb_plugin
         except ImportError:
-            print(
-                "mlflow-wandb: this Python has no mlflow-wandb-plugin, nothing is replicated",
-                file=sys.stderr,
-            )
+            reason = "this Python has no mlflow-wandb-plugin, nothing is replicated"
+            print(f"mlflow-wandb: {reason}", file=sys.stderr)
             return
         try:
             mlflow_wandb_plugin.autolog()

@@ -26,7 +26,7 @@ from mlflow_wandb_plugin.core.model import (
 )
 from mlflow_wandb_plugin.errors import RecordError, SourceError
 from mlflow_wandb_plugin.journal import frames
-from mlflow_wandb_plugin.journal.locks import trainer_alive
+from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
 from mlflow_wandb_plugin.journal.reader import JournalReader
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog, without_removed_journal
 from mlflow_wandb_plugin.wandb_log.decoder import BLOCK_POINTS, RunDecoder

@@ -8,7 +8,6 @@ import os
 import time
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -47,12 +46,11 @@ class RunAddress(NamedTuple):
     run_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteRun:
+class RemoteRun(NamedTuple):
     """What W&B has of a run. ``rows`` is the number of its history's next row."""
 
-    rows: int = 0
-    config: Mapping[str, Any] = field(default_factory=dict)
+    rows: int
+    config: Mapping[str, Any]
 
 
 def wanted_mode() -> Mode:
@@ -98,18 +96,16 @@ class Access:
         data = self._client(address.entity, address.project).query(RUN, run=address.run_id)
         run = (data.get("project") or {}).get("run")
         if not isinstance(run, dict):
-            return RemoteRun()
+            return RemoteRun(0, {})
         tail = json.loads(run.get("historyTail") or "[]")
         last = json.loads(tail[-1]) if tail else {}
         rows = int(last.get("_step", (run.get("historyLineCount") or 0) - 1)) + 1
         config = json.loads(run.get("config") or "{}")
-        plain = {
-            key: item["value"] if isinstance(item, dict) and "value" in item else item
-            for key, item in config.items()
-        }
-        return RemoteRun(rows, plain)
+        for key, item in config.items():
+            config[key] = item["value"] if isinstance(item, dict) and "value" in item else item
+        return RemoteRun(rows, config)
 
-    def missing_files(self, address: RunAddress, files: Mapping[str, Path]) -> list[str]:
+    def _missing_files(self, address: RunAddress, files: Mapping[str, Path]) -> list[str]:
         """Those of ``files`` (by their path in the run) that the server lacks or has otherwise."""
         client = self._client(address.entity, address.project)
         remote: dict[str, dict[str, Any]] = {}
@@ -130,14 +126,12 @@ class Access:
         pause_s = 0.1
         while True:
             found = self.run(address).rows
-            missing = self.missing_files(address, files)
+            missing = self._missing_files(address, files)
             if found >= rows and not missing:
                 return
             if time.monotonic() > deadline:
-                raise TargetUnavailableError(
-                    f"W&B has {found} of {rows} rows, lacks {len(missing)} files: "
-                    "they are sent again"
-                )
+                lacks = f"{found} of {rows} rows, lacks {len(missing)} files"
+                raise TargetUnavailableError(f"W&B has {lacks}: they are sent again")
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 2.0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,6 @@ class Model:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The metadata of the model's W&B artifact."""
         return {
             MODEL_ID: self.model_id,
             "mlflow_model_type": self.kind,
@@ -64,11 +63,9 @@ class Model:
         return [version.document() for version in self.versions.values() if not version.deleted]
 
 
-def models_of_run(path: str) -> Iterator[wandb.Artifact]:
+def models_of_run(path: str) -> list[wandb.Artifact]:
     """The model artifacts that the run at ``path`` (entity/project/id) logged, oldest first."""
-    for artifact in _api().run(path).logged_artifacts():
-        if artifact.type == TYPE:
-            yield artifact
+    return [found for found in _api().run(path).logged_artifacts() if found.type == TYPE]
 
 
 def set_alias(path: str, name: str, alias: str, version: str | None) -> None:
@@ -86,15 +83,11 @@ def set_alias(path: str, name: str, alias: str, version: str | None) -> None:
 
 def find(path: str, model_id: str) -> wandb.Artifact | None:
     """The newest artifact of the run at ``path`` that holds the model."""
-    found = None
-    for artifact in models_of_run(path):
-        if artifact.metadata.get(MODEL_ID) == model_id:
-            found = artifact
-    return found
+    found = [each for each in models_of_run(path) if each.metadata.get(MODEL_ID) == model_id]
+    return found[-1] if found else None
 
 
 def log(run: wandb.Run, model: Model, wait: bool) -> None:
-    """Log ``model`` as a new artifact of ``run``."""
     import wandb
 
     artifact = wandb.Artifact(rules.artifact_name(model.name), type=TYPE, metadata=model.metadata)
@@ -133,11 +126,9 @@ def use_dataset(run: wandb.Run, dataset: Mapping[str, Any]) -> None:
     import wandb
 
     known = {key: value for key, value in dataset.items() if value not in (None, "")}
-    artifact = wandb.Artifact(
-        rules.artifact_name(str(dataset.get("name") or "dataset")),
-        type="dataset",
-        metadata={f"mlflow_{key}": known[key] for key in ("digest", "source_type") if key in known},
-    )
+    name = rules.artifact_name(str(known.get("name", "dataset")))
+    metadata = {f"mlflow_{key}": known[key] for key in ("digest", "source_type") if key in known}
+    artifact = wandb.Artifact(name, type="dataset", metadata=metadata)
     with artifact.new_file("mlflow_dataset.json") as file:
         json.dump(known, file, sort_keys=True, indent=1)
     run.use_artifact(artifact)
@@ -145,17 +136,13 @@ def use_dataset(run: wandb.Run, dataset: Mapping[str, Any]) -> None:
 
 def delete_files(path: str, names: Sequence[str]) -> None:
     """Delete the files and folders ``names`` of the run at ``path``."""
-    wanted = [
-        file
-        for file in _api().run(path).files()
-        if any(file.name == name or file.name.startswith(f"{name}/") for name in names)
-    ]
-    for file in wanted:
-        file.delete()
+    # All are listed before the first is deleted: the list comes in pages.
+    for file in list(_api().run(path).files()):
+        if any(file.name == name or file.name.startswith(f"{name}/") for name in names):
+            file.delete()
 
 
 def remove_tags(path: str) -> None:
-    """Remove all W&B tags from the run at ``path``."""
     run = _api().run(path)
     run.tags = []
     run.update()
@@ -187,13 +174,9 @@ def _differ(artifact: wandb.Artifact, files: Mapping[str, Path]) -> bool:
 
 def _merged_metadata(model: Model, before: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata that the journal knows, with versions that were registered before it."""
-    metadata = model.metadata if model.known else {}
-    earlier = [
-        entry
-        for entry in before.get(REGISTERED) or ()
-        if (entry.get("name"), entry.get("version")) not in model.versions
-    ]
-    return {**metadata, REGISTERED: earlier + model.registered}
+    registered = before.get(REGISTERED) or ()
+    earlier = [e for e in registered if (e.get("name"), e.get("version")) not in model.versions]
+    return (model.metadata if model.known else {}) | {REGISTERED: earlier + model.registered}
 
 
 def _api() -> Any:

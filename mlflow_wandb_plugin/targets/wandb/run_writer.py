@@ -7,9 +7,8 @@ import glob
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow_wandb_plugin.core.atomic_files import link_or_copy, replaced
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError
@@ -32,42 +31,26 @@ class CoreGoneError(TargetUnavailableError):
 
 
 def unset_user_run_variables() -> None:
-    """Remove `USER_RUN_VARIABLES` from this process's environment."""
     for name in USER_RUN_VARIABLES:
         os.environ.pop(f"WANDB_{name}", None)
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
+class Description(NamedTuple):
     """Name, notes, W&B tags and config of a run. None leaves a name or notes as they are."""
 
-    name: str | None = None
-    notes: str | None = None
-    tags: tuple[str, ...] = ()
-    config: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """Arguments with which a W&B run is opened.
-
-    Attributes:
-        folder: where wandb keeps its files while the run is open.
-        sets_final_state: whether `WandbRunWriter.finish` sets the run's state in W&B.
-        source: fields of `wandb.Settings` for the program and its git commit.
-    """
-
-    address: RunAddress
-    mode: Mode
-    folder: Path
-    description: Description
-    sets_final_state: bool = True
-    group: str | None = None
-    source: Mapping[str, str] = field(default_factory=dict)
+    name: str | None
+    notes: str | None
+    tags: tuple[str, ...]
+    config: Mapping[str, Any]
 
 
 class WandbRunWriter:
     """Writes one run.
+
+    Args:
+        folder: where wandb keeps its files while the run is open.
+        sets_final_state: whether `finish` sets the run's state in W&B.
+        source: fields of `wandb.Settings` for the program and its git commit.
 
     Attributes:
         next_row: number of the first history row that W&B lacks; callers leave out earlier ones.
@@ -78,20 +61,45 @@ class WandbRunWriter:
         TargetError: W&B or its SDK refused.
     """
 
-    def __init__(self, opening: Opening) -> None:
-        self.mode = opening.mode
+    def __init__(
+        self,
+        address: RunAddress,
+        mode: Mode,
+        folder: Path,
+        description: Description,
+        sets_final_state: bool,
+        group: str | None,
+        source: Mapping[str, str],
+    ) -> None:
+        import wandb
+
         self.losses: list[str] = []
-        self._sent = opening.description
-        self._sent_config = dict(opening.description.config)
+        self.online = mode == "online"
+        self._sent = description
+        self._sent_config = dict(description.config)
         with _translated_errors():
-            self._run = _open(opening)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._run = wandb.init(
+                id=address.run_id,
+                project=address.project,
+                entity=address.entity or None,
+                mode=mode,
+                dir=str(folder),
+                resume="allow",
+                reinit="create_new",
+                name=description.name,
+                notes=description.notes,
+                group=group,
+                tags=list(description.tags) or None,
+                config=dict(description.config),
+                settings=_settings({"x_update_finish_state": sets_final_state, **source}),
+            )
             self._run.define_metric("*", step_metric=rules.STEP_METRIC)
         self.next_row = int(self._run.starting_step)
-        self.entity = str(self._run.entity or opening.address.entity)
-        self.url = str(self._run.url or "") if opening.mode == "online" else ""
+        self.entity = str(self._run.entity or address.entity)
+        self.url = str(self._run.url or "") if self.online else ""
         self.folder = Path(self._run.dir).parent
-
-    # -- rows -----------------------------------------------------------------------------
+        self._path = f"{self.entity}/{self._run.project}/{self._run.id}"
 
     def log(self, number: int, document: Mapping[str, Any]) -> None:
         """Write row ``number``, which becomes W&B's ``_step``."""
@@ -106,12 +114,14 @@ class WandbRunWriter:
         """
         import wandb
 
-        document = _step_and_time(name.step, name.timestamp_ms or at_ms)
+        row: dict[str, Any] = {"_timestamp": (name.timestamp_ms or at_ms) / 1000}
+        if name.step is not None:
+            row[rules.STEP_METRIC] = name.step
         try:
-            document[name.key] = wandb.Image(str(local))
+            row[name.key] = wandb.Image(str(local))
         except Exception as error:
             self.losses.append(f"image not shown ({type(error).__name__})")
-        self.log(number, document)
+        self.log(number, row)
 
     def log_table(
         self, number: int, key: str, columns: Sequence[str | int], data: list[list[Any]], at_ms: int
@@ -119,17 +129,15 @@ class WandbRunWriter:
         """Write a table as row ``number``; the row is without it if wandb does not accept it."""
         import wandb
 
-        document = _step_and_time(None, at_ms)
+        row: dict[str, Any] = {"_timestamp": at_ms / 1000}
         try:
-            document[key] = wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)
+            row[key] = wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)
         except Exception as error:
             self.losses.append(f"table not shown ({type(error).__name__})")
-        self.log(number, document)
-
-    # -- description ----------------------------------------------------------------------
+        self.log(number, row)
 
     def describe(self, description: Description) -> None:
-        """Send what of the description has changed."""
+        """Send the parts of the description that have changed."""
         sent, config = self._sent, description.config
         changed = {key: config[key] for key in config if self._sent_config.get(key) != config[key]}
         with _translated_errors():
@@ -144,8 +152,6 @@ class WandbRunWriter:
                 update(changed, allow_val_change=True)
         self._sent = description
         self._sent_config.update(changed)
-
-    # -- files and artifacts --------------------------------------------------------------
 
     def save(self, files: Mapping[str, Path]) -> None:
         """Upload ``files``, by their path in the run; they are linked or copied at once."""
@@ -168,61 +174,48 @@ class WandbRunWriter:
                 shutil.rmtree(target, ignore_errors=True)
             else:
                 target.unlink(missing_ok=True)
-        if self.mode == "online":
+        if self.online:
             with _translated_errors():
                 models.delete_files(self._path, paths)
 
     def log_model(self, model: models.Model) -> None:
         """Log a model as an artifact, or bring the artifact that W&B has of it up to date."""
         with _translated_errors():
-            known = self._online and models.find(self._path, model.model_id)
+            known = self.online and models.find(self._path, model.model_id)
             if known:
                 models.update(self._run, known, model)
             elif model.status != models.DELETED:
-                models.log(self._run, model, wait=self._online)
+                models.log(self._run, model, wait=self.online)
 
-    def set_alias(self, name: str, alias: str, version: str | None) -> bool:
+    def set_alias(self, name: str, alias: str, version: str | None) -> None:
         """Move an alias of a registered model to the run's model that is ``version`` of it.
 
-        Returns:
-            False where W&B cannot be asked for the models (the SDK's offline mode).
+        Only online: W&B is asked for the models.
         """
-        if not self._online:
-            return False
         with _translated_errors():
             models.set_alias(self._path, name, alias, version)
-        return True
 
-    def use_dataset(self, dataset: Mapping[str, Any]) -> bool:
-        """Mark a dataset as used by the run; False in the SDK's offline mode, which cannot."""
-        if not self._online:
-            return False
-        with _translated_errors():
-            models.use_dataset(self._run, dataset)
-        return True
+    def use_dataset(self, dataset: Mapping[str, Any]) -> None:
+        """Mark a dataset as used by the run, except in the SDK's offline mode, which cannot."""
+        if self.online:
+            with _translated_errors():
+                models.use_dataset(self._run, dataset)
 
     def finish(self, exit_code: int) -> None:
         """Wait until wandb-core has sent everything, and end the run."""
-        tags_removed = self._online and self._run.tags and not self._sent.tags
+        tags_removed = self.online and self._run.tags and not self._sent.tags
         with _translated_errors():
             self._run.finish(exit_code=exit_code)
             if tags_removed:
                 # The SDK's record of a run cannot express that the last tag was removed.
                 models.remove_tags(self._path)
 
-    @property
-    def _online(self) -> bool:
-        return self.mode == "online"
 
-    @property
-    def _path(self) -> str:
-        return f"{self.entity}/{self._run.project}/{self._run.id}"
-
-
-def _open(opening: Opening) -> wandb.Run:
+def _settings(more: Mapping[str, Any]) -> wandb.Settings:
+    """wandb's settings for a run that describes another process; those that wandb knows."""
     import wandb
 
-    settings: dict[str, Any] = {
+    settings = {
         "console": "off",
         "silent": True,
         "disable_code": True,
@@ -232,42 +225,16 @@ def _open(opening: Opening) -> wandb.Run:
         "x_disable_meta": True,
         "x_disable_machine_info": True,
         "x_save_requirements": False,
-        "x_update_finish_state": opening.sets_final_state,
-        **opening.source,
+        **more,
     }
     known = wandb.Settings.model_fields
-    opening.folder.mkdir(parents=True, exist_ok=True)
-    description, address = opening.description, opening.address
-    described: dict[str, Any] = {
-        "name": description.name,
-        "notes": description.notes,
-        "group": opening.group,
-        "tags": list(description.tags) or None,
-    }
-    return wandb.init(
-        id=address.run_id,
-        project=address.project,
-        entity=address.entity or None,
-        mode=opening.mode,
-        dir=str(opening.folder),
-        resume="allow",
-        reinit="create_new",
-        config=dict(description.config),
-        settings=wandb.Settings(
-            **{key: value for key, value in settings.items() if key in known and value is not None}
-        ),
-        **{key: value for key, value in described.items() if value is not None},
+    return wandb.Settings(
+        **{key: value for key, value in settings.items() if key in known and value is not None}
     )
-
-
-def _step_and_time(step: int | None, at_ms: int) -> dict[str, Any]:
-    row: dict[str, Any] = {"_timestamp": at_ms / 1000}
-    return row if step is None else row | {rules.STEP_METRIC: step}
 
 
 @contextlib.contextmanager
 def _translated_errors() -> Any:
-    """Raise wandb's errors as this package's."""
     import wandb
 
     try:

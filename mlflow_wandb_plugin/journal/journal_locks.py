@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mlflow_wandb_plugin.core.locks import file_lock, lock, try_lock
@@ -38,10 +39,9 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 def _lock_unless_written(fd: int) -> bool:
     """As `try_lock`; a journal on a file system that cannot lock counts as being written."""
-    try:
+    with contextlib.suppress(OSError):
         return try_lock(fd)
-    except OSError:
-        return False
+    return False
 
 
 @contextlib.contextmanager
@@ -57,15 +57,12 @@ def exclusive_journal(path: Path) -> Iterator[int | None]:
         os.close(fd)
 
 
-@contextlib.contextmanager
-def shipping_lock(path: Path) -> Iterator[bool]:
+def shipping_lock(path: Path) -> AbstractContextManager[bool]:
     """Hold the right to ship a journal; yields False when another process has it."""
-    with file_lock(path.with_suffix(".lock")) as locked:
-        yield locked
+    return file_lock(path.with_suffix(".lock"))
 
 
 def remove_journal(path: Path) -> None:
     """Delete a journal that has been shipped, and its lock. The status file stays."""
-    for file in (path, path.with_suffix(".lock")):
-        with contextlib.suppress(FileNotFoundError):
-            file.unlink()
+    path.unlink(missing_ok=True)
+    path.with_suffix(".lock").unlink(missing_ok=True)
