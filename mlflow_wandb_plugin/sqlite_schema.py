@@ -13,8 +13,10 @@ import os
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from mlflow_wandb_plugin.core.locks import file_lock
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError
@@ -28,12 +30,14 @@ BUSY_S = 20.0
 def ensure_tables(uri: str) -> None:
     """Create or migrate MLflow's tables, if ``uri`` is a SQLite file that lacks some of them.
 
+    Does nothing with an MLflow whose function for it is not known: MLflow then does it.
+
     Raises:
         TargetError: the tables cannot be created or migrated.
         TargetUnavailableError: another process holds the lock for too long.
     """
     path = database_file(uri)
-    if path is None or _has_tables(path):
+    if path is None or create_tables() is None or _has_tables(path):
         return
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
     lock = Path(tempfile.gettempdir(), f"mlflow-wandb-{os.getuid()}-schema-{digest}.lock")
@@ -42,6 +46,13 @@ def ensure_tables(uri: str) -> None:
             raise TargetUnavailableError(f"another process creates the tables of {path}: try again")
         if not _has_tables(path):
             _create_or_migrate(path)
+
+
+def create_tables() -> Callable[[Any], None] | None:
+    """Return MLflow's private function that creates or migrates tables; None if it is unknown."""
+    from mlflow.store.db import utils
+
+    return getattr(utils, "_initialize_tables", None)
 
 
 def database_file(uri: str) -> Path | None:
@@ -98,13 +109,14 @@ def _create_or_migrate(path: Path) -> None:
 def _build(path: Path) -> None:
     """Create or migrate the tables in a file that no other process uses."""
     from mlflow.exceptions import MlflowException
-    from mlflow.store.db import utils
     from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
+    create = create_tables()
+    assert create is not None
     engine = create_engine(f"sqlite:///{path}")
     try:
-        utils._initialize_tables(engine)
+        create(engine)
     except (MlflowException, SQLAlchemyError) as error:
         raise TargetError(f"MLflow cannot create its tables: {error}") from error
     finally:

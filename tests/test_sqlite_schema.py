@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_wandb_plugin.errors import TargetError
-from mlflow_wandb_plugin.sqlite_schema import database_file, ensure_tables
+from mlflow_wandb_plugin.sqlite_schema import create_tables, database_file, ensure_tables
 from tests.support.environment import isolated
 from tests.support.mlflow_state import read_runs
 
@@ -58,6 +58,11 @@ def content(path: Path) -> set[tuple[str, str, str]]:
     return {
         (kind, name, " ".join(sorted(re.findall(r"\w+", sql or "")))) for kind, name, sql in rows
     }
+
+
+def test_function_of_mlflow_is_known() -> None:
+    """The installed MLflow has the private function that creates its tables."""
+    assert create_tables() is not None
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.core.tracking_uri import absolute_uri
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.settings import Settings
+from mlflow_wandb_plugin.sqlite_schema import ensure_tables
 from mlflow_wandb_plugin.store import uris
 from mlflow_wandb_plugin.store.swap import swapped
 
@@ -87,20 +88,25 @@ def store_builder(registry: Any, original: Callable[[str], Any], store_uri: str)
     # Any registry may have versions of mirrored runs; that is checked for each version.
     has_runs = group == REGISTRY or (group == TRACKING and uris.is_mirrored(native))
     if is_active() and has_runs:
-        return _with_native_uris(builder, functools.partial(mirrored, group))
+        prepare = ensure_tables if group == TRACKING else None
+        return _with_native_uris(builder, functools.partial(mirrored, group), prepare)
     if native is store_uri:
         uris.add_unmirrored(native)
         return builder
     return _with_native_uris(builder, lambda store, _: store)
 
 
-def _with_native_uris(builder: Any, finish: Callable[[Any, str], Any]) -> Any:
+def _with_native_uris(
+    builder: Any, finish: Callable[[Any, str], Any], prepare: Callable[[str], None] | None = None
+) -> Any:
     @functools.wraps(builder, updated=())
     def build(*args: Any, **kwargs: Any) -> Any:
         given = [_native_of(value) for value in args]
         named = {name: _native_of(value) for name, value in kwargs.items()}
-        uri = named.get("store_uri") or (given[0] if given else "")
-        return finish(builder(*given, **named), str(uri))
+        uri = str(named.get("store_uri") or (given[0] if given else ""))
+        if prepare is not None:
+            prepare(uri)
+        return finish(builder(*given, **named), uri)
 
     return build
 
@@ -162,6 +168,8 @@ def build_store(group: str, store_uri: str, **options: Any) -> Any:
     known = inspect.signature(builder).parameters
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
     taken = {name: value for name, value in options.items() if anything or name in known}
+    if group == TRACKING:
+        ensure_tables(native)
     store = builder(store_uri=native, **taken)
     return mirrored(group, store, native) if is_active() else store
 

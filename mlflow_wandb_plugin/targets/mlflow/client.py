@@ -14,6 +14,7 @@ from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
 from mlflow_wandb_plugin.mapping.names import Limits
+from mlflow_wandb_plugin.sqlite_schema import ensure_tables
 from mlflow_wandb_plugin.targets.mlflow.run_client import Metrics, Params, RunClient, Tags
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import is_data_fault
 
@@ -198,8 +199,9 @@ def _opened(uri: str | None) -> MlflowClient:
 
     files = (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError)
     try:
+        ensure_tables(uri or default_uri())
         return MlflowClient(tracking_uri=uri)
-    except (MlflowException, ImportError, *files) as error:
+    except (MlflowException, ImportError, TargetError, *files) as error:
         shown, reason = without_credentials(uri or ""), _first_line(error)
         raise UsageError(f"MLflow cannot use the tracking URI {shown}: {reason}") from error
 

@@ -195,7 +195,7 @@ def test_a_point_that_the_server_refuses_is_counted(server: str) -> None:
     assert isinstance(target._bulk, RestBulk)
     writer = target.open(info, "backfill")
     writer.append(Series(("m",), [0, 1, 2], [5, -1, 7], [1.0, 2.0, 3.0]))
-    writer._points._writer.append("not [a] name", (1.0,), (5,), (0,))
+    writer._points._writer.append(Points("not [a] name", (1.0,), (5,), (0,)))
     end(writer, info)
     writer.close()
     assert writer.losses == {"metric_refused": 2}
