@@ -17,7 +17,7 @@ from mlflow_wandb_plugin.archive.codec import dumps, loads
 from mlflow_wandb_plugin.archive.folder_names import FileNames, folder_name
 from mlflow_wandb_plugin.core.atomic_files import write_atomically
 from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef, FileRef, UnreadableRange
-from mlflow_wandb_plugin.mapping.run_documents import artifact_document
+from mlflow_wandb_plugin.mapping.documents import artifact_document
 
 INDEX = "files.json"
 FILES, ARTIFACTS = "files", "artifacts"

@@ -22,7 +22,7 @@ from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.live.terminal import ProgressLine, print_line, warn_once
 from mlflow_wandb_plugin.settings import Settings
-from mlflow_wandb_plugin.wandb_log.folder_names import segment_of
+from mlflow_wandb_plugin.wandb_log.run_folders import segment_of
 
 LOG_NAME = "replicator.log"
 TROUBLE_PATIENCE_S = 10.0

@@ -22,8 +22,8 @@ from mlflow.utils.validation import (
 from mlflow_wandb_plugin.core import redaction
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.mapping import names, system_metrics, to_mlflow
+from mlflow_wandb_plugin.mapping.documents import canonical_json
 from mlflow_wandb_plugin.mapping.names import Namer, legal_name, safe_path
-from mlflow_wandb_plugin.mapping.run_documents import canonical_json
 
 awkward = st.sampled_from(
     ["", ".", "..", "...", "..a", "/a", "a/", "a//b", "../x", "./a", "a/../b", "recall@5", "a\n",

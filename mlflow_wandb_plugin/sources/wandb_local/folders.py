@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
-from mlflow_wandb_plugin.wandb_log.folder_names import RUN_FOLDER, segment_of
+from mlflow_wandb_plugin.wandb_log.run_folders import RUN_FOLDER, segment_of
 
 _WANDB_FOLDERS = ("wandb", ".wandb")
 

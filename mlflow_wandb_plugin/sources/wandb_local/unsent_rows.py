@@ -21,8 +21,8 @@ from mlflow_wandb_plugin.core.model import nest
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import frames, reader
 from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
-from mlflow_wandb_plugin.wandb_log.folder_names import segment_of
 from mlflow_wandb_plugin.wandb_log.metric_definitions import MetricDefinitions
+from mlflow_wandb_plugin.wandb_log.run_folders import segment_of
 from mlflow_wandb_plugin.wandb_log.steps import Row, StepMachine
 from mlflow_wandb_plugin.wandb_log.summary import SummaryFold
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import RunInfo
-from mlflow_wandb_plugin.mapping.run_documents import SWEEP_CONFIG_FILE
+from mlflow_wandb_plugin.mapping.documents import SWEEP_CONFIG_FILE
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.concurrent_creation import create_once, find_settled
 from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun

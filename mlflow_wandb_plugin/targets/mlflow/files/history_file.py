@@ -7,7 +7,7 @@ import os
 from typing import TextIO
 
 from mlflow_wandb_plugin.core.model import RowObjects, nest
-from mlflow_wandb_plugin.mapping.run_documents import HISTORY_FILE, canonical_json
+from mlflow_wandb_plugin.mapping.documents import HISTORY_FILE, canonical_json
 from mlflow_wandb_plugin.targets.mlflow.files.uploads import Uploads
 
 LOCAL_NAME = "history.jsonl"

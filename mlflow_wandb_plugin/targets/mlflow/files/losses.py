@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from dataclasses import asdict, dataclass
 
-from mlflow_wandb_plugin.mapping.run_documents import canonical_json
+from mlflow_wandb_plugin.mapping.documents import canonical_json
 
 KEPT_LINES = 10_000
 REFUSED_METRIC = "metric_refused"

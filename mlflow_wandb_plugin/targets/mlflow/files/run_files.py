@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, RunInfo
-from mlflow_wandb_plugin.mapping import run_documents, to_mlflow
+from mlflow_wandb_plugin.mapping import documents, to_mlflow
+from mlflow_wandb_plugin.mapping.documents import artifact_document
 from mlflow_wandb_plugin.mapping.names import Limits, Namer, safe_path
-from mlflow_wandb_plugin.mapping.run_documents import artifact_document
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.files.history_file import HistoryFile
 from mlflow_wandb_plugin.targets.mlflow.files.losses import Losses
@@ -62,15 +62,15 @@ class RunFiles:
         def load(path: str, default: Any) -> Any:
             return json.loads(self._uploads.download(path)) if path in paths else default
 
-        if run_documents.HISTORY_FILE in paths:
-            self._history.load(self._uploads.download(run_documents.HISTORY_FILE))
-        self._config = load(run_documents.CONFIG_FILE, {})
-        self.summary = load(run_documents.SUMMARY_FILE, {})
-        self._lineage = load(run_documents.LINEAGE_FILE, [])
+        if documents.HISTORY_FILE in paths:
+            self._history.load(self._uploads.download(documents.HISTORY_FILE))
+        self._config = load(documents.CONFIG_FILE, {})
+        self.summary = load(documents.SUMMARY_FILE, {})
+        self._lineage = load(documents.LINEAGE_FILE, [])
         self.long_tags = load(LONG_TAGS_FILE, {})
         if LOSSES_FILE in paths:
             self._losses.load(self._uploads.download(LOSSES_FILE))
-        names = load(run_documents.RENAMED_FILE, {})
+        names = load(documents.RENAMED_FILE, {})
         return names.get("metrics", {}), names.get("params", {})
 
     def add_row(self, row: RowObjects) -> None:
@@ -80,7 +80,7 @@ class RunFiles:
 
     def add_file(self, ref: FileRef) -> None:
         self._media.add_file(ref)
-        target = f"{run_documents.FILES_DIR}/{safe_path(ref.path)}"
+        target = f"{documents.FILES_DIR}/{safe_path(ref.path)}"
         self._uploads.upload(ref.local, target, "file_missing")
 
     def add_artifact(self, artifact: ArtifactRef) -> None:
@@ -96,12 +96,12 @@ class RunFiles:
         )
         for entry in artifact.entries:
             if entry.local is not None:
-                target = f"{run_documents.ARTIFACTS_DIR}/{base}/{safe_path(entry.path)}"
+                target = f"{documents.ARTIFACTS_DIR}/{base}/{safe_path(entry.path)}"
                 self._uploads.upload(entry.local, target, "artifact_file_missing")
             elif entry.ref is None:
                 self._losses.counts["artifact_file_missing"] += 1
         document = _describe(artifact)
-        self._uploads.write_json(f"{run_documents.ARTIFACTS_DIR}/{base}.json", document)
+        self._uploads.write_json(f"{documents.ARTIFACTS_DIR}/{base}.json", document)
 
     def save_losses(self) -> None:
         """Upload new losses; call it before a position is written behind them."""
@@ -124,17 +124,17 @@ class RunFiles:
         """Upload the original keys of renamed metrics and params, if there are any."""
         if metrics or params:
             names = {"metrics": dict(metrics), "params": dict(params)}
-            self._uploads.write_json(run_documents.RENAMED_FILE, names)
+            self._uploads.write_json(documents.RENAMED_FILE, names)
             self._uploads.wait()
 
     def finish(self, info: RunInfo) -> None:
         """Upload the documents and wait for all uploads."""
         self._upload_rows()
         config = {**self._config, **to_mlflow.config_document(info)}
-        self._uploads.write_json(run_documents.CONFIG_FILE, config)
-        self._uploads.write_json(run_documents.SUMMARY_FILE, self.summary)
+        self._uploads.write_json(documents.CONFIG_FILE, config)
+        self._uploads.write_json(documents.SUMMARY_FILE, self.summary)
         if self._lineage:
-            self._uploads.write_json(run_documents.LINEAGE_FILE, self._lineage)
+            self._uploads.write_json(documents.LINEAGE_FILE, self._lineage)
             self._log_inputs()
         if self.long_tags:
             self._uploads.write_json(LONG_TAGS_FILE, self.long_tags)

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mlflow_wandb_plugin.mapping.documents import canonical_json
 from mlflow_wandb_plugin.mapping.names import safe_path
-from mlflow_wandb_plugin.mapping.run_documents import canonical_json
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.files.losses import Loss, Losses
 
