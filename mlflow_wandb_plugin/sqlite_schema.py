@@ -34,7 +34,7 @@ def ensure_tables(uri: str) -> None:
 
     Raises:
         TargetError: the tables cannot be created or migrated.
-        TargetUnavailableError: another process holds the lock for too long.
+        TargetUnavailableError: another process holds the lock, or SQLite's, for too long.
     """
     path = database_file(uri)
     if path is None or create_tables() is None or _has_tables(path):
@@ -80,10 +80,9 @@ def _has_tables(path: Path) -> bool:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", BUSY_S, uri=True)) as database:
             rows = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             return set(Base.metadata.tables) <= {name for (name,) in rows}
-    except sqlite3.OperationalError as error:
-        raise TargetUnavailableError(f"{path} cannot be read: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise TargetError(f"{path} is not a SQLite database: {error}") from error
+    except sqlite3.Error:
+        # MLflow, which opens the file next, reports what is wrong with it.
+        return True
 
 
 def _create_or_migrate(path: Path) -> None:
@@ -103,6 +102,8 @@ def _create_or_migrate(path: Path) -> None:
             _replace_content(database, built)
             database.execute("COMMIT")
     except (OSError, sqlite3.Error) as error:
+        if "locked" in str(error):
+            raise TargetUnavailableError(f"{path} is in use: {error}") from error
         raise TargetError(f"the tables of {path} cannot be created: {error}") from error
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_wandb_plugin.errors import TargetError
 from mlflow_wandb_plugin.sqlite_schema import create_tables, database_file, ensure_tables
 from tests.support.environment import isolated
 from tests.support.mlflow_state import read_runs
@@ -131,11 +130,10 @@ def test_old_database_is_migrated_with_its_rows(tmp_path: Path, empty_store: Pat
         assert ("kept",) in database.execute("SELECT name FROM experiments").fetchall()
 
 
-def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    """Nothing is written into it, and the error is not one that is retried."""
+def test_file_that_is_no_database_is_left_to_mlflow(tmp_path: Path) -> None:
+    """Nothing is written into it: MLflow reports what is wrong when it opens the file."""
     (tmp_path / "text.db").write_text("text " * 1000)
-    with pytest.raises(TargetError, match="not a SQLite database"):
-        ensure_tables(f"sqlite:///{tmp_path / 'text.db'}")
+    ensure_tables(f"sqlite:///{tmp_path / 'text.db'}")
     assert (tmp_path / "text.db").read_text() == "text " * 1000
 
 

@@ -12,12 +12,14 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def replaced(path: Path) -> Iterator[Path]:
+def replaced(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     """Yield the path of a file to write; on success it replaces ``path``, else it is removed.
 
-    The temporary file is in the folder of ``path``, hidden, and of this call alone.
+    Args:
+        temporary: the file to write, in the folder of ``path``; by default one of this call alone.
+            A process that is killed leaves it: the next one replaces it only if it has one name.
     """
-    temporary = _temporary_path(path)
+    temporary = temporary or _temporary_path(path)
     try:
         yield temporary
         os.replace(temporary, path)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mlflow_wandb_plugin.core.atomic_files import write_atomically
+from mlflow_wandb_plugin.core.atomic_files import replaced
 from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, USER_TAG
 from mlflow_wandb_plugin.mapping.names import Limits
 from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun, RepositoryClient, RunClient
@@ -203,7 +203,9 @@ class SqlClient(RepositoryClient):
             return False
         target = Path(folder, path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, text)
+        # MLflow lists the file that a killed process leaves: the next writer must replace it.
+        with replaced(target, target.with_name(f".{target.name}.part")) as part:
+            part.write_text(text, encoding="utf-8")
         return True
 
     def batched(self, steps: Sequence[Callable[[], object]]) -> bool:
