@@ -91,7 +91,7 @@ def compare(
     from mlflow.entities import Metric
 
     steps = iter(range(10_000_000))
-    inner = type(store)._mlflow_wandb_inner
+    inner = type(store).__base__
     original = inner.log_batch
     if not whole:
         original = lambda *args, **kwargs: None  # noqa: E731
