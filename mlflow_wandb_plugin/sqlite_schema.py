@@ -37,7 +37,10 @@ def ensure_tables(uri: str) -> None:
         TargetUnavailableError: another process holds the lock, or SQLite's, for too long.
     """
     path = database_file(uri)
-    if path is None or create_tables() is None or _has_tables(path):
+    if path is None:
+        return
+    create = create_tables()
+    if create is None or _has_tables(path):
         return
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
     lock = Path(tempfile.gettempdir(), f"mlflow-wandb-{os.getuid()}-schema-{digest}.lock")
@@ -45,7 +48,7 @@ def ensure_tables(uri: str) -> None:
         if not locked:
             raise TargetUnavailableError(f"another process creates the tables of {path}: try again")
         if not _has_tables(path):
-            _create_or_migrate(path)
+            _create_or_migrate(path, create)
 
 
 def create_tables() -> Callable[[Any], None] | None:
@@ -85,7 +88,7 @@ def _has_tables(path: Path) -> bool:
         return True
 
 
-def _create_or_migrate(path: Path) -> None:
+def _create_or_migrate(path: Path, create: Callable[[Any], None]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -98,7 +101,7 @@ def _create_or_migrate(path: Path) -> None:
             built = Path(folder, "built.db")
             if path.stat().st_size:
                 shutil.copyfile(path, built)
-            _build(built)
+            _build(built, create)
             _replace_content(database, built)
             database.execute("COMMIT")
     except (OSError, sqlite3.Error) as error:
@@ -107,14 +110,12 @@ def _create_or_migrate(path: Path) -> None:
         raise TargetError(f"the tables of {path} cannot be created: {error}") from error
 
 
-def _build(path: Path) -> None:
+def _build(path: Path, create: Callable[[Any], None]) -> None:
     """Create or migrate the tables in a file that no other process uses."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
-    create = create_tables()
-    assert create is not None
     engine = create_engine(f"sqlite:///{path}")
     try:
         create(engine)
