@@ -110,7 +110,7 @@ class ArchiveRunWriter:
     def record_loss(self, unreadable: UnreadableRange) -> None:
         self.losses[f"damaged_{unreadable.unit}"] += unreadable.length
 
-    def restart(self) -> Mapping[str, int]:
+    def restart(self, complete: bool) -> Mapping[str, int]:
         """Continue after what the archive has: parts are only added."""
         return self.position
 

@@ -8,6 +8,8 @@ from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.decide import Decision, decide
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.outcome import Listener, Outcome
+from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.identity import Twin
 from mlflow_wandb_plugin.core.model import Item, RunInfo, Selection, UnreadableRange
 from mlflow_wandb_plugin.core.protocols import Source, Target
 from mlflow_wandb_plugin.core.replicate import replicate
@@ -72,7 +74,7 @@ class Carrier:
         """Carry one run. Never raises: an error becomes the outcome. May be called again."""
         decision = Decision("new", "migrate")
         try:
-            decision = decide(run, self._target, self._options)
+            decision = decide(run, self._source, self._target, self._options)
             migrate = decision.action == "migrate"
             outcome = self._migrate(run, decision) if migrate else _not_migrated(run, decision)
         except MlflowWandbError as error:
@@ -83,11 +85,20 @@ class Carrier:
         self._listener.run_done(outcome)
         return outcome
 
+    def rewrite(self, run: RunInfo, twin: Twin) -> Outcome:
+        """Write all of a run into its replica again.
+
+        Raises:
+            MlflowWandbError: it could not be read or written.
+        """
+        verdict = identity.verdict(run, twin)
+        return self._migrate(run, Decision(verdict, "migrate", "", twin, from_start=True))
+
     def _migrate(self, run: RunInfo, decision: Decision) -> Outcome:
         writer = self._target.open(run, "backfill", decision.twin)
         try:
-            # `--existing update` reads everything again: other metrics may be selected now.
-            since = writer.restart() if decision.verdict == "existing" else writer.position
+            complete = self._options.takes_everything
+            since = writer.restart(complete) if decision.from_start else writer.position
             items = self._source.read(run, since)
             if self._curves is not None:
                 items = self._curves.watch(run.run_id, items)

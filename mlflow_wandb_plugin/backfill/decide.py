@@ -9,24 +9,30 @@ from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.identity import Twin, Verdict
 from mlflow_wandb_plugin.core.model import RunInfo
-from mlflow_wandb_plugin.core.protocols import Target
+from mlflow_wandb_plugin.core.protocols import Source, Target
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do with a run, and why. ``twin`` is its replica, to be continued or skipped."""
+    """What to do with a run, and why.
+
+    Attributes:
+        twin: its replica, to be continued or skipped.
+        from_start: write all of the run again, whatever the replica says of its position.
+    """
 
     verdict: Verdict
     action: Literal["migrate", "skip", "refuse"]
     reason: str = ""
     twin: Twin | None = None
+    from_start: bool = False
 
 
-def decide(run: RunInfo, target: Target, options: BackfillOptions) -> Decision:
+def decide(run: RunInfo, source: Source, target: Target, options: BackfillOptions) -> Decision:
     """Look for the replica of ``run`` and decide by ``options`` what to do. Writes nothing.
 
     Raises:
-        TargetUnavailableError, TargetError: the target did not answer, or refused.
+        UnavailableError, SourceError, TargetError: one of them did not answer, or refused.
     """
     twin = target.find(run)
     verdict = identity.verdict(run, twin)
@@ -37,13 +43,25 @@ def decide(run: RunInfo, target: Target, options: BackfillOptions) -> Decision:
     if twin.origin == "dual" and options.dual_written == "trust":
         return Decision("dual-written", "skip", "dual-written, according to its config", twin)
     if verdict == "dual-written":
-        reason = (
-            "created in MLflow" if twin.origin == identity.MIRROR else "dual-written and complete"
-        )
-        return Decision(verdict, "skip", reason, twin)
+        return _dual_written(run, twin, source, target, options)
     if verdict in ("existing", "foreign"):
         return _existing(verdict, twin, options)
     return Decision(verdict, "migrate", "", twin)
+
+
+def _dual_written(
+    run: RunInfo, twin: Twin, source: Source, target: Target, options: BackfillOptions
+) -> Decision:
+    """Decide on a run whose tags say that it was dual-written completely."""
+    if twin.origin == identity.MIRROR:
+        return Decision("dual-written", "skip", "created in MLflow", twin)
+    if options.existing == "update":
+        return Decision("dual-written", "migrate", "", twin, from_start=True)
+    counts = source.point_counts(run)
+    lacking = "" if counts is None else target.lacking(twin, options.taken(counts))
+    if lacking:
+        return Decision("partial", "migrate", lacking, twin, from_start=True)
+    return Decision("dual-written", "skip", "dual-written and complete", twin)
 
 
 def _existing(verdict: Verdict, twin: Twin, options: BackfillOptions) -> Decision:
@@ -53,4 +71,7 @@ def _existing(verdict: Verdict, twin: Twin, options: BackfillOptions) -> Decisio
     if options.existing == "fail":
         return Decision(verdict, "refuse", f"{what} (--existing fail)", twin)
     # Another tool's points have other times: adding ours would double the points.
-    return Decision(verdict, "migrate", "", None if verdict == "foreign" else twin)
+    if verdict == "foreign":
+        return Decision(verdict, "migrate")
+    # Other metrics may be selected now.
+    return Decision(verdict, "migrate", "", twin, from_start=True)

@@ -148,16 +148,18 @@ def verify_runs(
     *,
     experiment: str = "{project}",
     selection: Selection | None = None,
+    repair: bool = False,
     **options: Any,
 ) -> list[Verified]:
-    """Compare W&B runs with their replicas in MLflow, value by value; write nothing.
+    """Compare W&B runs with their replicas in MLflow, value by value.
 
     Args:
         source, to, experiment, selection, options: as `backfill_runs` takes them.
+        repair: write a run that differs again, and compare once more; else write nothing.
 
     Raises:
         UsageError, SourceError: nothing could be compared.
     """
     chosen = BackfillOptions.of(**options)
     job = Job(source, to, experiment, selection or Selection(), chosen)
-    return list(verify(*open_ends(job), job.selection, chosen))
+    return list(verify(*open_ends(job), job.selection, chosen, repair=repair))

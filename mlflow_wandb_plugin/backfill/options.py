@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from mlflow_wandb_plugin.core.limiter import RequestGate
-from mlflow_wandb_plugin.core.model import ArtifactRef, Item, RowObjects, Selection, Series
+from mlflow_wandb_plugin.core.model import ArtifactRef, Item, Key, RowObjects, Selection, Series
 from mlflow_wandb_plugin.core.protocols import SourceOptions, TargetOptions, WritePath
 from mlflow_wandb_plugin.errors import UsageError
 
@@ -58,9 +58,14 @@ class BackfillOptions:
             except re.error as error:
                 raise UsageError(f"{pattern!r} is not a regular expression: {error}") from error
 
+    @property
+    def takes_everything(self) -> bool:
+        """Whether no metric and no artifact is excluded."""
+        return self.artifacts and not self.include_metrics and not self.exclude_metrics
+
     def wanted(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield ``items`` without metrics and artifacts that are excluded."""
-        if not (self.include_metrics or self.exclude_metrics) and self.artifacts:
+        if self.takes_everything:
             yield from items
             return
         for item in items:
@@ -74,6 +79,10 @@ class BackfillOptions:
                     continue
                 item = RowObjects(item.step, item.timestamp_ms, kept)
             yield item
+
+    def taken(self, counts: Mapping[Key, int]) -> dict[Key, int]:
+        """Return the counts of those metrics that are not excluded."""
+        return {key: count for key, count in counts.items() if self._takes(key)}
 
     def _takes(self, key: tuple[str, ...]) -> bool:
         name = ".".join(key)

@@ -18,6 +18,8 @@ class Listener:
 
     def run_done(self, outcome: Outcome) -> None: ...
 
+    def run_verified(self) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

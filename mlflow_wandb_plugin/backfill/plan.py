@@ -37,7 +37,7 @@ def plan(
         SourceError, TargetUnavailableError, TargetError
     """
     for run in selected(source, selection):
-        decision = decide(run, target, options)
+        decision = decide(run, source, target, options)
         size = source.size(run) if decision.action == "migrate" else Size()
         yield PlannedRun(run, decision, size)
     for unreadable in source.unreadable:

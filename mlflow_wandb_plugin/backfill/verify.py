@@ -1,20 +1,24 @@
-"""Compare runs of a source with their replicas in the target, value by value. Write nothing."""
+"""Compare runs of a source with their replicas in the target, value by value, and repair them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from mlflow_wandb_plugin.backfill.carrier import selected
+from mlflow_wandb_plugin.backfill.carrier import Carrier, selected
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.outcome import Listener
+from mlflow_wandb_plugin.core.identity import Twin
 from mlflow_wandb_plugin.core.model import RunInfo, Selection
-from mlflow_wandb_plugin.core.protocols import Source, Target
+from mlflow_wandb_plugin.core.protocols import Difference, Source, Target
 from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
 
 Result = Literal["equal", "different", "absent", "foreign", "failed"]
+
+KEPT_DIFFERENCES = 100
+CANNOT_CHANGE = "MLflow cannot change it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,8 @@ class Verified:
             failed: it could not be compared, ``reason`` says why.
         checked: number of values compared, by kind.
         differences: the first differences, one line each; ``count`` counts all.
+        by_design: what differs although both are right, one line each with the reason.
+        repaired: number of values that were repaired.
     """
 
     run: RunInfo
@@ -34,6 +40,8 @@ class Verified:
     checked: Mapping[str, int] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
     count: int = 0
+    by_design: tuple[str, ...] = ()
+    repaired: int = 0
     reason: str = ""
 
 
@@ -43,9 +51,13 @@ def verify(
     selection: Selection,
     options: BackfillOptions | None = None,
     listener: Listener | None = None,
+    repair: bool = False,
 ) -> Iterator[Verified]:
     """Compare each selected run with its replica: points with their steps and times, params, tags,
-    name, status, end time, and files by content.
+    name, status, start and end, and files by content.
+
+    Args:
+        repair: write a run that differs again, and compare once more.
 
     Raises:
         UsageError: the target cannot be compared with.
@@ -53,34 +65,67 @@ def verify(
     """
     if not target.comparable:
         raise UsageError("verify compares with an MLflow tracking URI: pass one with --to")
-    options, listener = options or BackfillOptions(), listener or Listener()
+    comparing = _Comparing(source, target, options or BackfillOptions(), listener or Listener())
     for run in selected(source, selection):
         try:
-            yield _verified(run, source, target, options, listener)
+            result = comparing.verified(run)
+            if repair and result.result == "different":
+                result = comparing.repaired(result)
         except MlflowWandbError as error:
-            yield Verified(run, "failed", reason=str(error))
+            result = Verified(run, "failed", reason=str(error))
+        comparing.listener.run_verified()
+        yield result
 
 
-def _verified(
-    run: RunInfo, source: Source, target: Target, options: BackfillOptions, listener: Listener
-) -> Verified:
-    twin = target.find(run)
-    if twin is None:
-        return Verified(run, "absent", reason="no run in MLflow names it")
-    if twin.foreign or twin.adopted:
-        return Verified(run, "foreign", twin.run_id, reason="another tool wrote it")
-    comparison = target.compare(run, twin)
-    try:
-        carried = replicate(options.wanted(source.read(run, {})), comparison, listener.points)
-    finally:
-        comparison.close()
-    for unreadable in carried.unreadable:
-        comparison.differs(str(unreadable))
-    return Verified(
-        carried.info or run,
-        "different" if comparison.count else "equal",
-        twin.run_id,
-        dict(comparison.checked),
-        tuple(comparison.differences),
-        comparison.count,
-    )
+class _Comparing:
+    """Compares and repairs the runs of one source."""
+
+    def __init__(
+        self, source: Source, target: Target, options: BackfillOptions, listener: Listener
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._options = options
+        self.listener = listener
+
+    def verified(self, run: RunInfo) -> Verified:
+        """Compare one run."""
+        twin = self._target.find(run)
+        if twin is None:
+            return Verified(run, "absent", reason="no run in MLflow names it")
+        if twin.foreign or twin.adopted:
+            return Verified(run, "foreign", twin.run_id, reason="another tool wrote it")
+        return self._compared(run, twin)
+
+    def repaired(self, before: Verified) -> Verified:
+        """Write a run that differs again, and return what differs then."""
+        twin = self._target.find(before.run)
+        if twin is None:
+            return before
+        Carrier(self._source, self._target, self._options, self.listener).rewrite(before.run, twin)
+        after = self._compared(before.run, twin, suffix=f" ({CANNOT_CHANGE})")
+        return replace(after, repaired=before.count - after.count)
+
+    def _compared(self, run: RunInfo, twin: Twin, suffix: str = "") -> Verified:
+        """Compare a run with its twin; ``suffix`` follows what writing it again does not mend."""
+        comparison = self._target.compare(run, twin)
+        try:
+            items = self._options.wanted(self._source.read(run, {}))
+            carried = replicate(items, comparison, self.listener.points)
+            comparison.compare()
+        finally:
+            comparison.close()
+        for unreadable in carried.unreadable:
+            comparison.differs(Difference(str(unreadable)))
+        real = [one for one in comparison.differences if not one.by_design]
+        lines = (one.what + (suffix if not one.fixable else "") for one in real)
+        designed = [one for one in comparison.differences if one.by_design]
+        return Verified(
+            carried.info or run,
+            "different" if real else "equal",
+            twin.run_id,
+            dict(comparison.checked),
+            tuple(lines)[:KEPT_DIFFERENCES],
+            sum(one.values for one in real),
+            tuple(f"{one.what}: {one.by_design}" for one in designed)[:KEPT_DIFFERENCES],
+        )

@@ -61,6 +61,9 @@ class ProgressBar(Listener):
     def run_done(self, outcome: Outcome) -> None:
         self._progress.update(self._runs, advance=1)
 
+    def run_verified(self) -> None:
+        self._progress.update(self._runs, advance=1)
+
     def __enter__(self) -> ProgressBar:
         self._progress.start()
         return self

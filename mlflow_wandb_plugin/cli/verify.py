@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -22,26 +24,33 @@ SHOWN_DIFFERENCES = 5
 
 @click.command()
 @reads_source
+@click.option("--repair", is_flag=True, help="Write runs that differ again, and compare once more.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify(
-    source: str, to: str, experiment: str, selection: Selection, as_json: bool, **options: Any
-) -> None:
-    """Compare the runs of SOURCE with those in MLflow, value by value; write nothing.
+    source: str, to: str, experiment: str, selection: Selection, repair: bool, as_json: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Compare the runs of SOURCE with those in MLflow, value by value.
 
     SOURCE is as for `mlflow-wandb backfill`. Compared are every point with its step and time,
-    params, tags, name, status and end time, and files by their content.
+    params, tags, name, status, start and end, and files by their content. What differs by design,
+    such as times of two clocks, is counted apart. Nothing is written without --repair.
 
     Exit code: 0 all equal, 1 something differs or is absent, 2 it could not start.
     """
+    # MLflow's own bars, one for each file, would hide this command's bar.
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     job = Job(source, to, experiment, selection, BackfillOptions(**options))
     opened_source, target = open_ends(job)
-    with ProgressBar() as bar:
-        results = list(compare(opened_source, target, selection, job.options, bar))
+    with ProgressBar(lambda: opened_source.count(selection)) as bar:
+        compared = compare(opened_source, target, selection, job.options, bar, repair)
+        results = list(compared)
     if as_json:
         click.echo(json.dumps([_document(result) for result in results], indent=1))
     else:
         for result in results:
             _show(result)
+        click.echo(_one_line(results))
     sys.exit(0 if all(result.result in ("equal", "foreign") for result in results) else 1)
 
 
@@ -55,8 +64,17 @@ def _document(result: Verified) -> dict[str, Any]:
 def _show(result: Verified) -> None:
     checked = ", ".join(f"{number:,} {kind}" for kind, number in sorted(result.checked.items()))
     details = result.reason or checked
+    if result.by_design:
+        details += f"; {len(result.by_design)} differ by design"
+    if result.repaired:
+        details += f"; {result.repaired:,} repaired"
     click.echo(f"{result.run.path}: {result.result} ({details})")
     for difference in result.differences[:SHOWN_DIFFERENCES]:
         click.echo(f"  {difference}")
     if result.count > SHOWN_DIFFERENCES:
         click.echo(f"  and {result.count - SHOWN_DIFFERENCES:,} more; --json lists the first 100")
+
+
+def _one_line(results: list[Verified]) -> str:
+    counted = Counter(result.result for result in results)
+    return ", ".join(f"{number} {result}" for result, number in sorted(counted.items()))

@@ -68,6 +68,7 @@ class Twin:
     Attributes:
         position: offset up to which each log was carried, by segment; `TO_THE_END` for all of it.
         rows: number of history rows carried, by segment.
+        refused: number of points that MLflow refused.
         foreign: export-wandb-to-mlflow migrated the run.
         adopted: the W&B config names it, and it has none of our tags: another tool, such as
             MosaicML Composer, dual-writes it, with other times and fewer points.
@@ -79,6 +80,7 @@ class Twin:
     state: str
     position: Mapping[str, int]
     rows: Mapping[str, int]
+    refused: int = 0
     foreign: bool = False
     adopted: bool = False
 

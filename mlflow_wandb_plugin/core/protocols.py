@@ -86,6 +86,14 @@ class Source(ABC):
         """Return the number of selected runs; None where counting would cost too much."""
         return sum(1 for _ in self.runs(selection))
 
+    def point_counts(self, run: RunInfo) -> Mapping[Key, int] | None:
+        """Return the number of points by history key; None where counting would cost too much.
+
+        Raises:
+            SourceError: the run cannot be read.
+        """
+        return None
+
     @abstractmethod
     def size(self, run: RunInfo) -> Size:
         """Return what `read` would yield, counted or estimated, for a plan.
@@ -140,8 +148,12 @@ class RunWriter(Protocol):
     def record_loss(self, unreadable: UnreadableRange) -> None:
         """Count what the source could not read."""
 
-    def restart(self) -> Mapping[str, int]:
-        """Prepare a complete run to be written again; returns the position to read from."""
+    def restart(self, complete: bool) -> Mapping[str, int]:
+        """Prepare a run to be written again; returns the position to read from.
+
+        Args:
+            complete: whether all of the run comes again, so that its documents are written anew.
+        """
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Make everything so far durable and record ``checkpoint`` with it."""
@@ -153,23 +165,39 @@ class RunWriter(Protocol):
         """Release threads and temporary files. Never raises; called in any case."""
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One value of a replica that is not what would be written.
+
+    Attributes:
+        by_design: why both are right, such as times of two clocks; empty for a real difference.
+        fixable: whether writing the run again makes it equal; MLflow cannot change a param, remove
+            a point or move the start of a run.
+        values: number of values that differ.
+    """
+
+    what: str
+    by_design: str = ""
+    fixable: bool = True
+    values: int = 1
+
+
 class RunComparison(RunWriter, Protocol):
-    """A `RunWriter` that writes nothing and records what differs."""
+    """A `RunWriter` that writes nothing. Give it all items of the run, then call `compare`."""
 
     @property
     def checked(self) -> Mapping[str, int]:
         """Number of values compared, by kind."""
 
     @property
-    def differences(self) -> Sequence[str]:
-        """The first differences, one line each."""
+    def differences(self) -> Sequence[Difference]:
+        """All differences."""
 
-    @property
-    def count(self) -> int:
-        """Number of all differences."""
+    def differs(self, difference: Difference | None) -> None:
+        """Record a difference, if it is one."""
 
-    def differs(self, what: str) -> None:
-        """Record a difference."""
+    def compare(self) -> None:
+        """Compare what the items amount to with what is there."""
 
 
 class Target(ABC):
@@ -194,6 +222,14 @@ class Target(ABC):
     def compare(self, info: RunInfo, twin: Twin) -> RunComparison:
         """Return a comparison of ``twin`` with what would be written into it now."""
         raise TargetError("this target cannot be compared with")
+
+    def lacking(self, twin: Twin, counts: Mapping[Key, int]) -> str:
+        """Say which points of a complete replica are missing; empty if none are known to be.
+
+        Args:
+            counts: number of points by history key, as `Source.point_counts` returns them.
+        """
+        return ""
 
     def curve(self, run_id: str, key: Key) -> list[tuple[int, float]]:
         """Return points (step, value) of a metric for a report's curve; empty where unknown."""

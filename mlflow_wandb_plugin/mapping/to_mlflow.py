@@ -19,6 +19,12 @@ from mlflow_wandb_plugin.mapping.names import Limits, storable
 
 MAPPING_VERSION = "2"
 
+EDITABLE_TAGS = (
+    "wandb.name", "wandb.group", "run_group", "wandb.job_type", "wandb.tags",
+    "wandb.config.changed",
+)  # fmt: skip
+"""Tags of what may be removed from a W&B run; each tag of the run has a tag of its own, too."""
+
 INTERNAL_CONFIG_KEY = "_wandb"
 
 STATUS: Mapping[RunState, str] = {

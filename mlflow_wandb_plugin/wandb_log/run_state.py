@@ -118,9 +118,10 @@ class RunFacts:
         self.facts.update({name: value for name, value in known.items() if value})
 
     def add_exit(self, exit_record: proto.RunExitRecord) -> None:
-        """Add the exit; the run time of a resumed run is not that of its last log."""
+        """Add the exit; the run time of a resumed run is that of all its logs."""
         self._exit = exit_record
-        if exit_record.runtime and not self._resumed:
+        resumed = self._resumed or len(self.segments) > 1
+        if exit_record.runtime and not resumed:
             self.note_time(self._segment_started_ms + exit_record.runtime * 1000)
 
     def state(self) -> RunState:

@@ -96,9 +96,13 @@ def _sql(statement: str) -> Callable[[str], None]:
     ("damage", "words"),
     [
         (_sql("delete from metrics where key = 'm' and step = 7"), "metric m: no point 1.0"),
-        (_sql("update metrics set value = 9 where key = 'm' and step = 3"), "metric m: no point"),
-        (_sql("update metrics set timestamp = 9 where key = 'm' and step = 3"), "metric m"),
-        (_sql("update metrics set is_nan = 0 where key = 'odd' and step = 0"), "point NaN"),
+        (
+            _sql("update metrics set value = 9 where key = 'm' and step = 3"),
+            "metric m: step 3 has 9.0 at",
+        ),
+        (_sql("update metrics set timestamp = 9 where key = 'm' and step = 3"), "at time 9 ms, no"),
+        (_sql("update metrics set is_nan = 0 where key = 'odd' and step = 0"), ", not nan at time"),
+        (_sql("update runs set start_time = start_time + 1"), "the run's start is"),
         (_sql("update params set value = '1' where key = 'lr'"), "param lr is '1', not '0.5'"),
         (_sql("delete from params where key = 'lr'"), "param lr is absent"),
         (_sql("delete from tags where key = 'wandb.tag.x'"), "tag wandb.tag.x is absent"),
@@ -142,12 +146,17 @@ def test_files_are_compared_by_content(recorded: Path, filled: str, tmp_path: Pa
 
 
 def test_what_mlflow_has_beside_it_is_counted(recorded: Path, filled: str) -> None:
-    """A point that the user logged to MLflow alone is no difference."""
+    """A metric that the user logged to MLflow alone is no difference, a further point of a key of
+    W&B's is one."""
     client = MlflowClient(filled)
-    client.log_metric(read_runs(filled)["r1"].run_id, "m", 1.0, timestamp=1, step=1000)
+    run_id = read_runs(filled)["r1"].run_id
+    client.log_metric(run_id, "only in mlflow", 1.0, timestamp=1, step=1000)
     result = check(recorded, filled)
     assert result.result == "equal"
-    assert result.checked["points of MLflow alone"] == 1
+    assert result.checked["metrics of MLflow alone"] == 1
+    client.log_metric(run_id, "m", 1.0, timestamp=1, step=1000)
+    result = check(recorded, filled)
+    assert result.differences == ("metric m: W&B has no point 1.0 at step 1000, time 1 ms",)
 
 
 def test_a_run_that_is_not_there_is_absent(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from mlflow_wandb_plugin.core.model import (
     FileRef,
     Item,
+    Key,
     RunInfo,
     Selection,
     Series,
@@ -81,6 +83,14 @@ class WandbDir(Source):
             elif isinstance(item, FileRef):
                 files.add(item.local)
         return Size(points, sum(file.stat().st_size for file in files if file.is_file()))
+
+    def point_counts(self, run: RunInfo) -> Mapping[Key, int]:
+        """Count the points by reading the run's logs."""
+        counts: Counter[Key] = Counter()
+        for item in read_logs(self._logs_of(run), {}):
+            if isinstance(item, Series) and item.kind == "history":
+                counts[item.key] += len(item.values)
+        return counts
 
     def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
         """Yield the run's items after ``since``; see `read_logs`."""

@@ -63,11 +63,16 @@ class RunKeys:
     @property
     def points(self) -> int:
         """Number of points of the whole history."""
-        return sum(
-            types.get("number", 0) + types.get("boolean", 0)
+        return sum(self.point_counts.values())
+
+    @property
+    def point_counts(self) -> dict[Key, int]:
+        """Number of points by key."""
+        return {
+            self.path(name): types.get("number", 0) + types.get("boolean", 0)
             for name, types in self.types.items()
             if name not in INTERNAL_KEYS
-        )
+        }
 
     @property
     def width(self) -> int:

@@ -10,7 +10,15 @@ from math import ceil
 from typing import Any
 
 from mlflow_wandb_plugin.core.identity import SERVER
-from mlflow_wandb_plugin.core.model import Item, RunInfo, Selection, Size, UnreadableRange, flatten
+from mlflow_wandb_plugin.core.model import (
+    Item,
+    Key,
+    RunInfo,
+    Selection,
+    Size,
+    UnreadableRange,
+    flatten,
+)
 from mlflow_wandb_plugin.core.protocols import Source, SourceOptions
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.sources.wandb_server.artifacts import LOGGED, RunArtifacts, list_artifacts
@@ -91,6 +99,11 @@ class WandbServerSource(Source):
         # The run twice, exports, files, events, used and logged artifacts; then their contents.
         requests = 7 + ceil(rows / self._page_rows) + len(files) + 3 * len(artifacts)
         return Size(points, sum(files) + sum(artifacts), requests)
+
+    def point_counts(self, run: RunInfo) -> Mapping[Key, int]:
+        """Return what the server counts, without reading the history."""
+        node = self._lister.node(run.run_id)
+        return RunKeys(node.get("historyKeys"), self._lister.info(node).summary).point_counts
 
     def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
         """See `Source.read`. A downloaded file exists while its `FileRef.local` is referenced."""

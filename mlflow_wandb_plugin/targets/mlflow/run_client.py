@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -91,6 +94,20 @@ class RunClient:
     def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
         self._client.log_artifact(run_id, local_path, artifact_path)
 
+    def points(self, run_id: str, names: Sequence[str]) -> Iterator[Points]:
+        """Yield all points of the metrics ``names``, in blocks; points of further metrics of the
+        run may be among them."""
+        for name in names:
+            yield points_of(name, self._client.get_metric_history(run_id, name))
+
+    def point_counts(self, run_id: str) -> dict[str, int]:
+        """Number of points by metric."""
+        names = list(self._client.get_run(run_id).data.metrics)
+        counts = Counter(dict.fromkeys(names, 0))
+        for points in self.points(run_id, names):
+            counts[points.name] += len(points.values)
+        return dict(counts)
+
     def put_text(self, run_id: str, path: str, text: str) -> bool:
         """Write a small file among a run's artifacts, if they are files of this machine; else
         return False and do nothing."""
@@ -131,6 +148,16 @@ class RepositoryClient(RunClient):
             self._repositories[run_id] = repository
             while len(self._repositories) > KEPT_REPOSITORIES:
                 del self._repositories[next(iter(self._repositories))]
+
+
+def points_of(name: str, metrics: Sequence[Metric]) -> Points:
+    """Return MLflow's entities of one metric as columns."""
+    return Points(
+        name,
+        [metric.value for metric in metrics],
+        [metric.timestamp for metric in metrics],
+        [metric.step for metric in metrics],
+    )
 
 
 def has_tag(key: str) -> str:

@@ -52,6 +52,19 @@ class RunDescription:
         self._params.update((param.key, param.value) for param in params)
         self.remember(tags)
 
+    def remove_stale(self, info: RunInfo) -> None:
+        """Remove tags of what the W&B run had and no longer has, such as its group. Only W&B's
+        server knows that: a log of a resumed run need not name the group again."""
+        if info.segments != (identity.SERVER,):
+            return
+        tags = to_mlflow.run_tags(info)
+        stale = [key for key in to_mlflow.EDITABLE_TAGS if key in self._tags and key not in tags]
+        if stale:
+            self.flush_pending()
+        for key in stale:
+            self._client.delete_tag(self._run_id, key)
+            del self._tags[key]
+
     def flush_pending(self) -> None:
         """Log the pending params and tags."""
         if self._pending_params or self._pending_tags:

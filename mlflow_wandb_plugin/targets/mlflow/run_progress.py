@@ -33,9 +33,11 @@ class RunProgress:
         self._held: Checkpoint | None = None
         self._written_s = time.monotonic()
 
-    def forget_losses(self) -> None:
-        """Forget the losses of earlier sessions: all of the run is read again."""
-        self._losses_before = {}
+    def restart(self) -> dict[str, str]:
+        """Forget the position and losses of earlier sessions: all of the run is read again.
+        Returns the tag that says so."""
+        self._losses_before, self.position = {}, {}
+        return self._position_tag(self.position)
 
     @property
     def is_due(self) -> bool:

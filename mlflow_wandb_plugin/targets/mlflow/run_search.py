@@ -9,6 +9,7 @@ from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.identity import Twin
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
+from mlflow_wandb_plugin.targets.mlflow.files.losses import REFUSED_METRIC
 from mlflow_wandb_plugin.targets.mlflow.run_client import has_tag
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def twin_of(run: Run, named: bool, given: bool = False) -> Twin:
         state=tags.get(identity.STATE, ""),
         position=identity.read_numbers(tags, identity.POSITION),
         rows=identity.read_numbers(tags, identity.ROWS),
+        refused=identity.read_numbers(tags, identity.LOSSES).get(REFUSED_METRIC, 0),
         foreign=not ours and not named,
         adopted=named and not ours and not given,
     )

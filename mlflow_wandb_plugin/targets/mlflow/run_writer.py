@@ -97,8 +97,11 @@ class MlflowRunWriter:
     def record_loss(self, unreadable: UnreadableRange) -> None:
         self.losses[f"damaged_{unreadable.unit}"] += unreadable.length
 
-    def restart(self) -> Mapping[str, int]:
-        self._progress.forget_losses()
+    def restart(self, complete: bool) -> Mapping[str, int]:
+        if complete:
+            self._files.forget_earlier()
+        # The position is reset in MLflow, too: else a kill would leave the rest unread.
+        self._description.set_tags(self._progress.restart())
         return {}
 
     def checkpoint(self, mark: Checkpoint) -> None:
@@ -121,6 +124,7 @@ class MlflowRunWriter:
     def finish(self, info: RunInfo, complete: bool) -> None:
         self._points.release()
         self._describe(info)
+        self._description.remove_stale(info)
         self._rewrites["name"] = self._names.count_rewritten()
         self._files.finish(info)
         self._names.save()

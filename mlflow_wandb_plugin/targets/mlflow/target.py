@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.core import identity
@@ -15,7 +15,7 @@ from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.mapping import names, to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
-from mlflow_wandb_plugin.targets.mlflow.compare import RunComparison
+from mlflow_wandb_plugin.targets.mlflow.comparison.run_comparison import RunComparison
 from mlflow_wandb_plugin.targets.mlflow.concurrent_creation import create_once, find_settled
 from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
@@ -134,8 +134,21 @@ class MlflowTarget(Target):
 
     def compare(self, info: RunInfo, twin: Twin) -> RunComparison:
         """A writer that writes nothing and tells what in ``twin`` differs from what it is given."""
-        run = self._client.call(self._client.mlflow.get_run, twin.run_id)
+        run = self._client.call(self._client.client.get_run_data, twin.run_id)
         return RunComparison(self._client, run, info)
+
+    def lacking(self, twin: Twin, counts: Mapping[Key, int]) -> str:
+        """Say which points of a run are missing, by the number of points of each metric. Points
+        that MLflow refused are not missing: they are counted as losses."""
+        there = self._client.call(self._client.client.point_counts, twin.run_id)
+        namer = names.Namer(names.Limits.installed().key)
+        pairs = [(".".join(key), there.get(namer.name(key), 0), n) for key, n in counts.items()]
+        missing = [(key, found, wanted) for key, found, wanted in pairs if found < wanted]
+        if not missing or sum(wanted - found for _, found, wanted in missing) <= twin.refused:
+            return ""
+        key, found, wanted = missing[0]
+        more = f", and further metrics ({len(missing) - 1})" if len(missing) > 1 else ""
+        return f"MLflow has {found:,} of {wanted:,} points of {key}{more}"
 
     def _create(self, info: RunInfo, tags: dict[str, str]) -> tuple[Run, bool]:
         """Create the run, unless another process just did; returns it and whether it is ours."""

@@ -28,6 +28,13 @@ class HistoryFile:
         self._write(text)
         self._saved_size = self._size()
 
+    def clear(self) -> None:
+        """Begin without the lines of earlier sessions."""
+        self._known_lines.clear()
+        if self._file is not None:
+            self._file.truncate(0)
+        self._saved_size = 0
+
     def add(self, row: RowObjects) -> None:
         """Add the line of a row, unless it is there: a log may be read again."""
         document = nest(row.values)

@@ -49,6 +49,11 @@ class Losses:
         if metrics := sum("step" in json.loads(line) for line in self._lines):
             self.counts[REFUSED_METRIC] = metrics
 
+    def clear(self) -> None:
+        """Forget the lines of earlier sessions: all of the run comes again."""
+        self._lines = {}
+        del self.counts[REFUSED_METRIC]
+
     def add(self, kind: str, loss: Loss, once: bool = False) -> None:
         """Count a loss; with ``once``, unless its line is there: a log may be read again."""
         document = {name: text for name, text in asdict(loss).items() if text is not None}

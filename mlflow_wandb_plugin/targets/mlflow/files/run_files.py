@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 LONG_TAGS_FILE = "wandb/long_tags.json"
 LOSSES_FILE = "wandb/losses.jsonl"
+
+DIGEST_LENGTH = 12
+"""Characters of an artifact's digest that name its folder."""
 
 RenamedKeys: TypeAlias = Mapping[str, list[str]]
 """W&B's keys, as the labels of their nesting, by the MLflow name that they were given."""
@@ -60,18 +64,32 @@ class RunFiles:
         paths = {item.path for item in listed}
 
         def load(path: str, default: Any) -> Any:
-            return json.loads(self._uploads.download(path)) if path in paths else default
+            """Read a document; one that was damaged in MLflow is written anew."""
+            try:
+                document = json.loads(self._uploads.download(path)) if path in paths else default
+            except ValueError:
+                return default
+            return document if isinstance(document, type(default)) else default
 
         if documents.HISTORY_FILE in paths:
-            self._history.load(self._uploads.download(documents.HISTORY_FILE))
+            with contextlib.suppress(UnicodeDecodeError):
+                self._history.load(self._uploads.download(documents.HISTORY_FILE))
         self._config = load(documents.CONFIG_FILE, {})
         self.summary = load(documents.SUMMARY_FILE, {})
         self._lineage = load(documents.LINEAGE_FILE, [])
         self.long_tags = load(LONG_TAGS_FILE, {})
         if LOSSES_FILE in paths:
-            self._losses.load(self._uploads.download(LOSSES_FILE))
+            with contextlib.suppress(ValueError):
+                self._losses.load(self._uploads.download(LOSSES_FILE))
         names = load(documents.RENAMED_FILE, {})
         return names.get("metrics", {}), names.get("params", {})
+
+    def forget_earlier(self) -> None:
+        """Forget what an earlier session wrote: all of the run comes again. The original keys of
+        names are kept, because the names are."""
+        self._history.clear()
+        self._config, self.summary, self._lineage, self.long_tags = {}, {}, [], {}
+        self._losses.clear()
 
     def add_row(self, row: RowObjects) -> None:
         """Keep a row's values that are not numbers; show its images and tables in MLflow."""
@@ -90,9 +108,11 @@ class RunFiles:
             if used not in self._lineage:
                 self._lineage.append(used)
             return
+        # A local log does not know the version, which W&B's server numbers.
+        version = artifact.digest[:DIGEST_LENGTH] or artifact.version
         base = "/".join(
             safe_path(part or "_").replace("/", "_")
-            for part in (artifact.type, artifact.name, artifact.version)
+            for part in (artifact.type, artifact.name, version)
         )
         for entry in artifact.entries:
             if entry.local is not None:

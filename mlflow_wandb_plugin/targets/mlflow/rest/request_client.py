@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun, RepositoryClient
+from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points
+from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun, RepositoryClient, points_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+
+
+PAGE_POINTS = 25_000
+"""Points of one answer; the most that MLflow's server returns."""
 
 
 class RequestClient(RepositoryClient):
@@ -31,6 +37,17 @@ class RequestClient(RepositoryClient):
 
         status_code = RunStatus.from_string(status)
         self._store.update_run_info(run_id, status_code, end_ms or int(time.time() * 1000), None)
+
+    def points(self, run_id: str, names: Sequence[str]) -> Iterator[Points]:
+        """Yield the points page by page: MLflow's client would return all pages at once."""
+        for name in names:
+            token: str | None = None
+            while True:
+                page = self._store.get_metric_history(run_id, name, PAGE_POINTS, token)
+                yield points_of(name, page)
+                token = page.token
+                if not token:
+                    break
 
     def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
         """Upload a file. Artifacts that the server keeps go to this client's server; MLflow 3.1

@@ -8,16 +8,18 @@ them or raises its own error.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlflow_wandb_plugin.core.atomic_files import replaced
 from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, USER_TAG
 from mlflow_wandb_plugin.mapping.names import Limits
+from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points
 from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun, RepositoryClient, RunClient
 from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError, has_tables
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import SharedTransactions, is_active
@@ -44,6 +46,7 @@ TABLES = {
     "params": {"key", "value", "run_uuid"},
 }
 """Tables that are written here, with all of their columns."""
+READ_ROWS = 20_000
 _LEGAL_NAME = re.compile(r"[\w\-:][\w.\- :]*(?:/[\w\-:][\w.\- :]*)*")
 _LOCAL = r"file:|/|\./"
 
@@ -194,6 +197,28 @@ class SqlClient(RepositoryClient):
                 raise LeftToMlflow
 
         self._run_or_else(delete, lambda: self._client.delete_tag(run_id, key))
+
+    def points(self, run_id: str, names: Sequence[str]) -> Iterator[Points]:
+        """Yield the points of all metrics in one query, in blocks."""
+        columns = '"key", value, timestamp, step, is_nan'
+        with self._transactions.engine.connect() as connection:
+            streaming = connection.execution_options(stream_results=True)
+            found = self._execute(
+                streaming, f"SELECT {columns} FROM metrics WHERE run_uuid = ?", (run_id,)
+            )
+            while rows := found.fetchmany(READ_ROWS):
+                blocks: dict[str, tuple[list[float], list[int], list[int]]] = {}
+                for key, value, at, step, nan in rows:
+                    values, times, steps = blocks.setdefault(key, ([], [], []))
+                    values.append(math.nan if nan else value)
+                    times.append(at)
+                    steps.append(step)
+                yield from (Points(name, *block) for name, block in blocks.items())
+
+    def point_counts(self, run_id: str) -> dict[str, int]:
+        query = 'SELECT "key", COUNT(*) FROM metrics WHERE run_uuid = ? GROUP BY "key"'
+        with self._transactions.engine.connect() as connection:
+            return dict(tuple(row) for row in self._execute(connection, query, (run_id,)))
 
     def put_text(self, run_id: str, path: str, text: str) -> bool:
         """Write the file to which MLflow's repository of local files would copy it, at a fifth of

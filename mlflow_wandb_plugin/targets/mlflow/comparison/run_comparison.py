@@ -1,0 +1,185 @@
+"""Compares an MLflow run with what a backfill would write into it now, value by value.
+
+The run is written once more by the backfill's own writer, through a client that records instead of
+writing. What it has recorded at the end is compared with what MLflow has, so that the logs of a
+resumed run are joined as a backfill joins them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.model import RunInfo
+from mlflow_wandb_plugin.core.protocols import Difference
+from mlflow_wandb_plugin.mapping import to_mlflow
+from mlflow_wandb_plugin.targets.mlflow.client import Client
+from mlflow_wandb_plugin.targets.mlflow.comparison.differences import (
+    end_difference,
+    from_server,
+    shown,
+    start_difference,
+    tag_difference,
+)
+from mlflow_wandb_plugin.targets.mlflow.comparison.expected_run import (
+    ExpectedRun,
+    PointColumns,
+    RecordedPoints,
+    RecordingClient,
+)
+from mlflow_wandb_plugin.targets.mlflow.comparison.points import (
+    different_points,
+    point_differences,
+)
+from mlflow_wandb_plugin.targets.mlflow.comparison.stored_files import StoredFiles
+from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+TOLD_POINTS = 50
+"""Points of one metric that are told one by one."""
+DECISIVE = (identity.RUN_ID, identity.STEP_METRIC)
+"""Tags that decide how a run is written; the other tags are compared."""
+PROGRESS_TAGS = "wandb.sync."
+"""Begins the tags that say how far a run is replicated, which are not compared."""
+TAG_OF_A_TAG = "wandb.tag."
+
+
+class RunComparison(MlflowRunWriter):
+    """A `RunWriter` that writes nothing and finds what differs; see `core.protocols`."""
+
+    def __init__(self, client: Client, run: Run, info: RunInfo) -> None:
+        from mlflow.entities import Run, RunData, RunTag
+
+        self.checked: Counter[str] = Counter()
+        self.differences: list[Difference] = []
+        self._target = client
+        self._run = run
+        self._started = info
+        self._expected = ExpectedRun()
+        recording = copy.copy(client)
+        recording.client = RecordingClient(client.mlflow, self._expected)
+        decisive = [RunTag(key, run.data.tags[key]) for key in DECISIVE if key in run.data.tags]
+        empty = Run(run.info, RunData(tags=decisive))
+        super().__init__(recording, empty, info, None, RecordedPoints(self._expected))
+
+    def finish(self, info: RunInfo, complete: bool) -> None:
+        super().finish(info, complete)
+        self._last = info
+
+    def compare(self) -> None:
+        """Compare all that was recorded; call it once, after the last item."""
+        info = self._last
+        self._compare_attributes(info)
+        self._compare_params()
+        self._compare_tags(info)
+        self._compare_inputs()
+        self._compare_points()
+        self._compare_files()
+
+    def differs(self, difference: Difference | None) -> None:
+        """Record a difference, if it is one."""
+        if difference is not None:
+            self.differences.append(difference)
+
+    def _compare_attributes(self, info: RunInfo) -> None:
+        wanted, there = self._expected, self._run.info
+        if wanted.name is not None and there.run_name != wanted.name:
+            self.differs(Difference(f"the run's name is {there.run_name!r}, not {wanted.name!r}"))
+        self.checked["times"] += 1
+        position = identity.read_numbers(self._run.data.tags, identity.POSITION)
+        replica_of_server = identity.SERVER in position
+        self.differs(start_difference(info, there.start_time, replica_of_server))
+        if wanted.status is None:
+            return
+        self.checked["status"] += 1
+        if there.status != wanted.status:
+            self.differs(Difference(f"the run's status is {there.status}, not {wanted.status}"))
+        self.checked["times"] += 1
+        self.differs(end_difference(info, wanted.end_ms, there.end_time, replica_of_server))
+
+    def _compare_params(self) -> None:
+        there = self._run.data.params
+        for key, value in self._expected.params.items():
+            self.checked["params"] += 1
+            found = there.get(key)
+            if found != value:
+                what = f"param {key} is {shown(found)}, not {shown(value)}"
+                self.differs(Difference(what, fixable=found is None))
+        self._count_alone("params", len(there.keys() - self._expected.params.keys()))
+
+    def _compare_tags(self, info: RunInfo) -> None:
+        there: Mapping[str, str] = self._run.data.tags
+        identifying = identity.identity_tags(info, "backfill", to_mlflow.MAPPING_VERSION)
+        wanted = identifying | self._expected.tags
+        for key in sorted(wanted.keys() | _removable(there) if from_server(info) else wanted):
+            if key.startswith(PROGRESS_TAGS):
+                continue
+            self.checked["tags"] += 1
+            if there.get(key) != wanted.get(key):
+                self.differs(tag_difference(key, wanted.get(key), there.get(key)))
+
+    def _compare_inputs(self) -> None:
+        if not self._expected.inputs:
+            return
+        run = self._target.call(self._target.mlflow.get_run, self.run_id)
+        inputs = run.inputs.dataset_inputs if run.inputs else ()
+        there = {(known.dataset.name, known.dataset.digest) for known in inputs}
+        for name, digest in self._expected.inputs:
+            self.checked["inputs"] += 1
+            if (name, digest) not in there:
+                self.differs(Difference(f"no input {name}"))
+
+    def _compare_points(self) -> None:
+        wanted = self._expected.points
+        there = self._target.call(self._stored_points)
+        for name in sorted(wanted):
+            self.checked["points"] += len(wanted[name].values)
+            missing, extra = different_points(wanted.pop(name), there.pop(name, None))
+            if missing or extra:
+                self._tell_points(point_differences(name, missing, extra))
+        self._count_alone("metrics", len(there))
+
+    def _stored_points(self) -> dict[str, PointColumns]:
+        there: dict[str, PointColumns] = {}
+        for points in self._target.client.points(self.run_id, list(self._run.data.metrics)):
+            there.setdefault(points.name, PointColumns()).extend(points)
+        return there
+
+    def _tell_points(self, differences: Sequence[Difference]) -> None:
+        """Record the differences of one metric: the first ones each, the others as one."""
+        for difference in differences[:TOLD_POINTS]:
+            self.differs(difference)
+        more = differences[TOLD_POINTS:]
+        if more:
+            name = more[0].what.partition(":")[0]
+            fixable = all(one.fixable for one in more)
+            what = f"{name}: {len(more):,} more points differ"
+            self.differs(Difference(what, fixable=fixable, values=len(more)))
+
+    def _compare_files(self) -> None:
+        wanted = self._expected.files
+        self.checked["files"] += len(wanted)
+        results = StoredFiles(self._target, self._run).compare(wanted)
+        for path, result in sorted(results.items()):
+            if result == "absent":
+                self.differs(Difference(f"no file {path}"))
+            elif result == "different":
+                self.differs(Difference(f"file {path} has another content"))
+            elif result == "by design":
+                reason = "W&B's server alone knows the version and the aliases"
+                self.differs(Difference(f"file {path} has another content", by_design=reason))
+
+    def _count_alone(self, kind: str, number: int) -> None:
+        if number:
+            self.checked[f"{kind} of MLflow alone"] += number
+
+
+def _removable(tags: Mapping[str, str]) -> set[str]:
+    """Tags of what a user may have removed from the W&B run since."""
+    tagged = {key for key in tags if key.startswith(TAG_OF_A_TAG)}
+    return tagged | (tags.keys() & set(to_mlflow.EDITABLE_TAGS))

@@ -1,0 +1,110 @@
+"""Compares files with the artifacts of an MLflow run, with few requests."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
+from mlflow_wandb_plugin.targets.mlflow.comparison.expected_run import FileContent, content_of
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+DOWNLOADS = 4
+"""Files of a run that are downloaded at the same time."""
+KNOWN_TO_THE_SERVER = ("version", "aliases")
+"""Entries of an artifact's description that a local log does not have as W&B's server has them."""
+
+FileResult: TypeAlias = Literal["equal", "by design", "absent", "different"]
+
+
+class StoredFiles:
+    """The artifacts of one run. Files of this machine are read in place; other stores get one
+    request per folder and one per file whose size is right."""
+
+    def __init__(self, client: Client, run: Run) -> None:
+        from mlflow.store.artifact import artifact_repository_registry as registry
+        from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+        self._client = client
+        repository = registry.get_artifact_repository(
+            run.info.artifact_uri, tracking_uri=client.mlflow.tracking_uri
+        )
+        self._repository = repository
+        self._folder: Path | None = None
+        if isinstance(repository, LocalArtifactRepository):
+            self._folder = Path(repository.artifact_dir)
+        self._sizes: dict[str, dict[str, int | None]] = {}
+        self._lock = threading.Lock()
+
+    def compare(self, wanted: dict[str, FileContent]) -> dict[str, FileResult]:
+        """Return the result for each path."""
+        if self._folder is not None:
+            return {path: self._compare_local(path, wanted[path]) for path in wanted}
+        with (
+            ThreadPoolExecutor(DOWNLOADS, "mlflow-wandb-verify") as pool,
+            tempfile.TemporaryDirectory(prefix="mlflow-wandb-verify-") as folder,
+        ):
+            results = pool.map(lambda path: self._fetch(path, wanted[path], Path(folder)), wanted)
+            return dict(zip(wanted, results, strict=True))
+
+    def _compare_local(self, path: str, wanted: FileContent) -> FileResult:
+        local = Path(self._folder or "", path)
+        try:
+            size = local.stat().st_size
+            if not local.is_file():
+                return "absent"
+            return _compared(wanted, local, size)
+        except OSError:
+            return "absent"
+
+    def _fetch(self, path: str, wanted: FileContent, folder: Path) -> FileResult:
+        sizes = self._listed(path.rpartition("/")[0])
+        if path not in sizes:
+            return "absent"
+        size = sizes[path]
+        if size is not None and size != wanted.size and not wanted.text:
+            return "different"
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            local = Path(place, "file")
+            try:
+                self._client.call(self._repository._download_file, path, str(local))
+            except RefusedError:
+                return "absent"
+            return _compared(wanted, local, local.stat().st_size)
+
+    def _listed(self, folder: str) -> dict[str, int | None]:
+        """Sizes of the files in a folder, by path; None where the store does not tell them."""
+        with self._lock:
+            if folder not in self._sizes:
+                found: Any = self._client.call(self._repository.list_artifacts, folder or None)
+                self._sizes[folder] = {f.path: f.file_size for f in found if not f.is_dir}
+            return self._sizes[folder]
+
+
+def _compared(wanted: FileContent, local: Path, size: int) -> FileResult:
+    """Compare a local file of ``size`` bytes."""
+    if size == wanted.size and content_of(local).digest == wanted.digest:
+        return "equal"
+    if wanted.text and _described_equally(wanted.text, local):
+        return "by design"
+    return "different"
+
+
+def _described_equally(text: str, local: Path) -> bool:
+    """Whether two descriptions of an artifact differ only in what W&B's server alone knows."""
+    try:
+        there, wanted = json.loads(local.read_text(encoding="utf-8")), json.loads(text)
+    except (ValueError, OSError):
+        return False
+    for document in (there, wanted):
+        if not isinstance(document, dict):
+            return False
+        for key in KNOWN_TO_THE_SERVER:
+            document.pop(key, None)
+    return bool(there == wanted)
