@@ -25,6 +25,7 @@ from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
 from mlflow_wandb_plugin.targets.mlflow.run_description import RunDescription
 from mlflow_wandb_plugin.targets.mlflow.run_points import MissingPoints, RunPoints
 from mlflow_wandb_plugin.targets.mlflow.run_progress import RunProgress
+from mlflow_wandb_plugin.targets.mlflow.run_start import start_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run, RunTag
@@ -67,7 +68,7 @@ class MlflowRunWriter:
         # The step metric is decided when the run is first written, whatever its config says later.
         decided = tags if identity.RUN_ID in tags else reopen_tags or {}
         self._step_metric = decided.get(identity.STEP_METRIC, "")
-        start_ms = run.info.start_time or info.started_ms or 0
+        start_ms = start_of(info, run.info.start_time, tags)
         self._points = self.points_type(batches, bulk, self._names, self._step_metric, start_ms)
         self._progress = RunProgress(tags, losses)
         self._ended_logs: set[tuple[str, ...]] = set()

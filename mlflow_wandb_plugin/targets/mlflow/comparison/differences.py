@@ -7,13 +7,17 @@ some facts.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.protocols import Difference
-
-CLOCK_TOLERANCE_MS = 10_000
-"""How much the clocks of a W&B server and of a training process may differ, with the time of
-`wandb.init`."""
+from mlflow_wandb_plugin.targets.mlflow.run_start import (
+    CLOCK_TOLERANCE_MS,
+    from_server,
+    is_start,
+    two_clocks,
+)
 
 ONLY_LOCAL_TAGS = {
     "wandb.exit_code": "W&B's server does not tell the exit code",
@@ -40,40 +44,32 @@ def tag_difference(key: str, wanted: str | None, found: str | None) -> Differenc
 
 
 def start_difference(
-    info: RunInfo, found_ms: int | None, twin_from_server: bool
+    info: RunInfo, found_ms: int | None, tags: Mapping[str, str]
 ) -> Difference | None:
-    """Compare the time at which a run started; None if it is as expected."""
+    """Compare the time at which the replica with ``tags`` started; None if it is as expected."""
     wanted = info.started_ms
     if wanted is None or found_ms == wanted:
         return None
     what = f"the run's start is {found_ms} ms, not {wanted} ms"
-    if found_ms is not None and (from_server(info) or twin_from_server):
-        started = info.facts.get("process_started_ms", wanted)
-        if min(abs(found_ms - wanted), abs(found_ms - started)) <= CLOCK_TOLERANCE_MS:
-            reason = "W&B's server records when it was first told of the run"
-            return Difference(what, by_design=reason, fixable=False)
-    return Difference(what, fixable=False)
+    reason = "W&B's server records when it was first told of the run"
+    by_design = reason if is_start(info, found_ms, tags) else ""
+    return Difference(what, by_design, fixable=False)
 
 
 def end_difference(
-    info: RunInfo, wanted_ms: int | None, found_ms: int | None, twin_from_server: bool
+    info: RunInfo, wanted_ms: int | None, found_ms: int | None, tags: Mapping[str, str]
 ) -> Difference | None:
-    """Compare the time at which a run ended; None if it is as expected."""
+    """Compare the time at which the replica with ``tags`` ended; None if it is as expected."""
     if wanted_ms is None or found_ms == wanted_ms:
         return None
     what = f"the run's end is {found_ms} ms, not {wanted_ms} ms"
-    if found_ms is not None and (from_server(info) or twin_from_server):
+    if found_ms is not None and two_clocks(info, tags):
         # W&B hears of a run until its end, or later if the run was offline.
-        local, server = (wanted_ms, found_ms) if twin_from_server else (found_ms, wanted_ms)
+        local, server = (found_ms, wanted_ms) if from_server(info) else (wanted_ms, found_ms)
         last_row = info.last_ms if info.last_ms is not None else info.started_ms or 0
         if last_row - CLOCK_TOLERANCE_MS <= local <= server + CLOCK_TOLERANCE_MS:
             return Difference(what, by_design="W&B's server records when it last heard of the run")
     return Difference(what)
-
-
-def from_server(info: RunInfo) -> bool:
-    """Whether W&B's server describes the run."""
-    return info.segments == (identity.SERVER,)
 
 
 def shown(value: str | None) -> str:

@@ -19,7 +19,6 @@ from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.comparison.differences import (
     end_difference,
-    from_server,
     shown,
     start_difference,
     tag_difference,
@@ -35,6 +34,7 @@ from mlflow_wandb_plugin.targets.mlflow.comparison.points import (
     point_differences,
 )
 from mlflow_wandb_plugin.targets.mlflow.comparison.stored_files import StoredFiles
+from mlflow_wandb_plugin.targets.mlflow.run_start import from_server
 from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 TOLD_POINTS = 50
 """Points of one metric that are told one by one."""
-DECISIVE = (identity.RUN_ID, identity.STEP_METRIC)
+DECISIVE = (identity.RUN_ID, identity.STEP_METRIC, identity.POSITION)
 """Tags that decide how a run is written; the other tags are compared."""
 PROGRESS_TAGS = "wandb.sync."
 """Begins the tags that say how far a run is replicated, which are not compared."""
@@ -91,16 +91,15 @@ class RunComparison(MlflowRunWriter):
         if wanted.name is not None and there.run_name != wanted.name:
             self.differs(Difference(f"the run's name is {there.run_name!r}, not {wanted.name!r}"))
         self.checked["times"] += 1
-        position = identity.read_numbers(self._run.data.tags, identity.POSITION)
-        replica_of_server = identity.SERVER in position
-        self.differs(start_difference(info, there.start_time, replica_of_server))
+        tags = self._run.data.tags
+        self.differs(start_difference(info, there.start_time, tags))
         if wanted.status is None:
             return
         self.checked["status"] += 1
         if there.status != wanted.status:
             self.differs(Difference(f"the run's status is {there.status}, not {wanted.status}"))
         self.checked["times"] += 1
-        self.differs(end_difference(info, wanted.end_ms, there.end_time, replica_of_server))
+        self.differs(end_difference(info, wanted.end_ms, there.end_time, tags))
 
     def _compare_params(self) -> None:
         there = self._run.data.params

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from mlflow_wandb_plugin.mapping.documents import canonical_json
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.comparison.expected_run import FileContent, content_of
 
@@ -96,15 +97,15 @@ def _compared(wanted: FileContent, local: Path, size: int) -> FileResult:
     return "different"
 
 
-def _described_equally(text: str, local: Path) -> bool:
+def _described_equally(wanted: str, local: Path) -> bool:
     """Whether two descriptions of an artifact differ only in what W&B's server alone knows."""
     try:
-        there, wanted = json.loads(local.read_text(encoding="utf-8")), json.loads(text)
+        text = local.read_text(encoding="utf-8")
+        there, expected = json.loads(text), json.loads(wanted)
     except (ValueError, OSError):
         return False
-    for document in (there, wanted):
-        if not isinstance(document, dict):
-            return False
-        for key in KNOWN_TO_THE_SERVER:
-            document.pop(key, None)
-    return bool(there == wanted)
+    if not isinstance(there, dict) or text != canonical_json(there, indent=1) + "\n":
+        return False
+    for key in KNOWN_TO_THE_SERVER:
+        there[key] = expected.get(key)
+    return bool(there == expected)

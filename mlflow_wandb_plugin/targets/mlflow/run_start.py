@@ -1,0 +1,39 @@
+"""When a run started, by the clocks of W&B's server and of the training process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.model import RunInfo
+
+CLOCK_TOLERANCE_MS = 10_000
+"""How much the clocks of a W&B server and of a training process may differ, with the time of
+`wandb.init`."""
+
+
+def two_clocks(info: RunInfo, tags: Mapping[str, str]) -> bool:
+    """Whether W&B's server describes the run, or described it when the replica with ``tags`` was
+    written; else both are described by the process that trained."""
+    return from_server(info) or identity.SERVER in identity.read_numbers(tags, identity.POSITION)
+
+
+def from_server(info: RunInfo) -> bool:
+    """Whether W&B's server describes the run."""
+    return info.segments == (identity.SERVER,)
+
+
+def is_start(info: RunInfo, start_ms: int | None, tags: Mapping[str, str]) -> bool:
+    """Whether ``start_ms``, the start of the replica with ``tags``, is that of the W&B run."""
+    if start_ms is None or info.started_ms is None or not two_clocks(info, tags):
+        return start_ms == info.started_ms
+    known = (info.started_ms, info.facts.get("process_started_ms", info.started_ms))
+    return any(abs(start_ms - one) <= CLOCK_TOLERANCE_MS for one in known)
+
+
+def start_of(info: RunInfo, start_ms: int | None, tags: Mapping[str, str]) -> int:
+    """Return the Unix ms from which the steps of system metrics are counted: the start of the
+    replica, so that writing again gives the same steps, unless somebody has moved it."""
+    if info.started_ms is None or is_start(info, start_ms, tags):
+        return start_ms or 0
+    return info.started_ms
