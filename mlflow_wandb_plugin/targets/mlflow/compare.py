@@ -51,13 +51,14 @@ class RunComparison(MlflowRunWriter):
         self._lock = threading.Lock()
         self._collected = _CollectedPoints()
         comparing = copy.copy(client)
-        comparing.client = _ComparingClient(client.mlflow, run, self)
+        comparing.client = self._comparing = _ComparingClient(client.mlflow, run, self)
         decisive = [RunTag(key, run.data.tags[key]) for key in DECISIVE if key in run.data.tags]
         empty = Run(run.info, RunData(tags=decisive))
         super().__init__(comparing, empty, info, None, self._collected)
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         super().finish(info, complete)
+        self._comparing.compare_documents()
         for name, (values, times, steps) in sorted(self._collected.by_name.items()):
             self._compare_points(name, values, times, steps)
 
@@ -111,6 +112,17 @@ class _ComparingClient(RunClient):
         super().__init__(client)
         self._run = run
         self._result = result
+        self._documents: dict[str, str] = {}
+
+    def put_text(self, run_id: str, path: str, text: str) -> bool:
+        """Keep a document until `compare_documents`: its last version is the one to compare."""
+        self._documents[path] = text
+        return True
+
+    def compare_documents(self) -> None:
+        for path, text in self._documents.items():
+            digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+            self._compare_file(path, digest)
 
     def update_run(self, run_id: str, status: str | None = None, name: str | None = None) -> None:
         if name is not None and name != self._run.info.run_name:
@@ -155,11 +167,14 @@ class _ComparingClient(RunClient):
     def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
         name = Path(local_path).name
         path = f"{artifact_path}/{name}" if artifact_path else name
+        self._compare_file(path, _digest(local_path))
+
+    def _compare_file(self, path: str, digest: bytes) -> None:
         self._result.checked["files"] += 1
         with tempfile.TemporaryDirectory(prefix="mlflow-wandb-verify-") as folder:
             try:
-                there = self._client.download_artifacts(run_id, path, folder)
-                same = _digest(there) == _digest(local_path)
+                there = self._client.download_artifacts(self._run.info.run_id, path, folder)
+                same = _digest(there) == digest
             except Exception:
                 # Each store has its own errors for a file that is not there.
                 self._result.differs(f"no file {path}")

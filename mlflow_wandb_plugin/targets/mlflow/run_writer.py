@@ -60,8 +60,8 @@ class MlflowRunWriter:
         self.losses, self._rewrites = losses.counts, losses.rewrites
         tags = run.data.tags
         self._files = RunFiles(client, self.run_id, losses, tags)
-        metrics, params = ({}, {}) if reopen_tags is None else self._files.load_earlier()
-        self._names = RunNames(self._files, run.data, metrics, params)
+        earlier = {} if reopen_tags is None else self._files.load_earlier()
+        self._names = RunNames(self._files, run.data, earlier)
         batches = Batches(client, self.run_id, losses)
         self._description = RunDescription(run, batches, self._names, self._files)
         # The step metric is decided when the run is first written, whatever its config says later.
@@ -189,8 +189,12 @@ class AdoptedRunWriter(MlflowRunWriter):
     points_type = MissingPoints
 
     def update(self, info: RunInfo) -> None:
-        tags = to_mlflow.run_tags(info).items()
-        self._description.set_tags({key: tag for key, tag in tags if key.startswith("wandb.")})
+        tags = {
+            key: tag for key, tag in to_mlflow.run_tags(info).items() if key.startswith("wandb.")
+        }
+        named = {self._names.tags.name((key,)): tag for key, tag in tags.items()}
+        self._names.save()
+        self._description.set_tags(named)
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         self._points.release()

@@ -53,9 +53,9 @@ class RunFiles:
         """Tags that the run needs because of its files."""
         return self._media.tags
 
-    def load_earlier(self) -> tuple[RenamedKeys, RenamedKeys]:
-        """Load the documents that an earlier session wrote; return the original keys of the
-        metrics and of the params that it renamed."""
+    def load_earlier(self) -> Mapping[str, RenamedKeys]:
+        """Load the documents that an earlier session wrote; return the original keys of all names
+        that it changed, by kind."""
         listed = self._client.call(self._client.mlflow.list_artifacts, self._run_id, "wandb")
         paths = {item.path for item in listed}
 
@@ -70,8 +70,8 @@ class RunFiles:
         self.long_tags = load(LONG_TAGS_FILE, {})
         if LOSSES_FILE in paths:
             self._losses.load(self._uploads.download(LOSSES_FILE))
-        names = load(documents.RENAMED_FILE, {})
-        return names.get("metrics", {}), names.get("params", {})
+        names: Mapping[str, RenamedKeys] = load(documents.RENAMED_FILE, {})
+        return names
 
     def add_row(self, row: RowObjects) -> None:
         """Keep a row's values that are not numbers; show its images and tables in MLflow."""
@@ -120,12 +120,10 @@ class RunFiles:
             self._uploads.wait()
         return True
 
-    def save_names(self, metrics: RenamedKeys, params: RenamedKeys) -> None:
-        """Upload the original keys of renamed metrics and params, if there are any."""
-        if metrics or params:
-            names = {"metrics": dict(metrics), "params": dict(params)}
-            self._uploads.write_json(documents.RENAMED_FILE, names)
-            self._uploads.wait()
+    def save_names(self, names: Mapping[str, RenamedKeys]) -> None:
+        """Upload the original keys of changed names, by kind."""
+        self._uploads.write_json(documents.RENAMED_FILE, names)
+        self._uploads.wait()
 
     def finish(self, info: RunInfo) -> None:
         """Upload the documents and wait for all uploads."""
@@ -166,36 +164,39 @@ class RunFiles:
 class RunNames:
     """Names of one run's W&B keys, unique within each kind.
 
+    The original key of a changed name is saved before anything is written under the name: else a
+    session that follows a killed one would take the name for another key's, and choose a new one.
+
     Args:
         data: has the names that the run uses already.
-        metrics, params: original keys by name, as an earlier session wrote them.
+        earlier: original keys by name, by kind, as an earlier session saved them.
     """
 
-    def __init__(
-        self, files: RunFiles, data: RunData, metrics: RenamedKeys, params: RenamedKeys
-    ) -> None:
+    def __init__(self, files: RunFiles, data: RunData, earlier: Mapping[str, RenamedKeys]) -> None:
         limit = Limits.installed().key
-        self.metrics = Namer(limit, metrics, data.metrics)
-        self.params = Namer(limit, params, data.params)
-        self.tags = Namer(limit)
+        self.metrics = Namer(limit, earlier.get("metrics"), data.metrics)
+        self.params = Namer(limit, earlier.get("params"), data.params)
+        self.tags = Namer(limit, earlier.get("tags"), data.tags)
+        self._namers = {"metrics": self.metrics, "params": self.params, "tags": self.tags}
         self._files = files
-        self._saved_metrics = len(self.metrics.renamed)
+        self._saved = self._count()
 
     def save(self) -> None:
-        """Write the original keys of all rewritten names into the run's files."""
-        self._files.save_names(self.metrics.renamed, self.params.renamed)
-        self._saved_metrics = len(self.metrics.renamed)
+        """Save the original keys of the names that were changed since the last call; call this
+        before anything is written under them."""
+        if self._count() != self._saved:
+            renamed = {kind: dict(namer.renamed) for kind, namer in self._namers.items()}
+            self._files.save_names(renamed)
+            self._saved = self._count()
 
-    def save_metrics(self) -> None:
-        """Write them if metrics were renamed since; call it before their points are written."""
-        if len(self.metrics.renamed) != self._saved_metrics:
-            self.save()
+    def _count(self) -> int:
+        return sum(len(namer.renamed) for namer in self._namers.values())
 
     def count_rewritten(self) -> int:
         """Number of names that differ from their dotted key."""
         return sum(
             name != ".".join(key)
-            for namer in (self.metrics, self.params, self.tags)
+            for namer in self._namers.values()
             for name, key in namer.renamed.items()
         )
 
