@@ -67,7 +67,7 @@ class MlflowRunWriter:
         # The step metric is decided when the run is first written, whatever its config says later.
         decided = tags if identity.RUN_ID in tags else reopen_tags or {}
         self._step_metric = decided.get(identity.STEP_METRIC, "")
-        start_ms = run.info.start_time or info.started_ms or 0
+        start_ms = run.info.start_time or to_mlflow.run_time(info.started_ms) or 0
         self._points = self.points_type(batches, bulk, self._names, self._step_metric, start_ms)
         self._progress = RunProgress(tags, losses)
         self._ended_logs: set[tuple[str, ...]] = set()
@@ -122,12 +122,14 @@ class MlflowRunWriter:
         self._points.release()
         self._describe(info)
         self._rewrites["name"] = self._names.count_rewritten()
+        self._rewrites["time"] = to_mlflow.lost_run_times(info)
         self._files.finish(info)
         self._names.save()
         steps: list[Callable[[], object]] = [self._description.log_pending, self._log_counts]
         status = to_mlflow.STATUS[info.state]
         if status != "RUNNING" and not self._secondary():
-            end = (self._client.client.set_terminated, self.run_id, status, info.ended_ms)
+            end_ms = to_mlflow.run_time(info.ended_ms)
+            end = (self._client.client.set_terminated, self.run_id, status, end_ms)
             steps.append(partial(self._client.call, *end))
         self._write_end(info, complete, steps)
         self._description.remember(self._count_tags())
