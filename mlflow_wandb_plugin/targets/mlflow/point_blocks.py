@@ -34,14 +34,18 @@ class Points(NamedTuple):
         return min(times) >= 0 and max(times) < INT64 and -INT64 <= min(steps) <= max(steps) < INT64
 
     def split(self) -> tuple[Points, Points]:
-        """Split off the points that are not `storable`."""
+        """Return the points that are `storable`, and the others."""
         single = [self.cut(at, at + 1) for at in range(len(self.values))]
-        good, bad = ([one for one in single if one.storable() is fits] for fits in (True, False))
-        return self._of(good), self._of(bad)
+        good, bad = (
+            [at for at, one in enumerate(single) if one.storable() is fits]
+            for fits in (True, False)
+        )
+        return self._at(good), self._at(bad)
 
-    def _of(self, parts: Sequence[Points]) -> Points:
-        columns = ([part[column][0] for part in parts] for column in (1, 2, 3))
-        return Points(self.name, *columns)
+    def _at(self, places: Sequence[int]) -> Points:
+        values = [self.values[at] for at in places]
+        times = [self.timestamps_ms[at] for at in places]
+        return Points(self.name, values, times, [self.steps[at] for at in places])
 
     def finite(self) -> bool:
         """Whether no value is NaN or infinite."""
