@@ -115,6 +115,17 @@ class Namer:
             original += "'"
 
 
+def fitting(renamed: Mapping[str, list[str]], limit: int) -> dict[str, list[str]]:
+    """Return the names that `Namer` can have given to their keys; the others are damaged."""
+    fits = {}
+    for name, key in renamed.items():
+        if isinstance(key, list) and all(isinstance(label, str) for label in key):
+            clean = legal_name(".".join(key), limit)
+            if name == clean or name.rpartition("-")[0] == clean[: limit - 9]:
+                fits[name] = key
+    return fits
+
+
 def storable(text: str) -> str:
     """Replace NUL and lone surrogates, which databases and protocols refuse."""
     return _UNSTORABLE.sub("\ufffd", text)

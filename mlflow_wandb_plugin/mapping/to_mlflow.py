@@ -69,9 +69,27 @@ def config_document(info: RunInfo) -> dict[str, Any]:
     return {key: value for key, value in info.config.items() if key != INTERNAL_CONFIG_KEY}
 
 
+INT64 = 2**63
+"""The integers that MLflow's databases and requests hold are from -INT64 to INT64 - 1."""
+
+
 def is_step(value: float) -> bool:
     """Whether MLflow accepts the number as a step: an integer of 64 bits."""
-    return float(value).is_integer() and abs(value) < 2**63
+    try:
+        number = int(value)
+    except (ValueError, OverflowError):
+        return False  # NaN or an infinity
+    return number == value and -INT64 <= number < INT64
+
+
+def run_time(time_ms: int | None) -> int | None:
+    """The start or the end of a run in Unix ms; None if it is unknown or MLflow cannot store it."""
+    return time_ms if time_ms is not None and is_step(time_ms) else None
+
+
+def lost_run_times(info: RunInfo) -> int:
+    """Number of the run's times that MLflow cannot store."""
+    return sum(at is not None and run_time(at) is None for at in (info.started_ms, info.ended_ms))
 
 
 def last_step(info: RunInfo, step_metric: str = "") -> int:

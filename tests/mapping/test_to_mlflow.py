@@ -278,3 +278,17 @@ def test_a_value_that_only_lost_odd_characters_has_not_changed() -> None:
     info = RunInfo("r", "p", first_config={("k",): "a\udcffb"}, config={"k": "a\ufffdb"})
     assert to_mlflow.changed_params(info) == 0
     assert to_mlflow.changed_params(replace(info, config={"k": "c"})) == 1
+
+
+# -- integers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "accepted_as_step"),
+    [(0, True), (-7.0, True), (2**63 - 1, True), (-(2**63), True), (-(2.0**63), True),
+     (2**63, False), (2.0**63, False), (-(2**63) - 1, False), (10**400, False), (1.5, False),
+     (math.nan, False), (math.inf, False), (-math.inf, False)],
+)  # fmt: skip
+def test_a_step_is_an_integer_of_64_bits(value: float, accepted_as_step: bool) -> None:
+    """Exactly the integers that a database column of 64 bits holds are steps."""
+    assert to_mlflow.is_step(value) is accepted_as_step

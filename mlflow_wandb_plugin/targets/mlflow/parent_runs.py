@@ -7,6 +7,7 @@ from functools import partial
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import RunInfo
+from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.mapping.documents import SWEEP_CONFIG_FILE
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.concurrent_creation import create_once, find_settled
@@ -47,7 +48,7 @@ class ParentRuns:
             parent, created = find_settled(self._client, search), False
             if parent is None:
                 tags = {tag: value, identity.PROJECT: info.project}
-                new = NewRun(experiment_id, name, info.started_ms, tags)
+                new = NewRun(experiment_id, name, to_mlflow.run_time(info.started_ms), tags)
                 parent, created = create_once(self._client, new, search)
             run_id = str(parent.info.run_id)
             if created:

@@ -11,9 +11,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
+from mlflow_wandb_plugin.mapping.to_mlflow import INT64
+
 COLUMNS = ("key", "value", "timestamp", "step", "is_nan", "run_uuid")
 LARGEST = 1.7976931348623157e308
-INT64 = 2**63
 
 Row: TypeAlias = "tuple[str, float, int, int, bool, str]"
 
@@ -27,9 +28,24 @@ class Points(NamedTuple):
     steps: Sequence[int]
 
     def storable(self) -> bool:
-        """Whether no time or step is out of MLflow's range; else log_batch refuses some points."""
+        """Whether no time or step is out of MLflow's range: times begin with 0, both have 64
+        bits."""
         times, steps = self.timestamps_ms, self.steps
         return min(times) >= 0 and max(times) < INT64 and -INT64 <= min(steps) <= max(steps) < INT64
+
+    def split(self) -> tuple[Points, Points]:
+        """Return the points that are `storable`, and the others."""
+        single = [self.cut(at, at + 1) for at in range(len(self.values))]
+        good, bad = (
+            [at for at, one in enumerate(single) if one.storable() is fits]
+            for fits in (True, False)
+        )
+        return self._at(good), self._at(bad)
+
+    def _at(self, places: Sequence[int]) -> Points:
+        values = [self.values[at] for at in places]
+        times = [self.timestamps_ms[at] for at in places]
+        return Points(self.name, values, times, [self.steps[at] for at in places])
 
     def finite(self) -> bool:
         """Whether no value is NaN or infinite."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BULK_POINTS = 100_000
 """Points that wait in memory where they are written in bulk."""
+OUT_OF_RANGE = "MLflow stores times from 0 on and steps, both in 64 bits: log another value"
 
 
 class PointWriter:
@@ -38,7 +39,10 @@ class PointWriter:
         return self._count >= self._most
 
     def append(self, points: Points) -> None:
-        """Keep points of one metric."""
+        """Keep points of one metric; those that MLflow cannot store are counted as losses."""
+        if len(points.values) and not points.storable():
+            points, refused = points.split()
+            self._batches.leave_out(_metrics([refused]), OUT_OF_RANGE)
         if len(points.values):
             self._waiting.append(points)
             self._count += len(points.values)
@@ -47,13 +51,11 @@ class PointWriter:
         """Write all points, then take the steps ``then`` as `Client.batched` does, in one
         transaction with the points where that is possible. Points that could not be written are
         kept."""
-        storable = [points for points in self._waiting if points.storable()]
-        if self._bulk is not None and storable:
-            everything = len(storable) == len(self._waiting) and not self._metrics
-            together = everything and self._bulk.fits(storable)
-            if together and self._write_with(self._bulk, storable, then):
+        if self._bulk is not None and self._waiting:
+            together = not self._metrics and self._bulk.fits(self._waiting)
+            if together and self._write_with(self._bulk, then):
                 return
-            self._write_storable(self._bulk, storable)
+            self._write_all(self._bulk)
         self._metrics.extend(_metrics(self._waiting))
         self._waiting, self._count = [], 0
         while self._metrics:
@@ -62,13 +64,11 @@ class PointWriter:
         if then:
             self._client.batched(then)
 
-    def _write_with(
-        self, bulk: BulkWriter, points: Sequence[Points], then: Sequence[Callable[[], object]]
-    ) -> bool:
+    def _write_with(self, bulk: BulkWriter, then: Sequence[Callable[[], object]]) -> bool:
         """Write all points and take the steps in one transaction; False if MLflow refuses some
         of it and nothing was done."""
         try:
-            self._client.batched([partial(self._write, bulk, points), *then])
+            self._client.batched([partial(self._write, bulk), *then])
         except RefusedError as error:
             if error.code not in ITEM_FAULTS:
                 raise
@@ -76,25 +76,25 @@ class PointWriter:
         self._waiting, self._count = [], 0
         return True
 
-    def _write(self, bulk: BulkWriter, points: Sequence[Points]) -> None:
+    def _write(self, bulk: BulkWriter) -> None:
         if bulk.backs_off:
-            bulk.write(self._run_id, points)
+            bulk.write(self._run_id, self._waiting)
         else:
-            self._client.call(bulk.write, self._run_id, points)
+            self._client.call(bulk.write, self._run_id, self._waiting)
 
-    def _write_storable(self, bulk: BulkWriter, storable: Sequence[Points]) -> None:
-        """Write in bulk the points that MLflow takes. Points that it refuses for a reason that is
-        not known are kept: its API says which of them are at fault."""
+    def _write_all(self, bulk: BulkWriter) -> None:
+        """Write the points in bulk. If MLflow refuses some for a reason that is not known, all are
+        kept: its API says which of them are at fault."""
         try:
-            self._write(bulk, storable)
+            self._write(bulk)
         except RefusedNamesError as error:
-            refused = [points for points in storable if points.name in error.names]
+            refused = [points for points in self._waiting if points.name in error.names]
             self._batches.leave_out(_metrics(refused), str(error))
         except RefusedError as error:
             if error.code not in ITEM_FAULTS:
                 raise
             return
-        self._waiting = [points for points in self._waiting if not points.storable()]
+        self._waiting, self._count = [], 0
 
 
 def _metrics(waiting: Sequence[Points]) -> list[Metric]:

@@ -68,12 +68,13 @@ class RunDescription:
     def flush_pending(self) -> None:
         """Log the pending params and tags."""
         if self._pending_params or self._pending_tags:
+            self._names.save()
             self._client.batched([self.log_pending])
             self.drop_pending()
 
     def log_pending(self) -> None:
         """Log the pending params and tags and keep them: a step of `Client.batched` may be
-        repeated. Call `drop_pending` when it has succeeded."""
+        repeated. Call `RunNames.save` before and `drop_pending` when it has succeeded."""
         self._batches.log("params", self._pending_params)
         self.log_tags(self._pending_tags)
 

@@ -62,9 +62,9 @@ class RunPoints:
             self._write(Points(self._names.metrics.name(key), (value,), (at,), (step,)))
 
     def flush(self, then: Sequence[Callable[[], object]] = ()) -> None:
-        """Write the original keys of new names, then all points, and ``then`` as in
+        """Save the original keys of new names, then write all points, and ``then`` as in
         `PointWriter.flush`."""
-        self._names.save_metrics()
+        self._names.save()
         self._writer.flush(then)
 
     def _append_history(self, series: Series) -> None:

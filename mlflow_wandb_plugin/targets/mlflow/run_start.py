@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import RunInfo
+from mlflow_wandb_plugin.mapping import to_mlflow
 
 CLOCK_TOLERANCE_MS = 10_000
 """How much the clocks of a W&B server and of a training process may differ, with the time of
@@ -25,15 +26,15 @@ def from_server(info: RunInfo) -> bool:
 
 def is_start(info: RunInfo, start_ms: int | None, tags: Mapping[str, str]) -> bool:
     """Whether ``start_ms``, the start of the replica with ``tags``, is that of the W&B run."""
-    if start_ms is None or info.started_ms is None or not two_clocks(info, tags):
-        return start_ms == info.started_ms
-    known = (info.started_ms, info.facts.get("process_started_ms", info.started_ms))
+    started_ms = to_mlflow.run_time(info.started_ms)
+    if start_ms is None or started_ms is None or not two_clocks(info, tags):
+        return start_ms == started_ms
+    known = (started_ms, info.facts.get("process_started_ms", started_ms))
     return any(abs(start_ms - one) <= CLOCK_TOLERANCE_MS for one in known)
 
 
 def start_of(info: RunInfo, start_ms: int | None, tags: Mapping[str, str]) -> int:
     """Return the Unix ms from which the steps of system metrics are counted: the start of the
     replica, so that writing again gives the same steps, unless somebody has moved it."""
-    if info.started_ms is None or is_start(info, start_ms, tags):
-        return start_ms or 0
-    return info.started_ms
+    started_ms = to_mlflow.run_time(info.started_ms)
+    return start_ms or 0 if started_ms is None or is_start(info, start_ms, tags) else started_ms

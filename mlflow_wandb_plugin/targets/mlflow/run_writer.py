@@ -61,8 +61,8 @@ class MlflowRunWriter:
         self.losses, self._rewrites = losses.counts, losses.rewrites
         tags = run.data.tags
         self._files = RunFiles(client, self.run_id, losses, tags)
-        metrics, params = ({}, {}) if reopen_tags is None else self._files.load_earlier()
-        self._names = RunNames(self._files, run.data, metrics, params)
+        earlier = {} if reopen_tags is None else self._files.load_earlier()
+        self._names = RunNames(self._files, run.data, earlier)
         batches = Batches(client, self.run_id, losses)
         self._description = RunDescription(run, batches, self._names, self._files)
         # The step metric is decided when the run is first written, whatever its config says later.
@@ -101,6 +101,7 @@ class MlflowRunWriter:
     def restart(self, complete: bool) -> Mapping[str, int]:
         if complete:
             self._files.forget_earlier()
+            self._names.restart()
         # The position is reset in MLflow, too: else a kill would leave the rest unread.
         self._description.set_tags(self._progress.restart())
         return {}
@@ -127,12 +128,14 @@ class MlflowRunWriter:
         self._describe(info)
         self._description.remove_stale(info)
         self._rewrites["name"] = self._names.count_rewritten()
+        self._rewrites["time"] = to_mlflow.lost_run_times(info)
         self._files.finish(info)
         self._names.save()
         steps: list[Callable[[], object]] = [self._description.log_pending, self._log_counts]
         status = to_mlflow.STATUS[info.state]
         if status != "RUNNING" and not self._secondary():
-            end = (self._client.client.set_terminated, self.run_id, status, info.ended_ms)
+            end_ms = to_mlflow.run_time(info.ended_ms)
+            end = (self._client.client.set_terminated, self.run_id, status, end_ms)
             steps.append(partial(self._client.call, *end))
         self._write_end(info, complete, steps)
         self._description.remember(self._count_tags())
@@ -194,8 +197,12 @@ class AdoptedRunWriter(MlflowRunWriter):
     points_type = MissingPoints
 
     def update(self, info: RunInfo) -> None:
-        tags = to_mlflow.run_tags(info).items()
-        self._description.set_tags({key: tag for key, tag in tags if key.startswith("wandb.")})
+        tags = {
+            key: tag for key, tag in to_mlflow.run_tags(info).items() if key.startswith("wandb.")
+        }
+        named = {self._names.tags.name((key,)): tag for key, tag in tags.items()}
+        self._names.save()
+        self._description.set_tags(named)
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         self._points.release()

@@ -155,7 +155,9 @@ class MlflowTarget(Target):
         experiment = self.experiment_id(info)
         parent = self._parents.parent_of(info, experiment)
         tags = tags | ({PARENT_TAG: parent} if parent else {})
-        new = NewRun(experiment, to_mlflow.run_name(info), info.started_ms, tags)
+        new = NewRun(
+            experiment, to_mlflow.run_name(info), to_mlflow.run_time(info.started_ms), tags
+        )
         self._search.prepare_creation(info, experiment)
         first = self._client.call(self._client.client.create_first, new, identity.RUN_ID)
         if first is not None:

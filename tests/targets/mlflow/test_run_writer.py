@@ -13,8 +13,10 @@ from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
 from mlflow_wandb_plugin.core.model import Checkpoint, RowObjects, Series
 from mlflow_wandb_plugin.core.protocols import TargetOptions, WritePath
+from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import TargetError
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
+from tests.support.mlflow_state import read_runs
 from tests.targets.mlflow.writing import document, end, opened, points, run_info, the_run
 
 AWKWARD_KEYS = [
@@ -120,6 +122,33 @@ def test_a_point_that_mlflow_refuses_costs_itself_alone(
     (lost,) = document(fresh_store, run, "wandb/losses.jsonl", tmp_path)
     assert (lost["key"], lost["value"], lost["step"]) == ("bad", "7.0", str(step))
     assert lost["reason"]
+
+
+@pytest.mark.parametrize("way", ["sql", "api", "server"])
+def test_integers_beyond_64_bits_cost_themselves_alone(
+    fresh_store: str, server: str, way: str
+) -> None:
+    """A run with impossible times, steps and sweep is written and ends, whoever stores it."""
+    path: WritePath = "api" if way == "api" else "auto"
+    uri, run_id = server if way == "server" else fresh_store, f"integers-{way}"
+    info = run_info(
+        run_id=run_id, project="integers", sweep_id=way, started_ms=2**63, ended_ms=-(2**70)
+    )
+    target = MlflowTarget(uri, TargetOptions(write_path=path), Backoff(0.0))
+    writer = target.open(info, "backfill")
+    for step, at in ((2**63, 1), (-(2**63) - 1, 1), (1, 2**63), (1, -1)):
+        writer.append(Series(("bad",), [step], [at], [7.0]))
+    writer.append(Series(("some",), [2**63 - 1, 2**64, 5], [2**63 - 1, 1, 0], [1.0, 2.0, 3.0]))
+    writer.append(points("good", [1.0, 2.0]))
+    end(writer, info)
+    writer.close()
+    (run,) = read_runs(uri, only=run_id).values()
+    assert run.points("some") == [(5, 3.0), (2**63 - 1, 1.0)]
+    assert run.points("good") == [(0, 1.0), (1, 2.0)]
+    assert "bad" not in run.metrics
+    assert (run.status, run.tags["wandb.sync.state"]) == ("FINISHED", "complete")
+    assert json.loads(run.tags["wandb.sync.losses"]) == {"metric_refused": 5}
+    assert json.loads(run.tags["wandb.sync.rewrites"]) == {"time": 2}
 
 
 def test_losses_of_an_earlier_session_are_not_forgotten(fresh_store: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.protocols import Difference
+from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.run_start import (
     CLOCK_TOLERANCE_MS,
     from_server,
@@ -47,7 +48,7 @@ def start_difference(
     info: RunInfo, found_ms: int | None, tags: Mapping[str, str]
 ) -> Difference | None:
     """Compare the time at which the replica with ``tags`` started; None if it is as expected."""
-    wanted = info.started_ms
+    wanted = to_mlflow.run_time(info.started_ms)
     if wanted is None or found_ms == wanted:
         return None
     what = f"the run's start is {found_ms} ms, not {wanted} ms"

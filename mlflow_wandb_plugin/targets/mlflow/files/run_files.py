@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, RunInfo
 from mlflow_wandb_plugin.mapping import documents, to_mlflow
 from mlflow_wandb_plugin.mapping.documents import artifact_document
-from mlflow_wandb_plugin.mapping.names import Limits, Namer, safe_path
+from mlflow_wandb_plugin.mapping.names import Limits, Namer, fitting, safe_path
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.files.history_file import HistoryFile
 from mlflow_wandb_plugin.targets.mlflow.files.losses import Losses
@@ -57,9 +57,9 @@ class RunFiles:
         """Tags that the run needs because of its files."""
         return self._media.tags
 
-    def load_earlier(self) -> tuple[RenamedKeys, RenamedKeys]:
-        """Load the documents that an earlier session wrote; return the original keys of the
-        metrics and of the params that it renamed."""
+    def load_earlier(self) -> Mapping[str, RenamedKeys]:
+        """Load the documents that an earlier session wrote; return the original keys of all names
+        that it changed, by kind."""
         listed = self._client.call(self._client.mlflow.list_artifacts, self._run_id, "wandb")
         paths = {item.path for item in listed}
 
@@ -81,12 +81,11 @@ class RunFiles:
         if LOSSES_FILE in paths:
             with contextlib.suppress(ValueError):
                 self._losses.load(self._uploads.download(LOSSES_FILE))
-        names = load(documents.RENAMED_FILE, {})
-        return names.get("metrics", {}), names.get("params", {})
+        names: Mapping[str, RenamedKeys] = load(documents.RENAMED_FILE, {})
+        return names
 
     def forget_earlier(self) -> None:
-        """Forget what an earlier session wrote: all of the run comes again. The original keys of
-        names are kept, because the names are."""
+        """Forget what an earlier session wrote: all of the run comes again."""
         self._history.clear()
         self._config, self.summary, self._lineage, self.long_tags = {}, {}, [], {}
         self._losses.clear()
@@ -140,12 +139,10 @@ class RunFiles:
             self._uploads.wait()
         return True
 
-    def save_names(self, metrics: RenamedKeys, params: RenamedKeys) -> None:
-        """Upload the original keys of renamed metrics and params, if there are any."""
-        if metrics or params:
-            names = {"metrics": dict(metrics), "params": dict(params)}
-            self._uploads.write_json(documents.RENAMED_FILE, names)
-            self._uploads.wait()
+    def save_names(self, names: Mapping[str, RenamedKeys]) -> None:
+        """Upload the original keys of changed names, by kind."""
+        self._uploads.write_json(documents.RENAMED_FILE, names)
+        self._uploads.wait()
 
     def finish(self, info: RunInfo) -> None:
         """Upload the documents and wait for all uploads."""
@@ -186,36 +183,57 @@ class RunFiles:
 class RunNames:
     """Names of one run's W&B keys, unique within each kind.
 
+    The original key of a changed name is saved before anything is written under the name: else a
+    session that follows a killed one would take the name for another key's, and choose a new one.
+
     Args:
         data: has the names that the run uses already.
-        metrics, params: original keys by name, as an earlier session wrote them.
+        earlier: original keys by name, by kind, as an earlier session saved them.
     """
 
-    def __init__(
-        self, files: RunFiles, data: RunData, metrics: RenamedKeys, params: RenamedKeys
-    ) -> None:
+    def __init__(self, files: RunFiles, data: RunData, earlier: Mapping[str, RenamedKeys]) -> None:
         limit = Limits.installed().key
-        self.metrics = Namer(limit, metrics, data.metrics)
-        self.params = Namer(limit, params, data.params)
-        self.tags = Namer(limit)
+        taken = {"metrics": data.metrics, "params": data.params, "tags": data.tags}
+        self._namers = {kind: Namer(limit, earlier.get(kind), taken[kind]) for kind in taken}
         self._files = files
-        self._saved_metrics = len(self.metrics.renamed)
+        self._saved = self._count()
+
+    @property
+    def metrics(self) -> Namer:
+        return self._namers["metrics"]
+
+    @property
+    def params(self) -> Namer:
+        return self._namers["params"]
+
+    @property
+    def tags(self) -> Namer:
+        return self._namers["tags"]
+
+    def restart(self) -> None:
+        """Name all keys again, because all of the run comes again: the saved keys may be damaged.
+        Those that fit their names are kept."""
+        limit = Limits.installed().key
+        for kind, namer in self._namers.items():
+            self._namers[kind] = Namer(limit, fitting(namer.renamed, limit))
+        self._saved = -1
 
     def save(self) -> None:
-        """Write the original keys of all rewritten names into the run's files."""
-        self._files.save_names(self.metrics.renamed, self.params.renamed)
-        self._saved_metrics = len(self.metrics.renamed)
+        """Save the original keys of the names that were changed since the last call; call this
+        before anything is written under them."""
+        if self._count() != self._saved:
+            renamed = {kind: dict(namer.renamed) for kind, namer in self._namers.items()}
+            self._files.save_names(renamed)
+            self._saved = self._count()
 
-    def save_metrics(self) -> None:
-        """Write them if metrics were renamed since; call it before their points are written."""
-        if len(self.metrics.renamed) != self._saved_metrics:
-            self.save()
+    def _count(self) -> int:
+        return sum(len(namer.renamed) for namer in self._namers.values())
 
     def count_rewritten(self) -> int:
         """Number of names that differ from their dotted key."""
         return sum(
             name != ".".join(key)
-            for namer in (self.metrics, self.params, self.tags)
+            for namer in self._namers.values()
             for name, key in namer.renamed.items()
         )
 
