@@ -34,6 +34,7 @@ class Copy:
         name: name of the original file.
         file: posix path relative to the run's folder; None if there was no readable file to copy.
         size, mtime_ns: bytes and modification time (Unix ns) of the original.
+        refused: why the original was not read.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Copy:
     size: int = 0
     mtime_ns: int = 0
     sha256: str = ""
+    refused: str = ""
 
 
 class FileWriter:
@@ -59,7 +61,10 @@ class FileWriter:
     def add_file(self, ref: FileRef) -> None:
         """Copy a file of the run."""
         known = self._files.get(ref.path)
-        copy = self._copied(ref.local, FILES, ref.path, known, "file_missing")
+        if ref.refused:
+            copy = self._not_read(ref.path, known, "file_not_read", ref.refused)
+        else:
+            copy = self._copied(ref.local, FILES, ref.path, known, "file_missing")
         if copy != known:
             self._files[ref.path] = copy
             self._changed = True
@@ -90,13 +95,25 @@ class FileWriter:
         document = {"path": entry.path, "digest": entry.digest, "bytes": entry.size}
         if entry.ref is not None:
             document["ref"] = entry.ref
-        if entry.local is not None:
+        if entry.refused:
+            refused = "artifact_file_not_read", entry.refused
+            document.update(asdict(self._not_read(entry.path, known, *refused)))
+        elif entry.local is not None:
             below = _artifact_folder(artifact.type, artifact.name, artifact.version)
             copy = self._copied(entry.local, below, entry.path, known, "artifact_file_missing")
             document.update(asdict(copy))
         elif entry.ref is None:
             self._losses["artifact_file_missing"] += 1
         return document
+
+    def _not_read(self, path: str, known: Copy | None, loss: str, reason: str) -> Copy:
+        """Count a file that the source does not read; returns the known copy if there is one."""
+        if known is not None and known.file is not None:
+            return known
+        copy = Copy(Path(path).name, None, refused=reason)
+        if copy != known:
+            self._losses[loss] += 1
+        return copy
 
     def _copied(self, local: Path, below: str, path: str, known: Copy | None, loss: str) -> Copy:
         """Copy ``local``; returns the known copy if the file is unchanged or was deleted since."""
@@ -154,15 +171,17 @@ def read_files(folder: Path) -> Iterator[FileRef | ArtifactRef | UnreadableRange
         local, unreadable = _located(folder, _copy(item))
         if unreadable is not None:
             yield unreadable
-        yield FileRef(item["path"], local)
+        yield FileRef(item["path"], local, item.get("refused", ""))
     for item in index.get("artifacts", ()):
         entries = []
         for entry in item["entries"]:
-            copy = _located(folder, _copy(entry)) if "name" in entry else (None, None)
+            refused = entry.get("refused", "")
+            named = "name" in entry and not refused
+            copy = _located(folder, _copy(entry)) if named else (None, None)
             if copy[1] is not None:
                 yield copy[1]
             same = entry["path"], entry["digest"], entry["bytes"]
-            entries.append(ArtifactEntry(*same, copy[0], entry.get("ref")))
+            entries.append(ArtifactEntry(*same, copy[0], entry.get("ref"), refused))
         yield ArtifactRef(
             item["type"], item["name"], item["version"], item["digest"], item["description"],
             tuple(item["aliases"]), item["metadata"], tuple(entries), item["used"],
@@ -205,7 +224,12 @@ def _located(folder: Path, copy: Copy) -> tuple[Path, UnreadableRange | None]:
 
 def _copy(item: Mapping[str, Any]) -> Copy:
     return Copy(
-        item["name"], item["file"], item["size"], item.get("mtime_ns", 0), item.get("sha256", "")
+        item["name"],
+        item["file"],
+        item["size"],
+        item.get("mtime_ns", 0),
+        item.get("sha256", ""),
+        item.get("refused", ""),
     )
 
 

@@ -7,6 +7,7 @@ are applied by the rules in `mapping/`.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,23 +97,38 @@ class RowObjects:
     values: Mapping[Key, Any]
 
 
+NO_FILE = Path(os.devnull)
+"""Path of a file that is not read."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileRef:
-    """A file of the run. ``path`` is relative to W&B's ``files/``, with forward slashes."""
+    """A file of the run.
+
+    Attributes:
+        path: relative to W&B's ``files/``, with forward slashes.
+        refused: why the file is not read; ``local`` is then `NO_FILE`.
+    """
 
     path: str
     local: Path
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ArtifactEntry:
-    """One file of an artifact: a local copy, or a reference to another store, or neither."""
+    """One file of an artifact: a local copy, or a reference to another store, or neither.
+
+    Attributes:
+        refused: why the local copy is not read; ``local`` is then None.
+    """
 
     path: str
     digest: str
     size: int
     local: Path | None = None
     ref: str | None = None
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,10 +35,13 @@ class SourceOptions:
         artifacts: whether W&B artifacts are wanted; a source need not fetch them otherwise.
         request_gate: decides when a request may be sent, for processes that share one limit; None
             means that the source limits itself.
+        follow_links: read every file that a local run folder and its records name, also outside the
+            folder one that may hold keys or that this user does not own.
     """
 
     artifacts: bool = True
     request_gate: RequestGate | None = None
+    follow_links: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,8 @@ class MlflowShipment:
 
     def _ship(self) -> str:
         header = read_header(self.path)
+        # A training process decides which files it logs; a journal that was left may be anybody's.
+        from_trainer = trainer_alive(self.path)
         is_secondary = bool(header.get(SECONDARY))
         if is_secondary:
             self._status[SECONDARY] = True
@@ -117,7 +119,8 @@ class MlflowShipment:
                 where=tracking_uri.where(target.uri, writer.experiment_id, writer.run_id),
             )
             follow = self._wait_for_more if self._follow else None
-            result = replicate(read_logs([log], writer.position, follow), writer)
+            items = read_logs([log], writer.position, follow, follow_links=from_trainer)
+            result = replicate(items, writer)
         finally:
             writer.close()
         assert result.info is not None

@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from mlflow_wandb_plugin.core.model import FileRef, Item, RunInfo, Series
+from mlflow_wandb_plugin.core.model import Item, RunInfo, Series
 from mlflow_wandb_plugin.errors import RecordError
 from mlflow_wandb_plugin.wandb_log.artifact_records import artifact_ref, used_artifact_ref
+from mlflow_wandb_plugin.wandb_log.local_files import LocalFiles
 from mlflow_wandb_plugin.wandb_log.records import HISTORY, SUMMARY, is_runtime_summary, record_type
 from mlflow_wandb_plugin.wandb_log.rows import Rows
 from mlflow_wandb_plugin.wandb_log.run_state import RunFacts
@@ -48,7 +48,7 @@ class RunDecoder:
         self._parse = Record.FromString
         self.run = RunFacts()
         self.changed = False
-        self._files_dir: Path | None = None
+        self._files = LocalFiles()
         self._held_summary: bytes | None = None
         self._rows = Rows(self.run)
         self._machine = StepMachine(self._rows.metrics)
@@ -71,13 +71,13 @@ class RunDecoder:
 
     # -- one log after another ------------------------------------------------------------
 
-    def begin(self, segment: str, files_dir: Path | None) -> None:
-        """Start log ``segment``, whose files are in ``files_dir``."""
+    def begin(self, segment: str, files: LocalFiles | None = None) -> None:
+        """Start log ``segment``; ``files`` says which files that its records name may be read."""
         self._rows.fold()
         self._rows.new_log()
         self._machine = StepMachine(self._rows.metrics)
         self.run.begin(segment)
-        self._files_dir = files_dir
+        self._files = files or LocalFiles()
 
     def feed_core_exit(self, payload: bytes) -> None:
         """Add the exit record of wandb-core's file to a journal, whose own has no run time."""
@@ -164,11 +164,11 @@ class RunDecoder:
 
     def _add_files(self, files: Any) -> None:
         for item in files.files:
-            if self._files_dir is not None and item.path.startswith("media/"):
-                self._rows.add_item(FileRef(item.path, self._files_dir / item.path))
+            if self._files.files_dir is not None and item.path.startswith("media/"):
+                self._rows.add_item(self._files.ref(item.path))
 
     def _add_artifact(self, artifact: Any) -> None:
-        self._rows.add_item(artifact_ref(artifact))
+        self._rows.add_item(artifact_ref(artifact, self._files))
 
     def _add_preempting(self, _: Any) -> None:
         self.run.preempting = True

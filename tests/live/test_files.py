@@ -132,6 +132,45 @@ run.finish()
     assert math.isfinite(run.latest["m"])
 
 
+def test_artifacts_and_saved_files_from_anywhere_are_carried(
+    env: dict[str, str], tmp_path: Path, fresh_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copied by wandb or not, linked or with a relative path; a reference stays a reference."""
+    data = tmp_path / "elsewhere"
+    data.mkdir()
+    for name in ("copied", "kept", "relative", "saved", "referenced"):
+        (data / name).write_text(f"content of {name}")
+    run_script(
+        f"""
+import os
+import mlflow_wandb_plugin.wandb as wandb
+run = wandb.init(project="files", id="files")
+run.save({str(data / "saved")!r}, base_path={str(data)!r})
+artifact = wandb.Artifact("set", "dataset")
+artifact.add_file({str(data / "copied")!r})
+artifact.add_file({str(data / "kept")!r}, policy="immutable")
+artifact.add_file(os.path.relpath({str(data / "relative")!r}), policy="immutable")
+artifact.add_reference({(data / "referenced").as_uri()!r})
+run.log_artifact(artifact)
+run.finish()
+""",
+        env,
+        tmp_path / "work",
+    )
+    monkeypatch.chdir(tmp_path / "work")  # A relative path is relative to the script's folder.
+    backfill(str(wandb_folder(env)), fresh_store)
+    for uri, place in ((env["MLFLOW_TRACKING_URI"], "dual"), (fresh_store, "filled")):
+        (run,) = read_runs(uri, tmp_path / place).values()
+        assert json.loads(run.tags["wandb.sync.losses"]) == {}
+        folder = tmp_path / place / run.run_id / "wandb"
+        assert (folder / "files/saved").read_text() == "content of saved"
+        (version,) = (
+            path for path in (folder / "artifacts/dataset/set").iterdir() if path.is_dir()
+        )
+        found = {path.name: path.read_text() for path in version.iterdir()}
+        assert found == {name: f"content of {name}" for name in ("copied", "kept", "relative")}
+
+
 def test_a_journal_that_cannot_be_written(env: dict[str, str], tmp_path: Path) -> None:
     """There is one warning, W&B has everything, and a backfill brings it to MLflow."""
     blocked = tmp_path / "blocked"

@@ -77,6 +77,25 @@ def test_a_trainer_that_lives_leaves_its_run_open(fresh_store: str, tmp_path: Pa
     assert read_runs(fresh_store)["r1"].points("a") == [(0, 1.0), (1, 2.0)]
 
 
+@pytest.mark.parametrize("alive", [True, False])
+def test_the_trainer_alone_decides_which_files_are_read(
+    fresh_store: str, tmp_path: Path, alive: bool
+) -> None:
+    """A link to a system file is followed while the trainer lives, and not in a journal left."""
+    ours = open_journal(tmp_path, *WHOLE)
+    files = tmp_path / "offline-run-20260101_000000-r1" / "files"
+    files.mkdir(parents=True)
+    (files / "hosts").symlink_to("/etc/hosts")
+    if not alive:
+        ours.close()
+    shipment(ours.path, fresh_store).ship()
+    ours.close()
+    (run,) = read_runs(fresh_store, tmp_path / "downloaded").values()
+    arrived = tmp_path / "downloaded" / run.run_id / "wandb/files/hosts"
+    assert arrived.is_file() == alive
+    assert read_status(ours.path)["losses"] == ({} if alive else {"file_not_read": 1})
+
+
 def test_a_run_with_a_step_metric_goes_on_where_it_was(fresh_store: str, tmp_path: Path) -> None:
     """Rows that were shipped are read again, and their points are not written again."""
     start = run_record("r1", config={"mlflow_step_metric": "at"})

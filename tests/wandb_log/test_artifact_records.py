@@ -11,6 +11,7 @@ from wandb.proto.wandb_internal_pb2 import ArtifactRecord, UseArtifactRecord
 
 from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef
 from mlflow_wandb_plugin.wandb_log.artifact_records import artifact_ref, used_artifact_ref
+from mlflow_wandb_plugin.wandb_log.local_files import LocalFiles
 
 
 def record() -> ArtifactRecord:
@@ -23,7 +24,7 @@ def test_an_artifact_with_its_files() -> None:
     logged.metadata = json.dumps({"epoch": 3})
     logged.manifest.contents.add(path="a", digest="d", size=5, local_path="/stage/a")
     logged.manifest.contents.add(path="b", digest="e", size=6, ref="s3://x/b")
-    assert artifact_ref(logged) == ArtifactRef(
+    assert artifact_ref(logged, LocalFiles()) == ArtifactRef(
         type="model", name="net", version="0123456789ab", digest="0123456789abcdef",
         aliases=("best",), metadata={"epoch": 3},
         entries=(
@@ -40,7 +41,7 @@ def test_a_large_manifest_lies_beside_the_log(tmp_path: Path) -> None:
     file.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
     logged = record()
     logged.manifest.manifest_file_path = str(file)
-    assert artifact_ref(logged).entries == (
+    assert artifact_ref(logged, LocalFiles()).entries == (
         ArtifactEntry("a", "d", 5, local=Path("/stage/a")),
         ArtifactEntry("b", "", 0),
     )
@@ -56,7 +57,7 @@ def test_a_manifest_that_cannot_be_read_is_not_an_empty_one(
         file.write_bytes(content)
     logged = record()
     logged.manifest.manifest_file_path = str(file)
-    (entry,) = artifact_ref(logged).entries
+    (entry,) = artifact_ref(logged, LocalFiles()).entries
     assert (entry.path, entry.local, entry.ref) == ("manifest.jsonl.gz", None, None)
 
 
@@ -65,7 +66,7 @@ def test_metadata_that_is_no_object(metadata: str) -> None:
     """It is kept as it is; the artifact is not lost over it."""
     logged = record()
     logged.metadata = metadata
-    assert artifact_ref(logged).metadata
+    assert artifact_ref(logged, LocalFiles()).metadata
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from mlflow_wandb_plugin.journal import frames as journal
 from mlflow_wandb_plugin.journal import reader
 from mlflow_wandb_plugin.wandb_log.decoder import RunDecoder
 from mlflow_wandb_plugin.wandb_log.framing import LogReader
+from mlflow_wandb_plugin.wandb_log.local_files import LocalFiles
 from tests.support import core_says
 from tests.support.core_says import comparable
 from tests.support.health_checks import WITH_FIXTURE
@@ -36,7 +37,7 @@ class Decoded:
 
     def __init__(self, payloads: list[bytes], block: int = 7) -> None:
         self.decoder = RunDecoder()
-        self.decoder.begin("log", None)
+        self.decoder.begin("log")
         self.items: list[Item] = []
         for number, payload in enumerate(payloads):
             self.decoder.feed(payload)
@@ -168,7 +169,7 @@ def test_points_that_are_not_kept_still_count_in_the_summary() -> None:
     """A reader that goes on in the middle of a log leaves points out, not what they add up to, and
     still tells the keys, for names are given by their order."""
     decoder = RunDecoder()
-    decoder.begin("log", None)
+    decoder.begin("log")
     for payload in bytes_of(run_record(), history_record({"a": 1}, 0, 1.0)):
         decoder.feed(payload)
     assert list(decoder.take(keep_points=False)) == [Series(("a",), (), (), ())]
@@ -208,7 +209,7 @@ def test_media_files_are_named_with_their_local_copy(tmp_path: Path) -> None:
     record.files.files.add(path="media/images/x.png")
     record.files.files.add(path="config.yaml")
     decoder = RunDecoder()
-    decoder.begin("log", tmp_path)
+    decoder.begin("log", LocalFiles(tmp_path))
     decoder.feed(record.SerializeToString())
     (ref,) = decoder.take()
-    assert ref == FileRef("media/images/x.png", tmp_path / "media/images/x.png")
+    assert ref == FileRef("media/images/x.png", tmp_path / "files/media/images/x.png")

@@ -42,7 +42,7 @@ def record(
 def decoded(payloads: list[bytes]) -> tuple[Any, ...]:
     """What a decoder makes of the records, comparable."""
     decoder = RunDecoder()
-    decoder.begin("log", None)
+    decoder.begin("log")
     for payload in payloads:
         decoder.feed(payload)
     decoder.end()
@@ -104,7 +104,7 @@ def test_plain_rows_need_no_protobuf(monkeypatch: pytest.MonkeyPatch) -> None:
         for n in range(1000)
     ]
     decoder = RunDecoder()
-    decoder.begin("log", None)
+    decoder.begin("log")
     monkeypatch.setattr(decoder, "_parse", None)
     for row in rows:
         decoder.feed(row)
@@ -117,7 +117,7 @@ def test_plain_rows_need_no_protobuf(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_odd_row_costs_few_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """A block with a row that is not plain is halved until that row is found."""
     decoder = RunDecoder()
-    decoder.begin("log", None)
+    decoder.begin("log")
     add, parsed = decoder._rows.add_history, []
     monkeypatch.setattr(decoder._rows, "add_history", lambda row: (parsed.append(row), add(row)))
     for n in range(512):
@@ -132,7 +132,7 @@ def test_a_row_that_cannot_be_decoded_is_reported() -> None:
     """Bytes that look like a history record and are no message are not lost in silence."""
     bad = b"\x08\x01\x12\x06\x0a\x20\x12\x01\x82\x01"
     decoder = RunDecoder()
-    decoder.begin("log", None)
+    decoder.begin("log")
     decoder.feed(bad)
     decoder.feed(record(2, 2, [(("a",), "1")], "5"))
     assert len([item for item in decoder.take() if isinstance(item, Series)]) == 1

@@ -21,9 +21,9 @@ class RunLog:
     journal: Path | None = None
 
     @property
-    def files_dir(self) -> Path | None:
-        """Folder of the run's files."""
-        return None if self.wandb_file is None else self.wandb_file.parent / "files"
+    def run_folder(self) -> Path | None:
+        """Folder of the log and the run's files."""
+        return None if self.wandb_file is None else self.wandb_file.parent
 
 
 def find_logs(path: Path) -> list[RunLog]:

@@ -17,7 +17,6 @@ from pathlib import Path
 from mlflow_wandb_plugin.core.identity import TO_THE_END
 from mlflow_wandb_plugin.core.model import (
     Checkpoint,
-    FileRef,
     Item,
     RunInfo,
     RunState,
@@ -31,6 +30,7 @@ from mlflow_wandb_plugin.journal.reader import JournalReader
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog, without_removed_journal
 from mlflow_wandb_plugin.wandb_log.decoder import BLOCK_POINTS, RunDecoder
 from mlflow_wandb_plugin.wandb_log.framing import Frame, LogReader
+from mlflow_wandb_plugin.wandb_log.local_files import LocalFiles
 from mlflow_wandb_plugin.wandb_log.records import HISTORY, record_type
 
 RECENT_S = 120
@@ -50,7 +50,7 @@ def peek(log: RunLog) -> RunInfo:
     """
     log = without_removed_journal(log)
     decoder = RunDecoder()
-    decoder.begin(log.segment, None)
+    decoder.begin(log.segment)
     if log.wandb_file is not None:
         try:
             for frame in LogReader(log.wandb_file).read():
@@ -88,7 +88,10 @@ class Progress:
 
 
 def read_logs(
-    logs: list[RunLog], since: Mapping[str, int], follow: Callable[[Progress], bool] | None = None
+    logs: list[RunLog],
+    since: Mapping[str, int],
+    follow: Callable[[Progress], bool] | None = None,
+    follow_links: bool = False,
 ) -> Iterator[Item]:
     """Yield the items of ``logs``, the last of which may still grow, with a `RunInfo` after each.
 
@@ -97,20 +100,21 @@ def read_logs(
             a log.
         follow: called at the end of what is written so far; it waits, and returns whether to read
             on. None: read once.
+        follow_links: read every file that the folder and the records name; see `LocalFiles`.
     """
     decoder = RunDecoder()
     state: RunState = "running"
     missing = False
     done: list[RunLog] = []
     for log in map(without_removed_journal, logs):
-        reading = _LogReading(log, decoder, since)
+        reading = _LogReading(log, decoder, since, follow_links)
         yield from reading.run(follow if log.segment == logs[-1].segment else None)
         state = _state(log, decoder.run.state())
         if state != "running" and reading.file_is_more_complete:
             # wandb-core wrote all of its file, the tap not all of its journal: read the file.
             log = replace(log, journal=None)
             decoder = _decoder_after(done)
-            reading = _LogReading(log, decoder, since)
+            reading = _LogReading(log, decoder, since, follow_links)
         yield from reading.finish(over=state != "running")
         done.append(log)
         missing = missing or reading.missing
@@ -130,7 +134,9 @@ def _decoder_after(logs: list[RunLog]) -> RunDecoder:
 class _LogReading:
     """Reads one log through the run's decoder."""
 
-    def __init__(self, log: RunLog, decoder: RunDecoder, since: Mapping[str, int]) -> None:
+    def __init__(
+        self, log: RunLog, decoder: RunDecoder, since: Mapping[str, int], follow_links: bool = False
+    ) -> None:
         self._log = log
         self._decoder = decoder
         self._file = None if log.wandb_file is None else LogReader(log.wandb_file)
@@ -140,7 +146,8 @@ class _LogReading:
         self._copied = since.get(log.segment) == TO_THE_END
         self._rows_from_file = self._journal is None
         self._progress = Progress()
-        decoder.begin(log.segment, log.files_dir)
+        self._files = LocalFiles(log.run_folder, follow_links)
+        decoder.begin(log.segment, self._files)
 
     def run(self, follow: Callable[[Progress], bool] | None) -> Iterator[Item]:
         """Yield what is written so far, and what is appended while ``follow`` returns True."""
@@ -181,7 +188,7 @@ class _LogReading:
                 primary = reader is self._journal or self._journal is None
                 yield from (replace(unreadable, lost=primary) for unreadable in reader.unreadable)
         if not self._copied:
-            yield from self._all_files()
+            yield from self._files.all_files()
 
     @property
     def _position(self) -> int:
@@ -283,17 +290,6 @@ class _LogReading:
         yield from self._decoder.take(keep_points=keep)
         if position > self._since:
             yield Checkpoint(self._segment, position)
-
-    def _all_files(self) -> Iterator[Item]:
-        """Yield every file of the run's folder: console log, requirements, code, media and more."""
-        root = self._log.files_dir
-        if root is None or not root.is_dir():
-            return
-        for folder, subfolders, names in os.walk(root):
-            subfolders.sort()
-            for name in sorted(names):
-                local = Path(folder, name)
-                yield FileRef(local.relative_to(root).as_posix(), local)
 
 
 def _unreadable(path: Path, frame: Frame | frames.Frame, error: RecordError) -> UnreadableRange:

@@ -29,10 +29,12 @@ class WandbDir(Source):
 
     Args:
         path: a folder of run folders (``wandb``), its parent, a run folder, or a file.
+        follow_links: see `SourceOptions`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, follow_links: bool = False) -> None:
         self.path = path
+        self._follow_links = follow_links
         self.unreadable: list[UnreadableRange] = []
         """Selected logs that do not name their run; length 0 if nothing was logged."""
         self._logs: dict[tuple[str, str, str], list[RunLog]] = {}
@@ -77,10 +79,10 @@ class WandbDir(Source):
         """Count points and bytes of files by reading the run."""
         points = 0
         files: set[Path] = set()
-        for item in read_logs(self._logs_of(run), {}):
+        for item in read_logs(self._logs_of(run), {}, follow_links=self._follow_links):
             if isinstance(item, Series):
                 points += len(item.values)
-            elif isinstance(item, FileRef):
+            elif isinstance(item, FileRef) and not item.refused:
                 files.add(item.local)
         return Size(points, sum(file.stat().st_size for file in files if file.is_file()))
 
@@ -94,7 +96,7 @@ class WandbDir(Source):
 
     def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
         """Yield the run's items after ``since``; see `read_logs`."""
-        yield from read_logs(self._logs_of(run), since)
+        yield from read_logs(self._logs_of(run), since, follow_links=self._follow_links)
 
     def _logs_of(self, run: RunInfo) -> list[RunLog]:
         """Return the logs of a run.

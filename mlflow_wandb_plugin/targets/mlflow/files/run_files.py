@@ -13,7 +13,7 @@ from mlflow_wandb_plugin.mapping.documents import artifact_document
 from mlflow_wandb_plugin.mapping.names import Limits, Namer, fitting, safe_path
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.files.history_file import HistoryFile
-from mlflow_wandb_plugin.targets.mlflow.files.losses import Losses
+from mlflow_wandb_plugin.targets.mlflow.files.losses import Loss, Losses
 from mlflow_wandb_plugin.targets.mlflow.files.media import RunMedia
 from mlflow_wandb_plugin.targets.mlflow.files.uploads import Uploads
 
@@ -96,8 +96,11 @@ class RunFiles:
         self._media.add_row(row)
 
     def add_file(self, ref: FileRef) -> None:
-        self._media.add_file(ref)
         target = f"{documents.FILES_DIR}/{safe_path(ref.path)}"
+        if ref.refused:
+            self._losses.add("file_not_read", Loss(target, ref.refused), once=True)
+            return
+        self._media.add_file(ref)
         self._uploads.upload(ref.local, target, "file_missing")
 
     def add_artifact(self, artifact: ArtifactRef) -> None:
@@ -114,8 +117,11 @@ class RunFiles:
             for part in (artifact.type, artifact.name, version)
         )
         for entry in artifact.entries:
-            if entry.local is not None:
-                target = f"{documents.ARTIFACTS_DIR}/{base}/{safe_path(entry.path)}"
+            target = f"{documents.ARTIFACTS_DIR}/{base}/{safe_path(entry.path)}"
+            if entry.refused:
+                loss = Loss(target, entry.refused)
+                self._losses.add("artifact_file_not_read", loss, once=True)
+            elif entry.local is not None:
                 self._uploads.upload(entry.local, target, "artifact_file_missing")
             elif entry.ref is None:
                 self._losses.counts["artifact_file_missing"] += 1
