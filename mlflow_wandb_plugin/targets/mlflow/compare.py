@@ -55,6 +55,7 @@ class RunComparison(MlflowRunWriter):
         decisive = [RunTag(key, run.data.tags[key]) for key in DECISIVE if key in run.data.tags]
         empty = Run(run.info, RunData(tags=decisive))
         super().__init__(comparing, empty, info, None, self._collected)
+        self._points.latest = run.data.metrics
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         super().finish(info, complete)
