@@ -34,6 +34,8 @@ class RunInfo:
             a param in MLflow cannot change.
         summary: the summary, nested; of a resumed run, as its latest log has it.
         last: each numeric history key's last value in that log.
+        carried: leaves of the summary that W&B handed to that log when it began, and that it has
+            not logged since.
         rows: number of history rows, by segment.
         points: estimated number of points, where it is known before reading.
         last_step, last_ms: of the last history row; None when there is none.
@@ -60,6 +62,7 @@ class RunInfo:
     first_config: Mapping[Key, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
     last: Mapping[Key, float] = field(default_factory=dict)
+    carried: Mapping[Key, Any] = field(default_factory=dict)
     rows: Mapping[str, int] = field(default_factory=dict)
     points: int | None = None
     last_step: int | None = None

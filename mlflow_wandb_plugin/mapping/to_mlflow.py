@@ -17,7 +17,7 @@ from mlflow_wandb_plugin.core.model import Key, RunInfo, RunState, as_float, fla
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.mapping.names import Limits, storable
 
-MAPPING_VERSION = "2"
+MAPPING_VERSION = "3"
 
 EDITABLE_TAGS = (
     "wandb.name", "wandb.group", "run_group", "wandb.job_type", "wandb.tags",
@@ -103,6 +103,8 @@ def last_step(info: RunInfo, step_metric: str = "") -> int:
 def summary_points(info: RunInfo, step_metric: str = "") -> dict[Key, tuple[float, int, int]]:
     """Summary numbers that differ from the last value in history, as points at the last step.
 
+    What a resumed run's log took over from the run's earlier logs is no news.
+
     The point of a key that is in history is 1 ms later than the last row, so that MLflow's latest
     value is the one in W&B's summary.
 
@@ -117,11 +119,20 @@ def summary_points(info: RunInfo, step_metric: str = "") -> dict[Key, tuple[floa
             continue
         logged = info.last.get(path)
         number = as_float(value)
+        if path in info.carried and same_value(info.carried[path], number):
+            continue
         if logged is None:
             points[path] = (number, step, at)
-        elif logged != number and not (math.isnan(logged) and math.isnan(number)):
+        elif not same_value(logged, number):
             points[path] = (number, step, at + 1)
     return points
+
+
+def same_value(one: Any, other: float) -> bool:
+    """Whether a value is the number ``other``; NaN is the same as NaN."""
+    if isinstance(one, bool) or not isinstance(one, (int, float)):
+        return False
+    return as_float(one) == other or (math.isnan(one) and math.isnan(other))
 
 
 def _in_media(info: RunInfo, path: Key) -> bool:

@@ -22,6 +22,7 @@ from mlflow_wandb_plugin.wandb_log.records import HISTORY, SUMMARY, is_runtime_s
 from mlflow_wandb_plugin.wandb_log.rows import Rows
 from mlflow_wandb_plugin.wandb_log.run_state import RunFacts
 from mlflow_wandb_plugin.wandb_log.steps import StepMachine
+from mlflow_wandb_plugin.wandb_log.summary import INTERNAL_KEYS
 
 if TYPE_CHECKING:
     from wandb.proto.wandb_internal_pb2 import Record, StatsRecord, SummaryRecord
@@ -50,6 +51,7 @@ class RunDecoder:
         self.changed = False
         self._files = LocalFiles()
         self._held_summary: bytes | None = None
+        self._may_be_carried = True
         self._rows = Rows(self.run)
         self._machine = StepMachine(self._rows.metrics)
         self._handlers: dict[str, Callable[[Any], None]] = {
@@ -78,6 +80,7 @@ class RunDecoder:
         self._machine = StepMachine(self._rows.metrics)
         self.run.begin(segment)
         self._files = files or LocalFiles()
+        self._may_be_carried = True
 
     def feed_core_exit(self, payload: bytes) -> None:
         """Add the exit record of wandb-core's file to a journal, whose own has no run time."""
@@ -140,6 +143,7 @@ class RunDecoder:
             self._rows.add_rows(self._machine.add(request.partial_history))
         elif kind == "run_start":
             self._add_run(request.run_start.run)
+            self._may_be_carried = False
         elif kind == "log_artifact":
             self._add_artifact(request.log_artifact.artifact)
 
@@ -148,6 +152,7 @@ class RunDecoder:
         self.run.add_run(run)
         if run.starting_step and (first or not self._machine.step):
             self._machine.step = run.starting_step
+            self.run.continue_after(run.starting_step - 1)
         self.changed = True
 
     def _add_metric(self, metric: Any) -> None:
@@ -156,11 +161,27 @@ class RunDecoder:
 
     def _add_summary(self, summary: SummaryRecord) -> None:
         self._rows.fold()
+        fold, at = self._rows.summary, self._rows.time + 1
+        add = fold.carry if self._is_carried(summary) else fold.set
         for item in summary.update:
-            path = tuple(item.nested_key) or (item.key,)
-            self._rows.summary.set(path, json.loads(item.value_json), self._rows.time + 1)
+            add(tuple(item.nested_key) or (item.key,), json.loads(item.value_json), at)
         for item in summary.remove:
             self._rows.summary.remove(tuple(item.nested_key) or (item.key,))
+
+    def _is_carried(self, summary: SummaryRecord) -> bool:
+        """Whether this is the summary with which W&B's server lets a resumed run begin.
+
+        The SDK sends it back to wandb-core before the run starts, with W&B's internal keys.
+        """
+        if not self._may_be_carried or self.run.rows_of_log:
+            return False
+        self._may_be_carried = False
+        values = {item.key: item.value_json for item in summary.update}
+        if INTERNAL_KEYS.isdisjoint(values):
+            return False
+        with contextlib.suppress(ValueError):
+            self.run.continue_after(int(values.get("_step", "")))
+        return True
 
     def _add_files(self, files: Any) -> None:
         for item in files.files:
@@ -225,7 +246,8 @@ class RunDecoder:
         """Return the run as known so far."""
         self.changed = False
         self._rows.fold()
-        return self.run.info(self._rows.summary.tree(), self._rows.last)
+        summary, last = self._rows.summary, self._rows.last
+        return self.run.info(summary.tree(), last, summary.carried(last))
 
     def _apply_held_summary(self) -> None:
         if self._held_summary is not None:

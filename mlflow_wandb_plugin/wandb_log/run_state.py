@@ -57,6 +57,16 @@ class RunFacts:
         self.last_step, self.last_ms = last_step, last_ms
         self.note_time(last_ms)
 
+    @property
+    def rows_of_log(self) -> int:
+        """Number of history rows of the present log."""
+        return self.rows[self.segments[-1]] if self.segments else 0
+
+    def continue_after(self, step: int) -> None:
+        """Note the last step of the run's earlier logs, if those are not read."""
+        if self.last_step is None:
+            self.last_step = step
+
     def note_time(self, timestamp_ms: int) -> None:
         """Move the end of the run to ``timestamp_ms``, if that is later."""
         if timestamp_ms > self._latest_ms:
@@ -135,8 +145,10 @@ class RunFacts:
             return "preempted"
         return "killed" if self._exit.exit_code == INTERRUPTED else "failed"
 
-    def info(self, summary: Mapping[str, Any], last: Mapping[Key, float]) -> RunInfo:
-        """Return the run as known so far."""
+    def info(
+        self, summary: Mapping[str, Any], last: Mapping[Key, float], carried: Mapping[Key, Any]
+    ) -> RunInfo:
+        """Return the run as known so far; the arguments are fields of `RunInfo`."""
         state = self.state()
         return RunInfo(
             run_id=self.run_id,
@@ -150,6 +162,7 @@ class RunFacts:
             first_config=dict(self.first_config),
             summary=summary,
             last=dict(last),
+            carried=dict(carried),
             rows=dict(self.rows),
             last_step=self.last_step,
             last_ms=self.last_ms,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow_wandb_plugin.core.model import Key, nest, set_leaf
+from mlflow_wandb_plugin.core.model import Key, flatten, nest, set_leaf
 
 # A null that the user set: W&B shows nothing, and removes values below and above its key.
 _NULL = object()
@@ -29,6 +29,8 @@ class _Entry:
     # What W&B shows, if that is not the entry's current value.
     fixed: Any = None
     at: int = 0
+    # W&B shows what an earlier log of the run left.
+    carried: bool = False
 
     def value(self) -> Any:
         """Return the latest value, or its statistics if the definition asks for them."""
@@ -53,7 +55,7 @@ class _Entry:
         """Set the latest logged value, which W&B shows unless it is hidden."""
         self.latest, self.has_data = latest, True
         if not self.hidden:
-            self.fixed, self.at = None, at
+            self.fixed, self.at, self.carried = None, at, False
 
 
 class SummaryFold:
@@ -65,6 +67,7 @@ class SummaryFold:
 
     def __init__(self) -> None:
         self._entries: dict[Key, _Entry] = {}
+        self._carried: dict[Key, Any] = {}
 
     def configure(self, path: Key, hidden: bool, statistics: frozenset[str]) -> None:
         """Apply ``define_metric(summary=…)``, which changes what the key's next values show."""
@@ -107,6 +110,21 @@ class SummaryFold:
         entry = self._entries[path] = self._entries.pop(path, _Entry())
         entry.latest, entry.statistics, entry.has_data = value, frozenset(), True
         entry.fixed, entry.at = _NULL if value is None else value, at
+        entry.carried = False
+
+    def carry(self, path: Key, value: Any, at: int = 0) -> None:
+        """Set what an earlier log of the run left in the summary."""
+        self.set(path, value, at)
+        self._entries[path].carried = True
+        self._carried.update(flatten({path[-1]: value}, path[:-1]))
+
+    def carried(self, logged: Container[Key]) -> dict[Key, Any]:
+        """Return the leaves of `carry`, less those of ``logged`` that W&B no longer shows."""
+        return {
+            path: value
+            for path, value in self._carried.items()
+            if path not in logged or self._at(path).carried
+        }
 
     def remove(self, path: Key) -> None:
         """Delete a summary key, and all keys nested below it."""

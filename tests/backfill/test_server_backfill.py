@@ -326,6 +326,81 @@ def test_a_project_logged_with_the_sdk_equals_its_local_backfill(
     assert (server.name, server.status) == (folder.name, folder.status)
 
 
+RESUMED_FOUR_TIMES = """
+import mlflow_wandb_plugin.wandb as wandb
+def session():
+    return wandb.init(project="resumed-sdk", id="r1", resume="allow")
+with session() as run:
+    run.define_metric("top", summary="max")
+    for i in range(1, 4):
+        run.log({"loss": 1 / i, "acc": i, "top": -i})
+    run.summary["best"] = 5
+with session() as run:
+    run.log({"acc": 10})
+with session() as run:
+    run.summary["final"] = 7
+with session():
+    pass
+"""
+
+
+def test_a_resumed_run_has_no_points_but_those_that_were_logged(
+    wandb: WandbServer, empty_store: Path, tmp_path: Path
+) -> None:
+    """Live, from the local logs and from the server: a session that logs one key, or nothing, adds
+    no points of the keys in the summary that W&B hands to it."""
+    from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
+
+    names = ("live", "server", "folder", "last")
+    uris = {name: copy_store(empty_store, tmp_path / f"{name}.db") for name in names}
+    live = {"MLFLOW_TRACKING_URI": uris["live"], "MLFLOW_WANDB_INIT_TIMEOUT": "90"}
+    with Worker(wandb, tmp_path / "sdk", **live, MLFLOW_WANDB_FINISH_TIMEOUT="120") as worker:
+        worker.call(RESUMED_FOUR_TIMES, timeout=300)
+    logs = sorted((tmp_path / "sdk" / "dir" / "wandb").glob("run-*-r1*"))
+    assert len(logs) == 4
+    for name, source in (
+        ("folder", WandbDir(logs[0].parent)),
+        ("last", WandbDir(logs[2])),
+        ("server", source_of(wandb, "resumed-sdk")),
+    ):
+        (outcome,) = backfill(source, MlflowTarget(uris[name]), Selection())
+        assert outcome.action == "migrated", outcome.reason
+    assert wandb.run("resumed-sdk/r1").history.line_count == 4
+    points = {
+        "loss": [(0, 1.0), (1, 1 / 2), (2, 1 / 3)],
+        "acc": [(0, 1.0), (1, 2.0), (2, 3.0), (3, 10.0)],
+        "top": [(0, -1.0), (1, -2.0), (2, -3.0)],
+    }
+    # A number that only the summary has is one point, at the last step that its source knows.
+    by_log = points | {"top.max": [(2, -1.0)], "best": [(2, 5.0)], "final": [(3, 7.0)]}
+    by_run = points | {"top.max": [(3, -1.0)], "best": [(3, 5.0)], "final": [(3, 7.0)]}
+    assert _points(uris["live"]) == by_log
+    assert _points(uris["folder"]) == by_log
+    assert _points(uris["last"]) == {"final": [(3, 7.0)]}
+    assert _points(uris["server"]) == by_run
+
+
+def test_a_summary_number_is_not_repeated_when_a_run_goes_on(
+    wandb: WandbServer, fresh_store: str
+) -> None:
+    """A run is backfilled, resumed and backfilled again: a number that only its summary has stays
+    the one point that it was."""
+    first = rows(10)
+    run = wandb.add_run("repeat", "r1", rows=first, summary={**first[-1], "best": 5})
+    carry(source_of(wandb, "repeat"), fresh_store)
+    wandb.grow(run, rows(5, 10))
+    run.summary["best"] = 5
+    carry(source_of(wandb, "repeat"), fresh_store)
+    state = read_runs(fresh_store)["r1"]
+    assert state.metrics.pop("best") == [(5.0, 1_700_000_009_000, 9)]
+    assert_metrics(state, 15)
+
+
+def _points(uri: str) -> dict[str, list[tuple[int, Any]]]:
+    (run,) = read_runs(uri).values()
+    return {name: run.points(name) for name in _user_metrics(run)}
+
+
 def _user_metrics(state: RunState) -> dict[str, Any]:
     return {name: points for name, points in state.metrics.items() if name[:7] != "system/"}
 

@@ -200,6 +200,17 @@ def test_summary_numbers_that_history_lacks_become_points() -> None:
     }  # fmt: skip
 
 
+def test_what_a_log_took_over_from_earlier_ones_is_no_news() -> None:
+    """A number of the summary with which a resumed run's log began becomes no point; one that has
+    another value since does."""
+    carried = {("same",): 2, ("changed",): 3, ("nan",): math.nan, ("shown",): 4, ("on",): True}
+    summary = {"same": 2.0, "changed": 4, "nan": math.nan, "shown": 4, "on": 1}
+    last = {("shown",): 9.0}
+    info = RunInfo("r", "p", summary=summary, carried=carried, last=last, last_step=7, last_ms=50)
+    points = to_mlflow.summary_points(info)
+    assert points == {("changed",): (4.0, 7, 50), ("on",): (1.0, 7, 50)}
+
+
 def test_a_summary_number_beyond_a_double_becomes_infinity() -> None:
     """A summary integer beyond the range of floats becomes infinite."""
     info = RunInfo("r", "p", summary={"big": 10**400, "small": -(10**400)})

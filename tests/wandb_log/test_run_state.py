@@ -37,7 +37,7 @@ def test_how_a_run_ended(records: list[Any], state: str) -> None:
     """Its exit code decides; without one it has not ended."""
     run = facts(run_record(), *records)
     assert run.state() == state
-    assert (run.info({}, {}).ended_ms is None) is (state == "running")
+    assert (run.info({}, {}, {}).ended_ms is None) is (state == "running")
 
 
 def test_a_preempted_run() -> None:
@@ -54,22 +54,22 @@ def test_a_preempted_run() -> None:
 def test_names_are_those_of_the_last_record_that_has_them() -> None:
     """An empty field does not erase what is known."""
     run = facts(run_record(display_name="one", notes="n", project="p"), run_record(project="p"))
-    info = run.info({}, {})
+    info = run.info({}, {}, {})
     assert (info.name, info.notes, info.project) == ("one", "n", "p")
 
 
 def test_a_tag_can_be_removed_in_the_log_but_not_by_a_resumption() -> None:
     """A resumed run's first record without tags keeps the tags; a later one removes them."""
     run = facts(run_record(tags=("a", "b")), run_record(tags=("b",)))
-    assert run.info({}, {}).tags == ("b",)
+    assert run.info({}, {}, {}).tags == ("b",)
     run.begin("two")
     feed(run, run_record())
-    assert run.info({}, {}).tags == ("b",)
+    assert run.info({}, {}, {}).tags == ("b",)
     feed(run, run_record())
-    assert run.info({}, {}).tags == ()
+    assert run.info({}, {}, {}).tags == ()
     run.begin("three")
     feed(run, run_record(tags=("new",)))
-    assert run.info({}, {}).tags == ("new",)
+    assert run.info({}, {}, {}).tags == ("new",)
 
 
 def test_the_first_start_and_the_last_moment() -> None:
@@ -81,7 +81,7 @@ def test_the_first_start_and_the_last_moment() -> None:
     run.note_time(70_000)
     run.note_time(65_000)
     assert (run.started_ms, run.ended_ms) == (5_000, 70_000)
-    assert run.info({}, {}).segments == ("one", "two")
+    assert run.info({}, {}, {}).segments == ("one", "two")
 
 
 def test_params_are_the_first_values() -> None:
@@ -91,7 +91,7 @@ def test_params_are_the_first_values() -> None:
         config_record({"a": 2, "late": 3, "n": {"x": 5}}),
         config_record({}, remove=["late", "never"]),
     )
-    info = run.info({}, {})
+    info = run.info({}, {}, {})
     assert info.first_config == {
         ("a",): 1, ("n", "x"): 1, ("n", "y", "z"): 2, ("empty",): {}, ("late",): 3,
     }  # fmt: skip
@@ -107,13 +107,13 @@ def test_nested_updates_and_removals() -> None:
     removal.config.remove.add(nested_key=["c", "d"])
     removal.config.remove.add(nested_key=["a", "b", "too deep"])
     run = facts(run_record(config={"a": 7}), record, removal)
-    assert run.info({}, {}).config == {"a": {"b": 1}, "c": {}}
+    assert run.info({}, {}, {}).config == {"a": {"b": 1}, "c": {}}
 
 
 def test_later_records_do_not_change_an_earlier_info() -> None:
     """A RunInfo does not change when later records are added."""
     run = facts(run_record(config={"a": 1}))
-    before = run.info({}, {})
+    before = run.info({}, {}, {})
     feed(run, config_record({"b": 2}))
     assert before.config == {"a": 1}
     assert set(before.first_config) == {("a",)}

@@ -144,3 +144,21 @@ def test_a_deleted_key_takes_the_tree_along_that_it_had_replaced() -> None:
     fold.numbers(("t",), [4.0], 2)
     fold.remove(("t",))
     assert fold.tree() == {}
+
+
+def test_what_was_carried_over_is_known_until_it_is_logged_or_set() -> None:
+    """W&B hides ``hidden``: what it shows is still the carried value, after a row too."""
+    fold = SummaryFold()
+    for key, value in {"old": 1, "logged": 2, "set": 3, "hidden": 4, "m": {"max": 5}}.items():
+        fold.carry((key,), value)
+    fold.configure(("hidden",), True, frozenset())
+    fold.numbers(("logged",), [2.0])
+    fold.numbers(("set",), [9.0])
+    fold.set(("set",), 3)
+    fold.numbers(("hidden",), [8.0])
+    assert fold.carried({("logged",), ("set",), ("hidden",)}) == {
+        ("old",): 1, ("hidden",): 4, ("m", "max"): 5,
+    }  # fmt: skip
+    assert fold.tree() == {
+        "old": 1, "logged": 2.0, "set": 3, "hidden": 4, "m": {"max": 5},
+    }  # fmt: skip

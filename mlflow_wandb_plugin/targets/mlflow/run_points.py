@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ class RunPoints:
         bulk: writes many points at once; None where only MLflow's API can.
         step_metric: dotted key of the metric whose values are the steps; empty for W&B's steps.
         start_ms: the run's start in Unix ms.
+        latest: each metric's latest value in MLflow when the run was opened.
     """
 
     def __init__(
@@ -33,11 +34,13 @@ class RunPoints:
         names: RunNames,
         step_metric: str,
         start_ms: int,
+        latest: Mapping[str, float],
     ) -> None:
         self._client, self._run_id = batches.client, batches.run_id
         self._names = names
         self._step_metric = step_metric
         self._start_ms = start_ms
+        self._latest = latest
         self._axis = StepAxis(step_metric)
         self._writer = PointWriter(batches, bulk)
 
@@ -57,9 +60,12 @@ class RunPoints:
             self._append_history(series)
 
     def append_summary(self, info: RunInfo) -> None:
-        """Take the numbers of the summary that history does not end with."""
+        """Take the numbers of the summary that history does not end with, and MLflow lacks."""
         for key, (value, step, at) in to_mlflow.summary_points(info, self._step_metric).items():
-            self._write(Points(self._names.metrics.name(key), (value,), (at,), (step,)))
+            name = self._names.metrics.name(key)
+            known = key not in info.last and name in self._latest
+            if not (known and to_mlflow.same_value(self._latest[name], value)):
+                self._write(Points(name, (value,), (at,), (step,)))
 
     def flush(self, then: Sequence[Callable[[], object]] = ()) -> None:
         """Save the original keys of new names, then write all points, and ``then`` as in

@@ -69,7 +69,9 @@ class MlflowRunWriter:
         decided = tags if identity.RUN_ID in tags else reopen_tags or {}
         self._step_metric = decided.get(identity.STEP_METRIC, "")
         start_ms = start_of(info, run.info.start_time, tags)
-        self._points = self.points_type(batches, bulk, self._names, self._step_metric, start_ms)
+        self._points = self.points_type(
+            batches, bulk, self._names, self._step_metric, start_ms, run.data.metrics
+        )
         self._progress = RunProgress(tags, losses)
         self._ended_logs: set[tuple[str, ...]] = set()
         if reopen_tags is not None:

@@ -30,11 +30,12 @@ from mlflow_wandb_plugin.targets.mlflow.comparison.expected_run import (
     RecordingClient,
 )
 from mlflow_wandb_plugin.targets.mlflow.comparison.points import (
+    Point,
     different_points,
     point_differences,
 )
 from mlflow_wandb_plugin.targets.mlflow.comparison.stored_files import StoredFiles
-from mlflow_wandb_plugin.targets.mlflow.run_start import from_server
+from mlflow_wandb_plugin.targets.mlflow.run_start import from_server, two_clocks
 from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class RunComparison(MlflowRunWriter):
         self._compare_params()
         self._compare_tags(info)
         self._compare_inputs()
-        self._compare_points()
+        self._compare_points(info)
         self._compare_files()
 
     def differs(self, difference: Difference | None) -> None:
@@ -133,13 +134,17 @@ class RunComparison(MlflowRunWriter):
             if (name, digest) not in there:
                 self.differs(Difference(f"no input {name}"))
 
-    def _compare_points(self) -> None:
+    def _compare_points(self, info: RunInfo) -> None:
         wanted = self._expected.points
         there = self._target.call(self._stored_points)
         for name in sorted(wanted):
             self.checked["points"] += len(wanted[name].values)
-            missing, extra = different_points(wanted.pop(name), there.pop(name, None))
-            if missing or extra:
+            missing, extra = different_points(wanted[name], there.pop(name, None))
+            if self._is_summary_value(info, missing, extra):
+                what = f"metric {name}: the point is at step {extra[0][0]}, not {missing[0][0]}"
+                reason = "W&B's server does not say which log of a resumed run set a summary value"
+                self.differs(Difference(what, by_design=reason, fixable=False))
+            elif missing or extra:
                 self._tell_points(point_differences(name, missing, extra))
         self._count_alone("metrics", len(there))
 
@@ -148,6 +153,21 @@ class RunComparison(MlflowRunWriter):
         for points in self._target.client.points(self.run_id, list(self._run.data.metrics)):
             there.setdefault(points.name, PointColumns()).extend(points)
         return there
+
+    def _is_summary_value(
+        self, info: RunInfo, missing: Sequence[Point], extra: Sequence[Point]
+    ) -> bool:
+        """Whether the only point of a metric is a summary value that an earlier log of a resumed
+        run set: it is then at the step and time of another row."""
+        if len(missing) != 1 or len(extra) != 1 or not two_clocks(info, self._run.data.tags):
+            return False
+        (_, _, value), (step, at, found) = missing[0], extra[0]
+        if value != found and value == value:
+            return False
+        return any(
+            (step, at) in zip(columns.steps, columns.timestamps_ms, strict=True)
+            for columns in self._expected.points.values()
+        )
 
     def _tell_points(self, differences: Sequence[Difference]) -> None:
         """Record the differences of one metric: the first ones each, the others as one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, RunInfo
@@ -199,7 +199,9 @@ class RunNames:
 
     def __init__(self, files: RunFiles, data: RunData, earlier: Mapping[str, RenamedKeys]) -> None:
         limit = Limits.installed().key
-        taken = {"metrics": data.metrics, "params": data.params, "tags": data.tags}
+        taken: dict[str, Iterable[str]] = {
+            "metrics": data.metrics, "params": data.params, "tags": data.tags,
+        }  # fmt: skip
         self._namers = {kind: Namer(limit, earlier.get(kind), taken[kind]) for kind in taken}
         self._files = files
         self._saved = self._count()
