@@ -17,6 +17,8 @@ SYSTEM_NAMES: Mapping[str, str] = {
     "disk": "disk_usage_percentage",
     "disk./.usagePercent": "disk_usage_percentage",
 }
+PREFIX = "system/"
+"""Begins the names of MLflow's system metrics."""
 _GPU_NAMES: Mapping[str, str] = {
     "gpu": "utilization_percentage",
     "memoryAllocated": "memory_usage_percentage",
@@ -38,5 +40,5 @@ def system_metric(key: str, value: float) -> tuple[str, float]:
     scaled = value / 1e6 if _BYTES.search(key) else value
     gpu = re.fullmatch(r"gpu\.(\d+)\.(\w+)", key)
     if gpu and gpu[2] in _GPU_NAMES:
-        return f"system/gpu_{gpu[1]}_{_GPU_NAMES[gpu[2]]}", scaled
-    return f"system/{SYSTEM_NAMES.get(key, key)}", scaled
+        return f"{PREFIX}gpu_{gpu[1]}_{_GPU_NAMES[gpu[2]]}", scaled
+    return f"{PREFIX}{SYSTEM_NAMES.get(key, key)}", scaled

@@ -29,12 +29,12 @@ from mlflow_wandb_plugin.core.model import (
 )
 from mlflow_wandb_plugin.core.protocols import Source
 from mlflow_wandb_plugin.errors import SourceError
+from mlflow_wandb_plugin.mapping import system_metrics
 
 TAGS, PARAMS = "tags.csv", "params.json"
 METRICS, SYSTEM_METRICS = "metrics", "system_metrics"
 SEGMENT = "export-wandb-to-mlflow"
 BLOCK_LINES = 50_000
-_SYSTEM_PREFIX = "system/"
 _INTERNAL = frozenset({"_step", "_timestamp", "_runtime"})
 _RUN_TAGS = (
     "run_group", "wandb_run_name", "wandb_run_id", "wandb_run_created_at",
@@ -243,7 +243,7 @@ def _tables(folder: Path) -> Iterator[_Table]:
             if kind == "history" and key not in _INTERNAL:
                 yield _Table(path, key, "history")
             elif kind == "system":
-                yield _Table(path, key.removeprefix(_SYSTEM_PREFIX), "system")
+                yield _Table(path, key.removeprefix(system_metrics.PREFIX), "system")
 
 
 class _TableReading:

@@ -15,7 +15,11 @@ from mlflow import MlflowClient
 from mlflow_wandb_plugin import backfill, verify
 from mlflow_wandb_plugin.backfill.verify import Verified
 from mlflow_wandb_plugin.cli import main
-from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.core.identity import Twin
+from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
+from mlflow_wandb_plugin.targets.mlflow.rest import request_client
+from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
+from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.support.environment import isolated
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import run_script
@@ -183,3 +187,106 @@ def test_an_archive_cannot_be_compared_with(recorded: Path, tmp_path: Path) -> N
     """It has no values of MLflow's."""
     with pytest.raises(UsageError, match="MLflow tracking URI"):
         check(recorded, f"archive:{tmp_path / 'a'}")
+
+
+@pytest.fixture
+def dual(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A copy of the store with the dual-written run; its artifacts are the original's."""
+    monkeypatch.chdir(tmp_path)
+    return copy_store(recorded / "mlflow.db", tmp_path / "copy.db")
+
+
+def test_a_hole_in_a_dual_written_run_is_found_by_counting(recorded: Path, dual: str) -> None:
+    """The tags say complete; MLflow lacks points of one key. They are filled in the same run."""
+    before = read_runs(dual)
+    with closing(sqlite3.connect(dual.removeprefix("sqlite:///"))) as db:
+        db.execute("delete from metrics where key = 'm' and step between 5 and 9")
+        db.commit()
+    (outcome,) = backfill(str(recorded / "work" / "wandb"), dual)
+    assert (outcome.verdict, outcome.action) == ("partial", "repaired")
+    assert outcome.reason == "MLflow has 25 of 30 points of m"
+    after = read_runs(dual)
+    assert after.keys() == before.keys()
+    assert after["r1"].run_id == before["r1"].run_id
+    assert after["r1"].metrics == before["r1"].metrics
+    (outcome,) = backfill(str(recorded / "work" / "wandb"), dual)
+    assert (outcome.verdict, outcome.action) == ("dual-written", "skipped")
+
+
+def test_values_of_a_dual_written_run_are_written_again(recorded: Path, dual: str) -> None:
+    """`--existing update` repairs what no count shows, in the same run."""
+    before = read_runs(dual)
+    for statement in (
+        "delete from metrics where key = 'low.min'",
+        "delete from params where key = 'lr'",
+        "delete from tags where key = 'wandb.tag.x'",
+    ):
+        _sql(statement)(dual)
+    (outcome,) = backfill(str(recorded / "work" / "wandb"), dual, existing="update")
+    assert (outcome.verdict, outcome.action) == ("dual-written", "repaired")
+    assert read_runs(dual).keys() == before.keys()
+    assert check(recorded, dual).result == "equal"
+
+
+def test_a_killed_repair_is_done_again(
+    recorded: Path, dual: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The position of the run is reset before anything is written again."""
+    _sql("delete from metrics where key = 'm' and step = 7")(dual)
+    with monkeypatch.context() as patch:
+
+        def killed(*_: object) -> None:
+            raise MlflowWandbError("killed")
+
+        patch.setattr(MlflowRunWriter, "checkpoint", killed)
+        patch.setattr(MlflowRunWriter, "finish", killed)
+        (outcome,) = backfill(str(recorded / "work" / "wandb"), dual)
+        assert outcome.action == "failed"
+    assert check(recorded, dual).result == "different"
+    (outcome,) = backfill(str(recorded / "work" / "wandb"), dual)
+    assert (outcome.verdict, outcome.action) == ("partial", "repaired")
+    assert check(recorded, dual).result == "equal"
+
+
+def test_the_command_repairs(
+    recorded: Path, filled: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--repair` says how many values it has repaired, and names what MLflow cannot change."""
+    _sql("delete from params where key = 'lr'")(filled)
+    _sql("update metrics set value = 9 where key = 'm' and step = 3")(filled)
+    arguments = ["verify", str(recorded / "work" / "wandb"), "--to", filled, "--repair"]
+    monkeypatch.setattr(sys, "argv", ["mlflow-wandb", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    shown = capsys.readouterr().out
+    assert ended.value.code == 1
+    assert "verified/r1: different" in shown
+    assert "; 1 repaired)" in shown
+    assert "metric m: W&B has no point 9.0 at step 3" in shown
+    assert "(MLflow cannot change it)" in shown
+
+
+def test_a_tracking_server_is_compared_with(
+    recorded: Path, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Points come page by page, files are downloaded once; a hole is found by counting."""
+    monkeypatch.setattr(request_client, "PAGE_POINTS", 7)
+    monkeypatch.chdir(tmp_path)
+    options = {"dual_written": "ignore", "experiment": "verified over http"}
+    (outcome,) = backfill(str(recorded / "work" / "wandb"), server, **options)  # type: ignore[arg-type]
+    assert outcome.action == "migrated"
+    result = check(recorded, server, **options)
+    assert (result.result, result.differences) == ("equal", ())
+    client = MlflowClient(server)
+    changed = tmp_path / "saved.txt"
+    changed.write_text("other")
+    client.log_artifact(outcome.mlflow_run_id, str(changed), "wandb/files")
+    client.log_metric(outcome.mlflow_run_id, "m", 1.0, timestamp=1, step=1000)
+    assert check(recorded, server, **options).differences == (
+        "metric m: W&B has no point 1.0 at step 1000, time 1 ms",
+        "file wandb/files/saved.txt has another content",
+    )
+    counts = MlflowTarget(server).lacking(
+        Twin(outcome.mlflow_run_id, "", "dual", "complete", {}, {}), {("m",): 32, ("low",): 30}
+    )
+    assert counts == "MLflow has 31 of 32 points of m"

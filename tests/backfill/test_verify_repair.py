@@ -110,8 +110,8 @@ def test_a_healthy_replica_is_equal_to_the_server(homes: Homes, store: str) -> N
         assert result.by_design == ()
 
 
-@pytest.mark.parametrize("store", ["mlflow", "filled"])
-def test_each_corruption_is_found_and_repaired(homes: Homes, store: str) -> None:
+@pytest.mark.parametrize(("store", "part"), [("mlflow", 0), ("filled", 1)])
+def test_each_corruption_is_found_and_repaired(homes: Homes, store: str, part: int) -> None:
     """One difference is told for one damage; afterwards the replica is equal, but for what MLflow
     cannot change, which is named."""
     database = homes.folder / f"{store}.db"
@@ -121,8 +121,8 @@ def test_each_corruption_is_found_and_repaired(homes: Homes, store: str) -> None
     kept = homes.folder / f"kept-{store}"
     shutil.copytree(artifacts, kept / "artifacts")
     shutil.copyfile(database, kept / "store.db")
-    for seed in range(CORRUPTIONS):
-        corruption = Damager(database, artifacts, run_id, seed).damage(seed)
+    for seed in range(part, CORRUPTIONS, 2):
+        corruption = Damager(database, artifacts, run_id, seed).damage(seed // 2)
         found = homes.verified(uri)
         assert (found.result, found.count) == ("different", 1), (seed, found.differences)
         assert corruption.word in found.differences[0], seed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -119,13 +119,18 @@ class RunLister:
         """Convert a run of a listing, or a `node`."""
         address = self._client.address
         run_id = str(node["name"])
-        config, environment = _config(node.get("config"))
+        config, environments = _config(node.get("config"))
+        environment = max(environments, key=lambda one: str(one.get("startedAt", "")), default={})
         state = STATES.get(str(node.get("state")), "running")
         user = node.get("user") or {}
         sweep_id = node.get("sweepName") or ""
         facts = facts_of(environment)
+        starts = (iso_to_ms(one.get("startedAt")) for one in environments)
+        named = facts.get("user") or facts.get("email")
         facts.update({name: value for name, value in {
-            "user": user.get("username") or user.get("name"),
+            # A local log names the e-mail, not the user of the server.
+            "user": None if named else user.get("username") or user.get("name"),
+            "process_started_ms": min((at for at in starts if at is not None), default=None),
             "git_commit": node.get("commit") or facts.get("git_commit"),
             **(self._sweep(sweep_id) if sweep_id else {}),
         }.items() if value})  # fmt: skip
@@ -226,17 +231,16 @@ def _iso(at_ms: int) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _config(text: Any) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """Return the user's config, unwrapped, and the environment of the last process."""
+def _config(text: Any) -> tuple[dict[str, Any], Sequence[Mapping[str, Any]]]:
+    """Return the user's config, unwrapped, and the environments of the processes."""
     config: dict[str, Any] = {}
-    environment: Mapping[str, Any] = {}
+    environments: list[Mapping[str, Any]] = []
     for key, item in document(text).items():
         value = item["value"] if isinstance(item, Mapping) and "value" in item else item
         config[key] = value
         if key == "_wandb" and isinstance(value, Mapping) and isinstance(value.get("e"), Mapping):
-            writers = [one for one in value["e"].values() if isinstance(one, Mapping)]
-            environment = max(writers, key=lambda one: str(one.get("startedAt", "")), default={})
-    return config, environment
+            environments = [one for one in value["e"].values() if isinstance(one, Mapping)]
+    return config, environments
 
 
 def document(text: Any, without: frozenset[str] = frozenset()) -> dict[str, Any]:

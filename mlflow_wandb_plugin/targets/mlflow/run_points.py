@@ -41,8 +41,17 @@ class RunPoints:
         self._step_metric = step_metric
         self._start_ms = start_ms
         self._latest = latest
+        self._restarted = False
         self._axis = StepAxis(step_metric)
         self._writer = PointWriter(batches, bulk)
+
+    def count_seconds_from(self, start_ms: int) -> None:
+        """Set the Unix ms from which the steps of system metrics are counted."""
+        self._start_ms = start_ms
+
+    def restart(self) -> None:
+        """Do not rely on latest values: somebody may have removed their points."""
+        self._restarted = True
 
     def append(self, series: Series) -> None:
         """Take points; those that wait for their step metric are written after `release`."""
@@ -63,9 +72,15 @@ class RunPoints:
         """Take the numbers of the summary that history does not end with, and MLflow lacks."""
         for key, (value, step, at) in to_mlflow.summary_points(info, self._step_metric).items():
             name = self._names.metrics.name(key)
-            known = key not in info.last and name in self._latest
-            if not (known and to_mlflow.same_value(self._latest[name], value)):
+            if key in info.last or not self._ends_with(name, value):
                 self._write(Points(name, (value,), (at,), (step,)))
+
+    def _ends_with(self, name: str, value: float) -> bool:
+        """Whether the metric's latest point had this value when the run was opened."""
+        if name not in self._latest or not to_mlflow.same_value(self._latest[name], value):
+            return False
+        history = self._client.mlflow.get_metric_history
+        return not self._restarted or bool(self._client.call(history, self._run_id, name))
 
     def flush(self, then: Sequence[Callable[[], object]] = ()) -> None:
         """Save the original keys of new names, then write all points, and ``then`` as in

@@ -68,7 +68,8 @@ class MlflowRunWriter:
         # The step metric is decided when the run is first written, whatever its config says later.
         decided = tags if identity.RUN_ID in tags else reopen_tags or {}
         self._step_metric = decided.get(identity.STEP_METRIC, "")
-        start_ms = start_of(info, run.info.start_time, tags)
+        self._start_if_moved_ms = start_of(info, run.info.start_time, tags)
+        start_ms = run.info.start_time or to_mlflow.run_time(info.started_ms) or 0
         self._points = self.points_type(
             batches, bulk, self._names, self._step_metric, start_ms, run.data.metrics
         )
@@ -101,9 +102,11 @@ class MlflowRunWriter:
         self.losses[f"damaged_{unreadable.unit}"] += unreadable.length
 
     def restart(self, complete: bool) -> Mapping[str, int]:
+        self._points.restart()
         if complete:
             self._files.forget_earlier()
             self._names.restart()
+            self._points.count_seconds_from(self._start_if_moved_ms)
         # The position is reset in MLflow, too: else a kill would leave the rest unread.
         self._description.set_tags(self._progress.restart())
         return {}

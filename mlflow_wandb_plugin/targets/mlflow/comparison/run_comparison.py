@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.protocols import Difference
-from mlflow_wandb_plugin.mapping import to_mlflow
+from mlflow_wandb_plugin.mapping import system_metrics, to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.comparison.differences import (
     end_difference,
@@ -35,7 +35,7 @@ from mlflow_wandb_plugin.targets.mlflow.comparison.points import (
     point_differences,
 )
 from mlflow_wandb_plugin.targets.mlflow.comparison.stored_files import StoredFiles
-from mlflow_wandb_plugin.targets.mlflow.run_start import from_server, two_clocks
+from mlflow_wandb_plugin.targets.mlflow.run_start import from_server, start_of, two_clocks
 from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class RunComparison(MlflowRunWriter):
         decisive = [RunTag(key, run.data.tags[key]) for key in DECISIVE if key in run.data.tags]
         empty = Run(run.info, RunData(tags=decisive))
         super().__init__(recording, empty, info, None, RecordedPoints(self._expected))
+        self._points.count_seconds_from(start_of(info, run.info.start_time, run.data.tags))
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         super().finish(info, complete)
@@ -158,15 +159,17 @@ class RunComparison(MlflowRunWriter):
         self, info: RunInfo, missing: Sequence[Point], extra: Sequence[Point]
     ) -> bool:
         """Whether the only point of a metric is a summary value that an earlier log of a resumed
-        run set: it is then at the step and time of another row."""
+        run set: its step and time are then those of an earlier row."""
         if len(missing) != 1 or len(extra) != 1 or not two_clocks(info, self._run.data.tags):
             return False
         (_, _, value), (step, at, found) = missing[0], extra[0]
         if value != found and value == value:
             return False
-        return any(
-            (step, at) in zip(columns.steps, columns.timestamps_ms, strict=True)
-            for columns in self._expected.points.values()
+        return step <= missing[0][0] and all(
+            (row_step > step or row_at <= at) and (row_step < step or row_at >= at)
+            for name, columns in self._expected.points.items()
+            if not name.startswith(system_metrics.PREFIX)
+            for row_step, row_at in zip(columns.steps, columns.timestamps_ms, strict=True)
         )
 
     def _tell_points(self, differences: Sequence[Difference]) -> None:

@@ -25,9 +25,9 @@ from tests.targets.mlflow.writing import (
 def test_an_artifact_arrives_with_what_describes_it(
     fresh_store: str, local: Path, tmp_path: Path
 ) -> None:
-    """Files are below type, name and version; references and metadata are in a JSON document."""
+    """Files are below type, name and digest; references and metadata are in a JSON document."""
     artifact = ArtifactRef(
-        type="model", name="net", version="abc", digest="abcdef", aliases=("best",),
+        type="model", name="net", version="v7", digest="0123456789abcdef", aliases=("best",),
         metadata={"epoch": 3},
         entries=(
             ArtifactEntry("w/a.bin", "d1", 7, local=file(local, "staged", "weights")),
@@ -36,10 +36,14 @@ def test_an_artifact_arrives_with_what_describes_it(
     )  # fmt: skip
     write(fresh_store, artifact)
     run = the_run(fresh_store)
-    base = "wandb/artifacts/model/net/abc"
+    base = "wandb/artifacts/model/net/0123456789ab"
     assert downloaded(fresh_store, run, f"{base}/w/a.bin", tmp_path).read_text() == "weights"
     told = document(fresh_store, run, f"{base}.json", tmp_path)
-    assert (told["digest"], told["aliases"], told["metadata"]) == ("abcdef", ["best"], {"epoch": 3})
+    assert (told["digest"], told["aliases"], told["metadata"]) == (
+        "0123456789abcdef",
+        ["best"],
+        {"epoch": 3},
+    )
     assert told["entries"][1] == {
         "path": "remote.bin", "digest": "d2", "size": 9, "ref": "s3://bucket/x",
     }  # fmt: skip
