@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.decide import Decision, decide
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.outcome import Listener, Outcome
+from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import Item, RunInfo, Selection, UnreadableRange
 from mlflow_wandb_plugin.core.protocols import Source, Target
 from mlflow_wandb_plugin.core.replicate import replicate
@@ -73,6 +75,7 @@ class Carrier:
         decision = Decision("new", "migrate")
         try:
             decision = decide(run, self._target, self._options)
+            self._name_twin_in_config(run, decision)
             migrate = decision.action == "migrate"
             outcome = self._migrate(run, decision) if migrate else _not_migrated(run, decision)
         except MlflowWandbError as error:
@@ -82,6 +85,15 @@ class Carrier:
             outcome = Outcome(run, decision.verdict, "failed", f"{type(error).__name__}: {error}")
         self._listener.run_done(outcome)
         return outcome
+
+    def _name_twin_in_config(self, run: RunInfo, decision: Decision) -> None:
+        """Let the W&B config of a dual-written run name its twin, if it does not: MLflow may have
+        answered too late. The run is carried all the same if W&B refuses."""
+        twin = decision.twin
+        if twin is None or twin.origin != "dual" or identity.RUN_ID_CONFIG_KEY in run.config:
+            return
+        with contextlib.suppress(MlflowWandbError):
+            self._source.add_to_config(run, self._target.config_keys(twin))
 
     def _migrate(self, run: RunInfo, decision: Decision) -> Outcome:
         writer = self._target.open(run, "backfill", decision.twin)
