@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 
 from mlflow_wandb_plugin.backfill.curves import Curves
@@ -75,6 +76,7 @@ class Carrier:
         decision = Decision("new", "migrate")
         try:
             decision = decide(run, self._source, self._target, self._options)
+            self._name_twin_in_config(run, decision)
             migrate = decision.action == "migrate"
             outcome = self._migrate(run, decision) if migrate else _not_migrated(run, decision)
         except MlflowWandbError as error:
@@ -93,6 +95,15 @@ class Carrier:
         """
         verdict = identity.verdict(run, twin)
         return self._migrate(run, Decision(verdict, "migrate", "", twin, from_start=True))
+
+    def _name_twin_in_config(self, run: RunInfo, decision: Decision) -> None:
+        """Let the W&B config of a dual-written run name its twin, if it does not: MLflow may have
+        answered too late. The run is carried all the same if W&B refuses."""
+        twin = decision.twin
+        if twin is None or twin.origin != "dual" or identity.RUN_ID_CONFIG_KEY in run.config:
+            return
+        with contextlib.suppress(MlflowWandbError):
+            self._source.add_to_config(run, self._target.config_keys(twin))
 
     def _migrate(self, run: RunInfo, decision: Decision) -> Outcome:
         writer = self._target.open(run, "backfill", decision.twin)

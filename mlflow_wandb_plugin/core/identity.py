@@ -41,6 +41,8 @@ EWM_RUN_ID = "wandb_run_id"
 
 STEP_METRIC_CONFIG_KEY = "mlflow_step_metric"
 """A config key that users set: the dotted key of the metric whose values are MLflow's steps."""
+RUN_ID_CONFIG_KEY = "mlflow_run_id"
+"""The config key with the id of the run's twin."""
 GIVEN_RUN_CONFIG_KEY = "mlflow_run_given"
 """True where ``mlflow_run_id`` names a run that the user created for this replica."""
 PARENT_RUN_KEY = "mlflow_parent_run_id"
@@ -48,7 +50,7 @@ PARENT_GROUP_KEY = "mlflow_parent_group"
 """Config keys that name the parent in MLflow: an existing run, or one that is created for all runs
 that name the same group."""
 IDENTITY_CONFIG_KEYS = (
-    "mlflow_run_id",
+    RUN_ID_CONFIG_KEY,
     "mlflow_experiment_id",
     "mlflow_tracking_uri",
     STEP_METRIC_CONFIG_KEY,
@@ -159,7 +161,7 @@ def same_run(info: RunInfo, tags: Mapping[str, str]) -> bool:
 def config_keys(run_id: str, experiment_id: str, tracking_uri: str) -> dict[str, str]:
     """Return the keys of a W&B config that name its twin; MosaicML Composer writes the same."""
     return {
-        "mlflow_run_id": run_id,
+        RUN_ID_CONFIG_KEY: run_id,
         "mlflow_experiment_id": experiment_id,
         "mlflow_tracking_uri": without_credentials(tracking_uri),
     }

@@ -118,6 +118,15 @@ class Source(ABC):
             SourceError: the run cannot be read.
         """
 
+    def add_to_config(  # noqa: B027
+        self, run: RunInfo, keys: Mapping[str, str]
+    ) -> None:
+        """Add keys to the run's config, where the source can be written; may do nothing.
+
+        Raises:
+            SourceError: the source refused; the run is as before.
+        """
+
 
 class RunWriter(Protocol):
     """One run being written. Every call may be repeated with the same data.
@@ -221,6 +230,10 @@ class Target(ABC):
     @abstractmethod
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> RunWriter:
         """Continue ``twin``, or create the run."""
+
+    def config_keys(self, twin: Twin) -> Mapping[str, str]:
+        """Return the keys of a W&B config that name ``twin``; empty where a target has none."""
+        return {}
 
     def compare(self, info: RunInfo, twin: Twin) -> RunComparison:
         """Return a comparison of ``twin`` with what would be written into it now."""

@@ -6,11 +6,12 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.core import tracking_uri
+from mlflow_wandb_plugin.core import identity, tracking_uri
+from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.protocols import TargetOptions
 from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.core.retry import Backoff
@@ -19,6 +20,7 @@ from mlflow_wandb_plugin.errors import (
     MlflowWandbError,
     SourceError,
     TargetUnavailableError,
+    UsageError,
 )
 from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.journal_locks import remove_journal, shipping_lock, trainer_alive
@@ -28,6 +30,8 @@ from mlflow_wandb_plugin.sources.wandb_local import unsent_rows
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog
 from mlflow_wandb_plugin.sources.wandb_local.run_log import Progress, peek, read_logs
 from mlflow_wandb_plugin.targets.mlflow.client import check_reachable
+from mlflow_wandb_plugin.targets.wandb.lookup import wanted_mode
+from mlflow_wandb_plugin.wandb_api.config_keys import try_to_add_config_keys
 
 POLL_S = 0.2
 CORE_PATIENCE_S = 5.0
@@ -137,7 +141,11 @@ class MlflowShipment:
                 unsent_rows.keep(self.path, wandb_file)
         self._clean_up(header, wandb_file, keep_wandb=bool(incomplete))
         # Last: a process that waits for this state may look at the folder at once.
-        return self._write_status("complete", **counts)
+        self._write_status("complete", **counts)
+        if identity.RUN_ID_CONFIG_KEY not in result.info.config:
+            keys = identity.config_keys(writer.run_id, writer.experiment_id, target.uri)
+            _name_twin_in_config(result.info, wandb_file, keys)
+        return "complete"
 
     def _wait_for_more(self, progress: Progress) -> bool:
         """Wait a moment; False once neither the SDK nor wandb-core will append more."""
@@ -182,6 +190,15 @@ class MlflowShipment:
         if header.get("homes") == "mlflow" and ours and not keep_wandb:
             # The user has switched to MLflow alone.
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _name_twin_in_config(info: RunInfo, wandb_file: Path, keys: Mapping[str, str]) -> None:
+    """Let the config of a run that W&B's server has name its MLflow run: MLflow answered too late
+    for the training process to do it. Never raises."""
+    online = wandb_file.parent.name.startswith("run-")
+    with contextlib.suppress(UsageError):
+        if online and wanted_mode() == "online":
+            try_to_add_config_keys(info.entity, info.project, info.run_id, keys)
 
 
 def was_resumed(path: Path, run_id: str) -> bool:

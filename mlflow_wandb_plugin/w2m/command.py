@@ -223,6 +223,9 @@ class NarrowedSource(Source):
     def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
         return self._source.read(run, since)
 
+    def add_to_config(self, run: RunInfo, keys: Mapping[str, str]) -> None:
+        self._source.add_to_config(run, keys)
+
 
 @contextlib.contextmanager
 def _log_kept(flags: Flags) -> Iterator[None]:

@@ -60,6 +60,10 @@ class WandbClient:
         self._local = threading.local()
         self._lock = threading.Lock()
 
+    def without_retries(self) -> WandbClient:
+        """Return a client that shares this one's limit, and sends each request once."""
+        return WandbClient(self.address, self._limiter, Backoff(0.0))
+
     # -- GraphQL ----------------------------------------------------------------------------
 
     def query(self, document: str, **variables: Any) -> dict[str, Any]:

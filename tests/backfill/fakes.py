@@ -73,7 +73,7 @@ class MemoryWriter:
     def record_loss(self, unreadable: UnreadableRange) -> None:
         self.calls.append(("lose", unreadable))
 
-    def restart(self) -> Mapping[str, int]:
+    def restart(self, complete: bool) -> Mapping[str, int]:
         return {}
 
     def checkpoint(self, mark: Checkpoint) -> None:

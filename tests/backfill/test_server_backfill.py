@@ -17,6 +17,8 @@ from mlflow_wandb_plugin.backfill.engines.threads import backfill
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.core.model import Selection
+from mlflow_wandb_plugin.core.protocols import TargetOptions
+from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.sources.wandb_server.source import WandbServerSource
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.support.environment import isolated
@@ -115,6 +117,34 @@ def test_a_finished_run_costs_no_history_when_met_again(
     assert {outcome.action for outcome in outcomes.values()} == {"skipped"}
     assert {outcome.verdict for outcome in outcomes.values()} == {"existing"}
     assert source.calls == {"Runs": 1}
+
+
+def test_a_dual_written_run_whose_config_lacks_the_marker_is_known_and_gets_it(
+    wandb: WandbServer, fresh_store: str
+) -> None:
+    """MLflow answered too late: the run, in another experiment, is not migrated a second time,
+    and its W&B config names it from then on; a server that refuses changes nothing of that."""
+    runs = [wandb.add_run("unmarked", f"r{n}", rows=rows(5), config={"lr": 1}) for n in range(2)]
+    live = MlflowTarget(fresh_store, TargetOptions(experiment="live's"))
+    source = source_of(wandb, "unmarked")
+    for info in list(source.runs(Selection())):
+        writer = live.open(info, "dual")
+        replicate(source.read(info, {}), writer)
+        writer.close()
+    before = read_runs(fresh_store)
+    wandb.fail("AddToConfig", status=400)
+    for _ in range(2):
+        outcomes = carry(source_of(wandb, "unmarked"), fresh_store)
+        assert {o.verdict for o in outcomes.values()} == {"dual-written"}
+    assert {run_id: run.run_id for run_id, run in read_runs(fresh_store).items()} == {
+        run_id: run.run_id for run_id, run in before.items()
+    }
+    for run in runs:
+        twin = before[run.name]
+        values = {key: item["value"] for key, item in run.config.items()}
+        assert values.pop("mlflow_experiment_id")
+        expected = {"lr": 1, "mlflow_run_id": twin.run_id, "mlflow_tracking_uri": fresh_store}
+        assert values == expected
 
 
 def test_without_artifacts_none_is_asked_for(wandb: WandbServer, fresh_store: str) -> None:

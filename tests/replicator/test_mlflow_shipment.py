@@ -18,6 +18,7 @@ from mlflow_wandb_plugin.targets.mlflow import client
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import free_port
 from tests.support.records import exit_record, partial_record, run_record
+from tests.wandb_server import WandbServer
 
 
 def written(
@@ -62,6 +63,27 @@ def test_a_complete_journal_is_delivered_and_removed(fresh_store: str, tmp_path:
     assert (status["state"], status["run_id"], status["points"]) == ("complete", run.run_id, 2)
     assert [file.name for file in path.parent.iterdir()] == [path.with_suffix(".status").name]
     assert shipment(path, fresh_store).ship() == "complete"
+
+
+@pytest.mark.parametrize("folder", ["run-", "offline-run-"])
+def test_the_config_of_an_online_run_names_the_mlflow_run(
+    fresh_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """What the training process could not add is added once the run is complete; a run that W&B's
+    server was not to have costs no request."""
+    name = "20260101_000000-r1"
+    wandb_file = tmp_path / f"{folder}{name}" / "run-r1.wandb"
+    path = written(tmp_path, *WHOLE, wandb_file=str(wandb_file))
+    with WandbServer(tmp_path / "wandb-server") as server:
+        run = server.add_run("unit", "r1", config={"lr": 1})
+        for key, value in {**server.env(tmp_path / "client"), "WANDB_MODE": "online"}.items():
+            monkeypatch.setenv(key, value)
+        assert shipment(path, fresh_store).ship() == "complete"
+        config = {key: item["value"] for key, item in run.config.items()}
+        assert bool(server.requests) is (folder == "run-")
+    twin = read_runs(fresh_store)["r1"].run_id
+    assert config.get("mlflow_run_id") == (twin if folder == "run-" else None)
+    assert config["lr"] == 1
 
 
 def test_a_trainer_that_lives_leaves_its_run_open(fresh_store: str, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from mlflow_wandb_plugin.sources.wandb_server.runs import RunLister, document, w
 from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import RefCountedTempDir
 from mlflow_wandb_plugin.wandb_api.address import project_address
 from mlflow_wandb_plugin.wandb_api.client import WandbClient
+from mlflow_wandb_plugin.wandb_api.config_keys import add_config_keys
 
 PAUSES_S = (0.0, 1.0, 4.0)
 """Seconds before each further pass over a finished run whose rows are not complete."""
@@ -142,6 +143,10 @@ class WandbServerSource(Source):
         if self._artifacts:
             yield from RunArtifacts(self._client, run.run_id, folder).read()
         yield from self._end(with_metadata(now, downloads.metadata), first, keys, history)
+
+    def add_to_config(self, run: RunInfo, keys: Mapping[str, str]) -> None:
+        """Add keys to the config of a run that has ended and has none of them; sent once."""
+        add_config_keys(self._client.without_retries(), run.run_id, keys)
 
     def _rows(self, history: RunHistory, first: RunInfo) -> Generator[Item, None, RunInfo]:
         """Read the rows, again while a finished run lacks some; returns the run as it is then."""

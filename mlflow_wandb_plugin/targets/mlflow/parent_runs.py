@@ -41,7 +41,8 @@ class ParentRuns:
     ) -> str:
         """The run whose ``tag`` has this ``value``; ``info`` is one of its runs."""
         key = (experiment_id, tag, value)
-        search = partial(self._client.call, self._client.client.runs_with_tag, *key)
+        find = self._client.client.runs_with_tag
+        search = partial(self._client.call, find, tag, value, experiment_id)
         with self._lock:
             if key in self._known:
                 return self._known[key]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points
 
@@ -21,6 +25,10 @@ Params: TypeAlias = "Sequence[Param]"
 Tags: TypeAlias = "Sequence[RunTag]"
 
 KEPT_REPOSITORIES = 1000
+PAGE = 1000
+"""Runs or experiments an answer, and experiments a request."""
+EXPERIMENTS_S = 300.0
+"""After this time all experiments are listed again: some may be deleted or restored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,24 @@ class NewRun:
     tags: Mapping[str, str]
 
 
+class FoundRun(NamedTuple):
+    """A run that was found, with few of its tags: a backfill keeps one of each of its runs."""
+
+    run_id: str
+    experiment_id: str
+    kept: tuple[str, ...]
+    """Keys and values of tags, by turns."""
+
+    @classmethod
+    def of(cls, run_id: str, experiment_id: str, tags: Mapping[str, str]) -> FoundRun:
+        kept = (sys.intern(text) for item in tags.items() for text in item)
+        return cls(run_id, sys.intern(experiment_id), tuple(kept))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return dict(zip(self.kept[::2], self.kept[1::2], strict=True))
+
+
 class RunClient:
     """Does each operation as MLflow's client does it; subclasses do some of them faster, with the
     same results and the same errors."""
@@ -42,13 +68,21 @@ class RunClient:
 
     def __init__(self, client: MlflowClient) -> None:
         self._client = client
+        self._experiments: dict[str, int] = {}
+        self._listed_s = -math.inf
 
     def create_run(self, new: NewRun) -> Run:
         return self._client.create_run(new.experiment_id, new.start_ms, dict(new.tags), new.name)
 
-    def create_first(self, new: NewRun, tag: str) -> Run | None:
-        """Create a run, if it is certain that no other active run of the experiment has the same
-        value of ``tag`` when it is created; else return None and do nothing."""
+    def create_first(
+        self, new: NewRun, tag: str, same: Callable[[Mapping[str, str]], bool]
+    ) -> Run | None:
+        """Create a run, if it is certain that no other active run stands for the same W&B run
+        when it is created; else return None and do nothing.
+
+        Args:
+            tag: the others have its value of the new run, and tags of which ``same`` is true.
+        """
         return None
 
     def get_run_data(self, run_id: str) -> Run:
@@ -61,20 +95,50 @@ class RunClient:
     def set_terminated(self, run_id: str, status: str, end_ms: int | None) -> None:
         self._client.set_terminated(run_id, status, end_ms)
 
-    def runs_with_tag(self, experiment_id: str, key: str, value: str) -> list[Run]:
-        """Active runs of an experiment whose tag has this value, the newest first."""
-        # MLflow's filters cannot express every value: filter by what they can, then compare.
-        condition = has_tag(key) if "'" in value else f"tags.`{key}` = '{value}'"
-        runs: list[Run] = []
-        token: str | None = None
-        while True:
-            page: Any = self._client.search_runs(
-                [experiment_id], condition, max_results=1000, page_token=token
+    def runs_with_tag(self, key: str, value: str, experiment_id: str = "") -> list[Run]:
+        """Active runs whose tag has this value: those of one experiment, or of all."""
+        return list(self._search(key, value, experiment_id))
+
+    def find_runs(
+        self, wanted: Sequence[str], key: str, value: str | None, experiment_id: str = ""
+    ) -> list[FoundRun]:
+        """Find runs as `runs_with_tag` does, with their tags ``wanted`` only; with any value of
+        the tag where ``value`` is None."""
+        return [
+            FoundRun.of(
+                run.info.run_id,
+                run.info.experiment_id,
+                {tag: run.data.tags[tag] for tag in wanted if tag in run.data.tags},
             )
-            runs += [run for run in page if run.data.tags.get(key) == value]
-            token = page.token
-            if not token:
-                return runs
+            for run in self._search(key, value, experiment_id)
+        ]
+
+    def _search(self, key: str, value: str | None, experiment_id: str) -> Iterator[Run]:
+        # MLflow's filters cannot express every value: filter by what they can, then compare.
+        by_value = value is not None and "'" not in value
+        condition = f"tags.`{key}` = '{value}'" if by_value else has_tag(key)
+        experiments = [experiment_id] if experiment_id else self._all_experiments()
+        for start in range(0, len(experiments), PAGE):
+            search = partial(
+                self._client.search_runs, experiments[start : start + PAGE], condition,
+                max_results=PAGE,
+            )  # fmt: skip
+            for run in _pages(search):
+                if value is None or run.data.tags.get(key) == value:
+                    yield run
+
+    def _all_experiments(self) -> list[str]:
+        """Ids of all active experiments at this moment: another process may just have created
+        the run that is looked for in a new one. Only new ones are asked for, as a rule."""
+        now = time.monotonic()
+        if now > self._listed_s + EXPERIMENTS_S:
+            self._experiments, self._listed_s = {}, now
+        newest_ms = max(self._experiments.values(), default=0)
+        new = f"creation_time >= {newest_ms}" if newest_ms else None
+        search = partial(self._client.search_experiments, filter_string=new, max_results=PAGE)
+        for experiment in _pages(search):
+            self._experiments[str(experiment.experiment_id)] = experiment.creation_time or 0
+        return sorted(self._experiments)
 
     def log_batch(
         self, run_id: str, metrics: Metrics = (), params: Params = (), tags: Tags = ()
@@ -158,6 +222,17 @@ def points_of(name: str, metrics: Sequence[Metric]) -> Points:
         [metric.timestamp for metric in metrics],
         [metric.step for metric in metrics],
     )
+
+
+def _pages(fetch: Callable[..., Any]) -> Iterator[Any]:
+    """Yield what ``fetch`` returns, page by page; it takes a ``page_token``."""
+    token: str | None = None
+    while True:
+        page = fetch(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def has_tag(key: str) -> str:

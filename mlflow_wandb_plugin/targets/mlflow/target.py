@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.core import identity
@@ -22,7 +23,7 @@ from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
 from mlflow_wandb_plugin.targets.mlflow.rest.request_client import RequestClient
 from mlflow_wandb_plugin.targets.mlflow.rest.rest_points import open_rest
 from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun
-from mlflow_wandb_plugin.targets.mlflow.run_search import RunSearch, twin_of
+from mlflow_wandb_plugin.targets.mlflow.run_search import RunSearch, twin_of, twin_of_found
 from mlflow_wandb_plugin.targets.mlflow.run_writer import AdoptedRunWriter, MlflowRunWriter
 from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import open_bulk
 from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import sql_client
@@ -108,15 +109,34 @@ class MlflowTarget(Target):
         return points[:: max(1, len(points) // 120)]
 
     def find(self, info: RunInfo) -> Twin | None:
-        """The active run that the W&B config names, or that has the identity tags."""
-        run = self._search.named_in_config(info) if self._options.find_dual_written else None
-        if run is not None:
-            given = info.config.get(identity.GIVEN_RUN_CONFIG_KEY) is True
-            return twin_of(run, named=True, given=given)
-        run = find_settled(self._client, lambda: self._candidates(info))
-        if run is None:
-            run = next(iter(self._tagged(info, identity.EWM_RUN_ID)), None)
-        return twin_of(run, named=False) if run is not None else None
+        """The active run that has the identity tags, in any experiment; else the one that the W&B
+        config names."""
+        found = [run for run in self._search.replicas(info) if self._counts(run.tags)]
+        complete = [run for run in found if run.tags.get(identity.STATE) == "complete"]
+        if complete:
+            return twin_of_found(min(complete, key=lambda run: self._rank(info, run.run_id)))
+        if found:
+            # Runs that were listed a while ago may be gone, or further.
+            run = find_settled(self._client, lambda: self._replicas_now(info))
+            if run is not None:
+                return twin_of(run, named=False)
+        if self._options.find_dual_written:
+            run = self._search.named_in_config(info)
+            if run is not None:
+                given = info.config.get(identity.GIVEN_RUN_CONFIG_KEY) is True
+                return twin_of(run, named=True, given=given)
+        return self._foreign(info)
+
+    def _foreign(self, info: RunInfo) -> Twin | None:
+        """The run into which export-wandb-to-mlflow migrated ``info``; looking does not create
+        the experiment."""
+        name = to_mlflow.experiment_name(self._options.experiment, info.entity, info.project)
+        if self._options.experiment_id or name in self._experiment_ids:
+            experiment: str | None = self.experiment_id(info)
+        else:
+            experiment = self._client.find_experiment(name)
+        found = self._search.foreign(info, experiment) if experiment is not None else []
+        return twin_of_found(found[0]) if found else None
 
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> MlflowRunWriter:
         tags = identity.identity_tags(info, origin, to_mlflow.MAPPING_VERSION)
@@ -131,6 +151,9 @@ class MlflowTarget(Target):
             tags |= {identity.ORIGIN: "dual"}
             return AdoptedRunWriter(self._client, run, info, tags, self._bulk)
         return MlflowRunWriter(self._client, run, info, tags, self._bulk, self._secondary)
+
+    def config_keys(self, twin: Twin) -> Mapping[str, str]:
+        return identity.config_keys(twin.run_id, twin.experiment_id, self.uri)
 
     def compare(self, info: RunInfo, twin: Twin) -> RunComparison:
         """A writer that writes nothing and tells what in ``twin`` differs from what it is given."""
@@ -158,24 +181,28 @@ class MlflowTarget(Target):
         new = NewRun(
             experiment, to_mlflow.run_name(info), to_mlflow.run_time(info.started_ms), tags
         )
-        self._search.prepare_creation(info, experiment)
-        first = self._client.call(self._client.client.create_first, new, identity.RUN_ID)
-        if first is not None:
-            return first, True
-        return create_once(self._client, new, lambda: self._candidates(info))
+        create_first = self._client.client.create_first
+        same = partial(self._replicates, info)
+        run = self._client.call(create_first, new, identity.RUN_ID, same)
+        ours = run is not None
+        if run is None:
+            run, ours = create_once(self._client, new, lambda: self._replicas_now(info))
+        self._search.created(info, run)
+        return run, ours
 
-    def _candidates(self, info: RunInfo) -> list[Run]:
+    def _replicas_now(self, info: RunInfo) -> list[Run]:
         """Runs that replicate ``info``, settled or pending."""
-        found = self._tagged(info, identity.RUN_ID)
-        if self._options.find_dual_written:
-            return found
-        return [run for run in found if run.data.tags.get(identity.ORIGIN) != "dual"]
+        found = self._search.replicas_now(info)
+        return [run for run in found if self._counts(run.data.tags)]
 
-    def _tagged(self, info: RunInfo, tag: str) -> list[Run]:
-        """Runs with the W&B run's id in ``tag``; looking does not create their experiment."""
-        name = to_mlflow.experiment_name(self._options.experiment, info.entity, info.project)
-        if self._options.experiment_id or name in self._experiment_ids:
-            experiment: str | None = self.experiment_id(info)
-        else:
-            experiment = self._client.find_experiment(name)
-        return [] if experiment is None else self._search.with_tag(info, experiment, tag)
+    def _replicates(self, info: RunInfo, tags: Mapping[str, str]) -> bool:
+        return identity.same_run(info, tags) and self._counts(tags)
+
+    def _counts(self, tags: Mapping[str, str]) -> bool:
+        """Whether a run with these tags counts as a replica, where dual-written ones may not."""
+        made = tags.get(identity.ORIGIN)
+        return self._options.find_dual_written or made not in ("dual", identity.MIRROR)
+
+    def _rank(self, info: RunInfo, run_id: str) -> tuple[bool, str]:
+        """The order in which runs of one W&B run are preferred: the one that its config names."""
+        return run_id != info.config.get(identity.RUN_ID_CONFIG_KEY), run_id

@@ -20,7 +20,12 @@ from mlflow_wandb_plugin.core.atomic_files import replaced
 from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, USER_TAG
 from mlflow_wandb_plugin.mapping.names import Limits
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points
-from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun, RepositoryClient, RunClient
+from mlflow_wandb_plugin.targets.mlflow.run_client import (
+    FoundRun,
+    NewRun,
+    RepositoryClient,
+    RunClient,
+)
 from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError, has_tables
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import SharedTransactions, is_active
 
@@ -47,6 +52,10 @@ TABLES = {
 }
 """Tables that are written here, with all of their columns."""
 READ_ROWS = 20_000
+_ACTIVE_ONLY = (
+    "JOIN experiments ON experiments.experiment_id = runs.experiment_id "
+    "AND experiments.lifecycle_stage = 'active' WHERE runs.lifecycle_stage = 'active'"
+)
 _LEGAL_NAME = re.compile(r"[\w\-:][\w.\- :]*(?:/[\w\-:][\w.\- :]*)*")
 _LOCAL = r"file:|/|\./"
 
@@ -103,14 +112,17 @@ class SqlClient(RepositoryClient):
 
         return create
 
-    def create_first(self, new: NewRun, tag: str) -> Run | None:
+    def create_first(
+        self, new: NewRun, tag: str, same: Callable[[Mapping[str, str]], bool]
+    ) -> Run | None:
         if self._transactions.engine.dialect.name != "sqlite":
             return None
 
         def create(connection: Connection) -> Run:
             # SQLite has one writer: no other run is created before this one is committed.
-            if self._with_tag(connection, new.experiment_id, tag, new.tags[tag]):
-                raise LeftToMlflow
+            for run_id in self._with_tag(connection, tag, new.tags[tag]):
+                if same(self._tags(connection, run_id)):
+                    raise LeftToMlflow
             return work(connection)
 
         work = self._creating(new)
@@ -139,24 +151,58 @@ class SqlClient(RepositoryClient):
         except LeftToMlflow:
             return self._client.get_run(run_id)
 
-    def runs_with_tag(self, experiment_id: str, key: str, value: str) -> list[Run]:
+    def runs_with_tag(self, key: str, value: str, experiment_id: str = "") -> list[Run]:
         with self._transactions.engine.connect() as connection:
-            found = self._with_tag(connection, experiment_id, key, value)
+            found = self._with_tag(connection, key, value, experiment_id)
             return [self._load(connection, run_id) for run_id in found]
 
+    def find_runs(
+        self, wanted: Sequence[str], key: str, value: str | None, experiment_id: str = ""
+    ) -> list[FoundRun]:
+        found: dict[tuple[str, str], dict[str, str]] = {}
+        with self._transactions.engine.connect() as connection:
+            rows = self._execute(
+                connection,
+                'SELECT runs.run_uuid, runs.experiment_id, more."key", more.value '
+                f"{self._runs_with_tag(value, experiment_id)} "
+                f"JOIN tags AS more ON more.run_uuid = runs.run_uuid "
+                f'AND more."key" IN ({", ".join("?" * len(wanted))}) {_ACTIVE_ONLY}',
+                (key, *self._values(value, experiment_id), *wanted),
+            )
+            for run_id, experiment, *tag in rows:
+                found.setdefault((run_id, str(experiment)), {}).update([tag])
+        return [
+            FoundRun.of(*run, tags)
+            for run, tags in found.items()
+            if (key in tags if value is None else tags.get(key) == value)
+        ]
+
     def _with_tag(
-        self, connection: Connection, experiment_id: str, key: str, value: str
+        self, connection: Connection, key: str, value: str, experiment_id: str = ""
     ) -> list[str]:
         found = self._execute(
             connection,
             'SELECT runs.run_uuid, tags."key", tags.value '
-            "FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid "
-            'WHERE tags."key" = ? AND tags.value = ? AND runs.experiment_id = ? '
-            "AND runs.lifecycle_stage = 'active' ORDER BY runs.start_time DESC, runs.run_uuid",
-            (key, value, int(experiment_id)),
+            f"{self._runs_with_tag(value, experiment_id)} {_ACTIVE_ONLY} "
+            "ORDER BY runs.start_time DESC, runs.run_uuid",
+            (key, *self._values(value, experiment_id)),
         )
         # MySQL's collations find tags that differ in case as well.
         return [run_id for run_id, *tag in found.fetchall() if tag == [key, value]]
+
+    def _runs_with_tag(self, value: str | None, experiment_id: str) -> str:
+        """The part of a query that joins the runs with a tag; its values are the tag's key and
+        `_values`."""
+        return (
+            "FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid "
+            'AND tags."key" = ?'
+            + (" AND tags.value = ?" if value is not None else "")
+            + (" AND runs.experiment_id = ?" if experiment_id else "")
+        )
+
+    def _values(self, value: str | None, experiment_id: str) -> list[str | int]:
+        by_value: list[str | int] = [] if value is None else [value]
+        return by_value + ([int(experiment_id)] if experiment_id else [])
 
     def set_terminated(self, run_id: str, status: str, end_ms: int | None) -> None:
         time_ms = end_ms or int(time.time() * 1000)
@@ -320,7 +366,11 @@ class SqlClient(RepositoryClient):
         ]
         params = [Param(key, value) for key, value in rows('"key", value', "params")]
         columns = dict(zip(RUN_COLUMNS, found[0], strict=True))
-        return self._run(run_id, columns, dict(rows('"key", value', "tags")), metrics, params)
+        return self._run(run_id, columns, self._tags(connection, run_id), metrics, params)
+
+    def _tags(self, connection: Connection, run_id: str) -> dict[str, str]:
+        query = 'SELECT "key", value FROM tags WHERE run_uuid = ?'
+        return dict(self._execute(connection, query, (run_id,)).fetchall())
 
     def _run(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,13 +141,19 @@ def test_refusals_have_mlflows_errors(client: MlflowClient, sql: SqlClient) -> N
 def test_a_run_is_created_once(sql: SqlClient, client: MlflowClient, uri: str) -> None:
     """`create_first` creates no run if one has the tag, or if another process might create one."""
     tag, tags = "wandb.run_id", {"wandb.run_id": "only", "t": "1"}
-    first = sql.create_first(NewRun("0", "first", 5, tags), tag)
+
+    def same(others: Mapping[str, str]) -> bool:
+        return others["t"] == "1"
+
+    first = sql.create_first(NewRun("0", "first", 5, tags), tag, same)
     if uri.startswith("sqlite"):
         assert first is not None
         assert client.get_run(first.info.run_id).data.tags == tags | {"mlflow.runName": "first"}
-        assert sql.create_first(NewRun("0", "second", 5, tags), tag) is None
+        elsewhere = client.create_experiment("elsewhere")
+        assert sql.create_first(NewRun(elsewhere, "second", 5, tags), tag, same) is None
+        assert sql.create_first(NewRun("0", "other", 5, tags | {"t": "2"}), tag, lambda _: False)
         client.delete_run(first.info.run_id)
-        assert sql.create_first(NewRun("0", "third", 5, tags), tag) is not None
+        assert sql.create_first(NewRun("0", "third", 5, tags), tag, same) is not None
     else:
         assert first is None
 
@@ -175,11 +181,20 @@ def test_runs_are_found_by_tag_as_mlflow_finds_them(client: MlflowClient, sql: S
     ]
     client.delete_run(made[5])
     other = client.create_experiment(f"other {made[0]}")
-    client.create_run(other, tags={"find": "a"})
-    found = [run.info.run_id for run in sql.runs_with_tag("0", "find", "a")]
+    away = client.create_run(other, tags={"find": "a"})
+    found = [run.info.run_id for run in sql.runs_with_tag("find", "a", "0")]
     asked = client.search_runs(["0"], "tags.find = 'a'")
     assert found == [run.info.run_id for run in asked] == [made[1], made[2], made[0]]
-    for run_id in made[:5]:
+    everywhere = {run.info.run_id for run in sql.runs_with_tag("find", "a")}
+    assert everywhere == {*found, away.info.run_id}
+    for value in ("a", None):
+        one, same = (
+            sorted(which.find_runs(("find", "mlflow.runName"), "find", value))
+            for which in (sql, RunClient(client))
+        )
+        assert one == same
+        assert len(one) == (4 if value else 6)
+    for run_id in [*made[:5], away.info.run_id]:
         client.delete_run(run_id)
 
 
