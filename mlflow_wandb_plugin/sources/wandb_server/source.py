@@ -126,9 +126,12 @@ class WandbServerSource(Source):
             # Media of rows that were logged after the files were listed.
             yield from downloads.new_files()
         yield from downloads.console(number(node.get("logLineCount")))
+        artifacts = RunArtifacts(self._client, run.run_id, folder)
         if self._artifacts:
-            yield from RunArtifacts(self._client, run.run_id, folder).read()
-        yield from self._end(with_metadata(now, downloads.metadata), first, keys, history)
+            yield from artifacts.read()
+        now = with_metadata(now, downloads.metadata)
+        now = replace(now, missing=downloads.damaged or artifacts.damaged)
+        yield from self._end(now, first, keys, history)
 
     def _rows(self, history: RunHistory, first: RunInfo) -> Generator[Item, None, RunInfo]:
         """Read the rows, again while a finished run lacks some; returns the run as it is then."""
@@ -151,6 +154,8 @@ class WandbServerSource(Source):
         if lacking > 0:
             reason = f"W&B counts {now.rows[SERVER]} rows and returns {history.rows}"
             yield UnreadableRange(now.path, history.rows, lacking, reason, "rows", lost=False)
+        for reason in history.damaged.values():
+            yield UnreadableRange(now.path, 0, 1, reason, "exports", lost=False)
         if over:
             history.fill_last({path for path in flatten(now.summary) if keys.logged(path)})
         last = history.last
@@ -162,7 +167,7 @@ class WandbServerSource(Source):
             last=last.values,
             last_step=last.step,
             last_ms=last.ms,
-            missing=lacking > 0,
+            missing=now.missing or lacking > 0 or bool(history.damaged),
         )
 
 
