@@ -17,6 +17,10 @@ class RecordError(SourceError):
     """One record of a log cannot be decoded; other records can."""
 
 
+class DamagedDownloadError(SourceError):
+    """What a server sends differs from what it says of it, also when it is fetched again."""
+
+
 class UnavailableError(MlflowWandbError):
     """A source or target did not answer, or asked to wait. The request may be repeated.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal.frames import FORMAT, FRAME_HEADER, HEADER, MAGIC, Frame
 
 READ_SIZE = 1024 * 1024
+SEARCH_EFFORT = 8
+"""Bytes to verify for each byte that is searched for the frame after a damaged one."""
 
 
 class JournalReader:
@@ -38,11 +41,13 @@ class JournalReader:
         except OSError as error:
             raise JournalError(f"cannot read {self.path}: {error.strerror}") from error
         with file:
+            size = os.fstat(file.fileno()).st_size
             file.seek(self.position)
             base, buffer = self.position, b""
-            while data := file.read(READ_SIZE):
+            # The unread part of a large record doubles each round, so that few rounds search it.
+            while data := file.read(max(READ_SIZE, len(buffer))):
                 buffer = buffer + data if buffer else data
-                yield from self._frames(buffer, base)
+                yield from self._frames(buffer, base, size)
                 buffer = buffer[self.position - base :]
                 base = self.position
 
@@ -57,7 +62,7 @@ class JournalReader:
             self.unreadable.append(UnreadableRange(str(self.path), self.position, left, reason))
             self.position += left
 
-    def _frames(self, buffer: bytes, base: int) -> Iterator[Frame]:
+    def _frames(self, buffer: bytes, base: int, file_size: int) -> Iterator[Frame]:
         at = 0
         while at + FRAME_HEADER.size <= len(buffer):
             if (found := _frame_at(buffer, at)) is not None:
@@ -66,6 +71,8 @@ class JournalReader:
                 self.position = base + at
                 yield Frame(self.position, kind, payload)
                 continue
+            if len(buffer) < _end(buffer, at) <= file_size - base:
+                return
             # An incomplete frame (disk full, then space again): go on at the next valid one.
             following = _next_frame(buffer, at + 1)
             if following < 0:
@@ -75,6 +82,12 @@ class JournalReader:
             )
             at = following
             self.position = base + at
+
+
+def _end(buffer: bytes, at: int) -> int:
+    """Where the frame at ``at`` ends in the buffer or behind it; 0 if there is no header."""
+    magic, _, size, _ = FRAME_HEADER.unpack_from(buffer, at)
+    return at + FRAME_HEADER.size + int(size) if magic == MAGIC else 0
 
 
 def _frame_at(buffer: bytes, at: int) -> tuple[int, bytes] | None:
@@ -88,11 +101,20 @@ def _frame_at(buffer: bytes, at: int) -> tuple[int, bytes] | None:
 
 
 def _next_frame(buffer: bytes, at: int) -> int:
-    """Offset of the next complete frame in ``buffer``, or -1."""
+    """Offset of the next complete frame in ``buffer``, or -1.
+
+    A payload may be made of what looks like headers of long frames: the search ends when it has
+    verified several times as many bytes as there are.
+    """
     magic = MAGIC.to_bytes(2, "little")
+    left = SEARCH_EFFORT * len(buffer)
     while (at := buffer.find(magic, at)) >= 0 and at + FRAME_HEADER.size <= len(buffer):
-        if _frame_at(buffer, at) is not None:
-            return at
+        if (end := _end(buffer, at)) <= len(buffer):
+            left -= end - at
+            if left < 0:
+                return -1
+            if _frame_at(buffer, at) is not None:
+                return at
         at += 1
     return -1
 

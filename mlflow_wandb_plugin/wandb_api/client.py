@@ -143,8 +143,8 @@ class WandbClient:
 
     # -- downloads --------------------------------------------------------------------------
 
-    def download(self, url: str, local: Path) -> str:
-        """Download a file; returns the base64 of its MD5, as W&B writes digests.
+    def download(self, url: str, local: Path) -> bytes:
+        """Download a file; returns its MD5.
 
         Raises:
             SourceError, SourceUnavailableError: as `query` does.
@@ -153,7 +153,7 @@ class WandbClient:
             raise SourceError(f"W&B keeps a file at {one_line(url)}, which cannot be downloaded")
         return self._retried("download", lambda: self._fetch(url, local))
 
-    def _fetch(self, url: str, local: Path) -> str:
+    def _fetch(self, url: str, local: Path) -> bytes:
         import requests
 
         digest = hashlib.md5(usedforsecurity=False)
@@ -174,7 +174,7 @@ class WandbClient:
             complete = "Content-Encoding" in response.headers or promised in (None, str(size))
         if not complete:
             raise SourceUnavailableError(f"{_host(url)} sent {size} of {promised} bytes of a file")
-        return base64.b64encode(digest.digest()).decode()
+        return digest.digest()
 
     # -- one request ------------------------------------------------------------------------
 

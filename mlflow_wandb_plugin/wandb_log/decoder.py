@@ -118,7 +118,7 @@ class RunDecoder:
     def _checked(self, take: Callable[[], None]) -> None:
         try:
             take()
-        except (DecodeError, ValueError) as error:
+        except (DecodeError, ValueError, RecursionError) as error:
             raise RecordError(f"not a record: {error}") from error
 
     def _feed_other(self, payload: bytes, kind: int, rows: bool) -> None:

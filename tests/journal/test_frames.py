@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,41 @@ def test_damage_at_the_end_of_a_growing_journal_is_not_judged_too_early(path: Pa
     assert reader.unreadable == []
     path.write_bytes(whole)
     assert records(reader) == [b"two"]
+
+
+def test_a_record_that_holds_frames_is_one_record(path: Path) -> None:
+    """Also if it is so large that its end is read much later than the frames in it."""
+    written(path, [b"inner", b"frames"])
+    payload = path.read_bytes() + bytes(3 * reader_module.READ_SIZE)
+    written(path, [payload, b"after"])
+    found, reader = read_all(path)
+    assert found == [payload, b"after"]
+    assert reader.unreadable == []
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_the_effort_of_reading_grows_with_the_size_alone(
+    path: Path, torn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record made of what looks like headers of long frames is not verified from each."""
+    header = reader_module.FRAME_HEADER.pack(journal.MAGIC, RECORD, 200_000, 0)
+    payload = header * (4 * reader_module.READ_SIZE // len(header))
+    written(path, [payload])
+    size = path.stat().st_size
+    if torn:
+        os.truncate(path, size - 1)
+    verified, crc32 = 0, zlib.crc32
+
+    def counting(data: bytes, start: int = 0) -> int:
+        nonlocal verified
+        verified += len(data)
+        return crc32(data, start)
+
+    monkeypatch.setattr(zlib, "crc32", counting)
+    found, reader = read_all(path)
+    assert found == ([] if torn else [payload])
+    assert len(reader.unreadable) == torn
+    assert verified < 40 * size
 
 
 @pytest.mark.parametrize("content", [b"", b"not a journal", bytes(200)])

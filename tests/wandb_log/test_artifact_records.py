@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,8 +11,12 @@ import pytest
 from wandb.proto.wandb_internal_pb2 import ArtifactRecord, UseArtifactRecord
 
 from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef
+from mlflow_wandb_plugin.wandb_log import artifact_records
 from mlflow_wandb_plugin.wandb_log.artifact_records import artifact_ref, used_artifact_ref
 from mlflow_wandb_plugin.wandb_log.local_files import LocalFiles
+
+_ROWS = [{"path": f"f{n}", "digest": hashlib.md5(bytes([n])).hexdigest()} for n in range(200)]
+GZIPPED = gzip.compress("\n".join(map(json.dumps, _ROWS)).encode(), mtime=0)
 
 
 def record() -> ArtifactRecord:
@@ -47,11 +52,28 @@ def test_a_large_manifest_lies_beside_the_log(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("content", [None, b"not gzip", gzip.compress(b"not json", mtime=0)])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file"),
+        (b"not gzip", "gzip"),
+        (gzip.compress(b"not json", mtime=0), "Expecting value"),
+        (GZIPPED[: len(GZIPPED) // 2], "end-of-stream"),
+        (GZIPPED[:200] + bytes(200) + GZIPPED[400:], ""),
+        (gzip.compress(b'["a list"]', mtime=0), "a line is no object"),
+        (gzip.compress(b'{"path": ["a"]}', mtime=0), "values of another type"),
+        (gzip.compress(b'{"path": "a", "size": "big"}', mtime=0), "values of another type"),
+        (gzip.compress(b"[" * 100_000, mtime=0), "recursion"),
+        (gzip.compress(b'{"path": "a"}\n' * 1001, mtime=0), "more than"),
+        (gzip.compress(b" " * 100_001, mtime=0), "more than"),
+    ],
+)
 def test_a_manifest_that_cannot_be_read_is_not_an_empty_one(
-    tmp_path: Path, content: bytes | None
+    tmp_path: Path, content: bytes | None, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its files are unknown: one entry without a file is counted as missing."""
+    """Its files are unknown: one entry without a file says why."""
+    monkeypatch.setattr(artifact_records, "MANIFEST_BYTES", 100_000)
+    monkeypatch.setattr(artifact_records, "MANIFEST_ENTRIES", 1000)
     file = tmp_path / "manifest.jsonl.gz"
     if content is not None:
         file.write_bytes(content)
@@ -59,6 +81,8 @@ def test_a_manifest_that_cannot_be_read_is_not_an_empty_one(
     logged.manifest.manifest_file_path = str(file)
     (entry,) = artifact_ref(logged, LocalFiles()).entries
     assert (entry.path, entry.local, entry.ref) == ("manifest.jsonl.gz", None, None)
+    assert entry.refused.startswith("the manifest cannot be read: ")
+    assert reason in entry.refused
 
 
 @pytest.mark.parametrize("metadata", ["{broken", "[1]", '"text"'])

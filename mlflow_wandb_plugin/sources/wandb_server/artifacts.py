@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef, Item, UnreadableRange
-from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
+from mlflow_wandb_plugin.errors import DamagedDownloadError, SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.mapping.names import safe_path
 from mlflow_wandb_plugin.sources.wandb_server.run_files import (
     FILES_A_PAGE,
@@ -62,13 +62,18 @@ query ArtifactFileURLs($id: ID!, $cursor: String, $perPage: Int) {
 
 
 class RunArtifacts:
-    """Downloads the artifacts of one run into ``folder``."""
+    """Downloads the artifacts of one run into ``folder``.
+
+    Attributes:
+        damaged: whether a file that arrived is not the one that its manifest lists.
+    """
 
     def __init__(self, client: WandbClient, run_id: str, folder: RefCountedTempDir) -> None:
         self._client = client
         self._run_id = run_id
         self._folder = folder
         self._where = f"{client.address.path}/{run_id}: artifact"
+        self.damaged = False
 
     def read(self) -> Iterator[Item]:
         """Yield the artifacts that the run used, and those that it logged with their files.
@@ -113,8 +118,10 @@ class RunArtifacts:
                 except SourceUnavailableError:
                     raise
                 except SourceError as error:
-                    size, file = number(stored[path].get("size")), one_line(f"{where}/{path}")
-                    unreadable.append(UnreadableRange(file, 0, size, str(error)))
+                    damaged = isinstance(error, DamagedDownloadError)
+                    self.damaged = self.damaged or damaged
+                    place = one_line(f"{where}/{path}"), 0, number(stored[path].get("size"))
+                    unreadable.append(UnreadableRange(*place, str(error), lost=not damaged))
         for path, entry in manifest.items():
             digest, size = str(entry.get("digest") or ""), number(entry.get("size"))
             yield ArtifactEntry(path, digest, size, copies.get(path), entry.get("ref"))
@@ -140,10 +147,7 @@ class RunArtifacts:
 
     def _copy(self, node: Mapping[str, Any], path: str, digest: str) -> Path:
         local = self._folder.new_file(safe_path(path).rpartition("/")[2])
-        arrived = fetch(self._client, node, local)
-        # Digests other than MD5 have another length, and cannot be compared.
-        if len(digest) == len(arrived) and digest != arrived:
-            raise SourceError("the downloaded file has another digest than the manifest")
+        fetch(self._client, node, local, digest)
         return local
 
 

@@ -32,22 +32,24 @@ class RowGroup:
     sorted: bool
 
 
-def row_groups(paths: Iterable[Path]) -> list[RowGroup]:
-    """Return all row groups of some exports, by their first step.
+def row_groups(path: Path) -> list[RowGroup]:
+    """Return the row groups of an export.
 
     Raises:
-        SourceError: a file is not parquet, or has no steps.
+        SourceError: the file is not parquet, its footer is damaged, or it has no steps.
     """
     import pyarrow as pa
 
-    groups: list[RowGroup] = []
-    for path in paths:
-        try:
-            with _open(path) as file:
-                numbers = range(file.metadata.num_row_groups)
-                groups += [group for n in numbers if (group := _describe(path, file, n))]
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise SourceError(f"an export of W&B cannot be read: {error}") from error
+    try:
+        with _open(path) as file:
+            numbers = range(file.metadata.num_row_groups)
+            return [group for n in numbers if (group := _describe(path, file, n))]
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise SourceError(f"an export of W&B cannot be read: {error}") from error
+
+
+def by_step(groups: Iterable[RowGroup]) -> list[RowGroup]:
+    """Return row groups by their first step."""
     return sorted(groups, key=lambda group: (group.first_step, group.last_step))
 
 

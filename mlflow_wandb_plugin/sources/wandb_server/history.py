@@ -10,6 +10,7 @@ Assumptions about the service: a step has one row, exports have the oldest rows,
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -39,6 +40,9 @@ PAGE_STEPS = 10_000_000
 """Steps that a request may span, so that sparse steps need few requests."""
 UNLISTED_PAGE_STEPS = 1_000_000
 """Steps that a request may span if the live rows are not listed: as many rows may be returned."""
+
+DOWNLOADS = 2
+"""How often an export is downloaded that cannot be read."""
 
 Page: TypeAlias = "tuple[int, int, set[int] | None]"
 """First step, end step (exclusive), and the live steps listed in between, None if unknown."""
@@ -126,6 +130,9 @@ class ReadSteps:
 class RunHistory:
     """Reads one run's history, in one pass a call of `read`.
 
+    Attributes:
+        damaged: why an export cannot be read, by its name.
+
     Args:
         since: first step to yield; rows at earlier steps are only counted.
         folder: for downloaded exports.
@@ -146,6 +153,7 @@ class RunHistory:
         refresh: Callable[[], None] | None = None,
     ) -> None:
         self.last = LastValues()
+        self.damaged: dict[str, str] = {}
         self._client = client
         self._run_id = run_id
         self._keys = keys
@@ -156,7 +164,7 @@ class RunHistory:
         self._page_rows = min(page_rows, self._block_rows)
         self._refresh = refresh
         self._done = ReadSteps()
-        self._files: dict[str, Path] = {}
+        self._exports: dict[str, list[RowGroup]] = {}
         self._groups: list[RowGroup] = []
         self._live: list[int] = []
 
@@ -178,7 +186,9 @@ class RunHistory:
         live = _ints(self._live)
         unread: list[int] = live[self._done.unread(live)].tolist()
         all_listed = self._done.count + len(unread) == count
-        pages = self._listed_pages(unread) if all_listed else self._unlisted_pages()
+        # The rows of a damaged export are not live: they are not to be looked for there.
+        listed = all_listed or (self.damaged and unread)
+        pages = self._listed_pages(unread) if listed else self._unlisted_pages()
         yield from self._read_live(pages)
 
     def _list_rows(self) -> int:
@@ -188,14 +198,25 @@ class RunHistory:
         # The signature in an address changes; its path names the file.
         urls = {urlsplit(str(url)).path: str(url) for url in history.get("parquetUrls") or ()}
         for name, url in urls.items():
-            if name not in self._files:
-                local = self._folder / f"{len(self._files):06d}.parquet"
-                self._client.download(url, local)
-                self._files[name] = local
-        self._groups = exports.row_groups(self._files.values())
+            if name not in self._exports:
+                self._fetch_export(name, url)
+        self._groups = exports.by_step(itertools.chain.from_iterable(self._exports.values()))
         live = {int(row["_step"]) for row in history.get("liveData") or () if "_step" in row}
         self._live = sorted(live)
         return int(run.get("historyLineCount") or 0)
+
+    def _fetch_export(self, name: str, url: str) -> None:
+        """Download an export, again if it cannot be read; one that never can is in `damaged`."""
+        local = self._folder / f"{len(self._exports):06d}.parquet"
+        for _ in range(DOWNLOADS):
+            self._client.download(url, local)
+            try:
+                self._exports[name] = exports.row_groups(local)
+            except SourceError as error:
+                self.damaged[name] = str(error)
+            else:
+                self.damaged.pop(name, None)
+                return
 
     def _locate_rows(self) -> dict[str, Any]:
         try:
@@ -211,7 +232,8 @@ class RunHistory:
     # -- exports ----------------------------------------------------------------------------
 
     def _read_exports(self) -> Iterator[Item]:
-        ordered = exports.in_order(self._groups, self._done.through)
+        # The groups of a damaged export may lie between the others.
+        ordered = exports.in_order(self._groups, self._done.through) and not self.damaged
         for group in self._groups:
             if group.last_step <= self._done.through:
                 continue
@@ -221,7 +243,7 @@ class RunHistory:
                 yield from self._read_group(group, ordered)
             if ordered:
                 self._done.advance(group.last_step)
-        if self._groups and not ordered:
+        if self._groups and not ordered and not self.damaged:
             self._done.advance(max(group.last_step for group in self._groups))
             yield from self._checkpoint(self._done.through + 1)
 
@@ -303,7 +325,8 @@ class RunHistory:
                     block.add(number, name, value)
 
     def _checkpoint(self, position: int) -> Iterator[Checkpoint]:
-        if position > self._since:
+        # Behind the rows of an export that could not be read nothing may be left out later.
+        if position > self._since and not self.damaged:
             yield Checkpoint(SERVER, position, rows_too=True)
 
     # -- last values of a resumed read ------------------------------------------------------

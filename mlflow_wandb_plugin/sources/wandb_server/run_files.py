@@ -5,13 +5,14 @@ Local names are made safe: a file name that the server sends cannot lead out of 
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mlflow_wandb_plugin.core.model import FileRef, Item, Series, UnreadableRange
-from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
+from mlflow_wandb_plugin.errors import DamagedDownloadError, SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.mapping.names import safe_path
 from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import RefCountedTempDir
 from mlflow_wandb_plugin.wandb_api.client import WandbClient, one_line
@@ -62,10 +63,12 @@ class RunDownloads:
 
     Attributes:
         metadata: content of wandb-metadata.json, once `new_files` has yielded it.
+        damaged: whether a file that arrived is not the one that the server lists.
     """
 
     def __init__(self, client: WandbClient, run_id: str, folder: RefCountedTempDir) -> None:
         self.metadata: Mapping[str, Any] = {}
+        self.damaged = False
         self._client = client
         self._run_id = run_id
         self._folder = folder
@@ -76,7 +79,7 @@ class RunDownloads:
         """Yield every file of the run that no earlier call has yielded.
 
         A file that the server lists and does not return is reported, and its `FileRef` has no local
-        file.
+        file. One that arrives with another digest is reported alone: a later read may get it.
 
         Raises:
             SourceUnavailableError: the server does not answer.
@@ -87,14 +90,18 @@ class RunDownloads:
                 continue
             self._names.add(name)
             local = self._folder.new_file(safe_path(name).rpartition("/")[2])
+            place = one_line(f"{self._where}: file {name}"), 0, number(node.get("sizeBytes"))
             try:
-                fetch(self._client, node, local)
+                fetch(self._client, node, local, str(node.get("md5") or ""))
             except SourceUnavailableError:
                 raise
+            except DamagedDownloadError as error:
+                self.damaged = True
+                yield UnreadableRange(*place, str(error), lost=False)
+                continue
             except SourceError as error:
                 local.unlink(missing_ok=True)
-                where = one_line(f"{self._where}: file {name}")
-                yield UnreadableRange(where, 0, number(node.get("sizeBytes")), str(error))
+                yield UnreadableRange(*place, str(error))
             else:
                 if name == METADATA_FILE:
                     self.metadata = json_object(local)
@@ -148,15 +155,30 @@ def list_files(client: WandbClient, run_id: str) -> Iterator[dict[str, Any]]:
     return client.pages(page)
 
 
-def fetch(client: WandbClient, node: Mapping[str, Any], local: Path) -> str:
-    """Download a file that the server describes; returns its digest as W&B writes digests.
+def fetch(client: WandbClient, node: Mapping[str, Any], local: Path, digest: str = "") -> None:
+    """Download a file that the server describes, again if its content has not the digest.
+
+    Args:
+        digest: its MD5; empty, or one of another kind, is not compared.
 
     Raises:
         SourceError: the server does not return it.
+        DamagedDownloadError: it arrived twice with another digest.
     """
     urls = [str(url) for url in (node.get("directUrl"), node.get("url")) if url]
     if not urls:
         raise SourceError("the server sends no address for it")
+    expected = _md5(digest)
+    for order in (urls, urls[::-1]):
+        arrived = _download(client, order, local)
+        if expected is None or expected == arrived:
+            return
+    local.unlink(missing_ok=True)
+    raise DamagedDownloadError("the downloaded file has another digest than W&B lists")
+
+
+def _download(client: WandbClient, urls: list[str], local: Path) -> bytes:
+    """Download from the first address that works; returns the MD5."""
     for url in urls[:-1]:
         try:
             return client.download(url, local)
@@ -166,6 +188,15 @@ def fetch(client: WandbClient, node: Mapping[str, Any], local: Path) -> str:
             # A signed address may have expired; the other one needs the API key and does not.
             local.unlink(missing_ok=True)
     return client.download(urls[-1], local)
+
+
+def _md5(text: str) -> bytes | None:
+    """Parse an MD5 in base64, as W&B writes digests, or in hexadecimal; None if it is another."""
+    try:
+        digest = bytes.fromhex(text) if len(text) == 32 else base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
+    return digest if len(digest) == 16 else None
 
 
 def _add_event(columns: dict[str, tuple[list[int], list[float]]], text: str) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from mlflow_wandb_plugin.core.identity import SERVER
 from mlflow_wandb_plugin.core.model import RunInfo, RunState, Selection, flatten
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
+from mlflow_wandb_plugin.sources.wandb_server.sweep_config import sweep_config
 from mlflow_wandb_plugin.wandb_api.client import WandbClient
 from mlflow_wandb_plugin.wandb_log.summary import INTERNAL_KEYS
 
@@ -167,7 +168,7 @@ class RunLister:
                 sweep = {}
             self._sweeps[name] = {
                 "sweep_name": sweep.get("displayName") or name,
-                "sweep_config": _sweep_config(sweep.get("config")),
+                "sweep_config": sweep_config(sweep.get("config")),
             }
         return self._sweeps[name]
 
@@ -253,16 +254,3 @@ def document(text: Any, without: frozenset[str] = frozenset()) -> dict[str, Any]
     if not isinstance(found, Mapping):
         return {}
     return {str(key): value for key, value in found.items() if key not in without}
-
-
-def _sweep_config(text: Any) -> Any:
-    """Parse a sweep's config, which W&B keeps as YAML."""
-    import yaml
-
-    if not isinstance(text, str):
-        return text or {}
-    try:
-        # Through JSON, because the config becomes JSON, which has no dates, unlike YAML.
-        return json.loads(json.dumps(yaml.safe_load(text) or {}, default=str))
-    except (yaml.YAMLError, ValueError, TypeError):
-        return {"yaml": text}

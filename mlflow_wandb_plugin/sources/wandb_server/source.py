@@ -140,9 +140,12 @@ class WandbServerSource(Source):
             # Media of rows that were logged after the files were listed.
             yield from downloads.new_files()
         yield from downloads.console(number(node.get("logLineCount")))
+        artifacts = RunArtifacts(self._client, run.run_id, folder)
         if self._artifacts:
-            yield from RunArtifacts(self._client, run.run_id, folder).read()
-        yield from self._end(with_metadata(now, downloads.metadata), first, keys, history)
+            yield from artifacts.read()
+        now = with_metadata(now, downloads.metadata)
+        now = replace(now, missing=downloads.damaged or artifacts.damaged)
+        yield from self._end(now, first, keys, history)
 
     def add_to_config(self, run: RunInfo, keys: Mapping[str, str]) -> None:
         """Add keys to the config of a run that has ended and has none of them; sent once."""
@@ -169,6 +172,8 @@ class WandbServerSource(Source):
         if lacking > 0:
             reason = f"W&B counts {now.rows[SERVER]} rows and returns {history.rows}"
             yield UnreadableRange(now.path, history.rows, lacking, reason, "rows", lost=False)
+        for reason in history.damaged.values():
+            yield UnreadableRange(now.path, 0, 1, reason, "exports", lost=False)
         if over:
             history.fill_last({path for path in flatten(now.summary) if keys.logged(path)})
         last = history.last
@@ -180,7 +185,7 @@ class WandbServerSource(Source):
             last=last.values,
             last_step=last.step,
             last_ms=last.ms,
-            missing=lacking > 0,
+            missing=now.missing or lacking > 0 or bool(history.damaged),
         )
 
 

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from mlflow_wandb_plugin.backfill.engines.threads import backfill
 from mlflow_wandb_plugin.core.identity import SERVER
-from mlflow_wandb_plugin.core.model import Checkpoint, RowObjects, RunInfo, Series
+from mlflow_wandb_plugin.core.model import Checkpoint, RowObjects, RunInfo, Selection, Series
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.sources.wandb_server.source import WandbServerSource
+from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from mlflow_wandb_plugin.wandb_log.decoder import BLOCK_POINTS
+from tests.support.mlflow_state import read_runs
 from tests.support.wandb_source import Read, gather, only_run, read_run, source_of
 from tests.wandb_server import WandbServer
 from tests.wandb_server.clients import Worker
@@ -541,13 +544,45 @@ def test_an_export_cut_short_is_fetched_again(wandb: WandbServer) -> None:
     assert rule.hits == 1
 
 
-def test_an_export_that_is_no_parquet_is_an_error(wandb: WandbServer) -> None:
-    """A run whose export cannot be read fails; it is not complete without it."""
-    run = wandb.add_run("spoilt", "r", rows=ROWS)
+@pytest.mark.parametrize("spoilt", [0, 1])
+def test_a_damaged_export_leaves_the_run_partial_until_it_can_be_read(
+    wandb: WandbServer, spoilt: int, fresh_store: str
+) -> None:
+    """All other rows are carried, the run is not complete, and the next backfill completes it."""
+    name = f"spoilt{spoilt}"
+    run = wandb.add_run(name, "r", rows=[{"a": i} for i in range(30)])
+    wandb.parquet(run, 20, files=2)
+    file = wandb.store.blobs[run.history.exports[spoilt].path.name].path
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-8] + b"nonsense")
+    source, target = source_of(wandb, name), MlflowTarget(fresh_store)
+    (outcome,) = backfill(source, target, Selection())
+    lost = range(10 * spoilt, 10 * spoilt + 10)
+    there = read_runs(fresh_store)["r"]
+    assert there.points("a") == [(i, float(i)) for i in range(30) if i not in lost]
+    assert there.tags["wandb.sync.state"] == "partial"
+    assert any("an export of W&B cannot be read" in str(one) for one in outcome.unreadable)
+    file.write_bytes(whole)
+    (outcome,) = backfill(source, target, Selection())
+    assert outcome.action == "repaired"
+    there = read_runs(fresh_store)["r"]
+    assert there.points("a") == [(i, float(i)) for i in range(30)]
+    assert there.tags["wandb.sync.state"] == "complete"
+
+
+def test_an_export_that_arrives_damaged_once_is_fetched_again(wandb: WandbServer) -> None:
+    """Of the right length and with a wrong footer."""
+    run = wandb.add_run("spoilt-once", "r", rows=ROWS)
     wandb.parquet(run)
-    wandb.store.blobs[run.history.exports[0].path.name].fill(b"nonsense" * 100)
-    with pytest.raises(SourceError, match="export of W&B cannot be read"):
-        read_run(source_of(wandb, "spoilt"))
+    file = wandb.store.blobs[run.history.exports[0].path.name].path
+    whole = file.read_bytes()
+    wandb.fail(
+        f"GET /storage/*{file.name}*", before=lambda: file.write_bytes(whole[:-8] + b"nonsense"),
+        then=lambda: file.write_bytes(whole),
+    )  # fmt: skip
+    read = read_run(source_of(wandb, "spoilt-once"))
+    assert_rows(read, ROWS)
+    assert (read.unreadable, read.last.missing) == ([], False)
 
 
 def test_an_export_that_cannot_be_downloaded_is_an_error(wandb: WandbServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import json
 import tempfile
@@ -10,10 +11,13 @@ from typing import Any
 
 import pytest
 
-from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects
+from mlflow_wandb_plugin.backfill.engines.threads import backfill
+from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, Selection
 from mlflow_wandb_plugin.errors import SourceUnavailableError
 from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import RefCountedTempDir
+from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.support.environment import isolated
+from tests.support.mlflow_state import read_runs
 from tests.support.processes import run_script
 from tests.support.wandb_source import only_run, read_run, source_of
 from tests.wandb_server import WandbServer
@@ -173,6 +177,58 @@ def test_a_file_that_is_cut_is_fetched_again(wandb: WandbServer) -> None:
     assert rule.hits == 1
 
 
+def corrupt_once(wandb: WandbServer, blob: Any) -> None:
+    """Send other content of the same length to the next request for ``blob``."""
+    whole = blob.path.read_bytes()
+    wandb.fail(
+        lambda request: blob.token in request.path,
+        before=lambda: blob.path.write_bytes(bytes(len(whole))),
+        then=lambda: blob.path.write_bytes(whole),
+    )
+
+
+@pytest.mark.parametrize("form", ["base64", "hex", "other"])
+def test_a_file_with_another_md5_is_fetched_again(wandb: WandbServer, form: str) -> None:
+    """In both forms of an MD5; with a digest of another kind it is taken as it is."""
+    blob = wandb.add_run(f"md5-{form}", "r", files={"a.bin": b"content"}).files["a.bin"]
+    digest = base64.b64decode(blob.digest)
+    blob.digest = {"base64": blob.digest, "hex": digest.hex(), "other": "sha1:abc"}[form]
+    compared = form != "other"
+    if compared:
+        corrupt_once(wandb, blob)
+    source = source_of(wandb, f"md5-{form}")
+    read = read_run(source)
+    assert read.files == {"a.bin": b"content"}
+    assert (read.unreadable, read.last.missing) == ([], False)
+    assert source.calls["download"] == 1 + compared
+
+
+def test_a_file_that_never_arrives_whole_leaves_the_run_partial(
+    wandb: WandbServer, fresh_store: str
+) -> None:
+    """Its content is not carried; the next backfill completes the run."""
+    run = wandb.add_run("md5-bad", "r", files={"a.bin": b"content", "b": b"b"}, rows=[{"x": 1}])
+    file = run.files["a.bin"].path
+    file.write_bytes(b"CONTENT")
+    source, target = source_of(wandb, "md5-bad"), MlflowTarget(fresh_store)
+    (outcome,) = backfill(source, target, Selection())
+    (unreadable,) = outcome.unreadable
+    assert "file a.bin" in str(unreadable)
+    assert "another digest" in str(unreadable)
+    there = read_runs(fresh_store)["r"]
+    assert there.points("x") == [(0, 1.0)]
+    assert there.tags["wandb.sync.state"] == "partial"
+    file.write_bytes(b"content")
+    (outcome,) = backfill(source, target, Selection())
+    assert (outcome.action, outcome.unreadable) == ("repaired", ())
+    (there,) = read_runs(fresh_store, Path("downloaded")).values()
+    assert there.tags["wandb.sync.state"] == "complete"
+    below = Path("downloaded", there.run_id, "wandb/files")
+    assert {path.name: path.read_bytes() for path in below.iterdir()} == {
+        "a.bin": b"content", "b": b"b",
+    }  # fmt: skip
+
+
 def test_a_server_that_is_down_fails_the_read(wandb: WandbServer) -> None:
     """A file that may be had later is no reason to finish without it."""
     run = wandb.add_run("down", "r", files={"a": b"a"})
@@ -318,7 +374,7 @@ def test_artifacts_can_be_left_out(artifacts: WandbServer) -> None:
 def test_an_artifact_file_that_differs_from_its_digest_is_not_carried(
     artifacts: WandbServer,
 ) -> None:
-    """Spoilt content is reported, and its entry has no copy."""
+    """Content that is damaged twice is reported, its entry has no copy, the run is not complete."""
     digest = next(iter(artifacts.artifact("artifacts/net:v1").files))
     blob = artifacts.artifact("artifacts/net:v1").files[digest]
     whole = blob.path.read_bytes()
@@ -328,6 +384,7 @@ def test_an_artifact_file_that_differs_from_its_digest_is_not_carried(
     finally:
         blob.path.write_bytes(whole)
     assert read.contents["net:v1/w.bin"] is None
+    assert read.last.missing is True
     (unreadable,) = read.unreadable
     assert "net:v1/w.bin" in str(unreadable)
     assert "digest" in str(unreadable)
