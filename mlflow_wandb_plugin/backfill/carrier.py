@@ -86,8 +86,11 @@ class Carrier:
     def _migrate(self, run: RunInfo, decision: Decision) -> Outcome:
         writer = self._target.open(run, "backfill", decision.twin)
         try:
-            # `--existing update` reads everything again: other metrics may be selected now.
-            since = writer.restart() if decision.verdict == "existing" else writer.position
+            # `--existing update` reads everything again: other metrics may be selected now. So does
+            # a run that wandb-core ended after it was carried: its log has grown.
+            twin = decision.twin
+            again = decision.verdict == "existing" or (twin is not None and twin.end_is_news(run))
+            since = writer.restart() if again else writer.position
             items = self._source.read(run, since)
             if self._curves is not None:
                 items = self._curves.watch(run.run_id, items)

@@ -85,4 +85,5 @@ def twin_of(run: Run, named: bool, given: bool = False) -> Twin:
         rows=identity.read_numbers(tags, identity.ROWS),
         foreign=not ours and not named,
         adopted=named and not ours and not given,
+        end_unknown=tags.get("wandb.state") == "killed" and "wandb.exit_code" not in tags,
     )
