@@ -46,7 +46,8 @@ def decide(run: RunInfo, source: Source, target: Target, options: BackfillOption
         return _dual_written(run, twin, source, target, options)
     if verdict in ("existing", "foreign"):
         return _existing(verdict, twin, options)
-    return Decision(verdict, "migrate", "", twin)
+    # The log of a run that wandb-core ended after it was carried has grown.
+    return Decision(verdict, "migrate", "", twin, from_start=twin.end_is_news(run))
 
 
 def _dual_written(

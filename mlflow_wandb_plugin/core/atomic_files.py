@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+FICLONE = 0x40049409
+"""Linux's request to let a file share the blocks of another one."""
+COPIED_BYTES = 1024 * 1024
 
 
 @contextlib.contextmanager
@@ -74,10 +79,25 @@ def remove_unfinished(path: Path) -> None:
 def link_or_copy(source: Path, target: Path) -> None:
     """Make ``target`` a hard link of ``source``, or a copy where the file system cannot link.
 
+    Only for files that nobody writes into: what is written into one shows in the other.
+
     Raises:
         OSError: ``target`` exists and is read-only, ``source`` is gone, or the disk is full.
     """
     try:
         os.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
+        copy_file(source, target)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the present content of ``source``; Linux's file systems that can share its blocks do.
+
+    Raises:
+        OSError: ``target`` cannot be written, ``source`` is gone, or the disk is full.
+    """
+    with open(source, "rb") as content, open(target, "wb") as copy:
+        try:
+            fcntl.ioctl(copy.fileno(), FICLONE, content.fileno())
+        except OSError:
+            shutil.copyfileobj(content, copy, COPIED_BYTES)

@@ -74,6 +74,7 @@ class Twin:
         foreign: export-wandb-to-mlflow migrated the run.
         adopted: the W&B config names it, and it has none of our tags: another tool, such as
             MosaicML Composer, dual-writes it, with other times and fewer points.
+        end_unknown: it counts as killed, because its log had no end when it was carried.
     """
 
     run_id: str
@@ -85,16 +86,22 @@ class Twin:
     refused: int = 0
     foreign: bool = False
     adopted: bool = False
+    end_unknown: bool = False
 
     def complete(self, info: RunInfo) -> bool:
         """Return whether all of ``info`` has arrived: each log to its end, or as many rows as W&B's
         server counts."""
-        if self.state != "complete":
+        if self.state != "complete" or self.end_is_news(info):
             return False
         counted = info.rows.get(SERVER)
         if counted is not None:
             return counted == total_rows(self.rows)
         return all(self.position.get(segment) == TO_THE_END for segment in info.segments)
+
+    def end_is_news(self, info: RunInfo) -> bool:
+        """Return whether W&B has learnt since how the run ended: wandb-core may outlive a process
+        that did not call ``finish``, and ends its run later."""
+        return self.end_unknown and info.state not in ("killed", "crashed", "running")
 
 
 TO_THE_END = -1

@@ -25,6 +25,8 @@ from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.wandb_log.run_folders import segment_of
 
 LOG_NAME = "replicator.log"
+STAGING = ("artifacts", "staging")
+"""The end of the path of wandb's staging folder."""
 TROUBLE_PATIENCE_S = 10.0
 """How long `Run.finish` waits for an MLflow that does not answer."""
 
@@ -248,10 +250,13 @@ class RunTap:
 
 
 def _keep_staged_files(artifact: Any, folder: Path) -> None:
-    """Link or copy an artifact's staged files into ``folder``; its entries get the new paths."""
+    """Link or copy an artifact's staged files into ``folder``; its entries get the new paths.
+
+    wandb's staging folder has copies of the user's files, which nobody writes into.
+    """
     for entry in artifact.manifest.contents:
         local = Path(entry.local_path)
-        if "staging" in local.parts:
+        if local.parent.parts[-2:] == STAGING:
             kept = folder / local.name
             with contextlib.suppress(OSError):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)

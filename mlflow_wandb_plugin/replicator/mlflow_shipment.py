@@ -28,7 +28,12 @@ from mlflow_wandb_plugin.journal.reader import read_header
 from mlflow_wandb_plugin.journal.status_file import read_status, write_status
 from mlflow_wandb_plugin.sources.wandb_local import unsent_rows
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog
-from mlflow_wandb_plugin.sources.wandb_local.run_log import Progress, peek, read_logs
+from mlflow_wandb_plugin.sources.wandb_local.run_log import (
+    Progress,
+    is_open_elsewhere,
+    peek,
+    read_logs,
+)
 from mlflow_wandb_plugin.targets.mlflow.client import check_reachable
 from mlflow_wandb_plugin.targets.wandb.lookup import wanted_mode
 from mlflow_wandb_plugin.wandb_api.config_keys import try_to_add_config_keys
@@ -38,6 +43,8 @@ CORE_PATIENCE_S = 5.0
 """How long wandb-core may take to write a run's exit once the SDK is done with the run."""
 DEAD_TRAINER_PATIENCE_S = 1.0
 """wandb-core outlives a killed training process by about 100 ms."""
+CORE_POLL_S = 1.0
+"""Between two looks whether wandb-core still has the log of a dead training process open."""
 SECONDARY = "secondary"
 """Key of a journal's header and status: another process writes how the run ends."""
 
@@ -63,6 +70,7 @@ class MlflowShipment:
         self._keep_trying = keep_trying
         self._status: dict[str, Any] = {"pid": os.getpid()}
         self._closed_at: float | None = None
+        self._wandb_file = Path()
 
     def ship(self) -> str:
         """Ship what the journal has, and what is appended meanwhile.
@@ -91,7 +99,7 @@ class MlflowShipment:
         is_secondary = bool(header.get(SECONDARY))
         if is_secondary:
             self._status[SECONDARY] = True
-        wandb_file = Path(header["wandb_file"])
+        wandb_file = self._wandb_file = Path(header["wandb_file"])
         log = RunLog(self.path.stem, wandb_file, self.path)
         try:
             info = peek(log)
@@ -155,9 +163,14 @@ class MlflowShipment:
         now = time.monotonic()
         self._closed_at = self._closed_at or now
         patience_s = CORE_PATIENCE_S if progress.closed else DEAD_TRAINER_PATIENCE_S
-        if progress.core_done or now - self._closed_at > patience_s:
+        if progress.core_done:
             return False
-        time.sleep(0.05)
+        if now - self._closed_at <= patience_s:
+            time.sleep(0.05)
+            return True
+        if progress.closed or not run_goes_on(self.path, self._wandb_file):
+            return False
+        time.sleep(CORE_POLL_S)
         return True
 
     def _wait(self, seconds: float) -> bool:
@@ -199,6 +212,14 @@ def _name_twin_in_config(info: RunInfo, wandb_file: Path, keys: Mapping[str, str
     with contextlib.suppress(UsageError):
         if online and wanted_mode() == "online":
             try_to_add_config_keys(info.entity, info.project, info.run_id, keys)
+
+
+def run_goes_on(path: Path, wandb_file: Path) -> bool:
+    """Whether a process writes journal ``path``, or wandb-core the log of its run.
+
+    A process that ended without ``finish`` leaves its run to the wandb-core of its parent.
+    """
+    return trainer_alive(path) or is_open_elsewhere(wandb_file, guess=False)
 
 
 def was_resumed(path: Path, run_id: str) -> bool:

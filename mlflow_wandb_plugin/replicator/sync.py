@@ -6,7 +6,9 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.errors import JournalError, UsageError
@@ -15,7 +17,11 @@ from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
 from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
 from mlflow_wandb_plugin.journal.reader import read_header
 from mlflow_wandb_plugin.journal.status_file import read_status
-from mlflow_wandb_plugin.replicator.mlflow_shipment import MlflowShipment, handover_file
+from mlflow_wandb_plugin.replicator.mlflow_shipment import (
+    MlflowShipment,
+    handover_file,
+    run_goes_on,
+)
 from mlflow_wandb_plugin.replicator.wandb_shipment import WandbShipment
 from mlflow_wandb_plugin.targets.wandb.run_writer import unset_user_run_variables
 
@@ -77,10 +83,11 @@ def deliver(journals: list[Path], to: str = "") -> Iterator[Delivery]:
             if header.get("born") == outbox.BORN:
                 # A forwarder that waits for W&B does not hold the journal.
                 unset_user_run_variables()
-                delivery = _ship(path, WandbShipment(path, follow=False).ship, "W&B")
+                ship = WandbShipment(path, follow=False).ship
+                delivery = _ship(path, ship, "W&B", partial(trainer_alive, path))
             else:
                 uri = _tracking_uri(header.get("tracking_uri", ""), to)
-                delivery = _deliver_to_mlflow(path, uri, header.get("experiment", "{project}"))
+                delivery = _deliver_to_mlflow(path, uri, header)
         except (JournalError, UsageError) as error:
             delivery = Delivery(path, "failed", str(error))
         except Exception as error:
@@ -89,24 +96,26 @@ def deliver(journals: list[Path], to: str = "") -> Iterator[Delivery]:
         yield delivery
 
 
-def _deliver_to_mlflow(path: Path, uri: str, experiment: str) -> Delivery:
+def _deliver_to_mlflow(path: Path, uri: str, header: dict[str, Any]) -> Delivery:
     give_up_at = time.monotonic() + TARGET_PATIENCE_S
+    experiment = header.get("experiment", "{project}")
     shipment = MlflowShipment(
         path, uri, experiment, follow=False, keep_trying=lambda: time.monotonic() < give_up_at
     )
     handover = handover_file(path)
     handover.touch(mode=0o600)
     try:
-        return _ship(path, shipment.ship, "MLflow")
+        wandb_file = Path(header["wandb_file"])
+        return _ship(path, shipment.ship, "MLflow", lambda: run_goes_on(path, wandb_file))
     finally:
         handover.unlink(missing_ok=True)
 
 
-def _ship(path: Path, ship: Callable[[], str], home: str) -> Delivery:
+def _ship(path: Path, ship: Callable[[], str], home: str, goes_on: Callable[[], bool]) -> Delivery:
     """Call ``ship`` until no other process holds the journal, or its run goes on."""
     deadline = time.monotonic() + LOCK_PATIENCE_S
     while (state := ship()) == "busy" and time.monotonic() < deadline:
-        if trainer_alive(path):
+        if goes_on():
             return Delivery(path, "live", "its run goes on, a helper process follows it", home=home)
         time.sleep(0.2)
     status = read_status(path)

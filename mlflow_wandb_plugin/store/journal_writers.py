@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 import threading
 import time
 import uuid
@@ -14,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlflow_wandb_plugin.core.atomic_files import link_or_copy
+from mlflow_wandb_plugin.core.atomic_files import copy_file, link_or_copy
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import frames, outbox
 from mlflow_wandb_plugin.journal.writer import Journal
@@ -140,13 +138,12 @@ class RunFiles:
     def keep(self, source: Path, stored: bool) -> str:
         """Keep the present content of a file; returns the name of the kept file.
 
-        Files in the temporary folder, and an artifact store's own copies (``stored``), are not
-        changed later and are linked. Others are copied.
+        An artifact store's own copy (``stored``) is linked: before MLflow overwrites it, it is
+        replaced by a copy. Other files may be written into at any time, and are copied.
         """
         kept = self._new_path()
-        linkable = stored or source.resolve().is_relative_to(tempfile.gettempdir())
         try:
-            (link_or_copy if linkable else shutil.copyfile)(source, kept)
+            (link_or_copy if stored else copy_file)(source, kept)
         except OSError:
             kept.unlink(missing_ok=True)
             raise

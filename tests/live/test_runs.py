@@ -266,3 +266,37 @@ run.finish()
     assert any(path.endswith("/x.txt") for path in run.artifacts)
     (outcome,) = backfill(str(wandb_folder(env)), server)
     assert (outcome.action, outcome.verdict) == ("skipped", "dual-written")
+
+
+@pytest.mark.slow
+def test_a_child_that_does_not_finish_ends_as_wandb_core_ends_it(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    """A child of multiprocessing skips exit hooks: its run goes on until the parent's wandb-core
+    ends it, and is then finished, as in W&B."""
+    said = run_script(
+        """
+import json, multiprocessing, time
+import mlflow_wandb_plugin.wandb as wandb
+from mlflow import MlflowClient
+def work():
+    run = wandb.init(project="p", id="child")
+    for i in range(5):
+        run.log({"m": i})
+wandb.setup()
+child = multiprocessing.get_context("fork").Process(target=work)
+child.start()
+child.join()
+time.sleep(3)
+(experiment,) = MlflowClient().search_experiments(filter_string="name = 'p'")
+(run,) = MlflowClient().search_runs([experiment.experiment_id])
+print("DURING", run.info.status)
+""",
+        env,
+        tmp_path / "work",
+    ).stdout
+    assert "DURING RUNNING" in said
+    wait_until(lambda: not journals(env), 60, "all delivered")
+    run = read_runs(env["MLFLOW_TRACKING_URI"])["child"]
+    assert (run.status, run.tags["wandb.exit_code"]) == ("FINISHED", "0")
+    assert run.points("m") == [(i, float(i)) for i in range(5)]

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
+from wandb.proto.wandb_internal_pb2 import Record
 
+from mlflow_wandb_plugin import backfill
 from mlflow_wandb_plugin.journal.frames import RECORD
 from mlflow_wandb_plugin.journal.journal_locks import shipping_lock
+from mlflow_wandb_plugin.journal.reader import read_header
 from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.replicator import mlflow_shipment
 from mlflow_wandb_plugin.replicator.mlflow_shipment import MlflowShipment, handover_file
+from mlflow_wandb_plugin.sources.wandb_local.run_log import is_open_elsewhere
 from mlflow_wandb_plugin.targets.mlflow import client
 from tests.support.mlflow_state import read_runs
-from tests.support.processes import free_port
-from tests.support.records import exit_record, partial_record, run_record
+from tests.support.processes import free_port, wait_until
+from tests.support.records import exit_record, history_record, partial_record, run_record
+from tests.support.wandb_log_writer import LogWriter
 from tests.wandb_server import WandbServer
 
 
@@ -137,6 +147,99 @@ def test_a_killed_trainers_run_is_killed(fresh_store: str, tmp_path: Path) -> No
     assert shipment(path, fresh_store).ship() == "complete"
     run = read_runs(fresh_store)["r1"]
     assert (run.status, run.points("a")) == ("KILLED", [(0, 1.0)])
+
+
+@pytest.fixture
+def left_to_core(tmp_path: Path) -> Iterator[tuple[Path, LogWriter]]:
+    """The journal of a process that ended without finish(), and wandb-core's log of its run, which
+    a process has open as long as the caller does not close its standard input."""
+    path = written(tmp_path, *WHOLE[:3], closed=False)
+    log = Path(read_header(path)["wandb_file"])
+    log.parent.mkdir()
+    with LogWriter(log) as writer:
+        for record in (run_record("r1"), *(history_record({"a": a}, a - 1, 1.7e9) for a in (1, 2))):
+            writer.append(record.SerializeToString())
+        yield path, writer
+
+
+@contextmanager
+def opened_by_core(log: Path) -> Iterator[None]:
+    """Another process has ``log`` open."""
+    code = f"import sys; file = open({str(log)!r}, 'ab'); sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    try:
+        wait_until(lambda: is_open_elsewhere(log), what="the writer")
+        yield
+    finally:
+        process.communicate(timeout=30)
+
+
+def end_of_run(writer: LogWriter) -> None:
+    """What wandb-core writes when the parent process ends: 60 s after the run's start."""
+    stats = Record()
+    stats.stats.timestamp.FromMilliseconds(1_700_000_050_000)
+    stats.stats.item.add(key="cpu", value_json="12.5")
+    for record in (stats, exit_record(runtime_s=60)):
+        writer.append(record.SerializeToString())
+
+
+def assert_ended_by_core(uri: str) -> None:
+    run = read_runs(uri)["r1"]
+    assert (run.status, run.end) == ("FINISHED", 1_700_000_060_000)
+    assert (run.tags["wandb.state"], run.tags["wandb.exit_code"]) == ("finished", "0")
+    assert run.points("a") == [(0, 1.0), (1, 2.0)]
+    (system,) = (points for name, points in run.metrics.items() if name.startswith("system/"))
+    assert system == [(12.5, 1_700_000_050_000, 50)]
+
+
+def test_a_run_that_its_process_left_to_wandb_core_ends_as_core_says(
+    fresh_store: str, left_to_core: tuple[Path, LogWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replicator follows wandb-core's log until its end; `sync` meanwhile leaves the run
+    open, and finds its end later."""
+    path, writer = left_to_core
+    monkeypatch.setattr(mlflow_shipment, "DEAD_TRAINER_PATIENCE_S", 0.1)
+    monkeypatch.setattr(mlflow_shipment, "CORE_POLL_S", 0.1)
+    log = Path(read_header(path)["wandb_file"])
+    with opened_by_core(log):
+        assert shipment(path, fresh_store).ship() == "partial"
+        assert read_runs(fresh_store)["r1"].status == "RUNNING"
+        with ThreadPoolExecutor(1) as pool:
+            following = pool.submit(shipment(path, fresh_store, follow=True).ship)
+            wait_until(lambda: read_status(path).get("state") == "live", what="following")
+            with pytest.raises(TimeoutError):
+                following.result(timeout=1)
+            end_of_run(writer)
+            assert following.result(timeout=30) == "complete"
+    assert_ended_by_core(fresh_store)
+
+
+def test_sync_finds_the_end_that_core_wrote(
+    fresh_store: str, left_to_core: tuple[Path, LogWriter]
+) -> None:
+    """Without a replicator, `sync` reads the end from wandb-core's log."""
+    path, writer = left_to_core
+    end_of_run(writer)
+    assert shipment(path, fresh_store).ship() == "complete"
+    assert_ended_by_core(fresh_store)
+
+
+def test_a_backfill_corrects_a_run_that_counted_as_killed(
+    fresh_store: str, left_to_core: tuple[Path, LogWriter]
+) -> None:
+    """wandb-core wrote the end only after the journal had been delivered and removed."""
+    path, writer = left_to_core
+    source = str(Path(read_header(path)["wandb_file"]).parent)
+    assert shipment(path, fresh_store).ship() == "complete"
+    assert read_runs(fresh_store)["r1"].status == "KILLED"
+    (outcome,) = backfill(source, fresh_store)
+    assert outcome.action == "skipped"
+    end_of_run(writer)
+    (outcome,) = backfill(source, fresh_store)
+    assert (outcome.verdict, outcome.action) == ("partial", "repaired")
+    assert_ended_by_core(fresh_store)
+    (outcome,) = backfill(source, fresh_store)
+    assert outcome.action == "skipped"
 
 
 def test_a_journal_of_a_run_that_was_never_created(fresh_store: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -106,6 +107,22 @@ def test_each_content_of_a_file_is_kept(run_id: str, tmp_path: Path, sent_of: Se
     run = sent_of(run_id)
     kept = [run.files["log.txt"].parent / operation["file"] for operation in run.of("file")]
     assert [path.read_text() for path in kept] == ["one", "two"]
+
+
+def test_each_content_of_a_temporary_file_reaches_a_server(
+    fresh_process: Path, server: str, sent: Sent
+) -> None:
+    """The files go to the server over HTTP, and the script writes into the one file again."""
+    mlflow.set_tracking_uri(f"wandb+{server}")
+    run = MlflowClient().create_run("0")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "best.txt")
+        for epoch in range(3):
+            file.write_text(f"epoch {epoch}")
+            MlflowClient().log_artifact(run.info.run_id, str(file), f"epoch{epoch}")
+        file.write_text("after the last")
+    expected = {f"epoch{epoch}/best.txt": f"epoch {epoch}".encode() for epoch in range(3)}
+    assert contents(sent()[run.info.run_id]) == expected
 
 
 def test_each_content_of_a_folders_file_is_kept(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -120,16 +121,14 @@ def test_unwritable_folder_is_a_journal_error(tmp_path: Path) -> None:
 
 
 def test_files_that_may_change_are_copied(tmp_path: Path) -> None:
-    """A hard link to a user's own file would show what is written into it later."""
+    """A user's own file, in the temporary folder too, is copied; what MLflow stored is linked."""
     folder = tmp_path / "r.files"
     files = RunFiles(folder)
-    file = tmp_path / "elsewhere" / "model.bin"
-    file.parent.mkdir()
-    file.write_bytes(b"before")
-    kept = [folder / files.keep(file, stored) for stored in (False, True)]
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(journal_writers.tempfile, "gettempdir", lambda: str(tmp_path / "nowhere"))
-        kept.append(folder / files.keep(file, False))
-    file.unlink()
-    assert [path.read_bytes() for path in kept] == [b"before"] * 3
-    assert kept[1].stat().st_ino == kept[0].stat().st_ino != kept[2].stat().st_ino
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary, "model.bin")
+        file.write_bytes(b"before")
+        linked = folder / files.keep(file, stored=True)
+        copied = folder / files.keep(file, stored=False)
+        assert linked.stat().st_ino == file.stat().st_ino
+        file.write_bytes(b"after")
+    assert copied.read_bytes() == b"before"

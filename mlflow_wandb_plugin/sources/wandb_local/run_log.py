@@ -301,18 +301,25 @@ def _state(log: RunLog, recorded: RunState) -> RunState:
     """A run without a recorded end was killed, unless a process still writes its log."""
     if recorded != "running":
         return recorded
-    if log.journal is not None:
-        return "running" if trainer_alive(log.journal) else "killed"
-    alive = log.wandb_file is not None and is_open_elsewhere(log.wandb_file)
+    if log.journal is not None and trainer_alive(log.journal):
+        return "running"
+    alive = log.wandb_file is not None and is_open_elsewhere(log.wandb_file, log.journal is None)
     return "running" if alive else "killed"
 
 
-def is_open_elsewhere(path: Path) -> bool:
-    """Whether another process has ``path`` open; without /proc, whether it changed lately."""
+def is_open_elsewhere(path: Path, guess: bool = True) -> bool:
+    """Whether another process has ``path`` open.
+
+    Args:
+        guess: without /proc, whether a file that changed lately counts as open.
+    """
     processes = Path("/proc")
+    try:
+        wanted = path.stat()
+    except OSError:
+        return False
     if not (processes / "self" / "fd").is_dir():
-        return time.time() - path.stat().st_mtime < RECENT_S
-    wanted = path.stat()
+        return guess and time.time() - wanted.st_mtime < RECENT_S
     for fd in processes.glob("[0-9]*/fd/*"):
         try:
             state = fd.stat()

@@ -30,6 +30,8 @@ FOUND_TAGS = (
     identity.LOSSES,
     identity.CLAIM,
     identity.EWM_RUN_ID,
+    "wandb.state",
+    "wandb.exit_code",
 )
 """The tags that are kept of each listed run."""
 
@@ -184,4 +186,5 @@ def _twin(
         refused=identity.read_numbers(tags, identity.LOSSES).get(REFUSED_METRIC, 0),
         foreign=not ours and not named,
         adopted=named and not ours and not given,
+        end_unknown=tags.get("wandb.state") == "killed" and "wandb.exit_code" not in tags,
     )
