@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mlflow_wandb_plugin.core.absent_target import AbsentTarget
 from mlflow_wandb_plugin.core.protocols import Source, SourceOptions, Target, TargetOptions
+from mlflow_wandb_plugin.core.redaction import without_credentials
+from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.hookspecs import hookimpl
 
 
@@ -32,12 +35,30 @@ def open_source(uri: str, options: SourceOptions) -> Source | None:
 def open_target(uri: str, options: TargetOptions) -> Target | None:
     """Open an archive, or any MLflow tracking URI."""
     if uri.startswith("archive:"):
-        from mlflow_wandb_plugin.archive.target import create_archive
+        from mlflow_wandb_plugin.archive.target import create_archive, is_archive, path_of
 
-        return create_archive(uri, options)
+        exists = options.create or is_archive(path_of(uri).resolve())
+        return create_archive(uri, options) if exists else AbsentTarget(uri, comparable=False)
+    _refuse_wandb(uri)
     from mlflow_wandb_plugin.targets.mlflow.client import check_reachable
     from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     check_reachable(uri)
+    if not options.create:
+        from mlflow_wandb_plugin.targets.mlflow.existing_store import store_exists
+
+        if not store_exists(uri):
+            return AbsentTarget(without_credentials(uri) or "MLflow's store", comparable=True)
     return MlflowTarget(uri or None, options)
+
+
+def _refuse_wandb(uri: str) -> None:
+    """Raise a UsageError if ``uri`` names a W&B project, or a store whose runs go back to W&B."""
+    if uri.startswith("wandb:"):
+        raise UsageError(f"{uri} is in W&B: --to takes an MLflow tracking URI or archive:DIR")
+    if uri.startswith("wandb+"):
+        raise UsageError(
+            f"{without_credentials(uri)} leads to W&B, where the runs come from: "
+            "leave wandb+ out of --to"
+        )

@@ -13,7 +13,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,14 @@ def ensure_tables(uri: str) -> None:
     if path is None:
         return
     create = create_tables()
-    if create is None or _has_tables(path):
+    if create is None or has_tables(path):
         return
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
     lock = Path(tempfile.gettempdir(), f"mlflow-wandb-{os.getuid()}-schema-{digest}.lock")
     with file_lock(lock, LOCK_PATIENCE_S) as locked:
         if not locked:
             raise TargetUnavailableError(f"another process creates the tables of {path}: try again")
-        if not _has_tables(path):
+        if not has_tables(path):
             _create_or_migrate(path, create)
 
 
@@ -72,7 +72,15 @@ def database_file(uri: str) -> Path | None:
     return Path(name).absolute() if name and name != ":memory:" and "?" not in name else None
 
 
-def _has_tables(path: Path) -> bool:
+def is_older(path: Path) -> bool:
+    """Return whether a SQLite file has MLflow's tables, but not all that the installed MLflow
+    needs: opening it migrates it."""
+    return has_tables(path, {"experiments"}) and not has_tables(path)
+
+
+def has_tables(path: Path, names: Collection[str] = ()) -> bool:
+    """Return whether a file has the tables ``names``, or all of MLflow's; True for a file that is
+    not readable as a database, which MLflow reports."""
     from mlflow.store.db.base_sql_model import Base
     from mlflow.store.model_registry.dbmodels import models as _registry  # noqa: F401
     from mlflow.store.tracking.dbmodels import models as _tracking  # noqa: F401
@@ -82,7 +90,7 @@ def _has_tables(path: Path) -> bool:
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", BUSY_S, uri=True)) as database:
             rows = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            return set(Base.metadata.tables) <= {name for (name,) in rows}
+            return set(names or Base.metadata.tables) <= {name for (name,) in rows}
     except sqlite3.Error:
         # MLflow, which opens the file next, reports what is wrong with it.
         return True

@@ -86,6 +86,10 @@ class ArchiveRunWriter:
         self._run.save(folder)
 
     @property
+    def experiment_id(self) -> str:
+        return ""
+
+    @property
     def position(self) -> Mapping[str, int]:
         return dict(self._run.position)
 

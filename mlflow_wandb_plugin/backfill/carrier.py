@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.decide import Decision, decide
@@ -45,9 +47,10 @@ def unlisted_outcomes(source: Source) -> Iterator[Outcome]:
 
 
 def _not_migrated(run: RunInfo, decision: Decision) -> Outcome:
-    twin_id = decision.twin.run_id if decision.twin is not None else ""
+    twin = decision.twin
+    ids = ("", "") if twin is None else (twin.run_id, twin.experiment_id)
     action = "skipped" if decision.action == "skip" else "failed"
-    return Outcome(run, decision.verdict, action, decision.reason, twin_id)
+    return Outcome(run, decision.verdict, action, decision.reason, *ids)
 
 
 class Carrier:
@@ -70,6 +73,11 @@ class Carrier:
         self._target = target
         self._options = options
         self._listener = listener
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """End the runs that are being carried; another backfill continues them."""
+        self._stopped.set()
 
     def carry(self, run: RunInfo) -> Outcome:
         """Carry one run. Never raises: an error becomes the outcome. May be called again."""
@@ -84,7 +92,16 @@ class Carrier:
         except Exception as error:
             # An unforeseen error in one run does not stop the others.
             outcome = Outcome(run, decision.verdict, "failed", f"{type(error).__name__}: {error}")
+        outcome = self._placed(outcome)
         self._listener.run_done(outcome)
+        return outcome
+
+    def _placed(self, outcome: Outcome) -> Outcome:
+        """Add where a user finds the run; it is carried all the same if MLflow does not say."""
+        with contextlib.suppress(MlflowWandbError):
+            if outcome.mlflow_run_id and outcome.experiment_id:
+                place = self._target.place(outcome.experiment_id, outcome.mlflow_run_id)
+                return replace(outcome, experiment=place.experiment, link=place.link)
         return outcome
 
     def rewrite(self, run: RunInfo, twin: Twin) -> Outcome:
@@ -110,6 +127,7 @@ class Carrier:
         try:
             complete = self._options.takes_everything
             since = writer.restart(complete) if decision.from_start else writer.position
+            since = dict(since)
             items = self._source.read(run, since)
             if self._curves is not None:
                 items = self._curves.watch(run.run_id, items)
@@ -121,12 +139,17 @@ class Carrier:
             writer.close()
         if carried.info is None:
             raise SourceError(f"the source has nothing of run {run.path}")
+        action, reason = "migrated" if decision.twin is None else "repaired", decision.reason
+        still_running = carried.info.state == "running" and decision.twin is not None
+        if still_running and since == writer.position:
+            action, reason = "skipped", "still running, and nothing new"
         return Outcome(
             carried.info,
             decision.verdict,
-            "migrated" if decision.twin is None else "repaired",
-            decision.reason,
+            action,
+            reason,
             mlflow_run_id=writer.run_id,
+            experiment_id=writer.experiment_id,
             points=carried.points,
             losses=dict(writer.losses),
             unreadable=tuple(carried.unreadable),
@@ -136,6 +159,8 @@ class Carrier:
         """Tell the listener how many points to expect, once."""
         announced = False
         for item in items:
+            if self._stopped.is_set():
+                raise SourceError("interrupted")
             if not announced and isinstance(item, RunInfo) and item.points is not None:
                 announced = True
                 self._listener.points_expected(item.points)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from mlflow_wandb_plugin import plugins
-from mlflow_wandb_plugin.backfill import html, report
+from mlflow_wandb_plugin.backfill.carrier import selected
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.engines.base import Engine
 from mlflow_wandb_plugin.backfill.engines.processes import ProcessEngine
@@ -20,6 +16,7 @@ from mlflow_wandb_plugin.backfill.engines.threads import backfill
 from mlflow_wandb_plugin.backfill.options import BackfillOptions, Job
 from mlflow_wandb_plugin.backfill.outcome import Listener, Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun, dual_experiment, plan
+from mlflow_wandb_plugin.backfill.report_files import write_report
 from mlflow_wandb_plugin.backfill.verify import Verified, verify
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.core.protocols import Source, Target
@@ -28,10 +25,21 @@ from mlflow_wandb_plugin.errors import UsageError
 LOCAL, PROCESSES = "local", "processes"
 
 
-def open_ends(job: Job) -> tuple[Source, Target]:
-    """Open the source and the target of ``job``."""
-    target = plugins.open_target(job.to, job.target_options())
-    return plugins.open_source(job.source, job.source_options()), target
+def open_ends(job: Job, create: bool = True, allow_none: bool = False) -> tuple[Source, Target]:
+    """Open the source and then the target of ``job``.
+
+    Args:
+        create: whether the target may be created.
+        allow_none: whether the source may have no selected run.
+
+    Raises:
+        UsageError: no run is selected, or one of them cannot be opened.
+    """
+    source = plugins.open_source(job.source, job.source_options())
+    first = None if allow_none else next(selected(source, job.selection), None)
+    if first is None and not allow_none and not source.unreadable:
+        raise UsageError(f"no run of {job.source} is selected: check --run, --state and the like")
+    return source, plugins.open_target(job.to, job.target_options(create))
 
 
 def with_dual_experiment(job: Job, source: Source) -> Job:
@@ -53,30 +61,38 @@ class Backfill:
         engine: "local" for threads of this process, "processes", or a plugin's engine.
         address: of the engine's cluster; empty means the engine's own default.
         keep_curves: keep points for the curves of an HTML report.
+        only_plan: nothing will be carried, so that the target is not created.
+        allow_none: runs may come later.
+
+    Attributes:
+        total: number of selected runs, where counting costs little; known once `run` is called.
 
     Raises:
         UsageError, SourceError, TargetUnavailableError: it cannot be started.
     """
 
     def __init__(
-        self, job: Job, engine: str = LOCAL, address: str = "", keep_curves: bool = False
+        self,
+        job: Job,
+        engine: str = LOCAL,
+        address: str = "",
+        keep_curves: bool = False,
+        only_plan: bool = False,
+        allow_none: bool = False,
     ) -> None:
         self._engine = _open_engine(engine, address, job)
         if job.options.into_dual_experiment:
             job = with_dual_experiment(job, plugins.open_source(job.source, job.source_options()))
         self._job = job
-        self._source, self._target = open_ends(job)
+        self._source, self._target = open_ends(job, not only_plan, allow_none)
         self._curves = Curves()
         self._keep_curves = keep_curves
         self._started = False
+        self.total: int | None = None
 
     def plan(self) -> list[PlannedRun]:
         """Decide on each selected run; write nothing."""
         return list(plan(self._source, self._target, self._job.selection, self._job.options))
-
-    def count(self) -> int | None:
-        """Return the number of selected runs, where that costs little."""
-        return self._source.count(self._job.selection)
 
     def run(self, listener: Listener | None = None) -> Iterator[Outcome]:
         """Carry the selected runs, also those that came since the last call.
@@ -85,6 +101,7 @@ class Backfill:
             One outcome per run, as each is done.
         """
         job, listener = self._job, listener or Listener()
+        self.total = self._source.count(job.selection)
         if self._started:
             self._source = plugins.open_source(job.source, job.source_options())
         self._started = True
@@ -94,17 +111,8 @@ class Backfill:
         return backfill(self._source, self._target, job.selection, job.options, listener, curves)
 
     def write_report(self, path: Path, outcomes: Sequence[Outcome]) -> None:
-        """Write a report of ``outcomes``: a page for ``.html``, JSON for ``.json``, else text."""
-        if path.suffix == ".html":
-            text = html.page(outcomes, self._curves, self._target.curve)
-        elif path.suffix == ".json":
-            text = json.dumps(report.as_json(outcomes), indent=1)
-        else:
-            console = Console(record=True, width=120, file=io.StringIO())
-            console.print(report.as_table(outcomes))
-            text = console.export_text() + report.one_line(outcomes) + "\n"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        """Write a report of ``outcomes`` in the format that the suffix of ``path`` names."""
+        write_report(path, outcomes, self._curves, self._target.curve)
 
 
 def _open_engine(name: str, address: str, job: Job) -> Engine | None:
@@ -162,4 +170,4 @@ def verify_runs(
     """
     chosen = BackfillOptions.of(**options)
     job = Job(source, to, experiment, selection or Selection(), chosen)
-    return list(verify(*open_ends(job), job.selection, chosen, repair=repair))
+    return list(verify(*open_ends(job, create=False), job.selection, chosen, repair=repair))

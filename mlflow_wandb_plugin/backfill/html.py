@@ -9,6 +9,7 @@ from html import escape
 from mlflow_wandb_plugin.backfill import report
 from mlflow_wandb_plugin.backfill.curves import Curve, Curves
 from mlflow_wandb_plugin.backfill.outcome import Outcome
+from mlflow_wandb_plugin.backfill.plan import PlannedRun
 from mlflow_wandb_plugin.core.model import Key
 
 WIDTH, HEIGHT = 220, 60
@@ -26,16 +27,49 @@ figcaption{font-size:11px;color:#666}svg{background:#fafafa}
 
 
 def page(outcomes: Sequence[Outcome], curves: Curves, read_back: ReadBack) -> str:
-    """Return the page. Text from W&B is escaped: it is never markup."""
+    """Return the page of a report. Text from W&B is escaped: it is never markup."""
     rows = "\n".join(_row(outcome, curves, read_back) for outcome in outcomes)
+    columns = ("run", "verdict", "what", "points", "lost", "in MLflow", "curves")
+    return _page(
+        "Backfill",
+        f"{report.one_line(outcomes)}. Curves: W&B wide and yellow, MLflow thin and blue on top.",
+        columns,
+        rows,
+    )
+
+
+def plan_page(planned: Sequence[PlannedRun]) -> str:
+    """Return the page of a plan."""
+    rows = "\n".join(_planned_row(item) for item in planned)
+    columns = ("run", "verdict", "action", "points", "bytes", "API calls")
+    return _page("Plan", f"{len(planned)} runs; nothing has been written.", columns, rows)
+
+
+def _page(title: str, summary: str, columns: Sequence[str], rows: str) -> str:
+    heads = "".join(f"<th>{escape(column)}</th>" for column in columns)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>Backfill</title><style>{_STYLE}</style></head><body><h1>Backfill</h1>"
-        f"<p>{escape(report.one_line(outcomes))}. Curves: W&amp;B wide and yellow, "
-        "MLflow thin and blue on top.</p>"
-        "<table><tr><th>run</th><th>verdict</th><th>what</th><th>points</th><th>lost</th>"
-        f"<th>curves</th></tr>\n{rows}\n</table></body></html>\n"
+        f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>"
+        f"<p>{escape(summary)}</p><table><tr>{heads}</tr>\n{rows}\n</table></body></html>\n"
     )
+
+
+def _link(outcome: Outcome) -> str:
+    name, run_id = escape(outcome.experiment), escape(outcome.mlflow_run_id)
+    if not outcome.link.startswith(("http://", "https://")):
+        return f"{name}<br><small>{run_id}</small>"
+    return f'{name}<br><a href="{escape(outcome.link, quote=True)}">{run_id}</a>'
+
+
+def _planned_row(item: PlannedRun) -> str:
+    run, decision, size = item.run, item.decision, item.size
+    cells = (
+        f"{escape(run.name or run.run_id)}<br><small>{escape(run.path)}</small>",
+        escape(decision.verdict),
+        escape(decision.action + (f": {decision.reason}" if decision.reason else "")),
+        *(f"{number:,}" for number in (size.points, size.file_bytes, size.requests)),
+    )
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def _row(outcome: Outcome, curves: Curves, read_back: ReadBack) -> str:
@@ -53,6 +87,7 @@ def _row(outcome: Outcome, curves: Curves, read_back: ReadBack) -> str:
         escape(outcome.action + (f": {outcome.reason}" if outcome.reason else "")),
         f"{outcome.points:,}",
         escape(lost) + ("<br>" if lost and unreadable else "") + unreadable,
+        _link(outcome),
         figures,
     )
     return (

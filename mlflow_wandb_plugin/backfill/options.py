@@ -11,6 +11,7 @@ from mlflow_wandb_plugin.core.limiter import RequestGate
 from mlflow_wandb_plugin.core.model import ArtifactRef, Item, Key, RowObjects, Selection, Series
 from mlflow_wandb_plugin.core.protocols import SourceOptions, TargetOptions, WritePath
 from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.mapping.to_mlflow import check_template
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,9 @@ class Job:
         source, to: URIs as the user gave them; ``to`` may be empty.
         experiment: template of the experiment's name.
         experiment_id: the experiment that all runs go into; empty means one by ``experiment``.
+
+    Raises:
+        UsageError: ``experiment`` has an unknown placeholder.
     """
 
     source: str
@@ -111,13 +115,17 @@ class Job:
     options: BackfillOptions = field(default_factory=BackfillOptions)
     experiment_id: str = ""
 
+    def __post_init__(self) -> None:
+        check_template(self.experiment)
+
     def source_options(self, request_gate: RequestGate | None = None) -> SourceOptions:
         return SourceOptions(self.options.artifacts, request_gate, self.options.follow_links)
 
-    def target_options(self) -> TargetOptions:
+    def target_options(self, create: bool = True) -> TargetOptions:
         return TargetOptions(
             experiment=self.experiment,
             experiment_id=self.experiment_id,
             write_path=self.options.write_path,
             find_dual_written=self.options.dual_written != "ignore",
+            create=create,
         )

@@ -28,6 +28,8 @@ class Outcome:
     Attributes:
         action: migrated, repaired, skipped or failed; ``reason`` says why.
         mlflow_run_id: of the replica; empty where there is none.
+        experiment_id, experiment: id and name of the experiment that has it.
+        link: its page; empty where there is none.
     """
 
     run: RunInfo
@@ -35,6 +37,9 @@ class Outcome:
     action: str
     reason: str = ""
     mlflow_run_id: str = ""
+    experiment_id: str = ""
+    experiment: str = ""
+    link: str = ""
     points: int = 0
     losses: Mapping[str, int] = field(default_factory=dict)
     unreadable: tuple[UnreadableRange, ...] = ()

@@ -27,6 +27,8 @@ def as_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
                 "action": outcome.action,
                 "reason": outcome.reason,
                 "mlflow_run_id": outcome.mlflow_run_id,
+                "experiment": outcome.experiment,
+                "link": outcome.link,
                 "points": outcome.points,
                 "losses": dict(outcome.losses),
                 "damage": [str(unreadable) for unreadable in outcome.unreadable],
@@ -49,13 +51,13 @@ def as_table(outcomes: Sequence[Outcome]) -> Table:
 
     table = Table(title="Backfill")
     for column in ("run", "id", "state", "what", "points"):
-        table.add_column(column, justify="right" if column == "points" else "left")
+        table.add_column(column, justify="right" if column == "points" else "left", overflow="fold")
     for outcome in outcomes:
         table.add_row(
             escape(outcome.run.name or outcome.run.run_id),
             escape(outcome.run.run_id),
             outcome.run.state,
-            escape(_what(outcome)),
+            escape(f"{_what(outcome)}\n{_where(outcome)}".strip()),
             f"{outcome.points:,}" if outcome.points else "",
         )
     return table
@@ -73,6 +75,22 @@ def one_line(outcomes: Sequence[Outcome]) -> str:
     if counted["failed"]:
         parts.append(f"{counted['failed']} failed")
     return ", ".join(parts)
+
+
+def in_order(outcomes: Sequence[Outcome], newest_first: bool = False) -> list[Outcome]:
+    """Return outcomes in the order of the plan: by the start of the run."""
+
+    def start(outcome: Outcome) -> tuple[int, str]:
+        return outcome.run.started_ms or 0, outcome.run.run_id
+
+    return sorted(outcomes, key=start, reverse=newest_first)
+
+
+def _where(outcome: Outcome) -> str:
+    """The run's page where there is one, else its experiment and id."""
+    if outcome.link:
+        return outcome.link
+    return " / ".join(part for part in (outcome.experiment, outcome.mlflow_run_id) if part)
 
 
 def _what(outcome: Outcome) -> str:

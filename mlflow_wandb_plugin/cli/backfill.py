@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +20,16 @@ from mlflow_wandb_plugin.backfill import report
 from mlflow_wandb_plugin.backfill.execution import LOCAL, Backfill
 from mlflow_wandb_plugin.backfill.options import BackfillOptions, Job
 from mlflow_wandb_plugin.backfill.outcome import Outcome
+from mlflow_wandb_plugin.backfill.plan import PlannedRun
+from mlflow_wandb_plugin.backfill.report_files import check_report_file, write_plan
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import reads_source
 from mlflow_wandb_plugin.core.model import Selection
+from mlflow_wandb_plugin.errors import UsageError
 
 log = logging.getLogger("mlflow_wandb_plugin.backfill")
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 @click.command()
@@ -64,38 +69,68 @@ def backfill(
     in MLflow, dual-written or migrated before, are skipped; incomplete runs are filled. Run it
     again at any time: it continues where it stopped.
 
-    Exit code: 0 no run failed, 1 some runs failed, 2 it could not start.
+    Exit code: 0 no run failed, 1 some runs failed, 2 it could not start, 130 interrupted.
     """
     selection = replace(selection, newest_first=order == "newest")
     workers = workers or (4 if engine == LOCAL else 0)
+    if report_file is not None:
+        check_report_file(report_file)
     _keep_log(log_dir)
     job = Job(source, to, experiment, selection, BackfillOptions(workers=workers, **options))
     keep_curves = report_file is not None and report_file.suffix == ".html"
-    session = Backfill(job, engine, address, keep_curves)
+    session = Backfill(job, engine, address, keep_curves, only_plan, allow_none=follow)
     if only_plan:
-        planned = session.plan()
-        if as_json:
-            click.echo(json.dumps(report.plan_as_json(planned), indent=1))
-        else:
-            Console().print(report.plan_as_table(planned))
+        _show_plan(session.plan(), as_json, report_file)
         return
-    failed = False
     if follow:
         # Containers are stopped with SIGTERM: it ends the rounds as Ctrl-C does.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    failed = False
     try:
         for _ in _rounds(follow, every):
-            # What MLflow and clusters print is not part of the report.
-            with redirect_stdout(sys.stderr), ProgressBar(session.count) as bar:
-                outcomes = _logged(session.run(bar))
-            failed = any(outcome.action == "failed" for outcome in outcomes)
-            _show(outcomes, as_json)
-            if report_file is not None:
-                session.write_report(report_file, outcomes)
+            outcomes: list[Outcome] = []
+            failed = _carry(session, outcomes, selection, as_json, report_file)
     except KeyboardInterrupt:
         if not follow:
-            raise
+            sys.exit(INTERRUPTED)
     sys.exit(1 if failed else 0)
+
+
+def _carry(
+    session: Backfill,
+    outcomes: list[Outcome],
+    selection: Selection,
+    as_json: bool,
+    report_file: Path | None,
+) -> bool:
+    """Carry the selected runs once, and report; returns whether one failed."""
+    try:
+        # What MLflow and clusters print is not part of the report.
+        with redirect_stdout(sys.stderr), ProgressBar() as bar:
+            carried = session.run(bar)
+            bar.expect_runs(session.total)
+            for outcome in carried:
+                outcomes.append(outcome)
+                log.info("%s %s %s: %s %s", outcome.run.path, outcome.verdict, outcome.action,
+                         outcome.reason, dict(outcome.losses) or "")  # fmt: skip
+    except KeyboardInterrupt:
+        of = "" if session.total is None else f" of {session.total}"
+        click.echo(f"{bar.runs_done}{of} runs done; run the same command to go on", err=True)
+        raise
+    outcomes = report.in_order(outcomes, selection.newest_first)
+    _show(outcomes, as_json)
+    if report_file is not None:
+        session.write_report(report_file, outcomes)
+    return any(outcome.action == "failed" for outcome in outcomes)
+
+
+def _show_plan(planned: Sequence[PlannedRun], as_json: bool, report_file: Path | None) -> None:
+    if as_json:
+        click.echo(json.dumps(report.plan_as_json(planned), indent=1))
+    else:
+        Console().print(report.plan_as_table(planned))
+    if report_file is not None:
+        write_plan(report_file, planned)
 
 
 def _rounds(follow: bool, every_s: float) -> Iterator[None]:
@@ -104,15 +139,6 @@ def _rounds(follow: bool, every_s: float) -> Iterator[None]:
     while follow:
         time.sleep(every_s)
         yield
-
-
-def _logged(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    kept = []
-    for outcome in outcomes:
-        kept.append(outcome)
-        log.info("%s %s %s: %s %s", outcome.run.path, outcome.verdict, outcome.action,
-                 outcome.reason, dict(outcome.losses) or "")  # fmt: skip
-    return kept
 
 
 def _show(outcomes: list[Outcome], as_json: bool) -> None:
@@ -127,9 +153,12 @@ def _show(outcomes: list[Outcome], as_json: bool) -> None:
 def _keep_log(folder: Path | None) -> None:
     if folder is None:
         return
-    folder.mkdir(parents=True, exist_ok=True)
     name = time.strftime("backfill-%Y%m%d-%H%M%S.log")
-    handler = logging.FileHandler(folder / name, encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(folder / name, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--log-dir {folder} cannot be written: {error}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)

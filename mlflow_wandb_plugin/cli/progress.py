@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 from mlflow_wandb_plugin.backfill.outcome import (
     Listener,
@@ -12,13 +11,9 @@ from mlflow_wandb_plugin.backfill.outcome import (
 
 
 class ProgressBar(Listener):
-    """Shows the number of runs and points carried; nothing where stderr is no terminal.
+    """Shows the number of runs and points carried; nothing where stderr is no terminal."""
 
-    Args:
-        count: returns the number of runs, for an ETA; called only where a bar is shown.
-    """
-
-    def __init__(self, count: Callable[[], int | None] = lambda: None) -> None:
+    def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -41,11 +36,15 @@ class ProgressBar(Listener):
             disable=not console.is_terminal,
             transient=True,
         )
-        runs = None if self._progress.disable else count()
-        self._runs = self._progress.add_task("runs", total=runs, rate="")
+        self._runs = self._progress.add_task("runs", total=None, rate="")
         self._points = self._progress.add_task("points", total=None, rate="")
         self._expected = 0
+        self.runs_done = 0
         self._lock = threading.Lock()
+
+    def expect_runs(self, count: int | None) -> None:
+        """Set the number of runs, for an estimate of the time left; None if it is not known."""
+        self._progress.update(self._runs, total=count)
 
     def points_expected(self, count: int) -> None:
         """Add the points of one more run; those of runs that have not started are not known."""
@@ -59,6 +58,8 @@ class ProgressBar(Listener):
         self._progress.update(self._points, advance=count, rate=rate)
 
     def run_done(self, outcome: Outcome) -> None:
+        with self._lock:
+            self.runs_done += 1
         self._progress.update(self._runs, advance=1)
 
     def run_verified(self) -> None:

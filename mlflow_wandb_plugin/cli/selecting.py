@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
@@ -52,6 +53,8 @@ def reads_source(command: Callable[..., None]) -> Callable[..., None]:
         runs: tuple[str, ...], filter_json: str, states: tuple[str, ...], since: str, until: str,
         groups: tuple[str, ...], **others: Any,
     ) -> None:  # fmt: skip
+        for pattern in runs:
+            _check_regex(pattern)
         selection = Selection(
             runs=runs,
             filter=_json(filter_json),
@@ -66,6 +69,16 @@ def reads_source(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_OPTIONS):
         decorated = option(decorated)
     return decorated
+
+
+def _check_regex(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UsageError(
+            f"--run {pattern!r} is not a regular expression: {error}; put a backslash before "
+            "characters such as ( or [ of a name"
+        ) from error
 
 
 def _json(text: str) -> dict[str, Any]:

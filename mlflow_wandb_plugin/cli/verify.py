@@ -41,8 +41,9 @@ def verify(
     # MLflow's own bars, one for each file, would hide this command's bar.
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     job = Job(source, to, experiment, selection, BackfillOptions(**options))
-    opened_source, target = open_ends(job)
-    with ProgressBar(lambda: opened_source.count(selection)) as bar:
+    opened_source, target = open_ends(job, create=False)
+    with ProgressBar() as bar:
+        bar.expect_runs(opened_source.count(selection))
         compared = compare(opened_source, target, selection, job.options, bar, repair)
         results = list(compared)
     if as_json:

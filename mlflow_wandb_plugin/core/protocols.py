@@ -55,12 +55,14 @@ class TargetOptions:
         write_path: how points are written: "bulk" into the database behind MLflow, "api" by
             MLflow's own calls, "auto" in bulk where that can be done.
         find_dual_written: whether a dual-written run counts as the replica of a W&B run.
+        create: whether the target may be created if it does not exist.
     """
 
     experiment: str = "{project}"
     experiment_id: str = ""
     write_path: WritePath = "auto"
     find_dual_written: bool = True
+    create: bool = True
 
 
 class Source(ABC):
@@ -141,6 +143,10 @@ class RunWriter(Protocol):
         """The run's id in the target."""
 
     @property
+    def experiment_id(self) -> str:
+        """The id of the experiment that the run is in; empty where there are none."""
+
+    @property
     def position(self) -> Mapping[str, int]:
         """Position up to which each log had been written when the run was opened, by segment."""
 
@@ -175,6 +181,14 @@ class RunWriter(Protocol):
 
     def close(self) -> None:
         """Release threads and temporary files. Never raises; called in any case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a user finds a run in the target: its experiment's name and its page, if it has one."""
+
+    experiment: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +248,10 @@ class Target(ABC):
     def config_keys(self, twin: Twin) -> Mapping[str, str]:
         """Return the keys of a W&B config that name ``twin``; empty where a target has none."""
         return {}
+
+    def place(self, experiment_id: str, run_id: str) -> Place:
+        """Say where a user finds a run."""
+        return Place()
 
     def compare(self, info: RunInfo, twin: Twin) -> RunComparison:
         """Return a comparison of ``twin`` with what would be written into it now."""

@@ -44,6 +44,12 @@ def shown(uri: str) -> str:
 
 def where(uri: str, experiment_id: str, run_id: str) -> str:
     """Where to see a run: "at" its page, or "in" a store that has none."""
+    page = link(uri, experiment_id, run_id)
+    return f"at {page}" if page else f"in {shown(uri)}"
+
+
+def link(uri: str, experiment_id: str, run_id: str) -> str:
+    """The page of a run on a tracking server; empty for other stores."""
     if uri.startswith(("http://", "https://")):
-        return f"at {shown(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
-    return f"in {shown(uri)}"
+        return f"{shown(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    return ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from mlflow_wandb_plugin.core.identity import IDENTITY_CONFIG_KEYS
 from mlflow_wandb_plugin.core.mlflow_terms import NOTES_TAG, USER_TAG
 from mlflow_wandb_plugin.core.model import Key, RunInfo, RunState, as_float, flatten
 from mlflow_wandb_plugin.core.redaction import without_credentials
+from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.mapping.names import Limits, storable
 
 MAPPING_VERSION = "3"
@@ -179,6 +181,20 @@ def run_tags(info: RunInfo) -> dict[str, str]:
     if changed:
         tags["wandb.config.changed"] = str(changed)
     return {key: value for key, value in tags.items() if value}
+
+
+def check_template(template: str) -> None:
+    """Check the template of an experiment's name.
+
+    Raises:
+        UsageError: it has another placeholder than {entity} and {project}.
+    """
+    unknown = set(re.findall(r"\{([^{}]*)\}", template)) - {"entity", "project"}
+    if unknown:
+        raise UsageError(
+            f"--experiment {template!r}: there is no {{{sorted(unknown)[0]}}}; "
+            "the placeholders are {entity} and {project}"
+        )
 
 
 def experiment_name(template: str, entity: str, project: str) -> str:

@@ -73,6 +73,10 @@ class MemoryWriter:
     def record_loss(self, unreadable: UnreadableRange) -> None:
         self.calls.append(("lose", unreadable))
 
+    @property
+    def experiment_id(self) -> str:
+        return ""
+
     def restart(self, complete: bool) -> Mapping[str, int]:
         return {}
 

@@ -13,8 +13,12 @@ import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
 from mlflow_wandb_plugin import backfill
+from mlflow_wandb_plugin.backfill.carrier import Carrier
+from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.cli import main
+from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.sources.wandb_local import run_log
 from mlflow_wandb_plugin.wandb_log.framing import LogReader
 from tests.support.commands import mlflow_wandb
 from tests.support.environment import isolated
@@ -352,3 +356,139 @@ def test_no_progress_bar_where_there_is_no_terminal(
     assert "\x1b" not in done.stdout + done.stderr
     assert "points/s" not in done.stderr
     assert set(read_runs(env["MLFLOW_TRACKING_URI"])) == {"crashed"}
+
+
+def test_a_plan_creates_nothing(folder: Path, tmp_path: Path, command: Command) -> None:
+    """A database, an archive or a folder that a backfill would create is not there afterwards."""
+    for target in ("sqlite:///{}/new.db", "archive:{}/archive", "{}/mlruns"):
+        to = target.format(tmp_path / "none")
+        code, out, _ = command("backfill", folder, "--to", to, "--plan", "--json")
+        assert code == 0
+        assert {run["verdict"] for run in json.loads(out)["runs"]} == {"new"}
+    assert not (tmp_path / "none").exists()
+
+
+def test_verify_creates_no_database(folder: Path, tmp_path: Path, command: Command) -> None:
+    """A mistyped target is told as absent runs, and is not created."""
+    code, out, _ = command("verify", folder, "--to", f"sqlite:///{tmp_path}/typo.db")
+    assert code == 1
+    assert "4 absent" in out
+    assert not (tmp_path / "typo.db").exists()
+
+
+def test_a_plan_can_be_kept(
+    folder: Path, fresh_store: str, tmp_path: Path, command: Command
+) -> None:
+    """`--plan --report` writes the plan in each format."""
+    for suffix, words in (
+        (".json", '"to_migrate": 4'),
+        (".txt", "4 to migrate"),
+        (".html", "<td>new"),
+    ):
+        report = tmp_path / "new" / f"plan{suffix}"
+        assert (
+            command("backfill", folder, "--to", fresh_store, "--plan", "--report", report)[0] == 0
+        )
+        assert words in report.read_text()
+    assert read_runs(fresh_store) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--run", "nobody"], "no run of {folder} is selected: check --run, --state and the like"),
+        (["--run", "a("], "--run 'a(' is not a regular expression"),
+        (["--experiment", "{team}/{project}"], "there is no {team}; the placeholders are {entity}"),
+        (
+            ["--report", "report.pdf"],
+            "--report report.pdf: the name must end in .html, .json, .txt",
+        ),
+        (["--report", "{file}/r.html"], "r.html cannot be written: "),
+        (["--log-dir", "{file}/logs"], "logs cannot be written: "),
+        (["--to", "wandb://entity/project"], "is in W&B: --to takes an MLflow tracking URI"),
+        (["--to", "wandb+http://127.0.0.1:1/e/p"], "leads to W&B, where the runs come from"),
+    ],
+)
+def test_what_cannot_be_is_one_line_before_any_work(
+    folder: Path, tmp_path: Path, command: Command, arguments: list[str], line: str
+) -> None:
+    """Exit code 2, one line that says what to do, and no database."""
+    (tmp_path / "file").write_text("")
+    names = {"folder": folder, "file": tmp_path / "file"}
+    given = [
+        argument if "{team}" in argument else argument.format(**names) for argument in arguments
+    ]
+    to = [] if "--to" in arguments else ["--to", f"sqlite:///{tmp_path}/none.db"]
+    code, out, err = command("backfill", folder, *to, *given)
+    assert (code, out) == (2, "")
+    assert line.replace("{folder}", str(folder)) in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_a_mistyped_source_is_told_before_the_target_is_created(
+    tmp_path: Path, command: Command
+) -> None:
+    """The source is looked at first."""
+    code, _, err = command("backfill", tmp_path / "typo", "--to", f"sqlite:///{tmp_path}/new.db")
+    assert (code, "is not a source" in err) == (2, True)
+    assert not (tmp_path / "new.db").exists()
+
+
+def test_rows_come_in_the_order_of_the_plan_with_their_place(
+    folder: Path, fresh_store: str, command: Command
+) -> None:
+    """The report has each run's experiment and MLflow run id, in the order of the plan."""
+    _, planned, _ = command("backfill", folder, "--to", fresh_store, "--plan", "--json")
+    _, out, _ = command("backfill", folder, "--to", fresh_store, "--json", "--workers", "4")
+    rows = json.loads(out)["runs"]
+    assert [row["run_id"] for row in rows] == [row["run_id"] for row in json.loads(planned)["runs"]]
+    written = read_runs(fresh_store)
+    for row in rows:
+        assert (row["experiment"], row["link"]) == ("history", "")
+        assert row["mlflow_run_id"] == written[row["run_id"]].run_id
+    _, shown, _ = command("backfill", folder, "--to", fresh_store)
+    assert all(run.run_id[:8] in shown for run in written.values())
+
+
+def test_ctrl_c_says_how_far_it_came(
+    folder: Path, fresh_store: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line, exit code 130; the same command goes on."""
+    carry = Carrier.carry
+    carried: list[Outcome] = []
+
+    def interrupted(self: Carrier, run: RunInfo) -> Outcome:
+        if carried:
+            raise KeyboardInterrupt
+        carried.append(carry(self, run))
+        return carried[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Carrier, "carry", interrupted)
+        code, out, err = command("backfill", folder, "--to", fresh_store, "--workers", "1")
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1] == "1 of 4 runs done; run the same command to go on"
+    code, out, _ = command("backfill", folder, "--to", fresh_store)
+    assert code == 0
+    assert "3 migrated, 1 skipped as existing" in out
+
+
+def test_a_running_run_with_nothing_new_is_skipped(
+    folder: Path, fresh_store: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is repaired only if there is something to add."""
+    log = log_of(folder, "old0")
+    content, more_rows = log.read_bytes(), end_of_row(log, 149)
+    log.write_bytes(content[: end_of_row(log, 99)])
+    monkeypatch.setattr(run_log, "is_open_elsewhere", lambda *_, **__: True)
+    only = ("backfill", folder, "--to", fresh_store, "--run", "old0", "--json")
+    (first,) = json.loads(command(*only)[1])["runs"]
+    assert (first["state"], first["action"]) == ("running", "migrated")
+    assert len(read_runs(fresh_store)["old0"].metrics["m"]) == 100
+    (again,) = json.loads(command(*only)[1])["runs"]
+    assert (again["action"], again["reason"]) == ("skipped", "still running, and nothing new")
+    log.write_bytes(content[:more_rows])
+    (more,) = json.loads(command(*only)[1])["runs"]
+    assert more["action"] == "repaired"
+    assert len(read_runs(fresh_store)["old0"].metrics["m"]) == 150

@@ -36,13 +36,19 @@ def backfill(
     carrier = Carrier(source, target, options, listener or Listener(), curves)
     with concurrent.futures.ThreadPoolExecutor(options.workers, "mlflow-wandb-backfill") as pool:
         waiting: set[concurrent.futures.Future[Outcome]] = set()
-        for run in selected(source, selection):
-            waiting.add(pool.submit(carrier.carry, run))
-            if len(waiting) >= 2 * options.workers:
-                done, waiting = concurrent.futures.wait(
-                    waiting, return_when=concurrent.futures.FIRST_COMPLETED
-                )
-                yield from (future.result() for future in done)
-        for future in concurrent.futures.as_completed(waiting):
-            yield future.result()
+        try:
+            for run in selected(source, selection):
+                waiting.add(pool.submit(carrier.carry, run))
+                if len(waiting) >= 2 * options.workers:
+                    done, waiting = concurrent.futures.wait(
+                        waiting, return_when=concurrent.futures.FIRST_COMPLETED
+                    )
+                    yield from (future.result() for future in done)
+            for future in concurrent.futures.as_completed(waiting):
+                yield future.result()
+        except BaseException:
+            # An interrupt does not wait for the runs that are being carried.
+            carrier.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     yield from unlisted_outcomes(source)

@@ -39,6 +39,7 @@ class WandbDir(Source):
         """Selected logs that do not name their run; length 0 if nothing was logged."""
         self._logs: dict[tuple[str, str, str], list[RunLog]] = {}
         self._segments: dict[str, RunLog] = {}
+        self._peeked: dict[tuple[object, ...], RunInfo] = {}
 
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
         """Yield runs by the time of their first log; the logs of one run id are one run.
@@ -56,7 +57,7 @@ class WandbDir(Source):
         self.unreadable.clear()
         for log in logs:
             try:
-                info = peek(log)
+                info = self._peek(log)
             except (SourceError, JournalError) as error:
                 unreadable = RunInfo(log.segment.partition("-")[2] or log.segment, project="")
                 if selection.takes(unreadable):
@@ -70,10 +71,17 @@ class WandbDir(Source):
                 segments = (*before.segments, log.segment)
                 info = replace(info, segments=segments, started_ms=before.started_ms, config=config)
             found[key] = info
-        ordered = list(found.values())
+        ordered = sorted(found.values(), key=lambda info: (info.started_ms or 0, info.run_id))
         for info in reversed(ordered) if selection.newest_first else ordered:
             if selection.takes(info):
                 yield info
+
+    def _peek(self, log: RunLog) -> RunInfo:
+        """Peek at a log once, unless it has grown: runs are listed and counted."""
+        key = (log, _stamp(log.wandb_file), _stamp(log.journal))
+        if key not in self._peeked:
+            self._peeked[key] = peek(log)
+        return self._peeked[key]
 
     def size(self, run: RunInfo) -> Size:
         """Count points and bytes of files by reading the run."""
@@ -117,6 +125,15 @@ class WandbDir(Source):
                 "here: put the folder on storage that all machines see, at the same path"
             )
         return [self._segments[segment] for segment in run.segments]
+
+
+def _stamp(file: Path | None) -> tuple[int, int] | None:
+    """Size and time of change of a file; None without one."""
+    try:
+        state = file.stat() if file is not None else None
+    except OSError:
+        state = None
+    return None if state is None else (state.st_size, state.st_mtime_ns)
 
 
 def _size(log: RunLog) -> int:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core import identity, tracking_uri
 from mlflow_wandb_plugin.core.identity import Origin, Twin
 from mlflow_wandb_plugin.core.mlflow_terms import PARENT_TAG
 from mlflow_wandb_plugin.core.model import Key, RunInfo
-from mlflow_wandb_plugin.core.protocols import Target, TargetOptions, WritePath
+from mlflow_wandb_plugin.core.protocols import Place, Target, TargetOptions, WritePath
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.mapping import names, to_mlflow
@@ -57,6 +57,7 @@ class MlflowTarget(Target):
         self.uri = self._client.uri
         self._options = options or TargetOptions()
         self._experiment_ids: dict[str, str] = {}
+        self._experiment_names: dict[str, str] = {}
         self._search = RunSearch(self._client)
         self._parents = ParentRuns(self._client)
         self._secondary = secondary
@@ -154,6 +155,16 @@ class MlflowTarget(Target):
 
     def config_keys(self, twin: Twin) -> Mapping[str, str]:
         return identity.config_keys(twin.run_id, twin.experiment_id, self.uri)
+
+    def place(self, experiment_id: str, run_id: str) -> Place:
+        with self._lock:
+            known = self._experiment_names.get(experiment_id)
+        if known is None:
+            experiment = self._client.call(self._client.mlflow.get_experiment, experiment_id)
+            known = str(experiment.name)
+            with self._lock:
+                self._experiment_names[experiment_id] = known
+        return Place(known, tracking_uri.link(self.uri, experiment_id, run_id))
 
     def compare(self, info: RunInfo, twin: Twin) -> RunComparison:
         """A writer that writes nothing and tells what in ``twin`` differs from what it is given."""

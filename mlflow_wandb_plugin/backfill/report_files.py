@@ -1,0 +1,68 @@
+"""Write reports and plans into files: a page, JSON, or text."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mlflow_wandb_plugin.backfill import html, report
+from mlflow_wandb_plugin.backfill.curves import Curves
+from mlflow_wandb_plugin.backfill.outcome import Outcome
+from mlflow_wandb_plugin.backfill.plan import PlannedRun
+from mlflow_wandb_plugin.core.atomic_files import write_atomically
+from mlflow_wandb_plugin.errors import UsageError
+
+SUFFIXES = (".html", ".json", ".txt")
+
+
+def check_report_file(path: Path) -> None:
+    """Check that a report can be written to ``path``, before work begins.
+
+    Raises:
+        UsageError: its suffix is unknown, or its folder cannot be written to.
+    """
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"--report {path}: the name must end in {', '.join(SUFFIXES)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        existed = path.exists()
+        path.open("a").close()
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise UsageError(f"--report {path} cannot be written: {error}") from error
+
+
+def write_report(
+    path: Path, outcomes: Sequence[Outcome], curves: Curves, read_back: html.ReadBack
+) -> None:
+    """Write a report of what was done."""
+    if path.suffix == ".html":
+        text = html.page(outcomes, curves, read_back)
+    elif path.suffix == ".json":
+        text = json.dumps(report.as_json(outcomes), indent=1)
+    else:
+        text = _text(report.as_table(outcomes)) + report.one_line(outcomes) + "\n"
+    write_atomically(path, text)
+
+
+def write_plan(path: Path, planned: Sequence[PlannedRun]) -> None:
+    """Write a plan."""
+    if path.suffix == ".html":
+        text = html.plan_page(planned)
+    elif path.suffix == ".json":
+        text = json.dumps(report.plan_as_json(planned), indent=1)
+    else:
+        text = _text(report.plan_as_table(planned))
+    write_atomically(path, text)
+
+
+def _text(table: Table) -> str:
+    console = Console(record=True, width=160, file=io.StringIO())
+    console.print(table)
+    return console.export_text()
