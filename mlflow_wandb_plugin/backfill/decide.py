@@ -31,9 +31,7 @@ def decide(run: RunInfo, target: Target, options: BackfillOptions) -> Decision:
     twin = target.find(run)
     verdict = identity.verdict(run, twin)
     if twin is None:
-        marker = run.config.get("mlflow_run_id")
-        lost = f"the MLflow run that its config names does not exist ({marker})" if marker else ""
-        return Decision(verdict, "migrate", lost if options.dual_written != "ignore" else "")
+        return Decision(verdict, "migrate", _unknown_marker(run, options))
     if twin.origin == "dual" and options.dual_written == "trust":
         return Decision("dual-written", "skip", "dual-written, according to its config", twin)
     if verdict == "dual-written":
@@ -44,6 +42,17 @@ def decide(run: RunInfo, target: Target, options: BackfillOptions) -> Decision:
     if verdict in ("existing", "foreign"):
         return _existing(verdict, twin, options)
     return Decision(verdict, "migrate", "", twin)
+
+
+def _unknown_marker(run: RunInfo, options: BackfillOptions) -> str:
+    """Say that the run's config names an MLflow run which is not taken for its replica."""
+    marker = run.config.get(identity.RUN_ID_CONFIG_KEY)
+    if not marker or options.dual_written == "ignore":
+        return ""
+    named = f"the MLflow run that its config names ({marker})"
+    if options.adopt_dual:
+        return f"{named} does not exist, or replicates another run"
+    return f"{named} does not exist, or lacks its tags (--adopt-dual completes such a run)"
 
 
 def _existing(verdict: Verdict, twin: Twin, options: BackfillOptions) -> Decision:

@@ -31,6 +31,8 @@ STEP_METRIC = "wandb.sync.step_metric"
 """Which metric's values are the run's steps; decided when the run is first written."""
 LOSSES = "wandb.sync.losses"
 REWRITES = "wandb.sync.rewrites"
+ADOPTED = "wandb.sync.adopted"
+"""Tag of a run that another tool writes: see `Twin.adopted`."""
 OWNER = "wandb.sync.owner"
 """Which outbox mirrors a run that was created in MLflow: a client and its server may both try."""
 MIRROR = "mirror"
@@ -71,8 +73,8 @@ class Twin:
         position: offset up to which each log was carried, by segment; `TO_THE_END` for all of it.
         rows: number of history rows carried, by segment.
         foreign: export-wandb-to-mlflow migrated the run.
-        adopted: the W&B config names it, and it has none of our tags: another tool, such as
-            MosaicML Composer, dual-writes it, with other times and fewer points.
+        adopted: another tool, such as MosaicML Composer, dual-writes it, with other times and fewer
+            points: the W&B config named it when it had none of our tags.
     """
 
     run_id: str

@@ -52,12 +52,16 @@ class TargetOptions:
         write_path: how points are written: "bulk" into the database behind MLflow, "api" by
             MLflow's own calls, "auto" in bulk where that can be done.
         find_dual_written: whether a dual-written run counts as the replica of a W&B run.
+        adopt_dual: whether a run that a W&B config names counts as its replica though it lacks the
+            identity tags, as where another tool dual-writes. Only where the config can be
+            trusted: it may come from a file that somebody else wrote, and name anybody's run.
     """
 
     experiment: str = "{project}"
     experiment_id: str = ""
     write_path: WritePath = "auto"
     find_dual_written: bool = True
+    adopt_dual: bool = False
 
 
 class Source(ABC):

@@ -27,6 +27,7 @@ FOUND_TAGS = (
     identity.POSITION,
     identity.ROWS,
     identity.CLAIM,
+    identity.ADOPTED,
     identity.EWM_RUN_ID,
 )
 """The tags that are kept of each listed run."""
@@ -180,5 +181,5 @@ def _twin(
         position=identity.read_numbers(tags, identity.POSITION),
         rows=identity.read_numbers(tags, identity.ROWS),
         foreign=not ours and not named,
-        adopted=named and not ours and not given,
+        adopted=(named and not ours and not given) or identity.ADOPTED in tags,
     )

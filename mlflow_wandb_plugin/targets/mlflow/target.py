@@ -109,8 +109,8 @@ class MlflowTarget(Target):
         return points[:: max(1, len(points) // 120)]
 
     def find(self, info: RunInfo) -> Twin | None:
-        """The active run that has the identity tags, in any experiment; else the one that the W&B
-        config names."""
+        """The active run that has the identity tags, in any experiment; else, if that is wanted,
+        the one that the W&B config names."""
         found = [run for run in self._search.replicas(info) if self._counts(run.tags)]
         complete = [run for run in found if run.tags.get(identity.STATE) == "complete"]
         if complete:
@@ -120,12 +120,19 @@ class MlflowTarget(Target):
             run = find_settled(self._client, lambda: self._replicas_now(info))
             if run is not None:
                 return twin_of(run, named=False)
-        if self._options.find_dual_written:
-            run = self._search.named_in_config(info)
-            if run is not None:
-                given = info.config.get(identity.GIVEN_RUN_CONFIG_KEY) is True
-                return twin_of(run, named=True, given=given)
-        return self._foreign(info)
+        return self._named(info) or self._foreign(info)
+
+    def _named(self, info: RunInfo) -> Twin | None:
+        """The run that the config of ``info`` names, though its tags do not say so: one that was
+        created in MLflow, and is not written here; or any, see `TargetOptions.adopt_dual`."""
+        created_there = info.config.get(identity.RUN_ID_CONFIG_KEY) == info.run_id
+        wanted = self._options.adopt_dual or created_there
+        run = self._search.named_in_config(info) if wanted else None
+        if run is None or not self._options.find_dual_written:
+            return None
+        if not self._options.adopt_dual and run.data.tags.get(identity.ORIGIN) != identity.MIRROR:
+            return None
+        return twin_of(run, True, info.config.get(identity.GIVEN_RUN_CONFIG_KEY) is True)
 
     def _foreign(self, info: RunInfo) -> Twin | None:
         """The run into which export-wandb-to-mlflow migrated ``info``; looking does not create
@@ -140,7 +147,7 @@ class MlflowTarget(Target):
 
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> MlflowRunWriter:
         tags = identity.identity_tags(info, origin, to_mlflow.MAPPING_VERSION)
-        if twin is None:
+        if twin is None or twin.origin == identity.MIRROR:
             run, won = self._create(info, tags)
             if won:
                 return MlflowRunWriter(self._client, run, info, None, self._bulk, self._secondary)
@@ -148,7 +155,7 @@ class MlflowTarget(Target):
         else:
             run = self._client.call(self._client.client.get_run_data, twin.run_id)
         if twin.adopted:
-            tags |= {identity.ORIGIN: "dual"}
+            tags |= {identity.ORIGIN: "dual", identity.ADOPTED: "true"}
             return AdoptedRunWriter(self._client, run, info, tags, self._bulk)
         return MlflowRunWriter(self._client, run, info, tags, self._bulk, self._secondary)
 
