@@ -151,6 +151,32 @@ def test_a_run_of_export_wandb_to_mlflow_counts_as_existing(
     assert client.get_run(old).data.metrics == {}
 
 
+def test_what_was_renamed_in_mlflow_is_found_and_keeps_its_name(
+    tmp_path: Path, fresh_store: str
+) -> None:
+    """Runs go on in a renamed experiment; a renamed run is continued under its new name, and one
+    that was renamed in W&B gets the name of W&B."""
+    client = MlflowClient(fresh_store)
+    for run_id in ("mlflow's", "wandb's"):
+        local_run(tmp_path / "first", run_id, display_name="as logged")
+    list(backfill(WandbDir(tmp_path / "first"), MlflowTarget(fresh_store), Selection()))
+    runs = read_runs(fresh_store)
+    experiment = client.get_experiment_by_name("unit").experiment_id
+    client.rename_experiment(experiment, "it's renamed")
+    client.update_run(runs["mlflow's"].run_id, name="chosen in MLflow")
+    for run_id in ("mlflow's", "wandb's", "new"):
+        local_run(tmp_path / "later", run_id, display_name="chosen in W&B")
+    target = MlflowTarget(fresh_store)
+    options = BackfillOptions(existing="update")
+    list(backfill(WandbDir(tmp_path / "later"), target, Selection(), options))
+    later = read_runs(fresh_store, experiments=[experiment])
+    assert {run_id: run.name for run_id, run in later.items()} == {
+        "mlflow's": "chosen in MLflow", "wandb's": "chosen in W&B", "new": "chosen in W&B",
+    }  # fmt: skip
+    assert later["mlflow's"].run_id == runs["mlflow's"].run_id
+    assert {found.name for found in client.search_experiments()} == {"Default", "it's renamed"}
+
+
 def test_a_plan_writes_nothing(tmp_path: Path, fresh_store: str) -> None:
     """Not even the experiment is created; points are counted all the same."""
     local_run(tmp_path, steps=7)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from mlflow_wandb_plugin.mapping import names, to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.compare import RunComparison
 from mlflow_wandb_plugin.targets.mlflow.concurrent_creation import create_once, find_settled
+from mlflow_wandb_plugin.targets.mlflow.experiments import Experiments
 from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
 from mlflow_wandb_plugin.targets.mlflow.rest.request_client import RequestClient
@@ -56,12 +56,11 @@ class MlflowTarget(Target):
         self._client = Client(uri, backoff)
         self.uri = self._client.uri
         self._options = options or TargetOptions()
-        self._experiment_ids: dict[str, str] = {}
+        self._experiments = Experiments(self._client)
         self._search = RunSearch(self._client)
         self._parents = ParentRuns(self._client)
         self._secondary = secondary
         self._bulk = self._open_write_path(self._options.write_path)
-        self._lock = threading.Lock()
 
     def experiment_id(self, info: RunInfo) -> str:
         """Return the experiment that ``info`` belongs to; create it if need be."""
@@ -73,11 +72,8 @@ class MlflowTarget(Target):
                 f"Databricks wants an absolute experiment path, not {name!r}: "
                 "pass --experiment '/Users/you@example.com/{project}'"
             )
-        with self._lock:
-            if name not in self._experiment_ids:
-                tags = to_mlflow.experiment_tags(info.entity, info.project)
-                self._experiment_ids[name] = self._client.experiment_id(name, tags)
-            return self._experiment_ids[name]
+        tags = to_mlflow.experiment_tags(info.entity, info.project)
+        return self._experiments.find_or_create(name, tags)
 
     def _open_write_path(self, path: WritePath) -> BulkWriter | None:
         """Open the fastest way to write points; None for MLflow's own calls."""
@@ -138,11 +134,8 @@ class MlflowTarget(Target):
         """The run into which export-wandb-to-mlflow migrated ``info``; looking does not create
         the experiment."""
         name = to_mlflow.experiment_name(self._options.experiment, info.entity, info.project)
-        if self._options.experiment_id or name in self._experiment_ids:
-            experiment: str | None = self.experiment_id(info)
-        else:
-            experiment = self._client.find_experiment(name)
-        found = self._search.foreign(info, experiment) if experiment is not None else []
+        experiment = self._options.experiment_id or self._experiments.find(name)
+        found = self._search.foreign(info, experiment) if experiment else []
         return twin_of_found(found[0]) if found else None
 
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> MlflowRunWriter:
@@ -171,7 +164,7 @@ class MlflowTarget(Target):
         """Create the run, unless another process just did; returns it and whether it is ours."""
         experiment = self.experiment_id(info)
         parent = self._parents.parent_of(info, experiment)
-        tags = tags | ({PARENT_TAG: parent} if parent else {})
+        tags = tags | to_mlflow.name_tag(info) | ({PARENT_TAG: parent} if parent else {})
         new = NewRun(
             experiment, to_mlflow.run_name(info), to_mlflow.run_time(info.started_ms), tags
         )
