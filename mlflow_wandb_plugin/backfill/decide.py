@@ -37,9 +37,7 @@ def decide(run: RunInfo, source: Source, target: Target, options: BackfillOption
     twin = target.find(run)
     verdict = identity.verdict(run, twin)
     if twin is None:
-        marker = run.config.get("mlflow_run_id")
-        lost = f"the MLflow run that its config names does not exist ({marker})" if marker else ""
-        return Decision(verdict, "migrate", lost if options.dual_written != "ignore" else "")
+        return Decision(verdict, "migrate", _unknown_marker(run, options))
     if twin.origin == "dual" and options.dual_written == "trust":
         return Decision("dual-written", "skip", "dual-written, according to its config", twin)
     if verdict == "dual-written":
@@ -63,6 +61,17 @@ def _dual_written(
     if lacking:
         return Decision("partial", "migrate", lacking, twin, from_start=True)
     return Decision("dual-written", "skip", "dual-written and complete", twin)
+
+
+def _unknown_marker(run: RunInfo, options: BackfillOptions) -> str:
+    """Say that the run's config names an MLflow run which is not taken for its replica."""
+    marker = run.config.get(identity.RUN_ID_CONFIG_KEY)
+    if not marker or options.dual_written == "ignore":
+        return ""
+    named = f"the MLflow run that its config names ({marker})"
+    if options.adopt_dual:
+        return f"{named} does not exist, or replicates another run"
+    return f"{named} does not exist, or lacks its tags (--adopt-dual completes such a run)"
 
 
 def _existing(verdict: Verdict, twin: Twin, options: BackfillOptions) -> Decision:

@@ -48,8 +48,8 @@ def with_dual_experiment(job: Job, source: Source) -> Job:
     Raises:
         UsageError: no selected run was dual-written, or the target has no experiments.
     """
-    # Dual-written runs are looked for also where the backfill then ignores them.
-    options = replace(job.target_options(), find_dual_written=True)
+    # Dual-written runs are looked for also where the backfill then ignores them. None is written.
+    options = replace(job.target_options(), find_dual_written=True, adopt_dual=True)
     target = plugins.open_target(job.to, options)
     return replace(job, experiment_id=dual_experiment(source, target, job.selection))
 

@@ -22,6 +22,8 @@ class BackfillOptions:
         dual_written: what to do with dual-written runs. "verify" skips complete ones and fills
             incomplete ones, "trust" skips all that have the marker in their config, "ignore"
             migrates them into new runs.
+        adopt_dual: complete the MLflow run that a config names, though it lacks the W&B run's tags,
+            as MosaicML Composer's runs do. Whoever wrote the config chooses the run.
         existing: what to do with runs that were migrated before and are complete: skip them,
             read and write them again ("update"), or report them as failed.
         include_metrics, exclude_metrics: regular expressions searched in the full dotted key.
@@ -33,6 +35,7 @@ class BackfillOptions:
     """
 
     dual_written: Literal["verify", "trust", "ignore"] = "verify"
+    adopt_dual: bool = False
     existing: Literal["skip", "update", "fail"] = "skip"
     include_metrics: tuple[str, ...] = ()
     exclude_metrics: tuple[str, ...] = ()
@@ -128,4 +131,6 @@ class Job:
             write_path=self.options.write_path,
             find_dual_written=self.options.dual_written != "ignore",
             create=create,
+            # With "trust" no run is written that a config names.
+            adopt_dual=self.options.adopt_dual or self.options.dual_written == "trust",
         )

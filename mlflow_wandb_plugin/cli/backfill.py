@@ -38,6 +38,9 @@ INTERRUPTED = 130
               show_default=True, help="Which runs come first.")  # fmt: skip
 @click.option("--dual-written", type=click.Choice(("verify", "trust", "ignore")), default="verify",
               show_default=True, help="Which dual-written runs to skip.")  # fmt: skip
+@click.option("--adopt-dual", is_flag=True,
+              help="Complete the MLflow run that a config names, though it lacks the run's tags:"
+              " for runs that MosaicML Composer dual-writes.")  # fmt: skip
 @click.option("--existing", type=click.Choice(("skip", "update", "fail")), default="skip",
               show_default=True, help="What to do with runs migrated before.")  # fmt: skip
 @click.option("--into-dual-experiment", is_flag=True,

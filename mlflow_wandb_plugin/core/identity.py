@@ -22,6 +22,8 @@ STATE = "wandb.sync.state"
 POSITION = "wandb.sync.position"
 ROWS = "wandb.sync.rows"
 CLAIM = "wandb.sync.claim"
+EXPERIMENT = "wandb.sync.experiment"
+"""Tag of an experiment: the name that this package gave it, or found it by."""
 SWEEP = "wandb.sweep"
 """Tag of the parent run of a sweep's runs; these have the tag `wandb.sweep_id`."""
 PARENT_GROUP = "wandb.parent_of_group"
@@ -31,6 +33,8 @@ STEP_METRIC = "wandb.sync.step_metric"
 """Which metric's values are the run's steps; decided when the run is first written."""
 LOSSES = "wandb.sync.losses"
 REWRITES = "wandb.sync.rewrites"
+ADOPTED = "wandb.sync.adopted"
+"""Tag of a run that another tool writes: see `Twin.adopted`."""
 OWNER = "wandb.sync.owner"
 """Which outbox mirrors a run that was created in MLflow: a client and its server may both try."""
 MIRROR = "mirror"
@@ -72,9 +76,9 @@ class Twin:
         rows: number of history rows carried, by segment.
         refused: number of points that MLflow refused.
         foreign: export-wandb-to-mlflow migrated the run.
-        adopted: the W&B config names it, and it has none of our tags: another tool, such as
-            MosaicML Composer, dual-writes it, with other times and fewer points.
         end_unknown: it counts as killed, because its log had no end when it was carried.
+        adopted: another tool, such as MosaicML Composer, dual-writes it, with other times and fewer
+            points: the W&B config named it when it had none of our tags.
     """
 
     run_id: str

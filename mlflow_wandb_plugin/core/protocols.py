@@ -56,6 +56,9 @@ class TargetOptions:
             MLflow's own calls, "auto" in bulk where that can be done.
         find_dual_written: whether a dual-written run counts as the replica of a W&B run.
         create: whether the target may be created if it does not exist.
+        adopt_dual: whether a run that a W&B config names counts as its replica though it lacks the
+            identity tags, as where another tool dual-writes. Only where the config can be
+            trusted: it may come from a file that somebody else wrote, and name anybody's run.
     """
 
     experiment: str = "{project}"
@@ -63,6 +66,7 @@ class TargetOptions:
     write_path: WritePath = "auto"
     find_dual_written: bool = True
     create: bool = True
+    adopt_dual: bool = False
 
 
 class Source(ABC):

@@ -147,8 +147,18 @@ def _in_media(info: RunInfo, path: Key) -> bool:
     return False
 
 
+NAME = "wandb.name"
+"""The tag with W&B's name of a run, of which MLflow's name was made."""
+
+
 def run_name(info: RunInfo) -> str:
-    return (info.name or info.run_id)[: Limits.installed().run_name]
+    return storable(info.name or info.run_id)[: Limits.installed().run_name]
+
+
+def name_tag(info: RunInfo) -> dict[str, str]:
+    """The tag with W&B's name of the run, as MLflow stores it; none for a run without a name."""
+    name = storable(info.name)[: Limits.installed().tag_value]
+    return {NAME: name} if name else {}
 
 
 def run_tags(info: RunInfo) -> dict[str, str]:
@@ -161,7 +171,7 @@ def run_tags(info: RunInfo) -> dict[str, str]:
         "mlflow.source.type": "LOCAL" if facts.get("program") else "",
         "mlflow.source.git.commit": facts.get("git_commit", ""),
         "mlflow.source.git.repoURL": without_credentials(facts.get("git_remote", "")),
-        "wandb.name": info.name,
+        NAME: info.name,
         "wandb.url": info.url,
         "wandb.group": info.group,
         "run_group": info.group,

@@ -54,13 +54,13 @@ class ReplicatorProcess:
             settings, uri = request["settings"], request["tracking_uri"]
             self._linger_s = float(settings["linger"])
             journal = Path(request["journal"])
-            self._ship(journal, uri, settings["experiment"])
+            self._ship(journal, uri, settings["experiment"], own=True)
             if number == 0:
                 self._adopt_orphans(journal, uri)
         self._orphaned_at = self._orphaned_at or time.monotonic()
 
-    def _ship(self, path: Path, uri: str, experiment: str) -> None:
-        shipment = MlflowShipment(path, uri, experiment, True, self.keep_trying)
+    def _ship(self, path: Path, uri: str, experiment: str, own: bool = False) -> None:
+        shipment = MlflowShipment(path, uri, experiment, True, self.keep_trying, own)
         thread = threading.Thread(target=_ship, args=(shipment,), name=path.stem)
         thread.start()
         self._threads.append(thread)

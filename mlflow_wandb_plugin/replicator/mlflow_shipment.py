@@ -58,16 +58,25 @@ class MlflowShipment:
         experiment: template of the experiment's name.
         follow: whether to wait for more while the training process has the journal open.
         keep_trying: asked before each wait for an MLflow that does not answer.
+        own: whether the training process that wrote the journal asked for the shipment: only then
+            may the run's config name an MLflow run that lacks its tags.
     """
 
     def __init__(
-        self, path: Path, uri: str, experiment: str, follow: bool, keep_trying: Callable[[], bool]
+        self,
+        path: Path,
+        uri: str,
+        experiment: str,
+        follow: bool,
+        keep_trying: Callable[[], bool],
+        own: bool = False,
     ) -> None:
         self.path = path
         self._uri = uri
         self._experiment = experiment
         self._follow = follow
         self._keep_trying = keep_trying
+        self._own = own
         self._status: dict[str, Any] = {"pid": os.getpid()}
         self._closed_at: float | None = None
         self._wandb_file = Path()
@@ -117,7 +126,7 @@ class MlflowShipment:
 
         target = MlflowTarget(
             self._uri or None,
-            TargetOptions(experiment=self._experiment),
+            TargetOptions(experiment=self._experiment, adopt_dual=self._own),
             backoff,
             lambda: is_secondary or was_resumed(self.path, str(header["run_id"])),
         )

@@ -74,11 +74,13 @@ def run(flags: Flags) -> list[Outcome]:
 def options(flags: Flags) -> BackfillOptions:
     """Return the backfill's options.
 
-    A dual-written run is skipped as the flag says, by default if it is complete. In a dry run the
+    A dual-written run is skipped as the flag says, by default if it is complete. Each flag about
+    such runs also means that the MLflow runs that configs name are theirs. In a dry run the
     archive has no dual-written runs, so `Narrowing` skips by the run's config.
     """
     return BackfillOptions(
         dual_written=_DUAL[flags.skip_dual_writing_runs],
+        adopt_dual=flags.is_dual_writing_experiment or flags.skip_dual_writing_runs is not None,
         exclude_metrics=tuple(map(_whole_name, flags.exclude_metrics)),
         into_dual_experiment=flags.is_dual_writing_experiment and not flags.dry_run,
         workers=flags.dry_run_thread_pool_size or 1 if flags.dry_run else 1,

@@ -126,9 +126,6 @@ class Damager:
 
     def _name(self) -> Corruption:
         self._execute("update runs set name = 'another' where run_uuid = ?")
-        self._execute(
-            "update tags set value = 'another' where key = 'mlflow.runName' and run_uuid = ?"
-        )
         return Corruption("the run's name is 'another'")
 
     def _status(self) -> Corruption:

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow_wandb_plugin.backfill import html
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.engines.threads import backfill
-from mlflow_wandb_plugin.backfill.options import BackfillOptions
+from mlflow_wandb_plugin.backfill.options import BackfillOptions, Job
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.plan import dual_experiment, plan
 from mlflow_wandb_plugin.core.model import RunInfo, Selection
@@ -23,27 +23,34 @@ from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.support.mlflow_state import read_runs
 from tests.support.records import exit_record, history_record, run_record
 from tests.support.wandb_log_writer import LogWriter
+from tests.targets.mlflow.writing import document
 
 
 def local_run(
-    folder: Path, run_id: str = "r1", steps: int = 6, exit_code: int = 0, **fields: Any
+    folder: Path,
+    run_id: str = "r1",
+    steps: int = 6,
+    exit_code: int = 0,
+    text: str = "",
+    **fields: Any,
 ) -> None:
-    """A finished run as wandb writes it, with `loss` at each step."""
+    """A finished run as wandb writes it, with `loss`, and perhaps a text, at each step."""
     place = folder / f"offline-run-20260101_000000-{run_id}"
     place.mkdir(parents=True)
     with LogWriter(place / f"run-{run_id}.wandb") as log:
         log.append(run_record(run_id, **fields).SerializeToString())
         for step in range(steps):
-            record = history_record({"loss": step * 1.5}, step, 1_700_000_000.0 + step)
+            row = {"loss": step * 1.5} | ({"text": text} if text else {})
+            record = history_record(row, step, 1_700_000_000.0 + step)
             log.append(record.SerializeToString())
         log.append(exit_record(exit_code).SerializeToString())
 
 
 def carry(folder: Path, uri: str, **options: Any) -> Outcome:
     source = WandbDir(folder)
-    chosen = TargetOptions(find_dual_written=options.get("dual_written") != "ignore")
-    target = MlflowTarget(uri, chosen)
-    (outcome,) = backfill(source, target, Selection(), BackfillOptions(**options))
+    chosen = BackfillOptions(**options)
+    target = MlflowTarget(uri, Job("", options=chosen).target_options())
+    (outcome,) = backfill(source, target, Selection(), chosen)
     return outcome
 
 
@@ -63,15 +70,43 @@ def test_a_thinned_run_of_composer_gets_just_the_steps_it_lacks(
 ) -> None:
     """What it had keeps its times; its name and status stay; met again, it is skipped."""
     run_id = composer_run(fresh_store)
-    local_run(tmp_path, config={"mlflow_run_id": run_id})
-    outcome = carry(tmp_path, fresh_store)
+    local_run(tmp_path, config={"mlflow_run_id": run_id}, text="words")
+    outcome = carry(tmp_path, fresh_store, adopt_dual=True)
     assert (outcome.action, outcome.mlflow_run_id) == ("repaired", run_id)
     (run,) = read_runs(fresh_store).values()
     assert run.points("loss") == [(step, step * 1.5) for step in range(6)]
     assert [at for _, at, step in run.metrics["loss"] if step % 2 == 0] == [5_000, 5_002, 5_004]
     assert (run.name, run.status) == ("llm", "FINISHED")
+    lines = document(fresh_store, run, "wandb/history.jsonl", tmp_path)
+    assert [(line["_step"], line["text"]) for line in lines] == [
+        (step, "words") for step in range(6)
+    ]
     outcome = carry(tmp_path, fresh_store)
     assert (outcome.action, outcome.verdict) == ("skipped", "dual-written")
+
+
+@pytest.mark.parametrize("origin", ["", "dual", "backfill"])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_config_cannot_choose_a_run_to_write(
+    tmp_path: Path, fresh_store: str, given: bool, origin: str
+) -> None:
+    """A run that a log's config names stays as it is, unless it has the tags of the log's run; the
+    log's run is migrated into one of its own, and the outcome says which flag there is."""
+    client = MlflowClient(fresh_store)
+    tags = {"wandb.run_id": "another", "wandb.sync.origin": origin} if origin else {}
+    victim = client.create_run(client.create_experiment("production"), 5, tags, "champion")
+    victim_id = victim.info.run_id
+    client.log_metric(victim_id, "loss", 0.5, 5, 1)
+    client.set_terminated(victim_id, "FINISHED", 9)
+    before = client.get_run(victim_id).to_dictionary()
+    config = {"mlflow_run_id": victim_id, "injected": "x", "mlflow_parent_run_id": victim_id}
+    local_run(tmp_path, config=config | ({"mlflow_run_given": True} if given else {}))
+    outcome = carry(tmp_path, fresh_store)
+    assert outcome.action == "migrated"
+    assert outcome.mlflow_run_id != victim_id
+    assert "--adopt-dual" in outcome.reason
+    assert client.get_run(victim_id).to_dictionary() == before
+    assert len(client.get_metric_history(victim_id, "loss")) == 1
 
 
 def test_trust_skips_by_the_marker_and_ignore_makes_a_run_of_its_own(
@@ -116,6 +151,32 @@ def test_a_run_of_export_wandb_to_mlflow_counts_as_existing(
     assert client.get_run(old).data.metrics == {}
 
 
+def test_what_was_renamed_in_mlflow_is_found_and_keeps_its_name(
+    tmp_path: Path, fresh_store: str
+) -> None:
+    """Runs go on in a renamed experiment; a renamed run is continued under its new name, and one
+    that was renamed in W&B gets the name of W&B."""
+    client = MlflowClient(fresh_store)
+    for run_id in ("mlflow's", "wandb's"):
+        local_run(tmp_path / "first", run_id, display_name="as logged")
+    list(backfill(WandbDir(tmp_path / "first"), MlflowTarget(fresh_store), Selection()))
+    runs = read_runs(fresh_store)
+    experiment = client.get_experiment_by_name("unit").experiment_id
+    client.rename_experiment(experiment, "it's renamed")
+    client.update_run(runs["mlflow's"].run_id, name="chosen in MLflow")
+    for run_id in ("mlflow's", "wandb's", "new"):
+        local_run(tmp_path / "later", run_id, display_name="chosen in W&B")
+    target = MlflowTarget(fresh_store)
+    options = BackfillOptions(existing="update")
+    list(backfill(WandbDir(tmp_path / "later"), target, Selection(), options))
+    later = read_runs(fresh_store, experiments=[experiment])
+    assert {run_id: run.name for run_id, run in later.items()} == {
+        "mlflow's": "chosen in MLflow", "wandb's": "chosen in W&B", "new": "chosen in W&B",
+    }  # fmt: skip
+    assert later["mlflow's"].run_id == runs["mlflow's"].run_id
+    assert {found.name for found in client.search_experiments()} == {"Default", "it's renamed"}
+
+
 def test_a_plan_writes_nothing(tmp_path: Path, fresh_store: str) -> None:
     """Not even the experiment is created; points are counted all the same."""
     local_run(tmp_path, steps=7)
@@ -148,10 +209,11 @@ def test_into_dual_experiment_finds_where_the_dual_runs_are(
     run_id = composer_run(fresh_store)
     local_run(tmp_path, "old", config={"mlflow_run_id": run_id})
     local_run(tmp_path, "new")
-    source, target = WandbDir(tmp_path), MlflowTarget(fresh_store)
+    source = WandbDir(tmp_path)
+    target = MlflowTarget(fresh_store, TargetOptions(adopt_dual=True))
     experiment = dual_experiment(source, target, Selection())
     assert experiment == MlflowClient(fresh_store).get_run(run_id).info.experiment_id
-    target = MlflowTarget(fresh_store, TargetOptions(experiment_id=experiment))
+    target = MlflowTarget(fresh_store, TargetOptions(experiment_id=experiment, adopt_dual=True))
     list(backfill(source, target, Selection()))
     runs = MlflowClient(fresh_store).search_runs([experiment])
     assert {run.data.tags["wandb.run_id"] for run in runs} == {"old", "new"}

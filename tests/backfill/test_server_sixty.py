@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow_wandb_plugin.backfill.engines.threads import backfill
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.core.model import Selection
+from mlflow_wandb_plugin.core.protocols import TargetOptions
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.support import sixty
 from tests.support.environment import isolated
@@ -113,7 +114,8 @@ def carry(project: Sixty, uri: str, where: Path, monkeypatch: pytest.MonkeyPatch
     where.mkdir()
     monkeypatch.chdir(where)
     source = source_of(project.server, PROJECT)
-    return list(backfill(source, MlflowTarget(uri), Selection()))
+    target = MlflowTarget(uri, TargetOptions(adopt_dual=True))
+    return list(backfill(source, target, Selection()))
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +236,7 @@ def test_twenty_kills_leave_what_an_undisturbed_backfill_leaves(
         tmp_path, WANDB_API_KEY=project.server.api_key,
         PYTHONPATH=os.environ.get("PYTHONPATH", ""), PYTHONWARNINGS="ignore",
     )  # fmt: skip
-    line = f"backfill wandb+{project.server.url}/tester/{PROJECT} --to {uri} --json\n"
+    line = f"backfill wandb+{project.server.url}/tester/{PROJECT} --to {uri} --adopt-dual --json\n"
     chance = random.Random(20)
     with open(tmp_path / "errors.txt", "w") as errors, subprocess.Popen(
         [sys.executable, "-c", FORKER], env=env, cwd=where, text=True, stdin=subprocess.PIPE,

@@ -163,6 +163,18 @@ def test_what_mlflow_has_beside_it_is_counted(recorded: Path, filled: str) -> No
     assert result.differences == ("metric m: W&B has no point 1.0 at step 1000, time 1 ms",)
 
 
+def test_a_run_that_was_renamed_in_mlflow_keeps_its_name(recorded: Path, filled: str) -> None:
+    """It is told as a difference by design."""
+    client = MlflowClient(filled)
+    client.update_run(read_runs(filled)["r1"].run_id, name="mine")
+    result = check(recorded, filled, repair=True)
+    assert result.result == "equal"
+    assert result.by_design == (
+        "the run's name is 'mine', not 'a name': the run was renamed in MLflow",
+    )
+    assert MlflowClient(filled).get_run(result.mlflow_run_id).info.run_name == "mine"
+
+
 def test_a_run_that_is_not_there_is_absent(
     recorded: Path, fresh_store: str, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

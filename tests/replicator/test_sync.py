@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.journal_locks import shipping_lock
 from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.replicator import sync
+from mlflow_wandb_plugin.replicator.mlflow_shipment import MlflowShipment
 from mlflow_wandb_plugin.replicator.sync import deliver, find_journals
 from tests.replicator.test_mlflow_shipment import WHOLE, open_journal, written
 from tests.support.mlflow_state import read_runs
@@ -81,3 +83,33 @@ def test_a_trainer_at_work_is_left_alone(fresh_store: str, tmp_path: Path) -> No
     ours.append(frames.RECORD, exit_record().SerializeToString())
     ours.close()
     assert [delivery.state for delivery in deliver([ours.path], fresh_store)] == ["complete"]
+
+
+def test_the_config_in_a_journal_cannot_choose_a_run(fresh_store: str, tmp_path: Path) -> None:
+    """`sync` delivers journals of anybody: a run that a journal's config names stays as it is."""
+    client = MlflowClient(fresh_store)
+    victim = client.create_run("0", run_name="champion").info.run_id
+    client.set_terminated(victim, "FINISHED", 9)
+    before = client.get_run(victim).to_dictionary()
+    config = {"mlflow_run_id": victim, "mlflow_run_given": True}
+    path = written(tmp_path, run_record("r1", config=config), *WHOLE[1:])
+    (delivery,) = deliver([path], fresh_store)
+    assert delivery.state == "complete"
+    assert delivery.run_id != victim
+    assert client.get_run(victim).to_dictionary() == before
+
+
+def test_the_training_process_may_choose_its_run(fresh_store: str, tmp_path: Path) -> None:
+    """The replicator that the training process asks writes into the run that its config names,
+    and `sync` later continues that run, which has the tags by then."""
+    client = MlflowClient(fresh_store)
+    given = client.create_run("0", run_name="mine").info.run_id
+    config = {"mlflow_run_id": given, "mlflow_run_given": True}
+    ours = open_journal(tmp_path, run_record("r1", config=config), partial_record({"a": 1.0}))
+    shipment = MlflowShipment(ours.path, fresh_store, "{project}", False, lambda: False, own=True)
+    assert shipment.ship() == "partial"
+    ours.append(frames.RECORD, exit_record().SerializeToString())
+    ours.close()
+    (delivery,) = deliver([ours.path], fresh_store)
+    assert (delivery.state, delivery.run_id) == ("complete", given)
+    assert client.get_run(given).data.metrics == {"a": 1.0}

@@ -170,27 +170,6 @@ class Client:
             return None
         return str(experiment.experiment_id)
 
-    def experiment_id(self, name: str, tags: dict[str, str]) -> str:
-        """The experiment called ``name``, created with ``tags`` if need be; TargetError if it
-        was deleted, for MLflow keeps the name."""
-        experiment = self.call(self.mlflow.get_experiment_by_name, name)
-        if experiment is None:
-            try:
-                return self.call(self.mlflow.create_experiment, name, tags=tags)
-            except RefusedError as error:
-                if error.code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-                experiment = self.call(self.mlflow.get_experiment_by_name, name)
-        if experiment is None or experiment.lifecycle_stage != "active":
-            raise TargetError(
-                f"the MLflow experiment {name!r} is deleted: restore it "
-                "(mlflow experiments restore) or choose another with --experiment"
-            )
-        for key, value in tags.items():
-            if key not in experiment.tags:
-                self.call(self.mlflow.set_experiment_tag, experiment.experiment_id, key, value)
-        return str(experiment.experiment_id)
-
 
 def _opened(uri: str | None) -> MlflowClient:
     """Open MLflow's client of ``uri``; UsageError if MLflow cannot, and repeating does not help."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.core import identity
@@ -28,6 +29,10 @@ class RunDescription:
         self._files = files
         self._limits = Limits.installed()
         self._tags: dict[str, str] = dict(run.data.tags)
+        self._ours = identity.RUN_ID in self._tags
+        if run.info.run_name != self._tags.get(NAME_TAG):
+            # MLflow changes both: something else has changed one of them.
+            self._tags.pop(NAME_TAG, None)
         self._params: dict[str, str] = dict(run.data.params)
         self._pending_params: list[Param] = []
         self._pending_tags: list[RunTag] = []
@@ -36,10 +41,7 @@ class RunDescription:
     def update(self, info: RunInfo) -> None:
         """Rename the run and remove its old W&B tags at once; new params and tags wait for
         `flush_pending`, or for `log_pending` as a step of the run's end."""
-        name = to_mlflow.run_name(info)
-        if self._tags.get(NAME_TAG) != name:
-            self._client.call(self._client.client.update_run, self._run_id, name=name)
-            self._tags[NAME_TAG] = name
+        self._rename(info)
         tag_name = self._names.tags.name
         wanted = {tag_name((key,)): value for key, value in to_mlflow.run_tags(info).items()}
         wanted[identity.RUN_PATH] = info.path
@@ -64,6 +66,17 @@ class RunDescription:
         for key in stale:
             self._client.delete_tag(self._run_id, key)
             del self._tags[key]
+
+    def _rename(self, info: RunInfo) -> None:
+        """Give the run W&B's name, unless its user has given it another one in MLflow: then its
+        name is not the one that was made of W&B's name before."""
+        now, name = self._tags.get(NAME_TAG), to_mlflow.run_name(info)
+        before = to_mlflow.run_name(replace(info, name=self._tags.get(to_mlflow.NAME, "")))
+        renamed = self._ours and now not in (None, before)
+        self._ours = True
+        if now != name and not renamed:
+            self._client.call(self._client.client.update_run, self._run_id, name=name)
+            self._tags[NAME_TAG] = name
 
     def flush_pending(self) -> None:
         """Log the pending params and tags."""

@@ -29,6 +29,7 @@ FOUND_TAGS = (
     identity.ROWS,
     identity.LOSSES,
     identity.CLAIM,
+    identity.ADOPTED,
     identity.EWM_RUN_ID,
     "wandb.state",
     "wandb.exit_code",
@@ -185,6 +186,6 @@ def _twin(
         rows=identity.read_numbers(tags, identity.ROWS),
         refused=identity.read_numbers(tags, identity.LOSSES).get(REFUSED_METRIC, 0),
         foreign=not ours and not named,
-        adopted=named and not ours and not given,
         end_unknown=tags.get("wandb.state") == "killed" and "wandb.exit_code" not in tags,
+        adopted=(named and not ours and not given) or identity.ADOPTED in tags,
     )

@@ -211,9 +211,13 @@ class AdoptedRunWriter(MlflowRunWriter):
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         self._points.release()
-        self._points.flush()
         self.update(info)
-        self._write_end(info, complete)
+        self._rewrites["name"] = self._names.count_rewritten()
+        self._files.summary.update(info.summary)
+        self._files.finish(info)
+        self._names.save()
+        self._write_end(info, complete, [self._log_counts])
+        self._description.remember(self._count_tags())
 
     def _reopen(self, run: Run, tags: Mapping[str, str]) -> None:
         self._description.set_tags(tags)

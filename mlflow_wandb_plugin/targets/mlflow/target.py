@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from mlflow_wandb_plugin.mapping import names, to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.comparison.run_comparison import RunComparison
 from mlflow_wandb_plugin.targets.mlflow.concurrent_creation import create_once, find_settled
+from mlflow_wandb_plugin.targets.mlflow.experiments import Experiments
 from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
 from mlflow_wandb_plugin.targets.mlflow.rest.request_client import RequestClient
@@ -56,13 +56,11 @@ class MlflowTarget(Target):
         self._client = Client(uri, backoff)
         self.uri = self._client.uri
         self._options = options or TargetOptions()
-        self._experiment_ids: dict[str, str] = {}
-        self._experiment_names: dict[str, str] = {}
+        self._experiments = Experiments(self._client)
         self._search = RunSearch(self._client)
         self._parents = ParentRuns(self._client)
         self._secondary = secondary
         self._bulk = self._open_write_path(self._options.write_path)
-        self._lock = threading.Lock()
 
     def experiment_id(self, info: RunInfo) -> str:
         """Return the experiment that ``info`` belongs to; create it if need be."""
@@ -74,11 +72,8 @@ class MlflowTarget(Target):
                 f"Databricks wants an absolute experiment path, not {name!r}: "
                 "pass --experiment '/Users/you@example.com/{project}'"
             )
-        with self._lock:
-            if name not in self._experiment_ids:
-                tags = to_mlflow.experiment_tags(info.entity, info.project)
-                self._experiment_ids[name] = self._client.experiment_id(name, tags)
-            return self._experiment_ids[name]
+        tags = to_mlflow.experiment_tags(info.entity, info.project)
+        return self._experiments.find_or_create(name, tags)
 
     def _open_write_path(self, path: WritePath) -> BulkWriter | None:
         """Open the fastest way to write points; None for MLflow's own calls."""
@@ -110,8 +105,8 @@ class MlflowTarget(Target):
         return points[:: max(1, len(points) // 120)]
 
     def find(self, info: RunInfo) -> Twin | None:
-        """The active run that has the identity tags, in any experiment; else the one that the W&B
-        config names."""
+        """The active run that has the identity tags, in any experiment; else, if that is wanted,
+        the one that the W&B config names."""
         found = [run for run in self._search.replicas(info) if self._counts(run.tags)]
         complete = [run for run in found if run.tags.get(identity.STATE) == "complete"]
         if complete:
@@ -121,27 +116,31 @@ class MlflowTarget(Target):
             run = find_settled(self._client, lambda: self._replicas_now(info))
             if run is not None:
                 return twin_of(run, named=False)
-        if self._options.find_dual_written:
-            run = self._search.named_in_config(info)
-            if run is not None:
-                given = info.config.get(identity.GIVEN_RUN_CONFIG_KEY) is True
-                return twin_of(run, named=True, given=given)
-        return self._foreign(info)
+        return self._named(info) or self._foreign(info)
+
+    def _named(self, info: RunInfo) -> Twin | None:
+        """The run that the config of ``info`` names, though its tags do not say so: one that was
+        created in MLflow, and is not written here; or any, see `TargetOptions.adopt_dual`."""
+        created_there = info.config.get(identity.RUN_ID_CONFIG_KEY) == info.run_id
+        wanted = self._options.adopt_dual or created_there
+        run = self._search.named_in_config(info) if wanted else None
+        if run is None or not self._options.find_dual_written:
+            return None
+        if not self._options.adopt_dual and run.data.tags.get(identity.ORIGIN) != identity.MIRROR:
+            return None
+        return twin_of(run, True, info.config.get(identity.GIVEN_RUN_CONFIG_KEY) is True)
 
     def _foreign(self, info: RunInfo) -> Twin | None:
         """The run into which export-wandb-to-mlflow migrated ``info``; looking does not create
         the experiment."""
         name = to_mlflow.experiment_name(self._options.experiment, info.entity, info.project)
-        if self._options.experiment_id or name in self._experiment_ids:
-            experiment: str | None = self.experiment_id(info)
-        else:
-            experiment = self._client.find_experiment(name)
-        found = self._search.foreign(info, experiment) if experiment is not None else []
+        experiment = self._options.experiment_id or self._experiments.find(name)
+        found = self._search.foreign(info, experiment) if experiment else []
         return twin_of_found(found[0]) if found else None
 
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> MlflowRunWriter:
         tags = identity.identity_tags(info, origin, to_mlflow.MAPPING_VERSION)
-        if twin is None:
+        if twin is None or twin.origin == identity.MIRROR:
             run, won = self._create(info, tags)
             if won:
                 return MlflowRunWriter(self._client, run, info, None, self._bulk, self._secondary)
@@ -149,7 +148,7 @@ class MlflowTarget(Target):
         else:
             run = self._client.call(self._client.client.get_run_data, twin.run_id)
         if twin.adopted:
-            tags |= {identity.ORIGIN: "dual"}
+            tags |= {identity.ORIGIN: "dual", identity.ADOPTED: "true"}
             return AdoptedRunWriter(self._client, run, info, tags, self._bulk)
         return MlflowRunWriter(self._client, run, info, tags, self._bulk, self._secondary)
 
@@ -157,14 +156,8 @@ class MlflowTarget(Target):
         return identity.config_keys(twin.run_id, twin.experiment_id, self.uri)
 
     def place(self, experiment_id: str, run_id: str) -> Place:
-        with self._lock:
-            known = self._experiment_names.get(experiment_id)
-        if known is None:
-            experiment = self._client.call(self._client.mlflow.get_experiment, experiment_id)
-            known = str(experiment.name)
-            with self._lock:
-                self._experiment_names[experiment_id] = known
-        return Place(known, tracking_uri.link(self.uri, experiment_id, run_id))
+        name = self._experiments.name_of(experiment_id)
+        return Place(name, tracking_uri.link(self.uri, experiment_id, run_id))
 
     def compare(self, info: RunInfo, twin: Twin) -> RunComparison:
         """A writer that writes nothing and tells what in ``twin`` differs from what it is given."""
@@ -188,7 +181,7 @@ class MlflowTarget(Target):
         """Create the run, unless another process just did; returns it and whether it is ours."""
         experiment = self.experiment_id(info)
         parent = self._parents.parent_of(info, experiment)
-        tags = tags | ({PARENT_TAG: parent} if parent else {})
+        tags = tags | to_mlflow.name_tag(info) | ({PARENT_TAG: parent} if parent else {})
         new = NewRun(
             experiment, to_mlflow.run_name(info), to_mlflow.run_time(info.started_ms), tags
         )

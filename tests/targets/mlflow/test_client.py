@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
 from mlflow_wandb_plugin.targets.mlflow.client import Client, PendingItems, RefusedError, translated
+from mlflow_wandb_plugin.targets.mlflow.experiments import Experiments
 
 HOST = "http://mlflow.test:5000"
 LOG_BATCH = f"{HOST}/api/2.0/mlflow/runs/log-batch"
@@ -161,9 +162,8 @@ def test_a_tracking_uri_that_cannot_be(fresh_store: str) -> None:
 
 def test_an_experiment_is_made_once(fresh_store: str) -> None:
     """An experiment is found again by name, and gets the tags that it lacks."""
-    client = Client(fresh_store)
-    first = client.experiment_id("e", {"a": "1"})
-    assert client.experiment_id("e", {"a": "2", "b": "3"}) == first
+    first = Experiments(Client(fresh_store)).find_or_create("e", {"a": "1"})
+    assert Experiments(Client(fresh_store)).find_or_create("e", {"a": "2", "b": "3"}) == first
     tags = MlflowClient(fresh_store).get_experiment(first).tags
     assert (tags["a"], tags["b"]) == ("1", "3")
 
@@ -175,15 +175,15 @@ def test_an_experiment_that_somebody_else_just_made(fresh_store: str) -> None:
     found = client.mlflow.get_experiment_by_name
     misses = iter([None])
     client.mlflow.get_experiment_by_name = lambda name: next(misses, found(name))  # type: ignore[method-assign]
-    assert client.experiment_id("e", {}) == other
+    assert Experiments(client).find_or_create("e", {}) == other
 
 
 def test_a_deleted_experiment_is_an_error_that_says_what_to_do(fresh_store: str) -> None:
     """A deleted experiment keeps its name, so nothing can be written under it."""
-    client = Client(fresh_store)
-    MlflowClient(fresh_store).delete_experiment(client.experiment_id("e", {}))
+    made = Experiments(Client(fresh_store)).find_or_create("e", {})
+    MlflowClient(fresh_store).delete_experiment(made)
     with pytest.raises(TargetError, match="is deleted: restore it"):
-        client.experiment_id("e", {})
+        Experiments(Client(fresh_store)).find_or_create("e", {})
 
 
 def test_items_fit_into_batches() -> None:

@@ -120,7 +120,7 @@ def test_a_run_that_was_given_to_us_is_written_as_our_own(fresh_store: str) -> N
     """A given run gets params, points, status and identity, and keeps what it had."""
     run_id = _somebodys_run(fresh_store)
     info = _finished({"mlflow_run_id": run_id, "mlflow_run_given": True})
-    with opened(fresh_store, info) as writer:
+    with opened(fresh_store, info, adopt_dual=True) as writer:
         assert writer.run_id == run_id
         writer.append(points("loss", [1.0, 2.0]))
         end(writer, info)
@@ -134,7 +134,7 @@ def test_a_run_that_another_tool_writes_keeps_its_params_and_status(fresh_store:
     """A run that the config names belongs to another tool, unless the user gave it."""
     run_id = _somebodys_run(fresh_store)
     info = _finished({"mlflow_run_id": run_id} | STEPPED)
-    with opened(fresh_store, info) as writer:
+    with opened(fresh_store, info, adopt_dual=True) as writer:
         writer.append(points("trainer/step", [0.0, 5.0]))
         writer.append(points("loss", [1.0, 2.0]))
         end(writer, info)

@@ -11,6 +11,7 @@ from typing import Any
 from mlflow import MlflowClient
 
 from mlflow_wandb_plugin.core.model import RunInfo, Series
+from mlflow_wandb_plugin.core.protocols import TargetOptions
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
@@ -35,10 +36,12 @@ def points(key: str | tuple[str, ...], values: list[float], first_step: int = 0)
 
 
 @contextlib.contextmanager
-def opened(uri: str, info: RunInfo, patience_s: float = 0.0) -> Iterator[MlflowRunWriter]:
+def opened(
+    uri: str, info: RunInfo, patience_s: float = 0.0, adopt_dual: bool = False
+) -> Iterator[MlflowRunWriter]:
     """A writer of the run of ``info``, which is created or found; if it is not finished in the
     context, its process has died as far as MLflow can tell."""
-    target = MlflowTarget(uri, backoff=Backoff(patience_s))
+    target = MlflowTarget(uri, TargetOptions(adopt_dual=adopt_dual), Backoff(patience_s))
     writer = target.open(info, "backfill", target.find(info))
     try:
         yield writer

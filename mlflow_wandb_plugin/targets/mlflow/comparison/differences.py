@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.protocols import Difference
 from mlflow_wandb_plugin.mapping import to_mlflow
@@ -29,6 +30,17 @@ ONLY_SERVER_TAGS = {
     identity.ENTITY: "a local log of an offline run does not name the entity",
 }
 """Tags that only W&B's server gives a value."""
+
+
+def name_difference(wanted: str | None, found: str, tags: Mapping[str, str]) -> Difference | None:
+    """Compare the run's name; None if it is as expected. A run that its user has renamed in MLflow,
+    which changes the name and a tag, keeps that name."""
+    if wanted is None or found == wanted:
+        return None
+    what = f"the run's name is {found!r}, not {wanted!r}"
+    if tags.get(NAME_TAG) == found:
+        return Difference(what, by_design="the run was renamed in MLflow", fixable=False)
+    return Difference(what)
 
 
 def tag_difference(key: str, wanted: str | None, found: str | None) -> Difference:

@@ -19,6 +19,7 @@ from mlflow_wandb_plugin.mapping import system_metrics, to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.comparison.differences import (
     end_difference,
+    name_difference,
     shown,
     start_difference,
     tag_difference,
@@ -90,8 +91,7 @@ class RunComparison(MlflowRunWriter):
 
     def _compare_attributes(self, info: RunInfo) -> None:
         wanted, there = self._expected, self._run.info
-        if wanted.name is not None and there.run_name != wanted.name:
-            self.differs(Difference(f"the run's name is {there.run_name!r}, not {wanted.name!r}"))
+        self.differs(name_difference(wanted.name, there.run_name, self._run.data.tags))
         self.checked["times"] += 1
         tags = self._run.data.tags
         self.differs(start_difference(info, there.start_time, tags))

@@ -56,12 +56,12 @@ def small(project: str, run_id: str) -> RunInfo:
 
 
 def test_the_requests_of_a_small_run(server: str, requested: list[str]) -> None:
-    """From the third one of a project on, a small run takes seven requests and two uploads."""
+    """Once the runs of a project are known, a small run takes seven requests and two uploads."""
     target = MlflowTarget(server)
-    write(target, small("few requests", "one"))
-    write(target, small("few requests", "two"))
+    for name in ("one", "two", "three"):
+        write(target, small("few requests", name))
     requested.clear()
-    write(target, small("few requests", "three"))
+    write(target, small("few requests", "four"))
     assert sorted(requested[5:7]) == ["PUT artifact", "PUT artifact"]
     assert requested[:5] + requested[7:] == [
         "POST runs/create", "POST experiments/search", "POST runs/search", "POST runs/delete-tag",
