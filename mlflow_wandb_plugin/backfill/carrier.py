@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.decide import Decision, decide
@@ -10,8 +11,10 @@ from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.outcome import Listener, Outcome
 from mlflow_wandb_plugin.core.model import Item, RunInfo, Selection, UnreadableRange
 from mlflow_wandb_plugin.core.protocols import Source, Target
+from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.errors import MlflowWandbError, SourceError, UsageError
+from mlflow_wandb_plugin.mapping import to_mlflow
 
 
 def selected(source: Source, selection: Selection) -> Iterator[RunInfo]:
@@ -47,6 +50,13 @@ def _not_migrated(run: RunInfo, decision: Decision) -> Outcome:
     return Outcome(run, decision.verdict, action, decision.reason, twin_id)
 
 
+def _without_secrets(outcome: Outcome) -> Outcome:
+    """Return ``outcome`` as it may be in a report."""
+    secrets = Secrets.of_setting()
+    run = to_mlflow.shown(outcome.run, secrets)
+    return replace(outcome, run=run, reason=secrets.text(outcome.reason))
+
+
 class Carrier:
     """Carries runs from a source to a target; thread-safe where they are.
 
@@ -80,6 +90,7 @@ class Carrier:
         except Exception as error:
             # An unforeseen error in one run does not stop the others.
             outcome = Outcome(run, decision.verdict, "failed", f"{type(error).__name__}: {error}")
+        outcome = _without_secrets(outcome)
         self._listener.run_done(outcome)
         return outcome
 

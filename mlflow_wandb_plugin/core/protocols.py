@@ -55,12 +55,14 @@ class TargetOptions:
         write_path: how points are written: "bulk" into the database behind MLflow, "api" by
             MLflow's own calls, "auto" in bulk where that can be done.
         find_dual_written: whether a dual-written run counts as the replica of a W&B run.
+        secret_names: as `Settings.secret_names`; None means that setting.
     """
 
     experiment: str = "{project}"
     experiment_id: str = ""
     write_path: WritePath = "auto"
     find_dual_written: bool = True
+    secret_names: str | None = None
 
 
 class Source(ABC):

@@ -105,7 +105,7 @@ class MlflowShipment:
 
         target = MlflowTarget(
             self._uri or None,
-            TargetOptions(experiment=self._experiment),
+            TargetOptions(experiment=self._experiment, secret_names=header.get("secret_names")),
             backoff,
             lambda: is_secondary or was_resumed(self.path, str(header["run_id"])),
         )

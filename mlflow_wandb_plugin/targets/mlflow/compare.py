@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import RunInfo
+from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points, stored
 from mlflow_wandb_plugin.targets.mlflow.run_client import Metrics, Params, RunClient, Tags
@@ -42,7 +43,7 @@ class RunComparison(MlflowRunWriter):
         differences: one line each, the first `KEPT_DIFFERENCES`; `count` is the number of all.
     """
 
-    def __init__(self, client: Client, run: Run, info: RunInfo) -> None:
+    def __init__(self, client: Client, run: Run, info: RunInfo, secrets: Secrets) -> None:
         from mlflow.entities import Run, RunData, RunTag
 
         self.checked: Counter[str] = Counter()
@@ -54,7 +55,7 @@ class RunComparison(MlflowRunWriter):
         comparing.client = _ComparingClient(client.mlflow, run, self)
         decisive = [RunTag(key, run.data.tags[key]) for key in DECISIVE if key in run.data.tags]
         empty = Run(run.info, RunData(tags=decisive))
-        super().__init__(comparing, empty, info, None, self._collected)
+        super().__init__(comparing, empty, info, None, secrets, self._collected)
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         super().finish(info, complete)
