@@ -16,6 +16,7 @@ SYSTEM_NAMES: Mapping[str, str] = {
     "network.recv": "network_receive_megabytes",
     "disk": "disk_usage_percentage",
     "disk./.usagePercent": "disk_usage_percentage",
+    "disk.\\.usagePercent": "disk_usage_percentage",
 }
 _GPU_NAMES: Mapping[str, str] = {
     "gpu": "utilization_percentage",

@@ -151,7 +151,7 @@ def run_tags(info: RunInfo) -> dict[str, str]:
     """All tags that describe the run, not cut to MLflow's limit; identity tags are not included."""
     facts = info.facts
     tags = {
-        USER_TAG: facts.get("user") or facts.get("email") or "",
+        USER_TAG: facts.get("user") or facts.get("email") or facts.get("account") or "",
         NOTES_TAG: info.notes,
         "mlflow.source.name": facts.get("program", ""),
         "mlflow.source.type": "LOCAL" if facts.get("program") else "",
