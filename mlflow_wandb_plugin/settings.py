@@ -12,6 +12,8 @@ from mlflow_wandb_plugin.errors import UsageError
 Homes: TypeAlias = Literal["both", "wandb", "mlflow"]
 
 PREFIX = "MLFLOW_WANDB_"
+SECRETS_SHOWN = "off"
+"""The value of `Settings.secret_names` with which no value is hidden."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class Settings:
         mirror_wait: seconds that a process that mirrors waits at its end until W&B has its runs;
             for containers, in which the forwarder ends with the process.
         mirror_entity: W&B entity of such runs; empty means ``WANDB_ENTITY``, else W&B's default.
+        secret_names: names of config keys and options, separated by commas, whose values are
+            secrets beside those known by their name or form; `SECRETS_SHOWN` hides nothing.
     """
 
     homes: Homes = "both"
@@ -45,6 +49,7 @@ class Settings:
     mirror_project: str = "{experiment}"
     mirror_entity: str = ""
     mirror_wait: float = 0.0
+    secret_names: str = ""
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **arguments: Any) -> Settings:

@@ -15,8 +15,10 @@ from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.identity import Twin
 from mlflow_wandb_plugin.core.model import Item, RunInfo, Selection, UnreadableRange
 from mlflow_wandb_plugin.core.protocols import Source, Target
+from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.errors import MlflowWandbError, SourceError, UsageError
+from mlflow_wandb_plugin.mapping import to_mlflow
 
 
 def selected(source: Source, selection: Selection) -> Iterator[RunInfo]:
@@ -51,6 +53,13 @@ def _not_migrated(run: RunInfo, decision: Decision) -> Outcome:
     ids = ("", "") if twin is None else (twin.run_id, twin.experiment_id)
     action = "skipped" if decision.action == "skip" else "failed"
     return Outcome(run, decision.verdict, action, decision.reason, *ids)
+
+
+def _without_secrets(outcome: Outcome) -> Outcome:
+    """Return ``outcome`` as it may be in a report."""
+    secrets = Secrets.of_setting()
+    run = to_mlflow.shown(outcome.run, secrets)
+    return replace(outcome, run=run, reason=secrets.text(outcome.reason))
 
 
 class Carrier:
@@ -93,6 +102,7 @@ class Carrier:
             # An unforeseen error in one run does not stop the others.
             outcome = Outcome(run, decision.verdict, "failed", f"{type(error).__name__}: {error}")
         outcome = self._placed(outcome)
+        outcome = _without_secrets(outcome)
         self._listener.run_done(outcome)
         return outcome
 

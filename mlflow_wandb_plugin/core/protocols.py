@@ -59,6 +59,7 @@ class TargetOptions:
         adopt_dual: whether a run that a W&B config names counts as its replica though it lacks the
             identity tags, as where another tool dual-writes. Only where the config can be
             trusted: it may come from a file that somebody else wrote, and name anybody's run.
+        secret_names: as `Settings.secret_names`; None means that setting.
     """
 
     experiment: str = "{project}"
@@ -67,6 +68,7 @@ class TargetOptions:
     find_dual_written: bool = True
     create: bool = True
     adopt_dual: bool = False
+    secret_names: str | None = None
 
 
 class Source(ABC):

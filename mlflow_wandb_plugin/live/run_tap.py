@@ -177,6 +177,7 @@ class RunTap:
                 "tracking_uri": tracking_uri.shown(self._target_uri),
                 "experiment": self._settings.experiment,
                 "homes": self._settings.homes,
+                "secret_names": self._settings.secret_names,
                 "resume": bool(getattr(settings, "resume", None)),
                 "secondary": getattr(settings, "x_update_finish_state", True) is False,
                 "pid": os.getpid(),

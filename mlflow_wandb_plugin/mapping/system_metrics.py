@@ -16,6 +16,7 @@ SYSTEM_NAMES: Mapping[str, str] = {
     "network.recv": "network_receive_megabytes",
     "disk": "disk_usage_percentage",
     "disk./.usagePercent": "disk_usage_percentage",
+    "disk.\\.usagePercent": "disk_usage_percentage",
 }
 PREFIX = "system/"
 """Begins the names of MLflow's system metrics."""

@@ -10,12 +10,13 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mlflow_wandb_plugin.core.identity import IDENTITY_CONFIG_KEYS
 from mlflow_wandb_plugin.core.mlflow_terms import NOTES_TAG, USER_TAG
 from mlflow_wandb_plugin.core.model import Key, RunInfo, RunState, as_float, flatten
-from mlflow_wandb_plugin.core.redaction import without_credentials
+from mlflow_wandb_plugin.core.redaction import Secrets, without_credentials
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.mapping.names import Limits, storable
 
@@ -38,6 +39,38 @@ STATUS: Mapping[RunState, str] = {
     "preempted": "KILLED",
 }
 """W&B's run states as MLflow's run status."""
+
+
+def shown(info: RunInfo, secrets: Secrets) -> RunInfo:
+    """Return ``info`` without secrets, as it may be seen in MLflow."""
+    facts = dict(info.facts)
+    args = facts.get("args")
+    if args:
+        listed = args if isinstance(args, (list, tuple)) else str(args).split(" ")
+        hidden = secrets.arguments(listed)
+        facts["args"] = hidden if isinstance(args, (list, tuple)) else " ".join(hidden)
+    return replace(
+        info,
+        name=secrets.text(info.name),
+        notes=secrets.text(info.notes),
+        tags=tuple(map(secrets.text, info.tags)),
+        config=secrets.value(info.config),
+        first_config={
+            path: secrets.value(value, path) for path, value in info.first_config.items()
+        },
+        facts={
+            name: value if name == "args" else secrets.value(value) for name, value in facts.items()
+        },
+    )
+
+
+def hidden_params(info: RunInfo, shown_info: RunInfo) -> int:
+    """Number of config leaves of ``info`` that are hidden in ``shown_info``."""
+    first = shown_info.first_config
+    return sum(
+        first[path] is not value and first[path] != value
+        for path, value in info.first_config.items()
+    )
 
 
 def params(info: RunInfo) -> dict[Key, str]:
@@ -165,7 +198,7 @@ def run_tags(info: RunInfo) -> dict[str, str]:
     """All tags that describe the run, not cut to MLflow's limit; identity tags are not included."""
     facts = info.facts
     tags = {
-        USER_TAG: facts.get("user") or facts.get("email") or "",
+        USER_TAG: facts.get("user") or facts.get("email") or facts.get("account") or "",
         NOTES_TAG: info.notes,
         "mlflow.source.name": facts.get("program", ""),
         "mlflow.source.type": "LOCAL" if facts.get("program") else "",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from mlflow_wandb_plugin.core.identity import IDENTITY_CONFIG_KEYS, config_keys
 from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, NOTES_TAG, PARENT_TAG
 from mlflow_wandb_plugin.core.model import as_float
-from mlflow_wandb_plugin.core.redaction import without_credentials
+from mlflow_wandb_plugin.core.redaction import Secrets, without_credentials
 from mlflow_wandb_plugin.mapping.names import name_with_hash, safe_path
 
 MLFLOW_KEY = "mlflow"
@@ -83,7 +83,10 @@ def config_key(param: str) -> str:
 
 
 def run_config(
-    header: Mapping[str, Any], params: Mapping[str, str], section: Mapping[str, Any]
+    header: Mapping[str, Any],
+    params: Mapping[str, str],
+    section: Mapping[str, Any],
+    secrets: Secrets,
 ) -> dict[str, Any]:
     """The config of the W&B run.
 
@@ -96,7 +99,9 @@ def run_config(
         str(header.get("experiment_id") or ""),
         str(header.get("tracking_uri") or ""),
     )
-    values = {config_key(key): config_value(value) for key, value in params.items()}
+    values = {
+        config_key(key): secrets.value(config_value(value), (key,)) for key, value in params.items()
+    }
     return {**values, **identity, MLFLOW_KEY: section}
 
 
@@ -142,7 +147,7 @@ def rows(metrics: Iterable[Sequence[Any]]) -> Iterator[Row]:
 # -- tags -------------------------------------------------------------------------------------
 
 
-def wandb_tags(tags: Mapping[str, str], deleted: bool = False) -> tuple[str, ...]:
+def wandb_tags(tags: Mapping[str, str], secrets: Secrets, deleted: bool = False) -> tuple[str, ...]:
     """The W&B tags of a run: its own MLflow tags that are short enough.
 
     A tag becomes ``key:value``, or ``key`` where the value is empty or "true". The config has all.
@@ -151,7 +156,8 @@ def wandb_tags(tags: Mapping[str, str], deleted: bool = False) -> tuple[str, ...
     for key, value in sorted(tags.items()):
         if key.startswith(("mlflow.", "wandb.")):
             continue
-        tag = key if value.lower() in ("", "true") else f"{key}:{value}"
+        shown = secrets.value(value, (key,))
+        tag = key if value.lower() in ("", "true") else f"{key}:{shown}"
         if 0 < len(tag) <= WANDB_TAG_LENGTH:
             found.append(tag)
     return (*found, DELETED_WANDB_TAG) if deleted else tuple(found)
@@ -162,10 +168,10 @@ def run_name(name: str | None) -> str | None:
     return name[:NAME_LENGTH] if name else None
 
 
-def config_tags(tags: Mapping[str, str]) -> dict[str, str]:
+def config_tags(tags: Mapping[str, str], secrets: Secrets) -> dict[str, str]:
     """The MLflow tags that the config shows: not this package's, nor those with a W&B field."""
     return {
-        key: without_credentials(value)
+        key: secrets.value(without_credentials(value), (key,))
         for key, value in tags.items()
         if not key.startswith("wandb.") and key not in (NOTES_TAG, NAME_TAG, PARENT_TAG)
     }

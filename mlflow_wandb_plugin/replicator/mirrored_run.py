@@ -16,6 +16,7 @@ from mlflow_wandb_plugin.core.mlflow_terms import (
     TERMINAL,
     USER_TAG,
 )
+from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.replicator.pending_uploads import PendingUploads
 from mlflow_wandb_plugin.targets.wandb.run_writer import Description, WandbRunWriter
@@ -121,7 +122,7 @@ class MirroredRunState:
             "end_time": self.end_ms,
             "parent_run_id": self.parent,
             "lifecycle_stage": "deleted" if self.deleted else "active",
-            "tags": removed | rules.config_tags(self.tags),
+            "tags": removed | rules.config_tags(self.tags, Secrets.of_setting()),
             "datasets": self.datasets,
             "input_models": self.input_models,
             "registered_files": self.registered_files,
@@ -133,12 +134,14 @@ class MirroredRunState:
 
     def describe(self, header: Mapping[str, Any], journal: Mapping[str, Any]) -> Description:
         """The run's description, by its journal's ``header``; ``journal`` is as for `section`."""
+        secrets = Secrets.of_setting()
         section = self.section(header.get("experiment"), journal)
+        notes = "" if NOTES_TAG in self.removed_tags else self.tags.get(NOTES_TAG)
         return Description(
             rules.run_name(self.name),
-            "" if NOTES_TAG in self.removed_tags else self.tags.get(NOTES_TAG),
-            rules.wandb_tags(self.tags, self.deleted),
-            rules.run_config(header, self.params, section),
+            notes and secrets.text(notes),
+            rules.wandb_tags(self.tags, secrets, self.deleted),
+            rules.run_config(header, self.params, section, secrets),
         )
 
 

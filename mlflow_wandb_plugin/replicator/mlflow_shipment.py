@@ -126,7 +126,11 @@ class MlflowShipment:
 
         target = MlflowTarget(
             self._uri or None,
-            TargetOptions(experiment=self._experiment, adopt_dual=self._own),
+            TargetOptions(
+                experiment=self._experiment,
+                adopt_dual=self._own,
+                secret_names=header.get("secret_names"),
+            ),
             backoff,
             lambda: is_secondary or was_resumed(self.path, str(header["run_id"])),
         )

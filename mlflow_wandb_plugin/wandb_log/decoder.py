@@ -18,11 +18,18 @@ from mlflow_wandb_plugin.core.model import Item, RunInfo, Series
 from mlflow_wandb_plugin.errors import RecordError
 from mlflow_wandb_plugin.wandb_log.artifact_records import artifact_ref, used_artifact_ref
 from mlflow_wandb_plugin.wandb_log.local_files import LocalFiles
+from mlflow_wandb_plugin.wandb_log.metadata_file import (
+    MAX_BYTES,
+    METADATA_FILE,
+    facts_of,
+    json_object,
+)
 from mlflow_wandb_plugin.wandb_log.records import HISTORY, SUMMARY, is_runtime_summary, record_type
 from mlflow_wandb_plugin.wandb_log.rows import Rows
 from mlflow_wandb_plugin.wandb_log.run_state import RunFacts
 from mlflow_wandb_plugin.wandb_log.steps import StepMachine
 from mlflow_wandb_plugin.wandb_log.summary import INTERNAL_KEYS
+from mlflow_wandb_plugin.wandb_log.system_stats import measured
 
 if TYPE_CHECKING:
     from wandb.proto.wandb_internal_pb2 import Record, StatsRecord, SummaryRecord
@@ -88,7 +95,11 @@ class RunDecoder:
         self.changed = True
 
     def end(self) -> None:
-        """End the log: apply what was waiting for its next record."""
+        """End the log: apply what was waiting for its next record, and the metadata file of a
+        version of wandb that does not record the machine."""
+        if not self.run.has_environment:
+            metadata = self._files.ref(METADATA_FILE)
+            self.run.facts.update(facts_of(json_object(metadata.local, MAX_BYTES)))
         self._apply_held_summary()
         self._rows.add_rows(self._machine.flush())
 
@@ -198,9 +209,9 @@ class RunDecoder:
         timestamp_ms = stats.timestamp.ToMilliseconds()
         self.run.note_time(timestamp_ms)
         for item in stats.item:
-            with contextlib.suppress(TypeError, ValueError):
-                value = float(json.loads(item.value_json))
-                self._rows.add_item(Series((item.key,), (0,), (timestamp_ms,), (value,), "system"))
+            with contextlib.suppress(ValueError):
+                for key, value in measured(item.key, json.loads(item.value_json)):
+                    self._rows.add_item(Series((key,), (0,), (timestamp_ms,), (value,), "system"))
 
     def _add_exit(self, exit_record: Any) -> None:
         self._rows.add_rows(self._machine.flush())

@@ -26,6 +26,7 @@ class RunFacts:
     def __init__(self) -> None:
         self.segments: list[str] = []
         self.seen_in_segment = False
+        self.has_environment = False
         self.config: dict[str, Any] = {}
         self.first_config: dict[Key, Any] = {}
         self.facts: dict[str, Any] = {}
@@ -47,6 +48,7 @@ class RunFacts:
         self.segments.append(segment)
         self.rows[segment] = 0
         self.seen_in_segment = False
+        self.has_environment = False
         self.preempting = False
         self._exit = None
 
@@ -117,6 +119,7 @@ class RunFacts:
 
     def add_environment(self, environment: proto.EnvironmentRecord) -> None:
         """Add facts about the machine and the program."""
+        self.has_environment = True
         known = {name: getattr(environment, name) for name in _SAME_NAMES} | {
             "args": list(environment.args),
             "user": environment.username,

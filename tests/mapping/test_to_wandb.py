@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.mapping.to_mlflow import param_value
 
@@ -81,15 +82,23 @@ def test_users_tags_become_labels() -> None:
         "team": "vision", "best": "true", "empty": "", "long": "x" * 60,
         "mlflow.user": "ann", "wandb.sync.owner": "o", "mlflow.note.content": "note",
     }  # fmt: skip
-    assert rules.wandb_tags(tags) == ("best", "empty", "team:vision")
-    assert rules.wandb_tags(tags, deleted=True)[-1] == "mlflow-deleted"
-    assert set(rules.config_tags(tags)) == {"team", "best", "empty", "long", "mlflow.user"}
+    assert rules.wandb_tags(tags, Secrets()) == ("best", "empty", "team:vision")
+    assert rules.wandb_tags(tags, Secrets(), deleted=True)[-1] == "mlflow-deleted"
+    assert set(rules.config_tags(tags, Secrets())) == {
+        "team",
+        "best",
+        "empty",
+        "long",
+        "mlflow.user",
+    }
 
 
 def test_no_credentials_in_the_config() -> None:
     """A repository's address may hold a token."""
     tags = {"mlflow.source.git.repoURL": "https://user:secret@host/repo.git"}
-    assert "secret" not in json.dumps([rules.config_tags(tags), rules.source_settings(tags)])
+    assert "secret" not in json.dumps(
+        [rules.config_tags(tags, Secrets()), rules.source_settings(tags)]
+    )
     assert rules.source_settings(tags) == {"git_remote_url": "https://host/repo.git"}
 
 
@@ -158,3 +167,15 @@ def test_files_stay_in_their_folder() -> None:
     assert rules.file_path("a/b.txt") == "artifacts/a/b.txt"
     assert ".." not in rules.file_path("../../etc/passwd").split("/")
     assert rules.file_path("/etc/passwd").startswith("artifacts/")
+
+
+def test_secrets_of_an_mlflow_run_are_not_in_its_wandb_run() -> None:
+    """By their name or their form, in params and in tags."""
+    token = "hf_" + "aB3" * 11
+    params = {"api_key": "x1", "url": "https://me:pw@host/", "note": token, "max_tokens": "512"}
+    tags = {"password": "x2", "team": "vision", "by": token}
+    config = rules.run_config({"mlflow_run_id": "r"}, params, {}, Secrets())
+    expected = {"api_key": "***", "url": "https://host/", "note": "***", "max_tokens": 512}
+    assert {key: config[key] for key in params} == expected
+    assert rules.config_tags(tags, Secrets()) == {"password": "***", "team": "vision", "by": "***"}
+    assert rules.wandb_tags(tags, Secrets()) == ("by:***", "password:***", "team:vision")

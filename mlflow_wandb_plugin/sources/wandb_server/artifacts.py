@@ -13,11 +13,11 @@ from mlflow_wandb_plugin.mapping.names import safe_path
 from mlflow_wandb_plugin.sources.wandb_server.run_files import (
     FILES_A_PAGE,
     fetch,
-    json_object,
     number,
 )
 from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import RefCountedTempDir
 from mlflow_wandb_plugin.wandb_api.client import WandbClient, one_line
+from mlflow_wandb_plugin.wandb_log.metadata_file import json_object
 
 _ARTIFACT_FIELDS = """
     id versionIndex state digest description metadata size

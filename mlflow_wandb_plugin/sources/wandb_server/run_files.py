@@ -17,8 +17,9 @@ from mlflow_wandb_plugin.mapping.names import safe_path
 from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import RefCountedTempDir
 from mlflow_wandb_plugin.wandb_api.client import WandbClient, one_line
 from mlflow_wandb_plugin.wandb_log.decoder import BLOCK_POINTS
+from mlflow_wandb_plugin.wandb_log.metadata_file import METADATA_FILE, json_object
+from mlflow_wandb_plugin.wandb_log.system_stats import measured
 
-METADATA_FILE = "wandb-metadata.json"
 CONSOLE_FILE = "output.log"
 FILES_A_PAGE = 100
 LINES_A_PAGE = 10_000
@@ -208,10 +209,12 @@ def _add_event(columns: dict[str, tuple[list[int], list[float]]], text: str) -> 
         return 0
     points = 0
     for name, value in event.items():
-        if not name.startswith("_") and isinstance(value, (int, float)):
-            times, values = columns.setdefault(name.removeprefix("system."), ([], []))
+        if name.startswith("_"):
+            continue
+        for key, sample in measured(name.removeprefix("system."), value):
+            times, values = columns.setdefault(key, ([], []))
             times.append(at_ms)
-            values.append(float(value))
+            values.append(sample)
             points += 1
     return points
 
@@ -219,15 +222,6 @@ def _add_event(columns: dict[str, tuple[list[int], list[float]]], text: str) -> 
 def _system_series(columns: Mapping[str, tuple[list[int], list[float]]]) -> Iterator[Series]:
     for name, (times, values) in columns.items():
         yield Series((name,), [0] * len(times), times, values, "system")
-
-
-def json_object(path: Path) -> Mapping[str, Any]:
-    """Read a JSON file; empty if it has no JSON object."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, Mapping) else {}
 
 
 def number(value: Any) -> int:

@@ -14,6 +14,7 @@ from mlflow_wandb_plugin.core.model import RunInfo, RunState, Selection, flatten
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.sources.wandb_server.sweep_config import sweep_config
 from mlflow_wandb_plugin.wandb_api.client import WandbClient
+from mlflow_wandb_plugin.wandb_log.metadata_file import facts_of
 from mlflow_wandb_plugin.wandb_log.summary import INTERNAL_KEYS
 
 RUNS_A_PAGE = 100
@@ -61,11 +62,6 @@ STATES: Mapping[str, RunState] = {
     "running": "running", "pending": "running", "preempting": "running", "finished": "finished",
     "failed": "failed", "crashed": "crashed", "killed": "killed", "preempted": "preempted",
 }  # fmt: skip
-_SAME_NAMES = (
-    "os", "python", "program", "args", "host", "email", "executable", "docker", "cpu_count", "gpu",
-    "gpu_count",
-)  # fmt: skip
-"""Facts that have the same name in wandb-metadata.json."""
 _PLAIN_NAME = re.compile(r"[^\\^$.|?*+()\[\]{}]*")
 
 
@@ -127,11 +123,9 @@ class RunLister:
         sweep_id = node.get("sweepName") or ""
         facts = facts_of(environment)
         starts = (iso_to_ms(one.get("startedAt")) for one in environments)
-        named = facts.get("user") or facts.get("email")
         facts.update({name: value for name, value in {
-            # A local log names the e-mail, not the user of the server.
-            "user": None if named else user.get("username") or user.get("name"),
             "process_started_ms": min((at for at in starts if at is not None), default=None),
+            "account": user.get("username") or user.get("name"),
             "git_commit": node.get("commit") or facts.get("git_commit"),
             **(self._sweep(sweep_id) if sweep_id else {}),
         }.items() if value})  # fmt: skip
@@ -176,20 +170,6 @@ class RunLister:
 def with_metadata(info: RunInfo, metadata: Mapping[str, Any]) -> RunInfo:
     """Return ``info`` with the facts of the run's wandb-metadata.json."""
     return replace(info, facts={**facts_of(metadata), **info.facts})
-
-
-def facts_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return facts about a run's origin, from wandb-metadata.json or its copy in the config."""
-    git = metadata.get("git")
-    git = git if isinstance(git, Mapping) else {}
-    known = {name: metadata.get(name) for name in _SAME_NAMES} | {
-        "code_path": metadata.get("codePath"),
-        "user": metadata.get("username"),
-        "cuda": metadata.get("cudaVersion") or metadata.get("cuda"),
-        "git_remote": git.get("remote"),
-        "git_commit": git.get("commit"),
-    }
-    return {name: value for name, value in known.items() if value}
 
 
 def server_filter(selection: Selection) -> dict[str, Any]:

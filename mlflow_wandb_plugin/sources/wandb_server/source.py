@@ -115,7 +115,9 @@ class WandbServerSource(Source):
         # For the target the run is running until all rows have been read.
         keys = RunKeys(node.get("historyKeys"), first.summary)
         running = replace(first, state="running", ended_ms=None, points=_points(keys, node))
-        yield running
+        # The metadata file may name the user of the machine, who is preferred to the account.
+        known = {name: fact for name, fact in running.facts.items() if name != "account"}
+        yield replace(running, facts=known)
         yield from downloads.new_files()
         yield with_metadata(running, downloads.metadata)
 

@@ -16,6 +16,7 @@ from mlflow_wandb_plugin.core.model import (
     Series,
     UnreadableRange,
 )
+from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.client import Client
@@ -37,6 +38,7 @@ class MlflowRunWriter:
     Args:
         run: the MLflow run to write.
         reopen_tags: identity tags to set on a run that existed before; None for a new run.
+        secrets: hides secrets in what describes the run.
         bulk: writes many points at once; None where only MLflow's API can.
         secondary: whether another process decides if the run goes on and how it ends; called
             when the run's status would be written.
@@ -50,6 +52,7 @@ class MlflowRunWriter:
         run: Run,
         info: RunInfo,
         reopen_tags: Mapping[str, str] | None,
+        secrets: Secrets,
         bulk: BulkWriter | None = None,
         secondary: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -57,6 +60,7 @@ class MlflowRunWriter:
         self.run_id: str = run.info.run_id
         self.experiment_id: str = run.info.experiment_id
         self._secondary = secondary
+        self._secrets = secrets
         losses = Losses()
         self.losses, self._rewrites = losses.counts, losses.rewrites
         tags = run.data.tags
@@ -83,6 +87,7 @@ class MlflowRunWriter:
         return self._progress.position
 
     def update(self, info: RunInfo) -> None:
+        info = to_mlflow.shown(info, self._secrets)
         self._describe(info)
         if info.state == "running":
             self._description.flush_pending()
@@ -130,8 +135,10 @@ class MlflowRunWriter:
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         self._points.release()
+        given, info = info, to_mlflow.shown(info, self._secrets)
         self._describe(info)
         self._description.remove_stale(info)
+        self._rewrites["secret_hidden"] = to_mlflow.hidden_params(given, info)
         self._rewrites["name"] = self._names.count_rewritten()
         self._rewrites["time"] = to_mlflow.lost_run_times(info)
         self._files.finish(info)
@@ -202,9 +209,8 @@ class AdoptedRunWriter(MlflowRunWriter):
     points_type = MissingPoints
 
     def update(self, info: RunInfo) -> None:
-        tags = {
-            key: tag for key, tag in to_mlflow.run_tags(info).items() if key.startswith("wandb.")
-        }
+        all_tags = to_mlflow.run_tags(to_mlflow.shown(info, self._secrets))
+        tags = {key: tag for key, tag in all_tags.items() if key.startswith("wandb.")}
         named = {self._names.tags.name((key,)): tag for key, tag in tags.items()}
         self._names.save()
         self._description.set_tags(named)

@@ -11,6 +11,7 @@ from mlflow_wandb_plugin.core.identity import Origin, Twin
 from mlflow_wandb_plugin.core.mlflow_terms import PARENT_TAG
 from mlflow_wandb_plugin.core.model import Key, RunInfo
 from mlflow_wandb_plugin.core.protocols import Place, Target, TargetOptions, WritePath
+from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.mapping import names, to_mlflow
@@ -57,6 +58,8 @@ class MlflowTarget(Target):
         self.uri = self._client.uri
         self._options = options or TargetOptions()
         self._experiments = Experiments(self._client)
+        secret_names = self._options.secret_names
+        self._secrets = Secrets.of_setting() if secret_names is None else Secrets(secret_names)
         self._search = RunSearch(self._client)
         self._parents = ParentRuns(self._client)
         self._secondary = secondary
@@ -139,18 +142,25 @@ class MlflowTarget(Target):
         return twin_of_found(found[0]) if found else None
 
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> MlflowRunWriter:
+        info = to_mlflow.shown(info, self._secrets)
         tags = identity.identity_tags(info, origin, to_mlflow.MAPPING_VERSION)
         if twin is None or twin.origin == identity.MIRROR:
             run, won = self._create(info, tags)
             if won:
-                return MlflowRunWriter(self._client, run, info, None, self._bulk, self._secondary)
+                return self._writer(MlflowRunWriter, run, info, None)
             twin = twin_of(run, named=False)
         else:
             run = self._client.call(self._client.client.get_run_data, twin.run_id)
         if twin.adopted:
             tags |= {identity.ORIGIN: "dual", identity.ADOPTED: "true"}
-            return AdoptedRunWriter(self._client, run, info, tags, self._bulk)
-        return MlflowRunWriter(self._client, run, info, tags, self._bulk, self._secondary)
+            return self._writer(AdoptedRunWriter, run, info, tags)
+        return self._writer(MlflowRunWriter, run, info, tags)
+
+    def _writer(
+        self, kind: type[MlflowRunWriter], run: Run, info: RunInfo, tags: dict[str, str] | None
+    ) -> MlflowRunWriter:
+        common = self._client, run, info, tags
+        return kind(*common, self._secrets, self._bulk, self._secondary)
 
     def config_keys(self, twin: Twin) -> Mapping[str, str]:
         return identity.config_keys(twin.run_id, twin.experiment_id, self.uri)
@@ -162,7 +172,7 @@ class MlflowTarget(Target):
     def compare(self, info: RunInfo, twin: Twin) -> RunComparison:
         """A writer that writes nothing and tells what in ``twin`` differs from what it is given."""
         run = self._client.call(self._client.client.get_run_data, twin.run_id)
-        return RunComparison(self._client, run, info)
+        return RunComparison(self._client, run, info, self._secrets)
 
     def lacking(self, twin: Twin, counts: Mapping[Key, int]) -> str:
         """Say which points of a run are missing, by the number of points of each metric. Points

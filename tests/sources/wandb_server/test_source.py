@@ -118,7 +118,7 @@ def test_a_run_is_described_in_full(wandb: WandbServer) -> None:
     assert run.first_config["net", "depth"] == 2
     assert run.summary == {"x": 2.0}
     assert (run.rows, run.segments) == ({SERVER: 2}, (SERVER,))
-    assert run.facts == {"user": "ada", "git_commit": "abc"}
+    assert run.facts == {"account": "ada", "git_commit": "abc"}
     assert run.url == f"{wandb.url}/tester/full/runs/r1"
 
 
@@ -137,7 +137,7 @@ def test_a_run_of_the_sdk_brings_its_origin(wandb: WandbServer, api: Worker) -> 
     assert ("_wandb", "value") not in listed.first_config
     facts = read_run(source, listed).last.facts
     assert facts["python"].startswith("CPython 3.")
-    assert facts["user"] == "tester"
+    assert facts["account"] == "tester"
     assert facts["email"] == "tester@example.com"
     assert facts["host"]
     assert facts["os"]
@@ -154,7 +154,7 @@ def test_metadata_fill_in_what_the_config_does_not_say(wandb: WandbServer) -> No
     wandb.add_run("metadata", "r", files=files)
     facts = read_run(source_of(wandb, "metadata")).last.facts
     assert facts == {
-        "user": "tester", "program": "train.py", "args": ["--lr", "1"], "git_remote": "r",
+        "account": "tester", "program": "train.py", "args": ["--lr", "1"], "git_remote": "r",
         "git_commit": "c", "gpu": "A100", "gpu_count": 8, "code_path": "src/train.py",
         "cuda": "12.4",
     }  # fmt: skip

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.protocols import Difference
+from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.mapping import system_metrics, to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.comparison.differences import (
@@ -54,7 +55,7 @@ TAG_OF_A_TAG = "wandb.tag."
 class RunComparison(MlflowRunWriter):
     """A `RunWriter` that writes nothing and finds what differs; see `core.protocols`."""
 
-    def __init__(self, client: Client, run: Run, info: RunInfo) -> None:
+    def __init__(self, client: Client, run: Run, info: RunInfo, secrets: Secrets) -> None:
         from mlflow.entities import Run, RunData, RunTag
 
         self.checked: Counter[str] = Counter()
@@ -67,7 +68,7 @@ class RunComparison(MlflowRunWriter):
         recording.client = RecordingClient(client.mlflow, self._expected)
         decisive = [RunTag(key, run.data.tags[key]) for key in DECISIVE if key in run.data.tags]
         empty = Run(run.info, RunData(tags=decisive))
-        super().__init__(recording, empty, info, None, RecordedPoints(self._expected))
+        super().__init__(recording, empty, info, None, secrets, RecordedPoints(self._expected))
         self._points.count_seconds_from(start_of(info, run.info.start_time, run.data.tags))
 
     def finish(self, info: RunInfo, complete: bool) -> None:
