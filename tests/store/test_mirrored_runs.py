@@ -250,12 +250,9 @@ def test_passwords_stay_out(
     """The header has the store's URI without its credentials."""
     from mlflow.tracking._tracking_service import utils
 
-    ours = mirrored_runs.current_mirror()
-    store = utils._get_store()
-    ours.stores.add(store, "postgresql://h/d")
     from mlflow_wandb_plugin.store import builders
 
-    builders.mirrored("mlflow.tracking_store", store, "postgresql://user:secret@h/d")
+    builders.mirrored_tracking(utils._get_store(), "postgresql://user:secret@h/d")
     run = MlflowClient().create_run("0")
     MlflowClient().set_tag(run.info.run_id, "k", "v")
     text = (fresh_process / f"{run.info.run_id}.journal").read_bytes()
