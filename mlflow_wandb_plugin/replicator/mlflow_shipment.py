@@ -24,6 +24,7 @@ from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.journal_locks import remove_journal, shipping_lock, trainer_alive
 from mlflow_wandb_plugin.journal.reader import read_header
 from mlflow_wandb_plugin.journal.status_file import read_status, write_status
+from mlflow_wandb_plugin.replicator.run_log_of_journal import wandb_file_of
 from mlflow_wandb_plugin.sources.wandb_local import unsent_rows
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog
 from mlflow_wandb_plugin.sources.wandb_local.run_log import (
@@ -54,10 +55,17 @@ class MlflowShipment:
         experiment: template of the experiment's name.
         follow: whether to wait for more while the training process has the journal open.
         keep_trying: asked before each wait for an MLflow that does not answer.
+        journal_dir: see `wandb_file_of`.
     """
 
     def __init__(
-        self, path: Path, uri: str, experiment: str, follow: bool, keep_trying: Callable[[], bool]
+        self,
+        path: Path,
+        uri: str,
+        experiment: str,
+        follow: bool,
+        keep_trying: Callable[[], bool],
+        journal_dir: str = "",
     ) -> None:
         self.path = path
         self._uri = uri
@@ -65,6 +73,7 @@ class MlflowShipment:
         self._follow = follow
         self._keep_trying = keep_trying
         self._status: dict[str, Any] = {"pid": os.getpid()}
+        self._journal_dir = journal_dir
         self._closed_at: float | None = None
         self._wandb_file = Path()
 
@@ -93,7 +102,7 @@ class MlflowShipment:
         is_secondary = bool(header.get(SECONDARY))
         if is_secondary:
             self._status[SECONDARY] = True
-        wandb_file = self._wandb_file = Path(header["wandb_file"])
+        wandb_file = self._wandb_file = wandb_file_of(self.path, header, self._journal_dir)
         log = RunLog(self.path.stem, wandb_file, self.path)
         try:
             info = peek(log)

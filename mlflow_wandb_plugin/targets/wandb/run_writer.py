@@ -106,10 +106,11 @@ class WandbRunWriter:
         with _translated_errors():
             self._run.log(dict(document), step=number, commit=True)
 
-    def log_image(self, number: int, name: rules.ImageName, local: Path, at_ms: int) -> None:
+    def log_image(self, number: int, name: rules.ImageName, local: Path | None, at_ms: int) -> None:
         """Write an image as row ``number``; the row is without it if wandb cannot read it.
 
         Args:
+            local: None if there is no file.
             at_ms: time of the row in Unix ms, where the image's name has none.
         """
         import wandb
@@ -118,7 +119,8 @@ class WandbRunWriter:
         if name.step is not None:
             row[rules.STEP_METRIC] = name.step
         try:
-            row[name.key] = wandb.Image(str(local))
+            if local is not None:
+                row[name.key] = wandb.Image(str(local))
         except Exception as error:
             self.losses.append(f"image not shown ({type(error).__name__})")
         self.log(number, row)
