@@ -15,6 +15,7 @@ from typing import Any
 from mlflow_wandb_plugin.core import identity, tracking_uri
 from mlflow_wandb_plugin.core.atomic_files import link_or_copy
 from mlflow_wandb_plugin.core.helper_process import start_helper
+from mlflow_wandb_plugin.core.private_files import private_folder
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
@@ -259,7 +260,7 @@ def _keep_staged_files(artifact: Any, folder: Path) -> None:
         if local.parent.parts[-2:] == STAGING:
             kept = folder / local.name
             with contextlib.suppress(OSError):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                private_folder(folder)
                 if not kept.exists():
                     link_or_copy(local, kept)
                 entry.local_path = str(kept)

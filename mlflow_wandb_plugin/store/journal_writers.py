@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mlflow_wandb_plugin.core.atomic_files import copy_file, link_or_copy
+from mlflow_wandb_plugin.core.private_files import open_private, private_folder
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import frames, outbox
 from mlflow_wandb_plugin.journal.writer import Journal
@@ -133,7 +134,8 @@ class RunFiles:
         self._folder = folder
 
     def open_new(self) -> BinaryIO:
-        return open(self._new_path(), "wb")
+        file: BinaryIO = open_private(self._new_path(), "wb")
+        return file
 
     def keep(self, source: Path, stored: bool) -> str:
         """Keep the present content of a file; returns the name of the kept file.
@@ -150,5 +152,5 @@ class RunFiles:
         return kept.name
 
     def _new_path(self) -> Path:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self._folder)
         return self._folder / uuid.uuid4().hex

@@ -19,6 +19,7 @@ from mlflow_wandb_plugin.core.atomic_files import create_atomically
 from mlflow_wandb_plugin.core.messages import log_once
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import outbox
+from mlflow_wandb_plugin.journal.journal_folder import open_folder
 from mlflow_wandb_plugin.mapping import to_wandb
 from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.store import uris
@@ -121,7 +122,7 @@ class Mirror:
         """
         file = self.journals.folder / OWNER_FILE
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            open_folder(file.parent)
             with contextlib.suppress(FileExistsError):
                 name = f"{socket.gethostname()[:60]}-{uuid.uuid4().hex[:16]}"
                 create_atomically(file, f"{name}\n")

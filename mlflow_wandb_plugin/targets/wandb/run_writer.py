@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow_wandb_plugin.core.atomic_files import link_or_copy, replaced
+from mlflow_wandb_plugin.core.private_files import private_folder
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.targets.wandb import models
@@ -78,7 +79,7 @@ class WandbRunWriter:
         self._sent = description
         self._sent_config = dict(description.config)
         with _translated_errors():
-            folder.mkdir(parents=True, exist_ok=True)
+            private_folder(folder)
             self._run = wandb.init(
                 id=address.run_id,
                 project=address.project,
