@@ -24,7 +24,8 @@ inputs   datasets [{name, digest, source_type, source, schema, profile, tags}], 
 outputs  models [[id, step], …]
 file     path (in the run), file (its name in the files folder), model (id, or null)
 unfile   path of a file or folder (empty: all files), model (id, or null)
-model    id, name, type, params, tags, status; repeated when one of them changes
+model    id, name, type, params, tags, status; repeated when one of them changes; new params may
+         come alone, with the id
 version  name, version, model (id or null), source, aliases [alias, …], tags, description,
          deleted (true or false); repeated when one of them changes
 alias    name, alias, version (null: the alias was removed)

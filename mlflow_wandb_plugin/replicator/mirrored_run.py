@@ -18,6 +18,7 @@ from mlflow_wandb_plugin.core.mlflow_terms import (
 )
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.replicator.pending_uploads import PendingUploads
+from mlflow_wandb_plugin.replicator.seen_points import SeenPoints
 from mlflow_wandb_plugin.targets.wandb.run_writer import Description, WandbRunWriter
 
 TABLE_BYTES = 50_000_000
@@ -39,6 +40,7 @@ class MirroredRunState:
         traces: number of traces, which W&B has no place for.
         lost: number of things that could not be mirrored, by kind.
         points: number of metric values in the journal.
+        seen: these values, if MLflow drops exact repeats of them; else None.
     """
 
     name: str | None = None
@@ -57,6 +59,7 @@ class MirroredRunState:
     traces: int = 0
     lost: Counter[str] = field(default_factory=Counter)
     points: int = 0
+    seen: SeenPoints | None = None
 
     @classmethod
     def from_section(cls, section: Mapping[str, Any]) -> MirroredRunState:
@@ -167,6 +170,8 @@ def apply_operation(
             state.params.update(op.get("params") or {})
             state.add_tags(op.get("tags") or {})
             metrics = op.get("metrics") or ()
+            if state.seen is not None:
+                metrics = state.seen.new(metrics)
             state.points += len(metrics)
             yield from map(_metric_row, rules.rows(metrics))
         case "file":

@@ -176,7 +176,7 @@ class StreamCopy:
     def write(self, data: bytes) -> None:
         if self._error is None:
             try:
-                self._file = self._file or self._place.run.files.open_new()
+                self._file = self._file or self._place.run.files.open_new(self._place.path)
                 self._file.write(data)
             except OSError as error:
                 self._error = error

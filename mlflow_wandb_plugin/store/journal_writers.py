@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import time
 import uuid
@@ -23,6 +24,7 @@ IDLE_S = 60.0
 """After this time without a write, a server's worker closes a journal: most runs are ended by a
 request to another worker, and the forwarder waits while a journal is open."""
 ATTEMPTS = 20
+_SUFFIX = re.compile(r"\.\w{1,16}")
 
 
 class Journals:
@@ -133,8 +135,9 @@ class RunFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def open_new(self) -> BinaryIO:
-        file: BinaryIO = open_private(self._new_path(), "wb")
+    def open_new(self, name: str) -> BinaryIO:
+        """Open a new file for the content of the file ``name``."""
+        file: BinaryIO = open_private(self._new_path(name), "wb")
         return file
 
     def keep(self, source: Path, stored: bool) -> str:
@@ -143,7 +146,7 @@ class RunFiles:
         An artifact store's own copy (``stored``) is linked: before MLflow overwrites it, it is
         replaced by a copy. Other files may be written into at any time, and are copied.
         """
-        kept = self._new_path()
+        kept = self._new_path(source.name)
         try:
             (link_or_copy if stored else copy_file)(source, kept)
         except OSError:
@@ -151,6 +154,9 @@ class RunFiles:
             raise
         return kept.name
 
-    def _new_path(self) -> Path:
+    def _new_path(self, name: str) -> Path:
+        """A path with the extension of ``name``, from which W&B tells a file's format."""
         private_folder(self._folder)
-        return self._folder / uuid.uuid4().hex
+        suffix = Path(name).suffix
+        kept = suffix if _SUFFIX.fullmatch(suffix) else ""
+        return self._folder / f"{uuid.uuid4().hex}{kept}"

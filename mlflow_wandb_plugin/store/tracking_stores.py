@@ -37,6 +37,21 @@ class TrackingStores:
         """
         self._named[part] = uri
 
+    def named(self, part: Any) -> tuple[str, str | None]:
+        """What `name` needs to know of a store, repository or registry in another process."""
+        for uri, store in list(self._by_uri.items()):
+            if store is part:
+                return "store", uri
+        return "part", self._named.get(part)
+
+    def name(self, part: Any, named: tuple[str, str | None]) -> None:
+        """`add` or `bind` a copy of what `named` described."""
+        kind, uri = named
+        if kind == "part":
+            self.bind(part, uri)
+        elif uri is not None:
+            self._uris[part] = without_credentials(absolute_uri(uri))
+
     def store_of(self, part: Any) -> Any | None:
         """The mirrored store that a repository or registry belongs to; None if it is not mirrored.
 

@@ -276,7 +276,7 @@ def test_only_the_owner_may_read_the_outbox(
             mlflow.log_metric("m", 1.0)
             files = mirrored_runs.current_mirror().run(None, mlflow.active_run().info.run_id).files
             files.keep(tmp_path / "own.txt", stored=False)
-            with files.open_new() as file:
+            with files.open_new("a.txt") as file:
                 file.write(b"streamed")
         outbox.write_trouble(folder, "trouble")
     assert {path.suffix for path in folder.rglob("*")} >= {".journal", ".files", ""}
