@@ -17,6 +17,7 @@ from mlflow_wandb_plugin.archive.codec import dumps, loads
 from mlflow_wandb_plugin.archive.folder_names import FileNames, folder_name
 from mlflow_wandb_plugin.core.atomic_files import write_atomically
 from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef, FileRef, UnreadableRange
+from mlflow_wandb_plugin.core.private_files import FILE_MODE, open_private, private_folder
 from mlflow_wandb_plugin.mapping.documents import artifact_document
 
 INDEX = "files.json"
@@ -86,7 +87,9 @@ class FileWriter:
         if self._changed:
             files = [{"path": path, **asdict(copy)} for path, copy in self._files.items()]
             document = {"files": files, "artifacts": list(self._artifacts.values())}
-            write_atomically(self._folder / INDEX, dumps(document, indent=1), sync=True)
+            write_atomically(
+                self._folder / INDEX, dumps(document, indent=1), mode=FILE_MODE, sync=True
+            )
             self._changed = False
 
     def _entry(
@@ -131,7 +134,7 @@ class FileWriter:
         target = self._folder / name
         if known is not None and _unchanged(known, state, target):
             return known
-        target.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(target.parent, below=self._folder)
         size, digest = _copy_file(local, self._folder / UNFINISHED_COPY)
         os.replace(self._folder / UNFINISHED_COPY, target)
         return Copy(local.name, name, size, state.st_mtime_ns, digest)
@@ -149,7 +152,7 @@ def _unchanged(known: Copy, state: os.stat_result, target: Path) -> bool:
 def _copy_file(source: Path, target: Path) -> tuple[int, str]:
     digest = hashlib.sha256()
     size = 0
-    with open(source, "rb") as reading, open(target, "wb") as writing:
+    with open(source, "rb") as reading, open_private(target, "wb") as writing:
         while block := reading.read(_BLOCK):
             digest.update(block)
             writing.write(block)

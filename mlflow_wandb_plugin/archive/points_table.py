@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from mlflow_wandb_plugin.archive.codec import key_of
 from mlflow_wandb_plugin.core.model import Key, Series
+from mlflow_wandb_plugin.core.private_files import open_private, private_folder
 from mlflow_wandb_plugin.errors import UsageError
 
 if TYPE_CHECKING:
@@ -115,8 +116,9 @@ class PartWriter:
             return 0
         self._writer.close()
         self._writer = None
-        with open(self._unfinished, "rb") as file:
-            os.fsync(file.fileno())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
         os.replace(self._unfinished, self._folder / part_name(self.parts))
         self.parts += 1
         self.last = self._last_pending
@@ -128,6 +130,7 @@ class PartWriter:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+            self._file.close()
             self._unfinished.unlink(missing_ok=True)
 
     def _flush(self) -> None:
@@ -137,12 +140,11 @@ class PartWriter:
         if self._writer is None:
             import pyarrow.parquet as pq
 
-            self._folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self._folder)
+            self._file = open_private(self._unfinished, "wb")
             # Without the Arrow schema every reader sees plain string columns.
             options = {"use_dictionary": ["key", "path"], "store_schema": False}
-            self._writer = pq.ParquetWriter(
-                self._unfinished, table.schema, compression="zstd", **options
-            )
+            self._writer = pq.ParquetWriter(self._file, table.schema, compression="zstd", **options)
         self._writer.write_table(table)
         self._pending = []
         self._rows = 0

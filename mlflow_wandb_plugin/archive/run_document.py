@@ -12,6 +12,7 @@ from mlflow_wandb_plugin.archive.folder_names import folder_name
 from mlflow_wandb_plugin.core.atomic_files import write_atomically
 from mlflow_wandb_plugin.core.identity import ENTITY, PROJECT, RUN_ID, same_run
 from mlflow_wandb_plugin.core.model import RunInfo
+from mlflow_wandb_plugin.core.private_files import FILE_MODE
 from mlflow_wandb_plugin.errors import SourceError
 
 RUN_FILE = "run.json"
@@ -98,7 +99,7 @@ class RunDocument:
             "earlier_logs": [info_document(info) for info in self.earlier_logs],
             "info": info_document(self.info),
         }
-        write_atomically(folder / RUN_FILE, dumps(document, indent=1), sync=True)
+        write_atomically(folder / RUN_FILE, dumps(document, indent=1), mode=FILE_MODE, sync=True)
 
 
 def read_run(folder: Path) -> RunDocument | None:

@@ -33,6 +33,7 @@ from mlflow_wandb_plugin.core.model import (
     Series,
     UnreadableRange,
 )
+from mlflow_wandb_plugin.core.private_files import open_fd, open_private, private_folder
 from mlflow_wandb_plugin.errors import TargetError
 
 LOCK_FILE = ".lock"
@@ -54,8 +55,8 @@ class ArchiveRunWriter:
         self.losses: Counter[str] = Counter()
         self._folder = folder
         with _writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+            private_folder(folder, below=folder.parents[run_id.count("/")], tighten=True)
+            self._lock = open_fd(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT)
             try:
                 if not try_lock(self._lock):
                     raise TargetError(f"another process is writing {folder}")
@@ -187,7 +188,7 @@ class _RowsFile:
     """``rows.jsonl``; a repeated row is not written again."""
 
     def __init__(self, path: Path, size: int) -> None:
-        self._file = open(path, "ab")  # noqa: SIM115
+        self._file = open_private(path, "ab")
         self._file.truncate(size)
         self._file.seek(size)
         self.close = self._file.close
@@ -205,7 +206,7 @@ class _RowsFile:
         """Write everything to disk; returns the size in bytes."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        return self._file.tell()
+        return int(self._file.tell())
 
 
 def _digest(line: bytes) -> bytes:

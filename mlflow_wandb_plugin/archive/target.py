@@ -18,6 +18,7 @@ from mlflow_wandb_plugin.archive.source import ArchiveSource
 from mlflow_wandb_plugin.core.atomic_files import write_atomically
 from mlflow_wandb_plugin.core.identity import Origin, Twin
 from mlflow_wandb_plugin.core.model import RunInfo
+from mlflow_wandb_plugin.core.private_files import FILE_MODE, private_folder
 from mlflow_wandb_plugin.core.protocols import Source, Target, TargetOptions
 from mlflow_wandb_plugin.errors import SourceError, TargetError, UsageError
 from mlflow_wandb_plugin.w2m.archive_source import EwmArchive, is_ewm_archive
@@ -140,12 +141,12 @@ class ArchiveTarget(Target):
         require_pyarrow()
         self._root = root
         try:
-            root.mkdir(parents=True, exist_ok=True)
+            private_folder(root)
             if not (root / README_FILE).exists():
-                write_atomically(root / README_FILE, README, sync=True)
+                write_atomically(root / README_FILE, README, mode=FILE_MODE, sync=True)
             if not is_archive(root):
                 text = json.dumps({"format": FORMAT, "version": VERSION})
-                write_atomically(root / ARCHIVE_FILE, text, sync=True)
+                write_atomically(root / ARCHIVE_FILE, text, mode=FILE_MODE, sync=True)
         except OSError as error:
             raise UsageError(f"{root} cannot be an archive: {error}") from error
         _check_version(root)

@@ -18,7 +18,8 @@ from mlflow_wandb_plugin.replicator import sync as syncing
     "--to",
     default="",
     metavar="URI",
-    help="MLflow tracking URI of runs that go to MLflow. Default: as recorded.",
+    help="MLflow tracking URI of runs that go to MLflow. Default: your own; runs that were logged "
+    "for another one are left.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def sync(folders: tuple[Path, ...], to: str, as_json: bool) -> None:

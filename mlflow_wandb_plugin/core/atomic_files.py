@@ -11,6 +11,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlflow_wandb_plugin.core.private_files import open_private
+
 FICLONE = 0x40049409
 """Linux's request to let a file share the blocks of another one."""
 COPIED_BYTES = 1024 * 1024
@@ -37,7 +39,7 @@ def _temporary_path(path: Path) -> Path:
 
 
 def create_atomically(path: Path, text: str) -> None:
-    """Create the file ``path`` with its content in one step.
+    """Create the file ``path`` with its content in one step, with mode 0600.
 
     Raises:
         FileExistsError: another process did.
@@ -45,7 +47,8 @@ def create_atomically(path: Path, text: str) -> None:
     """
     temporary = _temporary_path(path)
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with open_private(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
         os.link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -91,12 +94,13 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy the present content of ``source``; Linux's file systems that can share its blocks do.
+    """Copy the present content of ``source`` into a file with mode 0600; Linux's file systems that
+    can share its blocks do.
 
     Raises:
         OSError: ``target`` cannot be written, ``source`` is gone, or the disk is full.
     """
-    with open(source, "rb") as content, open(target, "wb") as copy:
+    with open(source, "rb") as content, open_private(target, "wb") as copy:
         try:
             fcntl.ioctl(copy.fileno(), FICLONE, content.fileno())
         except OSError:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from mlflow_wandb_plugin.core.private_files import open_fd, private_folder
 from mlflow_wandb_plugin.settings import PREFIX
 
 NICENESS = 5
@@ -31,9 +32,8 @@ def start_helper(
     Raises:
         OSError: the process cannot be started, or the log cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    log = os.open(folder / log_name, flags, 0o600)
+    private_folder(folder)
+    log = open_fd(folder / log_name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         # A session of its own: Ctrl-C and a killed process group do not reach it.
         return subprocess.Popen(

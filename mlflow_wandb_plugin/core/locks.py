@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlflow_wandb_plugin.core.private_files import open_fd
+
 POLL_S = 0.05
 
 
@@ -48,7 +50,7 @@ def file_lock(path: Path, patience_s: float = 0.0, shared: bool = False) -> Iter
     Yields:
         False when another process still holds it.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = open_fd(path, os.O_RDWR | os.O_CREAT)
     deadline = time.monotonic() + patience_s
     try:
         while not (locked := try_lock(fd, shared)) and time.monotonic() < deadline:

@@ -9,12 +9,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mlflow_wandb_plugin.core.locks import file_lock, lock, try_lock
+from mlflow_wandb_plugin.core.private_files import open_fd
 
 
 def trainer_alive(path: Path) -> bool:
     """Whether a process has the journal open for writing. False when the journal is gone."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_fd(path, os.O_RDONLY)
     except OSError:
         return False
     with _one_at_a_time(path.parent):
@@ -50,7 +51,7 @@ def exclusive_journal(path: Path) -> Iterator[int | None]:
 
     A writer that comes meanwhile waits, and then finds that the file was removed.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_fd(path, os.O_RDONLY)
     try:
         yield os.fstat(fd).st_size if _lock_unless_written(fd) else None
     finally:

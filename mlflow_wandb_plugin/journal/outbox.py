@@ -24,7 +24,8 @@ inputs   datasets [{name, digest, source_type, source, schema, profile, tags}], 
 outputs  models [[id, step], …]
 file     path (in the run), file (its name in the files folder), model (id, or null)
 unfile   path of a file or folder (empty: all files), model (id, or null)
-model    id, name, type, params, tags, status; repeated when one of them changes
+model    id, name, type, params, tags, status; repeated when one of them changes; new params may
+         come alone, with the id
 version  name, version, model (id or null), source, aliases [alias, …], tags, description,
          deleted (true or false); repeated when one of them changes
 alias    name, alias, version (null: the alias was removed)
@@ -43,6 +44,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlflow_wandb_plugin.core.private_files import open_private
 from mlflow_wandb_plugin.journal.reader import JournalReader
 
 OPERATION = 4
@@ -77,15 +79,17 @@ def folder() -> Path:
 def read_trouble(folder: Path) -> str:
     """The error of the folder's latest delivery to W&B; empty if it succeeded."""
     try:
-        return (folder / TROUBLE).read_text()
-    except OSError:
+        with open_private(folder / TROUBLE) as file:
+            return str(file.read().decode())
+    except (OSError, ValueError):
         return ""
 
 
 def write_trouble(folder: Path, text: str) -> None:
     """Tell the processes that write journals into ``folder`` of an error; empty text removes it."""
     if text:
-        (folder / TROUBLE).write_text(text)
+        with open_private(folder / TROUBLE, "w", encoding="utf-8") as file:
+            file.write(text)
     else:
         (folder / TROUBLE).unlink(missing_ok=True)
 

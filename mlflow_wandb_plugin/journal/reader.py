@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_wandb_plugin.core.model import UnreadableRange
+from mlflow_wandb_plugin.core.private_files import open_private
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal.frames import FORMAT, FRAME_HEADER, HEADER, MAGIC, Frame
 
@@ -37,7 +38,7 @@ class JournalReader:
             JournalError: the file cannot be opened.
         """
         try:
-            file = open(self.path, "rb")  # noqa: SIM115 - the with is below
+            file = open_private(self.path)
         except OSError as error:
             raise JournalError(f"cannot read {self.path}: {error.strerror}") from error
         with file:

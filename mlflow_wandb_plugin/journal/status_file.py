@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_wandb_plugin.core.atomic_files import write_atomically
+from mlflow_wandb_plugin.core.private_files import FILE_MODE, open_private
 
 
 def read_status(path: Path) -> dict[str, Any]:
     """The status of journal ``path``; empty when there is none yet."""
     try:
-        status = json.loads(path.with_suffix(".status").read_text())
+        with open_private(path.with_suffix(".status")) as file:
+            status = json.load(file)
     except (OSError, ValueError):
         return {}
     return status if isinstance(status, dict) else {}
@@ -21,4 +23,4 @@ def read_status(path: Path) -> dict[str, Any]:
 
 def write_status(path: Path, status: Mapping[str, Any]) -> None:
     """Replace the status of journal ``path`` in one step."""
-    write_atomically(path.with_suffix(".status"), json.dumps(status), mode=0o600)
+    write_atomically(path.with_suffix(".status"), json.dumps(status), mode=FILE_MODE)

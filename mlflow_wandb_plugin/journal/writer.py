@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_wandb_plugin.core.locks import lock
+from mlflow_wandb_plugin.core.private_files import open_fd
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal.frames import FORMAT, FRAME_HEADER, HEADER, MAGIC, NOTE
+from mlflow_wandb_plugin.journal.journal_folder import open_folder
 
 
 class Journal:
@@ -33,9 +35,8 @@ class Journal:
         """
         self.path = path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._fd = os.open(path, flags, 0o600)
+            open_folder(path.parent)
+            self._fd = open_fd(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             lock(self._fd, shared=True)
         except OSError as error:
             raise JournalError(f"cannot write the journal {path}: {error.strerror}") from error

@@ -1,12 +1,9 @@
-"""One run in the training process that is replicated to MLflow: its journal and its replicator."""
+"""One run in the training process that is replicated to MLflow: its journal, and how it ends."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import os
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -14,62 +11,21 @@ from typing import Any
 
 from mlflow_wandb_plugin.core import identity, tracking_uri
 from mlflow_wandb_plugin.core.atomic_files import link_or_copy
-from mlflow_wandb_plugin.core.helper_process import start_helper
+from mlflow_wandb_plugin.core.private_files import private_folder
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
 from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.journal.writer import Journal
+from mlflow_wandb_plugin.live.replicator_process import Replicator
 from mlflow_wandb_plugin.live.terminal import ProgressLine, print_line, warn_once
 from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.wandb_log.run_folders import segment_of
 
-LOG_NAME = "replicator.log"
 STAGING = ("artifacts", "staging")
 """The end of the path of wandb's staging folder."""
 TROUBLE_PATIENCE_S = 10.0
 """How long `Run.finish` waits for an MLflow that does not answer."""
-
-
-class Replicator:
-    """The helper process for all runs of this process; it outlives this process to finish."""
-
-    _instance: Replicator | None = None
-
-    def __init__(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @classmethod
-    def of_this_process(cls) -> Replicator:
-        if cls._instance is None or cls._instance._pid != os.getpid():
-            cls._instance = Replicator()
-        return cls._instance
-
-    def alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    def start(self, journals: Path) -> None:
-        """Start the process unless it runs. Never raises: without it, journals wait for sync."""
-        with self._lock:
-            if self.alive():
-                return
-            try:
-                self._process = start_helper(
-                    "mlflow_wandb_plugin.replicator", journals, LOG_NAME, stdin=subprocess.PIPE
-                )
-            except OSError as error:
-                warn_once(f"the replicator cannot start ({error}); `mlflow-wandb sync` delivers")
-
-    def ship(self, journal: Path, tracking_uri: str, settings: Settings) -> None:
-        """Ask the replicator to ship ``journal``, through a pipe: the URI may have a password."""
-        request = {"journal": str(journal), "tracking_uri": tracking_uri}
-        line = json.dumps(request | {"settings": dataclasses.asdict(settings)}) + "\n"
-        with self._lock, contextlib.suppress(OSError):
-            if self._process is not None and self._process.stdin is not None:
-                self._process.stdin.write(line.encode())
-                self._process.stdin.flush()
 
 
 class RunTap:
@@ -131,9 +87,6 @@ class RunTap:
             self.closed = True
             self._note(closed=True, broken=self._broken, uploaded=uploaded)
             self._journal.close()
-        if not self._replicator.alive():
-            self._replicator.start(self.path.parent)
-            self._replicator.ship(self.path, self._target_uri, self._settings)
         self._wait_for_replica()
 
     def on_fork(self) -> None:
@@ -212,7 +165,7 @@ class RunTap:
             answered = status.get("state") in ("live", "waiting", "failed")
             if answered or time.monotonic() > deadline:
                 return status
-            if not self._replicator.alive():
+            if not self._replicator.revive():
                 return status or {"error": "the replicator did not start"}
             time.sleep(0.02)
 
@@ -220,7 +173,7 @@ class RunTap:
         deadline = time.monotonic() + self._settings.finish_timeout
         trouble_since: float | None = None
         line, quiet_until = ProgressLine(), time.monotonic() + 1.0
-        while (now := time.monotonic()) < deadline and self._replicator.alive():
+        while (now := time.monotonic()) < deadline and self._replicator.revive():
             status = read_status(self.path)
             state = status.get("state")
             if state in ("complete", "partial", "failed"):
@@ -260,7 +213,7 @@ def _keep_staged_files(artifact: Any, folder: Path) -> None:
         if local.parent.parts[-2:] == STAGING:
             kept = folder / local.name
             with contextlib.suppress(OSError):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                private_folder(folder)
                 if not kept.exists():
                     link_or_copy(local, kept)
                 entry.local_path = str(kept)

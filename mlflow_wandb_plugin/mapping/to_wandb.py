@@ -120,6 +120,12 @@ class Row(NamedTuple):
         return {**self.values, STEP_METRIC: self.step, "_timestamp": self.timestamp_ms / 1000}
 
 
+def drops_repeats(tracking_uri: str) -> bool:
+    """Whether a store keeps one of several points with equal key, value, time and step: all do but
+    MLflow's folders."""
+    return "://" in tracking_uri and not tracking_uri.startswith("file:")
+
+
 def metric_key(key: str) -> str:
     """The W&B key of a metric; keys that W&B or this package reserve get ``mlflow.`` in front."""
     reserved = ("_step", "_timestamp", "_runtime", "_wandb", STEP_METRIC)

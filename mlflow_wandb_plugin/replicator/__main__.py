@@ -35,6 +35,7 @@ class ReplicatorProcess:
         self._parent = os.getppid()
         self._orphaned_at: float | None = None
         self._linger_s = 30.0
+        self._journal_dir = ""
         self._threads: list[threading.Thread] = []
 
     def run(self) -> None:
@@ -54,13 +55,16 @@ class ReplicatorProcess:
             settings, uri = request["settings"], request["tracking_uri"]
             self._linger_s = float(settings["linger"])
             journal = Path(request["journal"])
+            self._journal_dir = settings["journal_dir"]
             self._ship(journal, uri, settings["experiment"], own=True)
             if number == 0:
                 self._adopt_orphans(journal, uri)
         self._orphaned_at = self._orphaned_at or time.monotonic()
 
     def _ship(self, path: Path, uri: str, experiment: str, own: bool = False) -> None:
-        shipment = MlflowShipment(path, uri, experiment, True, self.keep_trying, own)
+        shipment = MlflowShipment(
+            path, uri, experiment, True, self.keep_trying, own, self._journal_dir
+        )
         thread = threading.Thread(target=_ship, args=(shipment,), name=path.stem)
         thread.start()
         self._threads.append(thread)

@@ -20,6 +20,7 @@ from mlflow_wandb_plugin.core.helper_process import lower_priority
 from mlflow_wandb_plugin.core.locks import file_lock
 from mlflow_wandb_plugin.errors import MlflowWandbError
 from mlflow_wandb_plugin.journal import frames, outbox
+from mlflow_wandb_plugin.journal.journal_folder import open_folder
 from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
 from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.replicator.wandb_shipment import WandbShipment, is_mirrored
@@ -193,7 +194,7 @@ def main() -> None:
     os.environ[f"{PREFIX}HOMES"] = "wandb"
     os.environ[f"{PREFIX}MIRROR"] = "off"
     folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
+    open_folder(folder)
     done = Forwarder(folder, Settings.load().linger).run()
     sys.stdout.flush()
     restarts = int(os.environ.get(RESTARTS) or 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from mlflow_wandb_plugin.journal.reader import JournalReader, read_header
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.replicator.run_upload import RunUpload
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, Mode, RemoteRun, RunAddress
+from mlflow_wandb_plugin.wandb_api.address import wandb_folder
 
 QUIET_AFTER_END_S = 0.5
 """Without operations after a run's end, before its W&B run is ended: models are registered then."""
@@ -82,7 +84,8 @@ class JournalUpload:
             section, rows = status.get("about") or {}, int(status.get("rows") or 0)
         record, before, resent = find_start(self._path, end, section, rows)
         if resent and self._access is None:
-            _delete_offline_runs(self._last_status.get("folders") or [])
+            placed = self._last_status.get("folders") or []
+            _delete_offline_runs(map(Path, placed), self._path, self._address.run_id)
         return RunUpload(
             self._path, self._header, record, before, self._address, self._mode, self._write_status
         )
@@ -159,11 +162,20 @@ class JournalUpload:
             self._run.abandon()
 
 
-def _delete_offline_runs(folders: Iterable[str]) -> None:
-    """Delete offline runs that an interrupted attempt has placed."""
-    for folder in map(Path, folders):
-        if folder.name.startswith("offline-run-") and not folder.is_symlink():
+def _delete_offline_runs(folders: Iterable[Path], journal: Path, run_id: str) -> None:
+    """Delete offline runs that an interrupted attempt has placed.
+
+    Only folders of this run, where wandb has such folders or beside the outbox, are deleted: the
+    status file that names them may come from elsewhere.
+    """
+    named = re.compile(rf"offline-run-\d{{8}}_\d{{6}}-{re.escape(run_id)}(-\d+)?")
+    places = {wandb_folder().resolve(), journal.parent.parent.resolve()}
+    for folder in folders:
+        ours = named.fullmatch(folder.name) and folder.parent.resolve() in places
+        if ours and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)
+        elif folder.exists():
+            print(f"{run_id}: {folder} of an interrupted attempt is left: remove it", flush=True)
 
 
 _COUNTS = ("traces_not_mirrored", "lost")

@@ -19,6 +19,7 @@ from mlflow_wandb_plugin.core.mlflow_terms import (
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.replicator.pending_uploads import PendingUploads
+from mlflow_wandb_plugin.replicator.seen_points import SeenPoints
 from mlflow_wandb_plugin.targets.wandb.run_writer import Description, WandbRunWriter
 
 TABLE_BYTES = 50_000_000
@@ -40,6 +41,7 @@ class MirroredRunState:
         traces: number of traces, which W&B has no place for.
         lost: number of things that could not be mirrored, by kind.
         points: number of metric values in the journal.
+        seen: these values, if MLflow drops exact repeats of them; else None.
     """
 
     name: str | None = None
@@ -58,6 +60,7 @@ class MirroredRunState:
     traces: int = 0
     lost: Counter[str] = field(default_factory=Counter)
     points: int = 0
+    seen: SeenPoints | None = None
 
     @classmethod
     def from_section(cls, section: Mapping[str, Any]) -> MirroredRunState:
@@ -170,6 +173,8 @@ def apply_operation(
             state.params.update(op.get("params") or {})
             state.add_tags(op.get("tags") or {})
             metrics = op.get("metrics") or ()
+            if state.seen is not None:
+                metrics = state.seen.new(metrics)
             state.points += len(metrics)
             yield from map(_metric_row, rules.rows(metrics))
         case "file":
@@ -218,25 +223,28 @@ def _apply_file(
     op: Mapping[str, Any], state: MirroredRunState, pending: PendingUploads, files: Path
 ) -> Iterator[HistoryRow]:
     local, path = files / Path(op["file"]).name, str(op["path"])
-    pending.local_files.append(local)
-    exists = local.is_file()
+    # A link may name any file of the user's.
+    linked = local.is_symlink() or files.is_symlink()
+    if not linked:
+        pending.local_files.append(local)
+    exists = local.is_file() and not linked
     if not exists:
-        state.lost["file gone"] += 1
+        state.lost["file is a symbolic link" if linked else "file gone"] += 1
     if op.get("model"):
         if exists:
             pending.change_model(op["model"]).files[path] = local
         return
     if exists:
         pending.files[path] = local
-    yield from _media_rows(path, local, int(op.get("at") or 0))
+    yield from _media_rows(path, local if exists else None, int(op.get("at") or 0))
 
 
-def _media_rows(path: str, local: Path, at_ms: int) -> Iterator[HistoryRow]:
+def _media_rows(path: str, local: Path | None, at_ms: int) -> Iterator[HistoryRow]:
     image = rules.image_name(path)
     if image is not None:
         # A row also without its file: the numbers of later rows depend on it.
         yield lambda writer, number: writer.log_image(number, image, local, at_ms)
-    elif path.endswith(".json") and local.is_file() and local.stat().st_size < TABLE_BYTES:
+    elif local is not None and path.endswith(".json") and local.stat().st_size < TABLE_BYTES:
         table = rules.parse_table(local.read_text(encoding="utf-8", errors="replace"))
         if table is not None and len(table[1]) <= rules.TABLE_ROWS:
             yield lambda writer, number: writer.log_table(number, path, *table, at_ms)

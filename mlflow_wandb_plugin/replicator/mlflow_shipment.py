@@ -26,6 +26,7 @@ from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.journal_locks import remove_journal, shipping_lock, trainer_alive
 from mlflow_wandb_plugin.journal.reader import read_header
 from mlflow_wandb_plugin.journal.status_file import read_status, write_status
+from mlflow_wandb_plugin.replicator.run_log_of_journal import wandb_file_of
 from mlflow_wandb_plugin.sources.wandb_local import unsent_rows
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog
 from mlflow_wandb_plugin.sources.wandb_local.run_log import (
@@ -60,6 +61,7 @@ class MlflowShipment:
         keep_trying: asked before each wait for an MLflow that does not answer.
         own: whether the training process that wrote the journal asked for the shipment: only then
             may the run's config name an MLflow run that lacks its tags.
+        journal_dir: see `wandb_file_of`.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class MlflowShipment:
         follow: bool,
         keep_trying: Callable[[], bool],
         own: bool = False,
+        journal_dir: str = "",
     ) -> None:
         self.path = path
         self._uri = uri
@@ -78,6 +81,7 @@ class MlflowShipment:
         self._keep_trying = keep_trying
         self._own = own
         self._status: dict[str, Any] = {"pid": os.getpid()}
+        self._journal_dir = journal_dir
         self._closed_at: float | None = None
         self._wandb_file = Path()
 
@@ -108,7 +112,7 @@ class MlflowShipment:
         is_secondary = bool(header.get(SECONDARY))
         if is_secondary:
             self._status[SECONDARY] = True
-        wandb_file = self._wandb_file = Path(header["wandb_file"])
+        wandb_file = self._wandb_file = wandb_file_of(self.path, header, self._journal_dir)
         log = RunLog(self.path.stem, wandb_file, self.path)
         try:
             info = peek(log)

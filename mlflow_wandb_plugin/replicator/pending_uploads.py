@@ -48,7 +48,8 @@ class PendingUploads:
 
     def update_model(self, op: Mapping[str, Any]) -> None:
         model = self.change_model(op["id"])
-        model.known = True
+        # Params alone may be added to a model that an earlier journal has.
+        model.known = model.known or bool(op.get("name"))
         model.name = op.get("name") or model.name
         model.kind = op.get("type") or model.kind
         model.status = op.get("status") or model.status

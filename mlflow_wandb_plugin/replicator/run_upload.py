@@ -16,6 +16,7 @@ from mlflow_wandb_plugin.replicator.mirrored_run import (
     apply_operation,
 )
 from mlflow_wandb_plugin.replicator.pending_uploads import PendingUploads
+from mlflow_wandb_plugin.replicator.seen_points import SeenPoints
 from mlflow_wandb_plugin.targets.wandb.lookup import Mode, RunAddress
 from mlflow_wandb_plugin.targets.wandb.run_writer import Description, WandbRunWriter
 from mlflow_wandb_plugin.wandb_api.address import wandb_folder
@@ -48,6 +49,8 @@ class RunUpload:
         write_status: Callable[..., str],
     ) -> None:
         self.state = MirroredRunState.from_section(section)
+        if rules.drops_repeats(str(header.get("tracking_uri") or "")):
+            self.state.seen = SeenPoints()
         self.pending = PendingUploads(address.run_id, self.state.lost)
         self.next_row = int(record["row"])
         self.writer: WandbRunWriter | None = None

@@ -22,7 +22,9 @@ from mlflow_wandb_plugin.replicator.mlflow_shipment import (
     handover_file,
     run_goes_on,
 )
+from mlflow_wandb_plugin.replicator.run_log_of_journal import wandb_file_of
 from mlflow_wandb_plugin.replicator.wandb_shipment import WandbShipment
+from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.targets.wandb.run_writer import unset_user_run_variables
 
 LOCK_PATIENCE_S = 60.0
@@ -75,7 +77,8 @@ def deliver(journals: list[Path], to: str = "") -> Iterator[Delivery]:
     A journal that another process still tries to ship is taken over from it.
 
     Args:
-        to: MLflow's tracking URI for all journals; empty uses the one in each journal's header.
+        to: MLflow's tracking URI for all journals; empty is this process's own, and leaves the
+            journals of others.
     """
     for path in journals:
         try:
@@ -100,12 +103,17 @@ def _deliver_to_mlflow(path: Path, uri: str, header: dict[str, Any]) -> Delivery
     give_up_at = time.monotonic() + TARGET_PATIENCE_S
     experiment = header.get("experiment", "{project}")
     shipment = MlflowShipment(
-        path, uri, experiment, follow=False, keep_trying=lambda: time.monotonic() < give_up_at
+        path,
+        uri,
+        experiment,
+        follow=False,
+        keep_trying=lambda: time.monotonic() < give_up_at,
+        journal_dir=Settings.load().journal_dir,
     )
     handover = handover_file(path)
     handover.touch(mode=0o600)
     try:
-        wandb_file = Path(header["wandb_file"])
+        wandb_file = wandb_file_of(path, header, Settings.load().journal_dir)
         return _ship(path, shipment.ship, "MLflow", lambda: run_goes_on(path, wandb_file))
     finally:
         handover.unlink(missing_ok=True)
@@ -124,6 +132,19 @@ def _ship(path: Path, ship: Callable[[], str], home: str, goes_on: Callable[[], 
 
 
 def _tracking_uri(recorded: str, to: str) -> str:
-    """Where to deliver a journal. Its header has no credentials: the environment's URI may."""
-    current = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return to or (current if tracking_uri.shown(current) == recorded else recorded or current)
+    """Where to deliver a journal: ``to``, else this process's own MLflow.
+
+    The URI that a journal records gets no credentials of this process and no file of this user's:
+    whoever wrote the journal chose it. It has no credentials itself.
+
+    Raises:
+        UsageError: the journal records another one; the message says what to do.
+    """
+    own = tracking_uri.uri(Settings.load())
+    if to or not recorded or recorded.rstrip("/") == tracking_uri.shown(own).rstrip("/"):
+        return to or own
+    setting = f"this process's MLflow is {tracking_uri.shown(own)}" if own else "none is set here"
+    raise UsageError(
+        f"the run was logged for the MLflow at {recorded}, and {setting}: "
+        f"`mlflow-wandb sync --to {recorded}` delivers it there"
+    )

@@ -45,7 +45,10 @@ def find_run_path(repository: Any, *parts: str | None) -> RunPath | None:
         return None
     model, run_id, rest = found.groups()
     mirror = current_mirror()
-    run = mirror.run_of_model(None, model) if model else mirror.run(None, run_id)
+    store = mirror.stores.store_of(repository)
+    if store is None:
+        return None
+    run = mirror.run_of_model(store, model) if model else mirror.run(store, run_id)
     inside = posixpath.join(rest or "", path) if below else rest or ""
     return None if run is None else RunPath(run, inside.rstrip("/"), model)
 
@@ -173,7 +176,7 @@ class StreamCopy:
     def write(self, data: bytes) -> None:
         if self._error is None:
             try:
-                self._file = self._file or self._place.run.files.open_new()
+                self._file = self._file or self._place.run.files.open_new(self._place.path)
                 self._file.write(data)
             except OSError as error:
                 self._error = error

@@ -7,14 +7,12 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from mlflow_wandb_plugin.core.redaction import without_credentials
-from mlflow_wandb_plugin.core.tracking_uri import absolute_uri
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.sqlite_schema import ensure_tables
@@ -51,7 +49,13 @@ def mirror_native(uri: str) -> str:
 
 
 def _forget_built_stores() -> None:
-    """Clear MLflow's cache of stores by URI: the store of the native URI is not mirrored."""
+    """Clear MLflow's caches by URI: the store of the native URI is not mirrored, nor are the
+    repositories of its runs."""
+    repositories = getattr(
+        sys.modules.get("mlflow.tracking._tracking_service.utils"), "_artifact_repos_cache", None
+    )
+    if repositories is not None:
+        repositories.clear()
     for module, name in (
         ("mlflow.tracking._tracking_service.registry", "TrackingStoreRegistry"),
         ("mlflow.tracking._model_registry.registry", "ModelRegistryStoreRegistry"),
@@ -88,8 +92,9 @@ def store_builder(registry: Any, original: Callable[[str], Any], store_uri: str)
     # Any registry may have versions of mirrored runs; that is checked for each version.
     has_runs = group == REGISTRY or (group == TRACKING and uris.is_mirrored(native))
     if is_active() and has_runs:
-        prepare = ensure_tables if group == TRACKING else None
-        return _with_native_uris(builder, functools.partial(mirrored, group), prepare)
+        if group == REGISTRY:
+            return _registry_builder(builder)
+        return _with_native_uris(builder, mirrored_tracking, ensure_tables)
     if native is store_uri:
         uris.add_unmirrored(native)
         return builder
@@ -111,6 +116,25 @@ def _with_native_uris(
     return build
 
 
+def _registry_builder(builder: Any) -> Any:
+    """A builder of mirrored registries. MLflow sees that it takes a tracking URI, and passes it."""
+    takes_tracking_uri = "tracking_uri" in _taken(builder, ("tracking_uri",))
+
+    def build(store_uri: str, tracking_uri: str | None = None) -> Any:
+        tracking = _native_of(tracking_uri)
+        named = {"tracking_uri": tracking} if takes_tracking_uri else {}
+        return mirrored_registry(builder(store_uri=_native_of(store_uri), **named), tracking)
+
+    return build
+
+
+def _taken(builder: Any, names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that a builder takes as arguments."""
+    known = inspect.signature(builder).parameters
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    return [name for name in names if anything or name in known]
+
+
 def _native_of(value: Any) -> Any:
     return mirror_native(value) if uris.is_prefixed(value) else value
 
@@ -120,22 +144,30 @@ def is_active() -> bool:
     return uris.any_mirrored() and Settings.load().homes == "both"
 
 
-def mirrored(group: str, store: Any, uri: str) -> Any:
-    """``store`` with its class swapped, so that what it writes is journalled."""
+def mirrored_registry(registry: Any, tracking_uri: str | None) -> Any:
+    """``registry`` with its class swapped, so that versions of mirrored runs are journalled.
+
+    Args:
+        tracking_uri: native URI of the tracking store with its runs; None is MLflow's own setting.
+    """
     from mlflow_wandb_plugin.store.mirrored_runs import current_mirror
+    from mlflow_wandb_plugin.store.version_operations import OPERATIONS
 
-    if group == REGISTRY:
-        from mlflow_wandb_plugin.store.version_operations import OPERATIONS
+    current_mirror().stores.bind(registry, tracking_uri)
+    return swapped(registry, OPERATIONS)
 
-        return swapped(store, OPERATIONS)
+
+def mirrored_tracking(store: Any, uri: str) -> Any:
+    """``store`` with its class swapped, so that what it writes is journalled."""
     from mlflow_wandb_plugin.store import delivery, run_operations
+    from mlflow_wandb_plugin.store.mirrored_runs import current_mirror
 
     store = swapped(store, run_operations.OPERATIONS)
     queue: Any = getattr(store, "_async_logging_queue", None)
     if hasattr(queue, "_logging_func"):
         # It has a bound method of the unmirrored class.
         queue._logging_func = store.log_batch
-    current_mirror().stores.add(store, without_credentials(absolute_uri(uri)))
+    current_mirror().stores.add(store, uri)
     delivery.wait_at_exit(Settings.load().mirror_wait)
     return store
 
@@ -147,15 +179,21 @@ def artifact_repository(
 
     Args:
         original: MLflow's ``get_artifact_repository``, for native URIs.
-        stores, named: the function's other arguments, which are URIs of stores.
+        stores, named: the function's other arguments, which are URIs of stores: the first is the
+            tracking URI.
     """
     artifact_uri = str(artifact_uri).removeprefix(uris.PREFIX)
     natives = {name: _native_of(value) for name, value in named.items()}
-    repository = original(artifact_uri, *map(_native_of, stores), **natives)
-    if artifact_uri.partition(":")[0] in DELEGATING or not is_active():
+    given = [_native_of(value) for value in stores]
+    repository = original(artifact_uri, *given, **natives)
+    tracking_uri = natives.get("tracking_uri") or next(iter(given), None)
+    not_ours = tracking_uri is not None and not uris.is_mirrored(tracking_uri)
+    if not_ours or artifact_uri.partition(":")[0] in DELEGATING or not is_active():
         return repository
     from mlflow_wandb_plugin.store.artifact_operations import OPERATIONS
+    from mlflow_wandb_plugin.store.mirrored_runs import current_mirror
 
+    current_mirror().stores.bind(repository, tracking_uri)
     return swapped(repository, OPERATIONS)
 
 
@@ -165,13 +203,15 @@ def artifact_repository(
 def build_store(group: str, store_uri: str, **options: Any) -> Any:
     native = mirror_native(store_uri)
     builder = _registry(group).get_store_builder(native)
-    known = inspect.signature(builder).parameters
-    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
-    taken = {name: value for name, value in options.items() if anything or name in known}
+    taken = {name: options[name] for name in _taken(builder, options)}
     if group == TRACKING:
         ensure_tables(native)
     store = builder(store_uri=native, **taken)
-    return mirrored(group, store, native) if is_active() else store
+    if not is_active():
+        return store
+    if group == TRACKING:
+        return mirrored_tracking(store, native)
+    return mirrored_registry(store, _native_of(options.get("tracking_uri")))
 
 
 def _registry(group: str) -> Any:

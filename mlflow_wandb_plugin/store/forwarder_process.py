@@ -13,6 +13,7 @@ from mlflow_wandb_plugin.core.helper_process import start_helper
 from mlflow_wandb_plugin.core.locks import file_lock
 from mlflow_wandb_plugin.core.messages import log_once
 from mlflow_wandb_plugin.journal import outbox
+from mlflow_wandb_plugin.journal.journal_folder import open_folder
 from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.store.uris import MIRROR, OFF
 
@@ -55,7 +56,7 @@ def ensure_running(folder: Path) -> None:
 
 
 def _is_running(folder: Path) -> bool:
-    folder.mkdir(parents=True, exist_ok=True)
+    open_folder(folder)
     # A shared lock, so that processes that check at the same time do not see one another's.
     with file_lock(folder / outbox.FORWARDER_LOCK, shared=True) as free:
         return not free

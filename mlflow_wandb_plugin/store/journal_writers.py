@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import time
 import uuid
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mlflow_wandb_plugin.core.atomic_files import copy_file, link_or_copy
+from mlflow_wandb_plugin.core.private_files import open_private, private_folder
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import frames, outbox
 from mlflow_wandb_plugin.journal.writer import Journal
@@ -22,6 +24,7 @@ IDLE_S = 60.0
 """After this time without a write, a server's worker closes a journal: most runs are ended by a
 request to another worker, and the forwarder waits while a journal is open."""
 ATTEMPTS = 20
+_SUFFIX = re.compile(r"\.\w{1,16}")
 
 
 class Journals:
@@ -132,8 +135,10 @@ class RunFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def open_new(self) -> BinaryIO:
-        return open(self._new_path(), "wb")
+    def open_new(self, name: str) -> BinaryIO:
+        """Open a new file for the content of the file ``name``."""
+        file: BinaryIO = open_private(self._new_path(name), "wb")
+        return file
 
     def keep(self, source: Path, stored: bool) -> str:
         """Keep the present content of a file; returns the name of the kept file.
@@ -141,7 +146,7 @@ class RunFiles:
         An artifact store's own copy (``stored``) is linked: before MLflow overwrites it, it is
         replaced by a copy. Other files may be written into at any time, and are copied.
         """
-        kept = self._new_path()
+        kept = self._new_path(source.name)
         try:
             (link_or_copy if stored else copy_file)(source, kept)
         except OSError:
@@ -149,6 +154,9 @@ class RunFiles:
             raise
         return kept.name
 
-    def _new_path(self) -> Path:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return self._folder / uuid.uuid4().hex
+    def _new_path(self, name: str) -> Path:
+        """A path with the extension of ``name``, from which W&B tells a file's format."""
+        private_folder(self._folder)
+        suffix = Path(name).suffix
+        kept = suffix if _SUFFIX.fullmatch(suffix) else ""
+        return self._folder / f"{uuid.uuid4().hex}{kept}"

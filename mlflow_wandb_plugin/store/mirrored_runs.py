@@ -9,8 +9,8 @@ import socket
 import threading
 import time
 import uuid
-import weakref
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from mlflow_wandb_plugin.core.atomic_files import create_atomically
 from mlflow_wandb_plugin.core.messages import log_once
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import outbox
+from mlflow_wandb_plugin.journal.journal_folder import open_folder
 from mlflow_wandb_plugin.mapping import to_wandb
 from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.store import uris
 from mlflow_wandb_plugin.store.forwarder_process import DeliveryWatch
 from mlflow_wandb_plugin.store.journal_writers import Journals, RunFiles
+from mlflow_wandb_plugin.store.tracking_stores import TrackingStores
 
 OWNER_FILE = "owner"
 MOST_REMEMBERED = 20_000
@@ -93,48 +95,6 @@ def _encode(op: str, **fields: Any) -> bytes:
     return outbox.encode(op, at=time.time_ns() // 1_000_000, **fields)
 
 
-class TrackingStores:
-    """The mirrored tracking stores, as long as MLflow has them, and their experiments' names."""
-
-    def __init__(self) -> None:
-        self._uris: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
-        self._experiments: weakref.WeakKeyDictionary[Any, dict[str, str]]
-        self._experiments = weakref.WeakKeyDictionary()
-
-    def add(self, store: Any, uri: str) -> None:
-        """Remember a mirrored store and its tracking URI, which has no credentials."""
-        self._uris[store] = uri
-
-    def uri(self, store: Any) -> str:
-        return self._uris.get(store, "")
-
-    def latest(self) -> Any:
-        """The store that was added last, else the one that MLflow uses.
-
-        Operations on artifacts and on model versions have a run's id, and no store to read it from.
-        """
-        if stores := list(self._uris):
-            return stores[-1]
-        if uris.is_server():
-            from mlflow.server import handlers
-
-            return handlers._get_tracking_store()
-        from mlflow.tracking._tracking_service import utils
-
-        untyped: Any = utils
-        return untyped._get_store()
-
-    def experiment_name(self, store: Any, experiment_id: str) -> str:
-        names = self._experiments.setdefault(store, {})
-        if experiment_id not in names:
-            names[experiment_id] = store.get_experiment(experiment_id).name
-        return names[experiment_id]
-
-    def forget_experiment(self, store: Any, experiment_id: str) -> None:
-        """Read the experiment's name again: it was renamed."""
-        self._experiments.setdefault(store, {}).pop(experiment_id, None)
-
-
 class Mirror:
     """The runs of all tracking stores that this process mirrors."""
 
@@ -146,7 +106,7 @@ class Mirror:
         self._settings = Settings.load()
         self._watch = DeliveryWatch(folder)
         self._runs: dict[str, MirroredRun | None] = {}
-        self._run_of_model: dict[str, str] = {}
+        self._run_of_model: dict[str, str | None] = {}
         self._lock = threading.Lock()
 
     @property
@@ -162,7 +122,7 @@ class Mirror:
         """
         file = self.journals.folder / OWNER_FILE
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            open_folder(file.parent)
             with contextlib.suppress(FileExistsError):
                 name = f"{socket.gethostname()[:60]}-{uuid.uuid4().hex[:16]}"
                 create_atomically(file, f"{name}\n")
@@ -193,28 +153,31 @@ class Mirror:
         """The run, if this process mirrors it. A run that no process mirrors yet is added.
 
         Args:
-            store: the tracking store that has it; None asks the latest one.
+            store: the mirrored tracking store that is asked for a run that is not known yet.
         """
         try:
             return self._runs[run_id]
         except KeyError:
-            return self._find(self.stores.latest() if store is None else store, run_id)
+            return self._find(store, run_id)
 
     def run_of_model(self, store: Any, model_id: str) -> MirroredRun | None:
         """The run that created a logged model, if this process mirrors it."""
         if model_id not in self._run_of_model:
-            store = self.stores.latest() if store is None else store
-            self.add_model(store.get_logged_model(model_id))
+            model = _unless_absent(store.get_logged_model, model_id)
+            if model is None:
+                self._remember_model(model_id, None)
+            else:
+                self.add_model(model)
         run_id = self._run_of_model[model_id]
+        if run_id is None:
+            return None
         if not run_id:
             log_once("logged models that belong to no run stay in MLflow: W&B keeps them by run")
             return None
         return self.run(store, run_id)
 
     def add_model(self, model: Any) -> None:
-        if len(self._run_of_model) >= MOST_REMEMBERED:
-            self._run_of_model.clear()
-        self._run_of_model[model.model_id] = model.source_run_id or ""
+        self._remember_model(model.model_id, model.source_run_id or "")
 
     def record_failure(self, what: str, error: Exception, subject: object) -> None:
         """Count and show an unexpected error in mirroring an operation.
@@ -233,7 +196,10 @@ class Mirror:
         self._lock = threading.Lock()
 
     def _find(self, store: Any, run_id: str) -> MirroredRun | None:
-        run = store.get_run(run_id)
+        run = _unless_absent(store.get_run, run_id)
+        if run is None:
+            self.ignore(run_id)
+            return None
         tags = run.data.tags
         owner, origin = tags.get(identity.OWNER), tags.get(identity.ORIGIN)
         if owner == self.owner:
@@ -288,6 +254,13 @@ class Mirror:
                 self._runs.pop(next(iter(self._runs)))
             self._runs[run_id] = run
 
+    def _remember_model(self, model_id: str, run_id: str | None) -> None:
+        """Remember the run of a logged model: empty if it has none, None if it is not ours."""
+        with self._lock:
+            if len(self._run_of_model) >= MOST_REMEMBERED:
+                self._run_of_model.clear()
+            self._run_of_model[model_id] = run_id
+
     def _project(self, store: Any, experiment_id: str) -> str:
         name = self.stores.experiment_name(store, str(experiment_id))
         return to_wandb.project_name(self._settings.mirror_project, name)
@@ -295,6 +268,18 @@ class Mirror:
     @property
     def _entity(self) -> str:
         return self._settings.mirror_entity or os.environ.get("WANDB_ENTITY", "")
+
+
+def _unless_absent(get: Callable[[str], Any], resource_id: str) -> Any:
+    """What a store returns for an id; None if it has nothing of this id."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return get(resource_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 _mirror: Mirror | None = None

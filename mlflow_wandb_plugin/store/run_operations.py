@@ -153,6 +153,14 @@ def change_logged_model(store: Any, model_id: str, *args: Any, **kwargs: Any) ->
     _append_model(store, store.get_logged_model(model_id))
 
 
+def log_model_params(store: Any, model_id: str, params: Any) -> Steps:
+    """Journal the params alone: the forwarder adds them to those that it knows."""
+    run = current_mirror().run_of_model(store, model_id)
+    if run is not None:
+        yield None
+        run.append("model", id=model_id, params={each.key: str(each.value) for each in params})
+
+
 def delete_logged_model(store: Any, model_id: str) -> Steps:
     model = store.get_logged_model(model_id)
     yield None
@@ -202,7 +210,7 @@ OPERATIONS: dict[str, Operation] = {
     **by_name(log_metric, log_param, set_tag, log_batch, delete_tag, log_inputs, log_outputs),
     **by_name(create_logged_model, delete_logged_model, record_logged_model, start_trace),
     "finalize_logged_model": create_logged_model,
-    "log_logged_model_params": change_logged_model,
+    "log_logged_model_params": log_model_params,
     "set_logged_model_tags": change_logged_model,
     "delete_logged_model_tag": change_logged_model,
 }

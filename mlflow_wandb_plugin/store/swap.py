@@ -63,11 +63,37 @@ def _subclass(inner: type, operations: Mapping[str, Operation]) -> type:
     key = (inner, tuple(operations.items()))
     if key not in _classes:
         body = {name: getattr(inner, name) for name in ("__module__", "__qualname__", "__doc__")}
+        body["__reduce_ex__"] = _reduce(inner, key[1])
         for name, operation in operations.items():
             if hasattr(inner, name):
                 body[name] = _mirrored(getattr(inner, name), name, operation)
         _classes[key] = type(inner)(inner.__name__, (inner,), body)
     return _classes[key]
+
+
+def _reduce(inner: type, operations: tuple[tuple[str, Operation], ...]) -> Callable[..., Any]:
+    """``__reduce_ex__`` of a mirrored subclass, which pickle cannot find by its name."""
+
+    untyped: Any = inner
+
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:
+        reduced: Any = untyped.__reduce_ex__(self, protocol)
+        if isinstance(reduced, tuple) and reduced[1][:1] == (type(self),):
+            named = current_mirror().stores.named(self)
+            return (_rebuild, (inner, operations, named, *reduced[1][1:]), *reduced[2:])
+        return reduced
+
+    return __reduce_ex__
+
+
+def _rebuild(
+    inner: type, operations: tuple[tuple[str, Operation], ...], named: Any, *args: Any
+) -> Any:
+    """A mirrored instance, to which pickle or copy then gives its state."""
+    subclass: Any = _subclass(inner, dict(operations))
+    instance = subclass.__new__(subclass, *args)
+    current_mirror().stores.name(instance, named)
+    return instance
 
 
 def _mirrored(method: Callable[..., Any], name: str, operation: Operation) -> Callable[..., Any]:

@@ -68,12 +68,15 @@ def _append(store: Any, version: Any, deleted: bool = False) -> None:
 def _run_of(store: Any, version: Any) -> MirroredRun | None:
     """The mirrored run of the version's model; None if there is none."""
     mirror = current_mirror()
+    tracking = mirror.stores.store_of(store)
+    if tracking is None:
+        return None
     found = _RUN_URI.match(version.source or "")
     run_id = version.run_id or (found[1] if found else "")
     if run_id:
-        return mirror.run(None, run_id)
+        return mirror.run(tracking, run_id)
     model = _model_of(store, version)
-    return mirror.run_of_model(None, model) if model else None
+    return mirror.run_of_model(tracking, model) if model else None
 
 
 def _model_of(store: Any, version: Any) -> str | None:

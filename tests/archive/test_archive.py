@@ -14,18 +14,22 @@ from mlflow_wandb_plugin import backfill
 from mlflow_wandb_plugin.archive.codec import dumps, info_document, info_from, loads
 from mlflow_wandb_plugin.archive.run_document import run_folder
 from mlflow_wandb_plugin.archive.target import (
+    ArchiveTarget,
     open_archive,
 )
+from mlflow_wandb_plugin.backfill.engines.threads import backfill as carry
 from mlflow_wandb_plugin.core.model import (
     RunInfo,
     Selection,
 )
 from tests.support.archives import (
+    MadeSource,
     contents,
     items_of,
 )
 from tests.support.environment import isolated
 from tests.support.mlflow_state import RunState, read_runs
+from tests.support.modes import no_umask, open_to_others
 from tests.support.processes import run_script
 from tests.support.stores import copy_store
 
@@ -201,3 +205,15 @@ def test_removing_the_archive_is_removing_its_folder(archive: Path, tmp_path: Pa
     shutil.copytree(archive, tmp_path / "moved")
     moved, kept = (open_archive(f"archive:{path}") for path in (tmp_path / "moved", archive))
     assert items_of(moved) == items_of(kept)
+
+
+def test_only_the_owner_may_read_an_archive(tmp_path: Path) -> None:
+    """It has the configs and files of runs: folders are 0700 and files 0600 with any umask."""
+    root = tmp_path / "archive"
+    with no_umask():
+        (outcome,) = carry(
+            MadeSource(tmp_path / "source", blocks=2), ArchiveTarget(root), Selection()
+        )
+    assert outcome.action == "migrated", outcome.reason
+    assert len(list(root.rglob("*"))) > 25
+    assert open_to_others(root) == []

@@ -30,6 +30,7 @@ from mlflow_wandb_plugin.journal.reader import JournalReader, read_header
 from mlflow_wandb_plugin.journal.status_file import read_status, write_status
 from mlflow_wandb_plugin.journal.writer import Journal
 from tests.support.health_checks import WITH_FIXTURE
+from tests.support.modes import no_umask, open_to_others
 from tests.support.processes import wait_until
 
 quick = settings(max_examples=50, suppress_health_check=WITH_FIXTURE)
@@ -244,16 +245,43 @@ def test_a_journal_of_a_later_version_is_refused(path: Path) -> None:
 # -- writers ------------------------------------------------------------------------------------
 
 
-def test_only_the_owner_may_read_it(path: Path) -> None:
-    """Journals and status files have configs: their mode is 0600 with any umask."""
-    before = os.umask(0)
-    try:
-        Journal(path, {}).close()
-        write_status(path, {})
-    finally:
-        os.umask(before)
-    for file in (path, path.with_suffix(".status")):
-        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
+    """Journals and status files have configs: nobody else may read them with any umask."""
+    folder = tmp_path / "wandb" / "mlflow"
+    with no_umask():
+        folder.parent.mkdir()
+        Journal(folder / "run.journal", {}).close()
+        write_status(folder / "run.journal", {})
+        with shipping_lock(folder / "run.journal"):
+            pass
+    assert len(list(folder.iterdir())) == 3
+    assert open_to_others(folder) == []
+
+
+@pytest.mark.parametrize(("place", "mode"), [("wandb/mlflow", 0o700), ("chosen", 0o755)])
+def test_a_folder_of_journals_that_exists_is_closed_where_it_is_ours(
+    tmp_path: Path, place: str, mode: int
+) -> None:
+    """Earlier versions made it by the umask; a folder that the user has set stays as it is."""
+    folder = tmp_path / place
+    folder.mkdir(parents=True)
+    folder.chmod(0o755)
+    Journal(folder / "run.journal", {}).close()
+    assert stat.S_IMODE(folder.stat().st_mode) == mode
+
+
+def test_a_journal_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    """Neither written nor read: it may name any file of the user's."""
+    target = tmp_path / "real.journal"
+    Journal(target, {}).close()
+    content = target.read_bytes()
+    link = tmp_path / "link.journal"
+    link.symlink_to(target)
+    with pytest.raises(JournalError, match="symbolic link"):
+        Journal(link, {})
+    with pytest.raises(JournalError, match="symbolic link"):
+        read_header(link)
+    assert target.read_bytes() == content
 
 
 def test_forked_children_and_threads_append_complete_frames(path: Path) -> None:

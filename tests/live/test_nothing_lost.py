@@ -74,9 +74,10 @@ class Trainer:
         wait_until(lambda: self.status().get("pid"), 30, "the replicator's pid")
         return int(str(self.status()["pid"]))
 
-    def stop(self) -> None:
+    def stop(self) -> str:
+        """End the training; returns what it has written to standard error."""
         (self._folder / "stop").touch()
-        self.process.communicate(timeout=120)
+        return self.process.communicate(timeout=120)[1]
 
 
 @contextmanager
@@ -178,14 +179,25 @@ def test_a_killed_trainer_needs_nobody_to_call_sync(env: dict[str, str], tmp_pat
 
 
 @pytest.mark.slow
-def test_a_restarted_replicator_goes_on(env: dict[str, str], tmp_path: Path) -> None:
-    """A replicator that was killed is replaced at finish(), and the run is FINISHED."""
+def test_a_replicator_that_was_killed_is_replaced_while_training_goes_on(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    """MLflow gets later rows before finish(), twice; one warning says it; the run is FINISHED."""
+    uri = env["MLFLOW_TRACKING_URI"]
     with trainer(env, tmp_path) as t:
         t.wait_for(300)
-        os.kill(t.replicator(), signal.SIGKILL)
-        t.wait_for(600)
-        t.stop()
+        for _ in range(2):
+            killed = t.replicator()
+            os.kill(killed, signal.SIGKILL)
+            at_kill = len(t.logged())
+            wait_until(lambda killed=killed: t.replicator() != killed, 30, "another replicator")
+            wait_until(
+                lambda rows=at_kill: len(the_run(uri).points("loss")) > rows + 1, 60, "later rows"
+            )
+        assert t.process.poll() is None
+        warnings = t.stop()
         logged = t.logged()
+    assert warnings.count("was killed by signal 9; it is started again") == 1
     run = the_run(env["MLFLOW_TRACKING_URI"])
     assert_all_there(run, logged)
     assert run.status == "FINISHED"

@@ -18,6 +18,7 @@ from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.core.model import RunInfo, Selection
 from mlflow_wandb_plugin.core.protocols import Source
+from mlflow_wandb_plugin.replicator import journal_upload
 from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.replicator.test_forwarder import MODEL, VERSION
@@ -136,6 +137,55 @@ def test_a_forwarder_killed_offline_leaves_one_run(
     (log,) = offline.glob("*.wandb")
     assert [step for step, _ in core_says.rows(log)] == list(range(16))
     assert info_of(folder).state == "finished"
+
+
+def test_a_status_file_cannot_name_folders_to_remove(tmp_path: Path, folder: Path) -> None:
+    """Of the folders that it lists, only this run's where wandb has them are removed."""
+    place = folder.parent
+    ours = place / "offline-run-20260101_000000-off"
+    named = {
+        "another run's": place / "offline-run-20260101_000000-other",
+        "elsewhere": tmp_path / "private" / "offline-run-20260101_000000-off",
+        "no run folder": place / "offline-run-off",
+        "a link": place / "offline-run-20260102_000000-off",
+    }
+    for path in (ours, *named.values()):
+        if path != named["a link"]:
+            path.mkdir(parents=True)
+    named["a link"].symlink_to(named["elsewhere"])
+    journal_upload._delete_offline_runs([ours, *named.values()], folder / "off.journal", "off")
+    assert not ours.exists()
+    assert [name for name, path in named.items() if not path.is_dir()] == []
+
+
+@pytest.mark.parametrize("linked", ["file", "folder"])
+def test_a_link_in_the_outbox_is_not_followed(
+    env: dict[str, str], folder: Path, tmp_path: Path, linked: str
+) -> None:
+    """The file that it names does not reach W&B; it is counted."""
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "key.png").write_bytes(b"secret")
+    run = JournalledRun(folder, "off", project="offline")
+    run.create("a run")
+    run.points(2)
+    if linked == "folder":
+        run.files.symlink_to(private)
+    else:
+        run.files.mkdir()
+        (run.files / "key.png").symlink_to(private / "key.png")
+    run.op("file", path="key.png", file="key.png", model=None)
+    run.op("file", path="w.bin", file="key.png", model="m-1")
+    run.end()
+    forward(folder, env, tmp_path)
+    (offline,) = offline_runs(folder)
+    secrets = [
+        file for file in offline.rglob("*") if file.is_file() and b"secret" in file.read_bytes()
+    ]
+    assert not secrets
+    status = json.loads((folder / "off.status").read_text())
+    assert (status["state"], status["losses"]["file is a symbolic link"]) == ("complete", 2)
+    assert (private / "key.png").read_bytes() == b"secret"
 
 
 def test_a_second_offline_run_continues_the_row_numbers(

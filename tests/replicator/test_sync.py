@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.journal_locks import shipping_lock
 from mlflow_wandb_plugin.journal.writer import Journal
@@ -16,6 +18,7 @@ from mlflow_wandb_plugin.replicator.sync import deliver, find_journals
 from tests.replicator.test_mlflow_shipment import WHOLE, open_journal, written
 from tests.support.mlflow_state import read_runs
 from tests.support.records import exit_record, partial_record, run_record
+from tests.support.wandb_log_writer import LogWriter
 
 
 @pytest.mark.parametrize("place", [".", "wandb", "wandb/mlflow"])
@@ -61,17 +64,116 @@ def test_one_journal_that_cannot_be_delivered_does_not_stop_the_others(
     assert list(folder.glob("*.handover")) == []
 
 
-def test_each_run_goes_to_the_mlflow_of_its_header(
-    fresh_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_journal_goes_to_this_processs_mlflow_or_to_the_one_that_is_given(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The header has no password: the environment's URI is used if it is the same MLflow."""
+    """A header has no password: this process's URI is used if it is the same MLflow. Another one
+    is asked for."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host")
     assert sync._tracking_uri("http://host", "") == "http://me:secret@host"
-    assert sync._tracking_uri("http://other", "") == "http://other"
-    assert sync._tracking_uri("http://other", "sqlite:///x") == "sqlite:///x"
+    assert sync._tracking_uri("http://host/", "") == "http://me:secret@host"
     assert sync._tracking_uri("", "") == "http://me:secret@host"
-    path = written(tmp_path, *WHOLE, tracking_uri=fresh_store, experiment="E {project}")
-    assert [delivery.state for delivery in deliver([path])] == ["complete"]
+    assert sync._tracking_uri("http://other", "sqlite:///x") == "sqlite:///x"
+    with pytest.raises(UsageError, match="sync --to http://other`") as refused:
+        sync._tracking_uri("http://other", "")
+    assert "secret" not in str(refused.value)
+    monkeypatch.setenv("MLFLOW_WANDB_TRACKING_URI", "http://other")
+    assert sync._tracking_uri("http://other", "") == "http://other"
+
+
+def test_the_server_that_a_journal_names_gets_no_request(
+    fresh_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody connects to it, and the journal stays; with --to it is delivered elsewhere."""
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "secret")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        uri = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        path = written(tmp_path, *WHOLE, tracking_uri=uri)
+        (delivery,) = deliver([path])
+        listening.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+    assert (delivery.state, f"--to {uri}" in delivery.error) == ("failed", True)
+    assert path.exists()
+    assert [delivery.state for delivery in deliver([path], fresh_store)] == ["complete"]
+
+
+def run_folder(folder: Path) -> Path:
+    """A run folder as wandb leaves it, with a file and the exit of run r1."""
+    files = folder / "offline-run-20260101_000000-r1" / "files"
+    files.mkdir(parents=True)
+    (files / "output.log").write_text("private")
+    with LogWriter(files.parent / "run-r1.wandb") as writer:
+        for record in (run_record("r1"), exit_record()):
+            writer.append(record.SerializeToString())
+    return files.parent
+
+
+def files_in_mlflow(uri: str, folder: Path) -> set[str]:
+    return set(read_runs(uri, folder)["r1"].artifacts)
+
+
+@pytest.mark.parametrize("named", ["another folder", "another run", "upwards"])
+def test_a_journal_cannot_name_the_log_of_another_folder(
+    fresh_store: str, tmp_path: Path, named: str
+) -> None:
+    """Nothing there is read, uploaded or removed, and the message says what to do."""
+    private = run_folder(tmp_path / "private")
+    log = private / "run-r1.wandb"
+    if named == "another run":
+        log = private.rename(private.with_name("offline-run-20260101_000000-r2")) / "run-r1.wandb"
+        private = log.parent
+    elif named == "upwards":
+        log = tmp_path / "given" / ".." / "run-r1.wandb"
+    path = written(tmp_path / "given", *WHOLE, wandb_file=str(log), homes="mlflow")
+    (delivery,) = deliver([path], fresh_store)
+    assert delivery.state == "failed"
+    assert "names" in delivery.error
+    assert read_runs(fresh_store) == {}
+    assert (private / "files" / "output.log").read_text() == "private"
+
+
+@pytest.mark.parametrize("linked", ["folder", "log"])
+def test_a_run_folder_that_is_a_link_is_not_followed(
+    fresh_store: str, tmp_path: Path, linked: str
+) -> None:
+    """The run's folder, or its log, is a symbolic link to one of the user's."""
+    private = run_folder(tmp_path / "private")
+    path = written(tmp_path / "given", *WHOLE)
+    beside = tmp_path / "given" / private.name
+    if linked == "folder":
+        beside.symlink_to(private)
+    else:
+        beside.mkdir()
+        (beside / "run-r1.wandb").symlink_to(private / "run-r1.wandb")
+    (delivery,) = deliver([path], fresh_store)
+    assert (delivery.state, "symbolic link" in delivery.error) == ("failed", True)
+    assert read_runs(fresh_store) == {}
+
+
+def test_a_wandb_folder_that_was_moved_is_delivered_from_its_new_place(
+    fresh_store: str, tmp_path: Path
+) -> None:
+    """The path in the header no longer exists; the run's folder is beside the journal."""
+    run_folder(tmp_path / "old")
+    written(tmp_path / "old", *WHOLE)
+    (tmp_path / "old").rename(tmp_path / "new")
+    (path,) = find_journals(tmp_path / "new")
+    assert [delivery.state for delivery in deliver([path], fresh_store)] == ["complete"]
+    assert "wandb/files/output.log" in files_in_mlflow(fresh_store, tmp_path / "down")
+
+
+def test_only_the_users_own_folder_of_journals_may_name_logs_elsewhere(
+    fresh_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With MLFLOW_WANDB_JOURNAL_DIR the journals are not beside the run folders."""
+    log = run_folder(tmp_path / "wandb") / "run-r1.wandb"
+    path = written(tmp_path / "apart", *WHOLE, wandb_file=str(log))
+    (delivery,) = deliver([path], fresh_store)
+    assert (delivery.state, "MLFLOW_WANDB_JOURNAL_DIR=" in delivery.error) == ("failed", True)
+    monkeypatch.setenv("MLFLOW_WANDB_JOURNAL_DIR", str(path.parent))
+    assert [delivery.state for delivery in deliver([path], fresh_store)] == ["complete"]
+    assert "wandb/files/output.log" in files_in_mlflow(fresh_store, tmp_path / "down")
 
 
 def test_a_trainer_at_work_is_left_alone(fresh_store: str, tmp_path: Path) -> None:

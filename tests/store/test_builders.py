@@ -11,11 +11,13 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking._tracking_service import utils
 
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.store import entry
+from mlflow_wandb_plugin.store.mirrored_runs import current_mirror
 from mlflow_wandb_plugin.store.swap import is_swapped
 from tests.store.conftest import Sent
 from tests.support.environment import isolated
@@ -52,6 +54,77 @@ def test_plain_uri_in_the_same_process_is_not_mirrored(
     run = other.create_run("0")
     other.log_text(run.info.run_id, "text", "text.txt")
     assert not sent()
+
+
+def test_plain_store_beside_a_mirrored_one_is_no_business_of_it(
+    mirrored: str,
+    empty_store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What a plain store does with artifacts, models and versions asks the mirrored store nothing,
+    by MLflow's fluent calls and by a client of its own."""
+    from tests.support.stores import copy_store
+
+    with mlflow.start_run():
+        mlflow.log_text("mirrored", "a.txt")
+    asked: list[str] = []
+    store = utils._get_store()
+    for name in ("get_run", "get_logged_model"):
+        monkeypatch.setattr(store, name, lambda *_, _name=name: asked.append(_name))
+    other = copy_store(empty_store, tmp_path / "other.db")
+    explicit = MlflowClient(other)
+    run = explicit.create_run("0")
+    explicit.log_text(run.info.run_id, "plain", "a.txt")
+    mlflow.set_tracking_uri(other)
+    with mlflow.start_run() as run:
+        mlflow.log_text("plain", "a.txt")
+        model = mlflow.initialize_logged_model("m")
+        (tmp_path / "weights").write_text("w")
+        MlflowClient().log_model_artifact(model.model_id, str(tmp_path / "weights"))
+        MlflowClient().create_registered_model("r")
+        MlflowClient().create_model_version("r", f"runs:/{run.info.run_id}/m", run.info.run_id)
+    assert not asked
+    assert "W&B's journal" not in caplog.text
+
+
+def test_the_store_of_an_artifact_is_the_one_that_mlflow_names(
+    sqlite_uri: str, empty_store: Path, tmp_path: Path, sent: Sent
+) -> None:
+    """A client of a mirrored store and of a registry beside it, in a process whose own tracking
+    URI is a plain store."""
+    from tests.support.stores import copy_store
+
+    mlflow.set_tracking_uri(copy_store(empty_store, tmp_path / "plain.db"))
+    registry = copy_store(empty_store, tmp_path / "registry.db")
+    client = MlflowClient(f"wandb+{sqlite_uri}", registry)
+    run = client.create_run("0")
+    # As in another process: the run has to be found in its store.
+    current_mirror()._runs.clear()
+    client.log_text(run.info.run_id, "text", "a.txt")
+    client.create_registered_model("m")
+    current_mirror()._runs.clear()
+    client.create_model_version("m", f"runs:/{run.info.run_id}/x", run.info.run_id)
+    outgoing = sent()[run.info.run_id]
+    assert list(outgoing.files) == ["a.txt"]
+    assert list(outgoing.versions) == [("m", "1")]
+
+
+def test_a_run_that_the_mirrored_store_does_not_have_is_asked_for_once(
+    mirrored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An artifact folder named like that of an unknown run is none of ours, without a warning."""
+    store = utils._get_store()
+    asked: list[str] = []
+    get_run = store.get_run
+    monkeypatch.setattr(store, "get_run", lambda run_id: asked.append(run_id) or get_run(run_id))
+    (tmp_path / "a.txt").write_text("a")
+    repository = get_artifact_repository(str(tmp_path / ("f" * 32) / "artifacts"))
+    for _ in range(3):
+        repository.log_artifact(str(tmp_path / "a.txt"))
+    assert asked == ["f" * 32]
+    assert "W&B's journal" not in caplog.text
 
 
 def test_store_that_was_built_unmirrored_is_built_again(sqlite_uri: str, sent: Sent) -> None:

@@ -132,3 +132,15 @@ def test_files_that_may_change_are_copied(tmp_path: Path) -> None:
         assert linked.stat().st_ino == file.stat().st_ino
         file.write_bytes(b"after")
     assert copied.read_bytes() == b"before"
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [("a/b.PNG", ".PNG"), ("MLmodel", ""), ("x.tar.gz", ".gz"), ("x.?y", ""), (".bashrc", "")],
+)
+def test_kept_files_keep_their_extension(tmp_path: Path, name: str, suffix: str) -> None:
+    """W&B tells the format of an image from it."""
+    with RunFiles(tmp_path / "r.files").open_new(name) as file:
+        file.write(b"content")
+    [kept] = (tmp_path / "r.files").iterdir()
+    assert kept.suffix == suffix

@@ -17,6 +17,7 @@ from mlflow_wandb_plugin.journal.status_file import write_status
 from mlflow_wandb_plugin.store import mirrored_runs
 from tests.store.conftest import Sent
 from tests.support.environment import isolated
+from tests.support.modes import no_umask, open_to_others
 from tests.support.outboxes import JournalContent, no_forwarder
 from tests.support.processes import run_script
 from tests.support.stores import copy_store
@@ -250,14 +251,33 @@ def test_passwords_stay_out(
     """The header has the store's URI without its credentials."""
     from mlflow.tracking._tracking_service import utils
 
-    ours = mirrored_runs.current_mirror()
-    store = utils._get_store()
-    ours.stores.add(store, "postgresql://h/d")
     from mlflow_wandb_plugin.store import builders
 
-    builders.mirrored("mlflow.tracking_store", store, "postgresql://user:secret@h/d")
+    builders.mirrored_tracking(utils._get_store(), "postgresql://user:secret@h/d")
     run = MlflowClient().create_run("0")
     MlflowClient().set_tag(run.info.run_id, "k", "v")
     text = (fresh_process / f"{run.info.run_id}.journal").read_bytes()
     assert b"postgresql://" in text
     assert b"secret" not in text
+
+
+def test_only_the_owner_may_read_the_outbox(
+    empty_store: Path, fresh_process: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders and files of the outbox at its default place, with any umask."""
+    folder = tmp_path / "wandb" / "mirror"
+    monkeypatch.delenv("MLFLOW_WANDB_JOURNAL_DIR")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    (tmp_path / "own.txt").write_text("own")
+    with no_umask(), no_forwarder(folder):
+        folder.chmod(0o777)
+        mlflow.set_tracking_uri(f"wandb+{copy_store(empty_store, tmp_path / 'mlflow.db')}")
+        with mlflow.start_run():
+            mlflow.log_metric("m", 1.0)
+            files = mirrored_runs.current_mirror().run(None, mlflow.active_run().info.run_id).files
+            files.keep(tmp_path / "own.txt", stored=False)
+            with files.open_new("a.txt") as file:
+                file.write(b"streamed")
+        outbox.write_trouble(folder, "trouble")
+    assert {path.suffix for path in folder.rglob("*")} >= {".journal", ".files", ""}
+    assert open_to_others(folder) == []

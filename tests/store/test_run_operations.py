@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import LoggedModelParameter, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.tracking._tracking_service import utils
 
+from mlflow_wandb_plugin.replicator.pending_uploads import PendingUploads
 from mlflow_wandb_plugin.store import mirrored_runs
 from tests.store.conftest import Sent
 from tests.support.outboxes import JournalContent
@@ -149,3 +151,24 @@ def test_number_of_runs_remembered_is_bounded(
     assert [len(outgoing[run].of("create")) for run in runs] == [1, 1, 1, 1]
     assert all(outgoing[run].metrics for run in runs)
     assert len(mirrored_runs.current_mirror()._runs) <= 2
+
+
+def test_params_of_a_model_cost_no_second_read(
+    run_id: str, sent_of: SentOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are journalled as they were passed, and added to those that the model has."""
+    client = MlflowClient()
+    model = client.create_logged_model("0", name="m", source_run_id=run_id, params={"a": "1"})
+    reads: list[str] = []
+    store = utils._get_store()
+    original = store.get_logged_model
+    monkeypatch.setattr(
+        type(store), "get_logged_model", lambda _, *args: reads.append(args[0]) or original(*args)
+    )
+    store.log_logged_model_params(model.model_id, params=[LoggedModelParameter("b", "2")])
+    assert not reads
+    pending = PendingUploads(run_id, Counter())
+    for operation in sent_of(run_id).of("model"):
+        pending.update_model(operation)
+    assert pending.models[model.model_id].params == {"a": "1", "b": "2"}
+    assert pending.models[model.model_id].name == "m"

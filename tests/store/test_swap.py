@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
+import pickle
 from collections.abc import Generator
 from typing import Any
 
+import mlflow
 import pytest
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.tracking._tracking_service import utils
 
-from mlflow_wandb_plugin.store.swap import Changed, swapped
+from mlflow_wandb_plugin.store.swap import Changed, is_swapped, swapped
+from tests.support.outboxes import read_journal
 
 
 class Store:
@@ -134,3 +140,19 @@ def test_class_that_cannot_be_swapped(caplog: pytest.LogCaptureFixture, fresh_pr
     store = swapped(Slotted(), {"inner": noting([])})
     assert store.inner(1) == 1
     assert "Slotted cannot be mirrored" in caplog.text
+
+
+def test_a_mirrored_store_is_pickled_where_the_plain_one_is(
+    fresh_process: Any, server: str
+) -> None:
+    """A copy, in this process or another one, is mirrored as well and belongs to the same store."""
+    mlflow.set_tracking_uri(f"wandb+{server}")
+    store = utils._get_store()
+    repository = get_artifact_repository("mlflow-artifacts:/0", server)
+    twin = pickle.loads(pickle.dumps(store))
+    for copied, original in ((twin, store), (copy.copy(repository), repository)):
+        assert type(copied) is type(original)
+        assert is_swapped(copied)
+    run_id = twin.create_run("0", "me", 1, [], "pickled").info.run_id
+    header = read_journal(fresh_process / f"{run_id}.journal").header
+    assert header["tracking_uri"] == server

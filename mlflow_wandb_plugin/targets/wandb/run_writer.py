@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow_wandb_plugin.core.atomic_files import link_or_copy, replaced
+from mlflow_wandb_plugin.core.private_files import private_folder
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.targets.wandb import models
@@ -78,7 +79,7 @@ class WandbRunWriter:
         self._sent = description
         self._sent_config = dict(description.config)
         with _translated_errors():
-            folder.mkdir(parents=True, exist_ok=True)
+            private_folder(folder)
             self._run = wandb.init(
                 id=address.run_id,
                 project=address.project,
@@ -106,10 +107,11 @@ class WandbRunWriter:
         with _translated_errors():
             self._run.log(dict(document), step=number, commit=True)
 
-    def log_image(self, number: int, name: rules.ImageName, local: Path, at_ms: int) -> None:
+    def log_image(self, number: int, name: rules.ImageName, local: Path | None, at_ms: int) -> None:
         """Write an image as row ``number``; the row is without it if wandb cannot read it.
 
         Args:
+            local: None if there is no file.
             at_ms: time of the row in Unix ms, where the image's name has none.
         """
         import wandb
@@ -118,7 +120,8 @@ class WandbRunWriter:
         if name.step is not None:
             row[rules.STEP_METRIC] = name.step
         try:
-            row[name.key] = wandb.Image(str(local))
+            if local is not None:
+                row[name.key] = wandb.Image(str(local))
         except Exception as error:
             self.losses.append(f"image not shown ({type(error).__name__})")
         self.log(number, row)
