@@ -22,7 +22,7 @@ from mlflow_wandb_plugin.backfill.outcome import Listener, Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun, dual_experiment, plan
 from mlflow_wandb_plugin.backfill.verify import Verified, verify
 from mlflow_wandb_plugin.core.model import Selection
-from mlflow_wandb_plugin.core.protocols import Source, Target
+from mlflow_wandb_plugin.core.protocols import Source, Target, WriteMethod
 from mlflow_wandb_plugin.errors import UsageError
 
 LOCAL, PROCESSES = "local", "processes"
@@ -70,6 +70,11 @@ class Backfill:
         self._keep_curves = keep_curves
         self._started = False
 
+    @property
+    def write_method(self) -> WriteMethod:
+        """How points are written, and why."""
+        return self._target.write_method
+
     def plan(self) -> list[PlannedRun]:
         """Decide on each selected run; write nothing."""
         return list(plan(self._source, self._target, self._job.selection, self._job.options))
@@ -96,13 +101,14 @@ class Backfill:
     def write_report(self, path: Path, outcomes: Sequence[Outcome]) -> None:
         """Write a report of ``outcomes``: a page for ``.html``, JSON for ``.json``, else text."""
         if path.suffix == ".html":
-            text = html.page(outcomes, self._curves, self._target.curve)
+            text = html.page(outcomes, self._curves, self._target.curve, self.write_method)
         elif path.suffix == ".json":
-            text = json.dumps(report.as_json(outcomes), indent=1)
+            text = json.dumps(report.as_json(outcomes, self.write_method), indent=1)
         else:
             console = Console(record=True, width=120, file=io.StringIO())
             console.print(report.as_table(outcomes))
-            text = console.export_text() + report.one_line(outcomes) + "\n"
+            lines = (report.one_line(outcomes), report.written_by(self.write_method))
+            text = console.export_text() + "".join(f"{line}\n" for line in lines)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 

@@ -10,6 +10,7 @@ from mlflow_wandb_plugin.backfill import report
 from mlflow_wandb_plugin.backfill.curves import Curve, Curves
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.core.model import Key
+from mlflow_wandb_plugin.core.protocols import WriteMethod
 
 WIDTH, HEIGHT = 220, 60
 
@@ -25,14 +26,20 @@ figcaption{font-size:11px;color:#666}svg{background:#fafafa}
 """
 
 
-def page(outcomes: Sequence[Outcome], curves: Curves, read_back: ReadBack) -> str:
+def page(
+    outcomes: Sequence[Outcome],
+    curves: Curves,
+    read_back: ReadBack,
+    method: WriteMethod | None = None,
+) -> str:
     """Return the page. Text from W&B is escaped: it is never markup."""
+    written = f"<p>{escape(report.written_by(method))}</p>" if method is not None else ""
     rows = "\n".join(_row(outcome, curves, read_back) for outcome in outcomes)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>Backfill</title><style>{_STYLE}</style></head><body><h1>Backfill</h1>"
         f"<p>{escape(report.one_line(outcomes))}. Curves: W&amp;B wide and yellow, "
-        "MLflow thin and blue on top.</p>"
+        f"MLflow thin and blue on top.</p>{written}"
         "<table><tr><th>run</th><th>verdict</th><th>what</th><th>points</th><th>lost</th>"
         f"<th>curves</th></tr>\n{rows}\n</table></body></html>\n"
     )

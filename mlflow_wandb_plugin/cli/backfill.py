@@ -23,6 +23,7 @@ from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import reads_source
 from mlflow_wandb_plugin.core.model import Selection
+from mlflow_wandb_plugin.core.protocols import WriteMethod
 
 log = logging.getLogger("mlflow_wandb_plugin.backfill")
 
@@ -78,9 +79,10 @@ def backfill(
     if only_plan:
         planned = session.plan()
         if as_json:
-            click.echo(json.dumps(report.plan_as_json(planned), indent=1))
+            click.echo(json.dumps(report.plan_as_json(planned, session.write_method), indent=1))
         else:
             Console().print(report.plan_as_table(planned))
+            click.echo(report.written_by(session.write_method))
         return
     failed = False
     if follow:
@@ -92,7 +94,7 @@ def backfill(
             with redirect_stdout(sys.stderr), ProgressBar(session.count) as bar:
                 outcomes = _logged(session.run(bar))
             failed = any(outcome.action == "failed" for outcome in outcomes)
-            _show(outcomes, as_json)
+            _show(outcomes, session.write_method, as_json)
             if report_file is not None:
                 session.write_report(report_file, outcomes)
     except KeyboardInterrupt:
@@ -118,13 +120,14 @@ def _logged(outcomes: Iterable[Outcome]) -> list[Outcome]:
     return kept
 
 
-def _show(outcomes: list[Outcome], as_json: bool) -> None:
+def _show(outcomes: list[Outcome], method: WriteMethod, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(report.as_json(outcomes), indent=1))
+        click.echo(json.dumps(report.as_json(outcomes, method), indent=1))
     else:
         console = Console()
         console.print(report.as_table(outcomes))
         console.print(report.one_line(outcomes), highlight=False)
+        console.print(report.written_by(method), highlight=False, soft_wrap=True)
 
 
 def _keep_log(folder: Path | None) -> None:
