@@ -19,7 +19,7 @@ from mlflow_wandb_plugin.backfill.plan import PlannedRun, dual_experiment, plan
 from mlflow_wandb_plugin.backfill.report_files import write_report
 from mlflow_wandb_plugin.backfill.verify import Verified, verify
 from mlflow_wandb_plugin.core.model import Selection
-from mlflow_wandb_plugin.core.protocols import Source, Target
+from mlflow_wandb_plugin.core.protocols import Source, Target, WriteMethod
 from mlflow_wandb_plugin.errors import UsageError
 
 LOCAL, PROCESSES = "local", "processes"
@@ -90,6 +90,11 @@ class Backfill:
         self._started = False
         self.total: int | None = None
 
+    @property
+    def write_method(self) -> WriteMethod:
+        """How points are written, and why."""
+        return self._target.write_method
+
     def plan(self) -> list[PlannedRun]:
         """Decide on each selected run; write nothing."""
         return list(plan(self._source, self._target, self._job.selection, self._job.options))
@@ -112,7 +117,7 @@ class Backfill:
 
     def write_report(self, path: Path, outcomes: Sequence[Outcome]) -> None:
         """Write a report of ``outcomes`` in the format that the suffix of ``path`` names."""
-        write_report(path, outcomes, self._curves, self._target.curve)
+        write_report(path, outcomes, self._curves, self._target.curve, self.write_method)
 
 
 def _open_engine(name: str, address: str, job: Job) -> Engine | None:

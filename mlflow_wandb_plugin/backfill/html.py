@@ -11,6 +11,7 @@ from mlflow_wandb_plugin.backfill.curves import Curve, Curves
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun
 from mlflow_wandb_plugin.core.model import Key
+from mlflow_wandb_plugin.core.protocols import WriteMethod
 
 WIDTH, HEIGHT = 220, 60
 
@@ -26,7 +27,12 @@ figcaption{font-size:11px;color:#666}svg{background:#fafafa}
 """
 
 
-def page(outcomes: Sequence[Outcome], curves: Curves, read_back: ReadBack) -> str:
+def page(
+    outcomes: Sequence[Outcome],
+    curves: Curves,
+    read_back: ReadBack,
+    method: WriteMethod | None = None,
+) -> str:
     """Return the page of a report. Text from W&B is escaped: it is never markup."""
     rows = "\n".join(_row(outcome, curves, read_back) for outcome in outcomes)
     columns = ("run", "verdict", "what", "points", "lost", "in MLflow", "curves")
@@ -35,22 +41,27 @@ def page(outcomes: Sequence[Outcome], curves: Curves, read_back: ReadBack) -> st
         f"{report.one_line(outcomes)}. Curves: W&B wide and yellow, MLflow thin and blue on top.",
         columns,
         rows,
+        method,
     )
 
 
-def plan_page(planned: Sequence[PlannedRun]) -> str:
+def plan_page(planned: Sequence[PlannedRun], method: WriteMethod | None = None) -> str:
     """Return the page of a plan."""
     rows = "\n".join(_planned_row(item) for item in planned)
     columns = ("run", "verdict", "action", "points", "bytes", "API calls")
-    return _page("Plan", f"{len(planned)} runs; nothing has been written.", columns, rows)
+    summary = f"{len(planned)} runs; nothing has been written."
+    return _page("Plan", summary, columns, rows, method)
 
 
-def _page(title: str, summary: str, columns: Sequence[str], rows: str) -> str:
+def _page(
+    title: str, summary: str, columns: Sequence[str], rows: str, method: WriteMethod | None
+) -> str:
+    written = f"<p>{escape(report.written_by(method))}</p>" if method is not None else ""
     heads = "".join(f"<th>{escape(column)}</th>" for column in columns)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>"
-        f"<p>{escape(summary)}</p><table><tr>{heads}</tr>\n{rows}\n</table></body></html>\n"
+        f"<p>{escape(summary)}</p>{written}<table><tr>{heads}</tr>\n{rows}\n</table></body></html>\n"
     )
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun
+from mlflow_wandb_plugin.core.protocols import WriteMethod
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def as_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def as_json(outcomes: Sequence[Outcome], method: WriteMethod | None = None) -> dict[str, Any]:
     """Return the report as JSON-compatible values."""
     return {
+        **_method(method),
         "counts": counts(outcomes),
         "runs": [
             {
@@ -36,6 +39,15 @@ def as_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
             for outcome in outcomes
         ],
     }
+
+
+def _method(method: WriteMethod | None) -> dict[str, Any]:
+    return {} if method is None else {"write_path": asdict(method)}
+
+
+def written_by(method: WriteMethod) -> str:
+    """Return the line that says how points are written."""
+    return f"write path: {method}"
 
 
 def counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
@@ -103,9 +115,12 @@ def _what(outcome: Outcome) -> str:
     return text
 
 
-def plan_as_json(planned: Sequence[PlannedRun]) -> dict[str, Any]:
+def plan_as_json(
+    planned: Sequence[PlannedRun], method: WriteMethod | None = None
+) -> dict[str, Any]:
     """Return a plan as JSON-compatible values, with its totals."""
     return {
+        **_method(method),
         "totals": _totals(planned),
         "runs": [
             {

@@ -15,6 +15,7 @@ from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun
 from mlflow_wandb_plugin.core.atomic_files import write_atomically
+from mlflow_wandb_plugin.core.protocols import WriteMethod
 from mlflow_wandb_plugin.errors import UsageError
 
 SUFFIXES = (".html", ".json", ".txt")
@@ -39,26 +40,31 @@ def check_report_file(path: Path) -> None:
 
 
 def write_report(
-    path: Path, outcomes: Sequence[Outcome], curves: Curves, read_back: html.ReadBack
+    path: Path,
+    outcomes: Sequence[Outcome],
+    curves: Curves,
+    read_back: html.ReadBack,
+    method: WriteMethod,
 ) -> None:
-    """Write a report of what was done."""
+    """Write a report of what was done, by ``method``."""
     if path.suffix == ".html":
-        text = html.page(outcomes, curves, read_back)
+        text = html.page(outcomes, curves, read_back, method)
     elif path.suffix == ".json":
-        text = json.dumps(report.as_json(outcomes), indent=1)
+        text = json.dumps(report.as_json(outcomes, method), indent=1)
     else:
-        text = _text(report.as_table(outcomes)) + report.one_line(outcomes) + "\n"
+        lines = (report.one_line(outcomes), report.written_by(method))
+        text = _text(report.as_table(outcomes)) + "".join(f"{line}\n" for line in lines)
     write_atomically(path, text)
 
 
-def write_plan(path: Path, planned: Sequence[PlannedRun]) -> None:
-    """Write a plan."""
+def write_plan(path: Path, planned: Sequence[PlannedRun], method: WriteMethod) -> None:
+    """Write a plan of what would be done, by ``method``."""
     if path.suffix == ".html":
-        text = html.plan_page(planned)
+        text = html.plan_page(planned, method)
     elif path.suffix == ".json":
-        text = json.dumps(report.plan_as_json(planned), indent=1)
+        text = json.dumps(report.plan_as_json(planned, method), indent=1)
     else:
-        text = _text(report.plan_as_table(planned))
+        text = f"{_text(report.plan_as_table(planned))}{report.written_by(method)}\n"
     write_atomically(path, text)
 
 

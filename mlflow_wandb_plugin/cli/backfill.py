@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +20,11 @@ from mlflow_wandb_plugin.backfill import report
 from mlflow_wandb_plugin.backfill.execution import LOCAL, Backfill
 from mlflow_wandb_plugin.backfill.options import BackfillOptions, Job
 from mlflow_wandb_plugin.backfill.outcome import Outcome
-from mlflow_wandb_plugin.backfill.plan import PlannedRun
 from mlflow_wandb_plugin.backfill.report_files import check_report_file, write_plan
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import reads_source
 from mlflow_wandb_plugin.core.model import Selection
+from mlflow_wandb_plugin.core.protocols import WriteMethod
 from mlflow_wandb_plugin.errors import UsageError
 
 log = logging.getLogger("mlflow_wandb_plugin.backfill")
@@ -83,7 +83,7 @@ def backfill(
     keep_curves = report_file is not None and report_file.suffix == ".html"
     session = Backfill(job, engine, address, keep_curves, only_plan, allow_none=follow)
     if only_plan:
-        _show_plan(session.plan(), as_json, report_file)
+        _show_plan(session, as_json, report_file)
         return
     if follow:
         # Containers are stopped with SIGTERM: it ends the rounds as Ctrl-C does.
@@ -121,19 +121,21 @@ def _carry(
         click.echo(f"{bar.runs_done}{of} runs done; run the same command to go on", err=True)
         raise
     outcomes = report.in_order(outcomes, selection.newest_first)
-    _show(outcomes, as_json)
+    _show(outcomes, session.write_method, as_json)
     if report_file is not None:
         session.write_report(report_file, outcomes)
     return any(outcome.action == "failed" for outcome in outcomes)
 
 
-def _show_plan(planned: Sequence[PlannedRun], as_json: bool, report_file: Path | None) -> None:
+def _show_plan(session: Backfill, as_json: bool, report_file: Path | None) -> None:
+    planned, method = session.plan(), session.write_method
     if as_json:
-        click.echo(json.dumps(report.plan_as_json(planned), indent=1))
+        click.echo(json.dumps(report.plan_as_json(planned, method), indent=1))
     else:
         Console().print(report.plan_as_table(planned))
+        click.echo(report.written_by(method))
     if report_file is not None:
-        write_plan(report_file, planned)
+        write_plan(report_file, planned, method)
 
 
 def _rounds(follow: bool, every_s: float) -> Iterator[None]:
@@ -144,13 +146,14 @@ def _rounds(follow: bool, every_s: float) -> Iterator[None]:
         yield
 
 
-def _show(outcomes: list[Outcome], as_json: bool) -> None:
+def _show(outcomes: list[Outcome], method: WriteMethod, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(report.as_json(outcomes), indent=1))
+        click.echo(json.dumps(report.as_json(outcomes, method), indent=1))
     else:
         console = Console()
         console.print(report.as_table(outcomes))
         console.print(report.one_line(outcomes), highlight=False)
+        console.print(report.written_by(method), highlight=False, soft_wrap=True)
 
 
 def _keep_log(folder: Path | None) -> None:

@@ -17,7 +17,12 @@ def doctor() -> None:
     sound = True
     for name in ("mlflow-wandb-plugin", "mlflow", "wandb"):
         click.echo(f"{name} {version(name)}")
-    for what, check in (("wandb can be followed", _tap), ("MLflow answers", _mlflow)):
+    checks = (
+        ("wandb can be followed", _tap),
+        ("MLflow answers", _mlflow),
+        ("points are written", _write_path),
+    )
+    for what, check in checks:
         try:
             click.echo(f"ok      {what}: {check()}")
         except MlflowWandbError as error:
@@ -36,10 +41,23 @@ def _tap() -> str:
 def _mlflow() -> str:
     from mlflow_wandb_plugin.core import tracking_uri
     from mlflow_wandb_plugin.core.retry import Backoff
-    from mlflow_wandb_plugin.settings import Settings
     from mlflow_wandb_plugin.targets.mlflow.client import Client
 
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    client = Client(tracking_uri.uri(Settings.load()) or None, Backoff(patience_s=0))
+    client = Client(_uri(), Backoff(patience_s=0))
     client.call(client.mlflow.search_experiments, max_results=1)
     return tracking_uri.shown(client.uri)
+
+
+def _write_path() -> str:
+    from mlflow_wandb_plugin.core.retry import Backoff
+    from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
+
+    return str(MlflowTarget(_uri(), backoff=Backoff(patience_s=0)).write_method)
+
+
+def _uri() -> str | None:
+    from mlflow_wandb_plugin.core import tracking_uri
+    from mlflow_wandb_plugin.settings import Settings
+
+    return tracking_uri.uri(Settings.load()) or None

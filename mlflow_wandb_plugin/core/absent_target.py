@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlflow_wandb_plugin.core.identity import Origin, Twin
 from mlflow_wandb_plugin.core.model import RunInfo
-from mlflow_wandb_plugin.core.protocols import RunWriter, Target
+from mlflow_wandb_plugin.core.protocols import RunWriter, Target, WriteMethod
 from mlflow_wandb_plugin.errors import TargetError
 
 
@@ -15,6 +15,8 @@ class AbsentTarget(Target):
         uri: what the user named, without credentials.
         comparable: whether a target of this kind is.
     """
+
+    write_method = WriteMethod("auto", "the target does not exist yet")
 
     def __init__(self, uri: str, comparable: bool) -> None:
         self._uri = uri

@@ -71,6 +71,22 @@ class TargetOptions:
     secret_names: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class WriteMethod:
+    """How a target writes points, and why in this way.
+
+    Attributes:
+        path: "bulk" into a database, "requests" to a server, "api" for MLflow's own calls, or
+            "own" where a target has but one way.
+    """
+
+    path: str = "own"
+    reason: str = "the target has one way to write"
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.reason})"
+
+
 class Source(ABC):
     """Somewhere runs can be read from.
 
@@ -238,10 +254,12 @@ class Target(ABC):
     Attributes:
         comparable: whether `compare` is offered.
         has_experiments: whether runs are in experiments with an id, as `TargetOptions` can name.
+        write_method: how points are written.
     """
 
     comparable: bool = False
     has_experiments: bool = False
+    write_method: WriteMethod = WriteMethod()
 
     @abstractmethod
     def find(self, info: RunInfo) -> Twin | None:

@@ -8,11 +8,13 @@ import json
 from rich.console import Console
 from rich.table import Table
 
-from mlflow_wandb_plugin.backfill import report
+from mlflow_wandb_plugin.backfill import html, report
+from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.decide import Decision
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun
 from mlflow_wandb_plugin.core.model import Size, UnreadableRange
+from mlflow_wandb_plugin.core.protocols import WriteMethod
 from tests.backfill.fakes import run_info
 
 OUTCOMES = [
@@ -70,3 +72,13 @@ def test_a_plan_has_totals() -> None:
     found = report.plan_as_json(planned)
     assert found["totals"]["points"] == 1000
     assert [run["action"] for run in found["runs"]] == ["migrate", "skip"]
+
+
+def test_plan_and_report_say_how_points_are_written() -> None:
+    """The write path and its reason are in both documents and in the page."""
+    method = WriteMethod("api", "the tables <differ>")
+    wanted = {"path": "api", "reason": "the tables <differ>"}
+    assert report.as_json(OUTCOMES, method)["write_path"] == wanted
+    assert report.plan_as_json([], method)["write_path"] == wanted
+    page = html.page(OUTCOMES, Curves(), lambda run_id, key: [], method)
+    assert "write path: api (the tables &lt;differ&gt;)" in page

@@ -132,7 +132,7 @@ def test_doctor(env: dict[str, str], tmp_path: Path) -> None:
     """All well on this machine; an MLflow that is not there is a problem and exit code 1."""
     done = mlflow_wandb("doctor", env=env, cwd=tmp_path)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("ok ") == 2
+    assert done.stdout.count("ok ") == 3
     away = {**env, "MLFLOW_TRACKING_URI": f"http://user:secret@127.0.0.1:{free_port()}"}
     done = mlflow_wandb("doctor", env=away, cwd=tmp_path)
     assert done.returncode == 1

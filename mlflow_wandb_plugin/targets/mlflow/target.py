@@ -10,7 +10,7 @@ from mlflow_wandb_plugin.core import identity, tracking_uri
 from mlflow_wandb_plugin.core.identity import Origin, Twin
 from mlflow_wandb_plugin.core.mlflow_terms import PARENT_TAG
 from mlflow_wandb_plugin.core.model import Key, RunInfo
-from mlflow_wandb_plugin.core.protocols import Place, Target, TargetOptions, WritePath
+from mlflow_wandb_plugin.core.protocols import Place, Target, TargetOptions, WriteMethod, WritePath
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import UsageError
@@ -26,8 +26,8 @@ from mlflow_wandb_plugin.targets.mlflow.rest.rest_points import open_rest
 from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun
 from mlflow_wandb_plugin.targets.mlflow.run_search import RunSearch, twin_of, twin_of_found
 from mlflow_wandb_plugin.targets.mlflow.run_writer import AdoptedRunWriter, MlflowRunWriter
-from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import open_bulk
-from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import sql_client
+from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import SqlBulk, bulk_obstacle, open_bulk
+from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import SqlClient, sql_obstacle
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -79,23 +79,34 @@ class MlflowTarget(Target):
         return self._experiments.find_or_create(name, tags)
 
     def _open_write_path(self, path: WritePath) -> BulkWriter | None:
-        """Open the fastest way to write points; None for MLflow's own calls."""
+        """Open the fastest way to write points, and say which it is; None for MLflow's calls."""
         client = self._client
         if path == "api":
+            self.write_method = WriteMethod("api", "as --write-path says")
             return None
-        try:
+        obstacle = bulk_obstacle(client.mlflow)
+        if path == "bulk" or not obstacle:
             sql = open_bulk(client.mlflow)
-            client.client = sql_client(client.mlflow, sql.transactions) or client.client
+            self.write_method = WriteMethod("bulk", self._open_sql_client(sql))
             return sql
-        except UsageError:
-            if path == "bulk":
-                raise
         try:
             rest = open_rest(client)
-            client.client = RequestClient(client.mlflow)
-            return rest
-        except UsageError:
+        except UsageError as error:
+            self.write_method = WriteMethod("api", f"{obstacle}; {error}")
             return None
+        client.client = RequestClient(client.mlflow)
+        self.write_method = WriteMethod("requests", "the tracking URI is MLflow's own server")
+        return rest
+
+    def _open_sql_client(self, sql: SqlBulk) -> str:
+        """Write runs in SQL, too, where that can be done; returns why it can, or cannot."""
+        client = self._client
+        known = f"{sql.transactions.engine.dialect.name} tables of the known shape"
+        obstacle = sql_obstacle(client.mlflow, sql.transactions)
+        if obstacle:
+            return f"{known}; but runs are written by MLflow's own calls: {obstacle}"
+        client.client = SqlClient(client.mlflow, sql.transactions)
+        return known
 
     def curve(self, run_id: str, key: Key) -> list[tuple[int, float]]:
         """A metric's points by step, for a report's curve; empty where there are none."""

@@ -9,12 +9,13 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.targets.mlflow.client import RefusedNamesError, deleted
-from mlflow_wandb_plugin.targets.mlflow.point_blocks import COLUMNS, Points, joined
-from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError, has_tables
+from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points, joined
+from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError
+from mlflow_wandb_plugin.targets.mlflow.sql.table_shapes import METRIC_TABLES, unknown_shape
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import (
     LOCK_S,
     SharedTransactions,
@@ -23,11 +24,8 @@ from mlflow_wandb_plugin.targets.mlflow.sql.transactions import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection
 
-TESTED_SCHEMAS = frozenset({"bda7b8c39065", "dc11669786a5"})
-"""Alembic revisions (MLflow 3.1 and 3.17) with which the rows were compared to log_batch's."""
-PRIMARY_KEY = {"key", "timestamp", "step", "run_uuid", "value", "is_nan"}
 FEWEST_ROWS, MOST_ROWS = 2_000, 200_000
 
 
@@ -99,36 +97,24 @@ class SqlBulk:
         return joined(part)
 
 
-def open_bulk(client: MlflowClient) -> SqlBulk:
-    """Return the bulk writer into the database of ``client``; UsageError says why it is not
-    possible."""
-    from sqlalchemy import Engine, inspect
+def bulk_obstacle(client: MlflowClient) -> str:
+    """Say why points cannot be written in bulk into the database of ``client``; empty if they
+    can."""
+    from sqlalchemy import Engine
 
     engine = getattr(client._tracking_client.store, "engine", None)
     if not isinstance(engine, Engine):
-        raise UsageError("the bulk path needs a database as tracking URI: use --write-path api")
+        return "the bulk path needs a database as tracking URI"
     if engine.dialect.name not in DIALECTS:
-        raise UsageError(f"no bulk path into {engine.dialect.name}: use --write-path api")
-    revision = _revision(engine)
-    if revision not in TESTED_SCHEMAS:
-        raise UsageError(
-            f"the database has schema {revision}, which the bulk path was not tested with: "
-            "use --write-path api, or update mlflow-wandb-plugin"
-        )
-    columns = set(COLUMNS)
-    known = has_tables(engine, {"metrics": columns, "latest_metrics": columns})
-    key = inspect(engine).get_pk_constraint("metrics")["constrained_columns"]
-    if not known or set(key) != PRIMARY_KEY:
-        raise UsageError("the database's metric tables are not MLflow's: use --write-path api")
-    return SqlBulk(SharedTransactions(engine))
+        return f"there is no bulk path into {engine.dialect.name}"
+    return unknown_shape(engine, METRIC_TABLES)
 
 
-def _revision(engine: Engine) -> str:
-    from sqlalchemy import text
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        with engine.connect() as connection:
-            return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar())
-    except SQLAlchemyError:
-        return "unknown"
+def open_bulk(client: MlflowClient) -> SqlBulk:
+    """Return the bulk writer into the database of ``client``; UsageError says why it is not
+    possible."""
+    obstacle = bulk_obstacle(client)
+    if obstacle:
+        raise UsageError(f"{obstacle}: use --write-path api")
+    store: Any = client._tracking_client.store
+    return SqlBulk(SharedTransactions(store.engine))

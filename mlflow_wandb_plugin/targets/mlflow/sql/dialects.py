@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import COLUMNS, Points, Row
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection
 
 _INTO = f"INTO {{table}} ({', '.join(COLUMNS)})"
 _NEWER = (
@@ -270,13 +270,3 @@ DIALECTS: Mapping[str, Callable[[], Dialect]] = {
     "postgresql": PostgreSql,
     "mysql": MySql,
 }
-
-
-def has_tables(engine: Engine, tables: Mapping[str, set[str]]) -> bool:
-    """Whether each table has exactly these columns."""
-    from sqlalchemy import inspect
-
-    return all(
-        {column["name"] for column in inspect(engine).get_columns(name)} == columns
-        for name, columns in tables.items()
-    )

@@ -1,7 +1,7 @@
 """Operations of MLflow's client on runs, as SQL in its database.
 
 A small run takes a dozen operations, and in MLflow's store each of them is an ORM session. The rows
-written here are those that ``SqlAlchemyStore`` (MLflow 3.1 to 3.17) writes. Special cases (a value
+written here are those that ``SqlAlchemyStore`` (MLflow 3.1 to 3.18) writes. Special cases (a value
 over a limit, an illegal name, a deleted run, a param that changes) are left to MLflow, which does
 them or raises its own error.
 """
@@ -26,7 +26,12 @@ from mlflow_wandb_plugin.targets.mlflow.run_client import (
     RepositoryClient,
     RunClient,
 )
-from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError, has_tables
+from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError
+from mlflow_wandb_plugin.targets.mlflow.sql.table_shapes import (
+    RUN_COLUMNS,
+    RUN_TABLES,
+    unknown_shape,
+)
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import SharedTransactions, is_active
 
 if TYPE_CHECKING:
@@ -38,19 +43,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-RUN_COLUMNS = (
-    "run_uuid", "name", "source_type", "source_name", "entry_point_name", "user_id", "status",
-    "start_time", "end_time", "source_version", "lifecycle_stage", "artifact_uri",
-    "experiment_id", "deleted_time",
-)  # fmt: skip
 INFO_COLUMNS = ("user_id", "status", "start_time", "end_time", "lifecycle_stage", "artifact_uri")
 """Columns that are attributes of MLflow's RunInfo under the same name."""
-TABLES = {
-    "runs": set(RUN_COLUMNS),
-    "tags": {"key", "value", "run_uuid"},
-    "params": {"key", "value", "run_uuid"},
-}
-"""Tables that are written here, with all of their columns."""
 READ_ROWS = 20_000
 _ACTIVE_ONLY = (
     "JOIN experiments ON experiments.experiment_id = runs.experiment_id "
@@ -60,14 +54,19 @@ _LEGAL_NAME = re.compile(r"[\w\-:][\w.\- :]*(?:/[\w\-:][\w.\- :]*)*")
 _LOCAL = r"file:|/|\./"
 
 
-def sql_client(client: MlflowClient, transactions: SharedTransactions) -> SqlClient | None:
-    """Return a faster client for the database of ``client``; None if its store is not MLflow's own
-    class, or its tables are not those that are known here."""
+def sql_obstacle(client: MlflowClient, transactions: SharedTransactions) -> str:
+    """Say why runs cannot be written in SQL; empty if they can."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    known = type(client._tracking_client.store) is SqlAlchemyStore
-    known = known and has_tables(transactions.engine, TABLES)
-    return SqlClient(client, transactions) if known else None
+    store = type(client._tracking_client.store)
+    if store is not SqlAlchemyStore:
+        return f"the store is not MLflow's own class, but {store.__name__}"
+    return unknown_shape(transactions.engine, RUN_TABLES)
+
+
+def sql_client(client: MlflowClient, transactions: SharedTransactions) -> SqlClient | None:
+    """Return a faster client for the database of ``client``; None where there is an obstacle."""
+    return None if sql_obstacle(client, transactions) else SqlClient(client, transactions)
 
 
 class LeftToMlflow(Exception):

@@ -14,13 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.entities import Metric
-from mlflow.store.db.utils import _get_latest_schema_revision
 
 from mlflow_wandb_plugin.core.model import Series
 from mlflow_wandb_plugin.core.protocols import TargetOptions
 from mlflow_wandb_plugin.errors import TargetError, UsageError
-from mlflow_wandb_plugin.targets.mlflow.sql import bulk_points
 from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import Points, SqlBulk, open_bulk
+from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import SqlClient
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.support.health_checks import WITH_FIXTURE
 from tests.support.mlflow_state import read_runs
@@ -130,29 +129,64 @@ def test_a_deleted_run_takes_no_points(client: MlflowClient, fresh_store: str) -
     assert rows(fresh_store, run_id)["metrics"] == []
 
 
-def test_the_installed_mlflow_has_a_schema_that_was_tested() -> None:
-    """The schema of the installed MLflow is a tested one; if not, test it and add its revision."""
-    assert _get_latest_schema_revision() in bulk_points.TESTED_SCHEMAS
+def altered(uri: str, *statements: str) -> None:
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as db:
+        for statement in statements:
+            db.execute(statement)
+        db.commit()
 
 
-def test_a_schema_that_was_not_tested_is_written_by_mlflow_itself(
-    client: MlflowClient, fresh_store: str
+def test_the_shape_of_the_tables_decides(client: MlflowClient, fresh_store: str) -> None:
+    """A schema of another MLflow is written in bulk if its tables have the known shape."""
+    altered(
+        fresh_store,
+        "update alembic_version set version_num = 'from the future'",
+        "alter table experiments add column more integer",
+    )
+    target = MlflowTarget(fresh_store)
+    assert isinstance(target._bulk, SqlBulk)
+    assert isinstance(target._client.client, SqlClient)
+    assert target.write_method.path == "bulk"
+
+
+@pytest.mark.parametrize(
+    ("statements", "reason"),
+    [
+        (["alter table metrics add column more integer"], "table metrics differ: more"),
+        (["drop table latest_metrics"], "latest_metrics cannot be inspected"),
+        (
+            ["drop table metrics",
+             "create table metrics (key varchar, value float, timestamp bigint, step bigint, "
+             "is_nan boolean, run_uuid varchar)"],
+            "key of the database's table metrics is none",
+        ),
+        (
+            ["alter table latest_metrics drop column step",
+             "alter table latest_metrics add column step varchar(9)"],
+            "latest_metrics have other types: step",
+        ),
+    ],
+)  # fmt: skip
+def test_tables_of_another_shape_are_written_by_mlflow_itself(
+    client: MlflowClient, fresh_store: str, statements: list[str], reason: str
 ) -> None:
-    """An unknown schema is an error for `bulk`, and `auto` uses log_batch."""
-    with closing(sqlite3.connect(fresh_store.removeprefix("sqlite:///"))) as db:
-        db.execute("update alembic_version set version_num = 'from the future'")
-        db.commit()
-    with pytest.raises(UsageError, match=r"from the future.*--write-path api"):
+    """Another column, type or key is an error for `bulk`; `auto` uses MLflow's calls."""
+    altered(fresh_store, *statements)
+    with pytest.raises(UsageError, match=rf"{reason}.*: use --write-path api"):
         open_bulk(client)
+    target = MlflowTarget(fresh_store)
+    assert target._bulk is None
+    assert target.write_method.path == "api"
+    assert reason in target.write_method.reason
 
 
-def test_tables_that_are_not_mlflows_are_left_alone(client: MlflowClient, fresh_store: str) -> None:
-    """A table with another column is written by log_batch."""
-    with closing(sqlite3.connect(fresh_store.removeprefix("sqlite:///"))) as db:
-        db.execute("alter table metrics add column more integer")
-        db.commit()
-    with pytest.raises(UsageError, match="not MLflow's"):
-        open_bulk(client)
+def test_other_tables_of_runs_are_written_by_mlflow_itself(fresh_store: str) -> None:
+    """Points go in bulk, runs through MLflow's calls, and that is said."""
+    altered(fresh_store, "alter table runs add column more integer")
+    target = MlflowTarget(fresh_store)
+    assert isinstance(target._bulk, SqlBulk)
+    assert not isinstance(target._client.client, SqlClient)
+    assert "table runs differ: more" in target.write_method.reason
 
 
 def test_a_store_without_a_database_has_no_bulk_path(tmp_path: Path) -> None:
