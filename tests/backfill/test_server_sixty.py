@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from mlflow_wandb_plugin.core.protocols import TargetOptions
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.support import sixty
 from tests.support.environment import isolated
+from tests.support.killing import forker
 from tests.support.mlflow_state import RunState, read_runs
 from tests.support.processes import wait_until
 from tests.support.sixty import PROJECT, Expected
@@ -206,25 +204,6 @@ def test_a_second_backfill_reads_no_history(project: Sixty, tmp_path: Path) -> N
     assert history == {"running"}
 
 
-FORKER = """
-import os, sys
-import mlflow, pyarrow.parquet, sqlalchemy, alembic
-import mlflow.store.tracking.sqlalchemy_store
-from mlflow_wandb_plugin.cli import main
-import mlflow_wandb_plugin.cli.backfill, mlflow_wandb_plugin.sources.wandb_server.source
-import mlflow_wandb_plugin.targets.mlflow.target
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        os.setsid()
-        sys.argv = ["mlflow-wandb", *line.split()]
-        main()
-        os._exit(0)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
 def test_twenty_kills_leave_what_an_undisturbed_backfill_leaves(
     project: Sixty, undisturbed: tuple[dict[str, Outcome], dict[str, RunState]], tmp_path: Path
 ) -> None:
@@ -236,21 +215,16 @@ def test_twenty_kills_leave_what_an_undisturbed_backfill_leaves(
         tmp_path, WANDB_API_KEY=project.server.api_key,
         PYTHONPATH=os.environ.get("PYTHONPATH", ""), PYTHONWARNINGS="ignore",
     )  # fmt: skip
-    line = f"backfill wandb+{project.server.url}/tester/{PROJECT} --to {uri} --adopt-dual --json\n"
+    line = f"backfill wandb+{project.server.url}/tester/{PROJECT} --to {uri} --adopt-dual --json"
     chance = random.Random(20)
-    with open(tmp_path / "errors.txt", "w") as errors, subprocess.Popen(
-        [sys.executable, "-c", FORKER], env=env, cwd=where, text=True, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=errors,
-    ) as forker:  # fmt: skip
-        try:
-            for _ in range(KILLS):
-                assert _start_and_kill(project, forker, line, chance.randint(2, 45)) == -9
-                _check_nothing_is_half_done(project, uri)
-            complete = _complete(uri)
-            before = len(project.server.requests)
-            assert _start_and_kill(project, forker, line, None) == 0
-        finally:
-            forker.kill()
+    with forker(env, where, tmp_path / "errors.txt") as commands:
+        for _ in range(KILLS):
+            moment = _after_requests(project, chance.randint(2, 45))
+            assert commands.run(line, moment) == -9
+            _check_nothing_is_half_done(project, uri)
+        complete = _complete(uri)
+        before = len(project.server.requests)
+        assert commands.run(line) == 0
     asked = project.server.requests[before:]
     history = {request.variables.get("run") for request in asked if request.operation in HISTORY}
     assert history.isdisjoint(complete)
@@ -264,23 +238,10 @@ def test_twenty_kills_leave_what_an_undisturbed_backfill_leaves(
         assert _replica(states[run_id]) == _replica(expected[run_id]), run_id
 
 
-def _start_and_kill(
-    project: Sixty, forker: subprocess.Popen[str], line: str, requests: int | None
-) -> int:
-    """Start a backfill, kill it after so many requests; its exit code."""
-    assert forker.stdin is not None
-    assert forker.stdout is not None
+def _after_requests(project: Sixty, count: int) -> Callable[[], None]:
+    """Wait until the server got so many requests."""
     before = len(project.server.requests)
-    forker.stdin.write(line)
-    forker.stdin.flush()
-    child = int(forker.stdout.readline())
-    if requests is not None:
-        wait_until(lambda: len(project.server.requests) >= before + requests, 60)
-        os.kill(child, signal.SIGKILL)
-    while True:
-        answer = forker.stdout.readline().strip()
-        if answer.lstrip("-").isdigit():
-            return int(answer)
+    return lambda: wait_until(lambda: len(project.server.requests) >= before + count, 60)
 
 
 def _complete(uri: str) -> set[str]:
