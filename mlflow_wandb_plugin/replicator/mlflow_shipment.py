@@ -116,7 +116,7 @@ class MlflowShipment:
             on_trouble=lambda error, _: self._write_status("waiting", error=str(error)),
             on_recovery=lambda: self._write_status("live", error=""),
         )
-        self._write_status(ASKING)
+        self._write_status(ASKING, name=info.name, project=info.project)
         backoff.call(lambda: check_reachable(self._uri))
 
         from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
