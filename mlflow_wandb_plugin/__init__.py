@@ -25,10 +25,10 @@ def autolog(**settings: Any) -> None:
     Raises:
         UsageError: a setting is unknown or its value does not fit.
     """
+    from mlflow_wandb_plugin.core.training_settings import load_settings
     from mlflow_wandb_plugin.live.tap import install
-    from mlflow_wandb_plugin.settings import Settings
 
-    install(Settings.load(**settings))
+    install(load_settings(**settings))
 
 
 def __getattr__(name: str) -> Any:

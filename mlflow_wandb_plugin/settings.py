@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -52,8 +52,16 @@ class Settings:
     secret_names: str = ""
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None, **arguments: Any) -> Settings:
+    def load(
+        cls,
+        environ: Mapping[str, str] | None = None,
+        malformed: Callable[[UsageError], object] | None = None,
+        **arguments: Any,
+    ) -> Settings:
         """Make settings from ``arguments`` (None means "not given"), the environment and defaults.
+
+        Args:
+            malformed: is called with the error of a malformed variable, whose default is then used.
 
         Raises:
             UsageError: a setting is unknown or its value is malformed; the message names it.
@@ -65,11 +73,15 @@ class Settings:
             raise UsageError(f"no such setting: {', '.join(sorted(unknown))}")
         values: dict[str, Any] = {}
         for field in fields(cls):
-            given = arguments.get(field.name)
-            if given is None:
-                given = environ.get(PREFIX + field.name.upper()) or None
-            if given is not None:
-                values[field.name] = _converted(field.name, field.default, given)
+            given, variable = arguments.get(field.name), environ.get(PREFIX + field.name.upper())
+            try:
+                if given is not None or variable:
+                    value = variable if given is None else given
+                    values[field.name] = _converted(field.name, field.default, value)
+            except UsageError as error:
+                if given is not None or malformed is None:
+                    raise
+                malformed(error)
         return cls(**values)
 
 
@@ -78,8 +90,11 @@ def _converted(name: str, default: Any, given: Any) -> Any:
         raise UsageError(
             f"{PREFIX}HOMES must be one of {', '.join(get_args(Homes))}: not {given!r}"
         )
+    kind, variable = type(default), PREFIX + name.upper()
     try:
-        return type(default)(given)
+        value = kind(given)
     except (TypeError, ValueError):
-        kind = type(default).__name__
-        raise UsageError(f"{PREFIX}{name.upper()} must be a {kind}: not {given!r}") from None
+        raise UsageError(f"{variable} must be a {kind.__name__}: not {given!r}") from None
+    if isinstance(value, float) and not value >= 0:
+        raise UsageError(f"{variable} must be a number of seconds, not less than 0: not {given!r}")
+    return value

@@ -7,6 +7,8 @@ from inspect import signature
 
 import pytest
 
+from mlflow_wandb_plugin.core import messages
+from mlflow_wandb_plugin.core.training_settings import load_settings
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.settings import PREFIX, Settings
 
@@ -61,3 +63,18 @@ def test_an_unknown_setting_is_an_error() -> None:
     """A misspelt argument is not silently ignored."""
     with pytest.raises(UsageError, match="no such setting: tracking_url"):
         Settings.load({}, tracking_url="x")
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "soon"])
+def test_a_malformed_variable_does_not_stop_training(
+    value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is shown, and its default is used; the other settings count."""
+    monkeypatch.setattr(messages, "_shown", set())
+    monkeypatch.setenv(PREFIX + "INIT_TIMEOUT", value)
+    monkeypatch.setenv(PREFIX + "EXPERIMENT", "mine")
+    settings = load_settings(linger=7)
+    assert settings == Settings(experiment="mine", linger=7.0)
+    assert f"{PREFIX}INIT_TIMEOUT must be" in caplog.text
+    with pytest.raises(UsageError, match="INIT_TIMEOUT"):
+        load_settings(init_timeout=value)

@@ -12,8 +12,8 @@ import flyte
 from mlflow_wandb_flyte import current_run, keys
 from mlflow_wandb_flyte.context import changed_context, get_mlflow_context
 from mlflow_wandb_flyte.links import run_link
+from mlflow_wandb_plugin.core.training_settings import load_settings
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def use_mirrored_store(uri: str | None) -> None:
 
     before = mlflow.get_tracking_uri()
     wanted = uri or before
-    if Settings.load().homes == "both":
+    if load_settings().homes == "both":
         from mlflow_wandb_plugin.store import uris
 
         plain = wanted.removeprefix(uris.PREFIX)
@@ -129,7 +129,7 @@ def wait_for_wandb(run_id: str) -> None:
     from mlflow_wandb_plugin.store import delivery
 
     try:
-        if not delivery.arrived(run_id, Settings.load().finish_timeout):
+        if not delivery.arrived(run_id, load_settings().finish_timeout):
             logger.warning("W&B does not have all of MLflow run %s yet", run_id)
     except Exception as error:
         logger.warning("cannot tell whether W&B has MLflow run %s: %s", run_id, error)

@@ -1,8 +1,11 @@
-"""A progress bar on stderr, where that is a terminal."""
+"""Progress on stderr, where that is a terminal."""
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mlflow_wandb_plugin.backfill.outcome import (
     Listener,
@@ -71,3 +74,28 @@ class ProgressBar(Listener):
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+
+@contextmanager
+def counted_progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
+    """Show how many of ``total`` things were started, and which one is under way.
+
+    Yields:
+        A function to be called with the name of each when it is started.
+    """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(what), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Progress(
+        *columns,
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+        # Lines for a pipe or a file stay out of the terminal.
+        redirect_stdout=sys.stdout.isatty(),
+    ) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda name: progress.update(task, advance=1, description=name)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import textwrap
+import time
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,6 +17,10 @@ from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
 from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.replicator import sync as syncing
 from mlflow_wandb_plugin.replicator.wandb_shipment import is_mirrored
+
+WIDTH = 80
+COLUMNS = {"run": 26, "id": 14, "project": 16, "age": 5, "replica": 9}
+"""The columns of the list, and the most characters of each."""
 
 
 @click.command()
@@ -30,20 +39,47 @@ def status(folders: tuple[Path, ...], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Replicas")
-    columns = ["log", "trainer", "home", "replica", "MLflow run"]
-    columns += ["not yet shipped", "not carried", "trouble"]
-    for column in columns:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*(str(row[column]) for column in columns))
-    Console().print(table)
+    click.echo("\n".join(_lines(rows)) or "no replicas here")
 
 
-def _row(path: Path) -> dict[str, object]:
+def _lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A list of at most `WIDTH` columns: a line for each run, and its details below."""
+    shown = [{name: _cut(str(row[name]), most) for name, most in COLUMNS.items()} for row in rows]
+    widths = {name: max(len(each[name]) for each in [*shown, _TITLES]) for name in COLUMNS}
+    lines = []
+    for row, cells in zip([None, *rows], [_TITLES, *shown], strict=True) if rows else ():
+        lines.append("  ".join(cells[name].ljust(widths[name]) for name in COLUMNS).rstrip())
+        lines += _details(row) if row is not None else []
+    return lines
+
+
+_TITLES = {name: name for name in COLUMNS}
+
+
+def _details(row: dict[str, Any]) -> list[str]:
+    wanted = {
+        "log": row["log"],
+        f"in {row['home']}": row["MLflow run"] if row["home"] == "MLflow" else row["where"],
+        "trainer": row["trainer"] if row["trainer"] == "alive" else "",
+        "not yet shipped": row["not yet shipped"],
+        "not carried": row["not carried"],
+        "trouble": row["trouble"],
+    }
+    text = {"width": WIDTH, "initial_indent": "  ", "subsequent_indent": "    "}
+    return [
+        line
+        for name, value in wanted.items()
+        if value
+        for line in textwrap.wrap(f"{name}: {value}", break_long_words=False, **text)  # type: ignore[arg-type]
+    ]
+
+
+def _cut(text: str, most: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def _row(path: Path) -> dict[str, Any]:
     recorded = read_status(path)
     mirrored = recorded.get("born") == outbox.BORN or (path.exists() and is_mirrored(path))
     pending = path.exists()
@@ -53,13 +89,37 @@ def _row(path: Path) -> dict[str, object]:
         # It was delivered; the process ended before it wrote the status.
         state = "complete"
     losses = recorded.get("losses") or {}
+    at_work = state in ("live", "asking")
     return {
         "log": path.stem,
+        "run": str(recorded.get("name") or ""),
+        "id": path.stem if mirrored else path.stem[STAMP:] or path.stem,
+        "project": str(recorded.get("project") or ""),
+        "age": _age(path),
         "trainer": "alive" if alive else "ended",
         "home": "W&B" if mirrored else "MLflow",
-        "replica": "waiting" if pending and not alive and state == "live" else state,
+        "replica": "waiting" if pending and not alive and at_work else state,
         "MLflow run": path.stem if mirrored else recorded.get("run_id", ""),
+        "where": recorded.get("where", ""),
         "not yet shipped": f"{path.stat().st_size:,} bytes" if pending else "",
         "not carried": ", ".join(f"{what}: {count}" for what, count in losses.items()),
         "trouble": recorded.get("error", ""),
     }
+
+
+STAMP = len("20260101_000000-")
+"""Characters of a log's name before the run's id: when the run started."""
+
+
+def _age(path: Path) -> str:
+    """How long ago the run started, or a mirrored run was last written."""
+    try:
+        started_s = datetime.strptime(path.stem[: STAMP - 1], "%Y%m%d_%H%M%S").timestamp()
+    except ValueError:
+        found = path if path.exists() else path.with_suffix(".status")
+        started_s = found.stat().st_mtime if found.exists() else time.time()
+    seconds = max(0, int(time.time() - started_s))
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

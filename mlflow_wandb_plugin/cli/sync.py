@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from mlflow_wandb_plugin.cli.progress import counted_progress
 from mlflow_wandb_plugin.replicator import sync as syncing
 
 
@@ -36,12 +37,12 @@ def sync(folders: tuple[Path, ...], to: str, as_json: bool) -> None:
         for folder in folders or (syncing.default_folder(),)
         for path in syncing.find_journals(folder)
     ]
-    deliveries = []
-    for delivery in syncing.deliver(journals, to):
-        deliveries.append(delivery)
-        if not as_json:
-            what = f" ({delivery.error})" if delivery.error else ""
-            click.echo(f"{delivery.journal.stem}: {delivery.state}{what}")
+    deliveries: list[syncing.Delivery] = []
+    with counted_progress("journals", len(journals)) as starting:
+        for delivery in syncing.deliver(journals, to, lambda path: starting(path.stem)):
+            if not as_json:
+                _show(delivery, deliveries[-1] if deliveries else None)
+            deliveries.append(delivery)
     if as_json:
         rows = [asdict(delivery) | {"journal": str(delivery.journal)} for delivery in deliveries]
         click.echo(json.dumps(rows, indent=1))
@@ -49,3 +50,15 @@ def sync(folders: tuple[Path, ...], to: str, as_json: bool) -> None:
         click.echo("nothing to deliver")
     undelivered = ("waiting", "failed", "busy")
     sys.exit(1 if any(delivery.state in undelivered for delivery in deliveries) else 0)
+
+
+def _show(delivery: syncing.Delivery, before: syncing.Delivery | None) -> None:
+    """Print one line, below one for its target; an error that was just printed is not repeated."""
+    place = (delivery.home, delivery.target)
+    if before is None or place != (before.home, before.target):
+        at = f" at {delivery.target}" if delivery.target else ""
+        click.echo(f"To {delivery.home}{at}:")
+        before = None
+    repeated = before is not None and before.error == delivery.error
+    what = f" ({delivery.error})" if delivery.error and not repeated else ""
+    click.echo(f"  {delivery.journal.stem}: {delivery.state}{what}")

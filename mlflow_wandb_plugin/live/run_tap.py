@@ -18,7 +18,7 @@ from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
 from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.live.replicator_process import Replicator
-from mlflow_wandb_plugin.live.terminal import ProgressLine, print_line, warn_once
+from mlflow_wandb_plugin.live.terminal import ProgressLine, heed, print_line, warn_once
 from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.wandb_log.run_folders import segment_of
 
@@ -51,6 +51,7 @@ class RunTap:
         self._target_uri = ""
         self._replicator = Replicator.of_this_process()
         self._in_wandb_config = False
+        self._quiet = heed(run.settings)
 
     def start_replicator(self) -> None:
         """Start the replicator when the run is created, so that it is ready when wandb is."""
@@ -66,7 +67,7 @@ class RunTap:
         if status.get("run_id"):
             self._add_to_wandb_config(status)
         else:
-            reason = status.get("error") or "MLflow has not answered yet"
+            reason = status.get("error") or _what_is_late(status, "answered")
             warn_once(f"{reason}; training goes on, the journal keeps everything for MLflow")
 
     def before_finish(self) -> None:
@@ -172,7 +173,7 @@ class RunTap:
     def _wait_for_replica(self) -> None:
         deadline = time.monotonic() + self._settings.finish_timeout
         trouble_since: float | None = None
-        line, quiet_until = ProgressLine(), time.monotonic() + 1.0
+        line, quiet_until = ProgressLine(self._quiet), time.monotonic() + 1.0
         while (now := time.monotonic()) < deadline and self._replicator.revive():
             status = read_status(self.path)
             state = status.get("state")
@@ -187,7 +188,7 @@ class RunTap:
         line.end()
         status = read_status(self.path)
         if status.get("state") != "complete":
-            reason = status.get("error") or "MLflow has not taken everything yet"
+            reason = status.get("error") or _what_is_late(status, "taken everything")
             warn_once(f"{reason}. `mlflow-wandb sync {self.path.parent.parent}` delivers the rest")
 
     def _add_to_wandb_config(self, status: dict[str, Any]) -> None:
@@ -200,7 +201,15 @@ class RunTap:
         except Exception as error:
             # Whatever the error is, the user's run goes on.
             warn_once(f"the W&B config cannot name the MLflow run {run_id}: {error}")
-        print_line(f"MLflow run {run_id} {status.get('where', '')}".rstrip())
+        if not self._quiet:
+            print_line(f"MLflow run {run_id} {status.get('where', '')}".rstrip())
+
+
+def _what_is_late(status: dict[str, Any], done: str) -> str:
+    """Why there is no answer yet: before the first status, the replicator still starts."""
+    if not status.get("state"):
+        return "the process that writes to MLflow is still starting"
+    return f"MLflow has not {done} yet"
 
 
 def _keep_staged_files(artifact: Any, folder: Path) -> None:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from mlflow_wandb_plugin.core.training_settings import load_settings
 from mlflow_wandb_plugin.errors import MlflowWandbError
 from mlflow_wandb_plugin.live.run_tap import RunTap
 from mlflow_wandb_plugin.live.terminal import warn_once
@@ -67,7 +68,7 @@ def install(settings: Settings) -> None:
 
 def settings() -> Settings:
     """The settings of a run that starts now, in this thread or task."""
-    return _override.get() or (_settings if _installed else Settings.load())
+    return _override.get() or (_settings if _installed else load_settings())
 
 
 @contextmanager
@@ -82,9 +83,9 @@ def using(**changes: Any) -> Iterator[None]:
         UsageError: a setting is unknown or its value is invalid.
         MlflowWandbError: as for `install`.
     """
-    changed = Settings.load(**{**dataclasses.asdict(settings()), **changes})
+    changed = load_settings(**{**dataclasses.asdict(settings()), **changes})
     if not _installed:
-        install(Settings.load())
+        install(load_settings())
     token = _override.set(changed)
     try:
         yield

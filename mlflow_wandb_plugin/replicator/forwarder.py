@@ -18,13 +18,14 @@ from pathlib import Path
 
 from mlflow_wandb_plugin.core.helper_process import lower_priority
 from mlflow_wandb_plugin.core.locks import file_lock
+from mlflow_wandb_plugin.core.training_settings import load_settings
 from mlflow_wandb_plugin.errors import MlflowWandbError
 from mlflow_wandb_plugin.journal import frames, outbox
 from mlflow_wandb_plugin.journal.journal_folder import open_folder
 from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
 from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.replicator.wandb_shipment import WandbShipment, is_mirrored
-from mlflow_wandb_plugin.settings import PREFIX, Settings
+from mlflow_wandb_plugin.settings import PREFIX
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, wanted_mode
 from mlflow_wandb_plugin.targets.wandb.run_writer import unset_user_run_variables
 
@@ -195,7 +196,7 @@ def main() -> None:
     os.environ[f"{PREFIX}MIRROR"] = "off"
     folder = Path(sys.argv[1])
     open_folder(folder)
-    done = Forwarder(folder, Settings.load().linger).run()
+    done = Forwarder(folder, load_settings().linger).run()
     sys.stdout.flush()
     restarts = int(os.environ.get(RESTARTS) or 0)
     if not done and restarts < MOST_RESTARTS:

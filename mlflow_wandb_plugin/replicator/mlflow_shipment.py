@@ -46,6 +46,8 @@ DEAD_TRAINER_PATIENCE_S = 1.0
 """wandb-core outlives a killed training process by about 100 ms."""
 CORE_POLL_S = 1.0
 """Between two looks whether wandb-core still has the log of a dead training process open."""
+ASKING = "asking"
+"""State of a journal until MLflow has answered for the first time."""
 SECONDARY = "secondary"
 """Key of a journal's header and status: another process writes how the run ends."""
 
@@ -124,6 +126,7 @@ class MlflowShipment:
             on_trouble=lambda error, _: self._write_status("waiting", error=str(error)),
             on_recovery=lambda: self._write_status("live", error=""),
         )
+        self._write_status(ASKING, name=info.name, project=info.project)
         backoff.call(lambda: check_reachable(self._uri))
 
         from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget

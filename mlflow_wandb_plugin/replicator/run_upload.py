@@ -111,6 +111,7 @@ class RunUpload:
         """Write the status file with what is known of the run; returns ``state``."""
         return self._write_status(
             state,
+            name=self.state.name or "",
             points=self.state.points,
             losses=self.state.losses,
             rows=self.next_row,

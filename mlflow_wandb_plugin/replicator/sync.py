@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlflow_wandb_plugin.core import tracking_uri
-from mlflow_wandb_plugin.errors import JournalError, UsageError
+from mlflow_wandb_plugin.errors import JournalError, MlflowWandbError, UsageError
 from mlflow_wandb_plugin.journal import frames, outbox
 from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
 from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
@@ -25,6 +25,7 @@ from mlflow_wandb_plugin.replicator.mlflow_shipment import (
 from mlflow_wandb_plugin.replicator.run_log_of_journal import wandb_file_of
 from mlflow_wandb_plugin.replicator.wandb_shipment import WandbShipment
 from mlflow_wandb_plugin.settings import Settings
+from mlflow_wandb_plugin.targets.wandb.lookup import Access, wanted_mode
 from mlflow_wandb_plugin.targets.wandb.run_writer import unset_user_run_variables
 
 LOCK_PATIENCE_S = 60.0
@@ -37,6 +38,7 @@ class Delivery:
 
     Attributes:
         home: "MLflow" or "W&B", where the journal is to be delivered.
+        target: MLflow's tracking URI, without credentials.
     """
 
     journal: Path
@@ -45,6 +47,7 @@ class Delivery:
     run_id: str = ""
     points: int = 0
     home: str = "MLflow"
+    target: str = ""
 
 
 def default_folder() -> Path:
@@ -71,32 +74,98 @@ def find_journals(folder: Path, delivered: bool = False) -> list[Path]:
     return sorted(found, key=lambda path: path.stem)
 
 
-def deliver(journals: list[Path], to: str = "") -> Iterator[Delivery]:
-    """Ship each journal.
+def deliver(
+    journals: list[Path], to: str = "", starting: Callable[[Path], object] = lambda _: None
+) -> Iterator[Delivery]:
+    """Ship each journal, target by target.
 
-    A journal that another process still tries to ship is taken over from it.
+    A journal that another process still tries to ship is taken over from it. A target that does not
+    answer is asked once for all its journals.
 
     Args:
         to: MLflow's tracking URI for all journals; empty is this process's own, and leaves the
             journals of others.
+        starting: is called with each journal before it is shipped.
     """
+    groups: dict[_Target, list[_Waiting]] = {}
     for path in journals:
         try:
             header = read_header(path)
-            if header.get("born") == outbox.BORN:
-                # A forwarder that waits for W&B does not hold the journal.
-                unset_user_run_variables()
-                ship = WandbShipment(path, follow=False).ship
-                delivery = _ship(path, ship, "W&B", partial(trainer_alive, path))
-            else:
-                uri = _tracking_uri(header.get("tracking_uri", ""), to)
-                delivery = _deliver_to_mlflow(path, uri, header)
+            target = _target_of(header, to)
         except (JournalError, UsageError) as error:
-            delivery = Delivery(path, "failed", str(error))
-        except Exception as error:
-            # An error of one journal must not keep the others from being delivered.
-            delivery = Delivery(path, "failed", f"{type(error).__name__}: {error}")
-        yield delivery
+            yield Delivery(path, "failed", str(error))
+        else:
+            groups.setdefault(target, []).append(_Waiting(path, header))
+    for target, waiting in groups.items():
+        gone = ""
+        for journal in waiting:
+            starting(journal.path)
+            delivery = target.left(journal.path, gone) if gone else _deliver(journal, target)
+            if delivery.state == "waiting" and not gone:
+                gone = target.error() or ""
+            yield delivery
+
+
+class _Waiting(NamedTuple):
+    """A journal to be delivered, and its header."""
+
+    path: Path
+    header: dict[str, Any]
+
+
+class _Target(NamedTuple):
+    """Where journals are delivered. ``uri`` is MLflow's, maybe with credentials."""
+
+    home: str
+    uri: str = ""
+
+    @property
+    def shown(self) -> str:
+        return tracking_uri.shown(self.uri)
+
+    def left(self, path: Path, error: str) -> Delivery:
+        """A journal that is not tried, because the target did not answer for another one."""
+        return Delivery(path, "waiting", error, home=self.home, target=self.shown)
+
+    def error(self) -> str:
+        """Why the target is given up, once a journal waits for it; empty if only that one does."""
+        if self.home == "MLflow":
+            return f"MLflow at {self.shown or 'its default place'} did not answer"
+        try:
+            if wanted_mode() == "online":
+                Access(patience_s=0).entity()
+        except MlflowWandbError as error:
+            return str(error)
+        return ""
+
+
+def _target_of(header: dict[str, Any], to: str) -> _Target:
+    """Where a journal goes.
+
+    Raises:
+        UsageError: as `_tracking_uri`.
+    """
+    if header.get("born") == outbox.BORN:
+        return _Target("W&B")
+    return _Target("MLflow", _tracking_uri(header.get("tracking_uri", ""), to))
+
+
+def _deliver(journal: _Waiting, target: _Target) -> Delivery:
+    path = journal.path
+    try:
+        if target.home == "W&B":
+            # A forwarder that waits for W&B does not hold the journal.
+            unset_user_run_variables()
+            ship = WandbShipment(path, follow=False).ship
+            delivery = _ship(path, ship, "W&B", partial(trainer_alive, path))
+        else:
+            delivery = _deliver_to_mlflow(path, target.uri, journal.header)
+    except (JournalError, UsageError) as error:
+        delivery = Delivery(path, "failed", str(error), home=target.home)
+    except Exception as error:
+        # An error of one journal must not keep the others from being delivered.
+        delivery = Delivery(path, "failed", f"{type(error).__name__}: {error}", home=target.home)
+    return replace(delivery, target=target.shown)
 
 
 def _deliver_to_mlflow(path: Path, uri: str, header: dict[str, Any]) -> Delivery:

@@ -13,8 +13,8 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
+from mlflow_wandb_plugin.core.training_settings import load_settings
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.sqlite_schema import ensure_tables
 from mlflow_wandb_plugin.store import uris
 from mlflow_wandb_plugin.store.swap import swapped
@@ -141,7 +141,7 @@ def _native_of(value: Any) -> Any:
 
 def is_active() -> bool:
     """Whether anything is mirrored: not if ``MLFLOW_WANDB_HOMES`` switches one side off."""
-    return uris.any_mirrored() and Settings.load().homes == "both"
+    return uris.any_mirrored() and load_settings().homes == "both"
 
 
 def mirrored_registry(registry: Any, tracking_uri: str | None) -> Any:
@@ -168,7 +168,7 @@ def mirrored_tracking(store: Any, uri: str) -> Any:
         # It has a bound method of the unmirrored class.
         queue._logging_func = store.log_batch
     current_mirror().stores.add(store, uri)
-    delivery.wait_at_exit(Settings.load().mirror_wait)
+    delivery.wait_at_exit(load_settings().mirror_wait)
     return store
 
 

@@ -17,11 +17,11 @@ from typing import Any
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.atomic_files import create_atomically
 from mlflow_wandb_plugin.core.messages import log_once
+from mlflow_wandb_plugin.core.training_settings import load_settings
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.journal.journal_folder import open_folder
 from mlflow_wandb_plugin.mapping import to_wandb
-from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.store import uris
 from mlflow_wandb_plugin.store.forwarder_process import DeliveryWatch
 from mlflow_wandb_plugin.store.journal_writers import Journals, RunFiles
@@ -103,7 +103,7 @@ class Mirror:
         self.journals = Journals(folder, closes_idle=server)
         self.stores = TrackingStores()
         self._role = "server" if server else "client"
-        self._settings = Settings.load()
+        self._settings = load_settings()
         self._watch = DeliveryWatch(folder)
         self._runs: dict[str, MirroredRun | None] = {}
         self._run_of_model: dict[str, str | None] = {}

@@ -49,9 +49,12 @@ def test_status_and_sync_of_a_run_whose_mlflow_was_away(
     assert (row["trainer"], row["replica"], row["MLflow run"]) == ("ended", "waiting", "")
     assert away in row["trouble"]
     assert row["not yet shipped"].endswith("bytes")
-    table = mlflow_wandb("status", env={**env, "COLUMNS": "200"}, cwd=work).stdout
-    assert "-away" in table
-    assert "waiting" in table
+    assert (row["id"], row["project"]) == ("away", "p")
+    lines = mlflow_wandb("status", env=env, cwd=work).stdout.splitlines()
+    assert lines[0].split() == ["run", "id", "project", "age", "replica"]
+    assert [word in lines[1].split() for word in ("away", "p", "waiting")] == [True] * 3
+    assert any(line.startswith("  trouble: MLflow at") for line in lines[2:])
+    assert max(map(len, lines)) <= 80
 
     done = mlflow_wandb("sync", "--to", store, env=env, cwd=work)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -138,3 +141,22 @@ def test_doctor(env: dict[str, str], tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "problem MLflow answers" in done.stdout
     assert "secret" not in done.stdout + done.stderr
+
+
+def test_status_of_long_names_stays_within_80_columns(env: dict[str, str], tmp_path: Path) -> None:
+    """Names are cut, the state is not; details are below, and JSON has everything."""
+    folder = tmp_path / "work" / "wandb" / "mlflow"
+    folder.mkdir(parents=True)
+    name, project, error = "a very long name " * 9, "project" * 9, "no answer from the server " * 9
+    document = {"state": "failed", "name": name, "project": project, "error": error,
+                "run_id": "f" * 32, "losses": {"file gone": 2}}  # fmt: skip
+    (folder / f"20260101_000000-{'i' * 40}.status").write_text(json.dumps(document))
+    text = mlflow_wandb("status", env=env, cwd=tmp_path / "work").stdout
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "failed" in lines[1]
+    assert "in MLflow: " + "f" * 32 in text
+    assert "not carried: file gone: 2" in text
+    assert " ".join(text.split()).count("no answer from the server") == 9
+    (row,) = json.loads(mlflow_wandb("status", "--json", env=env, cwd=tmp_path / "work").stdout)
+    assert (row["run"], row["project"], row["id"]) == (name, project, "i" * 40)

@@ -217,7 +217,9 @@ def test_trouble_is_logged_once_and_sync_delivers_later(
     assert (refused.returncode, "no API key" in refused.stdout) == (1, True)
 
     done = mlflow_wandb("sync", env=env, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "late: complete\n"), done.stdout + done.stderr
+    assert (done.returncode, done.stdout) == (0, "To W&B:\n  late: complete\n"), (
+        done.stdout + done.stderr
+    )
     assert outbox.read_trouble(folder) == ""
     assert losses(wandb.run("late/late")) == expected(5)
     (row,) = json.loads(mlflow_wandb("status", tmp_path, "--json", env=env, cwd=tmp_path).stdout)

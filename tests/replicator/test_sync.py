@@ -12,11 +12,13 @@ from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.journal_locks import shipping_lock
 from mlflow_wandb_plugin.journal.writer import Journal
-from mlflow_wandb_plugin.replicator import sync
+from mlflow_wandb_plugin.replicator import mlflow_shipment, sync
 from mlflow_wandb_plugin.replicator.mlflow_shipment import MlflowShipment
 from mlflow_wandb_plugin.replicator.sync import deliver, find_journals
 from tests.replicator.test_mlflow_shipment import WHOLE, open_journal, written
+from tests.support.mirrored import JournalledRun
 from tests.support.mlflow_state import read_runs
+from tests.support.processes import free_port
 from tests.support.records import exit_record, partial_record, run_record
 from tests.support.wandb_log_writer import LogWriter
 
@@ -215,3 +217,44 @@ def test_the_training_process_may_choose_its_run(fresh_store: str, tmp_path: Pat
     (delivery,) = deliver([ours.path], fresh_store)
     assert (delivery.state, delivery.run_id) == ("complete", given)
     assert client.get_run(given).data.metrics == {"a": 1.0}
+
+
+def test_a_target_that_does_not_answer_is_asked_once(
+    fresh_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its other journals wait without being tried; those of another target are delivered."""
+    monkeypatch.setattr(sync, "TARGET_PATIENCE_S", 1.0)
+    asked: list[str] = []
+    check = mlflow_shipment.check_reachable
+    monkeypatch.setattr(
+        mlflow_shipment, "check_reachable", lambda uri: asked.append(uri) or check(uri)
+    )
+    away = f"http://127.0.0.1:{free_port()}"
+    left = [written(tmp_path, *WHOLE, name=f"20260101_00000{i}-r{i}") for i in range(5)]
+    started: list[Path] = []
+    deliveries = list(deliver(left, away, started.append))
+    assert [delivery.state for delivery in deliveries] == ["waiting"] * 5
+    assert all("MLflow at" in delivery.error for delivery in deliveries)
+    assert {delivery.target for delivery in deliveries} == {away}
+    assert started == left
+    # Until the patience ended, and each time for the first journal.
+    assert len(asked) <= 4
+    assert all(path.exists() for path in left)
+
+
+def test_journals_are_delivered_target_by_target(
+    fresh_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those for W&B come after those for MLflow, whatever their names are; with wandb disabled the
+    second one is not tried."""
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    paths = []
+    for number in (1, 3):
+        run = JournalledRun(tmp_path / "mirror", f"2026010{number}_000000")
+        run.create()
+        run.end()
+        paths.append(run.path)
+    paths.insert(1, written(tmp_path, *WHOLE, name="20260102_000000-r1"))
+    paths.insert(0, written(tmp_path, *WHOLE, name="20260100_000000-r0"))
+    found = [(each.home, each.state) for each in deliver(paths, fresh_store)]
+    assert found == [("MLflow", "complete")] * 2 + [("W&B", "waiting")] * 2
