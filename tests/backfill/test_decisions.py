@@ -15,7 +15,7 @@ from mlflow_wandb_plugin.backfill.options import BackfillOptions, Job
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.plan import dual_experiment, plan
 from mlflow_wandb_plugin.core.model import RunInfo, Selection
-from mlflow_wandb_plugin.core.protocols import TargetOptions
+from mlflow_wandb_plugin.core.protocols import TargetOptions, WritePath
 from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
@@ -32,6 +32,7 @@ def local_run(
     steps: int = 6,
     exit_code: int = 0,
     text: str = "",
+    times: int = 1_700_000_000_000,
     **fields: Any,
 ) -> None:
     """A finished run as wandb writes it, with `loss`, and perhaps a text, at each step."""
@@ -41,7 +42,7 @@ def local_run(
         log.append(run_record(run_id, **fields).SerializeToString())
         for step in range(steps):
             row = {"loss": step * 1.5} | ({"text": text} if text else {})
-            record = history_record(row, step, 1_700_000_000.0 + step)
+            record = history_record(row, step, times / 1000 + step)
             log.append(record.SerializeToString())
         log.append(exit_record(exit_code).SerializeToString())
 
@@ -231,6 +232,29 @@ def test_runs_of_a_named_group_have_one_parent(tmp_path: Path, fresh_store: str)
     assert parent.name == "pair"
     assert [runs[run_id].tags["mlflow.parentRunId"] for run_id in ("a", "b")] == 2 * [parent.run_id]
     assert not runs["a"].params
+
+
+@pytest.mark.parametrize("path", ["auto", "api"])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize("kind", ["sweep", "group"])
+def test_a_parent_begins_and_ends_with_its_runs(
+    tmp_path: Path, fresh_store: str, order: tuple[int, ...], kind: str, path: WritePath
+) -> None:
+    """Its runs are written in any order by several backfills, long after they ended; MLflow's own
+    calls cannot change when a run began."""
+    parts = {"sweep_id": "s1"} if kind == "sweep" else {"config": {"mlflow_parent_group": "g"}}
+    starts = (1_600_000_000_000, 1_650_000_000_000, 1_690_000_000_000)
+    for number in order:
+        folder = tmp_path / str(number)
+        local_run(folder, f"r{number}", start_ms=starts[number], times=starts[number], **parts)
+        target = MlflowTarget(fresh_store, TargetOptions(write_path=path))
+        list(backfill(WandbDir(folder), target, Selection()))
+    runs = read_runs(fresh_store)
+    (parent,) = [run for key, run in runs.items() if key not in ("r0", "r1", "r2")]
+    assert [runs[f"r{n}"].start for n in range(3)] == list(starts)
+    assert parent.end == runs["r2"].end == starts[2] + 5_000
+    assert parent.start == (starts[0] if path == "auto" else starts[order[0]])
+    assert parent.status == "FINISHED"
 
 
 def test_a_run_is_nested_below_the_run_that_its_config_names(

@@ -154,14 +154,21 @@ class MlflowTarget(Target):
         if twin is None or twin.origin == identity.MIRROR:
             run, won = self._create(info, tags)
             if won:
-                return MlflowRunWriter(self._client, run, info, None, self._bulk, self._secondary)
+                return self._writer(run, info, None)
             twin = twin_of(run, named=False)
         else:
             run = self._client.call(self._client.client.get_run_data, twin.run_id)
         if twin.adopted:
             tags |= {identity.ORIGIN: "dual", identity.ADOPTED: "true"}
             return AdoptedRunWriter(self._client, run, info, tags, self._bulk)
-        return MlflowRunWriter(self._client, run, info, tags, self._bulk, self._secondary)
+        return self._writer(run, info, tags)
+
+    def _writer(
+        self, run: Run, info: RunInfo, reopen_tags: Mapping[str, str] | None
+    ) -> MlflowRunWriter:
+        return MlflowRunWriter(
+            self._client, run, info, reopen_tags, self._bulk, self._secondary, self._parents
+        )
 
     def config_keys(self, twin: Twin) -> Mapping[str, str]:
         return identity.config_keys(twin.run_id, twin.experiment_id, self.uri)
