@@ -11,6 +11,8 @@ from mlflow_wandb_plugin.core.identity import Twin, Verdict
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.protocols import Target
 
+NARROWER = "migrated before with other metrics or without artifacts"
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -29,7 +31,7 @@ def decide(run: RunInfo, target: Target, options: BackfillOptions) -> Decision:
         TargetUnavailableError, TargetError: the target did not answer, or refused.
     """
     twin = target.find(run)
-    verdict = identity.verdict(run, twin)
+    verdict = identity.verdict(run, twin, options.selection)
     if twin is None:
         return Decision(verdict, "migrate", _unknown_marker(run, options))
     if twin.origin == "dual" and options.dual_written == "trust":
@@ -41,7 +43,8 @@ def decide(run: RunInfo, target: Target, options: BackfillOptions) -> Decision:
         return Decision(verdict, "skip", reason, twin)
     if verdict in ("existing", "foreign"):
         return _existing(verdict, twin, options)
-    return Decision(verdict, "migrate", "", twin)
+    narrower = twin.complete(run) and not twin.has(options.selection)
+    return Decision(verdict, "migrate", NARROWER if narrower else "", twin)
 
 
 def _unknown_marker(run: RunInfo, options: BackfillOptions) -> str:

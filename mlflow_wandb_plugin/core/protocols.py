@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from mlflow_wandb_plugin.core.identity import Origin, Twin
+from mlflow_wandb_plugin.core.identity import EVERYTHING, Origin, Twin
 from mlflow_wandb_plugin.core.limiter import RequestGate
 from mlflow_wandb_plugin.core.model import (
     ArtifactRef,
@@ -52,6 +52,7 @@ class TargetOptions:
         write_path: how points are written: "bulk" into the database behind MLflow, "api" by
             MLflow's own calls, "auto" in bulk where that can be done.
         find_dual_written: whether a dual-written run counts as the replica of a W&B run.
+        selection: which metrics and artifacts the items will have, as text; empty means all.
         adopt_dual: whether a run that a W&B config names counts as its replica though it lacks the
             identity tags, as where another tool dual-writes. Only where the config can be
             trusted: it may come from a file that somebody else wrote, and name anybody's run.
@@ -62,6 +63,7 @@ class TargetOptions:
     write_path: WritePath = "auto"
     find_dual_written: bool = True
     adopt_dual: bool = False
+    selection: str = EVERYTHING
 
 
 @dataclass(frozen=True, slots=True)

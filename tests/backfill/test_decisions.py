@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mlflow_wandb_plugin.backfill.engines.threads import backfill
 from mlflow_wandb_plugin.backfill.options import BackfillOptions, Job
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.plan import dual_experiment, plan
-from mlflow_wandb_plugin.core.model import RunInfo, Selection
+from mlflow_wandb_plugin.core.model import Checkpoint, RunInfo, Selection, flatten
 from mlflow_wandb_plugin.core.protocols import TargetOptions, WritePath
 from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.errors import UsageError
@@ -150,6 +151,73 @@ def test_a_run_of_export_wandb_to_mlflow_counts_as_existing(
     assert carry(tmp_path, fresh_store, existing="fail").action == "failed"
     assert carry(tmp_path, fresh_store, existing="update").action == "migrated"
     assert client.get_run(old).data.metrics == {}
+
+
+@pytest.mark.parametrize("path", ["auto", "api"])
+@pytest.mark.parametrize(
+    "narrow", [{"include_metrics": ("^acc$",)}, {"exclude_metrics": ("loss", "text")}]
+)
+def test_a_narrowed_run_is_complete_for_its_selection_alone(
+    tmp_path: Path, fresh_store: str, path: WritePath, narrow: dict[str, Any]
+) -> None:
+    """A backfill with the same selection skips it, a wider one completes it, and then every
+    backfill skips it."""
+    local_run(tmp_path, text="words")
+
+    def again(**options: Any) -> tuple[str, str, str]:
+        outcome = carry(tmp_path, fresh_store, write_path=path, **options)
+        return outcome.action, outcome.verdict, outcome.reason
+
+    assert again(**narrow)[:2] == ("migrated", "new")
+    (run,) = read_runs(fresh_store).values()
+    assert "loss" not in run.metrics
+    assert json.loads(run.tags["wandb.sync.selection"])["artifacts"] is True
+    assert again(**narrow)[:2] == ("skipped", "existing")
+    other = again(include_metrics=("other",))
+    assert other == (
+        "repaired",
+        "partial",
+        "migrated before with other metrics or without artifacts",
+    )
+    assert again()[:2] == ("repaired", "partial")
+    (run,) = read_runs(fresh_store).values()
+    assert run.points("loss") == [(step, step * 1.5) for step in range(6)]
+    lines = document(fresh_store, run, "wandb/history.jsonl", tmp_path)
+    assert [(line["_step"], line["text"]) for line in lines] == [(n, "words") for n in range(6)]
+    assert again()[:2] == again(**narrow)[:2] == ("skipped", "existing")
+
+
+def test_a_narrowed_run_that_was_not_finished_is_read_from_its_beginning(
+    tmp_path: Path, fresh_store: str
+) -> None:
+    """The position of a narrowed session says nothing of the metrics that it left out."""
+    local_run(tmp_path)
+    source, narrow = WandbDir(tmp_path), BackfillOptions(include_metrics=("other",))
+    (info,) = source.runs(Selection())
+    target = MlflowTarget(fresh_store, Job("", options=narrow).target_options())
+    writer = target.open(info, "backfill", target.find(info))
+    writer.checkpoint(Checkpoint(info.segments[0], 10**6))
+    writer.close()
+    assert carry(tmp_path, fresh_store).action == "repaired"
+    (run,) = read_runs(fresh_store).values()
+    assert run.points("loss") == [(step, step * 1.5) for step in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"exclude_metrics": ("^m1$",)}, {"m2.max", "best"}),
+        ({"include_metrics": ("^m1$",)}, {"m1.max"}),
+        ({"exclude_metrics": (r"^m1\.max$",)}, {"m2.max", "best"}),
+        ({"artifacts": False}, {"m1.max", "m2.max", "best"}),
+    ],
+)
+def test_patterns_hold_for_the_summary_of_a_metric(options: dict[str, Any], kept: set[str]) -> None:
+    """`m1.max` goes with `m1`, and with a pattern of its own."""
+    summary = {"m1": {"max": 3.0}, "m2": {"max": 4.0}, "best": 1.0}
+    (info,) = BackfillOptions(**options).wanted([RunInfo("r1", "p", summary=summary)])
+    assert isinstance(info, RunInfo)
+    assert {".".join(key) for key in flatten(info.summary)} == kept
 
 
 def test_what_was_renamed_in_mlflow_is_found_and_keeps_its_name(

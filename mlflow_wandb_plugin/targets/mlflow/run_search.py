@@ -28,6 +28,7 @@ FOUND_TAGS = (
     identity.ROWS,
     identity.CLAIM,
     identity.ADOPTED,
+    identity.SELECTION,
     identity.EWM_RUN_ID,
 )
 """The tags that are kept of each listed run."""
@@ -180,6 +181,7 @@ def _twin(
         state=tags.get(identity.STATE, ""),
         position=identity.read_numbers(tags, identity.POSITION),
         rows=identity.read_numbers(tags, identity.ROWS),
+        selection=tags.get(identity.SELECTION, identity.EVERYTHING),
         foreign=not ours and not named,
         adopted=(named and not ours and not given) or identity.ADOPTED in tags,
     )

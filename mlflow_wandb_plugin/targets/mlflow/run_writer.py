@@ -21,7 +21,7 @@ from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.files.losses import Losses
-from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunFiles, RunNames
+from mlflow_wandb_plugin.targets.mlflow.files.run_files import RenamedKeys, RunFiles, RunNames
 from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
 from mlflow_wandb_plugin.targets.mlflow.run_description import RunDescription
@@ -65,7 +65,13 @@ class MlflowRunWriter:
         self.losses, self._rewrites = losses.counts, losses.rewrites
         tags = run.data.tags
         self._files = RunFiles(client, self.run_id, losses, tags)
-        earlier = {} if reopen_tags is None else self._files.load_earlier()
+        earlier: Mapping[str, RenamedKeys] = {}
+        if reopen_tags is not None:
+            # All rows come again, each with more values than its line may have now.
+            anew = reopen_tags.keys() >= {identity.POSITION, identity.SELECTION}
+            earlier = self._files.load_earlier(
+                rows=not anew or bool(reopen_tags[identity.SELECTION])
+            )
         self._names = RunNames(self._files, run.data, earlier)
         batches = Batches(client, self.run_id, losses)
         self._description = RunDescription(run, batches, self._names, self._files)
@@ -74,7 +80,7 @@ class MlflowRunWriter:
         self._step_metric = decided.get(identity.STEP_METRIC, "")
         self._start_ms = start_ms = run.info.start_time or to_mlflow.run_time(info.started_ms) or 0
         self._points = self.points_type(batches, bulk, self._names, self._step_metric, start_ms)
-        self._progress = RunProgress(tags, losses)
+        self._progress = RunProgress({**tags, **self._anew(reopen_tags)}, losses)
         self._ended_logs: set[tuple[str, ...]] = set()
         if reopen_tags is not None:
             self._reopen(run, reopen_tags)
@@ -145,6 +151,12 @@ class MlflowRunWriter:
 
     def close(self) -> None:
         self._files.close()
+
+    @staticmethod
+    def _anew(reopen_tags: Mapping[str, str] | None) -> dict[str, str]:
+        """The tags of progress of a run that is read from its beginning."""
+        position = (reopen_tags or {}).get(identity.POSITION)
+        return {} if position is None else {identity.POSITION: position, identity.LOSSES: "{}"}
 
     def _reopen(self, run: Run, tags: Mapping[str, str]) -> None:
         """Set the identity tags of a run that existed, but its origin, and let it run again."""

@@ -151,6 +151,8 @@ class MlflowTarget(Target):
 
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> MlflowRunWriter:
         tags = identity.identity_tags(info, origin, to_mlflow.MAPPING_VERSION)
+        if self._options.selection:
+            tags[identity.SELECTION] = self._options.selection
         if twin is None or twin.origin == identity.MIRROR:
             run, won = self._create(info, tags)
             if won:
@@ -158,10 +160,18 @@ class MlflowTarget(Target):
             twin = twin_of(run, named=False)
         else:
             run = self._client.call(self._client.client.get_run_data, twin.run_id)
+        tags |= self._selection_tags(twin)
         if twin.adopted:
             tags |= {identity.ORIGIN: "dual", identity.ADOPTED: "true"}
             return AdoptedRunWriter(self._client, run, info, tags, self._bulk)
         return self._writer(run, info, tags)
+
+    def _selection_tags(self, twin: Twin) -> dict[str, str]:
+        """Tags for a run that is continued. One that was carried with another selection is read
+        from the beginning: its position holds for what was selected then."""
+        ours = self._options.selection
+        changed = {identity.SELECTION: ours} if ours != twin.selection else {}
+        return changed | ({} if twin.has(ours) else {identity.POSITION: "{}"})
 
     def _writer(
         self, run: Run, info: RunInfo, reopen_tags: Mapping[str, str] | None

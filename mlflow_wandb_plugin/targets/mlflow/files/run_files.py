@@ -53,16 +53,16 @@ class RunFiles:
         """Tags that the run needs because of its files."""
         return self._media.tags
 
-    def load_earlier(self) -> Mapping[str, RenamedKeys]:
-        """Load the documents that an earlier session wrote; return the original keys of all names
-        that it changed, by kind."""
+    def load_earlier(self, rows: bool = True) -> Mapping[str, RenamedKeys]:
+        """Load the documents that an earlier session wrote, those of its rows only if ``rows``;
+        return the original keys of all names that it changed, by kind."""
         listed = self._client.call(self._client.mlflow.list_artifacts, self._run_id, "wandb")
         paths = {item.path for item in listed}
 
         def load(path: str, default: Any) -> Any:
             return json.loads(self._uploads.download(path)) if path in paths else default
 
-        if documents.HISTORY_FILE in paths:
+        if rows and documents.HISTORY_FILE in paths:
             self._history.load(self._uploads.download(documents.HISTORY_FILE))
         self._config = load(documents.CONFIG_FILE, {})
         self.summary = load(documents.SUMMARY_FILE, {})
