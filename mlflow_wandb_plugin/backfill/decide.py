@@ -11,6 +11,8 @@ from mlflow_wandb_plugin.core.identity import Twin, Verdict
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.protocols import Source, Target
 
+NARROWER = "migrated before with other metrics or without artifacts"
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -35,7 +37,7 @@ def decide(run: RunInfo, source: Source, target: Target, options: BackfillOption
         UnavailableError, SourceError, TargetError: one of them did not answer, or refused.
     """
     twin = target.find(run)
-    verdict = identity.verdict(run, twin)
+    verdict = identity.verdict(run, twin, options.selection)
     if twin is None:
         return Decision(verdict, "migrate", _unknown_marker(run, options))
     if twin.origin == "dual" and options.dual_written == "trust":
@@ -44,8 +46,11 @@ def decide(run: RunInfo, source: Source, target: Target, options: BackfillOption
         return _dual_written(run, twin, source, target, options)
     if verdict in ("existing", "foreign"):
         return _existing(verdict, twin, options)
+    narrower = not twin.has(options.selection)
+    reason = NARROWER if narrower and twin.complete(run) else ""
     # The log of a run that wandb-core ended after it was carried has grown.
-    return Decision(verdict, "migrate", "", twin, from_start=twin.end_is_news(run))
+    again = narrower or twin.end_is_news(run)
+    return Decision(verdict, "migrate", reason, twin, from_start=again)
 
 
 def _dual_written(

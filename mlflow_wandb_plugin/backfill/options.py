@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from mlflow_wandb_plugin.core.identity import EVERYTHING
 from mlflow_wandb_plugin.core.limiter import RequestGate
-from mlflow_wandb_plugin.core.model import ArtifactRef, Item, Key, RowObjects, Selection, Series
+from mlflow_wandb_plugin.core.model import (
+    ArtifactRef,
+    Item,
+    Key,
+    RowObjects,
+    RunInfo,
+    Selection,
+    Series,
+    flatten,
+    nest,
+)
 from mlflow_wandb_plugin.core.protocols import SourceOptions, TargetOptions, WritePath
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.mapping.to_mlflow import check_template
+
+LONGEST_SELECTION = 1000
+STATISTICS = frozenset(("min", "max", "mean", "last", "first", "best"))
+"""What W&B's summary has of a metric, as `define_metric` asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +86,20 @@ class BackfillOptions:
         """Whether no metric and no artifact is excluded."""
         return self.artifacts and not self.include_metrics and not self.exclude_metrics
 
+    @property
+    def selection(self) -> str:
+        """What `wanted` takes, as text; `EVERYTHING` if it takes all."""
+        narrowed = {
+            "include": sorted(self.include_metrics),
+            "exclude": sorted(self.exclude_metrics),
+            "artifacts": self.artifacts,
+        }
+        return (
+            EVERYTHING
+            if self.takes_everything
+            else shortened(json.dumps(narrowed, ensure_ascii=True))
+        )
+
     def wanted(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield ``items`` without metrics and artifacts that are excluded."""
         if self.takes_everything:
@@ -79,6 +110,8 @@ class BackfillOptions:
                 continue
             if isinstance(item, ArtifactRef) and not self.artifacts:
                 continue
+            if isinstance(item, RunInfo):
+                item = replace(item, summary=self._wanted_summary(item.summary))
             if isinstance(item, RowObjects):
                 kept = {key: value for key, value in item.values.items() if self._takes(key)}
                 if not kept:
@@ -90,12 +123,29 @@ class BackfillOptions:
         """Return the counts of those metrics that are not excluded."""
         return {key: count for key, count in counts.items() if self._takes(key)}
 
+    def _wanted_summary(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        leaves = flatten(summary).items()
+        return nest({key: value for key, value in leaves if self._takes(key)})
+
     def _takes(self, key: tuple[str, ...]) -> bool:
-        name = ".".join(key)
-        if any(re.search(pattern, name) for pattern in self.exclude_metrics):
+        """Whether a key is carried. Statistics of a metric (`m.max`) go with it."""
+        names = [".".join(key)]
+        if len(key) > 1 and key[-1] in STATISTICS:
+            names.append(".".join(key[:-1]))
+
+        def found(patterns: tuple[str, ...]) -> bool:
+            return any(re.search(pattern, name) for pattern in patterns for name in names)
+
+        if found(self.exclude_metrics):
             return False
-        included = self.include_metrics
-        return not included or any(re.search(pattern, name) for pattern in included)
+        return not self.include_metrics or found(self.include_metrics)
+
+
+def shortened(text: str) -> str:
+    """Return the text; one that no tag can hold is replaced by its digest."""
+    if len(text) <= LONGEST_SELECTION:
+        return text
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +181,7 @@ class Job:
             write_path=self.options.write_path,
             find_dual_written=self.options.dual_written != "ignore",
             create=create,
+            selection=self.options.selection,
             # With "trust" no run is written that a config names.
             adopt_dual=self.options.adopt_dual or self.options.dual_written == "trust",
         )

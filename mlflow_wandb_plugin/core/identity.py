@@ -35,6 +35,10 @@ LOSSES = "wandb.sync.losses"
 REWRITES = "wandb.sync.rewrites"
 ADOPTED = "wandb.sync.adopted"
 """Tag of a run that another tool writes: see `Twin.adopted`."""
+SELECTION = "wandb.sync.selection"
+"""Which metrics and artifacts of the run were carried, where not all were; see `Twin.selection`."""
+EVERYTHING = ""
+"""The selection that leaves nothing out."""
 OWNER = "wandb.sync.owner"
 """Which outbox mirrors a run that was created in MLflow: a client and its server may both try."""
 MIRROR = "mirror"
@@ -74,6 +78,7 @@ class Twin:
     Attributes:
         position: offset up to which each log was carried, by segment; `TO_THE_END` for all of it.
         rows: number of history rows carried, by segment.
+        selection: what the run was carried with, as text, `EVERYTHING` if nothing was left out.
         refused: number of points that MLflow refused.
         foreign: export-wandb-to-mlflow migrated the run.
         end_unknown: it counts as killed, because its log had no end when it was carried.
@@ -91,6 +96,11 @@ class Twin:
     foreign: bool = False
     adopted: bool = False
     end_unknown: bool = False
+    selection: str = EVERYTHING
+
+    def has(self, selection: str) -> bool:
+        """Return whether what was carried so far is all that ``selection`` asks for."""
+        return self.selection in (EVERYTHING, selection)
 
     def complete(self, info: RunInfo) -> bool:
         """Return whether all of ``info`` has arrived: each log to its end, or as many rows as W&B's
@@ -133,8 +143,9 @@ def total_rows(rows: Mapping[str, int]) -> int:
     return rows[SERVER] if SERVER in rows else sum(rows.values())
 
 
-def verdict(info: RunInfo, twin: Twin | None) -> Verdict:
-    """Return how complete the replica of ``info`` is, given its twin on the target."""
+def verdict(info: RunInfo, twin: Twin | None, selection: str = EVERYTHING) -> Verdict:
+    """Return how complete the replica of ``info`` is for a selection, given its twin on the
+    target."""
     if twin is None:
         return "new"
     if twin.origin == MIRROR:
@@ -142,7 +153,7 @@ def verdict(info: RunInfo, twin: Twin | None) -> Verdict:
         return "dual-written"
     if twin.foreign:
         return "foreign"
-    if not twin.complete(info):
+    if not (twin.complete(info) and twin.has(selection)):
         return "partial"
     return "dual-written" if twin.origin == "dual" else "existing"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from mlflow_wandb_plugin.core.identity import Origin, Twin
+from mlflow_wandb_plugin.core.identity import EVERYTHING, Origin, Twin
 from mlflow_wandb_plugin.core.limiter import RequestGate
 from mlflow_wandb_plugin.core.model import (
     ArtifactRef,
@@ -56,6 +56,7 @@ class TargetOptions:
             MLflow's own calls, "auto" in bulk where that can be done.
         find_dual_written: whether a dual-written run counts as the replica of a W&B run.
         create: whether the target may be created if it does not exist.
+        selection: which metrics and artifacts the items will have, as text; empty means all.
         adopt_dual: whether a run that a W&B config names counts as its replica though it lacks the
             identity tags, as where another tool dual-writes. Only where the config can be
             trusted: it may come from a file that somebody else wrote, and name anybody's run.
@@ -69,6 +70,7 @@ class TargetOptions:
     create: bool = True
     adopt_dual: bool = False
     secret_names: str | None = None
+    selection: str = EVERYTHING
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from mlflow_wandb_plugin.backfill.engines.threads import backfill
 from mlflow_wandb_plugin.backfill.options import BackfillOptions, Job
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.plan import dual_experiment, plan
-from mlflow_wandb_plugin.core.model import RunInfo, Selection
-from mlflow_wandb_plugin.core.protocols import TargetOptions
+from mlflow_wandb_plugin.core.model import Checkpoint, RunInfo, Selection, flatten
+from mlflow_wandb_plugin.core.protocols import TargetOptions, WritePath
 from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
@@ -32,6 +33,7 @@ def local_run(
     steps: int = 6,
     exit_code: int = 0,
     text: str = "",
+    times: int = 1_700_000_000_000,
     **fields: Any,
 ) -> None:
     """A finished run as wandb writes it, with `loss`, and perhaps a text, at each step."""
@@ -41,7 +43,7 @@ def local_run(
         log.append(run_record(run_id, **fields).SerializeToString())
         for step in range(steps):
             row = {"loss": step * 1.5} | ({"text": text} if text else {})
-            record = history_record(row, step, 1_700_000_000.0 + step)
+            record = history_record(row, step, times / 1000 + step)
             log.append(record.SerializeToString())
         log.append(exit_record(exit_code).SerializeToString())
 
@@ -151,6 +153,73 @@ def test_a_run_of_export_wandb_to_mlflow_counts_as_existing(
     assert client.get_run(old).data.metrics == {}
 
 
+@pytest.mark.parametrize("path", ["auto", "api"])
+@pytest.mark.parametrize(
+    "narrow", [{"include_metrics": ("^acc$",)}, {"exclude_metrics": ("loss", "text")}]
+)
+def test_a_narrowed_run_is_complete_for_its_selection_alone(
+    tmp_path: Path, fresh_store: str, path: WritePath, narrow: dict[str, Any]
+) -> None:
+    """A backfill with the same selection skips it, a wider one completes it, and then every
+    backfill skips it."""
+    local_run(tmp_path, text="words")
+
+    def again(**options: Any) -> tuple[str, str, str]:
+        outcome = carry(tmp_path, fresh_store, write_path=path, **options)
+        return outcome.action, outcome.verdict, outcome.reason
+
+    assert again(**narrow)[:2] == ("migrated", "new")
+    (run,) = read_runs(fresh_store).values()
+    assert "loss" not in run.metrics
+    assert json.loads(run.tags["wandb.sync.selection"])["artifacts"] is True
+    assert again(**narrow)[:2] == ("skipped", "existing")
+    other = again(include_metrics=("other",))
+    assert other == (
+        "repaired",
+        "partial",
+        "migrated before with other metrics or without artifacts",
+    )
+    assert again()[:2] == ("repaired", "partial")
+    (run,) = read_runs(fresh_store).values()
+    assert run.points("loss") == [(step, step * 1.5) for step in range(6)]
+    lines = document(fresh_store, run, "wandb/history.jsonl", tmp_path)
+    assert [(line["_step"], line["text"]) for line in lines] == [(n, "words") for n in range(6)]
+    assert again()[:2] == again(**narrow)[:2] == ("skipped", "existing")
+
+
+def test_a_narrowed_run_that_was_not_finished_is_read_from_its_beginning(
+    tmp_path: Path, fresh_store: str
+) -> None:
+    """The position of a narrowed session says nothing of the metrics that it left out."""
+    local_run(tmp_path)
+    source, narrow = WandbDir(tmp_path), BackfillOptions(include_metrics=("other",))
+    (info,) = source.runs(Selection())
+    target = MlflowTarget(fresh_store, Job("", options=narrow).target_options())
+    writer = target.open(info, "backfill", target.find(info))
+    writer.checkpoint(Checkpoint(info.segments[0], 10**6))
+    writer.close()
+    assert carry(tmp_path, fresh_store).action == "repaired"
+    (run,) = read_runs(fresh_store).values()
+    assert run.points("loss") == [(step, step * 1.5) for step in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"exclude_metrics": ("^m1$",)}, {"m2.max", "best"}),
+        ({"include_metrics": ("^m1$",)}, {"m1.max"}),
+        ({"exclude_metrics": (r"^m1\.max$",)}, {"m2.max", "best"}),
+        ({"artifacts": False}, {"m1.max", "m2.max", "best"}),
+    ],
+)
+def test_patterns_hold_for_the_summary_of_a_metric(options: dict[str, Any], kept: set[str]) -> None:
+    """`m1.max` goes with `m1`, and with a pattern of its own."""
+    summary = {"m1": {"max": 3.0}, "m2": {"max": 4.0}, "best": 1.0}
+    (info,) = BackfillOptions(**options).wanted([RunInfo("r1", "p", summary=summary)])
+    assert isinstance(info, RunInfo)
+    assert {".".join(key) for key in flatten(info.summary)} == kept
+
+
 def test_what_was_renamed_in_mlflow_is_found_and_keeps_its_name(
     tmp_path: Path, fresh_store: str
 ) -> None:
@@ -231,6 +300,29 @@ def test_runs_of_a_named_group_have_one_parent(tmp_path: Path, fresh_store: str)
     assert parent.name == "pair"
     assert [runs[run_id].tags["mlflow.parentRunId"] for run_id in ("a", "b")] == 2 * [parent.run_id]
     assert not runs["a"].params
+
+
+@pytest.mark.parametrize("path", ["auto", "api"])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize("kind", ["sweep", "group"])
+def test_a_parent_begins_and_ends_with_its_runs(
+    tmp_path: Path, fresh_store: str, order: tuple[int, ...], kind: str, path: WritePath
+) -> None:
+    """Its runs are written in any order by several backfills, long after they ended; MLflow's own
+    calls cannot change when a run began."""
+    parts = {"sweep_id": "s1"} if kind == "sweep" else {"config": {"mlflow_parent_group": "g"}}
+    starts = (1_600_000_000_000, 1_650_000_000_000, 1_690_000_000_000)
+    for number in order:
+        folder = tmp_path / str(number)
+        local_run(folder, f"r{number}", start_ms=starts[number], times=starts[number], **parts)
+        target = MlflowTarget(fresh_store, TargetOptions(write_path=path))
+        list(backfill(WandbDir(folder), target, Selection()))
+    runs = read_runs(fresh_store)
+    (parent,) = [run for key, run in runs.items() if key not in ("r0", "r1", "r2")]
+    assert [runs[f"r{n}"].start for n in range(3)] == list(starts)
+    assert parent.end == runs["r2"].end == starts[2] + 5_000
+    assert parent.start == (starts[0] if path == "auto" else starts[order[0]])
+    assert parent.status == "FINISHED"
 
 
 def test_a_run_is_nested_below_the_run_that_its_config_names(

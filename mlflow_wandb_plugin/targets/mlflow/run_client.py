@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import sys
@@ -27,6 +28,7 @@ Tags: TypeAlias = "Sequence[RunTag]"
 KEPT_REPOSITORIES = 1000
 PAGE = 1000
 """Runs or experiments an answer, and experiments a request."""
+WIDENING_TRIES = 3
 EXPERIMENTS_S = 300.0
 """After this time all experiments are listed again: some may be deleted or restored."""
 
@@ -94,6 +96,17 @@ class RunClient:
 
     def set_terminated(self, run_id: str, status: str, end_ms: int | None) -> None:
         self._client.set_terminated(run_id, status, end_ms)
+
+    def widen_run(self, run_id: str, start_ms: int | None, end_ms: int | None) -> None:
+        """Let a run that has ended begin no later than ``start_ms`` and end no earlier than
+        ``end_ms``. MLflow's own calls cannot change when a run began."""
+        if end_ms is None:
+            return
+        for _ in range(WIDENING_TRIES):
+            # Another process may write an earlier end between these calls.
+            if (self._client.get_run(run_id).info.end_time or 0) >= end_ms:
+                return
+            self.set_terminated(run_id, "FINISHED", end_ms)
 
     def runs_with_tag(self, key: str, value: str, experiment_id: str = "") -> list[Run]:
         """Active runs whose tag has this value: those of one experiment, or of all."""
@@ -200,14 +213,11 @@ class RepositoryClient(RunClient):
             repository.log_artifact(local_path, artifact_path)  # type: ignore[no-untyped-call]
 
     def _keep_repository(self, run_id: str, artifact_uri: str | None) -> None:
-        from mlflow.store.artifact import artifact_repository_registry as registry
-
         if run_id in self._repositories:
             return
         uri, repository = artifact_uri or "", None
         if self._uris.match(uri):
-            tracking_uri = self._client.tracking_uri
-            repository = registry.get_artifact_repository(uri, tracking_uri=tracking_uri)
+            repository = _repository(uri, self._client.tracking_uri)
         with self._lock:
             self._repositories[run_id] = repository
             while len(self._repositories) > KEPT_REPOSITORIES:
@@ -222,6 +232,16 @@ def points_of(name: str, metrics: Sequence[Metric]) -> Points:
         [metric.timestamp for metric in metrics],
         [metric.step for metric in metrics],
     )
+
+
+def _repository(uri: str, tracking_uri: str) -> ArtifactRepository | None:
+    """Open the repository of an artifact URI; None if MLflow would open another server's."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    if "tracking_uri" in inspect.signature(get_artifact_repository).parameters:
+        return get_artifact_repository(uri, tracking_uri=tracking_uri)
+    # MLflow 3.1.0 looks for artifacts that a server keeps on the process's own server.
+    return None if uri.startswith("mlflow-artifacts:") else get_artifact_repository(uri)
 
 
 def _pages(fetch: Callable[..., Any]) -> Iterator[Any]:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.mlflow_terms import PARENT_TAG
 from mlflow_wandb_plugin.core.model import (
     ArtifactRef,
     Checkpoint,
@@ -22,6 +23,7 @@ from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.files.losses import Losses
 from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunFiles, RunNames
+from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
 from mlflow_wandb_plugin.targets.mlflow.run_description import RunDescription
 from mlflow_wandb_plugin.targets.mlflow.run_points import MissingPoints, RunPoints
@@ -42,6 +44,7 @@ class MlflowRunWriter:
         bulk: writes many points at once; None where only MLflow's API can.
         secondary: whether another process decides if the run goes on and how it ends; called
             when the run's status would be written.
+        parents: keeps the times of the run's parent; None leaves them.
     """
 
     points_type: type[RunPoints] = RunPoints
@@ -55,12 +58,14 @@ class MlflowRunWriter:
         secrets: Secrets,
         bulk: BulkWriter | None = None,
         secondary: Callable[[], bool] = lambda: False,
+        parents: ParentRuns | None = None,
     ) -> None:
         self._client = client
         self.run_id: str = run.info.run_id
         self.experiment_id: str = run.info.experiment_id
         self._secondary = secondary
         self._secrets = secrets
+        self._parents, self._parent_id = parents, run.data.tags.get(PARENT_TAG)
         losses = Losses()
         self.losses, self._rewrites = losses.counts, losses.rewrites
         tags = run.data.tags
@@ -73,9 +78,9 @@ class MlflowRunWriter:
         decided = tags if identity.RUN_ID in tags else reopen_tags or {}
         self._step_metric = decided.get(identity.STEP_METRIC, "")
         self._start_if_moved_ms = start_of(info, run.info.start_time, tags)
-        start_ms = run.info.start_time or to_mlflow.run_time(info.started_ms) or 0
+        self._start_ms = run.info.start_time or to_mlflow.run_time(info.started_ms) or 0
         self._points = self.points_type(
-            batches, bulk, self._names, self._step_metric, start_ms, run.data.metrics
+            batches, bulk, self._names, self._step_metric, self._start_ms, run.data.metrics
         )
         self._progress = RunProgress(tags, losses)
         self._ended_logs: set[tuple[str, ...]] = set()
@@ -149,6 +154,9 @@ class MlflowRunWriter:
             end_ms = to_mlflow.run_time(info.ended_ms)
             end = (self._client.client.set_terminated, self.run_id, status, end_ms)
             steps.append(partial(self._client.call, *end))
+        if status != "RUNNING" and self._parents is not None:
+            widening = self._parents.widening(info, self._start_ms, self._parent_id)
+            steps += [widening] if widening is not None else []
         self._write_end(info, complete, steps)
         self._description.remember(self._count_tags())
         self._description.drop_pending()

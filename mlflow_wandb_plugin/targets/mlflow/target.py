@@ -155,6 +155,8 @@ class MlflowTarget(Target):
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> MlflowRunWriter:
         info = to_mlflow.shown(info, self._secrets)
         tags = identity.identity_tags(info, origin, to_mlflow.MAPPING_VERSION)
+        if self._options.selection:
+            tags[identity.SELECTION] = self._options.selection
         if twin is None or twin.origin == identity.MIRROR:
             run, won = self._create(info, tags)
             if won:
@@ -162,16 +164,22 @@ class MlflowTarget(Target):
             twin = twin_of(run, named=False)
         else:
             run = self._client.call(self._client.client.get_run_data, twin.run_id)
+        tags |= self._selection_tags(twin)
         if twin.adopted:
             tags |= {identity.ORIGIN: "dual", identity.ADOPTED: "true"}
             return self._writer(AdoptedRunWriter, run, info, tags)
         return self._writer(MlflowRunWriter, run, info, tags)
 
+    def _selection_tags(self, twin: Twin) -> dict[str, str]:
+        """The tag of the selection, if a run is continued with another one."""
+        ours = self._options.selection
+        return {identity.SELECTION: ours} if ours != twin.selection else {}
+
     def _writer(
         self, kind: type[MlflowRunWriter], run: Run, info: RunInfo, tags: dict[str, str] | None
     ) -> MlflowRunWriter:
         common = self._client, run, info, tags
-        return kind(*common, self._secrets, self._bulk, self._secondary)
+        return kind(*common, self._secrets, self._bulk, self._secondary, self._parents)
 
     def config_keys(self, twin: Twin) -> Mapping[str, str]:
         return identity.config_keys(twin.run_id, twin.experiment_id, self.uri)

@@ -218,6 +218,20 @@ class SqlClient(RepositoryClient):
 
         self._run_or_else(terminate, lambda: self._client.set_terminated(run_id, status, end_ms))
 
+    def widen_run(self, run_id: str, start_ms: int | None, end_ms: int | None) -> None:
+        def widen(connection: Connection) -> None:
+            for column, earlier, at in (("start_time", ">", start_ms), ("end_time", "<", end_ms)):
+                if at is not None:
+                    self._execute(
+                        connection,
+                        f"UPDATE runs SET {column} = ? WHERE run_uuid = ? "
+                        f"AND ({column} IS NULL OR {column} {earlier} ?) "
+                        "AND lifecycle_stage = 'active'",
+                        (at, run_id, at),
+                    )
+
+        self._transactions.run(widen)
+
     def log_batch(
         self, run_id: str, metrics: Metrics = (), params: Params = (), tags: Tags = ()
     ) -> None:
