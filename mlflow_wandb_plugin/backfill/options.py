@@ -25,7 +25,7 @@ class BackfillOptions:
             read and write them again ("update"), or report them as failed.
         include_metrics, exclude_metrics: regular expressions searched in the full dotted key.
         artifacts: carry W&B artifacts, too.
-        follow_links: see `core.protocols.SourceOptions`.
+        follow_links, recursive: see `core.protocols.SourceOptions`.
         into_dual_experiment: write into the experiment that the dual-written runs are in.
         write_path: see `core.protocols.TargetOptions`.
         workers: number of runs carried at the same time; 0 lets an engine choose.
@@ -37,6 +37,7 @@ class BackfillOptions:
     exclude_metrics: tuple[str, ...] = ()
     artifacts: bool = True
     follow_links: bool = False
+    recursive: bool = False
     into_dual_experiment: bool = False
     write_path: WritePath = "auto"
     workers: int = 1
@@ -103,7 +104,10 @@ class Job:
     experiment_id: str = ""
 
     def source_options(self, request_gate: RequestGate | None = None) -> SourceOptions:
-        return SourceOptions(self.options.artifacts, request_gate, self.options.follow_links)
+        options = self.options
+        return SourceOptions(
+            options.artifacts, request_gate, options.follow_links, options.recursive
+        )
 
     def target_options(self) -> TargetOptions:
         return TargetOptions(
