@@ -28,7 +28,7 @@ def open_source(uri: str, options: SourceOptions) -> Source | None:
         return None
     from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
 
-    return WandbDir(path, options.follow_links)
+    return WandbDir(path, options.follow_links, options.recursive)
 
 
 @hookimpl(trylast=True)

@@ -45,7 +45,7 @@ class BackfillOptions:
             read and write them again ("update"), or report them as failed.
         include_metrics, exclude_metrics: regular expressions searched in the full dotted key.
         artifacts: carry W&B artifacts, too.
-        follow_links: see `core.protocols.SourceOptions`.
+        follow_links, recursive: see `core.protocols.SourceOptions`.
         into_dual_experiment: write into the experiment that the dual-written runs are in.
         write_path: see `core.protocols.TargetOptions`.
         workers: number of runs carried at the same time; 0 lets an engine choose.
@@ -58,6 +58,7 @@ class BackfillOptions:
     exclude_metrics: tuple[str, ...] = ()
     artifacts: bool = True
     follow_links: bool = False
+    recursive: bool = False
     into_dual_experiment: bool = False
     write_path: WritePath = "auto"
     workers: int = 1
@@ -172,7 +173,10 @@ class Job:
         check_template(self.experiment)
 
     def source_options(self, request_gate: RequestGate | None = None) -> SourceOptions:
-        return SourceOptions(self.options.artifacts, request_gate, self.options.follow_links)
+        options = self.options
+        return SourceOptions(
+            options.artifacts, request_gate, options.follow_links, options.recursive
+        )
 
     def target_options(self, create: bool = True) -> TargetOptions:
         return TargetOptions(

@@ -35,6 +35,8 @@ _OPTIONS = (
                  help="Not these metrics."),
     click.option("--artifacts/--no-artifacts", default=True, show_default=True,
                  help="Carry W&B artifacts, too."),
+    click.option("--recursive", is_flag=True,
+                 help="Look for W&B's logs in all folders below SOURCE."),
     click.option("--follow-links", is_flag=True,
                  help="Read linked files of other users and of system and hidden folders, too."),
 )  # fmt: skip
@@ -44,7 +46,7 @@ def reads_source(command: Callable[..., None]) -> Callable[..., None]:
     """Add source, target and selection to a command.
 
     The command gets ``source``, ``to``, ``experiment`` and ``selection``; include_metrics,
-    exclude_metrics, artifacts and follow_links are among its options, named as in
+    exclude_metrics, artifacts, recursive and follow_links are among its options, named as in
     `BackfillOptions`.
     """
 

@@ -37,11 +37,13 @@ class SourceOptions:
             means that the source limits itself.
         follow_links: read every file that a local run folder and its records name, also outside the
             folder one that may hold keys or that this user does not own.
+        recursive: look for local logs in all folders below the one that is named.
     """
 
     artifacts: bool = True
     request_gate: RequestGate | None = None
     follow_links: bool = False
+    recursive: bool = False
 
 
 @dataclass(frozen=True, slots=True)

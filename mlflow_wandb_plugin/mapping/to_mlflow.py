@@ -130,7 +130,7 @@ def lost_run_times(info: RunInfo) -> int:
 def last_step(info: RunInfo, step_metric: str = "") -> int:
     """The step of the last history row: the value of ``step_metric``, if it has one, or W&B's."""
     for path, value in info.last.items():
-        if ".".join(path) == step_metric and is_step(value):
+        if step_metric and ".".join(path) == step_metric and is_step(value):
             return int(value)
     return info.last_step or 0
 

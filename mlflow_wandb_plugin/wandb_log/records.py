@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Field numbers of wandb's Record.record_type.
-HISTORY, SUMMARY = 2, 3
+HISTORY, SUMMARY, RUN = 2, 3, 17
 _RECORD_TYPES = frozenset({*range(2, 14), 17, 18, *range(20, 28), 100})
 _NUM_TAG = b"\x08"
 _SHORT_TAGS: dict[int, int] = {number << 3 | 2: number for number in _RECORD_TYPES if number < 16}

@@ -53,6 +53,9 @@ class StepMachine:
                 return
         for item in request.item:
             path = tuple(item.nested_key) or (item.key,)
+            if path == ("",):
+                # wandb-core leaves the empty key out of its rows.
+                continue
             text = item.value_json or typed_json(item)
             if text.startswith("{"):
                 self._set_tree(path, json.loads(text))

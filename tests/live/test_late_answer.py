@@ -34,6 +34,6 @@ def test_a_late_mlflow_run_id_is_in_the_config_at_finish(
     """An MLflow run id that comes late is in the W&B config before the run finishes."""
     run_script(ANSWERS_BEFORE_FINISH, env, tmp_path)
     [state] = read_runs(env["MLFLOW_TRACKING_URI"]).values()
-    [log] = find_logs(tmp_path / "work" / "wandb")
+    [log] = find_logs(tmp_path / "work" / "wandb").logs
     assert peek(log).config["mlflow_run_id"] == state.run_id
     assert state.status == "FINISHED"

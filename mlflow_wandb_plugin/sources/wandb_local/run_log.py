@@ -31,13 +31,13 @@ from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog, without_remo
 from mlflow_wandb_plugin.wandb_log.decoder import BLOCK_POINTS, RunDecoder
 from mlflow_wandb_plugin.wandb_log.framing import Frame, LogReader
 from mlflow_wandb_plugin.wandb_log.local_files import LocalFiles
-from mlflow_wandb_plugin.wandb_log.records import HISTORY, record_type
+from mlflow_wandb_plugin.wandb_log.records import HISTORY, RUN, record_type
 
 RECENT_S = 120
 """Seconds since its last change for which a file counts as open, where /proc does not exist."""
 RECORDS_PER_SIZE_CHECK = 64
 # Numbers of Record.record_type. Only core writes stats, output_raw and environment records.
-CONFIG, RUN, EXIT = 5, 17, 18
+CONFIG, EXIT = 5, 18
 _CORE_ONLY = frozenset({7, 13, 26})
 _PEEKED = frozenset({CONFIG, RUN, EXIT})
 

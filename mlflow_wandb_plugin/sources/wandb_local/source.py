@@ -29,14 +29,16 @@ class WandbDir(Source):
 
     Args:
         path: a folder of run folders (``wandb``), its parent, a run folder, or a file.
-        follow_links: see `SourceOptions`.
+        follow_links, recursive: see `SourceOptions`.
     """
 
-    def __init__(self, path: Path, follow_links: bool = False) -> None:
+    def __init__(self, path: Path, follow_links: bool = False, recursive: bool = False) -> None:
         self.path = path
         self._follow_links = follow_links
+        self._recursive = recursive
         self.unreadable: list[UnreadableRange] = []
-        """Selected logs that do not name their run; length 0 if nothing was logged."""
+        """Selected logs that do not name their run; length 0 if nothing was logged, and for what
+        is no log."""
         self._logs: dict[tuple[str, str, str], list[RunLog]] = {}
         self._segments: dict[str, RunLog] = {}
         self._peeked: dict[tuple[object, ...], RunInfo] = {}
@@ -47,15 +49,19 @@ class WandbDir(Source):
         Raises:
             SourceError: there are no runs in the folder.
         """
-        logs = find_logs(self.path)
-        if not logs:
+        there = find_logs(self.path, self._recursive)
+        if not there.logs:
             raise SourceError(
-                f"no W&B runs in {self.path}: pass a wandb folder, a run folder or a .wandb file"
+                f"no W&B runs in {self.path}: pass a wandb folder, a run folder or a .wandb file, "
+                "or --recursive to look into all folders below"
             )
         found: dict[tuple[str, str, str], RunInfo] = {}
         self._logs.clear()
         self.unreadable.clear()
-        for log in logs:
+        for other, reason in there.others:
+            if selection.takes(RunInfo(other.name, project="")):
+                self.unreadable.append(UnreadableRange(other.name, 0, 0, f"{other}: {reason}"))
+        for log in there.logs:
             try:
                 info = self._peek(log)
             except (SourceError, JournalError) as error:
@@ -117,7 +123,9 @@ class WandbDir(Source):
             return logs
         # Another process has listed the run, perhaps on another machine.
         if not self._segments.keys() >= set(run.segments):
-            self._segments = {log.segment: log for log in find_logs(self.path)}
+            self._segments = {
+                log.segment: log for log in find_logs(self.path, self._recursive).logs
+            }
         missing = [segment for segment in run.segments if segment not in self._segments]
         if missing or not run.segments:
             raise SourceError(

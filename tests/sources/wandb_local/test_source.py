@@ -96,7 +96,7 @@ def test_a_run_folder_and_a_file_name_one_run(tmp_path: Path) -> None:
     path = wandb_file(tmp_path, FIRST, run_record("r1"))
     wandb_file(tmp_path, "20260103_000000-r2", run_record("r2"))
     for place in (path, path.parent):
-        assert [log.segment for log in find_logs(place)] == [FIRST]
+        assert [log.segment for log in find_logs(place).logs] == [FIRST]
 
 
 def test_a_folder_without_runs_says_what_to_pass(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from mlflow_wandb_plugin.mapping.documents import canonical_json
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.comparison.expected_run import FileContent, content_of
+from mlflow_wandb_plugin.targets.mlflow.run_client import repository_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -29,13 +30,11 @@ class StoredFiles:
     request per folder and one per file whose size is right."""
 
     def __init__(self, client: Client, run: Run) -> None:
-        from mlflow.store.artifact import artifact_repository_registry as registry
         from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
         self._client = client
-        repository = registry.get_artifact_repository(
-            run.info.artifact_uri, tracking_uri=client.mlflow.tracking_uri
-        )
+        self._run_id: str = run.info.run_id
+        repository = repository_of(run.info.artifact_uri, client.mlflow.tracking_uri)
         self._repository = repository
         self._folder: Path | None = None
         if isinstance(repository, LocalArtifactRepository):
@@ -72,18 +71,30 @@ class StoredFiles:
         if size is not None and size != wanted.size and not wanted.text:
             return "different"
         with tempfile.TemporaryDirectory(dir=folder) as place:
-            local = Path(place, "file")
             try:
-                self._client.call(self._repository._download_file, path, str(local))
+                local = self._client.call(self._download, path, place)
             except RefusedError:
                 return "absent"
             return _compared(wanted, local, local.stat().st_size)
+
+    def _download(self, path: str, place: str) -> Path:
+        if self._repository is None:
+            return Path(self._client.mlflow.download_artifacts(self._run_id, path, place))
+        local = Path(place, "file")
+        # The public method would list the folder at each file.
+        self._repository._download_file(path, str(local))  # type: ignore[no-untyped-call]
+        return local
+
+    def _list(self, folder: str) -> Any:
+        if self._repository is None:
+            return self._client.mlflow.list_artifacts(self._run_id, folder or None)
+        return self._repository.list_artifacts(folder or None)
 
     def _listed(self, folder: str) -> dict[str, int | None]:
         """Sizes of the files in a folder, by path; None where the store does not tell them."""
         with self._lock:
             if folder not in self._sizes:
-                found: Any = self._client.call(self._repository.list_artifacts, folder or None)
+                found: Any = self._client.call(self._list, folder)
                 self._sizes[folder] = {f.path: f.file_size for f in found if not f.is_dir}
             return self._sizes[folder]
 

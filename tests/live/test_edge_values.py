@@ -1,0 +1,92 @@
+"""Empty keys and nulls: live replica, backfills of log and server, and verify agree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlflow_wandb_plugin.backfill.engines.threads import backfill
+from mlflow_wandb_plugin.backfill.verify import verify
+from mlflow_wandb_plugin.core.model import Selection
+from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
+from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
+from tests.support.mlflow_state import RunState, read_runs
+from tests.support.processes import run_script
+from tests.support.stores import copy_store
+from tests.support.wandb_source import source_of
+from tests.wandb_server import WandbServer
+
+pytestmark = pytest.mark.usefixtures("patient")
+
+SCRIPT = """
+import mlflow_wandb_plugin.wandb as wandb
+run = wandb.init(project="edges", id="r", config={"": 1, "n": {"": 2}, "ok": None})
+run.log({"a": 1, "": 5, "n": {"": 3, "x": 4}})
+run.log({"a": 2, "none": None, "v": None})
+run.summary["none"] = None
+run.summary["nested"] = {"k": None, "j": 1}
+run.summary["v"] = 7
+run.summary["v"] = None
+run.summary["a"] = None
+run.summary[""] = 9
+run.log({"t": "text"})
+run.finish()
+"""
+
+
+def document(place: Path, run: RunState, name: str) -> Any:
+    return json.loads((place / run.run_id / "wandb" / name).read_text())
+
+
+def users_points(run: RunState) -> dict[str, list[tuple[int, Any]]]:
+    return {name: run.points(name) for name in run.metrics if not name.startswith("system/")}
+
+
+def test_empty_keys_and_nulls_are_the_same_on_every_way(
+    env: dict[str, str], empty_store: Path, tmp_path: Path
+) -> None:
+    """A row has no empty key, as wandb-core leaves it out; a null in the summary is no value."""
+    with WandbServer(tmp_path / "server") as server:
+        online = {**env, **server.env(tmp_path / "client"), "WANDB_MODE": "online"}
+        run_script(SCRIPT, online, tmp_path / "work")
+        (folder,) = (tmp_path / "client" / "dir" / "wandb").glob("run-*-r")
+        uris = {"live": env["MLFLOW_TRACKING_URI"]}
+        sources = {"log": WandbDir(folder), "server": source_of(server, "edges")}
+        for name, source in sources.items():
+            uris[name] = copy_store(empty_store, tmp_path / f"{name}.db")
+            (outcome,) = backfill(source, MlflowTarget(uris[name]), Selection())
+            assert outcome.action == "migrated", outcome.reason
+        for name, uri in uris.items():
+            (run,) = read_runs(uri, tmp_path / name).values()
+            assert users_points(run) == {
+                "a": [(0, 1.0), (1, 2.0)], "n.": [(0, 3.0)], "n.x": [(0, 4.0)],
+                "_": [(2, 9.0)], "nested.j": [(2, 1.0)],
+            }, name  # fmt: skip
+            assert {key: run.params[key] for key in ("_", "n.", "ok")} == {
+                "_": "1", "n.": "2", "ok": "None",
+            }, name  # fmt: skip
+            assert document(tmp_path / name, run, "summary.json") == {
+                "": 9, "n": {"": 3, "x": 4}, "nested": {"k": None, "j": 1}, "t": "text",
+            }, name  # fmt: skip
+            source = sources["server" if name == "server" else "log"]
+            (verified,) = verify(source, MlflowTarget(uri), Selection())
+            assert (verified.result, verified.differences) == ("equal", ()), name
+
+
+@pytest.mark.parametrize("content", [b"", b":W&B\xe1\xbe\x00", b":W&"])
+def test_an_empty_log_is_skipped_and_does_not_differ(
+    fresh_store: str, tmp_path: Path, content: bytes
+) -> None:
+    """A run whose process was killed before wandb-core wrote anything."""
+    folder = tmp_path / "wandb" / "offline-run-20260101_000000-zero"
+    folder.mkdir(parents=True)
+    (folder / "run-zero.wandb").write_bytes(content)
+    source, target = WandbDir(tmp_path), MlflowTarget(fresh_store)
+    (outcome,) = backfill(source, target, Selection())
+    assert (outcome.run.run_id, outcome.action) == ("zero", "skipped")
+    assert "nothing was logged" in outcome.reason
+    assert list(verify(source, target, Selection())) == []
+    assert read_runs(fresh_store) == {}
