@@ -160,13 +160,15 @@ class RunComparison(MlflowRunWriter):
         self, info: RunInfo, missing: Sequence[Point], extra: Sequence[Point]
     ) -> bool:
         """Whether the only point of a metric is a summary value that an earlier log of a resumed
-        run set: its step and time are then those of an earlier row."""
+        run set: a local log has it at the step and time of that log's end, W&B's server at the
+        end of the run."""
         if len(missing) != 1 or len(extra) != 1 or not two_clocks(info, self._run.data.tags):
             return False
         (_, _, value), (step, at, found) = missing[0], extra[0]
         if value != found and value == value:
             return False
-        return step <= missing[0][0] and all(
+        early, late = (step, missing[0][0]) if from_server(info) else (missing[0][0], step)
+        return early <= late and all(
             (row_step > step or row_at <= at) and (row_step < step or row_at >= at)
             for name, columns in self._expected.points.items()
             if not name.startswith(system_metrics.PREFIX)
