@@ -153,5 +153,8 @@ def without_credentials(uri: str) -> str:
     return _SECRET_IN_QUERY.sub(r"\1***", _SECRET_IN_AUTHORITY.sub("", uri))
 
 
-_SECRET_IN_AUTHORITY = re.compile(r"(?<=://)(?:[^/\s]*@|[^/@:\s]*:(?!\d+/)[^@\s]*@)")
+# The lengths are limited, so that a text of many "://" is not searched to its end from each.
+_SECRET_IN_AUTHORITY = re.compile(
+    r"(?<=://)(?:[^/\s]{0,1000}@|[^/@:\s]{0,1000}:(?!\d+/)[^@\s]{0,1000}@)"
+)
 _SECRET_IN_QUERY = re.compile(r"([?&;](?:password|passwd|pwd|token|access_token|api_key)=)[^&;\s]+")

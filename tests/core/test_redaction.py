@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from mlflow_wandb_plugin.core.redaction import HIDDEN, Secrets, without_secrets
@@ -110,6 +112,14 @@ def test_credentials_in_urls_are_hidden_in_configs_and_command_lines() -> None:
     assert Secrets().arguments([f"--store={url}", url]) == [
         "--store=postgresql://host/db?token=***", "postgresql://host/db?token=***",
     ]  # fmt: skip
+
+
+def test_a_text_made_to_be_searched_long_is_searched_in_time() -> None:
+    """A value of a foreign config does not stop a backfill: the work grows with its length."""
+    started = time.process_time()
+    for piece in ("://", "://a:", "?password=", "hf_", "sk-", "a_"):
+        Secrets().value({piece * 5_000: piece * 50_000})
+    assert time.process_time() - started < 20
 
 
 def test_the_setting_adds_names_or_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
