@@ -55,7 +55,7 @@ class Backfill:
         keep_curves: keep points for the curves of an HTML report.
 
     Raises:
-        UsageError, SourceError, TargetUnavailableError: it cannot be started.
+        UsageError, SourceError, TargetUnavailableError, TargetUnusableError: it cannot be started.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Backfill:
             job = with_dual_experiment(job, plugins.open_source(job.source, job.source_options()))
         self._job = job
         self._source, self._target = open_ends(job)
+        self._target.check()
         self._curves = Curves()
         self._keep_curves = keep_curves
         self._started = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
@@ -49,6 +50,8 @@ def reads_source(command: Callable[..., None]) -> Callable[..., None]:
         runs: tuple[str, ...], filter_json: str, states: tuple[str, ...], since: str, until: str,
         groups: tuple[str, ...], **others: Any,
     ) -> None:  # fmt: skip
+        # This package says when it waits; MLflow's own retries take minutes, without a word.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         selection = Selection(
             runs=runs,
             filter=_json(filter_json),

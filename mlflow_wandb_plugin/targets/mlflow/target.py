@@ -14,6 +14,7 @@ from mlflow_wandb_plugin.core.protocols import Target, TargetOptions, WriteMetho
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.mapping import names, to_mlflow
+from mlflow_wandb_plugin.targets.mlflow.checks import check_target
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.compare import RunComparison
 from mlflow_wandb_plugin.targets.mlflow.concurrent_creation import create_once, find_settled
@@ -104,6 +105,9 @@ class MlflowTarget(Target):
             return f"{known}; but runs are written by MLflow's own calls: {obstacle}"
         client.client = SqlClient(client.mlflow, sql.transactions)
         return known
+
+    def check(self) -> None:
+        check_target(self._client)
 
     def curve(self, run_id: str, key: Key) -> list[tuple[int, float]]:
         """A metric's points by step, for a report's curve; empty where there are none."""

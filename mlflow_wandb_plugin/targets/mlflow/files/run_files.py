@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, RunInfo
 from mlflow_wandb_plugin.mapping import documents, to_mlflow
 from mlflow_wandb_plugin.mapping.documents import artifact_document
 from mlflow_wandb_plugin.mapping.names import Limits, Namer, safe_path
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.files.history_file import HistoryFile
-from mlflow_wandb_plugin.targets.mlflow.files.losses import Losses
+from mlflow_wandb_plugin.targets.mlflow.files.losses import Loss, Losses
 from mlflow_wandb_plugin.targets.mlflow.files.media import RunMedia
 from mlflow_wandb_plugin.targets.mlflow.files.uploads import Uploads
 
@@ -42,6 +43,8 @@ class RunFiles:
         self._losses = losses
         self._uploads = Uploads(client, run_id, losses)
         self._media = RunMedia(self._uploads, tags)
+        self._longest_tag = Limits.installed().tag_value
+        self._names_in_tag: Mapping[str, RenamedKeys] = json.loads(tags.get(identity.RENAMED, "{}"))
         self._history = HistoryFile(self._uploads)
         self._config: dict[str, Any] = {}
         self.summary: dict[str, Any] = {}
@@ -56,8 +59,15 @@ class RunFiles:
     def load_earlier(self, rows: bool = True) -> Mapping[str, RenamedKeys]:
         """Load the documents that an earlier session wrote, those of its rows only if ``rows``;
         return the original keys of all names that it changed, by kind."""
-        listed = self._client.call(self._client.mlflow.list_artifacts, self._run_id, "wandb")
-        paths = {item.path for item in listed}
+        try:
+            listed = self._client.call(self._client.mlflow.list_artifacts, self._run_id, "wandb")
+            return self._load({item.path for item in listed}, rows)
+        except RefusedError as error:
+            self._losses.add("document_refused", Loss("wandb", str(error)), once=True)
+            return self._names_in_tag
+
+    def _load(self, paths: set[str], rows: bool) -> Mapping[str, RenamedKeys]:
+        """Load those of our documents that are among the artifacts ``paths``."""
 
         def load(path: str, default: Any) -> Any:
             return json.loads(self._uploads.download(path)) if path in paths else default
@@ -70,7 +80,7 @@ class RunFiles:
         self.long_tags = load(LONG_TAGS_FILE, {})
         if LOSSES_FILE in paths:
             self._losses.load(self._uploads.download(LOSSES_FILE))
-        names: Mapping[str, RenamedKeys] = load(documents.RENAMED_FILE, {})
+        names: Mapping[str, RenamedKeys] = load(documents.RENAMED_FILE, self._names_in_tag)
         return names
 
     def add_row(self, row: RowObjects) -> None:
@@ -121,9 +131,15 @@ class RunFiles:
         return True
 
     def save_names(self, names: Mapping[str, RenamedKeys]) -> None:
-        """Upload the original keys of changed names, by kind."""
+        """Upload the original keys of changed names, by kind; where MLflow refuses files, keep
+        them in a tag, if one can hold them."""
+        from mlflow.entities import RunTag
+
         self._uploads.write_json(documents.RENAMED_FILE, names)
         self._uploads.wait()
+        text = documents.canonical_json(names)
+        if documents.RENAMED_FILE in self._uploads.refused and len(text) <= self._longest_tag:
+            self._client.log_batch(self._run_id, tags=[RunTag(identity.RENAMED, text)])
 
     def finish(self, info: RunInfo) -> None:
         """Upload the documents and wait for all uploads."""
