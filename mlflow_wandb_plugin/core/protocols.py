@@ -217,7 +217,8 @@ class Target(ABC):
     write_method: WriteMethod = WriteMethod()
 
     def check(self) -> None:  # noqa: B027
-        """Ask once, before the first run, whether the target as a whole can be used.
+        """Ask once, before the first run, whether the target as a whole can be used; from then on,
+        `open` may raise the same error.
 
         Raises:
             TargetUnusableError: it cannot: each run would fail.

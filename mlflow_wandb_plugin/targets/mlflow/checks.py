@@ -1,4 +1,4 @@
-"""Asks once whether MLflow as a whole can be used, before the first run is written."""
+"""Asks whether MLflow as a whole can be used, before the first run is written."""
 
 from __future__ import annotations
 
@@ -14,19 +14,26 @@ from mlflow_wandb_plugin.errors import TargetError, TargetUnusableError, Unavail
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError, translated
 
 PATIENCE_S = 4.0
-"""Seconds for each of the two questions; one that is not answered is left to the first run."""
-DEFAULT_EXPERIMENT = "0"
+"""Seconds for a question; one that is not answered is left to the first run."""
 REFUSED_CREDENTIALS = (401, 403)
 
 
-def check_target(client: Client) -> None:
-    """
+def check_credentials(client: Client) -> None:
+    """Ask a tracking server for something small, to know that it accepts the credentials.
+
     Raises:
-        TargetUnusableError: credentials, a certificate or a library are missing, or artifacts
-            cannot be written.
+        TargetUnusableError: it does not, or its certificate is not trusted.
     """
-    for check in (_check_credentials, _check_artifacts):
-        _in_time(lambda check=check: check(client))  # type: ignore[misc]
+    _in_time(lambda: _check_credentials(client))
+
+
+def check_place(client: Client, experiment_id: str) -> None:
+    """Check that the place where an experiment keeps its artifacts can be used from here.
+
+    Raises:
+        TargetUnusableError: a library is missing, or it can be neither read nor created.
+    """
+    _in_time(lambda: _check_place(client, experiment_id))
 
 
 def _in_time(check: Callable[[], None]) -> None:
@@ -50,7 +57,6 @@ def _in_time(check: Callable[[], None]) -> None:
 
 
 def _check_credentials(client: Client) -> None:
-    """Ask a tracking server for something small, without MLflow's own retries."""
     from mlflow.store.tracking.rest_store import RestStore
 
     store: Any = client.mlflow._tracking_client.store
@@ -78,18 +84,16 @@ def _check_credentials(client: Client) -> None:
         )
 
 
-def _check_artifacts(client: Client) -> None:
-    """Look into the place where MLflow keeps the artifacts of new experiments, as a rule."""
-    experiment = translated(client.mlflow.get_experiment, DEFAULT_EXPERIMENT)
+def _check_place(client: Client, experiment_id: str) -> None:
+    experiment = translated(client.mlflow.get_experiment, experiment_id)
     uri = str(experiment.artifact_location or "")
-    scheme = urlsplit(uri).scheme
-    shown = without_credentials(uri)
-    if scheme in ("", "file"):
+    if urlsplit(uri).scheme in ("", "file"):
         _check_folder(Path(unquote(urlsplit(uri).path)))
         return
     try:
         translated(_look_into, uri, client.uri)
     except RefusedError as error:
+        shown = without_credentials(uri)
         raise TargetUnusableError(
             f"MLflow keeps artifacts at {shown}, which cannot be used from here: {error}"
         ) from error

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import http.server
 import shutil
-import sqlite3
 import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from mlflow_wandb_plugin.backfill.execution import Backfill
 from mlflow_wandb_plugin.backfill.options import Job
@@ -129,29 +129,24 @@ def test_credentials_that_are_refused(folder: Path) -> None:
         assert "MLFLOW_TRACKING_TOKEN" in refusal(folder, url)
 
 
-def moved(uri: str, place: str) -> None:
-    """Let the default experiment keep its artifacts elsewhere."""
-    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as db:
-        db.execute("update experiments set artifact_location = ?", (place,))
-        db.commit()
-
-
 def test_a_library_that_is_missing(
     folder: Path, fresh_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Artifacts in S3 need boto3, and what comes with it."""
     for name in ("boto3", "botocore"):
         monkeypatch.setitem(sys.modules, name, None)
-    moved(fresh_store, "s3://bucket/0")
+    client = MlflowClient(fresh_store)
+    experiment = client.create_experiment("unit", "s3://bucket/0")
     message = refusal(folder, fresh_store)
     assert "s3://bucket/0" in message
     assert "boto" in message
+    assert list(client.search_runs([experiment])) == []
 
 
 def test_a_folder_that_cannot_be_created(folder: Path, fresh_store: str, tmp_path: Path) -> None:
     """A file is where MLflow would create the folder of its artifacts."""
     (tmp_path / "occupied").write_text("a file")
-    moved(fresh_store, str(tmp_path / "occupied" / "0"))
+    MlflowClient(fresh_store).create_experiment("unit", str(tmp_path / "occupied" / "0"))
     assert "occupied is no folder" in refusal(folder, fresh_store)
 
 
