@@ -41,6 +41,11 @@ class TargetError(MlflowWandbError):
     """The target refused a request; repeating it would not help."""
 
 
+class TargetUnusableError(TargetError):
+    """The target as a whole cannot be used: its certificate is not trusted, it does not accept the
+    credentials, it cannot keep files, or a library is missing here."""
+
+
 class TargetUnavailableError(UnavailableError):
     """The target did not answer, or asked to wait."""
 

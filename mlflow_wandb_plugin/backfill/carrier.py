@@ -17,7 +17,12 @@ from mlflow_wandb_plugin.core.model import Item, RunInfo, Selection, UnreadableR
 from mlflow_wandb_plugin.core.protocols import Source, Target
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.core.replicate import replicate
-from mlflow_wandb_plugin.errors import MlflowWandbError, SourceError, UsageError
+from mlflow_wandb_plugin.errors import (
+    MlflowWandbError,
+    SourceError,
+    TargetUnusableError,
+    UsageError,
+)
 from mlflow_wandb_plugin.mapping import to_mlflow
 
 
@@ -89,13 +94,19 @@ class Carrier:
         self._stopped.set()
 
     def carry(self, run: RunInfo) -> Outcome:
-        """Carry one run. Never raises: an error becomes the outcome. May be called again."""
+        """Carry one run. An error becomes the outcome. May be called again.
+
+        Raises:
+            TargetUnusableError: no run can be written.
+        """
         decision = Decision("new", "migrate")
         try:
             decision = decide(run, self._source, self._target, self._options)
             self._name_twin_in_config(run, decision)
             migrate = decision.action == "migrate"
             outcome = self._migrate(run, decision) if migrate else _not_migrated(run, decision)
+        except TargetUnusableError:
+            raise
         except MlflowWandbError as error:
             outcome = Outcome(run, decision.verdict, "failed", str(error))
         except Exception as error:

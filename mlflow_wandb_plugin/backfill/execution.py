@@ -68,7 +68,7 @@ class Backfill:
         total: number of selected runs, where counting costs little; known once `run` is called.
 
     Raises:
-        UsageError, SourceError, TargetUnavailableError: it cannot be started.
+        UsageError, SourceError, TargetUnavailableError, TargetUnusableError: it cannot be started.
     """
 
     def __init__(
@@ -85,6 +85,8 @@ class Backfill:
             job = with_dual_experiment(job, plugins.open_source(job.source, job.source_options()))
         self._job = job
         self._source, self._target = open_ends(job, not only_plan, allow_none)
+        if not only_plan:
+            self._target.check()
         self._curves = Curves()
         self._keep_curves = keep_curves
         self._started = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -57,6 +58,8 @@ def reads_source(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:  # fmt: skip
         for pattern in runs:
             _check_regex(pattern)
+        # This package says when it waits; MLflow's own retries take minutes, without a word.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         selection = Selection(
             runs=runs,
             filter=_json(filter_json),

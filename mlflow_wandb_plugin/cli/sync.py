@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +33,7 @@ def sync(folders: tuple[Path, ...], to: str, as_json: bool) -> None:
 
     Exit code: 0 all delivered, 1 something could not be delivered, 2 it could not start.
     """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     journals = [
         path
         for folder in folders or (syncing.default_folder(),)

@@ -265,6 +265,14 @@ class Target(ABC):
     has_experiments: bool = False
     write_method: WriteMethod = WriteMethod()
 
+    def check(self) -> None:  # noqa: B027
+        """Ask once, before the first run, whether the target as a whole can be used; from then on,
+        `open` may raise the same error.
+
+        Raises:
+            TargetUnusableError: it cannot: each run would fail.
+        """
+
     @abstractmethod
     def find(self, info: RunInfo) -> Twin | None:
         """Return the run that replicates ``info`` here, if there is one that is not deleted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import TypeVar
 from mlflow_wandb_plugin.errors import UnavailableError
 
 T = TypeVar("T")
+
+_logger = logging.getLogger("mlflow_wandb_plugin")
 
 
 class Backoff:
@@ -25,6 +28,8 @@ class Backoff:
 
     first_s = 0.25
     longest_s = 15.0
+    silent_s = 5.0
+    """Seconds of waiting after which a warning is logged, unless ``on_trouble`` is given."""
 
     def __init__(
         self,
@@ -44,7 +49,7 @@ class Backoff:
         Raises:
             UnavailableError: ``patience_s`` has passed.
         """
-        delay, since = self.first_s, None
+        delay, since, said = self.first_s, None, False
         while True:
             try:
                 result = what()
@@ -57,6 +62,9 @@ class Backoff:
                     raise
                 if self._on_trouble is not None:
                     self._on_trouble(error, pause)
+                elif not said and now + pause - since > self.silent_s:
+                    said = True
+                    self._say(error, now - since)
                 if not self._wait(pause):
                     raise
                 delay = min(delay * 2, self.longest_s)
@@ -64,6 +72,11 @@ class Backoff:
                 if since is not None and self._on_recovery is not None:
                     self._on_recovery()
                 return result
+
+    def _say(self, error: Exception, waited_s: float) -> None:
+        """Say what is waited for, and for how long yet."""
+        left = "" if self._patience_s is None else f" for {self._patience_s - waited_s:.0f} s more"
+        _logger.warning("mlflow-wandb: %s; waiting%s, trying again meanwhile", error, left)
 
 
 def _sleep(seconds: float) -> bool:

@@ -34,6 +34,7 @@ _DUAL = {True: "trust", False: "ignore", None: "verify"}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the console script: an error of this package is one line and exit code 2."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     try:
         flags = parse(sys.argv[1:] if arguments is None else arguments)
         with _log_kept(flags):
@@ -61,6 +62,7 @@ def run(flags: Flags) -> list[Outcome]:
     if job.options.into_dual_experiment:
         job = _join_dual(job, source)
     target = plugins.open_target(job.to, job.target_options())
+    target.check()
     outcomes = []
     with ProgressBar() as bar:
         for outcome in backfill(source, target, job.selection, job.options, bar):
@@ -120,11 +122,12 @@ def _default_entity() -> str:
 def experiment_name(flags: Flags) -> str:
     """Return the experiment's name. export-wandb-to-mlflow puts a slash before it, as Databricks
     requires: an existing experiment of that name is used."""
-    from mlflow_wandb_plugin.targets.mlflow.client import Client
+    from mlflow_wandb_plugin.targets.mlflow.client import Client, check_reachable, default_uri
 
     name = flags.mlflow_experiment_name or flags.wandb_project_name
     if name.startswith("/"):
         return name
+    check_reachable(default_uri())
     client = Client(None)
     databricks = str(client.uri).startswith("databricks")
     return f"/{name}" if databricks or client.find_experiment(f"/{name}") else name

@@ -52,6 +52,16 @@ def test_patience_runs_out() -> None:
         Backoff(1.0, wait=lambda _: True).call(failing(1, 5.0))
 
 
+def test_a_long_wait_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """After five seconds: what is waited for, and how long yet. Shorter waits are not said."""
+    Backoff(300.0, wait=lambda _: True).call(failing(2, 2.0))
+    assert caplog.messages == []
+    Backoff(300.0, wait=lambda _: True).call(failing(3, 20.0))
+    (message,) = caplog.messages
+    assert "down" in message
+    assert "for 300 s more" in message
+
+
 def test_waiting_may_become_pointless() -> None:
     """When the waiter says so, the error is raised at once."""
     with pytest.raises(TargetUnavailableError):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,15 +15,28 @@ from urllib.request import getproxies, proxy_bypass
 
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.core.retry import Backoff
-from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
+from mlflow_wandb_plugin.errors import (
+    MlflowWandbError,
+    TargetError,
+    TargetUnavailableError,
+    TargetUnusableError,
+    UsageError,
+)
 from mlflow_wandb_plugin.mapping.names import Limits
 from mlflow_wandb_plugin.sqlite_schema import ensure_tables
+from mlflow_wandb_plugin.targets.mlflow.faults import (
+    WAIT_STATUS,
+    is_of_cloud,
+    is_untrusted,
+    permanent_code,
+)
 from mlflow_wandb_plugin.targets.mlflow.run_client import Metrics, Params, RunClient, Tags
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import is_data_fault
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Param, RunTag
+    from mlflow.exceptions import MlflowException
 
 T = TypeVar("T")
 
@@ -33,8 +49,8 @@ _PERMANENT = ITEM_FAULTS.union(
     ("FEATURE_DISABLED", "PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"),
 )
 """Error codes of requests that would fail again."""
-WAIT_STATUS = ("408", "425", "429", "500", "502", "503", "504")
-TOO_LARGE = "413"
+TOO_LARGE = 413
+READ_ONLY = "readonly database"
 _STATUS_IN_TEXT = re.compile(r"failed with error code (\d{3})|status code:? (\d{3})")
 
 
@@ -201,8 +217,13 @@ def default_uri() -> str:
 
 
 def check_reachable(uri: str) -> None:
-    """Raise a TargetUnavailableError if an http(s) tracking server takes no connection: MLflow's
-    client would retry for minutes. Other URIs, and servers behind a proxy, are not checked."""
+    """Check that an http(s) tracking server takes connections: MLflow's client would retry for
+    minutes. Other URIs, and servers behind a proxy, are not checked.
+
+    Raises:
+        TargetUnavailableError: it takes no connection.
+        TargetUnusableError: its certificate is not trusted.
+    """
     address = urlsplit(uri)
     if address.scheme not in ("http", "https") or not address.hostname:
         return
@@ -210,15 +231,34 @@ def check_reachable(uri: str) -> None:
         return
     port = address.port or (443 if address.scheme == "https" else 80)
     try:
-        socket.create_connection((address.hostname, port), timeout=5).close()
+        with socket.create_connection((address.hostname, port), timeout=5) as connection:
+            if address.scheme == "https":
+                _check_certificate(connection, address.hostname)
+    except ssl.SSLCertVerificationError as error:
+        raise _untrusted(f"{without_credentials(uri)}: {error.verify_message}") from error
     except OSError as error:
         shown = without_credentials(uri)
         raise TargetUnavailableError(f"MLflow at {shown} cannot be reached: {error}") from error
 
 
+def _check_certificate(connection: socket.socket, host: str) -> None:
+    """Shake hands as MLflow's client does. It would try again for minutes where the certificate is
+    not trusted."""
+    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
+        return
+    import certifi
+
+    names = ("MLFLOW_TRACKING_SERVER_CERT_PATH", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+    known = next((os.environ[name] for name in names if os.environ.get(name)), certifi.where())
+    place = {"capath" if os.path.isdir(known) else "cafile": known}
+    context = ssl.create_default_context(**place)  # type: ignore[arg-type]
+    with contextlib.suppress(ssl.SSLEOFError, ssl.SSLZeroReturnError):
+        context.wrap_socket(connection, server_hostname=host).close()
+
+
 def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call ``what`` once; MLflow's, SQLAlchemy's and the network's errors become a RefusedError
-    or a TargetUnavailableError."""
+    """Call ``what`` once; the errors of MLflow, SQLAlchemy, the network, files and artifact stores
+    become a RefusedError, a TargetUnusableError or a TargetUnavailableError."""
     import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import DataError, SQLAlchemyError
@@ -226,21 +266,54 @@ def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     try:
         return what(*args, **kwargs)
     except MlflowException as error:
-        code, cause = str(getattr(error, "error_code", "")), error.__cause__
-        text = _first_line(error)
-        # MLflow gives most answers that are not JSON the same code.
-        found = _STATUS_IN_TEXT.search(text)
-        status = "" if found is None else found[1] or found[2]
-        if status == TOO_LARGE or isinstance(cause, _UNSTORABLE) or is_data_fault(cause):
-            raise RefusedError(f"MLflow: {text}", "BAD_REQUEST") from error
-        refused = code in _PERMANENT or status.startswith("4")
-        if refused and status not in WAIT_STATUS:
-            raise RefusedError(f"MLflow: {text}", code) from error
-        raise TargetUnavailableError(f"MLflow: {text}") from error
+        raise _sorted_exception(error) from error
     except (DataError, *_UNSTORABLE) as error:
         raise RefusedError(f"MLflow: {_first_line(error)}", "BAD_REQUEST") from error
-    except (SQLAlchemyError, requests.RequestException, OSError) as error:
-        raise TargetUnavailableError(f"MLflow: {_first_line(error)}") from error
+    except (SQLAlchemyError, requests.RequestException, OSError, ImportError) as error:
+        raise _sorted(error) from error
+    except Exception as error:
+        if not is_of_cloud(error):
+            raise
+        raise _sorted(error) from error
+
+
+def _sorted(error: Exception) -> MlflowWandbError:
+    """The error of ours for one of the network, of a database or of an artifact store."""
+    text = _first_line(error)
+    if is_untrusted(error):
+        return _untrusted(text)
+    code = permanent_code(error)
+    if code or READ_ONLY in text:
+        return RefusedError(f"MLflow: {text}", code or READ_ONLY)
+    return TargetUnavailableError(f"MLflow: {text}")
+
+
+def _sorted_exception(error: MlflowException) -> MlflowWandbError:
+    """The error of ours for one of MLflow's."""
+    code, cause = str(getattr(error, "error_code", "")), error.__cause__
+    text = _first_line(error)
+    if is_untrusted(error):
+        return _untrusted(text)
+    # MLflow gives most answers that are not JSON the same code.
+    found = _STATUS_IN_TEXT.search(text)
+    status = 0 if found is None else int(found[1] or found[2])
+    if status == TOO_LARGE or isinstance(cause, _UNSTORABLE) or is_data_fault(cause):
+        return RefusedError(f"MLflow: {text}", "BAD_REQUEST")
+    refused = code in _PERMANENT or 400 <= status < 500
+    if refused and status not in WAIT_STATUS:
+        return RefusedError(f"MLflow: {text}", code)
+    permanent = permanent_code(error)
+    if permanent:
+        return RefusedError(f"MLflow: {text}", permanent)
+    return TargetUnavailableError(f"MLflow: {text}")
+
+
+def _untrusted(text: str) -> TargetUnusableError:
+    return TargetUnusableError(
+        f"MLflow's certificate is not trusted: set MLFLOW_TRACKING_SERVER_CERT_PATH, or "
+        f"REQUESTS_CA_BUNDLE for an artifact store, to a file with the authority's certificate "
+        f"({text})"
+    )
 
 
 _UNSTORABLE = (OverflowError, UnicodeError)

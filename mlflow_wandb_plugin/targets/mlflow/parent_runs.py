@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.messages import log_once
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.mapping.documents import SWEEP_CONFIG_FILE
@@ -88,11 +89,16 @@ class ParentRuns:
         if created:
             config = info.facts.get("sweep_config") if is_sweep else None
             if config:
-                log_dict = self._client.mlflow.log_dict
-                self._client.call(log_dict, run_id, config, SWEEP_CONFIG_FILE)
+                self._log_config(run_id, config)
             end_ms = to_mlflow.run_time(info.ended_ms) or start_ms
             self._client.call(self._client.client.set_terminated, run_id, "FINISHED", end_ms)
         return run_id
+
+    def _log_config(self, run_id: str, config: Any) -> None:
+        try:
+            self._client.call(self._client.mlflow.log_dict, run_id, config, SWEEP_CONFIG_FILE)
+        except RefusedError as error:
+            log_once(f"the config of a sweep cannot be written into MLflow: {error}")
 
 
 def _group(info: RunInfo) -> tuple[str, str] | None:

@@ -217,7 +217,7 @@ class RepositoryClient(RunClient):
             return
         uri, repository = artifact_uri or "", None
         if self._uris.match(uri):
-            repository = repository_of(uri, self._client.tracking_uri)
+            repository = open_repository(uri, self._client.tracking_uri)
         with self._lock:
             self._repositories[run_id] = repository
             while len(self._repositories) > KEPT_REPOSITORIES:
@@ -234,7 +234,7 @@ def points_of(name: str, metrics: Sequence[Metric]) -> Points:
     )
 
 
-def repository_of(uri: str, tracking_uri: str) -> ArtifactRepository | None:
+def open_repository(uri: str, tracking_uri: str) -> ArtifactRepository | None:
     """Open the repository of an artifact URI; None if MLflow would open another server's."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 

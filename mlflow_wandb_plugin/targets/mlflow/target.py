@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.mapping import names, to_mlflow
+from mlflow_wandb_plugin.targets.mlflow.checks import check_credentials, check_place
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.comparison.run_comparison import RunComparison
 from mlflow_wandb_plugin.targets.mlflow.concurrent_creation import create_once, find_settled
@@ -60,6 +62,9 @@ class MlflowTarget(Target):
         self._experiments = Experiments(self._client)
         secret_names = self._options.secret_names
         self._secrets = Secrets.of_setting() if secret_names is None else Secrets(secret_names)
+        self._checks_places = False
+        self._checked_places: set[str] = set()
+        self._lock = threading.Lock()
         self._search = RunSearch(self._client)
         self._parents = ParentRuns(self._client)
         self._secondary = secondary
@@ -67,8 +72,14 @@ class MlflowTarget(Target):
 
     def experiment_id(self, info: RunInfo) -> str:
         """Return the experiment that ``info`` belongs to; create it if need be."""
-        if self._options.experiment_id:
-            return self._options.experiment_id
+        experiment_id = self._options.experiment_id or self._experiment_by_name(info)
+        with self._lock:
+            if self._checks_places and experiment_id not in self._checked_places:
+                check_place(self._client, experiment_id)
+                self._checked_places.add(experiment_id)
+        return experiment_id
+
+    def _experiment_by_name(self, info: RunInfo) -> str:
         name = to_mlflow.experiment_name(self._options.experiment, info.entity, info.project)
         if self.uri.startswith("databricks") and not name.startswith("/"):
             raise UsageError(
@@ -107,6 +118,12 @@ class MlflowTarget(Target):
             return f"{known}; but runs are written by MLflow's own calls: {obstacle}"
         client.client = SqlClient(client.mlflow, sql.transactions)
         return known
+
+    def check(self) -> None:
+        """See `Target.check`. The place of an experiment's artifacts is checked when the first run
+        is to be created there."""
+        check_credentials(self._client)
+        self._checks_places = True
 
     def curve(self, run_id: str, key: Key) -> list[tuple[int, float]]:
         """A metric's points by step, for a report's curve; empty where there are none."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from mlflow_wandb_plugin.mapping.documents import canonical_json
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.comparison.expected_run import FileContent, content_of
-from mlflow_wandb_plugin.targets.mlflow.run_client import repository_of
+from mlflow_wandb_plugin.targets.mlflow.run_client import open_repository
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -34,7 +34,7 @@ class StoredFiles:
 
         self._client = client
         self._run_id: str = run.info.run_id
-        repository = repository_of(run.info.artifact_uri, client.mlflow.tracking_uri)
+        repository = open_repository(run.info.artifact_uri, client.mlflow.tracking_uri)
         self._repository = repository
         self._folder: Path | None = None
         if isinstance(repository, LocalArtifactRepository):

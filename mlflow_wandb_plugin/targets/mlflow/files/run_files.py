@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, RunInfo
 from mlflow_wandb_plugin.mapping import documents, to_mlflow
 from mlflow_wandb_plugin.mapping.documents import artifact_document
@@ -46,6 +47,8 @@ class RunFiles:
         self._losses = losses
         self._uploads = Uploads(client, run_id, losses)
         self._media = RunMedia(self._uploads, tags)
+        self._longest_tag = Limits.installed().tag_value
+        self._names_in_tag = _names_in_tag(tags)
         self._history = HistoryFile(self._uploads)
         self._config: dict[str, Any] = {}
         self.summary: dict[str, Any] = {}
@@ -60,8 +63,15 @@ class RunFiles:
     def load_earlier(self) -> Mapping[str, RenamedKeys]:
         """Load the documents that an earlier session wrote; return the original keys of all names
         that it changed, by kind."""
-        listed = self._client.call(self._client.mlflow.list_artifacts, self._run_id, "wandb")
-        paths = {item.path for item in listed}
+        try:
+            listed = self._client.call(self._client.mlflow.list_artifacts, self._run_id, "wandb")
+            return self._load({item.path for item in listed})
+        except RefusedError as error:
+            self._losses.add("document_refused", Loss("wandb", str(error)), once=True)
+            return self._names_in_tag
+
+    def _load(self, paths: set[str]) -> Mapping[str, RenamedKeys]:
+        """Load those of our documents that are among the artifacts ``paths``."""
 
         def load(path: str, default: Any) -> Any:
             """Read a document; one that was damaged in MLflow is written anew."""
@@ -81,7 +91,7 @@ class RunFiles:
         if LOSSES_FILE in paths:
             with contextlib.suppress(ValueError):
                 self._losses.load(self._uploads.download(LOSSES_FILE))
-        names: Mapping[str, RenamedKeys] = load(documents.RENAMED_FILE, {})
+        names: Mapping[str, RenamedKeys] = load(documents.RENAMED_FILE, self._names_in_tag)
         return names
 
     def forget_earlier(self) -> None:
@@ -146,9 +156,15 @@ class RunFiles:
         return True
 
     def save_names(self, names: Mapping[str, RenamedKeys]) -> None:
-        """Upload the original keys of changed names, by kind."""
+        """Upload the original keys of changed names, by kind; where MLflow refuses files, keep
+        them in a tag, if one can hold them."""
+        from mlflow.entities import RunTag
+
         self._uploads.write_json(documents.RENAMED_FILE, names)
         self._uploads.wait()
+        text = documents.canonical_json(names)
+        if documents.RENAMED_FILE in self._uploads.refused and len(text) <= self._longest_tag:
+            self._client.log_batch(self._run_id, tags=[RunTag(identity.RENAMED, text)])
 
     def finish(self, info: RunInfo) -> None:
         """Upload the documents and wait for all uploads."""
@@ -244,6 +260,15 @@ class RunNames:
             for namer in self._namers.values()
             for name, key in namer.renamed.items()
         )
+
+
+def _names_in_tag(tags: Mapping[str, str]) -> Mapping[str, RenamedKeys]:
+    """Original keys that an earlier session put into a tag; none if that was damaged."""
+    try:
+        names = json.loads(tags.get(identity.RENAMED, "{}"))
+    except ValueError:
+        return {}
+    return names if isinstance(names, dict) else {}
 
 
 def _describe(artifact: ArtifactRef) -> dict[str, Any]:

@@ -21,13 +21,18 @@ FILE_GONE = "FILE_GONE"
 
 
 class Uploads:
-    """Uploads files and documents, so that points need not wait for large files."""
+    """Uploads files and documents, so that points need not wait for large files.
+
+    Attributes:
+        refused: artifact paths that MLflow has refused.
+    """
 
     def __init__(self, client: Client, run_id: str, losses: Losses) -> None:
         self._client = client
         self._run_id = run_id
         self.losses = losses
         self._pool = concurrent.futures.ThreadPoolExecutor(UPLOAD_THREADS, "mlflow-wandb-upload")
+        self.refused: set[str] = set()
         self._pending: list[concurrent.futures.Future[None]] = []
         self._sent: dict[str, tuple[int, int]] = {}
         self._folder: Path | None = None
@@ -65,7 +70,12 @@ class Uploads:
         """Write a text file to an artifact path."""
         text = "".join(f"{line}\n" for line in lines)
         path = safe_path(target)
-        if self._client.call(self._client.client.put_text, self._run_id, path, text):
+        try:
+            if self._client.call(self._client.client.put_text, self._run_id, path, text):
+                return
+        except RefusedError as error:
+            self.refused.add(target)
+            self.losses.add("document_refused", Loss(target, str(error)), once=True)
             return
         local = self.folder / "documents" / path
         local.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +83,7 @@ class Uploads:
         self.upload(local, target, "document_missing")
 
     def download(self, path: str) -> str:
-        """Return the text of an artifact."""
+        """Return the text of an artifact; RefusedError if it cannot be had."""
         folder = self.folder / "earlier"
         folder.mkdir(exist_ok=True)
         download = self._client.mlflow.download_artifacts
@@ -98,6 +108,7 @@ class Uploads:
             self._client.call(self._log_artifact, local, folder, name)
         except RefusedError as error:
             kind = loss if error.code == FILE_GONE else loss.replace("missing", "refused")
+            self.refused.add(target)
             self.losses.add(kind, Loss(target, str(error)))
 
     def _log_artifact(self, local: Path, folder: str, name: str) -> None:

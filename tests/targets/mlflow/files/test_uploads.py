@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
+from mlflow import MlflowClient
 
-from mlflow_wandb_plugin.core.model import FileRef
+from mlflow_wandb_plugin.core.model import Checkpoint, FileRef
+from mlflow_wandb_plugin.core.protocols import TargetOptions, WritePath
+from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import TargetUnavailableError
 from mlflow_wandb_plugin.targets.mlflow.files.uploads import Uploads
+from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
+from tests.support.mlflow_state import read_runs
 from tests.targets.mlflow.writing import (
     document,
     downloaded,
@@ -18,6 +28,7 @@ from tests.targets.mlflow.writing import (
     file,
     losses,
     opened,
+    points,
     run_info,
     the_run,
     write,
@@ -134,6 +145,61 @@ def test_a_file_that_mlflow_refuses_is_counted(
     assert losses(fresh_store) == {"file_refused": 1}
     run = the_run(fresh_store)
     assert downloaded(fresh_store, run, "wandb/files/good.bin", tmp_path).exists()
+
+
+@pytest.mark.parametrize("status", [401, 404, 413, 422])
+def test_an_upload_that_the_server_refuses_for_good_is_a_loss(
+    server: str, local: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int
+) -> None:
+    """The run ends with its status, complete but for the file; other files arrive."""
+    send = requests.Session.request
+
+    def picky(session: Any, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
+        if method == "PUT" and url.endswith("bad.bin"):
+            answer = requests.Response()
+            answer.status_code, answer.raw = status, io.BytesIO(b"too large")
+            return answer
+        return send(session, method, url, *args, **kwargs)
+
+    monkeypatch.setattr(requests.Session, "request", picky)
+    info = run_info(run_id=f"refused{status}", project="refused")
+    with opened(server, info) as writer:
+        for name in ("bad.bin", "good.bin"):
+            writer.add(FileRef(name, file(local, name)))
+        end(writer, info)
+    (run,) = read_runs(server, only=info.run_id).values()
+    assert (run.status, run.tags["wandb.sync.state"]) == ("FINISHED", "complete")
+    assert json.loads(run.tags["wandb.sync.losses"]) == {"file_refused": 1}
+    assert downloaded(server, run, "wandb/files/good.bin", tmp_path).read_text() == "content"
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/runs", "occupied/runs"])
+@pytest.mark.parametrize("path", ["auto", "api"])
+def test_a_place_for_artifacts_that_cannot_be_used_costs_the_files_alone(
+    fresh_store: str, local: Path, place: str, path: WritePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the library of the place, or with a file where its folder would be, the run ends
+    complete, with its points, params and tags, and counts what it lacks."""
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    file(local, "occupied")
+    where = place if "://" in place else str(local / place)
+    experiment = MlflowClient(fresh_store).create_experiment("there", where)
+    options = TargetOptions(experiment_id=experiment, write_path=path)
+    info = run_info(first_config={("lr@0",): 1}, tags=("t",))
+    for _ in range(2):
+        target = MlflowTarget(fresh_store, options, Backoff(0.0))
+        writer = target.open(info, "backfill", target.find(info))
+        writer.append(points("a@b", [1.0, 2.0]))
+        writer.add(FileRef("f", file(local, "f")))
+        writer.checkpoint(Checkpoint("seg", 5))
+        end(writer, info)
+        writer.close()
+    run = the_run(fresh_store)
+    assert (run.status, run.tags["wandb.sync.state"]) == ("FINISHED", "complete")
+    assert (run.params, run.points("a_b")) == ({"lr_0": "1"}, [(0, 1.0), (1, 2.0)])
+    lost = losses(fresh_store)
+    assert lost["file_refused"] >= 1
+    assert lost["document_refused"] >= 1
 
 
 def test_nothing_is_left_behind_locally(fresh_store: str, local: Path) -> None:

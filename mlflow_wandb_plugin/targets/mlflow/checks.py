@@ -1,0 +1,118 @@
+"""Asks whether MLflow as a whole can be used, before the first run is written."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from mlflow_wandb_plugin.core.redaction import without_credentials
+from mlflow_wandb_plugin.errors import TargetError, TargetUnusableError, UnavailableError
+from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError, translated
+
+PATIENCE_S = 4.0
+"""Seconds for a question; one that is not answered is left to the first run."""
+REFUSED_CREDENTIALS = (401, 403)
+
+
+def check_credentials(client: Client) -> None:
+    """Ask a tracking server for something small, to know that it accepts the credentials.
+
+    Raises:
+        TargetUnusableError: it does not, or its certificate is not trusted.
+    """
+    _in_time(lambda: _check_credentials(client))
+
+
+def check_place(client: Client, experiment_id: str) -> None:
+    """Check that the place where an experiment keeps its artifacts can be used from here.
+
+    Raises:
+        TargetUnusableError: a library is missing, or it can be neither read nor created.
+    """
+    _in_time(lambda: _check_place(client, experiment_id))
+
+
+def _in_time(check: Callable[[], None]) -> None:
+    """Call ``check``, and raise its `TargetUnusableError`; for `PATIENCE_S` at most."""
+    found: list[TargetUnusableError] = []
+
+    def run() -> None:
+        try:
+            check()
+        except TargetUnusableError as error:
+            found.append(error)
+        except (TargetError, UnavailableError):
+            # Whatever it is, it may not concern every run.
+            pass
+
+    thread = threading.Thread(target=run, name="mlflow-wandb-check", daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    if found:
+        raise found[0]
+
+
+def _check_credentials(client: Client) -> None:
+    from mlflow.store.tracking.rest_store import RestStore
+
+    store: Any = client.mlflow._tracking_client.store
+    if not isinstance(store, RestStore):
+        return
+    credentials = store.get_host_creds()
+    if credentials.use_databricks_sdk:
+        return
+
+    def ask() -> int:
+        from mlflow.utils.rest_utils import http_request
+
+        response = http_request(  # type: ignore[no-untyped-call]
+            credentials, "/api/2.0/mlflow/experiments/search", "POST", max_retries=0,
+            timeout=PATIENCE_S, raise_on_status=False, json={"max_results": 1},
+        )  # fmt: skip
+        return int(response.status_code)
+
+    status = translated(ask)
+    if status in REFUSED_CREDENTIALS:
+        raise TargetUnusableError(
+            f"MLflow at {without_credentials(client.uri)} does not accept the credentials "
+            f"({status}): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            "MLFLOW_TRACKING_TOKEN"
+        )
+
+
+def _check_place(client: Client, experiment_id: str) -> None:
+    experiment = translated(client.mlflow.get_experiment, experiment_id)
+    uri = str(experiment.artifact_location or "")
+    if urlsplit(uri).scheme in ("", "file"):
+        _check_folder(Path(unquote(urlsplit(uri).path)))
+        return
+    try:
+        translated(_look_into, uri, client.uri)
+    except RefusedError as error:
+        shown = without_credentials(uri)
+        raise TargetUnusableError(
+            f"MLflow keeps artifacts at {shown}, which cannot be used from here: {error}"
+        ) from error
+
+
+def _look_into(uri: str, tracking_uri: str) -> None:
+    from mlflow_wandb_plugin.targets.mlflow.run_client import open_repository
+
+    repository = open_repository(uri, tracking_uri)
+    if repository is not None:
+        repository.list_artifacts("mlflow-wandb-check")
+
+
+def _check_folder(folder: Path) -> None:
+    """Check the folder, or the nearest one above it that exists: it would be created there."""
+    there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        what = "may not be written" if there.is_dir() else "is no folder"
+        raise TargetUnusableError(
+            f"MLflow keeps artifacts in {folder}, but {there} {what}: change its rights, or run "
+            "this where the folder can be written"
+        )

@@ -1,0 +1,60 @@
+"""Tells errors that are for good from those that may pass."""
+
+from __future__ import annotations
+
+import errno
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+WAIT_STATUS = frozenset((408, 425, 429, 500, 502, 503, 504))
+"""HTTP statuses of requests that may be repeated."""
+LIBRARY_MISSING, LOCAL_FAULT = "LIBRARY_MISSING", "LOCAL_FAULT"
+_LOCAL_FAULTS = frozenset(
+    (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EROFS,
+     errno.ELOOP, errno.ENAMETOOLONG, errno.EEXIST)
+)  # fmt: skip
+_CLOUD = ("botocore", "boto3", "s3transfer", "google", "azure")
+"""Packages of MLflow's artifact stores, whose errors have no common base class."""
+_CAUSES = 12
+
+
+def permanent_code(error: BaseException) -> str:
+    """A code for an error that repeating the call would not cure; empty for any other error."""
+    for cause in (error, error.__cause__):
+        if isinstance(cause, ImportError):
+            return LIBRARY_MISSING
+        if isinstance(cause, OSError) and cause.errno in _LOCAL_FAULTS:
+            return LOCAL_FAULT
+        status = _status(cause)
+        if status is not None and 400 <= status < 500 and status not in WAIT_STATUS:
+            return f"HTTP_{status}"
+    return "NO_CREDENTIALS" if "Credential" in type(error).__name__ else ""
+
+
+def is_untrusted(error: BaseException) -> bool:
+    """Whether a certificate that is not trusted is behind an error."""
+    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error))
+
+
+def is_of_cloud(error: BaseException) -> bool:
+    """Whether a package of an artifact store raised an error."""
+    return type(error).__module__.split(".")[0] in _CLOUD
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    for _ in range(_CAUSES):
+        if error is None:
+            return
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The HTTP status that an error of requests or of an artifact store has."""
+    response: Any = getattr(error, "response", None)
+    if isinstance(response, dict):
+        found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        found = getattr(response, "status_code", None) or getattr(error, "status_code", None)
+    return found if isinstance(found, int) else None
