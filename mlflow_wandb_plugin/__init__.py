@@ -10,7 +10,10 @@ from typing import Any
 from mlflow_wandb_plugin.errors import MlflowWandbError
 
 __version__ = "0.1.0"
-__all__ = ["MlflowWandbError", "__version__", "autolog", "backfill", "dual_write", "verify"]
+__all__ = [
+    "MlflowWandbError", "__version__", "autolog", "backfill", "dual_write", "history", "runs",
+    "verify",
+]  # fmt: skip
 
 
 def autolog(**settings: Any) -> None:
@@ -40,6 +43,10 @@ def __getattr__(name: str) -> Any:
         import importlib
 
         return importlib.import_module("mlflow_wandb_plugin.backfill")
+    if name in ("runs", "history"):
+        from mlflow_wandb_plugin.export import tables
+
+        return tables.runs if name == "runs" else tables.history
     if name == "verify":
         from mlflow_wandb_plugin.backfill.execution import verify_runs
 

@@ -56,7 +56,7 @@ def test_all_is_what_is_exposed() -> None:
         and not isinstance(value, ModuleType)
         and getattr(value, "__module__", "").startswith("mlflow_wandb_plugin")
     }
-    lazy = {"backfill", "dual_write", "verify"}
+    lazy = {"backfill", "dual_write", "history", "runs", "verify"}
     assert public | lazy | {"__version__"} == set(mlflow_wandb_plugin.__all__)
 
 

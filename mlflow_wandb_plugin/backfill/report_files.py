@@ -16,27 +16,8 @@ from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun
 from mlflow_wandb_plugin.core.atomic_files import write_atomically
 from mlflow_wandb_plugin.core.protocols import WriteMethod
-from mlflow_wandb_plugin.errors import UsageError
 
 SUFFIXES = (".html", ".json", ".txt")
-
-
-def check_report_file(path: Path) -> None:
-    """Check that a report can be written to ``path``, before work begins.
-
-    Raises:
-        UsageError: its suffix is unknown, or its folder cannot be written to.
-    """
-    if path.suffix not in SUFFIXES:
-        raise UsageError(f"--report {path}: the name must end in {', '.join(SUFFIXES)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        existed = path.exists()
-        path.open("a").close()
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise UsageError(f"--report {path} cannot be written: {error}") from error
 
 
 def write_report(

@@ -9,6 +9,7 @@ import click
 from mlflow_wandb_plugin import __version__
 from mlflow_wandb_plugin.cli.backfill import backfill
 from mlflow_wandb_plugin.cli.doctor import doctor
+from mlflow_wandb_plugin.cli.export import export
 from mlflow_wandb_plugin.cli.plugins import plugins
 from mlflow_wandb_plugin.cli.run import run
 from mlflow_wandb_plugin.cli.status import status
@@ -25,7 +26,7 @@ def cli() -> None:
     """Log training runs to W&B and MLflow, and migrate history between them."""
 
 
-for command in (backfill, doctor, plugins, run, status, sync, verify):
+for command in (backfill, doctor, export, plugins, run, status, sync, verify):
     cli.add_command(command)
 
 

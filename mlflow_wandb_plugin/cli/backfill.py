@@ -20,10 +20,11 @@ from mlflow_wandb_plugin.backfill import report
 from mlflow_wandb_plugin.backfill.execution import LOCAL, Backfill
 from mlflow_wandb_plugin.backfill.options import BackfillOptions, Job
 from mlflow_wandb_plugin.backfill.outcome import Outcome
-from mlflow_wandb_plugin.backfill.report_files import check_report_file, write_plan
+from mlflow_wandb_plugin.backfill.report_files import SUFFIXES, write_plan
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import reads_source
 from mlflow_wandb_plugin.core.model import Selection
+from mlflow_wandb_plugin.core.output_file import check_output_file
 from mlflow_wandb_plugin.core.protocols import WriteMethod
 from mlflow_wandb_plugin.errors import UsageError
 
@@ -77,7 +78,7 @@ def backfill(
     selection = replace(selection, newest_first=order == "newest")
     workers = workers or (4 if engine == LOCAL else 0)
     if report_file is not None:
-        check_report_file(report_file)
+        check_output_file("--report", report_file, SUFFIXES)
     _keep_log(log_dir)
     job = Job(source, to, experiment, selection, BackfillOptions(workers=workers, **options))
     keep_curves = report_file is not None and report_file.suffix == ".html"

@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -16,12 +16,13 @@ from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.errors import UsageError
 
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempted")
-_OPTIONS = (
-    click.argument("source"),
+_TARGET = (
     click.option("--to", default="", metavar="URI",
                  help="MLflow tracking URI, or archive:DIR for backfill. Default: MLflow's."),
     click.option("--experiment", default="{project}", show_default=True,
                  help="Name of the MLflow experiment."),
+)  # fmt: skip
+_SELECTION = (
     click.option("--run", "runs", multiple=True, help="Only this run: id, name or regex."),
     click.option("--filter", "filter_json", default="",
                  help="MongoDB-style JSON, as wandb.Api takes."),
@@ -30,12 +31,16 @@ _OPTIONS = (
     click.option("--since", default="", metavar="DATE", help="Started then or later (ISO 8601)."),
     click.option("--until", default="", metavar="DATE", help="Started before then (ISO 8601)."),
     click.option("--group", "groups", multiple=True, help="Only runs of this W&B group."),
+)  # fmt: skip
+_CONTENT = (
     click.option("--include-metric", "include_metrics", multiple=True, metavar="REGEX",
                  help="Only these metrics."),
     click.option("--exclude-metric", "exclude_metrics", multiple=True, metavar="REGEX",
                  help="Not these metrics."),
     click.option("--artifacts/--no-artifacts", default=True, show_default=True,
                  help="Carry W&B artifacts, too."),
+)  # fmt: skip
+_SOURCE = (
     click.option("--recursive", is_flag=True,
                  help="Look for W&B's logs in all folders below SOURCE."),
     click.option("--follow-links", is_flag=True,
@@ -50,7 +55,19 @@ def reads_source(command: Callable[..., None]) -> Callable[..., None]:
     exclude_metrics, artifacts, recursive and follow_links are among its options, named as in
     `BackfillOptions`.
     """
+    return _with_selection(command, (*_TARGET, *_SELECTION, *_CONTENT, *_SOURCE))
 
+
+def selects_runs(command: Callable[..., None]) -> Callable[..., None]:
+    """Add source and selection to a command.
+
+    The command gets ``source`` and ``selection``; recursive and follow_links are among its options,
+    named as in `SourceOptions`.
+    """
+    return _with_selection(command, (*_SELECTION, *_SOURCE))
+
+
+def _with_selection(command: Callable[..., None], options: Sequence[Any]) -> Callable[..., None]:
     @functools.wraps(command)
     def with_selection(
         runs: tuple[str, ...], filter_json: str, states: tuple[str, ...], since: str, until: str,
@@ -71,7 +88,7 @@ def reads_source(command: Callable[..., None]) -> Callable[..., None]:
         command(selection=selection, **others)
 
     decorated: Callable[..., None] = with_selection
-    for option in reversed(_OPTIONS):
+    for option in reversed((click.argument("source"), *options)):
         decorated = option(decorated)
     return decorated
 

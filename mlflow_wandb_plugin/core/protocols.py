@@ -125,6 +125,26 @@ class Source(ABC):
         """
         return None
 
+    def describe(self, run: RunInfo) -> RunInfo:
+        """Return a run with all that describes it, its summary too, without its files.
+
+        Raises:
+            SourceError: the run cannot be read.
+        """
+        described = run
+        for item in self.history(run):
+            if isinstance(item, RunInfo):
+                described = item
+        return described
+
+    def history(self, run: RunInfo) -> Iterator[Item]:
+        """Yield what `read` does; files and artifacts may be left out.
+
+        Raises:
+            SourceError: the run cannot be read.
+        """
+        return self.read(run, {})
+
     @abstractmethod
     def size(self, run: RunInfo) -> Size:
         """Return what `read` would yield, counted or estimated, for a plan.

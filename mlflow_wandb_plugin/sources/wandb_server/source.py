@@ -106,6 +106,28 @@ class WandbServerSource(Source):
         node = self._lister.node(run.run_id)
         return RunKeys(node.get("historyKeys"), self._lister.info(node).summary).point_counts
 
+    def describe(self, run: RunInfo) -> RunInfo:
+        """Return the run as it was listed: the listing has its summary."""
+        return run
+
+    def history(self, run: RunInfo) -> Iterator[Item]:
+        """Yield the rows alone, in order."""
+        node = self._lister.node(run.run_id)
+        info = self._lister.info(node)
+        keys = RunKeys(node.get("historyKeys"), info.summary)
+        folder = RefCountedTempDir("mlflow-wandb-read-")
+        history = RunHistory(
+            self._client,
+            run.run_id,
+            keys,
+            since=0,
+            folder=folder.new_folder(),
+            started_ms=info.started_ms or 0,
+            page_rows=self._page_rows,
+            refresh=None,
+        )
+        yield from history.read()
+
     def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
         """See `Source.read`. A downloaded file exists while its `FileRef.local` is referenced."""
         folder = RefCountedTempDir("mlflow-wandb-read-")

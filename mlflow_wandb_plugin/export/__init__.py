@@ -1,0 +1,1 @@
+"""Export runs and their history as tables."""
