@@ -16,7 +16,7 @@ from mlflow_wandb_plugin.hookspecs import hookimpl
 def open_source(uri: str, options: SourceOptions) -> Source | None:
     """Open a W&B server, an archive, or a local W&B folder or file."""
     if uri.startswith(("wandb://", "wandb+https://", "wandb+http://")):
-        from mlflow_wandb_plugin.sources.wandb_server.source import open_wandb_server
+        from mlflow_wandb_plugin.sources.wandb_server.opening import open_wandb_server
 
         return open_wandb_server(uri, options)
     if uri.startswith("archive:"):

@@ -68,10 +68,10 @@ def backfill(
 ) -> None:  # fmt: skip
     """Migrate W&B runs from SOURCE to MLflow.
 
-    SOURCE is a wandb folder, a run folder, a .wandb file, wandb://ENTITY/PROJECT[/RUN],
-    wandb+https://HOST/ENTITY/PROJECT[/RUN], archive:DIR, or a plugin's URI. Runs that are complete
-    in MLflow, dual-written or migrated before, are skipped; incomplete runs are filled. Run it
-    again at any time: it continues where it stopped.
+    SOURCE is a wandb folder, a run folder, a .wandb file, wandb://ENTITY[/PROJECT[/RUN]],
+    wandb+https://HOST/ENTITY[/PROJECT[/RUN]], archive:DIR, or a plugin's URI. Runs that are
+    complete in MLflow, dual-written or migrated before, are skipped; incomplete runs are filled.
+    Run it again at any time: it continues where it stopped.
 
     Exit code: 0 no run failed, 1 some runs failed, 2 it could not start, 130 interrupted.
     """

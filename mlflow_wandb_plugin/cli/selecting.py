@@ -31,6 +31,8 @@ _SELECTION = (
     click.option("--since", default="", metavar="DATE", help="Started then or later (ISO 8601)."),
     click.option("--until", default="", metavar="DATE", help="Started before then (ISO 8601)."),
     click.option("--group", "groups", multiple=True, help="Only runs of this W&B group."),
+    click.option("--project", "projects", multiple=True,
+                 help="Only this W&B project: name or regex."),
 )  # fmt: skip
 _CONTENT = (
     click.option("--include-metric", "include_metrics", multiple=True, metavar="REGEX",
@@ -71,10 +73,11 @@ def _with_selection(command: Callable[..., None], options: Sequence[Any]) -> Cal
     @functools.wraps(command)
     def with_selection(
         runs: tuple[str, ...], filter_json: str, states: tuple[str, ...], since: str, until: str,
-        groups: tuple[str, ...], **others: Any,
+        groups: tuple[str, ...], projects: tuple[str, ...], **others: Any,
     ) -> None:  # fmt: skip
-        for pattern in runs:
-            _check_regex(pattern)
+        for option, patterns in (("--run", runs), ("--project", projects)):
+            for pattern in patterns:
+                _check_regex(option, pattern)
         # This package says when it waits; MLflow's own retries take minutes, without a word.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         selection = Selection(
@@ -84,6 +87,7 @@ def _with_selection(command: Callable[..., None], options: Sequence[Any]) -> Cal
             since_ms=_milliseconds(since, "--since"),
             until_ms=_milliseconds(until, "--until"),
             groups=groups,
+            projects=projects,
         )
         command(selection=selection, **others)
 
@@ -93,12 +97,12 @@ def _with_selection(command: Callable[..., None], options: Sequence[Any]) -> Cal
     return decorated
 
 
-def _check_regex(pattern: str) -> None:
+def _check_regex(option: str, pattern: str) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
         raise UsageError(
-            f"--run {pattern!r} is not a regular expression: {error}; put a backslash before "
+            f"{option} {pattern!r} is not a regular expression: {error}; put a backslash before "
             "characters such as ( or [ of a name"
         ) from error
 

@@ -198,6 +198,7 @@ class Selection:
         states: W&B's run states.
         since_ms, until_ms: when the run started, Unix ms; since is inclusive, until is not.
         groups: W&B groups.
+        projects: names of W&B projects, or regular expressions that match one of them whole.
         newest_first: the order; oldest first by default, so that MLflow lists the newest on top.
     """
 
@@ -207,6 +208,7 @@ class Selection:
     since_ms: int | None = None
     until_ms: int | None = None
     groups: tuple[str, ...] = ()
+    projects: tuple[str, ...] = ()
     newest_first: bool = False
 
     def takes(self, info: RunInfo) -> bool:
@@ -216,9 +218,14 @@ class Selection:
             (not self.runs or any(_matches(wanted, names) for wanted in self.runs))
             and (not self.states or info.state in self.states)
             and (not self.groups or info.group in self.groups)
+            and self.takes_project(info.project)
             and (self.since_ms is None or (info.started_ms or 0) >= self.since_ms)
             and (self.until_ms is None or (info.started_ms or 0) < self.until_ms)
         )
+
+    def takes_project(self, name: str) -> bool:
+        """Return whether runs of this project are selected."""
+        return not self.projects or any(_matches(wanted, (name,)) for wanted in self.projects)
 
 
 def _matches(wanted: str, names: Sequence[str]) -> bool:

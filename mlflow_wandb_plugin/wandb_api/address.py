@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from mlflow_wandb_plugin.errors import UsageError
 
-_SHAPE = "wandb://ENTITY/PROJECT[/RUN] or wandb+https://HOST/ENTITY/PROJECT[/RUN]"
+_SHAPE = "wandb://ENTITY[/PROJECT[/RUN]] or wandb+https://HOST/ENTITY[/PROJECT[/RUN]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class ProjectAddress:
 
     Attributes:
         base_url, app_url: URLs of the API and of the web pages, without a trailing slash.
+        project: empty for all projects of the entity.
         run_id: empty for the whole project.
     """
 
@@ -51,11 +52,11 @@ def project_address(uri: str) -> ProjectAddress:
     if len(parts) == 4 and parts[2] == "runs":
         # The URL of a run's page has this form.
         del parts[2]
-    if len(parts) not in (2, 3) or not all(parts):
-        raise UsageError(f"{uri} does not name a W&B project: pass {_SHAPE}")
-    app_url = _app_url(base_url)
-    run_id = parts[2] if len(parts) == 3 else ""
-    return ProjectAddress(base_url, app_url, parts[0], parts[1], run_id, find_api_key(base_url))
+    if len(parts) not in (1, 2, 3) or not all(parts):
+        raise UsageError(f"{uri} does not name a W&B entity or project: pass {_SHAPE}")
+    entity, project, run_id = (*parts, "", "")[:3]
+    app_url, key = _app_url(base_url), find_api_key(base_url)
+    return ProjectAddress(base_url, app_url, entity, project, run_id, key)
 
 
 def _server_and_rest(uri: str) -> tuple[str, str]:

@@ -284,11 +284,12 @@ def test_a_backfill_killed_on_the_way_is_gone_on_with(
     code = (
         "import os\n"
         "from mlflow_wandb_plugin.backfill.engines.threads import backfill\n"
-        "from mlflow_wandb_plugin.sources.wandb_server import source as wandb_server\n"
+        "from mlflow_wandb_plugin.sources.wandb_server.opening import open_wandb_server\n"
+        "from mlflow_wandb_plugin.sources.wandb_server.source import WandbServerSource\n"
         "from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget\n"
         "from mlflow_wandb_plugin.core.model import Selection\n"
-        "source = wandb_server.open_wandb_server(os.environ['SOURCE'])\n"
-        "source = wandb_server.WandbServerSource(source._client, page_rows=10)\n"
+        "source = open_wandb_server(os.environ['SOURCE'])\n"
+        "source = WandbServerSource(source._client, page_rows=10)\n"
         "list(backfill(source, MlflowTarget(os.environ['TARGET']), Selection()))\n"
     )
     script = tmp_path / "backfill.py"

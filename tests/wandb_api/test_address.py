@@ -31,22 +31,24 @@ def _key(monkeypatch: pytest.MonkeyPatch, logged_out: None) -> None:
         ("me/digits/", ("me", "digits", "")),
         ("me/digits/abc123", ("me", "digits", "abc123")),
         ("me/digits/runs/abc123", ("me", "digits", "abc123")),
+        ("me", ("me", "", "")),
+        ("me/", ("me", "", "")),
         ("me/runs", ("me", "runs", "")),
         ("me/sweeps/abc", ("me", "sweeps", "abc")),
         ("me/my%20project/a%2Fb", ("me", "my project", "a/b")),
     ],
 )
-def test_a_uri_names_a_project_or_a_run(rest: str, found: tuple[str, str, str]) -> None:
+def test_a_uri_names_an_entity_a_project_or_a_run(rest: str, found: tuple[str, str, str]) -> None:
     """Parts may be percent-encoded, and a run's page may be pasted."""
     place = project_address(f"{HOST}/{rest}")
     assert (place.entity, place.project, place.run_id) == found
     assert (place.base_url, place.api_key) == ("http://127.0.0.1:9", KEY)
 
 
-@pytest.mark.parametrize("rest", ["", "/", "/me", "/me/", "/me//x", "/a/b/c/d", "/a/b/runs/c/d"])
+@pytest.mark.parametrize("rest", ["", "/", "/me//x", "/a/b/c/d", "/a/b/runs/c/d"])
 def test_another_shape_is_refused_with_the_right_one(rest: str) -> None:
     """One line that shows what to pass."""
-    with pytest.raises(UsageError, match=r"wandb://ENTITY/PROJECT\[/RUN\]"):
+    with pytest.raises(UsageError, match=r"wandb://ENTITY\[/PROJECT\[/RUN\]\]"):
         project_address(HOST + rest)
 
 

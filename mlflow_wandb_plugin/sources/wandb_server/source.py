@@ -1,8 +1,7 @@
-"""Read runs from a W&B server: ``wandb://ENTITY/PROJECT[/RUN]``."""
+"""Read the runs of one project of a W&B server: ``wandb://ENTITY/PROJECT[/RUN]``."""
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
@@ -19,35 +18,18 @@ from mlflow_wandb_plugin.core.model import (
     UnreadableRange,
     flatten,
 )
-from mlflow_wandb_plugin.core.protocols import Source, SourceOptions
-from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.core.protocols import Source
 from mlflow_wandb_plugin.sources.wandb_server.artifacts import LOGGED, RunArtifacts, list_artifacts
 from mlflow_wandb_plugin.sources.wandb_server.history import PAGE_ROWS, RunHistory
 from mlflow_wandb_plugin.sources.wandb_server.history_rows import RunKeys, with_numbers
 from mlflow_wandb_plugin.sources.wandb_server.run_files import RunDownloads, list_files, number
 from mlflow_wandb_plugin.sources.wandb_server.runs import RunLister, document, with_metadata
 from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import RefCountedTempDir
-from mlflow_wandb_plugin.wandb_api.address import project_address
 from mlflow_wandb_plugin.wandb_api.client import WandbClient
 from mlflow_wandb_plugin.wandb_api.config_keys import add_config_keys
 
 PAUSES_S = (0.0, 1.0, 4.0)
 """Seconds before each further pass over a finished run whose rows are not complete."""
-
-
-def open_wandb_server(uri: str, options: SourceOptions | None = None) -> WandbServerSource:
-    """Open the source that ``uri`` names, without sending requests or asking the user.
-
-    Raises:
-        UsageError: the URI is malformed, there is no API key, or pyarrow is missing.
-    """
-    if importlib.util.find_spec("pyarrow") is None:
-        raise UsageError(
-            "reading from a W&B server needs pyarrow: pip install 'mlflow-wandb-plugin[server]'"
-        )
-    options = options or SourceOptions()
-    client = WandbClient(project_address(uri), options.request_gate)
-    return WandbServerSource(client, options.artifacts)
 
 
 class WandbServerSource(Source):

@@ -1,0 +1,38 @@
+"""Open a W&B server as a source: a run, a project, or all projects of an entity."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from mlflow_wandb_plugin.core.limiter import Limiter
+from mlflow_wandb_plugin.core.protocols import Source, SourceOptions
+from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.sources.wandb_server.entity import WandbEntitySource
+from mlflow_wandb_plugin.sources.wandb_server.source import WandbServerSource
+from mlflow_wandb_plugin.wandb_api.address import ProjectAddress, project_address
+from mlflow_wandb_plugin.wandb_api.client import WandbClient
+
+
+def open_wandb_server(uri: str, options: SourceOptions | None = None) -> Source:
+    """Open the source that ``uri`` names, without sending requests or asking the user: a run, a
+    project, or all projects of an entity.
+
+    Raises:
+        UsageError: the URI is malformed, there is no API key, or pyarrow is missing.
+    """
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UsageError(
+            "reading from a W&B server needs pyarrow: pip install 'mlflow-wandb-plugin[server]'"
+        )
+    options = options or SourceOptions()
+    address, artifacts = project_address(uri), options.artifacts
+    gate = options.request_gate or Limiter()
+    client = WandbClient(address, gate)
+    if address.project:
+        return WandbServerSource(client, artifacts)
+
+    def open_project(project: ProjectAddress) -> WandbServerSource:
+        # The server limits the requests for all projects together.
+        return WandbServerSource(WandbClient(project, gate), artifacts)
+
+    return WandbEntitySource(client, open_project)
