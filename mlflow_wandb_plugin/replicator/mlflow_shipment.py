@@ -8,12 +8,12 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.core import identity, tracking_uri
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.protocols import TargetOptions
-from mlflow_wandb_plugin.core.replicate import replicate
+from mlflow_wandb_plugin.core.replicate import ReplicationResult, replicate
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import (
     JournalError,
@@ -38,6 +38,9 @@ from mlflow_wandb_plugin.sources.wandb_local.run_log import (
 from mlflow_wandb_plugin.targets.mlflow.client import check_reachable
 from mlflow_wandb_plugin.targets.wandb.lookup import wanted_mode
 from mlflow_wandb_plugin.wandb_api.config_keys import try_to_add_config_keys
+
+if TYPE_CHECKING:
+    from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 
 POLL_S = 0.2
 CORE_PATIENCE_S = 5.0
@@ -111,8 +114,7 @@ class MlflowShipment:
         header = read_header(self.path)
         # A training process decides which files it logs; a journal that was left may be anybody's.
         from_trainer = trainer_alive(self.path)
-        is_secondary = bool(header.get(SECONDARY))
-        if is_secondary:
+        if header.get(SECONDARY):
             self._status[SECONDARY] = True
         wandb_file = self._wandb_file = wandb_file_of(self.path, header, self._journal_dir)
         log = RunLog(self.path.stem, wandb_file, self.path)
@@ -120,27 +122,7 @@ class MlflowShipment:
             info = peek(log)
         except SourceError:
             return self._remove_empty()
-        backoff = Backoff(
-            None,
-            self._wait,
-            on_trouble=lambda error, _: self._write_status("waiting", error=str(error)),
-            on_recovery=lambda: self._write_status("live", error=""),
-        )
-        self._write_status(ASKING, name=info.name, project=info.project)
-        backoff.call(lambda: check_reachable(self._uri))
-
-        from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
-
-        target = MlflowTarget(
-            self._uri or None,
-            TargetOptions(
-                experiment=self._experiment,
-                adopt_dual=self._own,
-                secret_names=header.get("secret_names"),
-            ),
-            backoff,
-            lambda: is_secondary or was_resumed(self.path, str(header["run_id"])),
-        )
+        target = self._open_target(header, info)
         writer = target.open(info, "dual", target.find(info))
         try:
             self._write_status(
@@ -155,24 +137,64 @@ class MlflowShipment:
             result = replicate(items, writer)
         finally:
             writer.close()
+        keys = identity.config_keys(writer.run_id, writer.experiment_id, target.uri)
+        return self._end(header, result, writer.losses, keys)
+
+    def _open_target(self, header: Mapping[str, Any], info: RunInfo) -> MlflowTarget:
+        """Open MLflow, however long it does not answer."""
+        backoff = Backoff(
+            None,
+            self._wait,
+            on_trouble=lambda error, _: self._write_status("waiting", error=str(error)),
+            on_recovery=lambda: self._write_status("live", error=""),
+        )
+        self._write_status(ASKING, name=info.name, project=info.project)
+        backoff.call(lambda: check_reachable(self._uri))
+
+        from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
+
+        is_secondary = bool(header.get(SECONDARY))
+        options = TargetOptions(
+            experiment=self._experiment,
+            adopt_dual=self._own,
+            secret_names=header.get("secret_names"),
+        )
+        return MlflowTarget(
+            self._uri or None,
+            options,
+            backoff,
+            lambda: is_secondary or was_resumed(self.path, str(header["run_id"])),
+        )
+
+    def _end(
+        self,
+        header: Mapping[str, Any],
+        result: ReplicationResult,
+        losses: Mapping[str, int],
+        keys: Mapping[str, str],
+    ) -> str:
+        """Write the state that was reached; remove what a complete run no longer needs.
+
+        Args:
+            keys: name the MLflow run in the W&B run's config.
+        """
         assert result.info is not None
         counts = {
             "points": result.points,
-            "losses": dict(writer.losses),
+            "losses": dict(losses),
             "damage": [str(unreadable) for unreadable in result.unreadable],
         }
         if result.info.state == "running":
             return self._write_status("partial", **counts)
-        incomplete = result.info.missing or writer.losses or result.unreadable
+        incomplete = result.info.missing or losses or result.unreadable
         with contextlib.suppress(OSError):
-            if unsent_rows.may_lack_rows(self.path, header, wandb_file):
-                unsent_rows.keep(self.path, wandb_file)
-        self._clean_up(header, wandb_file, keep_wandb=bool(incomplete))
+            if unsent_rows.may_lack_rows(self.path, header, self._wandb_file):
+                unsent_rows.keep(self.path, self._wandb_file)
+        self._clean_up(header, self._wandb_file, keep_wandb=bool(incomplete))
         # Last: a process that waits for this state may look at the folder at once.
         self._write_status("complete", **counts)
         if identity.RUN_ID_CONFIG_KEY not in result.info.config:
-            keys = identity.config_keys(writer.run_id, writer.experiment_id, target.uri)
-            _name_twin_in_config(result.info, wandb_file, keys)
+            _name_twin_in_config(result.info, self._wandb_file, keys)
         return "complete"
 
     def _wait_for_more(self, progress: Progress) -> bool:
