@@ -237,7 +237,7 @@ class MlflowShipment:
         remove_journal(self.path)
         return self._write_status("empty")
 
-    def _clean_up(self, header: dict[str, Any], wandb_file: Path, keep_wandb: bool) -> None:
+    def _clean_up(self, header: Mapping[str, Any], wandb_file: Path, keep_wandb: bool) -> None:
         remove_journal(self.path)
         shutil.rmtree(self.path.with_suffix(".files"), ignore_errors=True)
         folder = wandb_file.parent
