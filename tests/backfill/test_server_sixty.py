@@ -197,8 +197,9 @@ def test_a_second_backfill_reads_no_history(project: Sixty, tmp_path: Path) -> N
     with pytest.MonkeyPatch.context() as patch:
         before = len(project.server.requests)
         outcomes = carry(project, uri, tmp_path / "again", patch)
-    acted = {outcome.run.run_id for outcome in outcomes if outcome.action != "skipped"}
-    assert acted == {"running"}
+    assert {outcome.action for outcome in outcomes} == {"skipped"}
+    (running,) = (outcome for outcome in outcomes if outcome.run.run_id == "running")
+    assert running.reason == "still running, and nothing new"
     asked = project.server.requests[before:]
     history = {request.variables.get("run") for request in asked if request.operation in HISTORY}
     assert history == {"running"}
