@@ -68,9 +68,7 @@ def verify(
     comparing = _Comparing(source, target, options or BackfillOptions(), listener or Listener())
     for run in selected(source, selection):
         try:
-            result = comparing.verified(run)
-            if repair and result.result == "different":
-                result = comparing.repaired(result)
+            result = comparing.verified(run, repair)
         except MlflowWandbError as error:
             result = Verified(run, "failed", reason=str(error))
         comparing.listener.run_verified()
@@ -88,20 +86,18 @@ class _Comparing:
         self._options = options
         self.listener = listener
 
-    def verified(self, run: RunInfo) -> Verified:
-        """Compare one run."""
+    def verified(self, run: RunInfo, repair: bool) -> Verified:
+        """Compare one run; if ``repair``, write it again if it differs, and compare once more."""
         twin = self._target.find(run)
         if twin is None:
             return Verified(run, "absent", reason="no run in MLflow names it")
         if twin.foreign or twin.adopted:
             return Verified(run, "foreign", twin.run_id, reason="another tool wrote it")
-        return self._compared(run, twin)
+        found = self._compared(run, twin)
+        return self._repaired(found, twin) if repair and found.result == "different" else found
 
-    def repaired(self, before: Verified) -> Verified:
+    def _repaired(self, before: Verified, twin: Twin) -> Verified:
         """Write a run that differs again, and return what differs then."""
-        twin = self._target.find(before.run)
-        if twin is None:
-            return before
         Carrier(self._source, self._target, self._options, self.listener).rewrite(before.run, twin)
         after = self._compared(before.run, twin, suffix=f" ({CANNOT_CHANGE})")
         return replace(after, repaired=before.count - after.count)

@@ -38,7 +38,8 @@ class RunInfo:
             not logged since.
         rows: number of history rows, by segment.
         points: estimated number of points, where it is known before reading.
-        last_step, last_ms: of the last history row; None when there is none.
+        last_step, last_ms: of the last history row; None when there is none. ``last_ms`` is the
+            start of the latest log if that has no row.
         missing: part of the run's log is known to be lost, so that it is never complete.
         facts: origin of the run: program, args, host, user, email, python, git_commit, …
     """

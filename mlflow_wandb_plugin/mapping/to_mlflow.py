@@ -22,11 +22,10 @@ from mlflow_wandb_plugin.mapping.names import Limits, storable
 
 MAPPING_VERSION = "3"
 
-EDITABLE_TAGS = (
-    "wandb.name", "wandb.group", "run_group", "wandb.job_type", "wandb.tags",
-    "wandb.config.changed",
-)  # fmt: skip
+EDITABLE_TAGS = ("wandb.name", "wandb.group", "run_group", "wandb.job_type", "wandb.tags")
 """Tags of what may be removed from a W&B run; each tag of the run has a tag of its own, too."""
+CHANGED_TAG = "wandb.config.changed"
+"""Number of config leaves that changed; W&B's server knows the latest value only."""
 
 INTERNAL_CONFIG_KEY = "_wandb"
 
@@ -74,12 +73,21 @@ def hidden_params(info: RunInfo, shown_info: RunInfo) -> int:
 
 
 def params(info: RunInfo) -> dict[Key, str]:
-    """Values of params by config leaf, not cut to MLflow's limit."""
+    """Values of params by config leaf, not cut to MLflow's limit.
+
+    They are in the order of their dotted keys: the first of two with one name in MLflow gets it,
+    and W&B's server orders a config anew.
+    """
     return {
         path: param_value(value)
-        for path, value in info.first_config.items()
+        for path, value in sorted(info.first_config.items(), key=_in_order)
         if path[0] != INTERNAL_CONFIG_KEY and path[0] not in IDENTITY_CONFIG_KEYS
     }
+
+
+def _in_order(leaf: tuple[Key, Any]) -> tuple[str, int]:
+    """Sort leaves by dotted key, and those of one dotted key by depth."""
+    return ".".join(leaf[0]), len(leaf[0])
 
 
 def param_value(value: Any) -> str:
@@ -117,6 +125,10 @@ def is_step(value: float) -> bool:
     return number == value and -INT64 <= number < INT64
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and is_step(value)
+
+
 def run_time(time_ms: int | None) -> int | None:
     """The start or the end of a run in Unix ms; None if it is unknown or MLflow cannot store it."""
     return time_ms if time_ms is not None and is_step(time_ms) else None
@@ -128,10 +140,12 @@ def lost_run_times(info: RunInfo) -> int:
 
 
 def last_step(info: RunInfo, step_metric: str = "") -> int:
-    """The step of the last history row: the value of ``step_metric``, if it has one, or W&B's."""
-    for path, value in info.last.items():
-        if step_metric and ".".join(path) == step_metric and is_step(value):
-            return int(value)
+    """The step of the last history row: the value of ``step_metric``, if the run has one, or W&B's.
+    A resumed run's log without rows has that value from the run's earlier logs."""
+    for known in (info.last, info.carried):
+        for path, value in known.items():
+            if step_metric and ".".join(path) == step_metric and _is_whole(value):
+                return int(value)
     return info.last_step or 0
 
 
@@ -149,7 +163,7 @@ def summary_points(info: RunInfo, step_metric: str = "") -> dict[Key, tuple[floa
     step = last_step(info, step_metric)
     at = info.last_ms if info.last_ms is not None else info.started_ms or 0
     points: dict[Key, tuple[float, int, int]] = {}
-    for path, value in flatten(info.summary).items():
+    for path, value in sorted(flatten(info.summary).items(), key=_in_order):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or _in_media(info, path):
             continue
         logged = info.last.get(path)
@@ -188,6 +202,10 @@ def run_name(info: RunInfo) -> str:
     return storable(info.name or info.run_id)[: Limits.installed().run_name]
 
 
+EXIT_CODE = "wandb.exit_code"
+"""The tag with the exit code, which W&B's server does not tell."""
+
+
 def name_tag(info: RunInfo) -> dict[str, str]:
     """The tag with W&B's name of the run, as MLflow stores it; none for a run without a name."""
     name = storable(info.name)[: Limits.installed().tag_value]
@@ -211,7 +229,7 @@ def run_tags(info: RunInfo) -> dict[str, str]:
         "wandb.job_type": info.job_type,
         "wandb.sweep_id": info.sweep_id,
         "wandb.state": info.state if info.state != "running" else "",
-        "wandb.exit_code": "" if info.exit_code is None else str(info.exit_code),
+        EXIT_CODE: "" if info.exit_code is None else str(info.exit_code),
         "wandb.tags": json.dumps(list(info.tags), ensure_ascii=False) if info.tags else "",
     }
     for name in ("host", "os", "python", "executable", "docker", "gpu", "gpu_count", "cuda"):
@@ -222,7 +240,7 @@ def run_tags(info: RunInfo) -> dict[str, str]:
         tags[f"wandb.tag.{tag}"] = "true"
     changed = changed_params(info)
     if changed:
-        tags["wandb.config.changed"] = str(changed)
+        tags[CHANGED_TAG] = str(changed)
     return {key: value for key, value in tags.items() if value}
 
 

@@ -168,7 +168,7 @@ class RunFacts:
             carried=dict(carried),
             rows=dict(self.rows),
             last_step=self.last_step,
-            last_ms=self.last_ms,
+            last_ms=self.last_ms if self.rows_of_log else self._segment_started_ms or None,
             facts=dict(self.facts),
             **{"project": "uncategorized", **self._fields},
         )

@@ -40,11 +40,16 @@ class RunKeys:
                 self._nested[".".join(path[:length])] = path[:length]
         self._nested.update({name: (name,) for name in summary})
 
-    def path(self, name: str) -> Key:
-        """Return the path of a key."""
+    def path(self, name: str, nested: Key = ()) -> Key:
+        """Return the path of a key.
+
+        Args:
+            nested: the path that a row gives the key, for one that the summary does not have:
+                W&B's summary has no null.
+        """
         found = self._paths.get(name)
         if found is None:
-            found = self._paths[name] = self._nested.get(name, (name,))
+            found = self._paths[name] = self._nested.get(name, nested or (name,))
         return found
 
     def is_number(self, name: str) -> bool:
@@ -142,16 +147,21 @@ class Block:
         if rows:
             self._last.add_number(self._keys.path(name), self.steps[rows[-1]], values[-1])
 
-    def add(self, row: int, name: str, value: Any) -> None:
-        """Add one value; nested values are flattened, except W&B's typed values."""
+    def add(self, row: int, name: str, value: Any, nested: Key = ()) -> None:
+        """Add one value; nested values are flattened, except W&B's typed values.
+
+        Args:
+            nested: the path of ``name`` in the row, if it is below another key.
+        """
         number = self._number(name, value)
+        path = self._keys.path(name, nested)
         if number is not None:
             self.add_numbers(name, [row], [number])
         elif isinstance(value, Mapping) and value and "_type" not in value:
             for label, below in value.items():
-                self.add(row, f"{name}.{label}", below)
+                self.add(row, f"{name}.{label}", below, (*path, label))
         else:
-            self._objects.setdefault(row, {})[self._keys.path(name)] = value
+            self._objects.setdefault(row, {})[path] = value
 
     def _number(self, name: str, value: Any) -> float | None:
         if isinstance(value, (int, float)):
@@ -161,16 +171,19 @@ class Block:
         return None
 
     def items(self) -> Iterator[Item]:
-        """Yield series, then row objects. Keys that every row has share steps and times."""
+        """Yield series in the order of their first row, then by key, as `Columns.series` does for a
+        local log: the first of two keys with one name in MLflow gets it. Then yield row objects.
+        Keys that every row has share steps and times."""
         steps, times = self.steps, self.times_ms
-        for name, (rows, values) in self._numbers.items():
-            path = self._keys.path(name)
+        columns = [(self._keys.path(name), *column) for name, column in self._numbers.items()]
+        for path, rows, values in sorted(columns, key=lambda column: (column[1][:1], column[0])):
             if len(rows) == len(steps):
                 yield Series(path, steps, times, values)
             else:
                 yield Series(path, [steps[i] for i in rows], [times[i] for i in rows], values)
         for row in sorted(self._objects):
-            yield RowObjects(steps[row], times[row], self._objects[row])
+            objects = dict(sorted(self._objects[row].items()))
+            yield RowObjects(steps[row], times[row], objects)
 
 
 def with_numbers(summary: Mapping[str, Any], last: LastValues) -> Mapping[str, Any]:

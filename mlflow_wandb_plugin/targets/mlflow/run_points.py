@@ -72,15 +72,17 @@ class RunPoints:
         """Take the numbers of the summary that history does not end with, and MLflow lacks."""
         for key, (value, step, at) in to_mlflow.summary_points(info, self._step_metric).items():
             name = self._names.metrics.name(key)
-            if key in info.last or not self._ends_with(name, value):
+            if key in info.last or not self._ends_with(name, value, step):
                 self._write(Points(name, (value,), (at,), (step,)))
 
-    def _ends_with(self, name: str, value: float) -> bool:
+    def _ends_with(self, name: str, value: float, step: int) -> bool:
         """Whether the metric's latest point had this value when the run was opened."""
         if name not in self._latest or not to_mlflow.same_value(self._latest[name], value):
             return False
-        history = self._client.mlflow.get_metric_history
-        return not self._restarted or bool(self._client.call(history, self._run_id, name))
+        if not self._restarted:
+            return True
+        history = self._client.call(self._client.mlflow.get_metric_history, self._run_id, name)
+        return any(one.step <= step and to_mlflow.same_value(one.value, value) for one in history)
 
     def flush(self, then: Sequence[Callable[[], object]] = ()) -> None:
         """Save the original keys of new names, then write all points, and ``then`` as in

@@ -14,9 +14,23 @@ CLOCK_TOLERANCE_MS = 10_000
 
 
 def two_clocks(info: RunInfo, tags: Mapping[str, str]) -> bool:
-    """Whether W&B's server describes the run, or described it when the replica with ``tags`` was
-    written; else both are described by the process that trained."""
-    return from_server(info) or identity.SERVER in identity.read_numbers(tags, identity.POSITION)
+    """Whether one of the run and its replica with ``tags`` is described by W&B's server, and the
+    other by the process that trained."""
+    return written_by_training(tags) if from_server(info) else written_from_server(tags)
+
+
+def written_from_server(tags: Mapping[str, str]) -> bool:
+    """Whether the replica with ``tags`` was written from W&B's server, perhaps after a log. Without
+    a history row there is no position."""
+    position = identity.read_numbers(tags, identity.POSITION)
+    return identity.SERVER in position or not written_by_training(tags)
+
+
+def written_by_training(tags: Mapping[str, str]) -> bool:
+    """Whether the replica with ``tags`` was first written from what the training process logged,
+    which a repair from W&B's server does not undo: only such a log tells the exit code."""
+    logs = identity.read_numbers(tags, identity.POSITION).keys() - {identity.SERVER}
+    return bool(logs) or tags.get(identity.ORIGIN) == "dual" or to_mlflow.EXIT_CODE in tags
 
 
 def from_server(info: RunInfo) -> bool:

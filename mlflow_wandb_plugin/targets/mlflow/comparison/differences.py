@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mlflow_wandb_plugin.core import identity
-from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG
+from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, USER_TAG
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.protocols import Difference
 from mlflow_wandb_plugin.mapping import to_mlflow
@@ -19,17 +19,19 @@ from mlflow_wandb_plugin.targets.mlflow.run_start import (
     from_server,
     is_start,
     two_clocks,
+    written_by_training,
+    written_from_server,
 )
 
-ONLY_LOCAL_TAGS = {
-    "wandb.exit_code": "W&B's server does not tell the exit code",
-}
-"""Tags that only a local log gives a value."""
 ONLY_SERVER_TAGS = {
     "wandb.url": "a run gets its URL when it is synced to W&B",
     identity.ENTITY: "a local log of an offline run does not name the entity",
 }
 """Tags that only W&B's server gives a value."""
+NO_EXIT_CODE = "W&B's server does not tell the exit code"
+NO_ACCOUNT = "a local log does not name the W&B account"
+NO_HISTORY_OF_CONFIG = "W&B's server knows only the last value of a config key that has changed"
+NO_VERSION = "a local log does not know the version of an artifact"
 
 
 def name_difference(wanted: str | None, found: str, tags: Mapping[str, str]) -> Difference | None:
@@ -43,17 +45,52 @@ def name_difference(wanted: str | None, found: str, tags: Mapping[str, str]) -> 
     return Difference(what)
 
 
-def tag_difference(key: str, wanted: str | None, found: str | None) -> Difference:
-    """Describe a tag that differs; None means that the tag is absent."""
+def tag_difference(
+    info: RunInfo, key: str, wanted: str | None, tags: Mapping[str, str]
+) -> Difference:
+    """Describe a tag that a replica with ``tags`` has another value of than the one that is wanted;
+    None means that the tag is to be absent."""
+    found = tags.get(key)
     what = f"tag {key} is {shown(found)}, not {shown(wanted)}"
+    return Difference(what, by_design=_reason_of_tag(info, key, wanted, tags))
+
+
+def _reason_of_tag(info: RunInfo, key: str, wanted: str | None, tags: Mapping[str, str]) -> str:
+    found = tags.get(key)
     if key == identity.RUN_PATH and wanted and found:
         shorter, longer = sorted((wanted, found), key=len)
-        if longer.endswith(f"/{shorter}"):
-            return Difference(what, by_design=ONLY_SERVER_TAGS[identity.ENTITY])
-    reasons = ONLY_LOCAL_TAGS | ONLY_SERVER_TAGS
-    if key in reasons and (wanted is None or found is None):
-        return Difference(what, by_design=reasons[key])
-    return Difference(what)
+        return ONLY_SERVER_TAGS[identity.ENTITY] if longer.endswith(f"/{shorter}") else ""
+    if found is not None or not two_clocks(info, tags):
+        return ""
+    if not from_server(info):
+        return NO_EXIT_CODE if key == to_mlflow.EXIT_CODE else ""
+    if written_from_server(tags):
+        return ""
+    if key == USER_TAG and wanted == info.facts.get("account"):
+        return NO_ACCOUNT
+    return ONLY_SERVER_TAGS.get(key, "")
+
+
+def param_differences(
+    info: RunInfo, tags: Mapping[str, str], different: Mapping[str, tuple[str | None, str]]
+) -> list[Difference]:
+    """Describe params that differ, given as (found, wanted) by name.
+
+    The replica of a run whose config has changed keeps the first values, which W&B's server does
+    not know: as many as its tag counts may differ from the last ones.
+    """
+    changed = tags.get(to_mlflow.CHANGED_TAG, "")
+    others = [name for name, (found, _) in different.items() if found is not None]
+    known = from_server(info) and written_by_training(tags) and changed.isdecimal()
+    by_design = NO_HISTORY_OF_CONFIG if known and len(others) <= int(changed) else ""
+    return [
+        Difference(
+            f"param {name} is {shown(found)}, not {shown(wanted)}",
+            by_design="" if found is None else by_design,
+            fixable=found is None,
+        )
+        for name, (found, wanted) in different.items()
+    ]
 
 
 def start_difference(

@@ -10,18 +10,20 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.core import identity
-from mlflow_wandb_plugin.core.model import RunInfo
+from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, RunInfo
 from mlflow_wandb_plugin.core.protocols import Difference
 from mlflow_wandb_plugin.core.redaction import Secrets
-from mlflow_wandb_plugin.mapping import system_metrics, to_mlflow
+from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.comparison.differences import (
+    NO_VERSION,
     end_difference,
     name_difference,
-    shown,
+    param_differences,
     start_difference,
     tag_difference,
 )
@@ -32,11 +34,15 @@ from mlflow_wandb_plugin.targets.mlflow.comparison.expected_run import (
     RecordingClient,
 )
 from mlflow_wandb_plugin.targets.mlflow.comparison.points import (
-    Point,
     different_points,
     point_differences,
 )
 from mlflow_wandb_plugin.targets.mlflow.comparison.stored_files import StoredFiles
+from mlflow_wandb_plugin.targets.mlflow.comparison.summary_values import (
+    REASON,
+    ComparedPoints,
+    SummaryValues,
+)
 from mlflow_wandb_plugin.targets.mlflow.run_start import from_server, start_of, two_clocks
 from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
 
@@ -55,6 +61,9 @@ TAG_OF_A_TAG = "wandb.tag."
 class RunComparison(MlflowRunWriter):
     """A `RunWriter` that writes nothing and finds what differs; see `core.protocols`."""
 
+    points_type = ComparedPoints
+    _points: ComparedPoints
+
     def __init__(self, client: Client, run: Run, info: RunInfo, secrets: Secrets) -> None:
         from mlflow.entities import Run, RunData, RunTag
 
@@ -64,12 +73,18 @@ class RunComparison(MlflowRunWriter):
         self._run = run
         self._started = info
         self._expected = ExpectedRun()
+        self._other_rows: list[tuple[int, int]] = []
         recording = copy.copy(client)
         recording.client = RecordingClient(client.mlflow, self._expected)
         decisive = [RunTag(key, run.data.tags[key]) for key in DECISIVE if key in run.data.tags]
         empty = Run(run.info, RunData(tags=decisive))
         super().__init__(recording, empty, info, None, secrets, RecordedPoints(self._expected))
         self._points.count_seconds_from(start_of(info, run.info.start_time, run.data.tags))
+
+    def add(self, item: FileRef | ArtifactRef | RowObjects) -> None:
+        super().add(item)
+        if isinstance(item, RowObjects):
+            self._other_rows.append((item.timestamp_ms, item.step))
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         super().finish(info, complete)
@@ -79,11 +94,11 @@ class RunComparison(MlflowRunWriter):
         """Compare all that was recorded; call it once, after the last item."""
         info = self._last
         self._compare_attributes(info)
-        self._compare_params()
+        self._compare_params(info)
         self._compare_tags(info)
-        self._compare_inputs()
+        self._compare_inputs(info)
         self._compare_points(info)
-        self._compare_files()
+        self._compare_files(info)
 
     def differs(self, difference: Difference | None) -> None:
         """Record a difference, if it is one."""
@@ -104,15 +119,17 @@ class RunComparison(MlflowRunWriter):
         self.checked["times"] += 1
         self.differs(end_difference(info, wanted.end_ms, there.end_time, tags))
 
-    def _compare_params(self) -> None:
-        there = self._run.data.params
-        for key, value in self._expected.params.items():
-            self.checked["params"] += 1
-            found = there.get(key)
-            if found != value:
-                what = f"param {key} is {shown(found)}, not {shown(value)}"
-                self.differs(Difference(what, fixable=found is None))
-        self._count_alone("params", len(there.keys() - self._expected.params.keys()))
+    def _compare_params(self, info: RunInfo) -> None:
+        wanted, there = self._expected.params, self._run.data.params
+        if wanted:
+            self.checked["params"] += len(wanted)
+        different = {
+            name: (there.get(name), value)
+            for name, value in wanted.items()
+            if there.get(name) != value
+        }
+        self.differences += param_differences(info, self._run.data.tags, different)
+        self._count_alone("params", len(there.keys() - wanted.keys()))
 
     def _compare_tags(self, info: RunInfo) -> None:
         there: Mapping[str, str] = self._run.data.tags
@@ -123,31 +140,35 @@ class RunComparison(MlflowRunWriter):
                 continue
             self.checked["tags"] += 1
             if there.get(key) != wanted.get(key):
-                self.differs(tag_difference(key, wanted.get(key), there.get(key)))
+                self.differs(tag_difference(info, key, wanted.get(key), there))
 
-    def _compare_inputs(self) -> None:
+    def _compare_inputs(self, info: RunInfo) -> None:
         if not self._expected.inputs:
             return
         run = self._target.call(self._target.mlflow.get_run, self.run_id)
         inputs = run.inputs.dataset_inputs if run.inputs else ()
         there = {(known.dataset.name, known.dataset.digest) for known in inputs}
-        for name, digest in self._expected.inputs:
+        names = {name for name, _ in there} if two_clocks(info, self._run.data.tags) else ()
+        for name, version in self._expected.inputs:
             self.checked["inputs"] += 1
-            if (name, digest) not in there:
-                self.differs(Difference(f"no input {name}"))
+            if (name, version) not in there:
+                by_design = NO_VERSION if name in names else ""
+                what = f"no input {name}:{version}" if by_design else f"no input {name}"
+                self.differs(Difference(what, by_design))
 
     def _compare_points(self, info: RunInfo) -> None:
         wanted = self._expected.points
         there = self._target.call(self._stored_points)
+        summary = self._points.of_summary
+        values = SummaryValues(wanted, summary, self._other_rows, from_server(info))
+        two = two_clocks(info, self._run.data.tags)
         for name in sorted(wanted):
             self.checked["points"] += len(wanted[name].values)
             missing, extra = different_points(wanted[name], there.pop(name, None))
-            if self._is_summary_value(info, missing, extra):
-                what = f"metric {name}: the point is at step {extra[0][0]}, not {missing[0][0]}"
-                reason = "W&B's server does not say which log of a resumed run set a summary value"
-                self.differs(Difference(what, by_design=reason, fixable=False))
-            elif missing or extra:
-                self._tell_points(point_differences(name, missing, extra))
+            differences = point_differences(name, missing, extra)
+            if two and differences and values.explain(name, missing, extra):
+                differences = [replace(one, by_design=REASON) for one in differences]
+            self._tell_points(differences)
         self._count_alone("metrics", len(there))
 
     def _stored_points(self) -> dict[str, PointColumns]:
@@ -155,25 +176,6 @@ class RunComparison(MlflowRunWriter):
         for points in self._target.client.points(self.run_id, list(self._run.data.metrics)):
             there.setdefault(points.name, PointColumns()).extend(points)
         return there
-
-    def _is_summary_value(
-        self, info: RunInfo, missing: Sequence[Point], extra: Sequence[Point]
-    ) -> bool:
-        """Whether the only point of a metric is a summary value that an earlier log of a resumed
-        run set: a local log has it at the step and time of that log's end, W&B's server at the
-        end of the run."""
-        if len(missing) != 1 or len(extra) != 1 or not two_clocks(info, self._run.data.tags):
-            return False
-        (_, _, value), (step, at, found) = missing[0], extra[0]
-        if value != found and value == value:
-            return False
-        early, late = (step, missing[0][0]) if from_server(info) else (missing[0][0], step)
-        return early <= late and all(
-            (row_step > step or row_at <= at) and (row_step < step or row_at >= at)
-            for name, columns in self._expected.points.items()
-            if not name.startswith(system_metrics.PREFIX)
-            for row_step, row_at in zip(columns.steps, columns.timestamps_ms, strict=True)
-        )
 
     def _tell_points(self, differences: Sequence[Difference]) -> None:
         """Record the differences of one metric: the first ones each, the others as one."""
@@ -186,10 +188,11 @@ class RunComparison(MlflowRunWriter):
             what = f"{name}: {len(more):,} more points differ"
             self.differs(Difference(what, fixable=fixable, values=len(more)))
 
-    def _compare_files(self) -> None:
+    def _compare_files(self, info: RunInfo) -> None:
         wanted = self._expected.files
         self.checked["files"] += len(wanted)
-        results = StoredFiles(self._target, self._run).compare(wanted)
+        two = two_clocks(info, self._run.data.tags)
+        results = StoredFiles(self._target, self._run, two).compare(wanted)
         for path, result in sorted(results.items()):
             if result == "absent":
                 self.differs(Difference(f"no file {path}"))

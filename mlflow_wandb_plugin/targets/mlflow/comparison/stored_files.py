@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -27,12 +29,18 @@ FileResult: TypeAlias = Literal["equal", "by design", "absent", "different"]
 
 class StoredFiles:
     """The artifacts of one run. Files of this machine are read in place; other stores get one
-    request per folder and one per file whose size is right."""
+    request per folder and one per file whose size is right.
 
-    def __init__(self, client: Client, run: Run) -> None:
+    Args:
+        two_descriptions: whether one of the run and its replica is described by W&B's server, and
+            the other by a local log.
+    """
+
+    def __init__(self, client: Client, run: Run, two_descriptions: bool) -> None:
         from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
         self._client = client
+        self._two_descriptions = two_descriptions
         self._run_id: str = run.info.run_id
         repository = open_repository(run.info.artifact_uri, client.mlflow.tracking_uri)
         self._repository = repository
@@ -44,6 +52,8 @@ class StoredFiles:
 
     def compare(self, wanted: dict[str, FileContent]) -> dict[str, FileResult]:
         """Return the result for each path."""
+        if not self._two_descriptions:
+            wanted = {path: replace(content, text="") for path, content in wanted.items()}
         if self._folder is not None:
             return {path: self._compare_local(path, wanted[path]) for path in wanted}
         with (
@@ -109,14 +119,23 @@ def _compared(wanted: FileContent, local: Path, size: int) -> FileResult:
 
 
 def _described_equally(wanted: str, local: Path) -> bool:
-    """Whether two descriptions of an artifact differ only in what W&B's server alone knows."""
+    """Whether two descriptions of artifacts differ only in what W&B's server alone knows."""
     try:
         text = local.read_text(encoding="utf-8")
         there, expected = json.loads(text), json.loads(wanted)
     except (ValueError, OSError):
         return False
-    if not isinstance(there, dict) or text != canonical_json(there, indent=1) + "\n":
+    if text != canonical_json(there, indent=1) + "\n":
         return False
-    for key in KNOWN_TO_THE_SERVER:
-        there[key] = expected.get(key)
-    return bool(there == expected)
+    if isinstance(there, dict):
+        return _without_server_facts(there) == _without_server_facts(expected)
+    # What a run used: a local log may name it by several of its aliases.
+    return all(isinstance(one, dict) for one in there) and _names(there) == _names(expected)
+
+
+def _without_server_facts(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key not in KNOWN_TO_THE_SERVER}
+
+
+def _names(used: Iterable[Mapping[str, Any]]) -> set[str]:
+    return {canonical_json(_without_server_facts(one)) for one in used}

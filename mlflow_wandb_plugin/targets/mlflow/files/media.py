@@ -35,7 +35,7 @@ class RunMedia:
         self._rewrites = uploads.losses.rewrites
         self._files: dict[str, Path] = {}
         self._values: list[tuple[str, RowObjects]] = []
-        self._tables: list[dict[str, str]] = json.loads(tags.get(TABLES_TAG, "[]"))
+        self._tables: list[dict[str, str]] = _listed(tags.get(TABLES_TAG, "[]"))
 
     def add_file(self, ref: FileRef) -> None:
         """Take a file of the run, which may be the file of a media value."""
@@ -75,6 +75,15 @@ class RunMedia:
             listed.pop()
         self._rewrites["table_not_listed"] = len(self._tables) - len(listed)
         return listed
+
+
+def _listed(tag: str) -> list[dict[str, str]]:
+    """Read the tag that lists tables for MLflow's UI; one that is damaged is written anew."""
+    try:
+        tables = json.loads(tag)
+    except ValueError:
+        return []
+    return tables if isinstance(tables, list) else []
 
 
 @dataclass

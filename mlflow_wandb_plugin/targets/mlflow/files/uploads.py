@@ -35,6 +35,7 @@ class Uploads:
         self.refused: set[str] = set()
         self._pending: list[concurrent.futures.Future[None]] = []
         self._sent: dict[str, tuple[int, int]] = {}
+        self._latest: dict[str, concurrent.futures.Future[None]] = {}
         self._folder: Path | None = None
         self._lock = threading.Lock()
 
@@ -60,7 +61,10 @@ class Uploads:
         stamp = (state.st_size, state.st_mtime_ns)
         if self._sent.get(target) != stamp:
             self._sent[target] = stamp
-            self._pending.append(self._pool.submit(self._send, local, target, loss))
+            before = self._latest.get(target)
+            sending = self._pool.submit(self._send_after, before, local, target, loss)
+            self._latest[target] = sending
+            self._pending.append(sending)
 
     def write_json(self, target: str, document: Any) -> None:
         """Write a JSON document to an artifact path."""
@@ -101,6 +105,19 @@ class Uploads:
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _send_after(
+        self,
+        before: concurrent.futures.Future[None] | None,
+        local: Path,
+        target: str,
+        loss: str,
+    ) -> None:
+        """Upload one file when the upload ``before`` to the same path has ended: each log of a
+        resumed run has files of the same names, and those of the latest log are kept."""
+        if before is not None:
+            concurrent.futures.wait([before])
+        self._send(local, target, loss)
 
     def _send(self, local: Path, target: str, loss: str) -> None:
         folder, _, name = target.rpartition("/")
