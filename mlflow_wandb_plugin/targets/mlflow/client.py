@@ -15,7 +15,14 @@ from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
 from mlflow_wandb_plugin.mapping.names import Limits
 from mlflow_wandb_plugin.sqlite_schema import ensure_tables
-from mlflow_wandb_plugin.targets.mlflow.run_client import Metrics, Params, RunClient, Tags
+from mlflow_wandb_plugin.targets.mlflow.run_client import (
+    KEPT_BY_SERVER,
+    Metrics,
+    Params,
+    RepositoryClient,
+    RunClient,
+    Tags,
+)
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import is_data_fault
 
 if TYPE_CHECKING:
@@ -24,10 +31,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-ITEM_FAULTS = frozenset(
-    {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS"}
-)
+EXISTS = "RESOURCE_ALREADY_EXISTS"
+ITEM_FAULTS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", EXISTS})
 """MLflow's error codes that one bad item of a batch may cause; others concern the request."""
+_POINT_EXISTS = re.compile(
+    r"UNIQUE constraint failed: metrics\.|constraint \"metric_pk\"|for key 'metrics\.PRIMARY'"
+)
+"""The database's words for a point that the run has already. MLflow 3.1 ignores such points, but
+for NaN and infinities."""
 _PERMANENT = ITEM_FAULTS.union(
     ("RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"),
     ("FEATURE_DISABLED", "PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"),
@@ -104,7 +115,7 @@ class Client:
     def __init__(self, uri: str | None, backoff: Backoff | None = None) -> None:
         self._backoff = backoff or Backoff()
         self.mlflow = self.call(_opened, uri)
-        self.client = RunClient(self.mlflow)
+        self.client: RunClient = RepositoryClient(self.mlflow, KEPT_BY_SERVER)
         self.uri: str = self.mlflow.tracking_uri
         self._pending = _Pending()
 
@@ -233,6 +244,8 @@ def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         status = "" if found is None else found[1] or found[2]
         if status == TOO_LARGE or isinstance(cause, _UNSTORABLE) or is_data_fault(cause):
             raise RefusedError(f"MLflow: {text}", "BAD_REQUEST") from error
+        if _POINT_EXISTS.search(str(error)):
+            raise RefusedError(f"MLflow: {text}", EXISTS) from error
         refused = code in _PERMANENT or status.startswith("4")
         if refused and status not in WAIT_STATUS:
             raise RefusedError(f"MLflow: {text}", code) from error
