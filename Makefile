@@ -22,8 +22,8 @@ test-torch: .venv/torch  ## Check torchtune's recipes and Flyte's Elastic worker
 test-ray: .venv/made  ## Check training, tuning and a backfill on small Ray clusters
 	@.venv/bin/python -m pytest -m ray_cluster tests/integrations/ray
 
-test-versions: .venv/made  ## Check old and new wandb and mlflow, each pair in an environment of its own
-	@.venv/bin/python scripts/test_versions.py
+test-versions: .venv/made  ## Check old and new wandb and mlflow; ARGS="0.31.0:3.1.4" for some pairs
+	@.venv/bin/python -m scripts.test_versions $(ARGS)
 
 COVERAGE_DATA = .coverage-data
 

@@ -29,17 +29,17 @@ PYTEST = (
 )  # fmt: skip
 
 
-def run(command: tuple[str, ...]) -> bool:
-    """Run a tool of our environment in the checkout."""
+def run(command: tuple[str, ...], tools: Path = BIN) -> bool:
+    """Run a tool of an environment, ours unless another is named, in the checkout."""
     print(f"\n$ {' '.join(command)}", flush=True)
-    return not subprocess.run([BIN / command[0], *command[1:]], cwd=ROOT).returncode
+    return not subprocess.run([tools / command[0], *command[1:]], cwd=ROOT).returncode
 
 
-def pytest(*arguments: str) -> Counter[str]:
+def pytest(*arguments: str, tools: Path = BIN) -> Counter[str]:
     """Run the tests; how many passed, failed and were skipped."""
     with tempfile.TemporaryDirectory(prefix="mlflow-wandb-check-") as folder:
         report = Path(folder) / "report.xml"
-        succeeded = run((*PYTEST, f"--junitxml={report}", *arguments))
+        succeeded = run((*PYTEST, f"--junitxml={report}", *arguments), tools)
         counts = counted(report) if report.is_file() else Counter[str]()
     if not succeeded and not counts["failed"]:
         # Nothing was collected, a crash, a wrong option: no test can say so.
@@ -59,11 +59,15 @@ def counted(report: Path) -> Counter[str]:
     return counts
 
 
+def line(counts: Counter[str]) -> str:
+    text = f"{counts['passed']} passed, {counts['failed']} failed"
+    return text + (f", {counts['skipped']} skipped" if counts["skipped"] else "")
+
+
 def main(arguments: list[str]) -> int:
     counts: Counter[str] = Counter("passed" if run(check) else "failed" for check in CHECKS)
     counts += pytest(*arguments)
-    line = f"{counts['passed']} passed, {counts['failed']} failed"
-    print(line + (f", {counts['skipped']} skipped" if counts["skipped"] else ""), flush=True)
+    print(line(counts), flush=True)
     return 1 if counts["failed"] else 0
 
 

@@ -8,6 +8,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from typing import Any
 
 from mlflow.exceptions import MlflowException
@@ -22,6 +23,10 @@ from mlflow_wandb_plugin.store.swap import swapped
 TRACKING, REGISTRY = "mlflow.tracking_store", "mlflow.model_registry_store"
 DELEGATING = ("runs", "models")
 """Schemes whose repositories use another repository, which is mirrored itself."""
+
+
+_asking: ContextVar[str | None] = ContextVar("mlflow_wandb_asking", default=None)
+"""The tracking URI of MLflow's client that asks for an artifact repository."""
 
 
 class StoreUriError(MlflowException, UsageError):
@@ -168,8 +173,32 @@ def mirrored_tracking(store: Any, uri: str) -> Any:
         # It has a bound method of the unmirrored class.
         queue._logging_func = store.log_batch
     current_mirror().stores.add(store, uri)
+    _note_asking_clients()
     delivery.wait_at_exit(load_settings().mirror_wait)
     return store
+
+
+def _note_asking_clients() -> None:
+    """Wrap once the method with which MLflow's client asks for the repository of a run or model:
+    the client of MLflow 3.1 does not pass its tracking URI on."""
+    from mlflow.tracking._tracking_service.client import TrackingServiceClient
+
+    client: Any = TrackingServiceClient
+    original = client._get_artifact_repo
+    if hasattr(original, "_mlflow_wandb_original"):
+        return
+
+    @functools.wraps(original)
+    def get_artifact_repo(self: Any, *args: Any, **kwargs: Any) -> Any:
+        token = _asking.set(self.tracking_uri)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            _asking.reset(token)
+
+    wrapped: Any = get_artifact_repo
+    wrapped._mlflow_wandb_original = original
+    client._get_artifact_repo = wrapped
 
 
 def artifact_repository(
@@ -186,7 +215,8 @@ def artifact_repository(
     natives = {name: _native_of(value) for name, value in named.items()}
     given = [_native_of(value) for value in stores]
     repository = original(artifact_uri, *given, **natives)
-    tracking_uri = natives.get("tracking_uri") or next(iter(given), None)
+    named_uri = natives.get("tracking_uri") or next(iter(given), None)
+    tracking_uri = named_uri or _native_of(_asking.get())
     not_ours = tracking_uri is not None and not uris.is_mirrored(tracking_uri)
     if not_ours or artifact_uri.partition(":")[0] in DELEGATING or not is_active():
         return repository

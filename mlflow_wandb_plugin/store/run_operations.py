@@ -209,6 +209,7 @@ OPERATIONS: dict[str, Operation] = {
     **by_name(create_run, update_run_info, delete_run, restore_run, rename_experiment),
     **by_name(log_metric, log_param, set_tag, log_batch, delete_tag, log_inputs, log_outputs),
     **by_name(create_logged_model, delete_logged_model, record_logged_model, start_trace),
+    "start_trace_v3": start_trace,
     "finalize_logged_model": create_logged_model,
     "log_logged_model_params": log_model_params,
     "set_logged_model_tags": change_logged_model,

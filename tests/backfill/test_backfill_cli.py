@@ -22,6 +22,7 @@ from mlflow_wandb_plugin.sources.wandb_local import run_log
 from mlflow_wandb_plugin.wandb_log.framing import LogReader
 from tests.support.commands import mlflow_wandb
 from tests.support.environment import isolated
+from tests.support.mlflow_features import without_migrations
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import free_port, run_script, started, wait_until
 
@@ -64,7 +65,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(SystemExit) as ended:
             main()
         out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
+        return int(ended.value.code or 0), out, without_migrations(err)
 
     return call
 

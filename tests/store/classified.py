@@ -11,7 +11,14 @@ INSIDE = "it is MLflow's own plumbing; what it writes passes a mirrored operatio
 EXPERIMENTS = "W&B projects are made by their runs and have no tags; runs keep their project"
 TRACES = "traces stay in MLflow; start_trace counts them"
 GENAI = "evaluation data, scorers, reviews and issues have no place in a W&B run"
+SKILLS = "skills are a registry of their own and belong to no run"
 SECRETS = "gateways, secrets, budgets and webhooks never leave MLflow"
+VERSIONS = {
+    "start_trace_v3": "MLflow 3.1; later it is start_trace",
+    "log_artifact_from_stream": "not yet in MLflow 3.1",
+    "log_artifact_from_async_stream": "not yet in MLflow 3.1",
+}
+"""Mirrored methods that not every supported MLflow has."""
 PROMPTS = "prompts belong to no run"
 REGISTRY = "W&B has a collection per model and no properties of it that MLflow's would become"
 
@@ -52,8 +59,8 @@ TRACKING: dict[str, str] = {
         """
         _delete_traces archive_traces batch_get_trace_infos batch_get_traces create_assessment
         delete_assessment delete_trace_tag delete_traces deprecated_end_trace_v2
-        deprecated_start_trace_v2 get_assessment get_online_trace_details get_trace get_trace_info
-        link_prompts_to_trace link_traces_to_run log_spans query_trace_metrics
+        deprecated_start_trace_v2 end_trace get_assessment get_online_trace_details get_trace
+        get_trace_info link_prompts_to_trace link_traces_to_run log_spans query_trace_metrics
         resolve_trace_archival_config search_traces set_trace_tag sum_gateway_trace_cost
         unlink_traces_from_run update_assessment
         """,
@@ -76,6 +83,16 @@ TRACKING: dict[str, str] = {
         """,
     ),
     **_for(
+        SKILLS,
+        """
+        bulk_register_skills create_skill create_skill_version delete_skill delete_skill_alias
+        delete_skill_and_collect_artifacts delete_skill_tag delete_skill_version
+        delete_skill_version_tag get_latest_skill_version get_skill get_skill_version
+        get_skill_version_by_alias search_skill_versions search_skills set_skill_alias
+        set_skill_tag set_skill_version_tag update_skill update_skill_version
+        """,
+    ),
+    **_for(
         SECRETS,
         """
         add_guardrail_to_endpoint attach_model_to_endpoint create_budget_policy
@@ -91,8 +108,9 @@ TRACKING: dict[str, str] = {
         get_mcp_server_version_by_alias get_mcp_server_versions_for_trace get_secret_info
         link_mcp_server_versions_to_trace list_budget_policies list_endpoint_bindings
         list_endpoint_guardrail_configs list_gateway_endpoints list_gateway_guardrails
-        list_gateway_model_definitions list_secret_infos remove_guardrail_from_endpoint
-        search_mcp_access_endpoints search_mcp_server_versions search_mcp_servers secret_cache
+        list_budget_policies_across_workspaces list_gateway_model_definitions list_secret_infos
+        remove_guardrail_from_endpoint search_mcp_access_endpoints search_mcp_server_versions
+        search_mcp_servers secret_cache
         set_gateway_endpoint_tag set_mcp_server_alias set_mcp_server_tag set_mcp_server_version_tag
         update_budget_policy update_endpoint_guardrail_config update_gateway_endpoint
         update_gateway_model_definition update_gateway_secret update_mcp_access_endpoint
@@ -115,6 +133,7 @@ MODEL_REGISTRY: dict[str, str] = {
         """
         _await_model_version_creation _await_model_version_creation_impl _parse_experiment_id_filter
         link_prompt_version_to_model link_prompt_version_to_run link_prompts_to_trace
+        _update_linked_prompts_tag
         """,
     ),
     **_for(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -49,6 +50,18 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[P
         mirrored_runs._mirror = None
     for kind in (TrackingStoreRegistry, ModelRegistryStoreRegistry):
         kind._get_store_with_resolved_uri.cache_clear()
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """Also what the package logs after MLflow 3.1 has opened a database, which replaces the
+    handlers of the root logger."""
+    logger = logging.getLogger("mlflow_wandb_plugin")
+    logger.addHandler(caplog.handler)
+    logger.propagate = False
+    yield caplog
+    logger.propagate = True
+    logger.removeHandler(caplog.handler)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow_wandb_plugin.store.artifact_operations import OPERATIONS, find_run_path
 from mlflow_wandb_plugin.store.swap import is_swapped, swapped
 from tests.store.conftest import Sent
+from tests.support.mlflow_features import needs_streams
 from tests.support.outboxes import JournalContent
 
 SentOf = Callable[[str], JournalContent]
@@ -150,6 +151,7 @@ def test_deletion_is_journalled(run_id: str, sent_of: SentOf) -> None:
     assert [operation["path"] for operation in sent_of(run_id).of("unfile")] == ["a", ""]
 
 
+@needs_streams
 def test_server_that_proxies_artifacts(
     run_id: str, proxy: Any, sent_of: SentOf, tmp_path: Path
 ) -> None:
@@ -178,6 +180,7 @@ async def _nothing() -> AsyncIterator[bytes]:
         yield part
 
 
+@needs_streams
 def test_broken_upload_leaves_nothing(
     run_id: str, proxy: Any, sent_of: SentOf, fresh_process: Path
 ) -> None:
@@ -196,6 +199,7 @@ def test_broken_upload_leaves_nothing(
     assert not files.exists() or not list(files.iterdir())
 
 
+@needs_streams
 def test_full_disk_loses_only_the_copy_for_wandb(
     run_id: str, proxy: Any, sent_of: SentOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from mlflow_wandb_plugin.store.mirrored_runs import current_mirror
 from mlflow_wandb_plugin.store.swap import is_swapped
 from tests.store.conftest import Sent
 from tests.support.environment import isolated
+from tests.support.mlflow_features import IS_3_1, needs_workspaces
 
 
 def test_set_tracking_uri_leaves_the_native_uri(mirrored: str) -> None:
@@ -182,6 +183,7 @@ def test_switched_off(
     assert not sent()
 
 
+@needs_workspaces
 def test_workspaces_and_scorers_are_mlflows(sqlite_uri: str) -> None:
     """Their entry points build what the native URI builds."""
     from mlflow.genai.scorers.registry import MlflowTrackingStore
@@ -211,28 +213,34 @@ def test_entry_points_alone_are_enough(
 def test_mlflow_still_has_what_is_replaced(mirrored: str) -> None:
     """The functions and attributes of MLflow that the package wraps exist and are wrapped."""
     from mlflow.store.artifact.artifact_repository_registry import ArtifactRepositoryRegistry
+    from mlflow.tracking._tracking_service.client import TrackingServiceClient
     from mlflow.tracking.registry import StoreRegistry
 
+    store = utils._get_store()
     for function in (
         StoreRegistry.get_store_builder,
         ArtifactRepositoryRegistry.get_artifact_repository,
         utils.set_tracking_uri,
         mlflow.set_tracking_uri,
+        TrackingServiceClient._get_artifact_repo,
     ):
         assert hasattr(function, "_mlflow_wandb_original"), function
-    store = utils._get_store()
     assert store._async_logging_queue._logging_func == store.log_batch
 
 
 @pytest.mark.slow
 def test_db_upgrade(tmp_path: Path) -> None:
     """`mlflow db upgrade wandb+sqlite:///…` creates the tables."""
+    import sqlalchemy
+    from mlflow.store.tracking.dbmodels.initial_models import Base
+
+    engine = sqlalchemy.create_engine(f"wandb+sqlite:///{tmp_path / 'new.db'}")
+    if IS_3_1:
+        # It upgrades the first MLflow's tables, and nothing else.
+        Base.metadata.create_all(engine)
     env = isolated(tmp_path)
     command = [sys.executable, "-m", "mlflow", "db", "upgrade", "wandb+sqlite:///new.db"]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    import sqlalchemy
-
-    engine = sqlalchemy.create_engine(f"wandb+sqlite:///{tmp_path / 'new.db'}")
-    assert "runs" in sqlalchemy.inspect(engine).get_table_names()
+    assert {"runs", "logged_models"} <= set(sqlalchemy.inspect(engine).get_table_names())
     engine.dispose()

@@ -58,7 +58,7 @@ def test_every_method_is_classified(
     offered |= {name for kind in concrete for name in methods(kind, private=False)}
     assert sorted(offered - set(mirrored) - set(left_alone)) == []
     assert not set(mirrored) & set(left_alone)
-    assert sorted(set(mirrored) - offered) == []
+    assert sorted(set(mirrored) - offered - set(classified.VERSIONS)) == []
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from tests.store.carried import (
 )
 from tests.store.played import Played, play, runs_of
 from tests.store.state import differences, digest, hashed, pointing_at, steady
+from tests.support.mlflow_features import IS_3_1
 from tests.support.outboxes import JournalContent, no_forwarder, read_outbox
 from tests.support.postgres import postgres_server
 from tests.support.processes import mlflow_server
@@ -97,6 +99,9 @@ def by_server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> It
         output = play(folder, url)
         yield Played(url, folder, outbox, output)
 
+
+IMAGE_KEY = "dog" if IS_3_1 else "pictures/dog"
+"""The key of the program's first image."""
 
 ALL = ("on_sqlite", "on_postgres", "over_http", "by_server")
 
@@ -202,7 +207,9 @@ def test_journals_hold_models_and_versions(played: Played) -> None:
         ("copied", "1"): model_id,
     }
     version = sent.versions["registered", "1"]
-    assert version["tags"] == {"stage": "first", "checked": "yes"}
+    # MLflow 3.1 does not give a model's tags to the version.
+    given = {} if IS_3_1 else {"stage": "first"}
+    assert version["tags"] == {**given, "checked": "yes"}
     assert version["description"] == "the first"
     assert sent.aliases == {("registered", "champion"): "1", ("registered", "old"): None}
 
@@ -282,11 +289,16 @@ def test_files_are_equal(carried: RemoteOutcome) -> None:
     for run_id, digests in carried.digests.items():
         files = carried.run(run_id).files
         there = {
-            name.removeprefix("artifacts/"): content_digest(blob.path)
+            _in_wandb(name.removeprefix("artifacts/")): content_digest(blob.path)
             for name, blob in files.items()
             if name.startswith("artifacts/")
         }
-        assert there == digests
+        assert there == {_in_wandb(name): digest for name, digest in digests.items()}
+
+
+def _in_wandb(name: str) -> str:
+    """MLflow 3.1 has "%" in names of images, W&B "_" and a hash of eight digits."""
+    return re.sub(r"-[0-9a-f]{8}(?=\.\w+$)", "", name.replace("%", "_"))
 
 
 @pytest.mark.slow
@@ -298,10 +310,10 @@ def test_logged_images_figures_and_tables_are_media(carried: RemoteOutcome) -> N
         for key, value in line.row.items():
             if isinstance(value, dict):
                 kinds[key, value["_type"]] += 1
-                if key == "pictures/dog":
+                if key == IMAGE_KEY:
                     assert line.row["mlflow_step"] == 3
     assert kinds == {
-        ("pictures/dog", "image-file"): 1, ("image.png", "image-file"): 1,
+        (IMAGE_KEY, "image-file"): 1, ("image.png", "image-file"): 1,
         ("figure.png", "image-file"): 1, ("table.json", "table-file"): 2,
     }  # fmt: skip
 

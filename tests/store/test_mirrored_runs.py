@@ -253,12 +253,12 @@ def test_passwords_stay_out(
 
     from mlflow_wandb_plugin.store import builders
 
-    builders.mirrored_tracking(utils._get_store(), "postgresql://user:secret@h/d")
+    builders.mirrored_tracking(utils._get_store(), "postgresql://user:b9d0c4e7@h/d")
     run = MlflowClient().create_run("0")
     MlflowClient().set_tag(run.info.run_id, "k", "v")
     text = (fresh_process / f"{run.info.run_id}.journal").read_bytes()
     assert b"postgresql://" in text
-    assert b"secret" not in text
+    assert b"b9d0c4e7" not in text
 
 
 def test_only_the_owner_may_read_the_outbox(

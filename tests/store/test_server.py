@@ -11,6 +11,7 @@ import requests
 from mlflow import MlflowClient
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.support.mlflow_features import needs_opentelemetry
 from tests.support.outboxes import no_forwarder
 from tests.support.processes import mlflow_server
 from tests.support.stores import copy_store
@@ -28,6 +29,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator
         yield found
 
 
+@needs_opentelemetry
 def test_traces_by_opentelemetry_are_taken(url: str) -> None:
     """A span that another system exports becomes a trace of the experiment."""
     client = MlflowClient(url)

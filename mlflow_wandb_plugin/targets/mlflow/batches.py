@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from mlflow_wandb_plugin.mapping.names import Limits
-from mlflow_wandb_plugin.targets.mlflow.client import ITEM_FAULTS, Client, RefusedError, deleted
+from mlflow_wandb_plugin.targets.mlflow.client import (
+    EXISTS,
+    ITEM_FAULTS,
+    Client,
+    RefusedError,
+    deleted,
+)
 from mlflow_wandb_plugin.targets.mlflow.files.losses import REFUSED_METRIC, Loss, Losses
 
 if TYPE_CHECKING:
@@ -33,7 +39,8 @@ class Batches:
             self._log(kind, items[start : start + size], check_run=True)
 
     def _log(self, kind: BatchKind, items: Sequence[Any], check_run: bool) -> None:
-        """If MLflow refuses a batch, halve it until only the bad item is left out."""
+        """If MLflow refuses a batch, halve it until only the bad item is left out. A point that
+        the run has already is not lost."""
         try:
             self.client.log_batch(self.run_id, **{kind: items})
         except RefusedError as error:
@@ -47,6 +54,8 @@ class Batches:
             ):
                 raise deleted(self.run_id) from error
             if len(items) == 1:
+                if kind == "metrics" and error.code == EXISTS:
+                    return
                 self.losses.add(_REFUSED[kind], _loss(items[0], str(error)), once=True)
                 return
             middle = len(items) // 2

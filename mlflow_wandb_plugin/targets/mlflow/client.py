@@ -30,7 +30,14 @@ from mlflow_wandb_plugin.targets.mlflow.faults import (
     is_untrusted,
     permanent_code,
 )
-from mlflow_wandb_plugin.targets.mlflow.run_client import Metrics, Params, RunClient, Tags
+from mlflow_wandb_plugin.targets.mlflow.run_client import (
+    KEPT_BY_SERVER,
+    Metrics,
+    Params,
+    RepositoryClient,
+    RunClient,
+    Tags,
+)
 from mlflow_wandb_plugin.targets.mlflow.sql.transactions import is_data_fault
 
 if TYPE_CHECKING:
@@ -40,10 +47,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-ITEM_FAULTS = frozenset(
-    {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS"}
-)
+EXISTS = "RESOURCE_ALREADY_EXISTS"
+ITEM_FAULTS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", EXISTS})
 """MLflow's error codes that one bad item of a batch may cause; others concern the request."""
+_POINT_EXISTS = re.compile(
+    r"UNIQUE constraint failed: metrics\.|constraint \"metric_pk\"|for key 'metrics\.PRIMARY'"
+)
+"""The database's words for a point that the run has already. MLflow 3.1 ignores such points, but
+for NaN and infinities."""
 _PERMANENT = ITEM_FAULTS.union(
     ("RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"),
     ("FEATURE_DISABLED", "PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"),
@@ -120,7 +131,7 @@ class Client:
     def __init__(self, uri: str | None, backoff: Backoff | None = None) -> None:
         self._backoff = backoff or Backoff()
         self.mlflow = self.call(_opened, uri)
-        self.client = RunClient(self.mlflow)
+        self.client: RunClient = RepositoryClient(self.mlflow, KEPT_BY_SERVER)
         self.uri: str = self.mlflow.tracking_uri
         self._pending = _Pending()
 
@@ -299,6 +310,8 @@ def _sorted_exception(error: MlflowException) -> MlflowWandbError:
     status = 0 if found is None else int(found[1] or found[2])
     if status == TOO_LARGE or isinstance(cause, _UNSTORABLE) or is_data_fault(cause):
         return RefusedError(f"MLflow: {text}", "BAD_REQUEST")
+    if _POINT_EXISTS.search(str(error)):
+        return RefusedError(f"MLflow: {text}", EXISTS)
     refused = code in _PERMANENT or 400 <= status < 500
     if refused and status not in WAIT_STATUS:
         return RefusedError(f"MLflow: {text}", code)

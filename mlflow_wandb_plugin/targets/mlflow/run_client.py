@@ -25,6 +25,8 @@ Metrics: TypeAlias = "Sequence[Metric]"
 Params: TypeAlias = "Sequence[Param]"
 Tags: TypeAlias = "Sequence[RunTag]"
 
+KEPT_BY_SERVER = "mlflow-artifacts:"
+"""The scheme of artifacts that a tracking server keeps."""
 KEPT_REPOSITORIES = 1000
 PAGE = 1000
 """Runs or experiments an answer, and experiments a request."""
@@ -206,6 +208,10 @@ class RepositoryClient(RunClient):
         self._lock = threading.Lock()
 
     def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
+        """Upload a file. Artifacts that the server keeps go to this client's server; MLflow 3.1
+        would send them to the process's own tracking server."""
+        if run_id not in self._repositories:
+            self._keep_repository(run_id, self._client.get_run(run_id).info.artifact_uri)
         repository = self._repositories.get(run_id)
         if repository is None:
             super().log_artifact(run_id, local_path, artifact_path)
@@ -241,7 +247,7 @@ def open_repository(uri: str, tracking_uri: str) -> ArtifactRepository | None:
     if "tracking_uri" in inspect.signature(get_artifact_repository).parameters:
         return get_artifact_repository(uri, tracking_uri=tracking_uri)
     # MLflow 3.1.0 looks for artifacts that a server keeps on the process's own server.
-    return None if uri.startswith("mlflow-artifacts:") else get_artifact_repository(uri)
+    return None if uri.startswith(KEPT_BY_SERVER) else get_artifact_repository(uri)
 
 
 def _pages(fetch: Callable[..., Any]) -> Iterator[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,32 @@ def test_integers_beyond_64_bits_cost_themselves_alone(
     assert (run.status, run.tags["wandb.sync.state"]) == ("FINISHED", "complete")
     assert json.loads(run.tags["wandb.sync.losses"]) == {"metric_refused": 5}
     assert json.loads(run.tags["wandb.sync.rewrites"]) == {"time": 2}
+
+
+@pytest.mark.parametrize("way", ["sql", "api", "server"])
+def test_points_that_come_twice_are_written_once_and_not_lost(
+    fresh_store: str, server: str, way: str
+) -> None:
+    """A source that starts again from the beginning brings all points again, with NaN and
+    infinities among them."""
+    path: WritePath = "api" if way == "api" else "auto"
+    uri, info = server if way == "server" else fresh_store, run_info(run_id=f"twice-{way}")
+    target = MlflowTarget(uri, TargetOptions(write_path=path), Backoff(0.0))
+    values = [1.0, math.nan, math.inf, -math.inf, 2.0, math.nan]
+    for process in range(2):
+        writer = target.open(info, "backfill", target.find(info))
+        writer.append(points("a", values))
+        if process == 0:
+            writer.checkpoint(Checkpoint("seg", 1))
+        else:
+            end(writer, info)
+        writer.close()
+    (run,) = read_runs(uri, only=info.run_id).values()
+    highest = sys.float_info.max
+    wanted = [(0, 1.0), (1, "nan"), (2, highest), (3, -highest), (4, 2.0), (5, "nan")]
+    assert run.points("a") == wanted
+    assert json.loads(run.tags["wandb.sync.losses"]) == {}
+    assert run.tags["wandb.sync.state"] == "complete"
 
 
 def test_losses_of_an_earlier_session_are_not_forgotten(fresh_store: str, tmp_path: Path) -> None:

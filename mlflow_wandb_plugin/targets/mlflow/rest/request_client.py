@@ -7,7 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points
-from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun, RepositoryClient, points_of
+from mlflow_wandb_plugin.targets.mlflow.run_client import (
+    KEPT_BY_SERVER,
+    NewRun,
+    RepositoryClient,
+    points_of,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,7 +28,7 @@ class RequestClient(RepositoryClient):
     `RestStore`."""
 
     def __init__(self, client: MlflowClient) -> None:
-        super().__init__(client, "mlflow-artifacts:")
+        super().__init__(client, KEPT_BY_SERVER)
         self._store: Any = client._tracking_client.store
 
     def create_run(self, new: NewRun) -> Run:
@@ -48,10 +53,3 @@ class RequestClient(RepositoryClient):
                 token = page.token
                 if not token:
                     break
-
-    def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
-        """Upload a file. Artifacts that the server keeps go to this client's server; MLflow 3.1
-        would send them to the process's own tracking server."""
-        if run_id not in self._repositories:
-            self._keep_repository(run_id, self._client.get_run(run_id).info.artifact_uri)
-        super().log_artifact(run_id, local_path, artifact_path)

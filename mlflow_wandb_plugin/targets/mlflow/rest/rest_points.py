@@ -1,6 +1,6 @@
 """Sends points to a tracking server, in full requests and several at once.
 
-The requests are those of `RestStore.log_batch` (MLflow 3.1 to 3.17), sent by MLflow's
+The requests are those of `RestStore.log_batch` (MLflow 3.1 to 3.18), sent by MLflow's
 `http_request` with its credentials, headers, proxies and retries; only the protobuf messages, one
 object per point, are left out. The server compares each point with its metric's latest one, and
 two requests at once may compare with the same one: each metric's latest point is sent first.

@@ -16,10 +16,14 @@ from mlflow.entities import Metric
 from mlflow_wandb_plugin.core.model import Series
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import TargetUnavailableError, UsageError
+from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
+from mlflow_wandb_plugin.targets.mlflow.files.losses import Losses
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points
+from mlflow_wandb_plugin.targets.mlflow.point_writer import PointWriter
 from mlflow_wandb_plugin.targets.mlflow.rest.rest_points import RestBulk, open_rest
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
+from tests.support.mlflow_features import loggable
 from tests.targets.mlflow.writing import end, run_info
 
 HOST = "http://mlflow.test:5000"
@@ -53,10 +57,12 @@ def sent(answers: requests_mock.Mocker) -> list[list[dict[str, Any]]]:
 def test_points_are_those_of_mlflows_client(server: str) -> None:
     """Special values, repeats and any order give equal histories and latest values."""
     rng, client = random.Random(0), MlflowClient(server)
-    bulk = open_rest(Client(server))
+    target = Client(server)
+    bulk, losses = open_rest(target), Losses()
     experiment = client.create_experiment("raw requests")
     one, other = (client.create_run(experiment).info.run_id for _ in range(2))
     names = ["a", "b/c", "é", 'quo"te'.replace('"', "-")]
+    logged: set[tuple[object, ...]] = set()
     for _ in range(3):
         blocks = [
             Points(
@@ -68,8 +74,12 @@ def test_points_are_those_of_mlflows_client(server: str) -> None:
             for count in (rng.randrange(1, 9) for _ in range(4))
         ]
         points = [(b.name, *point) for b in blocks for point in zip(*b[1:], strict=True)]
-        client.log_batch(one, metrics=[Metric(*point) for point in points])
-        bulk.write(other, blocks)
+        metrics = [Metric(*point) for point in points]
+        client.log_batch(one, metrics=loggable(metrics, logged))
+        writer = PointWriter(Batches(target, other, losses), bulk)
+        for block in blocks:
+            writer.append(block)
+        writer.flush()
     for name in names:
         histories = [
             sorted(
@@ -78,6 +88,7 @@ def test_points_are_those_of_mlflows_client(server: str) -> None:
             for run in (one, other)
         ]
         assert histories[0] == histories[1]
+    assert not losses.counts
     latest = [
         {m.key: (m.step, m.timestamp, str(m.value)) for m in client.get_run(run).data._metric_objs}
         for run in (one, other)
