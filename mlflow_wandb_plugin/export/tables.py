@@ -116,7 +116,8 @@ def export(
             rows, table = history.rows(), history
         columns = chosen_columns(_columns(table.columns, first), options.columns)
         write_table(path, rows, columns, table.columns)
-        unreadable += [str(one) for one in source.unreadable]
+        # Without a length it is what was left out knowingly, such as a copy of a log.
+        unreadable += [str(one) for one in source.unreadable if one.length]
         return Exported(len(spool), len(table), tuple(unreadable))
 
 
