@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_wandb_plugin.cli import main
 from tests.support.commands import journals, mlflow_wandb
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import free_port, run_script
@@ -29,6 +30,50 @@ def test_sync_and_status_with_nothing_to_do(env: dict[str, str], tmp_path: Path)
         done = mlflow_wandb(command, "--json", env=env, cwd=work)
         assert (done.returncode, json.loads(done.stdout)) == (0, [])
     assert mlflow_wandb("sync", tmp_path / "absent", env=env, cwd=work).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("backfill",), "Missing argument 'SOURCE'"),
+        (("backfill", ".", "--workers", "0"), "'--workers': 0 is not in the range"),
+        (("unknown",), "No such command 'unknown'"),
+        (("verify", ".", "--to", "sqlite:"), "cannot use the tracking URI sqlite:"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(
+    arguments: tuple[str, ...],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It says what is wrong, and the exit code is 2."""
+    (tmp_path / "run-x.wandb").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["mlflow-wandb", *arguments])
+    with pytest.raises(SystemExit) as exited:
+        main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert exited.value.code == 2
+    assert line.startswith("mlflow-wandb: ")
+    assert words in line
+
+
+def test_ctrl_c_before_the_first_run_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exit code is 130, as of a backfill that is interrupted later."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlflow_wandb_plugin.replicator.sync.find_journals", interrupted)
+    monkeypatch.setattr("sys.argv", ["mlflow-wandb", "sync"])
+    with pytest.raises(SystemExit) as exited:
+        main()
+    assert exited.value.code == 130
+    assert capsys.readouterr().err.strip() == "mlflow-wandb: interrupted"
 
 
 @pytest.mark.slow

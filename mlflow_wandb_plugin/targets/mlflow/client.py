@@ -202,12 +202,13 @@ def _opened(uri: str | None) -> MlflowClient:
     """Open MLflow's client of ``uri``; UsageError if MLflow cannot, and repeating does not help."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import ArgumentError
 
     files = (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError)
     try:
         ensure_tables(uri or default_uri())
         return MlflowClient(tracking_uri=uri)
-    except (MlflowException, ImportError, TargetError, *files) as error:
+    except (MlflowException, ImportError, TargetError, ArgumentError, *files) as error:
         shown, reason = without_credentials(uri or ""), _first_line(error)
         raise UsageError(f"MLflow cannot use the tracking URI {shown}: {reason}") from error
 

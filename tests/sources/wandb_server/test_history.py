@@ -444,6 +444,18 @@ def test_a_nested_key_has_one_path_from_its_first_row_on(wandb: WandbServer) -> 
     assert keys == {("x",), ("a", "b"), ("c.d",)}
 
 
+def test_keys_of_a_row_come_in_one_order(wandb: WandbServer) -> None:
+    """That of a local log: by first row, then by key. A null below a key is nested as it was."""
+    late, row = {"z": 1.0, "a@b": 1.0}, {"x@y": 1.0, "t": "a", "n": {"w": None}, "x#y": 2.0}
+    wandb.add_run("order", "r", rows=[row, late])
+    source = source_of(wandb, "order")
+    items = list(source.read(only_run(source), {}))
+    keys = [item.key for item in items if isinstance(item, Series) and item.kind != "system"]
+    assert keys == [("x#y",), ("x@y",), ("a@b",), ("z",)]
+    (objects,) = [item for item in items if isinstance(item, RowObjects)]
+    assert list(objects.values) == [("n", "w"), ("t",)]
+
+
 def test_exports_that_overlap_are_read_without_doubles(wandb: WandbServer) -> None:
     """Two files that share rows, in the wrong order: each row once."""
     run = wandb.add_run("overlap", "r", rows=ROWS)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,30 @@ def test_a_file_that_vanishes_before_its_upload_is_counted(
     monkeypatch.setattr(Uploads, "_send", too_late)
     write(fresh_store, FileRef("same-name", path))
     assert losses(fresh_store) == {"file_missing": 1}
+
+
+def test_the_last_of_several_files_of_one_name_is_kept(
+    fresh_store: str, local: Path, tmp_path: Path
+) -> None:
+    """Each log of a resumed run has such a file; an upload that is slow does not win."""
+    first, second, info = file(local, "first", "one"), file(local, "second", "two!"), run_info()
+    with opened(fresh_store, info) as writer:
+        log = writer._client.client.log_artifact
+
+        def slow(run_id: str, path: str, folder: str | None = None) -> None:
+            if Path(path).read_text() == "one":
+                arrived.wait(1.0)
+            log(run_id, path, folder)
+            arrived.set()
+
+        arrived = threading.Event()
+        writer._client.client.log_artifact = slow  # type: ignore[method-assign]
+        writer.add(FileRef("summary.json", first))
+        writer.add(FileRef("summary.json", second))
+        end(writer, info)
+    run = the_run(fresh_store)
+    stored = downloaded(fresh_store, run, "wandb/files/summary.json", tmp_path)
+    assert stored.read_text() == "two!"
 
 
 def test_a_file_that_changes_is_sent_again(fresh_store: str, local: Path, tmp_path: Path) -> None:
