@@ -104,21 +104,24 @@ def test_thirty_kills_leave_what_an_undisturbed_backfill_leaves(
         line = f"backfill wandb+{server.url}/tester/{PROJECT} --to sqlite:///{killed} --json"
         with forker(env, killed.parent, tmp_path / "errors.txt") as commands:
             for number in range(KILLS):
-                moment = (
-                    _while_tables_are_created(chance)
-                    if number < 6
-                    else _after_requests(server, chance.randint(1, 9))
-                )
-                assert commands.run(line, moment) == -9, number
+                first = number < 6
+                moment = _after_requests(server, 1 if first else chance.randint(1, 9))
+                pause_s = chance.uniform(0.0, 0.25) if first else 0.0
+                assert commands.run(line, _then_sleep(moment, pause_s)) == -9, number
                 _check_complete_runs(killed)
             assert commands.run(line) == 0
     _compare(monkeypatch, calm, killed, tmp_path)
 
 
-def _while_tables_are_created(chance: random.Random) -> Callable[[], object]:
-    """Wait for a moment in the two seconds in which a new database gets its tables."""
-    seconds = chance.uniform(0.0, 2.0)
-    return lambda: time.sleep(seconds)
+def _then_sleep(moment: Callable[[], object], pause_s: float) -> Callable[[], object]:
+    """Wait for a moment, and then for seconds: a new database gets its tables after the first
+    request, in which the source is looked at."""
+
+    def wait() -> None:
+        moment()
+        time.sleep(pause_s)
+
+    return wait
 
 
 def _after_requests(server: WandbServer, count: int) -> Callable[[], object]:
