@@ -60,9 +60,8 @@ def _not_migrated(run: RunInfo, decision: Decision) -> Outcome:
     return Outcome(run, decision.verdict, action, decision.reason, *ids)
 
 
-def _without_secrets(outcome: Outcome) -> Outcome:
+def _without_secrets(outcome: Outcome, secrets: Secrets) -> Outcome:
     """Return ``outcome`` as it may be in a report."""
-    secrets = Secrets.of_setting()
     run = to_mlflow.shown(outcome.run, secrets)
     return replace(outcome, run=run, reason=secrets.text(outcome.reason))
 
@@ -87,6 +86,7 @@ class Carrier:
         self._target = target
         self._options = options
         self._listener = listener
+        self._secrets = Secrets.of_setting()
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -112,8 +112,7 @@ class Carrier:
         except Exception as error:
             # An unforeseen error in one run does not stop the others.
             outcome = Outcome(run, decision.verdict, "failed", f"{type(error).__name__}: {error}")
-        outcome = self._placed(outcome)
-        outcome = _without_secrets(outcome)
+        outcome = _without_secrets(self._placed(outcome), self._secrets)
         self._listener.run_done(outcome)
         return outcome
 

@@ -36,8 +36,8 @@ def open_ends(job: Job, create: bool = True, allow_none: bool = False) -> tuple[
         UsageError: no run is selected, or one of them cannot be opened.
     """
     source = plugins.open_source(job.source, job.source_options())
-    first = None if allow_none else next(selected(source, job.selection), None)
-    if first is None and not allow_none and not source.unreadable:
+    nothing = not allow_none and next(selected(source, job.selection), None) is None
+    if nothing and not source.unreadable:
         raise UsageError(f"no run of {job.source} is selected: check --run, --state and the like")
     return source, plugins.open_target(job.to, job.target_options(create))
 

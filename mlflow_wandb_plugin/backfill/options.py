@@ -95,11 +95,7 @@ class BackfillOptions:
             "exclude": sorted(self.exclude_metrics),
             "artifacts": self.artifacts,
         }
-        return (
-            EVERYTHING
-            if self.takes_everything
-            else shortened(json.dumps(narrowed, ensure_ascii=True))
-        )
+        return EVERYTHING if self.takes_everything else shortened(json.dumps(narrowed))
 
     def wanted(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield ``items`` without metrics and artifacts that are excluded."""

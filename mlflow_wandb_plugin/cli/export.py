@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -29,8 +29,8 @@ from mlflow_wandb_plugin.export.tables import export as export_table
               help="created, config.KEY or summary.KEY; with - before it in reverse.")  # fmt: skip
 @click.option("--columns", default="", metavar="A,B,…", help="Only these columns; * is allowed.")
 def export(
-    source: str, to: Path, selection: Selection, history: str | None, order: str, columns: str,
-    **options: Any,
+    source: str, to: Path, selection: Selection, history: Literal["wide", "long"] | None,
+    order: str, columns: str, **options: Any,
 ) -> None:  # fmt: skip
     """Write the runs of SOURCE into a table, with a row per run.
 
@@ -41,11 +41,11 @@ def export(
     """
     check_output_file("--to", to, SUFFIXES)
     wanted = tuple(name.strip() for name in columns.split(",") if name.strip())
-    chosen = ExportOptions(history or "no", order, wanted)  # type: ignore[arg-type]
+    chosen = ExportOptions(history or "no", order, wanted)
     opened = plugins.open_source(source, SourceOptions(artifacts=False, **options))
     with ProgressBar() as bar:
         bar.expect_runs(opened.count(selection))
-        done = export_table(opened, to, selection, chosen, lambda _: bar.run_verified())
+        done = export_table(opened, to, selection, chosen, bar.run_verified)
     for line in done.unreadable:
         click.echo(f"not read: {line}", err=True)
     click.echo(f"{to}: {done.runs:,} runs, {done.rows:,} rows")

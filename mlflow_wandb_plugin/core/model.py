@@ -101,6 +101,8 @@ class RowObjects:
     values: Mapping[Key, Any]
 
 
+INT64 = 2**63
+"""Integers of 64 bits are from -INT64 to INT64 - 1."""
 NO_FILE = Path(os.devnull)
 """Path of a file that is not read."""
 

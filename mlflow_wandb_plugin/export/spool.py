@@ -7,13 +7,10 @@ import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
-from types import TracebackType
 from typing import Any
 
-from mlflow_wandb_plugin.core.model import as_float
+from mlflow_wandb_plugin.core.model import INT64, as_float
 from mlflow_wandb_plugin.export.rows import Row
-
-INT64 = 2**63
 
 
 class Spool:
@@ -30,15 +27,8 @@ class Spool:
         self._offsets = array("q")
         self._keys: list[tuple[bool, Any]] = []
 
-    def __enter__(self) -> Spool:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Remove the temporary file."""
         self._file.close()
 
     def __len__(self) -> int:

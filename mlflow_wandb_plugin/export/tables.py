@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -78,12 +79,12 @@ def export(
     path: Path,
     selection: Selection,
     options: ExportOptions,
-    progress: Callable[[int], object] = lambda runs: None,
+    progress: Callable[[], object] = lambda: None,
 ) -> Exported:
     """Write the table of the selected runs of ``source``. Memory does not grow with the rows.
 
     Args:
-        progress: is called with 1 for each run.
+        progress: is called once for each run.
 
     Raises:
         UsageError: no run is selected.
@@ -92,16 +93,16 @@ def export(
     unreadable: list[str] = []
     by_key = options.sort_column != CREATED
     selection = replace(selection, newest_first=options.descending and not by_key)
-    with Spool() as spool, Spool() as history:
-        order: list[RunInfo] = []
+    with closing(Spool()) as spool, closing(Spool()) as history:
+        listed: dict[tuple[str, str, str], RunInfo] = {}
         for run, row in _described(source, selection, unreadable):
-            spool.add(row | ({} if options.history == "no" else {_NUMBER: len(order)}),
-                      row.get(options.sort_column))  # fmt: skip
+            spool.add(row, row.get(options.sort_column))
             if options.history == "no":
-                progress(1)
+                progress()
             else:
                 # What describes the runs is in the spool.
-                order.append(replace(run, config={}, first_config={}, summary={}))
+                key = row["entity"], row["project"], row["run_id"]
+                listed[key] = replace(run, config={}, first_config={}, summary={})
         if not len(spool) and not unreadable and not source.unreadable:
             raise UsageError("no run is selected: check --run, --state and the like")
         rows = spool.rows(by_key, options.descending)
@@ -110,19 +111,15 @@ def export(
         if options.history != "no":
             first = WIDE_COLUMNS if options.history == "wide" else LONG_COLUMNS
             for row in rows:
-                run = order[row[_NUMBER]]
+                run = listed[row["entity"], row["project"], row["run_id"]]
                 _add_history(history, source, run, options.history, unreadable)
-                progress(1)
+                progress()
             rows, table = history.rows(), history
         columns = chosen_columns(_columns(table.columns, first), options.columns)
         write_table(path, rows, columns, table.columns)
         # Without a length it is what was left out knowingly, such as a copy of a log.
         unreadable += [str(one) for one in source.unreadable if one.length]
         return Exported(len(spool), len(table), tuple(unreadable))
-
-
-_NUMBER = "\0number"
-"""Column of the spool with a run's place in the listing."""
 
 
 def _described(
@@ -153,7 +150,7 @@ def _history_rows(run_id: str, items: Iterable[Item], form: History) -> Iterator
 
 def _columns(found: Iterable[str], first: Sequence[str]) -> list[str]:
     """All columns: those of ``first``, then the others by name."""
-    return [*first, *sorted(set(found) - {*first, _NUMBER})]
+    return [*first, *sorted(set(found) - set(first))]
 
 
 def runs(source: str, selection: Selection | None = None, **options: Any) -> Iterator[Row]:
@@ -189,7 +186,7 @@ def history(source: str, run: str, long: bool = False, **options: Any) -> pyarro
     found = [one for one in opened.runs(Selection()) if run in (one.run_id, one.name)]
     if len(found) != 1:
         raise UsageError(f"{len(found)} runs of {source} are called {run}: pass the id of one")
-    with Spool() as spool:
+    with closing(Spool()) as spool:
         form: History = "long" if long else "wide"
         for row in _history_rows(found[0].run_id, opened.history(found[0]), form):
             spool.add(row)

@@ -15,7 +15,7 @@ from typing import Any
 
 from mlflow_wandb_plugin.core.identity import IDENTITY_CONFIG_KEYS
 from mlflow_wandb_plugin.core.mlflow_terms import NOTES_TAG, USER_TAG
-from mlflow_wandb_plugin.core.model import Key, RunInfo, RunState, as_float, flatten
+from mlflow_wandb_plugin.core.model import INT64, Key, RunInfo, RunState, as_float, flatten
 from mlflow_wandb_plugin.core.redaction import Secrets, without_credentials
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.mapping.names import Limits, storable
@@ -110,10 +110,6 @@ def changed_params(info: RunInfo) -> int:
 def config_document(info: RunInfo) -> dict[str, Any]:
     """The user's present config, for ``wandb/config.json``."""
     return {key: value for key, value in info.config.items() if key != INTERNAL_CONFIG_KEY}
-
-
-INT64 = 2**63
-"""The integers that MLflow's databases and requests hold are from -INT64 to INT64 - 1."""
 
 
 def is_step(value: float) -> bool:

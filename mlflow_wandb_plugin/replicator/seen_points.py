@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mlflow_wandb_plugin.core.model import as_float
+from mlflow_wandb_plugin.core.model import INT64, as_float
 
 _LARGEST = sys.float_info.max
 
@@ -44,7 +44,7 @@ class _KeyPoints:
         if later:
             self._last = point[:2]
         if self._all is None:
-            if later and max(map(abs, point[:2])) < 2**63:
+            if later and max(map(abs, point[:2])) < INT64:
                 self._ints.extend(point[:2])
                 self._values.append(point[2])
                 return True

@@ -171,18 +171,19 @@ def _deliver(journal: _Waiting, target: _Target) -> Delivery:
 def _deliver_to_mlflow(path: Path, uri: str, header: dict[str, Any]) -> Delivery:
     give_up_at = time.monotonic() + TARGET_PATIENCE_S
     experiment = header.get("experiment", "{project}")
+    journal_dir = Settings.load().journal_dir
     shipment = MlflowShipment(
         path,
         uri,
         experiment,
         follow=False,
         keep_trying=lambda: time.monotonic() < give_up_at,
-        journal_dir=Settings.load().journal_dir,
+        journal_dir=journal_dir,
     )
     handover = handover_file(path)
     handover.touch(mode=0o600)
     try:
-        wandb_file = wandb_file_of(path, header, Settings.load().journal_dir)
+        wandb_file = wandb_file_of(path, header, journal_dir)
         return _ship(path, shipment.ship, "MLflow", lambda: run_goes_on(path, wandb_file))
     finally:
         handover.unlink(missing_ok=True)

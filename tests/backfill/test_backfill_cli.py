@@ -15,12 +15,11 @@ from wandb.proto.wandb_internal_pb2 import Record
 from mlflow_wandb_plugin import backfill
 from mlflow_wandb_plugin.backfill.carrier import Carrier
 from mlflow_wandb_plugin.backfill.outcome import Outcome
-from mlflow_wandb_plugin.cli import main
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.sources.wandb_local import run_log
 from mlflow_wandb_plugin.wandb_log.framing import LogReader
-from tests.support.commands import mlflow_wandb
+from tests.support.commands import main_in_process, mlflow_wandb
 from tests.support.environment import isolated
 from tests.support.mlflow_features import without_migrations
 from tests.support.mlflow_state import read_runs
@@ -60,12 +59,8 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     """The command in this process: exit code, stdout, stderr."""
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mlflow-wandb", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, without_migrations(err)
+        code, out, err = main_in_process(capsys, monkeypatch, *arguments)
+        return code, out, without_migrations(err)
 
     return call
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import pyarrow.parquet
 import pytest
 
 import mlflow_wandb_plugin
-from mlflow_wandb_plugin.cli import main
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.export.tables import ExportOptions, export
+from tests.support.commands import main_in_process
 from tests.support.environment import isolated
 from tests.support.processes import run_script
 from tests.support.wandb_source import source_of
@@ -49,14 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     """``mlflow-wandb export``: exit code, stdout, stderr."""
 
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mlflow-wandb", "export", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return call
+    return partial(main_in_process, capsys, monkeypatch, "export")
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

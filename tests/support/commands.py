@@ -9,6 +9,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
+from mlflow_wandb_plugin.cli import main
 from tests.support.processes import started
 
 COMMAND = str(Path(sys.executable).parent / "mlflow-wandb")
@@ -26,6 +29,18 @@ def mlflow_wandb(
             out, err = process.communicate()
             raise AssertionError(f"no end after {timeout} s\n{out}\n{err}") from None
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def main_in_process(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str | Path
+) -> tuple[int, str, str]:
+    """Run the command in this process: exit code, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["mlflow-wandb", *map(str, arguments)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
 
 
 def wandb_folder(env: Mapping[str, str]) -> Path:

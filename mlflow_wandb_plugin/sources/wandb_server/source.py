@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from math import ceil
 from typing import Any
@@ -98,17 +98,7 @@ class WandbServerSource(Source):
         info = self._lister.info(node)
         keys = RunKeys(node.get("historyKeys"), info.summary)
         folder = RefCountedTempDir("mlflow-wandb-read-")
-        history = RunHistory(
-            self._client,
-            run.run_id,
-            keys,
-            since=0,
-            folder=folder.new_folder(),
-            started_ms=info.started_ms or 0,
-            page_rows=self._page_rows,
-            refresh=None,
-        )
-        yield from history.read()
+        yield from self._history(info, keys, folder).read()
 
     def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
         """See `Source.read`. A downloaded file exists while its `FileRef.local` is referenced."""
@@ -129,17 +119,8 @@ class WandbServerSource(Source):
             fresh = self._lister.node(run.run_id)
             keys.update(fresh.get("historyKeys"), self._lister.info(fresh).summary)
 
-        history = RunHistory(
-            self._client,
-            run.run_id,
-            keys,
-            # -1 (read to the end) counts as 0: the run is read again because it has grown.
-            since=max(0, since.get(SERVER, 0)),
-            folder=folder.new_folder(),
-            started_ms=first.started_ms or 0,
-            page_rows=self._page_rows,
-            refresh=refresh if first.state == "running" else None,
-        )
+        again = refresh if first.state == "running" else None
+        history = self._history(first, keys, folder, since.get(SERVER, 0), again)
         now = yield from self._rows(history, first)
         yield from downloads.system_metrics(number(node.get("eventsLineCount")))
         if first.state == "running":
@@ -156,6 +137,26 @@ class WandbServerSource(Source):
     def add_to_config(self, run: RunInfo, keys: Mapping[str, str]) -> None:
         """Add keys to the config of a run that has ended and has none of them; sent once."""
         add_config_keys(self._client.without_retries(), run.run_id, keys)
+
+    def _history(
+        self,
+        info: RunInfo,
+        keys: RunKeys,
+        folder: RefCountedTempDir,
+        since: int = 0,
+        refresh: Callable[[], None] | None = None,
+    ) -> RunHistory:
+        return RunHistory(
+            self._client,
+            info.run_id,
+            keys,
+            # -1 (read to the end) counts as 0: the run is read again because it has grown.
+            since=max(0, since),
+            folder=folder.new_folder(),
+            started_ms=info.started_ms or 0,
+            page_rows=self._page_rows,
+            refresh=refresh,
+        )
 
     def _rows(self, history: RunHistory, first: RunInfo) -> Generator[Item, None, RunInfo]:
         """Read the rows, again while a finished run lacks some; returns the run as it is then."""

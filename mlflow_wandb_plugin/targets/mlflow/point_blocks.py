@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
-from mlflow_wandb_plugin.mapping.to_mlflow import INT64
+from mlflow_wandb_plugin.core.model import INT64
 
 COLUMNS = ("key", "value", "timestamp", "step", "is_nan", "run_uuid")
 LARGEST = 1.7976931348623157e308

@@ -13,6 +13,7 @@ from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.mapping.names import Limits, storable
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunFiles, RunNames
+from mlflow_wandb_plugin.targets.mlflow.run_start import from_server
 
 if TYPE_CHECKING:
     from mlflow.entities import Param, Run, RunTag
@@ -57,7 +58,7 @@ class RunDescription:
     def remove_stale(self, info: RunInfo) -> None:
         """Remove tags of what the W&B run had and no longer has, such as its group. Only W&B's
         server knows that: a log of a resumed run need not name the group again."""
-        if info.segments != (identity.SERVER,):
+        if not from_server(info):
             return
         tags = to_mlflow.run_tags(info)
         stale = [key for key in to_mlflow.EDITABLE_TAGS if key in self._tags and key not in tags]

@@ -73,7 +73,10 @@ class RunPoints:
         for key, (value, step, at) in to_mlflow.summary_points(info, self._step_metric).items():
             name = self._names.metrics.name(key)
             if key in info.last or not self._ends_with(name, value, step):
-                self._write(Points(name, (value,), (at,), (step,)))
+                self._write_summary(Points(name, (value,), (at,), (step,)))
+
+    def _write_summary(self, point: Points) -> None:
+        self._write(point)
 
     def _ends_with(self, name: str, value: float, step: int) -> bool:
         """Whether the metric's latest point had this value when the run was opened."""

@@ -71,7 +71,6 @@ class RunComparison(MlflowRunWriter):
         self.differences: list[Difference] = []
         self._target = client
         self._run = run
-        self._started = info
         self._expected = ExpectedRun()
         self._other_rows: list[tuple[int, int]] = []
         recording = copy.copy(client)
@@ -159,17 +158,22 @@ class RunComparison(MlflowRunWriter):
     def _compare_points(self, info: RunInfo) -> None:
         wanted = self._expected.points
         there = self._target.call(self._stored_points)
-        summary = self._points.of_summary
-        values = SummaryValues(wanted, summary, self._other_rows, from_server(info))
         two = two_clocks(info, self._run.data.tags)
+        values: SummaryValues | None = None
         for name in sorted(wanted):
             self.checked["points"] += len(wanted[name].values)
             missing, extra = different_points(wanted[name], there.pop(name, None))
             differences = point_differences(name, missing, extra)
-            if two and differences and values.explain(name, missing, extra):
-                differences = [replace(one, by_design=REASON) for one in differences]
+            if two and differences:
+                values = values or self._summary_values(info)
+                if values.explain(name, missing, extra):
+                    differences = [replace(one, by_design=REASON) for one in differences]
             self._tell_points(differences)
         self._count_alone("metrics", len(there))
+
+    def _summary_values(self, info: RunInfo) -> SummaryValues:
+        summary = self._points.of_summary
+        return SummaryValues(self._expected.points, summary, self._other_rows, from_server(info))
 
     def _stored_points(self) -> dict[str, PointColumns]:
         there: dict[str, PointColumns] = {}

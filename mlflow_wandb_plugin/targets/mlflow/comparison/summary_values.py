@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.mapping import system_metrics, to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.comparison.expected_run import PointColumns
 from mlflow_wandb_plugin.targets.mlflow.comparison.points import Point
+from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points
 from mlflow_wandb_plugin.targets.mlflow.run_points import RunPoints
 
 REASON = "W&B's server does not say which log of a resumed run set a summary value"
@@ -29,10 +29,10 @@ class ComparedPoints(RunPoints):
         super().__init__(*args)
         self.of_summary: dict[str, list[tuple[int, int]]] = {}
 
-    def append_summary(self, info: RunInfo) -> None:
-        for key, (_, step, at) in to_mlflow.summary_points(info, self._step_metric).items():
-            self.of_summary.setdefault(self._names.metrics.name(key), []).append((step, at))
-        super().append_summary(info)
+    def _write_summary(self, point: Points) -> None:
+        place = point.steps[0], point.timestamps_ms[0]
+        self.of_summary.setdefault(point.name, []).append(place)
+        super()._write_summary(point)
 
 
 class SummaryValues:
