@@ -40,7 +40,7 @@ def write_log(path: Path, steps: int, keys: int, number: int = 0) -> None:
     """A log as wandb-core writes it: two summary records and one history record a step."""
     from wandb.proto import wandb_internal_pb2 as pb
 
-    from tests.support.wandb_log_writer import LogWriter
+    from mlflow_wandb_plugin.wandb_log.log_writer import LogWriter
 
     rng = random.Random(0)
     with LogWriter(path) as log:

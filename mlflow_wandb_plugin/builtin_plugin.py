@@ -11,11 +11,13 @@ from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.hookspecs import hookimpl
 
+WANDB_SCHEMES = ("wandb://", "wandb+https://", "wandb+http://")
+
 
 @hookimpl
 def open_source(uri: str, options: SourceOptions) -> Source | None:
     """Open a W&B server, an archive, or a local W&B folder or file."""
-    if uri.startswith(("wandb://", "wandb+https://", "wandb+http://")):
+    if uri.startswith(WANDB_SCHEMES):
         from mlflow_wandb_plugin.sources.wandb_server.opening import open_wandb_server
 
         return open_wandb_server(uri, options)
@@ -33,12 +35,16 @@ def open_source(uri: str, options: SourceOptions) -> Source | None:
 
 @hookimpl(trylast=True)
 def open_target(uri: str, options: TargetOptions) -> Target | None:
-    """Open an archive, or any MLflow tracking URI."""
+    """Open an archive, a W&B server, a folder of offline runs, or any MLflow tracking URI."""
     if uri.startswith("archive:"):
         from mlflow_wandb_plugin.archive.target import create_archive, is_archive, path_of
 
         exists = options.create or is_archive(path_of(uri).resolve())
         return create_archive(uri, options) if exists else AbsentTarget(uri, comparable=False)
+    if uri.startswith("offline:"):
+        return _open_offline(uri, options)
+    if uri.startswith(WANDB_SCHEMES):
+        return _open_wandb(uri, options)
     _refuse_wandb(uri)
     from mlflow_wandb_plugin.targets.mlflow.client import check_reachable
     from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
@@ -53,10 +59,28 @@ def open_target(uri: str, options: TargetOptions) -> Target | None:
     return MlflowTarget(uri or None, options)
 
 
+def _open_offline(uri: str, options: TargetOptions) -> Target:
+    from mlflow_wandb_plugin.targets.wandb.offline_target import SCHEME, OfflineTarget
+
+    folder = uri.removeprefix(SCHEME).removeprefix("//")
+    if not folder:
+        raise UsageError(f"{uri} names no folder: write offline:DIR")
+    root = Path(folder).expanduser()
+    if not options.create and not root.is_dir():
+        return AbsentTarget(uri, comparable=False)
+    return OfflineTarget(root, options)
+
+
+def _open_wandb(uri: str, options: TargetOptions) -> Target:
+    from mlflow_wandb_plugin.sources.wandb_server.opening import open_project
+    from mlflow_wandb_plugin.targets.wandb.server_target import WandbTarget
+    from mlflow_wandb_plugin.wandb_api.address import target_address
+
+    return WandbTarget(target_address(uri), options, open_project)
+
+
 def _refuse_wandb(uri: str) -> None:
-    """Raise a UsageError if ``uri`` names a W&B project, or a store whose runs go back to W&B."""
-    if uri.startswith("wandb:"):
-        raise UsageError(f"{uri} is in W&B: --to takes an MLflow tracking URI or archive:DIR")
+    """Raise a UsageError if ``uri`` names a store whose runs go back to W&B."""
     if uri.startswith("wandb+"):
         raise UsageError(
             f"{without_credentials(uri)} leads to W&B, where the runs come from: "

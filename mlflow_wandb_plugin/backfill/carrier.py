@@ -112,6 +112,8 @@ class Carrier:
         except Exception as error:
             # An unforeseen error in one run does not stop the others.
             outcome = Outcome(run, decision.verdict, "failed", f"{type(error).__name__}: {error}")
+        finally:
+            self._target.settle(run)
         outcome = _without_secrets(self._placed(outcome), self._secrets)
         self._listener.run_done(outcome)
         return outcome

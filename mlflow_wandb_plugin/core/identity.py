@@ -59,6 +59,9 @@ PARENT_RUN_KEY = "mlflow_parent_run_id"
 PARENT_GROUP_KEY = "mlflow_parent_group"
 """Config keys that name the parent in MLflow: an existing run, or one that is created for all runs
 that name the same group."""
+REPLICA_CONFIG_KEY = "mlflow_wandb_replica"
+"""The config key of a W&B run that this package wrote, with the tags that an MLflow run would have:
+which run it replicates, and how far."""
 IDENTITY_CONFIG_KEYS = (
     RUN_ID_CONFIG_KEY,
     "mlflow_experiment_id",
@@ -67,6 +70,7 @@ IDENTITY_CONFIG_KEYS = (
     GIVEN_RUN_CONFIG_KEY,
     PARENT_RUN_KEY,
     PARENT_GROUP_KEY,
+    REPLICA_CONFIG_KEY,
 )
 
 Origin: TypeAlias = Literal["dual", "backfill"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 from mlflow_wandb_plugin.core.identity import EVERYTHING, Origin, Twin
@@ -63,6 +63,8 @@ class TargetOptions:
             identity tags, as where another tool dual-writes. Only where the config can be
             trusted: it may come from a file that somebody else wrote, and name anybody's run.
         secret_names: as `Settings.secret_names`; None means that setting.
+        projects: the W&B project, ENTITY/PROJECT, that the runs of a project go into, by that
+            project's path; others go where the target's URI says.
     """
 
     experiment: str = "{project}"
@@ -73,6 +75,7 @@ class TargetOptions:
     adopt_dual: bool = False
     secret_names: str | None = None
     selection: str = EVERYTHING
+    projects: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +303,13 @@ class Target(ABC):
     @abstractmethod
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> RunWriter:
         """Continue ``twin``, or create the run."""
+
+    def announce(self, info: RunInfo) -> None:  # noqa: B027
+        """Learn that a run is going to be carried, after all that were announced before; for a
+        target where the order matters though several runs are carried at the same time."""
+
+    def settle(self, info: RunInfo) -> None:  # noqa: B027
+        """Learn that an announced run is not going to be written any more."""
 
     def config_keys(self, twin: Twin) -> Mapping[str, str]:
         """Return the keys of a W&B config that name ``twin``; empty where a target has none."""

@@ -18,6 +18,10 @@ from mlflow_wandb_plugin.core.model import as_float
 from mlflow_wandb_plugin.core.redaction import Secrets, without_credentials
 from mlflow_wandb_plugin.mapping.names import name_with_hash, safe_path
 
+MAPPING_VERSION = "1"
+"""Version of the rules of what a run becomes in W&B; raise it when one changes."""
+INTERNAL_KEY = "_wandb"
+"""The config key that W&B keeps for itself."""
 MLFLOW_KEY = "mlflow"
 """The config key of a section with everything of the MLflow run that W&B has no field for."""
 STEP_METRIC = "mlflow_step"

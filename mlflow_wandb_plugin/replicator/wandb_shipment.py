@@ -21,7 +21,7 @@ from mlflow_wandb_plugin.journal.reader import read_header
 from mlflow_wandb_plugin.journal.status_file import read_status, write_status
 from mlflow_wandb_plugin.replicator.journal_upload import JournalUpload
 from mlflow_wandb_plugin.targets.wandb.lookup import wanted_mode
-from mlflow_wandb_plugin.targets.wandb.run_writer import CoreGoneError
+from mlflow_wandb_plugin.targets.wandb.sdk_errors import CoreGoneError
 
 POLL_S = 0.2
 

@@ -10,6 +10,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from mlflow_wandb_plugin.errors import UsageError
 
+_TARGET_SHAPE = "wandb://ENTITY[/PROJECT] or wandb+https://HOST/ENTITY[/PROJECT]"
 _SHAPE = "wandb://ENTITY[/PROJECT[/RUN]] or wandb+https://HOST/ENTITY[/PROJECT[/RUN]]"
 
 
@@ -57,6 +58,38 @@ def project_address(uri: str) -> ProjectAddress:
     entity, project, run_id = (*parts, "", "")[:3]
     app_url, key = _app_url(base_url), find_api_key(base_url)
     return ProjectAddress(base_url, app_url, entity, project, run_id, key)
+
+
+TARGET_KEY = "MLFLOW_WANDB_TARGET_API_KEY"
+
+
+def target_address(uri: str) -> ProjectAddress:
+    """Parse the URI of a W&B target, ``wandb://ENTITY[/PROJECT]``, and find the key for its server.
+
+    ``WANDB_API_KEY`` is for the server that wandb uses: another one never gets it.
+
+    Raises:
+        UsageError: the URI is malformed, or there is no key for the server.
+    """
+    base_url, rest = _server_and_rest(uri)
+    parts = [unquote(part) for part in rest.strip("/").split("/")]
+    if len(parts) not in (1, 2) or not all(parts):
+        raise UsageError(f"{uri} names no place for runs: pass {_TARGET_SHAPE}")
+    entity, project = (*parts, "")[:2]
+    return ProjectAddress(base_url, _app_url(base_url), entity, project, "", _target_key(base_url))
+
+
+def _target_key(base_url: str) -> str:
+    key = os.environ.get(TARGET_KEY) or ""
+    if not key and base_url == default_server():
+        key = os.environ.get("WANDB_API_KEY") or ""
+    key = key or _netrc_key(base_url) or _login_key(base_url) or ""
+    if not key:
+        raise UsageError(
+            f"no API key for the W&B server {base_url}, which runs are to be written to: set "
+            f"{TARGET_KEY}, or run `wandb login --host {base_url}`"
+        )
+    return key
 
 
 def _server_and_rest(uri: str) -> tuple[str, str]:

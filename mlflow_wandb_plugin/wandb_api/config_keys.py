@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Mapping
+from typing import Any
 
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import MlflowWandbError
@@ -45,6 +46,18 @@ def add_config_keys(client: WandbClient, run_id: str, keys: Mapping[str, str]) -
     config |= {key: {"value": value, "desc": None} for key, value in keys.items()}
     client.query(WRITE, id=found["id"], config=json.dumps(config))
     return True
+
+
+def set_config_keys(client: WandbClient, run_id: str, keys: Mapping[str, Any]) -> None:
+    """Set keys of the config of a run that this package writes; the other keys stay.
+
+    Raises:
+        SourceError, SourceUnavailableError, UsageError: as `WandbClient.query`.
+    """
+    found = client.run(READ, run_id)
+    config = json.loads(found.get("config") or "{}")
+    config |= {key: {"value": value, "desc": None} for key, value in keys.items()}
+    client.query(WRITE, id=found["id"], config=json.dumps(config))
 
 
 def try_to_add_config_keys(entity: str, project: str, run_id: str, keys: Mapping[str, str]) -> None:

@@ -401,8 +401,10 @@ def test_a_plan_can_be_kept(
         ),
         (["--report", "{file}/r.html"], "r.html cannot be written: "),
         (["--log-dir", "{file}/logs"], "logs cannot be written: "),
-        (["--to", "wandb://entity/project"], "is in W&B: --to takes an MLflow tracking URI"),
-        (["--to", "wandb+http://127.0.0.1:1/e/p"], "leads to W&B, where the runs come from"),
+        (["--to", "wandb+http://127.0.0.1:1/e/p/run"], "names no place for runs: pass wandb://"),
+        (["--to", "wandb+http://127.0.0.1:1/e/p"], "set MLFLOW_WANDB_TARGET_API_KEY, or run"),
+        (["--to", "offline:"], "offline: names no folder: write offline:DIR"),
+        (["--to", "wandb+sqlite:///x.db"], "leads to W&B, where the runs come from"),
     ],
 )
 def test_what_cannot_be_is_one_line_before_any_work(

@@ -21,9 +21,9 @@ from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
+from mlflow_wandb_plugin.wandb_log.log_writer import LogWriter
 from tests.support.mlflow_state import read_runs
 from tests.support.records import exit_record, history_record, run_record
-from tests.support.wandb_log_writer import LogWriter
 from tests.targets.mlflow.writing import document
 
 

@@ -14,10 +14,10 @@ from mlflow_wandb_plugin.backfill.verify import verify
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
+from mlflow_wandb_plugin.wandb_log.log_writer import LogWriter
 from tests.support.mlflow_state import RunState, read_runs
 from tests.support.records import exit_record, run_record
 from tests.support.stores import copy_store
-from tests.support.wandb_log_writer import LogWriter
 from tests.support.wandb_source import source_of
 from tests.wandb_server import WandbServer
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlflow_wandb_plugin.wandb_log.log_writer import LogWriter
 from tests.support.mlflow_state import read_runs
 from tests.support.records import exit_record, history_record, run_record
-from tests.support.wandb_log_writer import LogWriter
 
 RUNS, ROWS = 6, 80
 

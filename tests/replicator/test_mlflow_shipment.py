@@ -24,10 +24,10 @@ from mlflow_wandb_plugin.replicator import mlflow_shipment
 from mlflow_wandb_plugin.replicator.mlflow_shipment import MlflowShipment, handover_file
 from mlflow_wandb_plugin.sources.wandb_local.run_log import is_open_elsewhere
 from mlflow_wandb_plugin.targets.mlflow import client
+from mlflow_wandb_plugin.wandb_log.log_writer import LogWriter
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import free_port, wait_until
 from tests.support.records import exit_record, history_record, partial_record, run_record
-from tests.support.wandb_log_writer import LogWriter
 from tests.wandb_server import WandbServer
 
 

@@ -15,12 +15,12 @@ from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.replicator import mlflow_shipment, sync
 from mlflow_wandb_plugin.replicator.mlflow_shipment import MlflowShipment
 from mlflow_wandb_plugin.replicator.sync import deliver, find_journals
+from mlflow_wandb_plugin.wandb_log.log_writer import LogWriter
 from tests.replicator.test_mlflow_shipment import WHOLE, open_journal, written
 from tests.support.mirrored import JournalledRun
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import free_port
 from tests.support.records import exit_record, partial_record, run_record
-from tests.support.wandb_log_writer import LogWriter
 
 
 @pytest.mark.parametrize("place", [".", "wandb", "wandb/mlflow"])

@@ -19,10 +19,10 @@ from wandb.proto.wandb_internal_pb2 import Record
 from mlflow_wandb_plugin.errors import SourceError
 from mlflow_wandb_plugin.wandb_log import framing
 from mlflow_wandb_plugin.wandb_log.framing import BLOCK, FILE_HEADER, LogReader
+from mlflow_wandb_plugin.wandb_log.log_writer import LogWriter
 from tests.support.health_checks import WITH_FIXTURE
 from tests.support.processes import run_script
 from tests.support.records import output_record
-from tests.support.wandb_log_writer import LogWriter
 
 HEADER = 7
 ROOM = BLOCK - len(FILE_HEADER) - HEADER

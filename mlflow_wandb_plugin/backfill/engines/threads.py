@@ -38,6 +38,7 @@ def backfill(
         waiting: set[concurrent.futures.Future[Outcome]] = set()
         try:
             for run in selected(source, selection):
+                target.announce(run)
                 waiting.add(pool.submit(carrier.carry, run))
                 if len(waiting) >= 2 * options.workers:
                     done, waiting = concurrent.futures.wait(

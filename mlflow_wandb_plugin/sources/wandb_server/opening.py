@@ -20,10 +20,7 @@ def open_wandb_server(uri: str, options: SourceOptions | None = None) -> Source:
     Raises:
         UsageError: the URI is malformed, there is no API key, or pyarrow is missing.
     """
-    if importlib.util.find_spec("pyarrow") is None:
-        raise UsageError(
-            "reading from a W&B server needs pyarrow: pip install 'mlflow-wandb-plugin[server]'"
-        )
+    _require_pyarrow()
     options = options or SourceOptions()
     address, artifacts = project_address(uri), options.artifacts
     gate = options.request_gate or Limiter()
@@ -31,8 +28,25 @@ def open_wandb_server(uri: str, options: SourceOptions | None = None) -> Source:
     if address.project:
         return WandbServerSource(client, artifacts)
 
-    def open_project(project: ProjectAddress) -> WandbServerSource:
+    def open_one(project: ProjectAddress) -> WandbServerSource:
         # The server limits the requests for all projects together.
         return WandbServerSource(WandbClient(project, gate), artifacts)
 
-    return WandbEntitySource(client, open_project)
+    return WandbEntitySource(client, open_one)
+
+
+def open_project(address: ProjectAddress) -> WandbServerSource:
+    """Open a project whose address and key are known.
+
+    Raises:
+        UsageError: pyarrow is missing.
+    """
+    _require_pyarrow()
+    return WandbServerSource(WandbClient(address))
+
+
+def _require_pyarrow() -> None:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UsageError(
+            "reading from a W&B server needs pyarrow: pip install 'mlflow-wandb-plugin[server]'"
+        )

@@ -7,10 +7,11 @@ import json
 import os
 import time
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from mlflow_wandb_plugin.core.model import ArtifactRef
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import TargetUnavailableError, UsageError
 from mlflow_wandb_plugin.wandb_api.address import ProjectAddress, default_server, find_api_key, mode
@@ -22,7 +23,7 @@ VIEWER = "query Viewer { viewer { entity username } }"
 RUN = """
 query MirroredRun($entity: String!, $project: String!, $run: String!) {
   project(name: $project, entityName: $entity) {
-    run(name: $run) { name state config historyLineCount historyTail }
+    run(name: $run) { name state config historyLineCount historyTail eventsLineCount }
   }
 }
 """
@@ -30,6 +31,41 @@ FILES = """
 query MirroredFiles($entity: String!, $project: String!, $run: String!, $names: [String]) {
   project(name: $project, entityName: $entity) {
     run(name: $run) { files(names: $names, first: 100) { edges { node { name md5 sizeBytes } } } }
+  }
+}
+"""
+LOGGED = """
+query LoggedArtifacts($entity: String!, $project: String!, $run: String!, $cursor: String) {
+  project(name: $project, entityName: $entity) {
+    run(name: $run) {
+      outputArtifacts(after: $cursor, first: 100) {
+        edges { node { digest state } }
+        pageInfo { endCursor hasNextPage }
+      }
+    }
+  }
+}
+"""
+VERSIONS = """
+query ArtifactVersions($entity: String!, $project: String!, $type: String!, $name: String!,
+                       $cursor: String) {
+  project(name: $project, entityName: $entity) {
+    artifactType(name: $type) {
+      artifactCollection(name: $name) {
+        artifacts(after: $cursor, first: 100) {
+          edges { node { id digest } cursor }
+          pageInfo { endCursor hasNextPage }
+        }
+      }
+    }
+  }
+}
+"""
+USE = """
+mutation UseArtifact($entity: String!, $project: String!, $run: String!, $artifact: ID!) {
+  useArtifact(input: {entityName: $entity, projectName: $project, runName: $run,
+                      artifactID: $artifact}) {
+    artifact { id }
   }
 }
 """
@@ -47,10 +83,19 @@ class RunAddress(NamedTuple):
 
 
 class RemoteRun(NamedTuple):
-    """What W&B has of a run. ``rows`` is the number of its history's next row."""
+    """What W&B has of a run.
+
+    Attributes:
+        rows: number of its history's next row, which is its next step.
+        lines: number of rows of its history; steps may be left out.
+        system_samples: number of its samples of system metrics.
+    """
 
     rows: int
     config: Mapping[str, Any]
+    exists: bool = True
+    lines: int = 0
+    system_samples: int = 0
 
 
 def wanted_mode() -> Mode:
@@ -66,7 +111,11 @@ def wanted_mode() -> Mode:
 
 
 class Access:
-    """Questions to the W&B server that the environment names.
+    """Questions to a W&B server.
+
+    Args:
+        patience_s: how long to ask again where it does not answer.
+        server: the server with its key; None means the one that the environment names.
 
     Raises from every method:
         UsageError: there is no key, or the server does not accept it.
@@ -74,8 +123,9 @@ class Access:
         SourceError: it refused for good.
     """
 
-    def __init__(self, patience_s: float = 5.0) -> None:
-        self._base_url = default_server()
+    def __init__(self, patience_s: float = 5.0, server: ProjectAddress | None = None) -> None:
+        self._base_url = default_server() if server is None else server.base_url
+        self._key = "" if server is None else server.api_key
         self._patience_s = patience_s
 
     def entity(self, given: str = "") -> str:
@@ -83,7 +133,7 @@ class Access:
 
         Asks the server in any case, to know that it answers and accepts the key.
         """
-        viewer = self._client("", "").query(VIEWER).get("viewer")
+        viewer = self.client("", "").query(VIEWER).get("viewer")
         if not isinstance(viewer, dict):
             raise UsageError(
                 f"{self._base_url} does not accept the API key: set WANDB_API_KEY, "
@@ -93,21 +143,22 @@ class Access:
 
     def run(self, address: RunAddress) -> RemoteRun:
         """What the server has of a run now; of a run that it does not have, nothing."""
-        data = self._client(address.entity, address.project).query(RUN, run=address.run_id)
+        data = self.client(address.entity, address.project).query(RUN, run=address.run_id)
         run = (data.get("project") or {}).get("run")
         if not isinstance(run, dict):
-            return RemoteRun(0, {})
+            return RemoteRun(0, {}, exists=False)
         tail = json.loads(run.get("historyTail") or "[]")
         last = json.loads(tail[-1]) if tail else {}
         rows = int(last.get("_step", (run.get("historyLineCount") or 0) - 1)) + 1
         config = json.loads(run.get("config") or "{}")
         for key, item in config.items():
             config[key] = item["value"] if isinstance(item, dict) and "value" in item else item
-        return RemoteRun(rows, config)
+        lines = int(run.get("historyLineCount") or 0)
+        return RemoteRun(rows, config, True, lines, int(run.get("eventsLineCount") or 0))
 
-    def _missing_files(self, address: RunAddress, files: Mapping[str, Path]) -> list[str]:
+    def missing_files(self, address: RunAddress, files: Mapping[str, Path]) -> list[str]:
         """Those of ``files`` (by their path in the run) that the server lacks or has otherwise."""
-        client = self._client(address.entity, address.project)
+        client = self.client(address.entity, address.project)
         remote: dict[str, dict[str, Any]] = {}
         names = sorted(files)
         for start in range(0, len(names), _FILES_PER_PAGE):
@@ -116,29 +167,88 @@ class Access:
             remote.update({edge["node"]["name"]: edge["node"] for edge in page.get("edges") or ()})
         return [name for name, local in files.items() if not _same(remote.get(name), local)]
 
-    def wait_for_arrival(self, address: RunAddress, rows: int, files: Mapping[str, Path]) -> None:
-        """Wait until the server has the run's first ``rows`` history rows and all ``files``.
+    def wait_for_arrival(
+        self, address: RunAddress, rows: int, files: Mapping[str, Path], lines: int = 0
+    ) -> None:
+        """Wait until the server has a run's history and files.
+
+        Args:
+            rows: number of the history's next row.
+            files: by their path in the run.
+            lines: number of rows.
 
         Raises:
             TargetUnavailableError: it lacks some after `ARRIVAL_TIMEOUT_S`.
         """
-        deadline = time.monotonic() + ARRIVAL_TIMEOUT_S
-        pause_s = 0.1
-        while True:
-            found = self.run(address).rows
-            missing = self._missing_files(address, files)
-            if found >= rows and not missing:
-                return
-            if time.monotonic() > deadline:
-                lacks = f"{found} of {rows} rows, lacks {len(missing)} files"
-                raise TargetUnavailableError(f"W&B has {lacks}: they are sent again")
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, 2.0)
 
-    def _client(self, entity: str, project: str) -> WandbClient:
-        key = find_api_key(self._base_url)
+        def lacking() -> str:
+            found = self.run(address)
+            missing = self.missing_files(address, files)
+            if found.rows >= rows and found.lines >= lines and not missing:
+                return ""
+            return f"has {found.rows} of {rows} rows, lacks {len(missing)} files"
+
+        _wait_until_nothing_lacks(lacking)
+
+    def use_artifact(self, address: RunAddress, used: ArtifactRef) -> bool:
+        """Mark an artifact of the run's project as used by the run; returns whether it exists.
+
+        Args:
+            used: it is identified by type, name and digest.
+        """
+        client = self.client(address.entity, address.project)
+
+        def page(cursor: str | None) -> Any:
+            found = client.project(VERSIONS, type=used.type, name=used.name, cursor=cursor)
+            collection = (found.get("artifactType") or {}).get("artifactCollection") or {}
+            return collection.get("artifacts")
+
+        for node in client.pages(page):
+            if node.get("digest") == used.digest:
+                client.query(USE, run=address.run_id, artifact=node["id"])
+                return True
+        return False
+
+    def wait_for_artifacts(self, address: RunAddress, digests: Collection[str]) -> None:
+        """Wait until the server says that the run has logged the artifacts with ``digests``.
+
+        Raises:
+            TargetUnavailableError: it lacks some after `ARRIVAL_TIMEOUT_S`.
+        """
+        client = self.client(address.entity, address.project)
+
+        def page(cursor: str | None) -> Any:
+            return client.run(LOGGED, address.run_id, cursor=cursor).get("outputArtifacts")
+
+        def lacking() -> str:
+            nodes = client.pages(page)
+            done = {node.get("digest") for node in nodes if node.get("state") == "COMMITTED"}
+            missing = len(set(digests) - done)
+            return f"lacks {missing} artifacts" if missing else ""
+
+        if digests:
+            _wait_until_nothing_lacks(lacking)
+
+    def client(self, entity: str, project: str) -> WandbClient:
+        """Return a client of one project of the server."""
+        key = self._key or find_api_key(self._base_url)
         address = ProjectAddress(self._base_url, self._base_url, entity, project, "", key)
         return WandbClient(address, backoff=Backoff(self._patience_s))
+
+
+def _wait_until_nothing_lacks(lacking: Callable[[], str]) -> None:
+    """Wait until ``lacking``, which says what W&B lacks, says nothing.
+
+    Raises:
+        TargetUnavailableError: it still does after `ARRIVAL_TIMEOUT_S`.
+    """
+    deadline = time.monotonic() + ARRIVAL_TIMEOUT_S
+    pause_s = 0.1
+    while lacks := lacking():
+        if time.monotonic() > deadline:
+            raise TargetUnavailableError(f"W&B {lacks}: they are sent again")
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 2.0)
 
 
 def _same(node: Mapping[str, Any] | None, local: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import os
 import shutil
@@ -12,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow_wandb_plugin.core.atomic_files import link_or_copy, replaced
 from mlflow_wandb_plugin.core.private_files import private_folder
-from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.targets.wandb import models
 from mlflow_wandb_plugin.targets.wandb.lookup import Mode, RunAddress
+from mlflow_wandb_plugin.targets.wandb.sdk_errors import translated_errors
 
 if TYPE_CHECKING:
     import wandb
@@ -25,10 +24,6 @@ USER_RUN_VARIABLES = (
     "SWEEP_PARAM_PATH", "PROGRAM", "HOST", "USERNAME", "SERVICE", "FORK_FROM", "RESUME_FROM",
 )  # fmt: skip
 """``WANDB_…`` variables that describe a run of the user's own, and no mirrored run."""
-
-
-class CoreGoneError(TargetUnavailableError):
-    """wandb-core died. No run can be written from this process any more."""
 
 
 def unset_user_run_variables() -> None:
@@ -78,7 +73,7 @@ class WandbRunWriter:
         self.online = mode == "online"
         self._sent = description
         self._sent_config = dict(description.config)
-        with _translated_errors():
+        with translated_errors():
             private_folder(folder)
             self._run = wandb.init(
                 id=address.run_id,
@@ -104,7 +99,7 @@ class WandbRunWriter:
 
     def log(self, number: int, document: Mapping[str, Any]) -> None:
         """Write row ``number``, which becomes W&B's ``_step``."""
-        with _translated_errors():
+        with translated_errors():
             self._run.log(dict(document), step=number, commit=True)
 
     def log_image(self, number: int, name: rules.ImageName, local: Path | None, at_ms: int) -> None:
@@ -143,7 +138,7 @@ class WandbRunWriter:
         """Send the parts of the description that have changed."""
         sent, config = self._sent, description.config
         changed = {key: config[key] for key in config if self._sent_config.get(key) != config[key]}
-        with _translated_errors():
+        with translated_errors():
             if description.name and description.name != sent.name:
                 self._run.name = description.name
             if description.notes is not None and description.notes != sent.notes:
@@ -159,7 +154,7 @@ class WandbRunWriter:
     def save(self, files: Mapping[str, Path]) -> None:
         """Upload ``files``, by their path in the run; they are linked or copied at once."""
         root = Path(self._run.dir)
-        with _translated_errors():
+        with translated_errors():
             for path, local in files.items():
                 target = root / path
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -178,12 +173,12 @@ class WandbRunWriter:
             else:
                 target.unlink(missing_ok=True)
         if self.online:
-            with _translated_errors():
+            with translated_errors():
                 models.delete_files(self._path, paths)
 
     def log_model(self, model: models.Model) -> None:
         """Log a model as an artifact, or bring the artifact that W&B has of it up to date."""
-        with _translated_errors():
+        with translated_errors():
             known = self.online and models.find(self._path, model.model_id)
             if known:
                 models.update(self._run, known, model)
@@ -195,19 +190,19 @@ class WandbRunWriter:
 
         Only online: W&B is asked for the models.
         """
-        with _translated_errors():
+        with translated_errors():
             models.set_alias(self._path, name, alias, version)
 
     def use_dataset(self, dataset: Mapping[str, Any]) -> None:
         """Mark a dataset as used by the run, except in the SDK's offline mode, which cannot."""
         if self.online:
-            with _translated_errors():
+            with translated_errors():
                 models.use_dataset(self._run, dataset)
 
     def finish(self, exit_code: int) -> None:
         """Wait until wandb-core has sent everything, and end the run."""
         tags_removed = self.online and self._run.tags and not self._sent.tags
-        with _translated_errors():
+        with translated_errors():
             self._run.finish(exit_code=exit_code)
             if tags_removed:
                 # The SDK's record of a run cannot express that the last tag was removed.
@@ -234,23 +229,3 @@ def _settings(more: Mapping[str, Any]) -> wandb.Settings:
     return wandb.Settings(
         **{key: value for key, value in settings.items() if key in known and value is not None}
     )
-
-
-@contextlib.contextmanager
-def _translated_errors() -> Any:
-    import wandb
-
-    try:
-        yield
-    except ConnectionError as error:
-        raise CoreGoneError(f"wandb-core is gone: {_one_line(error)}") from error
-    except (wandb.errors.CommError, TimeoutError) as error:
-        raise TargetUnavailableError(f"W&B: {_one_line(error)}") from error
-    except Exception as error:
-        if type(error).__name__ == "MailboxClosedError":
-            raise CoreGoneError("wandb-core is gone") from error
-        raise TargetError(f"W&B: {type(error).__name__}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

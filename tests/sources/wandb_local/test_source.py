@@ -25,9 +25,9 @@ from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog, find_logs
 from mlflow_wandb_plugin.sources.wandb_local.run_log import is_open_elsewhere, peek, read_logs
 from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
+from mlflow_wandb_plugin.wandb_log.log_writer import LogWriter
 from tests.support.processes import wait_until
 from tests.support.records import exit_record, history_record, partial_record, run_record
-from tests.support.wandb_log_writer import LogWriter
 
 FIRST, SECOND = "20260101_000000-r1", "20260102_000000-r1"
 

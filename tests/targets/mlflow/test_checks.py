@@ -21,10 +21,10 @@ from mlflow_wandb_plugin.backfill.options import Job
 from mlflow_wandb_plugin.errors import TargetUnusableError
 from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.replicator.mlflow_shipment import MlflowShipment
+from mlflow_wandb_plugin.wandb_log.log_writer import LogWriter
 from tests.replicator.test_mlflow_shipment import WHOLE, written
 from tests.support.commands import mlflow_wandb
 from tests.support.records import exit_record, run_record
-from tests.support.wandb_log_writer import LogWriter
 
 LIMIT_S = 10.0
 

@@ -1,7 +1,8 @@
-"""Write ``.wandb`` files, as wandb-core does."""
+"""Write ``.wandb`` transaction logs, as wandb-core does."""
 
 from __future__ import annotations
 
+import os
 import zlib
 from pathlib import Path
 from types import TracebackType
@@ -19,13 +20,17 @@ from mlflow_wandb_plugin.wandb_log.framing import (
 
 
 class LogWriter:
-    """Writes a ``.wandb`` file that wandb's own reader accepts.
+    """Writes a ``.wandb`` file that wandb's own reader accepts. Not thread-safe.
 
-    Each record is handed to the operating system before `append` returns. Not thread-safe.
+    Args:
+        path: a file that does not exist yet; it is created with mode 0600.
+        buffer_size: bytes that `append` may hold back until `close`; 0 hands each record to the
+            operating system before `append` returns.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by close()
+    def __init__(self, path: Path, buffer_size: int = 0) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._file = open(fd, "wb", buffering=buffer_size)  # noqa: SIM115 - closed by close()
         self._file.write(FILE_HEADER)
         self._position = len(FILE_HEADER)
 

@@ -1,0 +1,250 @@
+"""Write one run to W&B: its items become a transaction log, which is uploaded at the end."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.identity import Origin
+from mlflow_wandb_plugin.core.model import (
+    ArtifactRef,
+    Checkpoint,
+    FileRef,
+    RowObjects,
+    RunInfo,
+    Series,
+    UnreadableRange,
+)
+from mlflow_wandb_plugin.core.redaction import Secrets
+from mlflow_wandb_plugin.mapping import to_wandb as rules
+from mlflow_wandb_plugin.targets.wandb import log_records
+from mlflow_wandb_plugin.targets.wandb.history_rows import HistoryRows
+from mlflow_wandb_plugin.targets.wandb.log_records import LogArtifact
+from mlflow_wandb_plugin.targets.wandb.replica_folder import ReplicaFolder
+
+REFUSED_POINT = "point"
+
+
+@dataclass(slots=True)
+class Arrived:
+    """What W&B has of a run before it is written.
+
+    Attributes:
+        rows: number of its history's next row, which is its next step.
+        lines: number of rows of its history.
+        system_samples: number of its samples of system metrics.
+        replica: the tags in its config that say which run it replicates.
+    """
+
+    rows: int = 0
+    lines: int = 0
+    system_samples: int = 0
+    replica: Mapping[str, str] = field(default_factory=dict)
+
+
+class ReplicaPlace(ABC):
+    """Where the log of one run goes: a server, or a folder for ``wandb sync``."""
+
+    entity: str
+    project: str
+
+    @abstractmethod
+    def folder(self, info: RunInfo) -> Path:
+        """Return the folder to write the log into."""
+
+    def final_folder(self, info: RunInfo) -> Path:
+        """Return where the folder is when the log is read."""
+        return self.folder(info)
+
+    @abstractmethod
+    def lacking_files(self, info: RunInfo, files: Mapping[str, Path]) -> list[str]:
+        """Return those of ``files`` that W&B does not have with this content."""
+
+    def artifacts_of_log(self, folder: ReplicaFolder) -> Sequence[LogArtifact]:
+        """Return the artifacts that the run's log is to have; `deliver` sees to the others."""
+        return folder.artifacts
+
+    def artifact_record(self, info: RunInfo, artifact: LogArtifact) -> Any:
+        return log_records.artifact(artifact, info.run_id, self.entity, self.project)
+
+    @abstractmethod
+    def deliver(self, info: RunInfo, folder: ReplicaFolder, whole: Arrived) -> None:
+        """Bring a closed log to its place, and record the tags once all has arrived.
+
+        Args:
+            whole: what W&B has when all has arrived.
+
+        Raises:
+            TargetUnavailableError: W&B does not have everything.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Remove what is temporary. Never raises."""
+
+
+class ReplicaWriter:
+    """A `RunWriter` of one W&B run.
+
+    Rows that W&B has are left out, so a run is read from its start each time, and what is written
+    twice is the same. Nothing is sent before `finish`.
+
+    Args:
+        arrived: what W&B has of the run.
+        selection: which metrics and artifacts the items have, as text.
+    """
+
+    def __init__(
+        self, place: ReplicaPlace, info: RunInfo, origin: Origin, arrived: Arrived, selection: str
+    ) -> None:
+        self._losses: Counter[str] = Counter()
+        self._place = place
+        self._first = self._info = info
+        self._arrived = arrived
+        self._secrets = Secrets.of_setting()
+        made = identity.identity_tags(info, origin, rules.MAPPING_VERSION)
+        self._replica = {**made, **arrived.replica, identity.STATE: "live"}
+        self._replica |= {identity.SELECTION: selection} if selection else {}
+        self._rows = HistoryRows(arrived.rows - 1)
+        self._system: dict[int, dict[str, float]] = {}
+        folder, final = place.folder(info), place.final_folder(info)
+        self._folder = ReplicaFolder(folder, final, info.run_id, self._losses)
+        self._folder.write(self._run_record(info, {identity.REPLICA_CONFIG_KEY: self._replica}))
+
+    @property
+    def run_id(self) -> str:
+        return self._first.run_id
+
+    @property
+    def experiment_id(self) -> str:
+        return f"{self._place.entity}/{self._place.project}"
+
+    @property
+    def position(self) -> Mapping[str, int]:
+        return {}
+
+    @property
+    def losses(self) -> Mapping[str, int]:
+        refused = {REFUSED_POINT: self._rows.refused} if self._rows.refused else {}
+        return dict(+self._losses) | refused
+
+    def update(self, info: RunInfo) -> None:
+        self._info = info
+
+    def append(self, series: Series) -> None:
+        if series.kind == "history":
+            self._rows.add_series(series)
+            return
+        name = ".".join(series.key)
+        for at_ms, value in zip(series.timestamps_ms, series.values, strict=True):
+            self._system.setdefault(int(at_ms), {})[name] = float(value)
+
+    def add(self, item: FileRef | ArtifactRef | RowObjects) -> None:
+        if isinstance(item, RowObjects):
+            self._rows.add_objects(item)
+        elif isinstance(item, FileRef):
+            self._folder.add_file(item)
+        else:
+            self._folder.add_artifact(item)
+
+    def record_loss(self, unreadable: UnreadableRange) -> None:
+        self._losses[f"damaged_{unreadable.unit}"] += unreadable.length
+
+    def restart(self, complete: bool) -> Mapping[str, int]:
+        """The run is read from its start in any case."""
+        return {}
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        self._write_rows()
+
+    def finish(self, info: RunInfo, complete: bool) -> None:
+        self._info = info
+        if info.sweep_id:
+            # A sweep of the target has another id, and an agent that may start runs.
+            self._losses["sweep"] = 1
+        self._write_rows()
+        self._write_system_metrics()
+        self._write_description()
+        self._folder.write_files(self._place.lacking_files(info, self._folder.files))
+        for artifact in self._place.artifacts_of_log(self._folder):
+            self._folder.write(self._place.artifact_record(info, artifact))
+        self._folder.write(end_record(info))
+        self._folder.close()
+        rows = self._rows
+        lines = self._arrived.lines + rows.taken
+        whole = Arrived(rows.through + 1, lines, 0, self._last_replica(complete))
+        self._place.deliver(info, self._folder, whole)
+
+    def close(self) -> None:
+        self._folder.close()
+        self._folder.remove()
+        self._place.close()
+
+    def _write_rows(self) -> None:
+        for row in self._rows.take():
+            self._folder.write(log_records.history(row, self._first.started_ms))
+
+    def _write_system_metrics(self) -> None:
+        """Write the samples that W&B lacks: it keeps them in the order in which they came."""
+        for at_ms in sorted(self._system)[self._arrived.system_samples :]:
+            self._folder.write(log_records.system_metrics(at_ms, self._system[at_ms]))
+
+    def _write_description(self) -> None:
+        info = self._info
+        shown = shown_config(info, self._secrets)
+        self._folder.write(self._run_record(info, {}))
+        self._folder.write(log_records.config(shown))
+        for definition in log_records.definitions(info.config.get(rules.INTERNAL_KEY)):
+            self._folder.write(definition)
+        if rules.MLFLOW_KEY in shown:
+            self._folder.write(log_records.define_metric("*", rules.STEP_METRIC))
+        internal: dict[str, Any] = {"_step": self._rows.through}
+        if info.last_ms is not None:
+            internal["_timestamp"] = info.last_ms / 1000
+        self._folder.write(log_records.summary({**info.summary, **internal}))
+
+    def _run_record(self, info: RunInfo, config: Mapping[str, Any]) -> Any:
+        return log_records.run(info, self._place.entity, self._place.project, config)
+
+    def _last_replica(self, complete: bool) -> dict[str, str]:
+        replica = dict(self._replica)
+        if complete:
+            position = identity.ended({}, self._info.segments)
+            replica[identity.STATE] = "complete"
+            replica[identity.POSITION] = json.dumps(position)
+            replica[identity.ROWS] = json.dumps(dict(self._info.rows))
+        elif self._info.state != "running":
+            replica[identity.STATE] = "partial"
+        return replica | {identity.LOSSES: json.dumps(dict(sorted(self.losses.items())))}
+
+
+def shown_config(info: RunInfo, secrets: Secrets) -> dict[str, Any]:
+    """Return the config as W&B gets it: without W&B's internal part, and without secrets."""
+    hidden: dict[str, Any] = secrets.value(
+        {
+            key: value
+            for key, value in info.config.items()
+            if key not in (rules.INTERNAL_KEY, identity.REPLICA_CONFIG_KEY)
+        }
+    )
+    return hidden
+
+
+def end_record(info: RunInfo) -> Any:
+    """The end of the run's log."""
+    last_ms = info.ended_ms or info.last_ms or info.started_ms or 0
+    runtime_s = (last_ms - (info.started_ms or last_ms)) / 1000
+    return log_records.end(exit_code(info), runtime_s)
+
+
+def exit_code(info: RunInfo) -> int:
+    """Return the exit code that gives a run its state: W&B derives finished or failed from it."""
+    if info.state in ("finished", "running"):
+        return 0
+    return info.exit_code or rules.EXIT_CODES["KILLED" if info.state == "killed" else "FAILED"]

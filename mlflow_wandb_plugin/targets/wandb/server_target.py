@@ -1,0 +1,260 @@
+"""A W&B server as a target: ``wandb://ENTITY[/PROJECT]`` and ``wandb+https://HOST/ENTITY…``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.identity import Origin, Twin
+from mlflow_wandb_plugin.core.model import Key, RunInfo
+from mlflow_wandb_plugin.core.protocols import Place, Source, Target, TargetOptions, WriteMethod
+from mlflow_wandb_plugin.errors import (
+    SourceError,
+    SourceUnavailableError,
+    TargetError,
+    TargetUnavailableError,
+    TargetUnusableError,
+    UsageError,
+)
+from mlflow_wandb_plugin.mapping import to_wandb as rules
+from mlflow_wandb_plugin.targets.wandb import log_records
+from mlflow_wandb_plugin.targets.wandb.log_records import LogArtifact
+from mlflow_wandb_plugin.targets.wandb.log_upload import upload_log
+from mlflow_wandb_plugin.targets.wandb.lookup import Access, RemoteRun, RunAddress
+from mlflow_wandb_plugin.targets.wandb.replica_folder import ReplicaFolder, folder_name
+from mlflow_wandb_plugin.targets.wandb.replica_writer import (
+    Arrived,
+    ReplicaPlace,
+    ReplicaWriter,
+    end_record,
+)
+from mlflow_wandb_plugin.targets.wandb.run_comparison import WandbRunComparison
+from mlflow_wandb_plugin.targets.wandb.turns import Turns
+from mlflow_wandb_plugin.wandb_api.address import ProjectAddress
+from mlflow_wandb_plugin.wandb_api.config_keys import set_config_keys
+
+WRITE_METHOD = WriteMethod("own", "a transaction log that wandb-core uploads")
+
+
+class Found(NamedTuple):
+    """A run of the server with the id of a run of the source."""
+
+    remote: RemoteRun
+    replica: Mapping[str, str]
+    """Its tags of identity; empty if this package did not write it."""
+
+
+class WandbTarget(Target):
+    """A `Target` that writes runs to a W&B server, each with the id that it has in the source.
+
+    Args:
+        address: of the server; without a project, each run goes into the one that the option
+            ``experiment`` names.
+        options: of the target.
+        read_back: opens a project of this server as a source, for comparisons.
+    """
+
+    comparable = True
+    write_method = WRITE_METHOD
+
+    def __init__(
+        self,
+        address: ProjectAddress,
+        options: TargetOptions,
+        read_back: Callable[[ProjectAddress], Source],
+    ) -> None:
+        self._address = address
+        self._options = options
+        self._read_back = read_back
+        self._access = Access(server=address)
+        self._turns = Turns()
+
+    def check(self) -> None:
+        try:
+            self._access.entity()
+        except SourceUnavailableError as error:
+            raise TargetUnavailableError(str(error)) from error
+        except (SourceError, UsageError) as error:
+            raise TargetUnusableError(str(error)) from error
+
+    def find(self, info: RunInfo) -> Twin | None:
+        """Return the run of that id in the target's project; foreign if others wrote it."""
+        with as_target_errors():
+            found = self._found(info)
+        if found is None:
+            return None
+        project = self._project_of(info)
+        tags = found.replica
+        return Twin(
+            run_id=info.run_id,
+            experiment_id=project.path,
+            origin=tags.get(identity.ORIGIN, ""),
+            state=tags.get(identity.STATE, ""),
+            position=identity.read_numbers(tags, identity.POSITION),
+            rows=identity.read_numbers(tags, identity.ROWS),
+            foreign=not tags,
+            selection=tags.get(identity.SELECTION, identity.EVERYTHING),
+        )
+
+    def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> ReplicaWriter:
+        project = self._project_of(info)
+        with as_target_errors():
+            found = self._found(info)
+        if found is not None and not found.replica:
+            raise TargetError(
+                f"{project.path}/{info.run_id} exists in W&B, and this package did not write it: "
+                "choose another project, or delete that run"
+            )
+        if found is not None and found.replica.get(identity.ORIGIN) == "dual":
+            raise TargetError(
+                f"{project.path}/{info.run_id} was mirrored while it ran, and is not complete: "
+                "run mlflow-wandb sync, which delivers its journal"
+            )
+        arrived = Arrived()
+        if found is not None:
+            remote = found.remote
+            arrived = Arrived(remote.rows, remote.lines, remote.system_samples, found.replica)
+        place = ServerPlace(project, self._access, lambda: self._turns.wait(_turn(info)))
+        return ReplicaWriter(place, info, origin, arrived, self._options.selection)
+
+    def announce(self, info: RunInfo) -> None:
+        self._turns.begin(_turn(info))
+
+    def settle(self, info: RunInfo) -> None:
+        self._turns.end(_turn(info))
+
+    def place(self, experiment_id: str, run_id: str) -> Place:
+        entity, _, project = experiment_id.partition("/")
+        address = replace(self._address, entity=entity, project=project)
+        return Place(experiment_id, address.run_url(run_id))
+
+    def compare(self, info: RunInfo, twin: Twin) -> WandbRunComparison:
+        return WandbRunComparison(twin, self._read_back(self._project_of(info)))
+
+    def lacking(self, twin: Twin, counts: Mapping[Key, int]) -> str:
+        entity, _, project = twin.experiment_id.partition("/")
+        source = self._read_back(replace(self._address, entity=entity, project=project))
+        there = source.point_counts(RunInfo(twin.run_id, project, entity)) or {}
+        lacks = {key: count for key, count in counts.items() if there.get(key, 0) < count}
+        return f"W&B lacks points of {len(lacks)} metrics" if lacks else ""
+
+    def _project_of(self, info: RunInfo) -> ProjectAddress:
+        mapped = self._options.projects.get(f"{info.entity}/{info.project}")
+        if mapped:
+            entity, _, project = mapped.partition("/")
+            return replace(self._address, entity=entity, project=project)
+        if self._address.project:
+            return self._address
+        name = self._options.experiment.replace("{project}", info.project)
+        name = rules.project_name(name.replace("{entity}", info.entity), "")
+        return replace(self._address, project=name)
+
+    def _found(self, info: RunInfo) -> Found | None:
+        project = self._project_of(info)
+        address = RunAddress(project.entity, project.project, info.run_id)
+        remote = self._access.run(address)
+        return Found(remote, _replica_tags(info, remote.config)) if remote.exists else None
+
+
+def _replica_tags(info: RunInfo, config: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the tags of identity in a run's config; empty if it does not replicate ``info``."""
+    tags = config.get(identity.REPLICA_CONFIG_KEY)
+    if isinstance(tags, Mapping):
+        texts = {str(key): str(value) for key, value in tags.items()}
+        return texts if identity.same_run(info, texts) else {}
+    mirrored = config.get(rules.MLFLOW_KEY)
+    named = config.get(identity.RUN_ID_CONFIG_KEY)
+    if isinstance(mirrored, Mapping) and named == info.config.get(identity.RUN_ID_CONFIG_KEY):
+        # Mirrored by the forwarder, which checks that everything has arrived before the end.
+        ended = mirrored.get("status") in rules.EXIT_CODES
+        position = json.dumps(identity.ended({}, info.segments)) if ended else "{}"
+        state = "complete" if ended else "live"
+        return {
+            identity.RUN_ID: info.run_id,
+            identity.ORIGIN: "dual",
+            identity.STATE: state,
+            identity.POSITION: position,
+        }
+    return {}
+
+
+class ServerPlace(ReplicaPlace):
+    """A run of a W&B server.
+
+    Args:
+        wait_for_earlier: waits until all runs that come before this one have been written.
+    """
+
+    def __init__(
+        self, address: ProjectAddress, access: Access, wait_for_earlier: Callable[[], None]
+    ) -> None:
+        self.entity, self.project = address.entity, address.project
+        self._address = address
+        self._access = access
+        self._wait_for_earlier = wait_for_earlier
+        self._above = Path(tempfile.mkdtemp(prefix="mlflow-wandb-upload-"))
+
+    def folder(self, info: RunInfo) -> Path:
+        return self._above / folder_name(info)
+
+    def lacking_files(self, info: RunInfo, files: Mapping[str, Path]) -> list[str]:
+        with as_target_errors():
+            if not self._access.run(self._run(info)).exists:
+                return list(files)
+            return self._access.missing_files(self._run(info), files)
+
+    def artifacts_of_log(self, folder: ReplicaFolder) -> Sequence[LogArtifact]:
+        return next(iter(folder.rounds()), [])
+
+    def deliver(self, info: RunInfo, folder: ReplicaFolder, whole: Arrived) -> None:
+        with as_target_errors():
+            if folder.artifacts or folder.used:
+                # W&B numbers the versions of an artifact as they arrive: in the runs' order.
+                self._wait_for_earlier()
+            upload_log(folder.log_path, self._address, sets_state=info.state != "running")
+            run = self._run(info)
+            self._upload_later_artifacts(info, folder)
+            for used in folder.used:
+                if not self._access.use_artifact(run, used):
+                    folder.losses["used_artifact"] += 1
+            wanted = {artifact.digest for artifact in folder.artifacts if not artifact.about.used}
+            self._access.wait_for_artifacts(run, wanted)
+            self._access.wait_for_arrival(run, whole.rows, folder.files, whole.lines)
+            client = self._access.client(self.entity, self.project)
+            set_config_keys(client, info.run_id, {identity.REPLICA_CONFIG_KEY: dict(whole.replica)})
+
+    def _upload_later_artifacts(self, info: RunInfo, folder: ReplicaFolder) -> None:
+        """Upload further versions of artifacts, each when the ones before it have a number."""
+        for number, artifacts in enumerate(folder.rounds()[1:], 1):
+            records = [log_records.run(info, self.entity, self.project, {})]
+            records += [self.artifact_record(info, artifact) for artifact in artifacts]
+            log = folder.later_log(number, [*records, end_record(info)])
+            upload_log(log, self._address, sets_state=info.state != "running")
+
+    def close(self) -> None:
+        shutil.rmtree(self._above, ignore_errors=True)
+
+    def _run(self, info: RunInfo) -> RunAddress:
+        return RunAddress(self.entity, self.project, info.run_id)
+
+
+def _turn(info: RunInfo) -> str:
+    return info.path
+
+
+@contextlib.contextmanager
+def as_target_errors() -> Iterator[None]:
+    """Turn the errors of W&B's client, which sources share, into those of a target."""
+    try:
+        yield
+    except SourceUnavailableError as error:
+        raise TargetUnavailableError(str(error), error.retry_after_s) from error
+    except (SourceError, UsageError) as error:
+        raise TargetError(str(error)) from error
