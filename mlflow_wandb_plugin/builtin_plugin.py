@@ -46,7 +46,7 @@ def open_target(uri: str, options: TargetOptions) -> Target | None:
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     check_reachable(uri)
     if not options.create:
-        from mlflow_wandb_plugin.targets.mlflow.existing_store import store_exists
+        from mlflow_wandb_plugin.mlflow_access.existing_store import store_exists
 
         if not store_exists(uri):
             return AbsentTarget(without_credentials(uri) or "MLflow's store", comparable=True)

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from mlflow_wandb_plugin.core.tracking_uri import absolute_uri
 from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.mlflow_access.address import default_uri
 from mlflow_wandb_plugin.sqlite_schema import database_file, has_tables, is_older
-from mlflow_wandb_plugin.targets.mlflow.client import default_uri
 
 DATABASES = ("postgresql", "mysql", "mssql")
 
