@@ -24,10 +24,11 @@ from mlflow_wandb_plugin.mlflow_access.faults import (
     is_of_cloud,
     is_untrusted,
     permanent_code,
+    status_in,
 )
+from mlflow_wandb_plugin.mlflow_access.repositories import KEPT_BY_SERVER
 from mlflow_wandb_plugin.sqlite_schema import ensure_tables
 from mlflow_wandb_plugin.targets.mlflow.run_client import (
-    KEPT_BY_SERVER,
     Metrics,
     Params,
     RepositoryClient,
@@ -58,7 +59,6 @@ _PERMANENT = ITEM_FAULTS.union(
 """Error codes of requests that would fail again."""
 TOO_LARGE = 413
 READ_ONLY = "readonly database"
-_STATUS_IN_TEXT = re.compile(r"failed with error code (\d{3})|status code:? (\d{3})")
 
 
 class RefusedError(TargetError):
@@ -271,9 +271,7 @@ def _sorted_exception(error: MlflowException) -> MlflowWandbError:
     text = _first_line(error)
     if is_untrusted(error):
         return _untrusted(text)
-    # MLflow gives most answers that are not JSON the same code.
-    found = _STATUS_IN_TEXT.search(text)
-    status = 0 if found is None else int(found[1] or found[2])
+    status = status_in(text)
     if status == TOO_LARGE or isinstance(cause, _UNSTORABLE) or is_data_fault(cause):
         return RefusedError(f"MLflow: {text}", "BAD_REQUEST")
     if _POINT_EXISTS.search(str(error)):
