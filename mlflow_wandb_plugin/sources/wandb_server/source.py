@@ -41,7 +41,7 @@ class WandbServerSource(Source):
         pauses_s: see `PAUSES_S`.
     """
 
-    accepts_filter = True
+    filter_language = "wandb"
     rate_limited = True
 
     def __init__(
