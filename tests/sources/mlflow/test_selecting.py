@@ -104,7 +104,7 @@ def test_pages_do_not_show(
 
 def test_no_such_experiment(listed: Callable[..., list[str]]) -> None:
     """A name that is no experiment's is a mistake, and said so."""
-    with pytest.raises(UsageError, match="no experiment of .* is called nothing"):
+    with pytest.raises(UsageError, match=r"no experiment of .* is called nothing"):
         listed(experiments=("nothing",))
 
 
