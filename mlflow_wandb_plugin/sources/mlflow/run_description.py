@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SEGMENT = "mlflow"
 """The one segment of a run that is read from MLflow; its positions are rows."""
+MLFLOW_RUN_ID = "mlflow_run_id"
+"""The fact with the id of the run in MLflow, by which it is read again."""
 STATES: Mapping[str, RunState] = {
     "RUNNING": "running",
     "SCHEDULED": "running",
@@ -29,7 +31,6 @@ _FACTS = {
     "program": "mlflow.source.name",
     "git_commit": "mlflow.source.git.commit",
     "git_remote": "mlflow.source.git.repoURL",
-    "host": "mlflow.source.host",
 }
 
 
@@ -97,7 +98,7 @@ def run_info(
         config=config,
         first_config=flatten(config),
         summary={rules.metric_key(key): finite(value) for key, value in run.data.metrics.items()},
-        facts=_facts(tags, info.user_id or ""),
+        facts=_facts(tags, info.user_id or "") | {MLFLOW_RUN_ID: info.run_id},
     )
 
 

@@ -10,7 +10,9 @@ from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.sources.mlflow.artifact_store import ArtifactStore
 from mlflow_wandb_plugin.sources.mlflow.points import point_reader
-from mlflow_wandb_plugin.sources.mlflow.run_description import SEGMENT
+from mlflow_wandb_plugin.sources.mlflow.replica import is_replica
+from mlflow_wandb_plugin.sources.mlflow.replica_reading import ReplicaReading
+from mlflow_wandb_plugin.sources.mlflow.run_description import MLFLOW_RUN_ID, SEGMENT
 from mlflow_wandb_plugin.sources.mlflow.run_lister import RunLister
 from mlflow_wandb_plugin.sources.mlflow.run_reading import RunReading
 from mlflow_wandb_plugin.sources.mlflow.store_client import StoreClient
@@ -42,8 +44,9 @@ class MlflowSource(Source):
         """Count points where a database can be asked, else at least one for each metric; add up
         the listed sizes of files."""
         counts = self.point_counts(run)
-        points = len(run.summary) if counts is None else sum(counts.values())
-        entity = self._lister.run(run.config["mlflow_run_id"])
+        entity = self._lister.run(str(run.facts[MLFLOW_RUN_ID]))
+        metrics = len(entity.data.metrics)
+        points = metrics if counts is None else sum(counts.values())
         sizes = []
         if self._options.artifacts:
             try:
@@ -55,12 +58,13 @@ class MlflowSource(Source):
             except SourceError:
                 # A plan is made all the same; `read` reports what it cannot read.
                 pass
-        return Size(points, sum(sizes), REQUESTS + len(run.summary) + len(sizes))
+        return Size(points, sum(sizes), REQUESTS + metrics + len(sizes))
 
     def point_counts(self, run: RunInfo) -> Mapping[Key, int] | None:
-        """Count in the database; None elsewhere, where counting would be reading. MLflow's steps,
-        which are one more key of the rows, are not counted."""
-        counts = self._points.counts(run.run_id)
+        """Count in the database; None elsewhere, where counting would be reading, and for a run
+        that came from W&B. MLflow's steps, which are one more key of the rows, are not counted."""
+        entity = self._lister.run(str(run.facts[MLFLOW_RUN_ID]))
+        counts = None if is_replica(entity) else self._points.counts(entity.info.run_id)
         if counts is None:
             return None
         return {(rules.metric_key(name),): number for name, number in counts.items()}
@@ -82,7 +86,9 @@ class MlflowSource(Source):
         """
         return self._reading(run).read(max(0, since.get(SEGMENT, 0)))
 
-    def _reading(self, run: RunInfo) -> RunReading:
-        entity = self._lister.run(run.run_id)
+    def _reading(self, run: RunInfo) -> RunReading | ReplicaReading:
+        entity = self._lister.run(str(run.facts[MLFLOW_RUN_ID]))
+        if is_replica(entity):
+            return ReplicaReading(self._client, self._points, entity, self._options)
         experiment = self._lister.experiment_name(entity.info.experiment_id)
         return RunReading(self._client, self._points, entity, experiment, self._options)

@@ -41,12 +41,15 @@ class Collected:
         self.checkpoints: list[int] = []
         self.unreadable: list[UnreadableRange] = []
         self.infos: list[RunInfo] = []
+        self.system: list[Series] = []
         self.longest = 0
         for item in items:
             self._add(item)
 
     def _add(self, item: Item) -> None:
         match item:
+            case Series(kind="system"):
+                self.system.append(item)
             case Series():
                 self.longest = max(self.longest, len(item.values))
                 columns = zip(item.steps, item.timestamps_ms, item.values, strict=True)

@@ -53,7 +53,9 @@ def logged(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=4)])
     client.create_registered_model(name := f"m-{run_id[:6]}")
-    client.create_model_version(name, f"models:/{model.model_id}", run_id, tags={"a": "b"})
+    client.create_model_version(
+        name, f"models:/{model.model_id}", run_id, tags={"a": "b"}, model_id=model.model_id
+    )
     client.set_registered_model_alias(name, "best", "1")
     client.set_terminated(run_id)
     return store, client.get_run(run_id)
