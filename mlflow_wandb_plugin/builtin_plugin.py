@@ -8,6 +8,7 @@ from pathlib import Path
 from mlflow_wandb_plugin.core.absent_target import AbsentTarget
 from mlflow_wandb_plugin.core.protocols import Source, SourceOptions, Target, TargetOptions
 from mlflow_wandb_plugin.core.redaction import without_credentials
+from mlflow_wandb_plugin.core.tracking_uri import names_mlflow
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.hookspecs import hookimpl
 
@@ -16,7 +17,7 @@ WANDB_SCHEMES = ("wandb://", "wandb+https://", "wandb+http://")
 
 @hookimpl
 def open_source(uri: str, options: SourceOptions) -> Source | None:
-    """Open a W&B server, an archive, or a local W&B folder or file."""
+    """Open a W&B server, an archive, an MLflow store, or a local W&B folder or file."""
     if uri.startswith(WANDB_SCHEMES):
         from mlflow_wandb_plugin.sources.wandb_server.opening import open_wandb_server
 
@@ -25,6 +26,10 @@ def open_source(uri: str, options: SourceOptions) -> Source | None:
         from mlflow_wandb_plugin.archive.target import open_archive
 
         return open_archive(uri)
+    if names_mlflow(uri):
+        from mlflow_wandb_plugin.sources.mlflow.opening import open_mlflow
+
+        return open_mlflow(uri, options)
     path = Path(uri.removeprefix("file://"))
     if "://" in uri.removeprefix("file://") or not path.exists():
         return None
@@ -52,7 +57,7 @@ def open_target(uri: str, options: TargetOptions) -> Target | None:
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     check_reachable(uri)
     if not options.create:
-        from mlflow_wandb_plugin.targets.mlflow.existing_store import store_exists
+        from mlflow_wandb_plugin.mlflow_access.existing_store import store_exists
 
         if not store_exists(uri):
             return AbsentTarget(without_credentials(uri) or "MLflow's store", comparable=True)

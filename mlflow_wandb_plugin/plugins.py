@@ -12,6 +12,7 @@ import pluggy
 
 from mlflow_wandb_plugin import builtin_plugin, hookspecs
 from mlflow_wandb_plugin.core.protocols import Source, SourceOptions, Target, TargetOptions
+from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import PluginError, UsageError
 
 if TYPE_CHECKING:
@@ -62,8 +63,9 @@ def open_source(uri: str, options: SourceOptions | None = None) -> Source:
     source: Source | None = manager().hook.open_source(uri=uri, options=options or SourceOptions())
     if source is None:
         raise UsageError(
-            f"{uri} is not a source: pass a wandb folder, a run folder or a .wandb file that "
-            "exists, wandb://ENTITY/PROJECT, or archive:DIR"
+            f"{without_credentials(uri)} is not a source: pass a wandb folder, a run folder or a "
+            ".wandb file that exists, wandb://ENTITY/PROJECT, an MLflow tracking URI, or "
+            "archive:DIR"
         )
     return source
 

@@ -78,19 +78,24 @@ def is_older(path: Path) -> bool:
     return has_tables(path, {"experiments"}) and not has_tables(path)
 
 
-def has_tables(path: Path, names: Collection[str] = ()) -> bool:
-    """Return whether a file has the tables ``names``, or all of MLflow's; True for a file that is
-    not readable as a database, which MLflow reports."""
+def all_tables() -> set[str]:
+    """Return the names of the tables that the installed MLflow needs."""
     from mlflow.store.db.base_sql_model import Base
     from mlflow.store.model_registry.dbmodels import models as _registry  # noqa: F401
     from mlflow.store.tracking.dbmodels import models as _tracking  # noqa: F401
 
+    return set(Base.metadata.tables)
+
+
+def has_tables(path: Path, names: Collection[str] = ()) -> bool:
+    """Return whether a file has the tables ``names``, or all of MLflow's; True for a file that is
+    not readable as a database, which MLflow reports."""
     if not path.is_file():
         return False
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", BUSY_S, uri=True)) as database:
             rows = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            return set(names or Base.metadata.tables) <= {name for (name,) in rows}
+            return set(names or all_tables()) <= {name for (name,) in rows}
     except sqlite3.Error:
         # MLflow, which opens the file next, reports what is wrong with it.
         return True

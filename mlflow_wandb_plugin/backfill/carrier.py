@@ -30,14 +30,17 @@ def selected(source: Source, selection: Selection) -> Iterator[RunInfo]:
     """List the selected runs of ``source``.
 
     Raises:
-        UsageError: a filter is given, and the source knows none.
+        UsageError: the source does not know the filter, or has no experiments.
         SourceError: the source cannot be listed.
     """
-    if selection.filter and not source.accepts_filter:
+    language = "mlflow" if isinstance(selection.filter, str) else "wandb"
+    if selection.filter and source.filter_language != language:
         raise UsageError(
-            "--filter is in W&B's filter language, which only a W&B server understands: "
-            "use --run, --state, --group, --since or --until"
+            "--filter is in W&B's language, which only a W&B server understands, or in MLflow's, "
+            "for runs in MLflow: use --run, --state, --group, --since or --until"
         )
+    if selection.experiments and source.filter_language != "mlflow":
+        raise UsageError("only runs in MLflow can be selected by experiment: use --project")
     return source.runs(selection)
 
 

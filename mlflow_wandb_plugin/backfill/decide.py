@@ -71,7 +71,8 @@ def _dual_written(
 def _unknown_marker(run: RunInfo, options: BackfillOptions) -> str:
     """Say that the run's config names an MLflow run which is not taken for its replica."""
     marker = run.config.get(identity.RUN_ID_CONFIG_KEY)
-    if not marker or options.dual_written == "ignore":
+    created_there = marker == run.run_id
+    if not marker or created_there or options.dual_written == "ignore":
         return ""
     named = f"the MLflow run that its config names ({marker})"
     if options.adopt_dual:

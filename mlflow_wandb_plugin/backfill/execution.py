@@ -20,6 +20,7 @@ from mlflow_wandb_plugin.backfill.report_files import write_report
 from mlflow_wandb_plugin.backfill.verify import Verified, verify
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.core.protocols import Source, Target, WriteMethod
+from mlflow_wandb_plugin.core.tracking_uri import names_mlflow
 from mlflow_wandb_plugin.errors import UsageError
 
 LOCAL, PROCESSES = "local", "processes"
@@ -33,8 +34,13 @@ def open_ends(job: Job, create: bool = True, allow_none: bool = False) -> tuple[
         allow_none: whether the source may have no selected run.
 
     Raises:
-        UsageError: no run is selected, or one of them cannot be opened.
+        UsageError: no run is selected, both are MLflow, or one of them cannot be opened.
     """
+    if names_mlflow(job.source) and (not job.to or names_mlflow(job.to)):
+        raise UsageError(
+            "from MLflow to MLflow, use MLflow's own export tools; --to takes wandb://ENTITY or "
+            "archive:DIR"
+        )
     source = plugins.open_source(job.source, job.source_options())
     nothing = not allow_none and next(selected(source, job.selection), None) is None
     if nothing and not source.unreadable:

@@ -66,10 +66,11 @@ def backfill(
     engine: str, address: str, only_plan: bool, follow: bool, every: float, as_json: bool,
     report_file: Path | None, log_dir: Path | None, **options: Any,
 ) -> None:  # fmt: skip
-    """Migrate W&B runs from SOURCE to MLflow.
+    """Migrate W&B runs from SOURCE to MLflow, or runs of MLflow into an archive.
 
     SOURCE is a wandb folder, a run folder, a .wandb file, wandb://ENTITY[/PROJECT[/RUN]],
-    wandb+https://HOST/ENTITY[/PROJECT[/RUN]], archive:DIR, or a plugin's URI. Runs that are
+    wandb+https://HOST/ENTITY[/PROJECT[/RUN]], archive:DIR, an MLflow tracking URI (mlflow: for
+    MLflow's own), or a plugin's URI. Runs that are
     complete in MLflow, dual-written or migrated before, are skipped; incomplete runs are filled.
     Run it again at any time: it continues where it stopped.
 

@@ -13,26 +13,36 @@ from typing import Any
 import click
 
 from mlflow_wandb_plugin.core.model import Selection
+from mlflow_wandb_plugin.core.tracking_uri import names_mlflow
 from mlflow_wandb_plugin.errors import UsageError
 
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempted")
+PROJECT = "{project}"
+"""The experiment that W&B's runs are written into, unless the user names one."""
 _TARGET = (
     click.option("--to", default="", metavar="URI",
                  help="MLflow tracking URI, or archive:DIR for backfill. Default: MLflow's."),
-    click.option("--experiment", default="{project}", show_default=True,
-                 help="Name of the MLflow experiment."),
+    click.option("--experiment", "experiments", multiple=True, metavar="NAME",
+                 help="Name of the MLflow experiment to write into; of runs in MLflow, the one to"
+                 " read: name, id or regex.  [default: {project}; all]"),
 )  # fmt: skip
 _SELECTION = (
     click.option("--run", "runs", multiple=True, help="Only this run: id, name or regex."),
-    click.option("--filter", "filter_json", default="",
-                 help="MongoDB-style JSON, as wandb.Api takes."),
+    click.option("--filter", "filter_text", default="",
+                 help="MongoDB-style JSON, as wandb.Api takes; for runs in MLflow, as"
+                 " mlflow.search_runs takes."),
     click.option("--state", "states", multiple=True, type=click.Choice(STATES),
                  help="Only runs in this W&B state."),
     click.option("--since", default="", metavar="DATE", help="Started then or later (ISO 8601)."),
     click.option("--until", default="", metavar="DATE", help="Started before then (ISO 8601)."),
-    click.option("--group", "groups", multiple=True, help="Only runs of this W&B group."),
+    click.option("--group", "groups", multiple=True,
+                 help="Only runs of this W&B group, or children of this MLflow run."),
     click.option("--project", "projects", multiple=True,
                  help="Only this W&B project: name or regex."),
+)  # fmt: skip
+_EXPERIMENT = (
+    click.option("--experiment", "experiments", multiple=True, metavar="NAME",
+                 help="Only this MLflow experiment: name, id or regex."),
 )  # fmt: skip
 _CONTENT = (
     click.option("--include-metric", "include_metrics", multiple=True, metavar="REGEX",
@@ -57,7 +67,15 @@ def reads_source(command: Callable[..., None]) -> Callable[..., None]:
     exclude_metrics, artifacts, recursive and follow_links are among its options, named as in
     `BackfillOptions`.
     """
-    return _with_selection(command, (*_TARGET, *_SELECTION, *_CONTENT, *_SOURCE))
+
+    @functools.wraps(command)
+    def with_template(
+        source: str, selection: Selection, experiments: tuple[str, ...], **others: Any
+    ) -> None:
+        template = PROJECT if names_mlflow(source) else _template(experiments)
+        command(source=source, selection=selection, experiment=template, **others)
+
+    return _with_selection(with_template, (*_TARGET, *_SELECTION, *_CONTENT, *_SOURCE))
 
 
 def selects_runs(command: Callable[..., None]) -> Callable[..., None]:
@@ -66,35 +84,56 @@ def selects_runs(command: Callable[..., None]) -> Callable[..., None]:
     The command gets ``source`` and ``selection``; recursive and follow_links are among its options,
     named as in `SourceOptions`.
     """
-    return _with_selection(command, (*_SELECTION, *_SOURCE))
+
+    @functools.wraps(command)
+    def without_template(source: str, experiments: tuple[str, ...], **others: Any) -> None:
+        if experiments and not names_mlflow(source):
+            raise UsageError("--experiment selects runs in MLflow: use --project for W&B's")
+        command(source=source, **others)
+
+    return _with_selection(without_template, (*_SELECTION, *_EXPERIMENT, *_SOURCE))
 
 
 def _with_selection(command: Callable[..., None], options: Sequence[Any]) -> Callable[..., None]:
     @functools.wraps(command)
     def with_selection(
-        runs: tuple[str, ...], filter_json: str, states: tuple[str, ...], since: str, until: str,
-        groups: tuple[str, ...], projects: tuple[str, ...], **others: Any,
+        source: str, runs: tuple[str, ...], filter_text: str, states: tuple[str, ...], since: str,
+        until: str, groups: tuple[str, ...], projects: tuple[str, ...],
+        experiments: tuple[str, ...], **others: Any,
     ) -> None:  # fmt: skip
-        for option, patterns in (("--run", runs), ("--project", projects)):
+        in_mlflow = names_mlflow(source)
+        chosen = experiments if in_mlflow else ()
+        options = ("--run", runs), ("--project", projects), ("--experiment", chosen)
+        for option, patterns in options:
             for pattern in patterns:
                 _check_regex(option, pattern)
         # This package says when it waits; MLflow's own retries take minutes, without a word.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         selection = Selection(
             runs=runs,
-            filter=_json(filter_json),
+            filter=filter_text if in_mlflow else _json(filter_text),
             states=states,
             since_ms=_milliseconds(since, "--since"),
             until_ms=_milliseconds(until, "--until"),
             groups=groups,
             projects=projects,
+            experiments=chosen,
         )
-        command(selection=selection, **others)
+        command(source=source, selection=selection, experiments=experiments, **others)
 
     decorated: Callable[..., None] = with_selection
     for option in reversed((click.argument("source"), *options)):
         decorated = option(decorated)
     return decorated
+
+
+def _template(experiments: tuple[str, ...]) -> str:
+    """The template of the experiment that W&B's runs are written into."""
+    if len(experiments) > 1:
+        raise UsageError(
+            "--experiment may be repeated for runs in MLflow only: W&B's are written into one"
+        )
+    return experiments[0] if experiments else PROJECT
 
 
 def _check_regex(option: str, pattern: str) -> None:

@@ -197,25 +197,28 @@ class Selection:
 
     Attributes:
         runs: ids, display names, or regular expressions that match one of them whole.
-        filter: MongoDB-style filter as `wandb.Api().runs` takes; for W&B servers only.
+        filter: for W&B servers, a MongoDB-style filter as `wandb.Api().runs` takes; for MLflow,
+            text in the language of `mlflow.search_runs`. See `Source.filter_language`.
         states: W&B's run states.
         since_ms, until_ms: when the run started, Unix ms; since is inclusive, until is not.
         groups: W&B groups.
         projects: names of W&B projects, or regular expressions that match one of them whole.
+        experiments: of MLflow: names, ids, or regular expressions that match a name whole.
         newest_first: the order; oldest first by default, so that MLflow lists the newest on top.
     """
 
     runs: tuple[str, ...] = ()
-    filter: Mapping[str, Any] = field(default_factory=dict)
+    filter: Mapping[str, Any] | str = field(default_factory=dict)
     states: tuple[str, ...] = ()
     since_ms: int | None = None
     until_ms: int | None = None
     groups: tuple[str, ...] = ()
     projects: tuple[str, ...] = ()
+    experiments: tuple[str, ...] = ()
     newest_first: bool = False
 
     def takes(self, info: RunInfo) -> bool:
-        """Return whether ``info`` is selected; ``filter`` is applied by the server."""
+        """Return whether ``info`` is selected; the source applies filter and experiments."""
         names = (info.run_id, info.name)
         return (
             (not self.runs or any(_matches(wanted, names) for wanted in self.runs))
@@ -229,6 +232,14 @@ class Selection:
     def takes_project(self, name: str) -> bool:
         """Return whether runs of this project are selected."""
         return not self.projects or any(_matches(wanted, (name,)) for wanted in self.projects)
+
+    def takes_experiment(self, experiment_id: str, name: str) -> bool:
+        """Return whether runs of this MLflow experiment are selected."""
+        return (
+            not self.experiments
+            or experiment_id in self.experiments
+            or any(_matches(wanted, (name,)) for wanted in self.experiments)
+        )
 
 
 def _matches(wanted: str, names: Sequence[str]) -> bool:

@@ -25,6 +25,7 @@ from mlflow_wandb_plugin.core.model import (
 from mlflow_wandb_plugin.errors import TargetError
 
 WritePath: TypeAlias = Literal["auto", "bulk", "api"]
+FilterLanguage: TypeAlias = Literal["", "wandb", "mlflow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +99,13 @@ class Source(ABC):
     """Somewhere runs can be read from.
 
     Attributes:
-        accepts_filter: whether `Selection.filter` is understood.
+        filter_language: whose `Selection.filter` is understood; empty for none.
         rate_limited: whether a server limits how fast it is asked, for all clients together.
         unreadable: runs that could not be listed, complete once `runs` has ended; ``where`` is the
             run id.
     """
 
-    accepts_filter: bool = False
+    filter_language: FilterLanguage = ""
     rate_limited: bool = False
     unreadable: Sequence[UnreadableRange] = ()
 

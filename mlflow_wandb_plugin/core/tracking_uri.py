@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.settings import Settings
+
+_MLFLOW = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://|databricks(-uc)?($|:)|mlflow:$")
 
 
 def uri(settings: Settings) -> str:
@@ -35,6 +38,19 @@ def absolute_uri(uri: str) -> str:
     if not uri or "://" in uri or uri.startswith(("file:", "databricks", "uc:")):
         return uri
     return str(Path(uri).absolute())
+
+
+def names_mlflow(uri: str) -> bool:
+    """Whether ``uri`` names an MLflow store, which need not exist: a tracking URI, also behind
+    ``wandb+``, ``mlflow:`` for MLflow's own, or a folder in which MLflow keeps experiments."""
+    bare = uri.removeprefix("wandb+")
+    if bare.startswith(("http://", "https://")):
+        # Behind wandb+ is W&B's own server as a source.
+        return bare == uri
+    if _MLFLOW.match(bare):
+        return True
+    folder = Path(bare.removeprefix("file://").removeprefix("file:"))
+    return next(folder.glob("*/meta.yaml"), None) is not None if folder.is_dir() else False
 
 
 def shown(uri: str) -> str:

@@ -43,3 +43,22 @@ def system_metric(key: str, value: float) -> tuple[str, float]:
     if gpu and gpu[2] in _GPU_NAMES:
         return f"{PREFIX}gpu_{gpu[1]}_{_GPU_NAMES[gpu[2]]}", scaled
     return f"{PREFIX}{SYSTEM_NAMES.get(key, key)}", scaled
+
+
+def wandb_metric(name: str, value: float) -> tuple[str, float]:
+    """Return W&B's name of one of MLflow's system metrics, and its value: the inverse of
+    `system_metric`. Of several W&B names of one metric, it is what present versions record."""
+    bare = name.removeprefix(PREFIX)
+    gpu = re.fullmatch(r"gpu_(\d+)_(\w+)", bare)
+    if gpu and gpu[2] in _WANDB_GPU_NAMES:
+        key = f"gpu.{gpu[1]}.{_WANDB_GPU_NAMES[gpu[2]]}"
+    else:
+        key = _WANDB_NAMES.get(bare, bare)
+    return key, value * 1e6 if _BYTES.search(key) else value
+
+
+_PRESENT = ("memory_percent", "disk./.usagePercent")
+_WANDB_NAMES = {theirs: ours for ours, theirs in SYSTEM_NAMES.items()} | {
+    SYSTEM_NAMES[ours]: ours for ours in _PRESENT
+}
+_WANDB_GPU_NAMES = {theirs: ours for ours, theirs in _GPU_NAMES.items()}

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mlflow_wandb_plugin.core.identity import IDENTITY_CONFIG_KEYS, config_keys
-from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, NOTES_TAG, PARENT_TAG
+from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, NOTES_TAG, PARENT_TAG, USER_TAG
 from mlflow_wandb_plugin.core.model import as_float
 from mlflow_wandb_plugin.core.redaction import Secrets, without_credentials
 from mlflow_wandb_plugin.mapping.names import name_with_hash, safe_path
@@ -43,6 +43,11 @@ FILES_DIR = "artifacts"
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"})
 TABLE_ROWS = 10_000
 """The most rows of a table that is logged as W&B's Table: wandb cuts longer ones."""
+TABLE_BYTES = 50_000_000
+"""A larger file is not parsed as a table; it is uploaded as a file only."""
+DATASET_TYPE = "dataset"
+DATASET_FILE = "mlflow_dataset.json"
+"""The one file of a dataset's artifact, with all that MLflow knows of the dataset."""
 
 _NOT_IN_PROJECT = re.compile(r"[/\\#?%:\x00-\x1f\x7f]")
 _PROJECT_LIMIT = 128
@@ -107,6 +112,68 @@ def run_config(
         config_key(key): secrets.value(config_value(value), (key,)) for key, value in params.items()
     }
     return {**values, **identity, MLFLOW_KEY: section}
+
+
+def config_section(
+    *,
+    name: str | None,
+    user: str,
+    experiment: str | None,
+    status: str,
+    start_ms: int | None,
+    end_ms: int | None,
+    parent: str | None,
+    tags: Mapping[str, str],
+    secrets: Secrets,
+    deleted: bool = False,
+    removed_tags: Iterable[str] = (),
+    datasets: Sequence[Mapping[str, Any]] = (),
+    input_models: Sequence[str] = (),
+    registered_files: Mapping[str, Any] | None = None,
+    traces: int = 0,
+    lost: Mapping[str, int] | None = None,
+    journal: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The section `MLFLOW_KEY` of the config, without what is empty.
+
+    Args:
+        name: in full.
+        experiment: its name.
+        start_ms, end_ms: Unix ms.
+        parent: id of the parent run.
+        tags: all of the run.
+        removed_tags: keys of tags that the run has no more. They are null in the section, because
+            W&B merges a config into the one it has.
+        datasets: as `dataset_entry` returns them.
+        registered_files: entries by `models.registered_file`.
+        traces: number of traces, which W&B has no place for.
+        lost: number of things that W&B lacks, by kind.
+        journal: what a mirrored run's forwarder keeps there.
+    """
+    removed: dict[str, str | None] = dict.fromkeys(sorted(removed_tags))
+    section = {
+        "name": name if name != run_name(name) else None,
+        "user": tags.get(USER_TAG) or user,
+        "experiment": experiment,
+        "status": status,
+        "start_time": start_ms,
+        "end_time": end_ms,
+        "parent_run_id": parent,
+        "lifecycle_stage": "deleted" if deleted else "active",
+        "tags": removed | config_tags(tags, secrets),
+        "datasets": list(datasets),
+        "input_models": list(input_models),
+        "registered_files": dict(registered_files or {}),
+        "traces_not_mirrored": traces,
+        "lost": dict(lost or {}),
+        "journal": dict(journal or {}),
+    }
+    return {key: value for key, value in section.items() if value not in (None, "", [], {}, 0)}
+
+
+def dataset_entry(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """What the config lists of a dataset."""
+    return {key: dataset.get(key) for key in ("name", "digest", "source_type", "tags")}
 
 
 # -- metrics ----------------------------------------------------------------------------------
@@ -249,6 +316,17 @@ def parse_table(text: str) -> tuple[list[str], list[list[Any]]] | None:
     return [str(column) for column in columns], [[_cell(cell) for cell in row] for row in data]
 
 
+def may_be_table(path: str, size: int) -> bool:
+    """Whether a run's file of ``size`` bytes is parsed as a table."""
+    return path.endswith(".json") and size < TABLE_BYTES
+
+
+def shown_table(text: str) -> tuple[list[str], list[list[Any]]] | None:
+    """Columns and rows of a table that W&B shows; None for another text, or too many rows."""
+    table = parse_table(text)
+    return table if table is not None and len(table[1]) <= TABLE_ROWS else None
+
+
 def _cell(cell: Any) -> Any:
     if isinstance(cell, (list, dict)):
         return json.dumps(cell, ensure_ascii=False)
@@ -270,6 +348,21 @@ def artifact_name(name: str) -> str:
         return name
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{clean[: NAME_LENGTH - 9]}-{digest}"
+
+
+class UsedDataset(NamedTuple):
+    """A dataset's artifact: its name, metadata, and the content of `DATASET_FILE`."""
+
+    name: str
+    metadata: dict[str, Any]
+    document: dict[str, Any]
+
+
+def used_dataset(dataset: Mapping[str, Any]) -> UsedDataset:
+    """The artifact of a dataset of MLflow; its content is what MLflow knows of it."""
+    known = {key: value for key, value in dataset.items() if value not in (None, "")}
+    metadata = {f"mlflow_{key}": known[key] for key in ("digest", "source_type") if key in known}
+    return UsedDataset(artifact_name(str(known.get("name", "dataset"))), metadata, known)
 
 
 def version_alias(name: str, version: str) -> str:

@@ -14,16 +14,13 @@ from mlflow_wandb_plugin.core.mlflow_terms import (
     NOTES_TAG,
     PARENT_TAG,
     TERMINAL,
-    USER_TAG,
 )
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.mapping import to_wandb as rules
+from mlflow_wandb_plugin.mapping.models import registered_file
 from mlflow_wandb_plugin.replicator.pending_uploads import PendingUploads
 from mlflow_wandb_plugin.replicator.seen_points import SeenPoints
 from mlflow_wandb_plugin.targets.wandb.run_writer import Description, WandbRunWriter
-
-TABLE_BYTES = 50_000_000
-"""A larger table is not parsed; it is uploaded as a file only."""
 
 HistoryRow: TypeAlias = Callable[[WandbRunWriter, int], None]
 """Writes one row of the W&B run's history, with its number."""
@@ -102,38 +99,36 @@ class MirroredRunState:
         self.removed_tags.add(key)
 
     def add_dataset(self, dataset: Mapping[str, Any]) -> None:
-        short = {key: dataset.get(key) for key in ("name", "digest", "source_type", "tags")}
+        short = rules.dataset_entry(dataset)
         if short not in self.datasets:
             self.datasets.append(short)
 
     def section(self, experiment: str | None, journal: Mapping[str, Any]) -> dict[str, Any]:
         """The section `rules.MLFLOW_KEY` of the W&B run's config.
 
-        Removed tags are null in it, because W&B merges a config into the one it has.
-
         Args:
             experiment: its name.
             journal: identity and first row of the journal, see ``record`` of `RunUpload`.
         """
-        removed: dict[str, str | None] = dict.fromkeys(sorted(self.removed_tags))
-        section = {
-            "name": self.name if self.name != rules.run_name(self.name) else None,
-            "user": self.tags.get(USER_TAG) or self.user,
-            "experiment": experiment,
-            "status": self.status,
-            "start_time": self.start_ms,
-            "end_time": self.end_ms,
-            "parent_run_id": self.parent,
-            "lifecycle_stage": "deleted" if self.deleted else "active",
-            "tags": removed | rules.config_tags(self.tags, Secrets.of_setting()),
-            "datasets": self.datasets,
-            "input_models": self.input_models,
-            "registered_files": self.registered_files,
-            "traces_not_mirrored": self.traces,
-            "lost": dict(self.lost),
-            "journal": dict(journal),
-        }
-        return {key: value for key, value in section.items() if value not in (None, "", [], {}, 0)}
+        return rules.config_section(
+            name=self.name,
+            user=self.user,
+            experiment=experiment,
+            status=self.status,
+            start_ms=self.start_ms,
+            end_ms=self.end_ms,
+            parent=self.parent,
+            tags=self.tags,
+            secrets=Secrets.of_setting(),
+            deleted=self.deleted,
+            removed_tags=self.removed_tags,
+            datasets=self.datasets,
+            input_models=self.input_models,
+            registered_files=self.registered_files,
+            traces=self.traces,
+            lost=self.lost,
+            journal=journal,
+        )
 
     def describe(self, header: Mapping[str, Any], journal: Mapping[str, Any]) -> Description:
         """The run's description, by its journal's ``header``; ``journal`` is as for `section`."""
@@ -244,9 +239,9 @@ def _media_rows(path: str, local: Path | None, at_ms: int) -> Iterator[HistoryRo
     if image is not None:
         # A row also without its file: the numbers of later rows depend on it.
         yield lambda writer, number: writer.log_image(number, image, local, at_ms)
-    elif local is not None and path.endswith(".json") and local.stat().st_size < TABLE_BYTES:
-        table = rules.parse_table(local.read_text(encoding="utf-8", errors="replace"))
-        if table is not None and len(table[1]) <= rules.TABLE_ROWS:
+    elif local is not None and rules.may_be_table(path, local.stat().st_size):
+        table = rules.shown_table(local.read_text(encoding="utf-8", errors="replace"))
+        if table is not None:
             yield lambda writer, number: writer.log_table(number, path, *table, at_ms)
 
 
@@ -264,6 +259,5 @@ def _apply_version(op: Mapping[str, Any], state: MirroredRunState, pending: Pend
         model = pending.change_model(op["model"])
         model.versions[version.name, version.version] = version
     else:
-        alias = rules.version_alias(version.name, version.version)
-        document = None if version.deleted else version.document() | {"source": version.source}
+        alias, document = registered_file(version)
         state.registered_files[alias] = document

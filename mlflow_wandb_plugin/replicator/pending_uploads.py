@@ -10,7 +10,7 @@ from typing import Any
 
 from mlflow_wandb_plugin.errors import TargetError
 from mlflow_wandb_plugin.mapping import to_wandb as rules
-from mlflow_wandb_plugin.targets.wandb.models import DONE, Model
+from mlflow_wandb_plugin.mapping.models import DONE, Model
 from mlflow_wandb_plugin.targets.wandb.run_writer import WandbRunWriter
 
 

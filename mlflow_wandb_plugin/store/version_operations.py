@@ -8,13 +8,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from mlflow_wandb_plugin.mapping.models import model_of_version
 from mlflow_wandb_plugin.store.mirrored_runs import MirroredRun, current_mirror
 from mlflow_wandb_plugin.store.swap import Operation, Steps
 
-MOST_COPIES = 20
-"""How many times a version may be a copy of a version, when its model is searched."""
-_MODEL_URI = re.compile(r"models:/(m-[0-9a-f]+)")
-_VERSION_URI = re.compile(r"models:/([^/]+)/(\d+)$")
 _RUN_URI = re.compile(r"runs:/([^/]+)")
 
 
@@ -56,7 +53,7 @@ def _append(store: Any, version: Any, deleted: bool = False) -> None:
             "version",
             name=version.name,
             version=str(version.version),
-            model=_model_of(store, version),
+            model=model_of_version(version, store.get_model_version),
             source=version.source,
             aliases=list(version.aliases or ()),
             tags=dict(version.tags or {}),
@@ -75,21 +72,8 @@ def _run_of(store: Any, version: Any) -> MirroredRun | None:
     run_id = version.run_id or (found[1] if found else "")
     if run_id:
         return mirror.run(tracking, run_id)
-    model = _model_of(store, version)
+    model = model_of_version(version, store.get_model_version)
     return mirror.run_of_model(tracking, model) if model else None
-
-
-def _model_of(store: Any, version: Any) -> str | None:
-    """The id of a version's logged model, or of the version that it was copied from."""
-    for _ in range(MOST_COPIES):
-        source = version.source or ""
-        found = _MODEL_URI.match(source)
-        model = getattr(version, "model_id", None) or (found[1] if found else None)
-        copied = _VERSION_URI.match(source)
-        if model or not copied:
-            return model
-        version = store.get_model_version(copied[1], copied[2])
-    return None
 
 
 OPERATIONS: dict[str, Operation] = {

@@ -122,7 +122,8 @@ def _default_entity() -> str:
 def experiment_name(flags: Flags) -> str:
     """Return the experiment's name. export-wandb-to-mlflow puts a slash before it, as Databricks
     requires: an existing experiment of that name is used."""
-    from mlflow_wandb_plugin.targets.mlflow.client import Client, check_reachable, default_uri
+    from mlflow_wandb_plugin.mlflow_access.address import default_uri
+    from mlflow_wandb_plugin.targets.mlflow.client import Client, check_reachable
 
     name = flags.mlflow_experiment_name or flags.wandb_project_name
     if name.startswith("/"):

@@ -23,8 +23,8 @@ from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.protocols import Source, Target
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.mlflow_access.address import default_uri
 from mlflow_wandb_plugin.settings import Settings
-from mlflow_wandb_plugin.targets.mlflow.client import default_uri
 
 RemoteOutcome = tuple[Outcome, dict[Any, Any]]
 """An outcome, and the points of the run's curves for the report."""

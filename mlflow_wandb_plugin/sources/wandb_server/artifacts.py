@@ -10,12 +10,12 @@ from typing import Any
 from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef, Item, UnreadableRange
 from mlflow_wandb_plugin.errors import DamagedDownloadError, SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.mapping.names import safe_path
+from mlflow_wandb_plugin.sources.temp_dirs import RefCountedTempDir
 from mlflow_wandb_plugin.sources.wandb_server.run_files import (
     FILES_A_PAGE,
     fetch,
     number,
 )
-from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import RefCountedTempDir
 from mlflow_wandb_plugin.wandb_api.client import WandbClient, one_line
 from mlflow_wandb_plugin.wandb_log.metadata_file import json_object
 

@@ -32,7 +32,7 @@ class WandbEntitySource(Source):
         open_project: opens the source of one project.
     """
 
-    accepts_filter = True
+    filter_language = "wandb"
     rate_limited = True
 
     def __init__(

@@ -14,7 +14,7 @@ from typing import Any
 from mlflow_wandb_plugin.core.model import FileRef, Item, Series, UnreadableRange
 from mlflow_wandb_plugin.errors import DamagedDownloadError, SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.mapping.names import safe_path
-from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import RefCountedTempDir
+from mlflow_wandb_plugin.sources.temp_dirs import RefCountedTempDir
 from mlflow_wandb_plugin.wandb_api.client import WandbClient, one_line
 from mlflow_wandb_plugin.wandb_log.decoder import BLOCK_POINTS
 from mlflow_wandb_plugin.wandb_log.metadata_file import METADATA_FILE, json_object

@@ -177,7 +177,11 @@ def server_filter(selection: Selection) -> dict[str, Any]:
 
     Times are widened by a day, because the service's time zone is not known.
     """
-    parts: list[dict[str, Any]] = [dict(selection.filter)] if selection.filter else []
+    parts: list[dict[str, Any]] = (
+        [dict(selection.filter)]
+        if isinstance(selection.filter, Mapping) and selection.filter
+        else []
+    )
     if selection.states:
         wanted = set(selection.states)
         parts.append({"state": {"$in": [name for name, ours in STATES.items() if ours in wanted]}})

@@ -19,12 +19,12 @@ from mlflow_wandb_plugin.core.model import (
     flatten,
 )
 from mlflow_wandb_plugin.core.protocols import Source
+from mlflow_wandb_plugin.sources.temp_dirs import RefCountedTempDir
 from mlflow_wandb_plugin.sources.wandb_server.artifacts import LOGGED, RunArtifacts, list_artifacts
 from mlflow_wandb_plugin.sources.wandb_server.history import PAGE_ROWS, RunHistory
 from mlflow_wandb_plugin.sources.wandb_server.history_rows import RunKeys, with_numbers
 from mlflow_wandb_plugin.sources.wandb_server.run_files import RunDownloads, list_files, number
 from mlflow_wandb_plugin.sources.wandb_server.runs import RunLister, document, with_metadata
-from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import RefCountedTempDir
 from mlflow_wandb_plugin.wandb_api.client import WandbClient
 from mlflow_wandb_plugin.wandb_api.config_keys import add_config_keys
 
@@ -41,7 +41,7 @@ class WandbServerSource(Source):
         pauses_s: see `PAUSES_S`.
     """
 
-    accepts_filter = True
+    filter_language = "wandb"
     rate_limited = True
 
     def __init__(

@@ -100,7 +100,7 @@ def _check_place(client: Client, experiment_id: str) -> None:
 
 
 def _look_into(uri: str, tracking_uri: str) -> None:
-    from mlflow_wandb_plugin.targets.mlflow.run_client import open_repository
+    from mlflow_wandb_plugin.mlflow_access.repositories import open_repository
 
     repository = open_repository(uri, tracking_uri)
     if repository is not None:

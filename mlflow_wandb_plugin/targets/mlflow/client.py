@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.core.retry import Backoff
@@ -23,15 +18,17 @@ from mlflow_wandb_plugin.errors import (
     UsageError,
 )
 from mlflow_wandb_plugin.mapping.names import Limits
-from mlflow_wandb_plugin.sqlite_schema import ensure_tables
-from mlflow_wandb_plugin.targets.mlflow.faults import (
+from mlflow_wandb_plugin.mlflow_access.address import connect, default_uri
+from mlflow_wandb_plugin.mlflow_access.faults import (
     WAIT_STATUS,
     is_of_cloud,
     is_untrusted,
     permanent_code,
+    status_in,
 )
+from mlflow_wandb_plugin.mlflow_access.repositories import KEPT_BY_SERVER
+from mlflow_wandb_plugin.sqlite_schema import ensure_tables
 from mlflow_wandb_plugin.targets.mlflow.run_client import (
-    KEPT_BY_SERVER,
     Metrics,
     Params,
     RepositoryClient,
@@ -62,7 +59,6 @@ _PERMANENT = ITEM_FAULTS.union(
 """Error codes of requests that would fail again."""
 TOO_LARGE = 413
 READ_ONLY = "readonly database"
-_STATUS_IN_TEXT = re.compile(r"failed with error code (\d{3})|status code:? (\d{3})")
 
 
 class RefusedError(TargetError):
@@ -221,51 +217,20 @@ def deleted(run_id: str) -> TargetError:
     )
 
 
-def default_uri() -> str:
-    """MLflow's own tracking URI, for a client that is given none."""
-    import mlflow
-
-    return str(mlflow.get_tracking_uri())
-
-
 def check_reachable(uri: str) -> None:
-    """Check that an http(s) tracking server takes connections: MLflow's client would retry for
-    minutes. Other URIs, and servers behind a proxy, are not checked.
+    """Check that an http(s) tracking server takes connections; see `address.connect`.
 
     Raises:
         TargetUnavailableError: it takes no connection.
         TargetUnusableError: its certificate is not trusted.
     """
-    address = urlsplit(uri)
-    if address.scheme not in ("http", "https") or not address.hostname:
-        return
-    if {address.scheme, "all"} & set(getproxies()) and not proxy_bypass(address.hostname):
-        return
-    port = address.port or (443 if address.scheme == "https" else 80)
     try:
-        with socket.create_connection((address.hostname, port), timeout=5) as connection:
-            if address.scheme == "https":
-                _check_certificate(connection, address.hostname)
+        connect(uri)
     except ssl.SSLCertVerificationError as error:
         raise _untrusted(f"{without_credentials(uri)}: {error.verify_message}") from error
     except OSError as error:
         shown = without_credentials(uri)
         raise TargetUnavailableError(f"MLflow at {shown} cannot be reached: {error}") from error
-
-
-def _check_certificate(connection: socket.socket, host: str) -> None:
-    """Shake hands as MLflow's client does. It would try again for minutes where the certificate is
-    not trusted."""
-    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
-        return
-    import certifi
-
-    names = ("MLFLOW_TRACKING_SERVER_CERT_PATH", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-    known = next((os.environ[name] for name in names if os.environ.get(name)), certifi.where())
-    place = {"capath" if os.path.isdir(known) else "cafile": known}
-    context = ssl.create_default_context(**place)  # type: ignore[arg-type]
-    with contextlib.suppress(ssl.SSLEOFError, ssl.SSLZeroReturnError):
-        context.wrap_socket(connection, server_hostname=host).close()
 
 
 def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -306,9 +271,7 @@ def _sorted_exception(error: MlflowException) -> MlflowWandbError:
     text = _first_line(error)
     if is_untrusted(error):
         return _untrusted(text)
-    # MLflow gives most answers that are not JSON the same code.
-    found = _STATUS_IN_TEXT.search(text)
-    status = 0 if found is None else int(found[1] or found[2])
+    status = status_in(text)
     if status == TOO_LARGE or isinstance(cause, _UNSTORABLE) or is_data_fault(cause):
         return RefusedError(f"MLflow: {text}", "BAD_REQUEST")
     if _POINT_EXISTS.search(str(error)):

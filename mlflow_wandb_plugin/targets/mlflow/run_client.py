@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 import sys
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from mlflow_wandb_plugin.mlflow_access.repositories import open_repository
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ Metrics: TypeAlias = "Sequence[Metric]"
 Params: TypeAlias = "Sequence[Param]"
 Tags: TypeAlias = "Sequence[RunTag]"
 
-KEPT_BY_SERVER = "mlflow-artifacts:"
 """The scheme of artifacts that a tracking server keeps."""
 KEPT_REPOSITORIES = 1000
 PAGE = 1000
@@ -238,16 +237,6 @@ def points_of(name: str, metrics: Sequence[Metric]) -> Points:
         [metric.timestamp for metric in metrics],
         [metric.step for metric in metrics],
     )
-
-
-def open_repository(uri: str, tracking_uri: str) -> ArtifactRepository | None:
-    """Open the repository of an artifact URI; None if MLflow would open another server's."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    if "tracking_uri" in inspect.signature(get_artifact_repository).parameters:
-        return get_artifact_repository(uri, tracking_uri=tracking_uri)
-    # MLflow 3.1.0 looks for artifacts that a server keeps on the process's own server.
-    return None if uri.startswith(KEPT_BY_SERVER) else get_artifact_repository(uri)
 
 
 def _pages(fetch: Callable[..., Any]) -> Iterator[Any]:

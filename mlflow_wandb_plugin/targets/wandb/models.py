@@ -4,63 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.mapping import to_wandb as rules
+from mlflow_wandb_plugin.mapping.models import EMPTY_FILE, MODEL_ID, REGISTERED, TYPE, Model
 from mlflow_wandb_plugin.mapping.names import safe_path
 
 if TYPE_CHECKING:
     import wandb
 
-TYPE = "model"
-DELETED = "DELETED"
-"""Status of a logged model that was deleted in MLflow. W&B keeps the artifact with this status."""
-DONE = frozenset({"READY", "FAILED", DELETED})
-"""Statuses of a logged model whose files no longer change."""
-REGISTERED = "mlflow_registered_versions"
-MODEL_ID = "mlflow_model_id"
 WAIT_S = 600
-
-
-@dataclass(slots=True)
-class Model:
-    """A logged model, as far as a journal has it.
-
-    Attributes:
-        files: by their path in the model.
-        versions: its registered versions, by name and version.
-        known: the journal describes the model; else it only has a registration of it.
-    """
-
-    model_id: str
-    name: str = ""
-    kind: str = ""
-    status: str = ""
-    params: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    steps: list[int] = field(default_factory=list)
-    files: dict[str, Path] = field(default_factory=dict)
-    versions: dict[tuple[str, str], rules.Version] = field(default_factory=dict)
-    known: bool = False
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        return {
-            MODEL_ID: self.model_id,
-            "mlflow_model_type": self.kind,
-            "mlflow_status": self.status,
-            "mlflow_params": dict(self.params),
-            "mlflow_tags": dict(self.tags),
-            "mlflow_steps": list(self.steps),
-            REGISTERED: self.registered,
-        }
-
-    @property
-    def registered(self) -> list[dict[str, Any]]:
-        """The model's versions that are not deleted, for the metadata."""
-        return [version.document() for version in self.versions.values() if not version.deleted]
 
 
 def models_of_run(path: str) -> list[wandb.Artifact]:
@@ -93,10 +47,10 @@ def log(run: wandb.Run, model: Model, wait: bool) -> None:
     artifact = wandb.Artifact(rules.artifact_name(model.name), type=TYPE, metadata=model.metadata)
     if not model.files:
         # W&B identifies artifacts by content: models without files would all be one artifact.
-        with artifact.new_file("mlflow_model.json") as file:
+        with artifact.new_file(EMPTY_FILE) as file:
             json.dump(artifact.metadata, file, sort_keys=True, indent=1)
     _add(artifact, model.files, wait)
-    _log(run, artifact, rules.aliases({model.model_id}, (), model.versions.values()), wait)
+    _log(run, artifact, model.aliases, wait)
 
 
 def update(run: wandb.Run, artifact: wandb.Artifact, model: Model) -> None:
@@ -125,12 +79,10 @@ def use_dataset(run: wandb.Run, dataset: Mapping[str, Any]) -> None:
     """Mark a dataset of MLflow as an input of ``run``; the artifact's content is its metadata."""
     import wandb
 
-    known = {key: value for key, value in dataset.items() if value not in (None, "")}
-    name = rules.artifact_name(str(known.get("name", "dataset")))
-    metadata = {f"mlflow_{key}": known[key] for key in ("digest", "source_type") if key in known}
-    artifact = wandb.Artifact(name, type="dataset", metadata=metadata)
-    with artifact.new_file("mlflow_dataset.json") as file:
-        json.dump(known, file, sort_keys=True, indent=1)
+    used = rules.used_dataset(dataset)
+    artifact = wandb.Artifact(used.name, type=rules.DATASET_TYPE, metadata=used.metadata)
+    with artifact.new_file(rules.DATASET_FILE) as file:
+        json.dump(used.document, file, sort_keys=True, indent=1)
     run.use_artifact(artifact)
 
 

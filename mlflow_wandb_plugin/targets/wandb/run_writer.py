@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mlflow_wandb_plugin.core.atomic_files import link_or_copy, replaced
 from mlflow_wandb_plugin.core.private_files import private_folder
 from mlflow_wandb_plugin.mapping import to_wandb as rules
+from mlflow_wandb_plugin.mapping.models import DELETED, Model
 from mlflow_wandb_plugin.targets.wandb import models
 from mlflow_wandb_plugin.targets.wandb.lookup import Mode, RunAddress
 from mlflow_wandb_plugin.targets.wandb.sdk_errors import translated_errors
@@ -176,13 +177,13 @@ class WandbRunWriter:
             with translated_errors():
                 models.delete_files(self._path, paths)
 
-    def log_model(self, model: models.Model) -> None:
+    def log_model(self, model: Model) -> None:
         """Log a model as an artifact, or bring the artifact that W&B has of it up to date."""
         with translated_errors():
             known = self.online and models.find(self._path, model.model_id)
             if known:
                 models.update(self._run, known, model)
-            elif model.status != models.DELETED:
+            elif model.status != DELETED:
                 models.log(self._run, model, wait=self.online)
 
     def set_alias(self, name: str, alias: str, version: str | None) -> None:

@@ -14,7 +14,7 @@ import pytest
 from mlflow_wandb_plugin.backfill.engines.threads import backfill
 from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, Selection
 from mlflow_wandb_plugin.errors import SourceUnavailableError
-from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import RefCountedTempDir
+from mlflow_wandb_plugin.sources.temp_dirs import RefCountedTempDir
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.support.environment import isolated
 from tests.support.mlflow_state import read_runs
@@ -98,7 +98,7 @@ def test_folders_of_killed_readers_are_removed(tmp_path: Path) -> None:
     """The next folder clears away what a killed process left, and nothing that is in use."""
     code = (
         "import os, signal\n"
-        "from mlflow_wandb_plugin.sources.wandb_server.temp_dirs import RefCountedTempDir\n"
+        "from mlflow_wandb_plugin.sources.temp_dirs import RefCountedTempDir\n"
         "folder = RefCountedTempDir('mlflow-wandb-killed-')\n"
         "folder.new_file('x').write_text('x')\n"
         "print(folder.path, flush=True)\n"

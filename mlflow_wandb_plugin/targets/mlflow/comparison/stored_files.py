@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from mlflow_wandb_plugin.mapping.documents import canonical_json
+from mlflow_wandb_plugin.mlflow_access.repositories import open_repository
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.comparison.expected_run import FileContent, content_of
-from mlflow_wandb_plugin.targets.mlflow.run_client import open_repository
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

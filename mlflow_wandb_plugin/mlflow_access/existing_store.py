@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.core.tracking_uri import absolute_uri
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.sqlite_schema import database_file, has_tables, is_older
-from mlflow_wandb_plugin.targets.mlflow.client import default_uri
+from mlflow_wandb_plugin.mlflow_access.address import default_uri
+from mlflow_wandb_plugin.sqlite_schema import all_tables, database_file, has_tables, is_older
 
 DATABASES = ("postgresql", "mysql", "mssql")
 
@@ -31,16 +32,21 @@ def store_exists(uri: str) -> bool:
     scheme = urlsplit(uri).scheme
     if scheme in ("", "file"):
         return Path(absolute_uri(uri).removeprefix("file://").removeprefix("file:")).is_dir()
-    return scheme.partition("+")[0] not in DATABASES or _has_experiments(uri)
+    return scheme.partition("+")[0] not in DATABASES or _has_all_tables(uri)
 
 
-def _has_experiments(uri: str) -> bool:
+def _has_all_tables(uri: str) -> bool:
     from sqlalchemy import create_engine, inspect
     from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.pool import NullPool
 
     try:
-        return inspect(create_engine(uri, poolclass=NullPool)).has_table("experiments")
+        tables = set(inspect(create_engine(uri, poolclass=NullPool)).get_table_names())
     except (SQLAlchemyError, ImportError):
         # MLflow will say what is wrong.
         return True
+    if "experiments" in tables and not all_tables() <= tables:
+        raise UsageError(
+            f"{without_credentials(uri)} has tables of an older MLflow: run `mlflow db upgrade`"
+        )
+    return "experiments" in tables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import ssl
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ _LOCAL_FAULTS = frozenset(
 _CLOUD = ("botocore", "boto3", "s3transfer", "google", "azure")
 """Packages of MLflow's artifact stores, whose errors have no common base class."""
 _CAUSES = 12
+_STATUS_IN_TEXT = re.compile(r"failed with error code (\d{3})|status code:? (\d{3})")
 
 
 def permanent_code(error: BaseException) -> str:
@@ -30,6 +32,13 @@ def permanent_code(error: BaseException) -> str:
         if status is not None and 400 <= status < 500 and status not in WAIT_STATUS:
             return f"HTTP_{status}"
     return "NO_CREDENTIALS" if "Credential" in type(error).__name__ else ""
+
+
+def status_in(text: str) -> int:
+    """The HTTP status that MLflow's message of an error names, 0 if none: MLflow gives most
+    answers that are not JSON the same error code."""
+    found = _STATUS_IN_TEXT.search(text)
+    return 0 if found is None else int(found[1] or found[2])
 
 
 def is_untrusted(error: BaseException) -> bool:

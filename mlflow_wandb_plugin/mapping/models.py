@@ -1,0 +1,96 @@
+"""A logged model of MLflow, in the terms of W&B's model artifacts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlflow_wandb_plugin.mapping import to_wandb as rules
+
+TYPE = "model"
+"""The type of a model's artifact."""
+DELETED = "DELETED"
+"""Status of a logged model that was deleted in MLflow. W&B keeps the artifact with this status."""
+DONE = frozenset({"READY", "FAILED", DELETED})
+"""Statuses of a logged model whose files no longer change."""
+REGISTERED = "mlflow_registered_versions"
+MODEL_ID = "mlflow_model_id"
+EMPTY_FILE = "mlflow_model.json"
+"""The file of a model without files, with its metadata: W&B identifies artifacts by content."""
+MOST_COPIES = 20
+"""How many times a version may be a copy of a version, when its model is searched."""
+_MODEL_URI = re.compile(r"models:/(m-[0-9a-f]+)")
+_VERSION_URI = re.compile(r"models:/([^/]+)/(\d+)$")
+
+
+@dataclass(slots=True)
+class Model:
+    """A logged model, as far as it is known.
+
+    Attributes:
+        files: by their path in the model.
+        versions: its registered versions, by name and version.
+        known: its description is known; else only a registration of it is.
+    """
+
+    model_id: str
+    name: str = ""
+    kind: str = ""
+    status: str = ""
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    steps: list[int] = field(default_factory=list)
+    files: dict[str, Path] = field(default_factory=dict)
+    versions: dict[tuple[str, str], rules.Version] = field(default_factory=dict)
+    known: bool = False
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The metadata of the model's artifact."""
+        return {
+            MODEL_ID: self.model_id,
+            "mlflow_model_type": self.kind,
+            "mlflow_status": self.status,
+            "mlflow_params": dict(self.params),
+            "mlflow_tags": dict(self.tags),
+            "mlflow_steps": list(self.steps),
+            REGISTERED: self.registered,
+        }
+
+    @property
+    def registered(self) -> list[dict[str, Any]]:
+        """The model's versions that are not deleted, for the metadata."""
+        return [version.document() for version in self.versions.values() if not version.deleted]
+
+    @property
+    def aliases(self) -> set[str]:
+        """The aliases of a new artifact of the model."""
+        return rules.aliases({self.model_id}, (), self.versions.values())
+
+
+def model_of_version(version: Any, find: Callable[[str, str], Any]) -> str | None:
+    """Return the id of the logged model of a registered version (MLflow's entity), or of the
+    version that it was copied from; None if it has none.
+
+    Args:
+        find: returns the version of a registered model, by name and version.
+    """
+    for _ in range(MOST_COPIES):
+        source = version.source or ""
+        found = _MODEL_URI.match(source)
+        model = getattr(version, "model_id", None) or (found[1] if found else None)
+        copied = _VERSION_URI.match(source)
+        if model or not copied:
+            return model
+        version = find(copied[1], copied[2])
+    return None
+
+
+def registered_file(version: rules.Version) -> tuple[str, Mapping[str, Any] | None]:
+    """Return the entry in ``registered_files`` of the config for a version whose model is files of
+    the run and no logged model; the document is None for one that was deleted."""
+    alias = rules.version_alias(version.name, version.version)
+    return alias, None if version.deleted else version.document() | {"source": version.source}

@@ -1,0 +1,1 @@
+"""What reading and writing an MLflow store share: whether it is there, its tables, its errors."""

@@ -1,0 +1,1 @@
+"""Runs of an MLflow store, in W&B's terms."""

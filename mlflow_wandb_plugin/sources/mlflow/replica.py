@@ -1,0 +1,93 @@
+"""Describe runs that came from W&B into MLflow, on their way back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, get_args
+
+from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.mlflow_terms import NOTES_TAG, USER_TAG
+from mlflow_wandb_plugin.core.model import RunInfo, RunState
+from mlflow_wandb_plugin.mapping import to_mlflow
+from mlflow_wandb_plugin.sources.mlflow.run_description import (
+    MLFLOW_RUN_ID,
+    SEGMENT,
+    STATES,
+    run_info,
+)
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+_FACTS = {
+    "user": USER_TAG,
+    "program": "mlflow.source.name",
+    "git_commit": "mlflow.source.git.commit",
+    "git_remote": "mlflow.source.git.repoURL",
+    **{
+        fact: f"wandb.{fact}"
+        for fact in ("host", "os", "python", "executable", "docker", "gpu", "gpu_count", "cuda")
+    },
+}
+"""Tags of a replica by the fact that they hold."""
+
+
+def is_replica(run: Run) -> bool:
+    """Whether the run came from W&B."""
+    tags = run.data.tags
+    came = identity.RUN_ID in tags and identity.PROJECT in tags
+    return came and tags.get(identity.ORIGIN) != identity.MIRROR
+
+
+def is_parent_of_replicas(run: Run) -> bool:
+    """Whether the run is only the parent of a sweep's or a group's runs, which W&B has not."""
+    return bool(run.data.tags.keys() & {identity.SWEEP, identity.PARENT_GROUP})
+
+
+def described(run: Run, experiment: str, tracking_uri: str) -> RunInfo:
+    """Describe a run as far as MLflow's entity has it."""
+    return replica_info(run) if is_replica(run) else run_info(run, experiment, tracking_uri)
+
+
+def replica_info(run: Run) -> RunInfo:
+    """Describe a run that came from W&B, without its config and summary, which are files."""
+    tags, info = dict(run.data.tags), run.info
+    state: RunState = STATES.get(info.status, "running")
+    named: Any = tags.get("wandb.state")
+    if state != "running" and named in get_args(RunState):
+        state = named
+    facts = {fact: tags[tag] for fact, tag in _FACTS.items() if tags.get(tag)}
+    return RunInfo(
+        run_id=tags[identity.RUN_ID],
+        project=tags[identity.PROJECT],
+        entity=tags.get(identity.ENTITY, ""),
+        name=tags.get(to_mlflow.NAME, ""),
+        notes=tags.get(NOTES_TAG, ""),
+        tags=tuple(map(str, _json(tags, "wandb.tags", []))),
+        group=tags.get("wandb.group", ""),
+        job_type=tags.get("wandb.job_type", ""),
+        sweep_id=tags.get("wandb.sweep_id", ""),
+        url=tags.get("wandb.url", ""),
+        segments=(SEGMENT,),
+        state=state,
+        exit_code=_number(tags.get(to_mlflow.EXIT_CODE)),
+        started_ms=info.start_time,
+        ended_ms=None if state == "running" else info.end_time,
+        facts=facts | {"args": _json(tags, "wandb.args", []), MLFLOW_RUN_ID: info.run_id},
+    )
+
+
+def _json(tags: Mapping[str, str], tag: str, default: list[Any]) -> list[Any]:
+    try:
+        found = json.loads(tags.get(tag, "[]"))
+    except ValueError:
+        return default
+    return found if isinstance(found, list) else default
+
+
+def _number(text: str | None) -> int | None:
+    try:
+        return None if text is None else int(text)
+    except ValueError:
+        return None

@@ -1,0 +1,193 @@
+"""The logged models, registered versions, datasets and traces of an MLflow run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef
+from mlflow_wandb_plugin.mapping import to_wandb as rules
+from mlflow_wandb_plugin.mapping.models import (
+    EMPTY_FILE,
+    TYPE,
+    Model,
+    model_of_version,
+    registered_file,
+)
+from mlflow_wandb_plugin.mapping.names import safe_path
+from mlflow_wandb_plugin.sources.mlflow.artifact_store import TEMP_PREFIX, ArtifactStore
+from mlflow_wandb_plugin.sources.mlflow.run_description import RunDetails, datasets
+from mlflow_wandb_plugin.sources.mlflow.store_client import PAGE, StoreClient
+from mlflow_wandb_plugin.sources.temp_dirs import RefCountedTempDir
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+TRACE_RUN = "mlflow.sourceRun"
+"""Metadata key of a trace: id of the run in which it was recorded."""
+MODELS_A_PAGE = 50
+_BLOCK = 1 << 20
+
+
+class RunModels:
+    """What belongs to one run beside its points and files.
+
+    Attributes:
+        details: what the run's config says of it; complete once `load` was called.
+    """
+
+    def __init__(self, client: StoreClient, run: Run, follow_links: bool) -> None:
+        self._client = client
+        self._run = run
+        self._follow_links = follow_links
+        self.details = RunDetails()
+        self._models: dict[str, tuple[Model, str]] = {}
+
+    def load(self) -> None:
+        """Ask MLflow for the run's models, versions and traces.
+
+        Raises:
+            SourceError: it does not tell.
+        """
+        run_id, mlflow = self._run.info.run_id, self._client.mlflow
+        found_models = self._client.pages(
+            mlflow.search_logged_models,
+            [self._run.info.experiment_id],
+            f"source_run_id = '{run_id}'",
+            max_results=MODELS_A_PAGE,
+        )
+        for found in sorted(
+            found_models, key=lambda model: (model.creation_timestamp, model.model_id)
+        ):
+            self._models[found.model_id] = self._model(found), str(found.artifact_location)
+        for found in self._client.pages(
+            mlflow.search_model_versions, f"run_id = '{run_id}'", max_results=PAGE
+        ):
+            # A search does not tell the aliases.
+            self._add_version(self._version(found.name, found.version))
+        self.details.traces = self._count_traces()
+
+    @property
+    def models(self) -> list[str]:
+        """Ids of the models, oldest first; known once `load` was called."""
+        return list(self._models)
+
+    def artifact(self, model_id: str) -> ArtifactRef:
+        """Return a model as an artifact; local files exist while their paths are referenced.
+
+        Raises:
+            SourceError: its files cannot be read.
+        """
+        model, location = self._models[model_id]
+        name = rules.artifact_name(model.name)
+        same = [each for each, _ in self._models.values() if rules.artifact_name(each.name) == name]
+        entries = tuple(self._entries(location)) or (_document(EMPTY_FILE, model.metadata),)
+        return ArtifactRef(
+            TYPE,
+            name,
+            f"v{same.index(model)}",
+            aliases=tuple(sorted(model.aliases)),
+            metadata=model.metadata,
+            entries=entries,
+        )
+
+    def used(self) -> Iterator[ArtifactRef]:
+        """Yield the run's datasets as artifacts that it used."""
+        versions: dict[str, list[Any]] = {}
+        for dataset in datasets(self._run):
+            used = rules.used_dataset(dataset)
+            known = versions.setdefault(used.name, [])
+            if used.document in known:
+                continue
+            known.append(used.document)
+            yield ArtifactRef(
+                rules.DATASET_TYPE,
+                used.name,
+                f"v{len(known) - 1}",
+                metadata=used.metadata,
+                entries=(_document(rules.DATASET_FILE, used.document),),
+                used=True,
+            )
+
+    def _model(self, found: Any) -> Model:
+        outputs = getattr(self._run.outputs, "model_outputs", None) or ()
+        steps = [int(each.step or 0) for each in outputs if each.model_id == found.model_id]
+        return Model(
+            found.model_id,
+            found.name or "",
+            found.model_type or "",
+            str(getattr(found.status, "name", found.status)),
+            dict(found.params or {}),
+            dict(found.tags or {}),
+            list(dict.fromkeys(steps)),
+            known=True,
+        )
+
+    def _version(self, name: str, version: str) -> Any:
+        return self._client.ask(self._client.mlflow.get_model_version, name, version)
+
+    def _add_version(self, found: Any) -> None:
+        version = rules.Version(
+            found.name,
+            str(found.version),
+            tuple(found.aliases or ()),
+            found.source or "",
+            found.description or "",
+            dict(found.tags or {}),
+        )
+        model_id = model_of_version(found, self._version)
+        if model_id in self._models:
+            self._models[model_id][0].versions[version.name, version.version] = version
+        elif not model_id:
+            alias, document = registered_file(version)
+            self.details.registered_files[alias] = document
+
+    def _entries(self, location: str) -> Iterator[ArtifactEntry]:
+        store = ArtifactStore(self._client, location, self._follow_links)
+        for file in store.files():
+            copy = store.fetch(file.path)
+            path = safe_path(file.path)
+            if copy.refused:
+                yield ArtifactEntry(path, "", file.size, refused=copy.refused)
+            else:
+                yield _entry(path, copy.path)
+
+    def _count_traces(self) -> int:
+        search = self._client.store.search_traces
+        experiment = [self._run.info.experiment_id]
+        places = "locations" if "locations" in inspect.signature(search).parameters else ""
+        condition = f"request_metadata.`{TRACE_RUN}` = '{self._run.info.run_id}'"
+        count, token = 0, None
+        while True:
+            found, token = self._client.ask(
+                search,
+                **{places or "experiment_ids": experiment},
+                filter_string=condition,
+                max_results=PAGE,
+                page_token=token,
+            )
+            count += len(found)
+            if not token:
+                return count
+
+
+def _entry(path: str, local: Path) -> ArtifactEntry:
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(local, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return ArtifactEntry(
+        path, base64.b64encode(digest.digest()).decode(), local.stat().st_size, local
+    )
+
+
+def _document(name: str, content: Mapping[str, Any]) -> ArtifactEntry:
+    """A file of an artifact that is made of what is known."""
+    local = RefCountedTempDir(TEMP_PREFIX).new_file(name)
+    local.write_text(json.dumps(content, sort_keys=True, indent=1), encoding="utf-8")
+    return _entry(name, local)
