@@ -11,11 +11,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mlflow_wandb_plugin.backfill.outcome import Outcome
 
 
 class _Callable(ModuleType):
-    def __call__(self, source: str, to: str = "", **options: Any) -> list[Outcome]:
+    def __call__(self, source: str | Sequence[str], to: str = "", **options: Any) -> list[Outcome]:
         """See `mlflow_wandb_plugin.backfill.execution.backfill_runs`."""
         from mlflow_wandb_plugin.backfill.execution import backfill_runs
 

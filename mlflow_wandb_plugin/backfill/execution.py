@@ -26,26 +26,36 @@ from mlflow_wandb_plugin.errors import UsageError
 LOCAL, PROCESSES = "local", "processes"
 
 
-def open_ends(job: Job, create: bool = True, allow_none: bool = False) -> tuple[Source, Target]:
-    """Open the source and then the target of ``job``.
+def open_ends(
+    jobs: Sequence[Job], create: bool = True, allow_none: bool = False
+) -> tuple[list[Source], Target]:
+    """Open the sources and then the target of ``jobs``, which have one target and one selection.
 
     Args:
         create: whether the target may be created.
-        allow_none: whether the source may have no selected run.
+        allow_none: whether the sources may have no selected run.
 
     Raises:
-        UsageError: no run is selected, both are MLflow, or one of them cannot be opened.
+        UsageError: no run is selected, both ends are MLflow, or one of them cannot be opened.
     """
-    if names_mlflow(job.source) and (not job.to or names_mlflow(job.to)):
-        raise UsageError(
-            "from MLflow to MLflow, use MLflow's own export tools; --to takes wandb://ENTITY or "
-            "archive:DIR"
-        )
-    source = plugins.open_source(job.source, job.source_options())
-    nothing = not allow_none and next(selected(source, job.selection), None) is None
-    if nothing and not source.unreadable:
-        raise UsageError(f"no run of {job.source} is selected: check --run, --state and the like")
-    return source, plugins.open_target(job.to, job.target_options(create))
+    for job in jobs:
+        if names_mlflow(job.source) and (not job.to or names_mlflow(job.to)):
+            raise UsageError(
+                "from MLflow to MLflow, use MLflow's own export tools; --to takes wandb://ENTITY "
+                "or archive:DIR"
+            )
+    sources = [plugins.open_source(job.source, job.source_options()) for job in jobs]
+    if not allow_none and not any(
+        _has_runs(source, job) for source, job in zip(sources, jobs, strict=True)
+    ):
+        named = " and ".join(job.source for job in jobs)
+        raise UsageError(f"no run of {named} is selected: check --run, --state and the like")
+    return sources, plugins.open_target(jobs[0].to, jobs[0].target_options(create))
+
+
+def _has_runs(source: Source, job: Job) -> bool:
+    """Whether a run is selected, or something cannot be listed, which is to be reported."""
+    return next(selected(source, job.selection), None) is not None or bool(source.unreadable)
 
 
 def with_dual_experiment(job: Job, source: Source) -> Job:
@@ -64,6 +74,8 @@ class Backfill:
     """A backfill that can be planned, and run once or again and again.
 
     Args:
+        jobs: one for each source; they differ in nothing else. Sources are read one after the
+            other, so that logs of one run in several of them are joined.
         engine: "local" for threads of this process, "processes", or a plugin's engine.
         address: of the engine's cluster; empty means the engine's own default.
         keep_curves: keep points for the curves of an HTML report.
@@ -79,18 +91,20 @@ class Backfill:
 
     def __init__(
         self,
-        job: Job,
+        jobs: Sequence[Job],
         engine: str = LOCAL,
         address: str = "",
         keep_curves: bool = False,
         only_plan: bool = False,
         allow_none: bool = False,
     ) -> None:
-        self._engine = _open_engine(engine, address, job)
-        if job.options.into_dual_experiment:
-            job = with_dual_experiment(job, plugins.open_source(job.source, job.source_options()))
-        self._job = job
-        self._source, self._target = open_ends(job, not only_plan, allow_none)
+        self._engine = _open_engine(engine, address, jobs)
+        if jobs[0].options.into_dual_experiment:
+            source = plugins.open_source(jobs[0].source, jobs[0].source_options())
+            found = with_dual_experiment(jobs[0], source).experiment_id
+            jobs = [replace(job, experiment_id=found) for job in jobs]
+        self._jobs = jobs
+        self._sources, self._target = open_ends(jobs, not only_plan, allow_none)
         if not only_plan:
             self._target.check()
         self._curves = Curves()
@@ -105,7 +119,11 @@ class Backfill:
 
     def plan(self) -> list[PlannedRun]:
         """Decide on each selected run; write nothing."""
-        return list(plan(self._source, self._target, self._job.selection, self._job.options))
+        return [
+            planned
+            for source, job in zip(self._sources, self._jobs, strict=True)
+            for planned in plan(source, self._target, job.selection, job.options)
+        ]
 
     def run(self, listener: Listener | None = None) -> Iterator[Outcome]:
         """Carry the selected runs, also those that came since the last call.
@@ -113,34 +131,63 @@ class Backfill:
         Yields:
             One outcome per run, as each is done.
         """
-        job, listener = self._job, listener or Listener()
-        self.total = self._source.count(job.selection)
         if self._started:
-            self._source = plugins.open_source(job.source, job.source_options())
+            self._sources = [
+                plugins.open_source(job.source, job.source_options()) for job in self._jobs
+            ]
         self._started = True
-        if self._engine is not None:
-            return self._engine.run(job, listener, self._curves)
+        ends = list(zip(self._sources, self._jobs, strict=True))
+        counts = [source.count(job.selection) for source, job in ends]
+        self.total = None if None in counts else sum(filter(None, counts))
+        return self._carried(ends, listener or Listener())
+
+    def _carried(self, ends: Sequence[tuple[Source, Job]], listener: Listener) -> Iterator[Outcome]:
         curves = self._curves if self._keep_curves else None
-        return backfill(self._source, self._target, job.selection, job.options, listener, curves)
+        for source, job in ends:
+            if self._engine is not None:
+                yield from self._engine.run(job, listener, self._curves)
+            else:
+                yield from backfill(
+                    source, self._target, job.selection, job.options, listener, curves
+                )
 
     def write_report(self, path: Path, outcomes: Sequence[Outcome]) -> None:
         """Write a report of ``outcomes`` in the format that the suffix of ``path`` names."""
         write_report(path, outcomes, self._curves, self._target.curve, self.write_method)
 
 
-def _open_engine(name: str, address: str, job: Job) -> Engine | None:
-    """Open the engine of that name, if it can do the job; None for threads of this process."""
+def _open_engine(name: str, address: str, jobs: Sequence[Job]) -> Engine | None:
+    """Open the engine of that name, if it can do the jobs; None for threads of this process."""
     if address and name in (LOCAL, PROCESSES):
         raise UsageError("--ray-address needs --engine ray")
     if name == LOCAL:
         return None
     engine = ProcessEngine() if name == PROCESSES else plugins.open_engine(name, address)
-    engine.check(job)
+    for job in jobs:
+        engine.check(job)
     return engine
 
 
+def jobs_of(
+    source: str | Sequence[str],
+    to: str,
+    experiment: str,
+    selection: Selection,
+    options: BackfillOptions,
+) -> list[Job]:
+    """Make a job for each source.
+
+    Raises:
+        UsageError: there is no source, or ``experiment`` has an unknown placeholder.
+    """
+    sources = [source] if isinstance(source, str) else list(source)
+    if not sources:
+        raise UsageError("pass a source: a wandb folder, or wandb://ENTITY/PROJECT")
+    return [Job(each, to, experiment, selection, options) for each in sources]
+
+
 def backfill_runs(
-    source: str,
+    source: str | Sequence[str],
     to: str = "",
     *,
     experiment: str = "{project}",
@@ -150,7 +197,8 @@ def backfill_runs(
     """Migrate W&B runs to MLflow; skip complete ones, fill incomplete ones.
 
     Args:
-        source: a wandb folder, a run folder, a ``.wandb`` file, or another source's URI.
+        source: a wandb folder, a run folder, a ``.wandb`` file, or another source's URI; or several
+            of them.
         to: an MLflow tracking URI, or another target's URI; empty means MLflow's own.
         experiment: template of the experiment's name, with {entity} and {project}.
         selection: which runs; None means all.
@@ -159,12 +207,13 @@ def backfill_runs(
     Raises:
         UsageError, SourceError: the backfill cannot be started. A run that fails is an outcome.
     """
-    job = Job(source, to, experiment, selection or Selection(), BackfillOptions.of(**options))
-    return list(Backfill(job).run())
+    chosen = BackfillOptions.of(**options)
+    jobs = jobs_of(source, to, experiment, selection or Selection(), chosen)
+    return list(Backfill(jobs).run())
 
 
 def verify_runs(
-    source: str,
+    source: str | Sequence[str],
     to: str = "",
     *,
     experiment: str = "{project}",
@@ -182,5 +231,10 @@ def verify_runs(
         UsageError, SourceError: nothing could be compared.
     """
     chosen = BackfillOptions.of(**options)
-    job = Job(source, to, experiment, selection or Selection(), chosen)
-    return list(verify(*open_ends(job, create=False), job.selection, chosen, repair=repair))
+    jobs = jobs_of(source, to, experiment, selection or Selection(), chosen)
+    sources, target = open_ends(jobs, create=False)
+    return [
+        result
+        for each in sources
+        for result in verify(each, target, jobs[0].selection, chosen, repair=repair)
+    ]

@@ -32,6 +32,7 @@ class Verified:
         differences: the first differences, one line each; ``count`` counts all.
         by_design: what differs although both are right, one line each with the reason.
         repaired: number of values that were repaired.
+        only_in_source: what the target does not have, one line each.
     """
 
     run: RunInfo
@@ -43,6 +44,7 @@ class Verified:
     by_design: tuple[str, ...] = ()
     repaired: int = 0
     reason: str = ""
+    only_in_source: tuple[str, ...] = ()
 
 
 def verify(
@@ -70,9 +72,14 @@ def verify(
         try:
             result = comparing.verified(run, repair)
         except MlflowWandbError as error:
-            result = Verified(run, "failed", reason=str(error))
+            result = _not_compared(run, "failed", str(error))
         comparing.listener.run_verified()
         yield result
+
+
+def _not_compared(run: RunInfo, result: Result, reason: str, twin_id: str = "") -> Verified:
+    """The result for a run of which the target has nothing that could be compared."""
+    return Verified(run, result, twin_id, reason=reason, only_in_source=(reason,))
 
 
 class _Comparing:
@@ -90,9 +97,9 @@ class _Comparing:
         """Compare one run; if ``repair``, write it again if it differs, and compare once more."""
         twin = self._target.find(run)
         if twin is None:
-            return Verified(run, "absent", reason="no run in MLflow names it")
+            return _not_compared(run, "absent", "no run in the target replicates it")
         if twin.foreign or twin.adopted:
-            return Verified(run, "foreign", twin.run_id, reason="another tool wrote it")
+            return _not_compared(run, "foreign", "another tool wrote it", twin.run_id)
         found = self._compared(run, twin)
         return self._repaired(found, twin) if repair and found.result == "different" else found
 
@@ -115,6 +122,12 @@ class _Comparing:
             comparison.differs(Difference(str(unreadable)))
         real = [one for one in comparison.differences if not one.by_design]
         lines = (one.what + (suffix if not one.fixable else "") for one in real)
+        lost = [f"{count:,} lost: {kind}" for kind, count in comparison.losses.items()]
+        here = [
+            one.what
+            for one in comparison.differences
+            if one.only_in == "source" or not (one.by_design or one.only_in)
+        ]
         designed = [one for one in comparison.differences if one.by_design]
         return Verified(
             carried.info or run,
@@ -124,4 +137,5 @@ class _Comparing:
             tuple(lines)[:KEPT_DIFFERENCES],
             sum(one.values for one in real),
             tuple(f"{one.what}: {one.by_design}" for one in designed)[:KEPT_DIFFERENCES],
+            only_in_source=(*lost, *here)[:KEPT_DIFFERENCES],
         )

@@ -17,8 +17,8 @@ import click
 from rich.console import Console
 
 from mlflow_wandb_plugin.backfill import report
-from mlflow_wandb_plugin.backfill.execution import LOCAL, Backfill
-from mlflow_wandb_plugin.backfill.options import BackfillOptions, Job
+from mlflow_wandb_plugin.backfill.execution import LOCAL, Backfill, jobs_of
+from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.report_files import SUFFIXES, write_plan
 from mlflow_wandb_plugin.cli.progress import ProgressBar
@@ -62,17 +62,17 @@ INTERRUPTED = 130
               help="Write the report into this file: .html, .json or text.")  # fmt: skip
 @click.option("--log-dir", type=click.Path(path_type=Path), help="Write a log into this folder.")
 def backfill(
-    source: str, to: str, experiment: str, selection: Selection, order: str, workers: int | None,
-    engine: str, address: str, only_plan: bool, follow: bool, every: float, as_json: bool,
-    report_file: Path | None, log_dir: Path | None, **options: Any,
+    sources: tuple[str, ...], to: str, experiment: str, selection: Selection, order: str,
+    workers: int | None, engine: str, address: str, only_plan: bool, follow: bool, every: float,
+    as_json: bool, report_file: Path | None, log_dir: Path | None, **options: Any,
 ) -> None:  # fmt: skip
-    """Migrate W&B runs from SOURCE to MLflow, or runs of MLflow into an archive.
+    """Migrate the runs of each SOURCE: W&B's to MLflow or another W&B, MLflow's to W&B.
 
     SOURCE is a wandb folder, a run folder, a .wandb file, wandb://ENTITY[/PROJECT[/RUN]],
     wandb+https://HOST/ENTITY[/PROJECT[/RUN]], archive:DIR, an MLflow tracking URI (mlflow: for
-    MLflow's own), or a plugin's URI. Runs that are
-    complete in MLflow, dual-written or migrated before, are skipped; incomplete runs are filled.
-    Run it again at any time: it continues where it stopped.
+    MLflow's own), or a plugin's URI. Runs that are complete in the target, dual-written or migrated
+    before, are skipped; incomplete runs are filled. Run it again at any time: it continues where it
+    stopped.
 
     Exit code: 0 no run failed, 1 some runs failed, 2 it could not start, 130 interrupted.
     """
@@ -81,9 +81,10 @@ def backfill(
     if report_file is not None:
         check_output_file("--report", report_file, SUFFIXES)
     _keep_log(log_dir)
-    job = Job(source, to, experiment, selection, BackfillOptions(workers=workers, **options))
+    chosen = BackfillOptions(workers=workers, **options)
+    jobs = jobs_of(sources, to, experiment, selection, chosen)
     keep_curves = report_file is not None and report_file.suffix == ".html"
-    session = Backfill(job, engine, address, keep_curves, only_plan, allow_none=follow)
+    session = Backfill(jobs, engine, address, keep_curves, only_plan, allow_none=follow)
     if only_plan:
         _show_plan(session, as_json, report_file)
         return

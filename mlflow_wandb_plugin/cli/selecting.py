@@ -63,19 +63,23 @@ _SOURCE = (
 def reads_source(command: Callable[..., None]) -> Callable[..., None]:
     """Add source, target and selection to a command.
 
-    The command gets ``source``, ``to``, ``experiment`` and ``selection``; include_metrics,
+    The command gets ``sources``, ``to``, ``experiment`` and ``selection``; include_metrics,
     exclude_metrics, artifacts, recursive and follow_links are among its options, named as in
     `BackfillOptions`.
     """
 
     @functools.wraps(command)
     def with_template(
-        source: str, selection: Selection, experiments: tuple[str, ...], **others: Any
+        sources: tuple[str, ...],
+        selection: Selection,
+        experiments: tuple[str, ...],
+        **others: Any,
     ) -> None:
-        template = PROJECT if names_mlflow(source) else _template(experiments)
-        command(source=source, selection=selection, experiment=template, **others)
+        template = PROJECT if names_mlflow(sources[0]) else _template(experiments)
+        command(sources=sources, selection=selection, experiment=template, **others)
 
-    return _with_selection(with_template, (*_TARGET, *_SELECTION, *_CONTENT, *_SOURCE))
+    options = (*_TARGET, *_SELECTION, *_CONTENT, *_SOURCE)
+    return _with_selection(with_template, options, several=True)
 
 
 def selects_runs(command: Callable[..., None]) -> Callable[..., None]:
@@ -86,22 +90,33 @@ def selects_runs(command: Callable[..., None]) -> Callable[..., None]:
     """
 
     @functools.wraps(command)
-    def without_template(source: str, experiments: tuple[str, ...], **others: Any) -> None:
+    def without_template(
+        sources: tuple[str, ...], experiments: tuple[str, ...], **others: Any
+    ) -> None:
+        (source,) = sources
         if experiments and not names_mlflow(source):
             raise UsageError("--experiment selects runs in MLflow: use --project for W&B's")
         command(source=source, **others)
 
-    return _with_selection(without_template, (*_SELECTION, *_EXPERIMENT, *_SOURCE))
+    options = (*_SELECTION, *_EXPERIMENT, *_SOURCE)
+    return _with_selection(without_template, options, several=False)
 
 
-def _with_selection(command: Callable[..., None], options: Sequence[Any]) -> Callable[..., None]:
+def _with_selection(
+    command: Callable[..., None], options: Sequence[Any], several: bool
+) -> Callable[..., None]:
+    """Add the argument and ``options``; ``several`` sources may be given, or one."""
+
     @functools.wraps(command)
     def with_selection(
-        source: str, runs: tuple[str, ...], filter_text: str, states: tuple[str, ...], since: str,
-        until: str, groups: tuple[str, ...], projects: tuple[str, ...],
-        experiments: tuple[str, ...], **others: Any,
+        sources: tuple[str, ...], runs: tuple[str, ...], filter_text: str,
+        states: tuple[str, ...], since: str, until: str, groups: tuple[str, ...],
+        projects: tuple[str, ...], experiments: tuple[str, ...], **others: Any,
     ) -> None:  # fmt: skip
-        in_mlflow = names_mlflow(source)
+        in_mlflow = names_mlflow(sources[0])
+        if any(names_mlflow(source) != in_mlflow for source in sources):
+            raise UsageError("runs in MLflow and runs in W&B are selected in other ways: name the "
+                             "sources of one kind in a command of their own")  # fmt: skip
         chosen = experiments if in_mlflow else ()
         options = ("--run", runs), ("--project", projects), ("--experiment", chosen)
         for option, patterns in options:
@@ -119,12 +134,20 @@ def _with_selection(command: Callable[..., None], options: Sequence[Any]) -> Cal
             projects=projects,
             experiments=chosen,
         )
-        command(source=source, selection=selection, experiments=experiments, **others)
+        command(sources=sources, selection=selection, experiments=experiments, **others)
 
     decorated: Callable[..., None] = with_selection
-    for option in reversed((click.argument("source"), *options)):
+    argument = click.argument(
+        "sources", nargs=-1 if several else 1, required=True,
+        metavar="SOURCE..." if several else "SOURCE", callback=_as_tuple,
+    )  # fmt: skip
+    for option in reversed((argument, *options)):
         decorated = option(decorated)
     return decorated
+
+
+def _as_tuple(context: click.Context, parameter: click.Parameter, value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _template(experiments: tuple[str, ...]) -> str:

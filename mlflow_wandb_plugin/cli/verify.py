@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from mlflow_wandb_plugin.backfill.execution import open_ends
-from mlflow_wandb_plugin.backfill.options import BackfillOptions, Job
+from mlflow_wandb_plugin.backfill.execution import jobs_of, open_ends
+from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.verify import Verified
 from mlflow_wandb_plugin.backfill.verify import verify as compare
 from mlflow_wandb_plugin.cli.progress import ProgressBar
@@ -25,27 +25,40 @@ SHOWN_DIFFERENCES = 5
 @click.command()
 @reads_source
 @click.option("--repair", is_flag=True, help="Write runs that differ again, and compare once more.")
+@click.option("--can-delete", is_flag=True,
+              help="Say what only SOURCE has: may it be deleted?")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify(
-    source: str, to: str, experiment: str, selection: Selection, repair: bool, as_json: bool,
-    **options: Any,
+    sources: tuple[str, ...], to: str, experiment: str, selection: Selection, repair: bool,
+    can_delete: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Compare the runs of SOURCE with those in MLflow, value by value.
+    """Compare the runs of each SOURCE with those in the target, value by value.
 
     SOURCE is as for `mlflow-wandb backfill`. Compared are every point with its step and time,
     params, tags, name, status, start and end, and files by their content. What differs by design,
     such as times of two clocks, is counted apart. Nothing is written without --repair.
 
-    Exit code: 0 all equal, 1 something differs or is absent, 2 it could not start.
+    With --can-delete, what counts is what only SOURCE has: runs, values, files, and what was lost
+    on the way; what only the target has is no reason to keep SOURCE.
+
+    Exit code: 0 all equal (nothing is in SOURCE alone), 1 something differs or is absent, 2 it
+    could not start.
     """
     # MLflow's own bars, one for each file, would hide this command's bar.
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    job = Job(source, to, experiment, selection, BackfillOptions(**options))
-    opened_source, target = open_ends(job, create=False)
+    chosen = BackfillOptions(**options)
+    opened, target = open_ends(jobs_of(sources, to, experiment, selection, chosen), create=False)
     with ProgressBar() as bar:
-        bar.expect_runs(opened_source.count(selection))
-        compared = compare(opened_source, target, selection, job.options, bar, repair)
-        results = list(compared)
+        counts = [source.count(selection) for source in opened]
+        bar.expect_runs(None if None in counts else sum(filter(None, counts)))
+        results = [
+            result
+            for source in opened
+            for result in compare(source, target, selection, chosen, bar, repair)
+        ]
+        kept_by = [reason for source in opened for reason in source.beside_runs(selection)]
+    if can_delete:
+        sys.exit(_answer_deletion(results, kept_by, as_json))
     if as_json:
         click.echo(json.dumps([_document(result) for result in results], indent=1))
     else:
@@ -53,6 +66,30 @@ def verify(
             _show(result)
         click.echo(_one_line(results))
     sys.exit(0 if all(result.result in ("equal", "foreign") for result in results) else 1)
+
+
+def _answer_deletion(results: list[Verified], kept_by: list[str], as_json: bool) -> int:
+    """Print what only the source has; returns the exit code."""
+    reasons = {result.run.path: result.only_in_source for result in results}
+    reasons = {path: lines for path, lines in reasons.items() if lines}
+    if as_json:
+        answer = not reasons and not kept_by
+        document = {"can_delete": answer, "runs": reasons, "beside_runs": kept_by}
+        click.echo(json.dumps(document, indent=1))
+        return 0 if answer else 1
+    for path, lines in reasons.items():
+        click.echo(f"{path}: only in the source:")
+        for line in lines[:SHOWN_DIFFERENCES]:
+            click.echo(f"  {line}")
+        if len(lines) > SHOWN_DIFFERENCES:
+            click.echo(f"  and {len(lines) - SHOWN_DIFFERENCES:,} more; --json lists the first 100")
+    for line in kept_by:
+        click.echo(f"only in the source: {line}")
+    if reasons or kept_by:
+        click.echo(f"keep it: {len(reasons):,} of {len(results):,} runs are not all in the target")
+        return 1
+    click.echo(f"all of {len(results):,} runs is in the target: the source may be deleted")
+    return 0
 
 
 def _document(result: Verified) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from mlflow_wandb_plugin.core.model import (
 from mlflow_wandb_plugin.errors import TargetError
 
 WritePath: TypeAlias = Literal["auto", "bulk", "api"]
+Side: TypeAlias = Literal["", "source", "target"]
 FilterLanguage: TypeAlias = Literal["", "wandb", "mlflow"]
 
 
@@ -128,6 +129,14 @@ class Source(ABC):
             SourceError: the run cannot be read.
         """
         return None
+
+    def beside_runs(self, selection: Selection) -> Sequence[str]:
+        """Return what the source has beside its runs and no backfill carries, one line each.
+
+        Raises:
+            SourceError: it cannot be listed.
+        """
+        return ()
 
     def describe(self, run: RunInfo) -> RunInfo:
         """Return a run with all that describes it, its summary too, without its files.
@@ -250,12 +259,15 @@ class Difference:
         fixable: whether writing the run again makes it equal; MLflow cannot change a param, remove
             a point or move the start of a run.
         values: number of values that differ.
+        only_in: which of the two has something that the other has not; empty if both have it,
+            with other values.
     """
 
     what: str
     by_design: str = ""
     fixable: bool = True
     values: int = 1
+    only_in: Side = ""
 
 
 class RunComparison(RunWriter, Protocol):

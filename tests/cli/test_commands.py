@@ -35,7 +35,7 @@ def test_sync_and_status_with_nothing_to_do(env: dict[str, str], tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("backfill",), "Missing argument 'SOURCE'"),
+        (("backfill",), "Missing argument 'SOURCE...'"),
         (("backfill", ".", "--workers", "0"), "'--workers': 0 is not in the range"),
         (("unknown",), "No such command 'unknown'"),
         (("verify", ".", "--to", "sqlite:"), "cannot use the tracking URI sqlite:"),

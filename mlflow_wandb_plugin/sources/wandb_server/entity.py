@@ -70,6 +70,10 @@ class WandbEntitySource(Source):
     def point_counts(self, run: RunInfo) -> Mapping[Key, int]:
         return self._project(run.project).point_counts(run)
 
+    def beside_runs(self, selection: Selection) -> list[str]:
+        projects = map(self._project, self._names(selection))
+        return [line for project in projects for line in project.beside_runs(selection)]
+
     def describe(self, run: RunInfo) -> RunInfo:
         return self._project(run.project).describe(run)
 

@@ -19,10 +19,12 @@ from mlflow_wandb_plugin.core.model import (
     flatten,
 )
 from mlflow_wandb_plugin.core.protocols import Source
+from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.sources.temp_dirs import RefCountedTempDir
 from mlflow_wandb_plugin.sources.wandb_server.artifacts import LOGGED, RunArtifacts, list_artifacts
 from mlflow_wandb_plugin.sources.wandb_server.history import PAGE_ROWS, RunHistory
 from mlflow_wandb_plugin.sources.wandb_server.history_rows import RunKeys, with_numbers
+from mlflow_wandb_plugin.sources.wandb_server.reports import list_reports
 from mlflow_wandb_plugin.sources.wandb_server.run_files import RunDownloads, list_files, number
 from mlflow_wandb_plugin.sources.wandb_server.runs import RunLister, document, with_metadata
 from mlflow_wandb_plugin.wandb_api.client import WandbClient
@@ -87,6 +89,16 @@ class WandbServerSource(Source):
         """Return what the server counts, without reading the history."""
         node = self._lister.node(run.run_id)
         return RunKeys(node.get("historyKeys"), self._lister.info(node).summary).point_counts
+
+    def beside_runs(self, selection: Selection) -> list[str]:
+        """Return the project's reports; one line says so where they cannot be listed."""
+        try:
+            reports = list_reports(self._client)
+        except SourceUnavailableError:
+            raise
+        except SourceError as error:
+            return [f"{self._client.address.path}: its reports cannot be listed: {error}"]
+        return [f"{self._client.address.path}: report {name}" for name in reports]
 
     def describe(self, run: RunInfo) -> RunInfo:
         """Return the run as it was listed: the listing has its summary."""

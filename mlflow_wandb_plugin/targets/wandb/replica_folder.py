@@ -94,12 +94,9 @@ class ReplicaFolder:
         place = self.path / ARTIFACTS / str(len(self.artifacts))
         entries = [entry for entry in map(self._entry_of(place), item.entries) if entry is not None]
         entries.sort(key=lambda entry: entry.path)
-        digest = hashlib.md5(MANIFEST_DIGEST_START, usedforsecurity=False)
-        for entry in entries:
-            digest.update(f"{entry.path}:{entry.digest}\n".encode())
         named = [alias for alias in item.aliases if not is_version(alias)]
         aliases = [] if item.used else ["latest", *named]
-        self.artifacts.append(LogArtifact(item, digest.hexdigest(), entries, aliases))
+        self.artifacts.append(LogArtifact(item, manifest_digest(entries), entries, aliases))
 
     def _entry_of(self, place: Path) -> Any:
         def entry(item: ArtifactEntry) -> ManifestEntry | None:
@@ -146,6 +143,14 @@ class ReplicaFolder:
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def manifest_digest(entries: Iterable[ManifestEntry | ArtifactEntry]) -> str:
+    """Return the digest of an artifact, which W&B computes from those of its files."""
+    digest = hashlib.md5(MANIFEST_DIGEST_START, usedforsecurity=False)
+    for entry in sorted(entries, key=lambda entry: entry.path):
+        digest.update(f"{entry.path}:{entry.digest}\n".encode())
+    return digest.hexdigest()
 
 
 def is_version(alias: str) -> bool:

@@ -7,7 +7,7 @@ from array import array
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from mlflow_wandb_plugin.core.identity import Twin
 from mlflow_wandb_plugin.core.model import (
@@ -21,7 +21,7 @@ from mlflow_wandb_plugin.core.model import (
     Series,
     UnreadableRange,
 )
-from mlflow_wandb_plugin.core.protocols import Difference, Source
+from mlflow_wandb_plugin.core.protocols import Difference, Side, Source
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.mapping.names import safe_path
@@ -29,9 +29,15 @@ from mlflow_wandb_plugin.targets.wandb.replica_folder import (
     WRITTEN_BY_CORE,
     base64_md5,
     is_version,
+    manifest_digest,
 )
 from mlflow_wandb_plugin.targets.wandb.replica_writer import shown_config
 
+Artifact: TypeAlias = tuple[Hashable, ...]
+"""What identifies an artifact: first its type, its name and its digest."""
+
+ONLY_SOURCE: Side = "source"
+ONLY_TARGET: Side = "target"
 SHOWN_POINTS = 20
 """Points of one metric that are described; the others are counted."""
 STATES = ("finished", "running")
@@ -66,8 +72,8 @@ class CollectedRun:
         self.system: dict[Key, Columns] = {}
         self.objects: dict[tuple[int, Key], str] = {}
         self.files: dict[str, str] = {}
-        self.artifacts: Counter[Hashable] = Counter()
-        self.used: Counter[Hashable] = Counter()
+        self.artifacts: Counter[Artifact] = Counter()
+        self.used: Counter[Artifact] = Counter()
 
     def update(self, info: RunInfo) -> None:
         self.info = info
@@ -102,14 +108,16 @@ class CollectedRun:
         """Nothing is open."""
 
 
-def _artifact(item: ArtifactRef) -> Hashable:
+def _artifact(item: ArtifactRef) -> Artifact:
     """What identifies the content of an artifact; servers number versions as they arrive."""
     entries = tuple(sorted((entry.path, entry.digest, entry.ref or "") for entry in item.entries))
     aliases = tuple(sorted(alias for alias in item.aliases if not is_version(alias)))
     about = _text(item.metadata)
     if item.used:
-        return item.type, item.name, item.digest
-    return item.type, item.name, item.description, about, aliases, entries
+        digest = manifest_digest(item.entries) if item.entries else item.digest
+        return item.type, item.name, digest
+    digest = manifest_digest(item.entries)
+    return item.type, item.name, digest, item.description, about, aliases, entries
 
 
 class WandbRunComparison(CollectedRun):
@@ -147,6 +155,8 @@ class WandbRunComparison(CollectedRun):
 
     def _compare_descriptions(self, there: RunInfo) -> None:
         here = self.info
+        if here.sweep_id:
+            self.losses["sweep"] = 1
         for name in ("name", "notes", "group", "job_type"):
             self._compare_values(name, getattr(here, name), getattr(there, name))
         self._compare_values("tags", sorted(set(here.tags)), sorted(set(there.tags)))
@@ -173,7 +183,7 @@ class WandbRunComparison(CollectedRun):
             if key not in found:
                 self.differs(Difference(f"{what} {key} is not in W&B"))
             elif key not in wanted:
-                self.differs(Difference(f"{what} {key} is in W&B alone", fixable=False))
+                self.differs(_only_in_wandb(f"{what} {key}"))
             elif _text(wanted[key]) != _text(found[key]):
                 self.differs(Difference(f"{what} {key} has another value in W&B", fixable=True))
 
@@ -185,23 +195,32 @@ class WandbRunComparison(CollectedRun):
             self.checked["points"] += len(first.values)
             missing, extra = different_points(first, second)
             name = f"{what} {'.'.join(key)}"
-            for number, there in ((missing, "is not in W&B"), (extra, "is in W&B alone")):
+            for number, there, side in (
+                (missing, "is not in W&B", ONLY_SOURCE), (extra, "is in W&B alone", ONLY_TARGET),
+            ):  # fmt: skip
                 for step, at_ms, value in number[:SHOWN_POINTS]:
                     text = f"{name}: point {value} at step {step}, time {at_ms} ms {there}"
-                    self.differs(Difference(text, fixable=number is missing))
+                    self.differs(Difference(text, "", number is missing, only_in=side))
                 if len(number) > SHOWN_POINTS:
                     more = len(number) - SHOWN_POINTS
                     text = f"{name}: {more} more points: each {there}"
-                    self.differs(Difference(text, fixable=number is missing, values=more))
+                    self.differs(Difference(text, "", number is missing, more, side))
 
     def _compare_artifacts(
-        self, what: str, wanted: Counter[Hashable], found: Counter[Hashable]
+        self, what: str, wanted: Counter[Artifact], found: Counter[Artifact]
     ) -> None:
         self.checked[f"{what}s"] += wanted.total()
         for artifact in wanted - found:
             self.differs(Difference(f"{what} {_name(artifact)} is not in W&B as it was logged"))
         for artifact in found - wanted:
-            self.differs(Difference(f"{what} {_name(artifact)} is in W&B alone", fixable=False))
+            # What a run uses is logged by it where no other run has logged it.
+            if artifact[:3] in self.used:
+                continue
+            self.differs(_only_in_wandb(f"{what} {_name(artifact)}"))
+
+
+def _only_in_wandb(what: str) -> Difference:
+    return Difference(f"{what} is in W&B alone", fixable=False, only_in=ONLY_TARGET)
 
 
 def different_points(
@@ -256,5 +275,5 @@ def _by_text(objects: Mapping[tuple[int, Key], str]) -> dict[str, str]:
     return {f"{step} {'.'.join(key)}": text for (step, key), text in objects.items()}
 
 
-def _name(artifact: Any) -> str:
+def _name(artifact: Artifact) -> str:
     return f"{artifact[0]} {artifact[1]}"

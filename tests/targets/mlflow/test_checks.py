@@ -92,7 +92,7 @@ def refusal(folder: Path, to: str) -> str:
     """The error with which a backfill to ``to`` does not start."""
     began = time.monotonic()
     with pytest.raises(TargetUnusableError) as caught:
-        list(Backfill(Job(str(folder), to)).run())
+        list(Backfill([Job(str(folder), to)]).run())
     assert time.monotonic() - began < LIMIT_S
     assert "\n" not in str(caught.value)
     return str(caught.value)

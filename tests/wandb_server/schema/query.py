@@ -135,6 +135,14 @@ class ProjectView(View):
             raise GraphQLFailure(f"run {name} not found")
         return found
 
+    def allViews(self, viewType: str, first: int | None = None, after: str | None = None) -> Json:
+        reports = self._project.reports if viewType == "runs" else []
+
+        def view(title: str) -> Json:
+            return obj("View", name=global_id("View", title), displayName=title)
+
+        return connection("View", reports, view, first, after)
+
     def totalSweeps(self) -> int:
         return len(self._project.sweeps)
 

@@ -61,7 +61,9 @@ def point_differences(
     for left in by_step.values():
         for step, at, value in left:
             what = f"W&B has no point {value} at step {step}, time {at} ms"
-            differences.append(Difference(f"metric {name}: {what}", fixable=False))
+            differences.append(
+                Difference(f"metric {name}: {what}", fixable=False, only_in="target")
+            )
     return differences
 
 

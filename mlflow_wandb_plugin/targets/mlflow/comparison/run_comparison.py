@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, RunInfo
-from mlflow_wandb_plugin.core.protocols import Difference
+from mlflow_wandb_plugin.core.protocols import Difference, Side
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.client import Client
@@ -190,7 +190,8 @@ class RunComparison(MlflowRunWriter):
             name = more[0].what.partition(":")[0]
             fixable = all(one.fixable for one in more)
             what = f"{name}: {len(more):,} more points differ"
-            self.differs(Difference(what, fixable=fixable, values=len(more)))
+            side: Side = "target" if all(one.only_in == "target" for one in more) else ""
+            self.differs(Difference(what, "", fixable, len(more), side))
 
     def _compare_files(self, info: RunInfo) -> None:
         wanted = self._expected.files
@@ -204,7 +205,10 @@ class RunComparison(MlflowRunWriter):
                 self.differs(Difference(f"file {path} has another content"))
             elif result == "by design":
                 reason = "W&B's server alone knows the version and the aliases"
-                self.differs(Difference(f"file {path} has another content", by_design=reason))
+                # What the server knows, a replica that was written while it ran does not have.
+                side: Side = "source" if from_server(info) else ""
+                what = f"file {path} has another content"
+                self.differs(Difference(what, by_design=reason, only_in=side))
 
     def _count_alone(self, kind: str, number: int) -> None:
         if number:
