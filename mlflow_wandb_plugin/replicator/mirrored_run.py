@@ -3,8 +3,9 @@ describe it in W&B's terms."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,6 +16,7 @@ from mlflow_wandb_plugin.core.mlflow_terms import (
     PARENT_TAG,
     TERMINAL,
 )
+from mlflow_wandb_plugin.core.model import as_float
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.mapping.models import registered_file
@@ -38,6 +40,8 @@ class MirroredRunState:
         traces: number of traces, which W&B has no place for.
         lost: number of things that could not be mirrored, by kind.
         points: number of metric values in the journal.
+        latest: each metric's latest value by MLflow's rule, behind its rank: step, time in Unix
+            ms, and value.
         seen: these values, if MLflow drops exact repeats of them; else None.
     """
 
@@ -57,6 +61,7 @@ class MirroredRunState:
     traces: int = 0
     lost: Counter[str] = field(default_factory=Counter)
     points: int = 0
+    latest: dict[str, tuple[tuple[int, int, float], float]] = field(default_factory=dict)
     seen: SeenPoints | None = None
 
     @classmethod
@@ -93,6 +98,16 @@ class MirroredRunState:
         self.removed_tags -= tags.keys()
         self.parent = tags.get(PARENT_TAG) or self.parent
         self.name = tags.get(NAME_TAG) or self.name
+
+    def add_latest(self, metrics: Iterable[Sequence[Any]]) -> None:
+        """Note the latest of the values [key, value, timestamp, step]: the one with the largest
+        step, then time, then value. Source: MLflow's SqlAlchemyStore, ``latest_metrics``."""
+        for key, value, at_ms, step in metrics:
+            name, number = rules.metric_key(str(key)), as_float(value)
+            # MLflow's tables keep a NaN as 0, with a mark.
+            rank = int(step), int(at_ms), 0.0 if math.isnan(number) else number
+            if name not in self.latest or rank > self.latest[name][0]:
+                self.latest[name] = rank, number
 
     def remove_tag(self, key: str) -> None:
         self.tags.pop(key, None)
@@ -171,6 +186,7 @@ def apply_operation(
             if state.seen is not None:
                 metrics = state.seen.new(metrics)
             state.points += len(metrics)
+            state.add_latest(metrics)
             yield from map(_metric_row, rules.rows(metrics))
         case "file":
             yield from _apply_file(op, state, pending, files)

@@ -90,6 +90,8 @@ class RunUpload:
         self.state.lost.update(writer.losses)
         writer.losses.clear()
         writer.describe(self._description())
+        if final:
+            writer.summarize({key: value for key, (_, value) in self.state.latest.items()})
 
     def end(self, exit_code: int, sets_state: bool) -> None:
         """Send everything that is left and end the W&B run, which must be open; see `Ending`."""

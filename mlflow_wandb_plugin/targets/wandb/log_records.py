@@ -166,6 +166,13 @@ def define_metric(glob: str, step_metric: str) -> pb.Record:
     return record
 
 
+def hide_from_summary(name: str) -> pb.Record:
+    """Keep a metric out of the summary."""
+    record = _record()
+    record.metric.name, record.metric.summary.none = name, True
+    return record
+
+
 def definitions(internal: Any) -> Iterator[pb.Record]:
     """The definitions of metrics that a run's internal config (``_wandb``) has.
 
@@ -222,7 +229,8 @@ def artifact(logged: LogArtifact, run_id: str, entity: str, project: str) -> pb.
     made.metadata = json_text(dict(about.metadata)) if about.metadata else ""
     made.aliases.extend(logged.aliases)
     made.finalize = True
-    made.use_after_commit = about.used
+    # As `Run.use_artifact` does with an artifact that it has to log first.
+    made.use_after_commit = made.user_created = about.used
     made.client_id, made.sequence_client_id = secrets.token_hex(64), secrets.token_hex(64)
     made.manifest.version = 1
     made.manifest.storage_policy = "wandb-storage-policy-v1"

@@ -204,6 +204,7 @@ class ReplicaWriter:
             self._folder.write(definition)
         if rules.MLFLOW_KEY in shown:
             self._folder.write(log_records.define_metric("*", rules.STEP_METRIC))
+            self._folder.write(log_records.hide_from_summary(rules.STEP_METRIC))
         internal: dict[str, Any] = {"_step": self._rows.through}
         if info.last_ms is not None:
             internal["_timestamp"] = info.last_ms / 1000

@@ -91,7 +91,9 @@ class WandbRunWriter:
                 config=dict(description.config),
                 settings=_settings({"x_update_finish_state": sets_final_state, **source}),
             )
-            self._run.define_metric("*", step_metric=rules.STEP_METRIC)
+            # A row without MLflow's step, such as that of a file, gets none from another row.
+            self._run.define_metric("*", step_metric=rules.STEP_METRIC, step_sync=False)
+            self._run.define_metric(rules.STEP_METRIC, summary="none")
         self.next_row = int(self._run.starting_step)
         self.entity = str(self._run.entity or address.entity)
         self.url = str(self._run.url or "") if self.online else ""
@@ -151,6 +153,11 @@ class WandbRunWriter:
                 update(changed, allow_val_change=True)
         self._sent = description
         self._sent_config.update(changed)
+
+    def summarize(self, values: Mapping[str, float]) -> None:
+        """Set values of the summary, where W&B has what was logged last."""
+        with translated_errors():
+            self._run.summary.update(dict(values))
 
     def save(self, files: Mapping[str, Path]) -> None:
         """Upload ``files``, by their path in the run; they are linked or copied at once."""
