@@ -20,6 +20,7 @@ from mlflow_wandb_plugin.backfill.report_files import write_report
 from mlflow_wandb_plugin.backfill.verify import Verified, verify
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.core.protocols import Source, Target, WriteMethod
+from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.core.tracking_uri import names_mlflow
 from mlflow_wandb_plugin.errors import UsageError
 
@@ -44,7 +45,8 @@ def open_ends(job: Job, create: bool = True, allow_none: bool = False) -> tuple[
     source = plugins.open_source(job.source, job.source_options())
     nothing = not allow_none and next(selected(source, job.selection), None) is None
     if nothing and not source.unreadable:
-        raise UsageError(f"no run of {job.source} is selected: check --run, --state and the like")
+        shown = without_credentials(job.source)
+        raise UsageError(f"no run of {shown} is selected: check --run, --state and the like")
     return source, plugins.open_target(job.to, job.target_options(create))
 
 
