@@ -303,3 +303,26 @@ def _move_artifacts(database: Path, uri: object) -> None:
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("UPDATE runs SET artifact_uri = ?", (str(uri),))
         connection.commit()
+
+
+def test_traces_are_counted(env: dict[str, str], tmp_path: Path, opened: Open) -> None:
+    """W&B has no place for traces: the config says how many the run has, as for a mirrored run."""
+    from tests.support.processes import run_script
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    code = """
+import mlflow
+
+mlflow.set_experiment("traced")
+with mlflow.start_run():
+    for name in "ab":
+        with mlflow.start_span(name):
+            pass
+with mlflow.start_span("of no run"):
+    pass
+mlflow.flush_trace_async_logging()
+"""
+    run_script(code, {**env, "MLFLOW_TRACKING_URI": uri}, tmp_path)
+    source = opened(uri)
+    [run] = source.runs(Selection())
+    assert source.describe(run).config["mlflow"]["traces_not_mirrored"] == 2
