@@ -20,6 +20,7 @@ from mlflow_wandb_plugin.backfill.report_files import write_report
 from mlflow_wandb_plugin.backfill.verify import Verified, verify
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.core.protocols import Source, Target, WriteMethod
+from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.core.tracking_uri import names_mlflow
 from mlflow_wandb_plugin.errors import UsageError
 
@@ -48,7 +49,7 @@ def open_ends(
     if not allow_none and not any(
         _has_runs(source, job) for source, job in zip(sources, jobs, strict=True)
     ):
-        named = " and ".join(job.source for job in jobs)
+        named = " and ".join(without_credentials(job.source) for job in jobs)
         raise UsageError(f"no run of {named} is selected: check --run, --state and the like")
     return sources, plugins.open_target(jobs[0].to, jobs[0].target_options(create))
 

@@ -12,6 +12,7 @@ from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.backfill.carrier import selected
 from mlflow_wandb_plugin.core.model import Item, RunInfo, Selection
 from mlflow_wandb_plugin.core.protocols import Source, SourceOptions
+from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
 from mlflow_wandb_plugin.export.files import arrow_table, write_table
 from mlflow_wandb_plugin.export.rows import (
@@ -185,7 +186,8 @@ def history(source: str, run: str, long: bool = False, **options: Any) -> pyarro
     opened = plugins.open_source(source, SourceOptions(**options))
     found = [one for one in opened.runs(Selection()) if run in (one.run_id, one.name)]
     if len(found) != 1:
-        raise UsageError(f"{len(found)} runs of {source} are called {run}: pass the id of one")
+        shown = without_credentials(source)
+        raise UsageError(f"{len(found)} runs of {shown} are called {run}: pass the id of one")
     with closing(Spool()) as spool:
         form: History = "long" if long else "wide"
         for row in _history_rows(found[0].run_id, opened.history(found[0]), form):

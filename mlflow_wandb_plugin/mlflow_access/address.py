@@ -9,12 +9,24 @@ import ssl
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from mlflow_wandb_plugin.core.tracking_uri import absolute_uri
+
 
 def default_uri() -> str:
     """Return MLflow's own tracking URI, for a client that is given none."""
     import mlflow
 
     return str(mlflow.get_tracking_uri())
+
+
+OWN = "mlflow:"
+"""Names MLflow's own tracking URI as a source."""
+
+
+def resolved(uri: str) -> str:
+    """Return the tracking URI of a source, absolute: of ``mlflow:``, MLflow's own; ``wandb+`` is
+    removed."""
+    return absolute_uri((default_uri() if uri == OWN else uri).removeprefix("wandb+"))
 
 
 def connect(uri: str) -> None:

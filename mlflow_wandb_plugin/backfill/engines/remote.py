@@ -23,7 +23,7 @@ from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.protocols import Source, Target
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.mlflow_access.address import default_uri
+from mlflow_wandb_plugin.mlflow_access.address import default_uri, resolved
 from mlflow_wandb_plugin.settings import Settings
 
 RemoteOutcome = tuple[Outcome, dict[Any, Any]]
@@ -85,7 +85,9 @@ def check_many_may_write(to: str, engine: str, instead: str) -> None:
 def resolve_job_uris(job: Job) -> Job:
     """Return the job with URIs that other processes understand: absolute, no default."""
     source = job.source
-    if "://" not in source and not source.startswith("archive:"):
+    if tracking_uri.names_mlflow(source):
+        source = resolved(source)
+    elif "://" not in source and not source.startswith("archive:"):
         source = str(Path(source).absolute())
     return replace(job, to=target_uri(job.to), source=source)
 

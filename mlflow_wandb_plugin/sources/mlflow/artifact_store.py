@@ -7,6 +7,7 @@ nor which server gets this machine's credentials.
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,8 @@ class ArtifactStore:
             local = self._folder / path
             refused = self._local.refusal(local)
             return LocalCopy(NO_FILE if refused else local, refused)
-        assert self._repository is not None
+        if ".." in path.split("/") or path.startswith("/"):
+            raise SourceError("its name leads out of the run's folder")
         # The path keeps its folder: each file has its own, which goes when it is not needed.
         local = RefCountedTempDir(TEMP_PREFIX).new_file(safe_path(path).rpartition("/")[2])
         self._client.ask(self._download, path, local)
@@ -113,9 +115,9 @@ class ArtifactStore:
 
     def _download(self, path: str, local: Path) -> None:
         repository: Any = self._repository
-        there = repository.download_artifacts(path, str(local.parent))
-        if Path(there) != local:
-            Path(there).replace(local)
+        # MLflow makes the folders of the path, which may be called as the file.
+        with tempfile.TemporaryDirectory(dir=local.parent) as folder:
+            Path(repository.download_artifacts(path, folder)).replace(local)
 
 
 def _local_folder(uri: str) -> Path | None:

@@ -9,15 +9,12 @@ from pathlib import Path
 from mlflow_wandb_plugin.core.protocols import SourceOptions
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.core.retry import Backoff
-from mlflow_wandb_plugin.core.tracking_uri import absolute_uri
 from mlflow_wandb_plugin.errors import SourceUnavailableError, UsageError
-from mlflow_wandb_plugin.mlflow_access.address import connect, default_uri
+from mlflow_wandb_plugin.mlflow_access.address import connect, resolved
 from mlflow_wandb_plugin.mlflow_access.existing_store import store_exists
 from mlflow_wandb_plugin.sources.mlflow.source import MlflowSource
 from mlflow_wandb_plugin.sources.mlflow.store_client import StoreClient, first_line
 
-OWN = "mlflow:"
-"""Names MLflow's own tracking URI."""
 TRASH = ".trash"
 """The folder of deleted experiments, which MLflow creates when it opens a file store."""
 
@@ -25,14 +22,13 @@ TRASH = ".trash"
 def open_mlflow(
     uri: str, options: SourceOptions | None = None, backoff: Backoff | None = None
 ) -> MlflowSource:
-    """Open the MLflow store at ``uri``; ``wandb+`` before it is removed.
+    """Open the MLflow store that ``uri`` names; see `resolved`.
 
     Raises:
         UsageError: there is no store, MLflow cannot open it, or it is one of an older MLflow.
         SourceUnavailableError: the server does not answer.
     """
-    uri = default_uri() if uri == OWN else uri
-    uri = absolute_uri(uri.removeprefix("wandb+"))
+    uri = resolved(uri)
     shown = without_credentials(uri)
     try:
         connect(uri)

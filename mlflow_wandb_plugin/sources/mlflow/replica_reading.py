@@ -228,14 +228,25 @@ class ReplicaReading:
             yield Series((named[0][0],), [0] * len(part), times, values, "system")
 
     def _row_objects(self) -> Iterator[Item]:
-        text = yield from self._text(documents.HISTORY_FILE)
-        for line in (text or "").splitlines():
-            document = _parsed(line, {})
-            step, at_ms = document.pop("_step", None), document.pop("_timestamp_ms", None)
-            if isinstance(step, int) and isinstance(at_ms, int):
-                yield RowObjects(step, at_ms, _leaves(document))
-            else:
-                yield self._unreadable(documents.HISTORY_FILE, 1, "it is damaged", "lines")
+        path = documents.HISTORY_FILE
+        if path not in self._files:
+            return
+        try:
+            local = self._fetch(path)
+        except SourceUnavailableError:
+            raise
+        except SourceError as error:
+            yield self._lost(f"file {path}", max(1, self._files[path].size), str(error))
+            return
+        # Only "\n" ends a line: texts may have other separators.
+        with open(local, encoding="utf-8", errors="replace", newline="\n") as file:
+            for line in file:
+                document = _parsed(line, {})
+                step, at_ms = document.pop("_step", None), document.pop("_timestamp_ms", None)
+                if isinstance(step, int) and isinstance(at_ms, int):
+                    yield RowObjects(step, at_ms, _leaves(document))
+                else:
+                    yield self._unreadable(path, 1, "it is damaged", "lines")
 
     def _wandb_files(self) -> Iterator[Item]:
         below = f"{documents.FILES_DIR}/"

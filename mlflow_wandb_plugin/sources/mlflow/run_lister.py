@@ -49,8 +49,9 @@ class RunLister:
         return run if run.info.lifecycle_stage == "active" else None
 
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
-        """Yield the selected runs that are not deleted, by their start; a parent comes before its
-        children, and the children of a run that ``selection.runs`` names come with it.
+        """Yield the selected runs that are not deleted, by their start (of each
+        `EXPERIMENTS_A_SEARCH` experiments); a parent comes before its children, and the children of
+        a run that ``selection.runs`` names come with it.
 
         Raises:
             UsageError: no experiment is selected, or MLflow does not understand the filter.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef
+from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.mapping.models import (
     EMPTY_FILE,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 TRACE_RUN = "mlflow.sourceRun"
 """Metadata key of a trace: id of the run in which it was recorded."""
+MODELS = "models"
 MODELS_A_PAGE = 50
 _BLOCK = 1 << 20
 
@@ -48,29 +50,48 @@ class RunModels:
         self.details = RunDetails()
         self._models: dict[str, tuple[Model, str]] = {}
 
-    def load(self) -> None:
+    def load(self) -> dict[str, str]:
         """Ask MLflow for the run's models, versions and traces.
 
+        Returns:
+            Why something is not known, by what it is: "models", "registered versions", "traces".
+
         Raises:
-            SourceError: it does not tell.
+            SourceUnavailableError: MLflow does not answer.
         """
-        run_id, mlflow = self._run.info.run_id, self._client.mlflow
-        found_models = self._client.pages(
-            mlflow.search_logged_models,
+        parts = {
+            MODELS: self._load_models,
+            "registered versions": self._load_versions,
+            "traces": self._load_traces,
+        }
+        unknown = {}
+        for what, load in parts.items():
+            try:
+                load()
+            except SourceUnavailableError:
+                raise
+            except SourceError as error:
+                unknown[what] = str(error)
+                self.details.lost[f"{what} not listed"] = 1
+        return unknown
+
+    def _load_models(self) -> None:
+        run_id = self._run.info.run_id
+        found = self._client.pages(
+            self._client.mlflow.search_logged_models,
             [self._run.info.experiment_id],
             f"source_run_id = '{run_id}'",
             max_results=MODELS_A_PAGE,
         )
-        for found in sorted(
-            found_models, key=lambda model: (model.creation_timestamp, model.model_id)
-        ):
-            self._models[found.model_id] = self._model(found), str(found.artifact_location)
-        for found in self._client.pages(
-            mlflow.search_model_versions, f"run_id = '{run_id}'", max_results=PAGE
-        ):
+        for one in sorted(found, key=lambda model: (model.creation_timestamp, model.model_id)):
+            self._models[one.model_id] = self._model(one), str(one.artifact_location)
+
+    def _load_versions(self) -> None:
+        search = self._client.mlflow.search_model_versions
+        condition = f"run_id = '{self._run.info.run_id}'"
+        for found in self._client.pages(search, condition, max_results=PAGE):
             # A search does not tell the aliases.
             self._add_version(self._version(found.name, found.version))
-        self.details.traces = self._count_traces()
 
     @property
     def models(self) -> list[str]:
@@ -157,12 +178,12 @@ class RunModels:
             else:
                 yield _entry(path, copy.path)
 
-    def _count_traces(self) -> int:
+    def _load_traces(self) -> None:
         search = self._client.store.search_traces
         experiment = [self._run.info.experiment_id]
         places = "locations" if "locations" in inspect.signature(search).parameters else ""
         condition = f"request_metadata.`{TRACE_RUN}` = '{self._run.info.run_id}'"
-        count, token = 0, None
+        token = None
         while True:
             found, token = self._client.ask(
                 search,
@@ -171,9 +192,9 @@ class RunModels:
                 max_results=PAGE,
                 page_token=token,
             )
-            count += len(found)
+            self.details.traces += len(found)
             if not token:
-                return count
+                return
 
 
 def _entry(path: str, local: Path) -> ArtifactEntry:

@@ -29,7 +29,7 @@ from mlflow_wandb_plugin.sources.mlflow.point_spool import PointSpool
 from mlflow_wandb_plugin.sources.mlflow.points import PointReader
 from mlflow_wandb_plugin.sources.mlflow.rows import RowBuilder
 from mlflow_wandb_plugin.sources.mlflow.run_description import SEGMENT, run_info
-from mlflow_wandb_plugin.sources.mlflow.run_models import RunModels
+from mlflow_wandb_plugin.sources.mlflow.run_models import MODELS, RunModels
 from mlflow_wandb_plugin.sources.mlflow.store_client import StoreClient
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class RunReading:
     def describe(self) -> RunInfo:
         """Return the run with all that its config says, without reading its points."""
         self._models.load()
-        return run_info(self._run, self._experiment, self._client.uri, self._models.details)
+        return self._with_details()
 
     def history(self, since: int = 0) -> Iterator[Item]:
         """Yield the rows of numbers alone, and the run as it is then."""
@@ -219,13 +219,14 @@ class RunReading:
         return copy
 
     def _load_models(self) -> Generator[Item, None, RunInfo]:
-        try:
-            return self.describe()
-        except SourceUnavailableError:
-            raise
-        except SourceError as error:
-            yield self._lost("models and traces", 1, str(error), "lists")
-            return self._info
+        for what, reason in self._models.load().items():
+            # Some servers cannot list versions and traces of a run: asking again would not help.
+            self._missing = self._missing or what == MODELS
+            yield self._unreadable(what, 1, reason, "lists")
+        return self._with_details()
+
+    def _with_details(self) -> RunInfo:
+        return run_info(self._run, self._experiment, self._client.uri, self._models.details)
 
     def _model_artifacts(self) -> Iterator[Item]:
         for model in self._models.models:

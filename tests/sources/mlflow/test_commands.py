@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_wandb_plugin.backfill.engines.remote import resolve_job_uris
+from mlflow_wandb_plugin.backfill.options import Job
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.plugins import open_source
 from tests.sources.mlflow.conftest import Collected
@@ -63,6 +65,15 @@ def test_runs_go_into_an_archive_and_are_complete(uri: str, tmp_path: Path, run:
         assert ours.files == theirs.files == {"artifacts/n.txt": name.encode()}
         assert dict(ours.info.config) == dict(theirs.info.config)
         assert one.config["lr"] == (0.5 if name == "a" else "1e-3")
+
+
+@pytest.mark.parametrize("source", ["mlflow:", "wandb+sqlite:///mlflow.db", "sqlite:///mlflow.db"])
+def test_other_processes_get_the_absolute_uri(
+    uri: str, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """They may have another working directory, and another MLflow of their own."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert resolve_job_uris(Job(source, "archive:out")).source == uri
 
 
 def test_tables_of_runs_and_rows(uri: str, tmp_path: Path, run: Run) -> None:

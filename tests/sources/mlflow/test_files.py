@@ -268,6 +268,49 @@ def test_a_file_that_is_gone_is_counted(
     assert got.info.missing is True
 
 
+def test_names_lead_nowhere(
+    opened: Open, read: Read, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path that leads out of the run's folder is not asked for."""
+    import uuid
+
+    from mlflow import MlflowClient
+
+    from mlflow_wandb_plugin.sources.mlflow import artifact_store
+
+    client = MlflowClient(tracking_uri=server)
+    run = client.create_run(client.create_experiment(uuid.uuid4().hex), run_name=uuid.uuid4().hex)
+    client.log_text(run.info.run_id, "deep", "a.txt/a.txt")
+    names = ["../x.txt", "/etc/hostname", "a.txt/a.txt"]
+    found = [artifact_store.StoredFile(name, 1) for name in names]
+    monkeypatch.setattr(artifact_store.ArtifactStore, "files", lambda self, folder="": iter(found))
+    got = read(opened(server), run.info.run_name)
+    assert got.files == {"artifacts/a.txt/a.txt": b"deep"}
+    assert [lost.reason for lost in got.unreadable] == [
+        "its name leads out of the run's folder"
+    ] * 2
+
+
+def test_lists_that_a_server_does_not_have(
+    sqlite: str, opened: Open, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are counted, also in the config; asking again would not help, so the run is complete."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=sqlite)
+    client.set_terminated(client.create_run("0", run_name="r").info.run_id)
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise MlflowException.invalid_parameter_value("not supported here")
+
+    monkeypatch.setattr(MlflowClient, "search_model_versions", refuse)
+    got = read(opened(sqlite))
+    assert [(lost.unit, lost.lost) for lost in got.unreadable] == [("lists", True)]
+    assert got.info.config["mlflow"]["lost"] == {"registered versions not listed": 1}
+    assert got.info.missing is False
+
+
 def test_downloads_are_removed_one_by_one(
     opened: Open, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,3 +346,26 @@ def _move_artifacts(database: Path, uri: object) -> None:
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("UPDATE runs SET artifact_uri = ?", (str(uri),))
         connection.commit()
+
+
+def test_traces_are_counted(env: dict[str, str], tmp_path: Path, opened: Open) -> None:
+    """W&B has no place for traces: the config says how many the run has, as for a mirrored run."""
+    from tests.support.processes import run_script
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    code = """
+import mlflow
+
+mlflow.set_experiment("traced")
+with mlflow.start_run():
+    for name in "ab":
+        with mlflow.start_span(name):
+            pass
+with mlflow.start_span("of no run"):
+    pass
+mlflow.flush_trace_async_logging()
+"""
+    run_script(code, {**env, "MLFLOW_TRACKING_URI": uri}, tmp_path)
+    source = opened(uri)
+    [run] = source.runs(Selection())
+    assert source.describe(run).config["mlflow"]["traces_not_mirrored"] == 2

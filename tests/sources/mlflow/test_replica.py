@@ -73,7 +73,8 @@ class OneRun(Source):
         yield Series(("gpu.0.temp",), [0], [T + 500], [60.0], "system")
         yield Series(("network.sent",), [0], [T + 500], [3e6], "system")
         yield RowObjects(10, T + 1_000, {
-            ("text",): "hello", ("h", "x"): {"_type": "histogram", "values": [1], "bins": [0, 1]},
+            ("text",): "a\u2028b\nc",
+            ("h", "x"): {"_type": "histogram", "values": [1], "bins": [0, 1]},
         })  # fmt: skip
         yield FileRef("media/f.txt", self.file)
         entry = ArtifactEntry("deep/w.bin", "ZGln", 7, self.file)
@@ -154,7 +155,8 @@ def test_values_files_and_artifacts(source: Source, read: Read) -> None:
     got = read(source)
     assert got.objects == [
         RowObjects(10, T + 1_000, {
-            ("text",): "hello", ("h", "x"): {"_type": "histogram", "values": [1], "bins": [0, 1]},
+            ("text",): "a\u2028b\nc",
+            ("h", "x"): {"_type": "histogram", "values": [1], "bins": [0, 1]},
         })
     ]  # fmt: skip
     assert got.files == {"media/f.txt": b"content"}
