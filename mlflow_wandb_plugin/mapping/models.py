@@ -63,7 +63,11 @@ class Model:
     @property
     def registered(self) -> list[dict[str, Any]]:
         """The model's versions that are not deleted, for the metadata."""
-        return [version.document() for version in self.versions.values() if not version.deleted]
+        return [
+            version.document()
+            for _, version in sorted(self.versions.items())
+            if not version.deleted
+        ]
 
     @property
     def aliases(self) -> set[str]:

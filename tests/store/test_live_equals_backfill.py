@@ -24,7 +24,8 @@ ONLY_LIVE = ("journal", "lost", "traces_not_mirrored")
 """Keys of the config's section ``mlflow`` that say how far the journal was delivered, and what it
 could not carry."""
 ORDER_OF_WRITING = ("rows", "system")
-"""The live mirror writes points in the order of the calls, a backfill by time: see mapping.md."""
+"""The live mirror writes points in the order of the calls, a backfill by time: points, which are
+compared, are in other rows."""
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +60,23 @@ def backfilled(played: Played, mirrored: RemoteOutcome) -> Iterator[WandbServer]
 def _state(run: Run) -> dict[str, Any]:
     state = run_state(run)
     section = state["config"].get("mlflow", {})
-    state["config"]["mlflow"] = {key: section[key] for key in section if key not in ONLY_LIVE}
+    kept = {key: section[key] for key in section if key not in ONLY_LIVE}
+    # The live mirror leaves a null where a tag was taken away.
+    tags = {key: value for key, value in kept.get("tags", {}).items() if value is not None}
+    state["config"]["mlflow"] = kept | {"tags": tags}
+    state["summary"] = {
+        key: _media(value) if isinstance(value, dict) else value
+        for key, value in state["summary"].items()
+    }
+    state["logged"] = [one for one in state["logged"] if one["collection"][0] != "run_table"]
     state["points"] = sorted(points_in_wandb(run).items())
-    state["media"] = sorted(
-        (key, row.get("mlflow_step", 0), str(comparable(_media(value))))
+    # MLflow keeps a table as it is at the end; the live mirror shows it each time that it grows.
+    state["media"] = {
+        (key, line.row.get("mlflow_step", 0)): comparable(_media(value))
         for line in run.history.live
-        for row in (line.row,)
-        for key, value in row.items()
+        for key, value in line.row.items()
         if isinstance(value, dict)
-    )
+    }
     state["files"] = {name for name in state["files"] if not name.startswith("media/")}
     return {key: value for key, value in state.items() if key not in ORDER_OF_WRITING}
 

@@ -48,7 +48,9 @@ def image(key: str, row: int, local: Path) -> Media:
 def table(key: str, row: int, columns: list[str], data: list[list[Any]]) -> Media:
     """Return a table as the value of ``key`` in row ``row``; its file is a temporary one."""
     local = RefCountedTempDir(TEMP_PREFIX).new_file("table.table.json")
-    local.write_text(json.dumps({"columns": columns, "data": data}), encoding="utf-8")
+    # As wandb writes it, so that the file has the same digest as that of a live mirror.
+    text = json.dumps({"columns": columns, "data": data}, separators=(",", ":"))
+    local.write_text(text, encoding="utf-8")
     digest = _sha256(local)
     file = FileRef(_path("table", key, row, digest, ".table.json"), local)
     counted = {"ncols": len(columns), "nrows": len(data), "log_mode": "IMMUTABLE"}

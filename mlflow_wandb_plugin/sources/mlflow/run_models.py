@@ -33,6 +33,8 @@ TRACE_RUN = "mlflow.sourceRun"
 """Metadata key of a trace: id of the run in which it was recorded."""
 MODELS = "models"
 MODELS_A_PAGE = 50
+REGISTRY_FILE = "registered_model_meta"
+"""A file that MLflow adds to a registered model when it downloads it, and not the model's own."""
 _BLOCK = 1 << 20
 
 
@@ -171,6 +173,8 @@ class RunModels:
     def _entries(self, location: str) -> Iterator[ArtifactEntry]:
         store = ArtifactStore(self._client, location, self._follow_links)
         for file in store.files():
+            if file.path == REGISTRY_FILE:
+                continue
             copy = store.fetch(file.path)
             path = safe_path(file.path)
             if copy.refused:

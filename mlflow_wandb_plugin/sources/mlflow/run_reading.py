@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow_wandb_plugin.core.model import (
     Checkpoint,
@@ -74,6 +74,7 @@ class RunReading:
         self._store: ArtifactStore | None = None
         self._files: dict[str, StoredFile] = {}
         self._count = 0
+        self._shown: dict[str, dict[str, Any]] = {}
 
     def describe(self) -> RunInfo:
         """Return the run with all that its config says, without reading its points."""
@@ -156,6 +157,11 @@ class RunReading:
             # Reading it again would not help: the run is complete without it.
             yield self._unreadable(f"file {path}", 1, str(error), "images")
             return
+        yield from self._media_row(key, number, at_ms, shown)
+
+    def _media_row(self, key: str, number: int, at_ms: int, shown: media.Media) -> Iterator[Item]:
+        """Yield a media value and its file; the last one of a key is in the summary, too."""
+        self._shown[key] = shown.value
         yield shown.file
         yield RowObjects(number, at_ms, {(key,): shown.value})
 
@@ -193,8 +199,7 @@ class RunReading:
                 continue
             shown = self._table(file, copy, number)
             if shown is not None:
-                yield shown.file
-                yield RowObjects(number, at_ms, {(file.path,): shown.value})
+                yield from self._media_row(file.path, number, at_ms, shown)
                 number += 1
         return number
 
@@ -251,6 +256,7 @@ class RunReading:
             info,
             rows={SEGMENT: count},
             points=self._count,
+            summary={**info.summary, **self._shown},
             last={(key,): value for key, value in rows.last.items()},
             last_step=count - 1 if count else None,
             last_ms=rows.last_ms,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -155,9 +156,12 @@ class WandbRunWriter:
         self._sent_config.update(changed)
 
     def summarize(self, values: Mapping[str, float]) -> None:
-        """Set values of the summary, where W&B has what was logged last."""
+        """Set values of the summary, where W&B has what was logged last.
+
+        A NaN is left to what was logged last: the SDK takes one for a value that is removed.
+        """
         with translated_errors():
-            self._run.summary.update(dict(values))
+            self._run.summary.update({key: v for key, v in values.items() if not math.isnan(v)})
 
     def save(self, files: Mapping[str, Path]) -> None:
         """Upload ``files``, by their path in the run; they are linked or copied at once."""
