@@ -145,7 +145,8 @@ class Carrier:
     def _migrate(self, run: RunInfo, decision: Decision) -> Outcome:
         writer = self._target.open(run, "backfill", decision.twin)
         try:
-            complete = self._options.takes_everything
+            asked = self._options.selection
+            complete = identity.selection_of(run, asked) == identity.EVERYTHING
             since = writer.restart(complete) if decision.from_start else writer.position
             since = dict(since)
             items = self._source.read(run, since)

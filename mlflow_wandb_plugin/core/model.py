@@ -42,6 +42,8 @@ class RunInfo:
             start of the latest log if that has no row.
         missing: part of the run's log is known to be lost, so that it is never complete.
         facts: origin of the run: program, args, host, user, email, python, git_commit, …
+        selection: which metrics and artifacts the source has, as text, where it does not have all
+            of W&B's: an archive may have been written so. Empty for all.
     """
 
     run_id: str
@@ -70,6 +72,7 @@ class RunInfo:
     last_ms: int | None = None
     missing: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+    selection: str = ""
 
     @property
     def path(self) -> str:
