@@ -169,9 +169,15 @@ class ArchiveTarget(Target):
         for folder in self._folders(info):
             run = self._read(folder)
             if run is not None and run.holds(info):
-                names = self._name(folder), self._name(folder.parent)
-                progress = run.origin, run.state, run.position, run.rows
-                return Twin(*names, *progress, selection=run.info.selection)
+                return Twin(
+                    self._name(folder),
+                    self._name(folder.parent),
+                    run.origin,
+                    run.state,
+                    run.position,
+                    run.rows,
+                    selection=run.info.selection,
+                )
         return None
 
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> ArchiveRunWriter:
