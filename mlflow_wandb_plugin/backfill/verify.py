@@ -71,6 +71,9 @@ def verify(
             result = comparing.verified(run, repair)
         except MlflowWandbError as error:
             result = Verified(run, "failed", reason=str(error))
+        except Exception as error:
+            # An unforeseen error in one run does not stop the others.
+            result = Verified(run, "failed", reason=f"{type(error).__name__}: {error}")
         comparing.listener.run_verified()
         yield result
 

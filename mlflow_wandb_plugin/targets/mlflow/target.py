@@ -205,7 +205,7 @@ class MlflowTarget(Target):
     def compare(self, info: RunInfo, twin: Twin) -> RunComparison:
         """A writer that writes nothing and tells what in ``twin`` differs from what it is given."""
         run = self._client.call(self._client.client.get_run_data, twin.run_id)
-        return RunComparison(self._client, run, info, self._secrets)
+        return RunComparison(self._client, run, info, self._secrets, self._parents)
 
     def lacking(self, twin: Twin, counts: Mapping[Key, int]) -> str:
         """Say which points of a run are missing, by the number of points of each metric. Points

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mlflow_wandb_plugin.core import identity
-from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, USER_TAG
+from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, PARENT_TAG, USER_TAG
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.protocols import Difference
 from mlflow_wandb_plugin.mapping import to_mlflow
@@ -55,8 +55,18 @@ def tag_difference(
     return Difference(what, by_design=_reason_of_tag(info, key, wanted, tags))
 
 
+def parent_difference(info: RunInfo, found: str | None) -> Difference:
+    """Describe the tag of a parent run that is not the one of the run's sweep, group or config."""
+    wanted = info.config.get(identity.PARENT_RUN_KEY)
+    of = f"of sweep {info.sweep_id}" if info.sweep_id else "of its group"
+    what = shown(str(wanted)) if wanted else f"the run {of}"
+    return Difference(f"tag {PARENT_TAG} is {shown(found)}, not {what}")
+
+
 def _reason_of_tag(info: RunInfo, key: str, wanted: str | None, tags: Mapping[str, str]) -> str:
     found = tags.get(key)
+    if key == "wandb.url" and wanted is None:
+        return ONLY_SERVER_TAGS[key]
     if key == identity.RUN_PATH and wanted and found:
         shorter, longer = sorted((wanted, found), key=len)
         return ONLY_SERVER_TAGS[identity.ENTITY] if longer.endswith(f"/{shorter}") else ""
@@ -100,7 +110,8 @@ def start_difference(
     wanted = to_mlflow.run_time(info.started_ms)
     if wanted is None or found_ms == wanted:
         return None
-    what = f"the run's start is {found_ms} ms, not {wanted} ms"
+    # MLflow knows no run without a start; a database may have one.
+    what = f"the run's start is {found_ms or None} ms, not {wanted} ms"
     reason = "W&B's server records when it was first told of the run"
     by_design = reason if is_start(info, found_ms, tags) else ""
     return Difference(what, by_design, fixable=False)

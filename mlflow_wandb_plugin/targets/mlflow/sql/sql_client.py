@@ -396,11 +396,13 @@ class SqlClient(RepositoryClient):
         from mlflow.entities import Run, RunData, RunInfo, RunTag
 
         self._keep_repository(run_id, columns["artifact_uri"])
+        # MLflow's class refuses a run whose row has no start.
+        unknown_start = {} if columns["start_time"] is not None else {"start_time": 0}
         info = RunInfo(
             run_id=run_id,
             run_name=columns["name"],
             experiment_id=str(columns["experiment_id"]),
-            **{name: columns[name] for name in INFO_COLUMNS},
+            **{name: columns[name] for name in INFO_COLUMNS} | unknown_start,
         )
         run_tags = [RunTag(key, value) for key, value in tags.items()]
         return Run(info, RunData(list(metrics), list(params), run_tags))
