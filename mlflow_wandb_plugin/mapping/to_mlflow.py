@@ -201,13 +201,14 @@ def run_name(info: RunInfo) -> str:
     return storable(info.name or info.run_id)[: Limits.installed().run_name]
 
 
+URL = "wandb.url"
 EXIT_CODE = "wandb.exit_code"
 """The tag with the exit code, which W&B's server does not tell."""
 ARGUMENTS = "wandb.args"
 MACHINE_FACTS = ("host", "os", "python", "executable", "docker", "gpu", "gpu_count", "cuda")
 """Facts that a tag ``wandb.NAME`` has each."""
 DESCRIPTION_TAGS = frozenset(
-    (*EDITABLE_TAGS, "wandb.url", SWEEP_ID, "wandb.state", EXIT_CODE, ARGUMENTS, CHANGED_TAG,
+    (*EDITABLE_TAGS, URL, SWEEP_ID, "wandb.state", EXIT_CODE, ARGUMENTS, CHANGED_TAG,
      *(f"wandb.{name}" for name in MACHINE_FACTS))
 )  # fmt: skip
 """Tags of this package that describe a run, beside those of `TAG_OF_A_TAG`."""
@@ -230,7 +231,7 @@ def run_tags(info: RunInfo) -> dict[str, str]:
         "mlflow.source.git.commit": facts.get("git_commit", ""),
         "mlflow.source.git.repoURL": without_credentials(facts.get("git_remote", "")),
         NAME: info.name,
-        "wandb.url": info.url,
+        URL: info.url,
         "wandb.group": info.group,
         "run_group": info.group,
         "wandb.job_type": info.job_type,

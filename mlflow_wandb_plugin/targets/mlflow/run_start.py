@@ -29,6 +29,9 @@ def decided_tags(info: RunInfo, tags: Mapping[str, str]) -> set[str]:
     logs = {log.removeprefix("journal:") for log in identity.read_numbers(tags, identity.POSITION)}
     if not from_server(info) and logs - {identity.SERVER, *info.segments}:
         return set()
+    if not from_server(info):
+        # The server names a run, and gives it its address.
+        tags = {key: tags[key] for key in tags if key not in (to_mlflow.NAME, to_mlflow.URL)}
     never = {identity.SWEEP, identity.PARENT_GROUP}
     decided, labels = {*to_mlflow.DESCRIPTION_TAGS, *never}, True
     if two_clocks(info, tags):

@@ -19,9 +19,11 @@ from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, Run
 from mlflow_wandb_plugin.core.protocols import Difference
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.mapping import to_mlflow
+from mlflow_wandb_plugin.mapping.documents import CONFIG_FILE, SUMMARY_FILE
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.comparison.differences import (
     NO_VERSION,
+    NOT_KEPT,
     end_difference,
     name_difference,
     param_differences,
@@ -217,14 +219,20 @@ class RunComparison(MlflowRunWriter):
         wanted = self._expected.files
         self.checked["files"] += len(wanted)
         two = two_clocks(info, self._run.data.tags)
-        results = StoredFiles(self._target, self._run, two).compare(wanted)
+        stored = StoredFiles(self._target, self._run, two, from_server(info))
+        results = stored.compare(wanted)
         for path, result in sorted(results.items()):
             if result == "absent":
                 self.differs(Difference(f"no file {path}"))
             elif result == "different":
                 self.differs(Difference(f"file {path} has another content"))
             elif result == "by design":
-                reason = "W&B's server alone knows the version and the aliases"
+                described = path in (CONFIG_FILE, SUMMARY_FILE)
+                reason = (
+                    NOT_KEPT
+                    if described
+                    else "W&B's server alone knows the version and the aliases"
+                )
                 self.differs(Difference(f"file {path} has another content", by_design=reason))
 
     def _count_alone(self, kind: str, number: int) -> None:
