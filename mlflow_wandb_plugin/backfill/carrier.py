@@ -33,7 +33,7 @@ def selected(source: Source, selection: Selection) -> Iterator[RunInfo]:
         UsageError: a filter is given, and the source knows none.
         SourceError: the source cannot be listed.
     """
-    if selection.filter and not source.accepts_filter:
+    if selection.filter is not None and not source.accepts_filter:
         raise UsageError(
             "--filter is in W&B's filter language, which only a W&B server understands: "
             "use --run, --state, --group, --since or --until"

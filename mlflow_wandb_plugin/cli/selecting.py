@@ -24,7 +24,7 @@ _TARGET = (
 )  # fmt: skip
 _SELECTION = (
     click.option("--run", "runs", multiple=True, help="Only this run: id, name or regex."),
-    click.option("--filter", "filter_json", default="",
+    click.option("--filter", "filter_json", default=None,
                  help="MongoDB-style JSON, as wandb.Api takes."),
     click.option("--state", "states", multiple=True, type=click.Choice(STATES),
                  help="Only runs in this W&B state."),
@@ -72,8 +72,8 @@ def selects_runs(command: Callable[..., None]) -> Callable[..., None]:
 def _with_selection(command: Callable[..., None], options: Sequence[Any]) -> Callable[..., None]:
     @functools.wraps(command)
     def with_selection(
-        runs: tuple[str, ...], filter_json: str, states: tuple[str, ...], since: str, until: str,
-        groups: tuple[str, ...], projects: tuple[str, ...], **others: Any,
+        runs: tuple[str, ...], filter_json: str | None, states: tuple[str, ...],
+        since: str, until: str, groups: tuple[str, ...], projects: tuple[str, ...], **others: Any,
     ) -> None:  # fmt: skip
         for option, patterns in (("--run", runs), ("--project", projects)):
             for pattern in patterns:
@@ -82,7 +82,7 @@ def _with_selection(command: Callable[..., None], options: Sequence[Any]) -> Cal
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         selection = Selection(
             runs=runs,
-            filter=_json(filter_json),
+            filter=None if filter_json is None else _json(filter_json),
             states=states,
             since_ms=_milliseconds(since, "--since"),
             until_ms=_milliseconds(until, "--until"),

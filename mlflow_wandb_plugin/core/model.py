@@ -200,7 +200,8 @@ class Selection:
 
     Attributes:
         runs: ids, display names, or regular expressions that match one of them whole.
-        filter: MongoDB-style filter as `wandb.Api().runs` takes; for W&B servers only.
+        filter: MongoDB-style filter as `wandb.Api().runs` takes; for W&B servers only, so that
+            other sources refuse an empty one, too. None for no filter.
         states: W&B's run states.
         since_ms, until_ms: when the run started, Unix ms; since is inclusive, until is not.
         groups: W&B groups.
@@ -209,7 +210,7 @@ class Selection:
     """
 
     runs: tuple[str, ...] = ()
-    filter: Mapping[str, Any] = field(default_factory=dict)
+    filter: Mapping[str, Any] | None = None
     states: tuple[str, ...] = ()
     since_ms: int | None = None
     until_ms: int | None = None
