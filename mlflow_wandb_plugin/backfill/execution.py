@@ -18,6 +18,7 @@ from mlflow_wandb_plugin.backfill.outcome import Listener, Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun, dual_experiment, plan
 from mlflow_wandb_plugin.backfill.report_files import write_report
 from mlflow_wandb_plugin.backfill.verify import Verified, verify
+from mlflow_wandb_plugin.core.mlflow_retries import few_mlflow_retries
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.core.protocols import Source, Target, WriteMethod
 from mlflow_wandb_plugin.errors import UsageError
@@ -154,7 +155,8 @@ def backfill_runs(
         UsageError, SourceError: the backfill cannot be started. A run that fails is an outcome.
     """
     job = Job(source, to, experiment, selection or Selection(), BackfillOptions.of(**options))
-    return list(Backfill(job).run())
+    with few_mlflow_retries():
+        return list(Backfill(job).run())
 
 
 def verify_runs(
@@ -177,4 +179,6 @@ def verify_runs(
     """
     chosen = BackfillOptions.of(**options)
     job = Job(source, to, experiment, selection or Selection(), chosen)
-    return list(verify(*open_ends(job, create=False), job.selection, chosen, repair=repair))
+    with few_mlflow_retries():
+        ends = open_ends(job, create=False)
+        return list(verify(*ends, job.selection, chosen, repair=repair))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
@@ -12,6 +11,7 @@ from typing import Any
 
 import click
 
+from mlflow_wandb_plugin.core.mlflow_retries import few_mlflow_retries
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.errors import UsageError
 
@@ -78,8 +78,6 @@ def _with_selection(command: Callable[..., None], options: Sequence[Any]) -> Cal
         for option, patterns in (("--run", runs), ("--project", projects)):
             for pattern in patterns:
                 _check_regex(option, pattern)
-        # This package says when it waits; MLflow's own retries take minutes, without a word.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         selection = Selection(
             runs=runs,
             filter=None if filter_json is None else _json(filter_json),
@@ -89,7 +87,8 @@ def _with_selection(command: Callable[..., None], options: Sequence[Any]) -> Cal
             groups=groups,
             projects=projects,
         )
-        command(selection=selection, **others)
+        with few_mlflow_retries():
+            command(selection=selection, **others)
 
     decorated: Callable[..., None] = with_selection
     for option in reversed((click.argument("source"), *options)):
