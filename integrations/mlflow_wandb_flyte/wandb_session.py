@@ -235,6 +235,11 @@ class WandbSession:
                 del _open_runs[run_id]
 
 
+def is_run_of_a_task(run: Any) -> bool:
+    """Whether a decorated task of this process has opened the run, and has it open still."""
+    return run is not None and _open_runs.get(run.id) is run
+
+
 def action_id() -> str:
     """Return the default id of a task's run, also the prefix of the ids of its processes' runs."""
     action = flyte.ctx().action
