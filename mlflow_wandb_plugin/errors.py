@@ -26,11 +26,18 @@ class UnavailableError(MlflowWandbError):
 
     Attributes:
         retry_after_s: seconds that it asked to wait, or None.
+        patience_s: seconds in which repeating may help, where that is less than usual; or None.
     """
 
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        retry_after_s: float | None = None,
+        patience_s: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.patience_s = patience_s
 
 
 class SourceUnavailableError(UnavailableError, SourceError):

@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from mlflow_wandb_plugin.cli import cli
+from mlflow_wandb_plugin.cli.commands import cli
 from tests.support.documents import ROOT
 
 COMMANDS = sorted(cli.commands.items())

@@ -32,6 +32,7 @@ from mlflow_wandb_flyte.download import (
 from mlflow_wandb_flyte.links import Mlflow, Wandb, WandbSweep
 from mlflow_wandb_flyte.mlflow_session import get_mlflow_run
 from mlflow_wandb_flyte.sweep import get_wandb_sweep_id
+from mlflow_wandb_flyte.wandb_session import is_run_of_a_task
 
 __all__ = [
     "Mlflow",
@@ -64,10 +65,13 @@ __all__ = [
 def get_wandb_run() -> Any:
     """Return the W&B run of the running task or trace; outside of one, wandb's current run.
 
-    None if there is no run, as in a process of a distributed task that does not log.
+    None if there is no run, as in a process of a distributed task that does not log, or in a task
+    without a decorator: the run of the task that called it is not its own.
     """
     run = (flyte.ctx().data or {}).get(keys.WANDB_RUN)
-    return wandb.run if run is None else run
+    if run is not None:
+        return run
+    return None if flyte.ctx() and is_run_of_a_task(wandb.run) else wandb.run
 
 
 def get_wandb_run_dir() -> str | None:

@@ -35,6 +35,9 @@ REPLICA_TIMEOUT_S = 60.0
 """Seconds that a task that logs into the replica waits for it at most."""
 OFFLINE_MODES = ("offline", "dryrun", "disabled")
 
+IN_USE = "is in use"
+"""In wandb-core's answer to a run id that it has already."""
+
 _open_runs: dict[str, Any] = {}
 """Runs that tasks of this process have open, by id, for child tasks in the same process."""
 _opened: dict[str, str] = {}
@@ -187,7 +190,14 @@ class WandbSession:
                 "W&B cannot be reached (%s): the run continues offline; `wandb sync` uploads it",
                 error,
             )
-            return wandb.init(**{**init, "mode": "offline", "settings": None, "resume": None})
+            offline = {**init, "mode": "offline", "settings": None, "resume": None}
+            try:
+                return wandb.init(**offline)
+            except Exception as second:
+                if IN_USE not in str(second):
+                    raise
+                # wandb-core keeps the id of the run that it could not start.
+                return wandb.init(**{**offline, "id": f"{init['id']}-offline"})
 
     def _tap_settings(self) -> dict[str, Any]:
         config = get_mlflow_context()
@@ -233,6 +243,11 @@ class WandbSession:
         with _lock:
             for run_id in [key for key, opened in _open_runs.items() if opened is run]:
                 del _open_runs[run_id]
+
+
+def is_run_of_a_task(run: Any) -> bool:
+    """Whether a decorated task of this process has opened the run, and has it open still."""
+    return run is not None and _open_runs.get(run.id) is run
 
 
 def action_id() -> str:

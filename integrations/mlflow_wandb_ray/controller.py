@@ -13,6 +13,7 @@ from typing import Any
 
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_ray.arguments import check_init_arguments
 from mlflow_wandb_ray.run_thread import RunThread
 from mlflow_wandb_ray.runs import Destination, begin, run_id, storage_path
 
@@ -48,7 +49,7 @@ class DualTrainCallback(ControllerCallback, ReportCallback):
         init: arguments of ``wandb.init``, such as ``project``.
 
     Raises:
-        UsageError: this version of Ray has another interface.
+        UsageError: this version of Ray has another interface, or an argument is unknown.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class DualTrainCallback(ControllerCallback, ReportCallback):
         databricks_config_file: str | None = None,
         **init: Any,
     ) -> None:
+        check_init_arguments(type(self).__name__, init)
         self._destination = Destination(
             init, tracking_uri, experiment, api_key_file, databricks_config_file
         )

@@ -47,6 +47,8 @@ class RunThread:
         if not self._ended:
             self._ended = True
             self._last = self._pool.submit(self._finish, exit_code)
+            # The thread ends with the last call, whether somebody waits for it or not.
+            self._pool.shutdown(wait=False)
 
     def wait(self, seconds: float | None = None) -> None:
         """Wait for all calls so far, at most ``seconds``.
@@ -54,8 +56,6 @@ class RunThread:
         After `end` this takes what wandb needs to finish, and at most ``finish_timeout``.
         """
         wait_for([self._last], seconds)
-        if self._ended:
-            self._pool.shutdown(wait=False)
 
     def _begin(self) -> None:
         try:

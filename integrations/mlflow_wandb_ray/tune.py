@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from ray.tune.logger import LoggerCallback
 
 from mlflow_wandb_plugin.core.identity import PARENT_GROUP_KEY, STEP_METRIC_CONFIG_KEY
+from mlflow_wandb_plugin.core.model import flatten
 from mlflow_wandb_ray import credentials
+from mlflow_wandb_ray.arguments import check_init_arguments
 from mlflow_wandb_ray.run_thread import RunThread
 from mlflow_wandb_ray.runs import Destination, begin, run_id, shown, storage_path
 
@@ -36,9 +38,16 @@ class DualLoggerCallback(LoggerCallback):
         tracking_uri, experiment: of MLflow; None means the settings of this package.
         log_checkpoints: log each checkpoint that Tune keeps of a trial as an artifact of type
             ``model``, on any file system.
-        excludes: further keys of results to leave out.
+        excludes: further keys of results and of the config to leave out, with all below them;
+            ``/`` joins nested keys.
         api_key_file, databricks_config_file: as `mlflow_wandb_ray.setup_dual` takes them.
+        upload_checkpoints, save_checkpoints, log_config: as Ray's own callback for W&B takes them:
+            the first two are other names of ``log_checkpoints``; a config that changes is always
+            logged.
         init: further arguments of ``wandb.init``.
+
+    Raises:
+        UsageError: an argument is unknown.
     """
 
     def __init__(
@@ -52,15 +61,19 @@ class DualLoggerCallback(LoggerCallback):
         excludes: Sequence[str] = (),
         api_key_file: str | None = None,
         databricks_config_file: str | None = None,
+        upload_checkpoints: bool = False,
+        save_checkpoints: bool = False,
+        log_config: bool = True,
         **init: Any,
     ) -> None:
+        check_init_arguments(type(self).__name__, init)
         named = {"project": project, "entity": entity}
         given = {key: value for key, value in named.items() if value} | init
         of_nodes = (api_key_file, databricks_config_file)
         self._destination = Destination(given, tracking_uri, experiment, *of_nodes)
         self._group = group
-        self._log_checkpoints = log_checkpoints
-        self._excluded = TUNE_KEYS | set(excludes)
+        self._log_checkpoints = log_checkpoints or upload_checkpoints or save_checkpoints
+        self._excluded = frozenset(excludes)
         self._ids: dict[str, str] = {}
         self._configs: dict[str, dict[str, Any]] = {}
         self._threads: dict[str, RunThread] = {}
@@ -78,7 +91,7 @@ class DualLoggerCallback(LoggerCallback):
 
     def log_trial_start(self, trial: Any) -> None:
         """Also called when a trial is restarted, perhaps with another config."""
-        config = shown(trial.config or {})
+        config = _without(shown(trial.config or {}), self._excluded)
         thread = self._threads.get(trial.trial_id)
         if thread is None:
             self._threads[trial.trial_id] = self._begin(trial, config)
@@ -88,7 +101,10 @@ class DualLoggerCallback(LoggerCallback):
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
         self.log_trial_start(trial)
-        row = {key: value for key, value in result.items() if key not in self._excluded}
+        row = {
+            "/".join(path): value
+            for path, value in flatten(_without(result, TUNE_KEYS | self._excluded)).items()
+        }
         self._threads[trial.trial_id].log(row)
 
     def on_checkpoint(
@@ -148,6 +164,17 @@ class DualLoggerCallback(LoggerCallback):
             return run
 
         return RunThread(start)
+
+
+def _without(tree: Mapping[str, Any], excluded: Set[str], above: str = "") -> dict[str, Any]:
+    """Return a nested mapping without the keys ``excluded``, which are joined with ``/``."""
+    kept: dict[str, Any] = {}
+    for label, value in tree.items():
+        key = f"{above}{label}"
+        if key not in excluded:
+            nested = isinstance(value, Mapping)
+            kept[str(label)] = _without(value, excluded, f"{key}/") if nested else value
+    return kept
 
 
 def log_checkpoint(run: Any, checkpoint: Any, iteration: int | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,17 @@ class RunDocument:
                 self.logs[at] = info
                 return
         self.logs.append(info)
+
+    def begin_again(self, keep_rows: bool) -> None:
+        """Forget how far the run was read. The points that the parts have are kept.
+
+        Args:
+            keep_rows: whether the rows are kept as well. Those of a run of which only some metrics
+                were read are parts of those that will come.
+        """
+        rows_bytes = self.end.rows_bytes if keep_rows else 0
+        self.checkpoints = [replace(self.end, segment=None, position=0, rows_bytes=rows_bytes)]
+        self.position, self.rows = {}, {}
 
     def holds(self, info: RunInfo) -> bool:
         """Whether this is the document of run ``info``; see `identity.same_run`."""

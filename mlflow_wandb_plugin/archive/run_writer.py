@@ -22,7 +22,7 @@ from mlflow_wandb_plugin.archive.run_document import (
 )
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.atomic_files import remove_unfinished
-from mlflow_wandb_plugin.core.identity import Origin
+from mlflow_wandb_plugin.core.identity import EVERYTHING, Origin
 from mlflow_wandb_plugin.core.locks import try_lock
 from mlflow_wandb_plugin.core.model import (
     ArtifactRef,
@@ -45,15 +45,22 @@ class ArchiveRunWriter:
     ``run.json`` is replaced at every checkpoint, when everything that it counts is on disk: if the
     process is killed, the folder is as of the last checkpoint.
 
+    Args:
+        selection: what the run is written with, see `Twin.selection`. A run that has another one
+            is written from its first row on.
+
     Raises:
         TargetError: the folder cannot be written, another process is writing it, or it holds
             another run.
     """
 
-    def __init__(self, folder: Path, run_id: str, info: RunInfo, origin: Origin) -> None:
+    def __init__(
+        self, folder: Path, run_id: str, info: RunInfo, origin: Origin, selection: str
+    ) -> None:
         self.run_id = run_id
         self.losses: Counter[str] = Counter()
         self._folder = folder
+        self._selection = selection
         with _writing(folder):
             private_folder(folder, below=folder.parents[run_id.count("/")], tighten=True)
             self._lock = open_fd(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT)
@@ -74,6 +81,9 @@ class ArchiveRunWriter:
             raise TargetError(f"{folder} holds another run, {before.info.path}, not {info.path}")
         self._before = None if before is None else before.info
         self._run = before or RunDocument(info, origin)
+        if before is not None and before.info.selection not in (EVERYTHING, self._selection):
+            before.begin_again(keep_rows=self._selection != EVERYTHING)
+        self._run.info = self._selected(self._run.info)
         self._run.state = "live"
         end, last = self._run.end, self._run.last
         parts: dict[Kind, int] = {"history": end.metrics_parts, "system": end.system_metrics_parts}
@@ -165,9 +175,13 @@ class ArchiveRunWriter:
         elif grown or segment is not None:
             run.checkpoints.append(now)
 
+    def _selected(self, info: RunInfo) -> RunInfo:
+        return replace(info, selection=self._selection)
+
     def _merged(self, info: RunInfo) -> RunInfo:
         """Return ``info`` with what an earlier session knew of logs that this one does not have."""
         before = self._before
+        info = self._selected(info)
         if before is None:
             return info
         first = {**info.first_config, **before.first_config}

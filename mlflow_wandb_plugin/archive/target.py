@@ -12,13 +12,18 @@ from pathlib import Path
 
 from mlflow_wandb_plugin.archive.folder_names import NO_NAME
 from mlflow_wandb_plugin.archive.points_table import require_pyarrow
-from mlflow_wandb_plugin.archive.run_document import RunDocument, read_run, run_folder
+from mlflow_wandb_plugin.archive.run_document import RUN_FILE, RunDocument, read_run, run_folder
 from mlflow_wandb_plugin.archive.run_writer import ArchiveRunWriter
 from mlflow_wandb_plugin.archive.source import ArchiveSource
 from mlflow_wandb_plugin.core.atomic_files import write_atomically
-from mlflow_wandb_plugin.core.identity import Origin, Twin
+from mlflow_wandb_plugin.core.identity import EVERYTHING, Origin, Twin, selection_of
 from mlflow_wandb_plugin.core.model import RunInfo
-from mlflow_wandb_plugin.core.private_files import FILE_MODE, private_folder
+from mlflow_wandb_plugin.core.private_files import (
+    FILE_MODE,
+    close_to_others,
+    is_open_to_others,
+    private_folder,
+)
 from mlflow_wandb_plugin.core.protocols import Source, Target, TargetOptions
 from mlflow_wandb_plugin.errors import SourceError, TargetError, UsageError
 from mlflow_wandb_plugin.w2m.archive_source import EwmArchive, is_ewm_archive
@@ -91,7 +96,7 @@ def create_archive(uri: str, options: TargetOptions | None = None) -> ArchiveTar
     path = path_of(uri).resolve()
     if not is_archive(path) and is_ewm_archive(path):
         raise UsageError(f"{path} holds an archive of export-wandb-to-mlflow: use another folder")
-    return ArchiveTarget(path)
+    return ArchiveTarget(path, EVERYTHING if options is None else options.selection)
 
 
 def path_of(uri: str) -> Path:
@@ -133,15 +138,23 @@ def _check_version(root: Path) -> None:
 class ArchiveTarget(Target):
     """A `Target` that writes runs below ``root``.
 
+    What an earlier version of this package wrote there for all users is closed to others.
+
+    Args:
+        selection: as `TargetOptions.selection`.
+
     Raises:
         UsageError: pyarrow is missing, or ``root`` cannot be an archive.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, selection: str = EVERYTHING) -> None:
         require_pyarrow()
         self._root = root
+        self._selection = selection
         try:
             private_folder(root)
+            if is_archive(root) and is_open_to_others(root):
+                self._close_to_others()
             if not (root / README_FILE).exists():
                 write_atomically(root / README_FILE, README, mode=FILE_MODE, sync=True)
             if not is_archive(root):
@@ -156,14 +169,31 @@ class ArchiveTarget(Target):
         for folder in self._folders(info):
             run = self._read(folder)
             if run is not None and run.holds(info):
-                names = self._name(folder), self._name(folder.parent)
-                return Twin(*names, run.origin, run.state, run.position, run.rows)
+                return Twin(
+                    self._name(folder),
+                    self._name(folder.parent),
+                    run.origin,
+                    run.state,
+                    run.position,
+                    run.rows,
+                    selection=run.info.selection,
+                )
         return None
 
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> ArchiveRunWriter:
         """Return the writer of a new run or of ``twin``."""
         folder = run_folder(self._root, info) if twin is None else self._root / twin.run_id
-        return ArchiveRunWriter(folder, self._name(folder), info, origin)
+        selection = selection_of(info, self._selection)
+        return ArchiveRunWriter(folder, self._name(folder), info, origin, selection)
+
+    def _close_to_others(self) -> None:
+        """Close what the archive has to other users; what else the user keeps there is left."""
+        for path in (self._root / README_FILE, self._root / ARCHIVE_FILE):
+            close_to_others(path)
+        for run in self._root.glob(f"*/*/*/{RUN_FILE}"):
+            private_folder(run.parent, below=self._root, tighten=True)
+            close_to_others(run.parent)
+        private_folder(self._root, tighten=True)
 
     def _folders(self, info: RunInfo) -> Iterator[Path]:
         own = run_folder(self._root, info)

@@ -34,7 +34,7 @@ def selected(source: Source, selection: Selection) -> Iterator[RunInfo]:
         SourceError: the source cannot be listed.
     """
     language = "mlflow" if isinstance(selection.filter, str) else "wandb"
-    if selection.filter and source.filter_language != language:
+    if selection.filter is not None and source.filter_language != language:
         raise UsageError(
             "--filter is in W&B's language, which only a W&B server understands, or in MLflow's, "
             "for runs in MLflow: use --run, --state, --group, --since or --until"
@@ -150,7 +150,8 @@ class Carrier:
     def _migrate(self, run: RunInfo, decision: Decision) -> Outcome:
         writer = self._target.open(run, "backfill", decision.twin)
         try:
-            complete = self._options.takes_everything
+            asked = self._options.selection
+            complete = identity.selection_of(run, asked) == identity.EVERYTHING
             since = writer.restart(complete) if decision.from_start else writer.position
             since = dict(since)
             items = self._source.read(run, since)

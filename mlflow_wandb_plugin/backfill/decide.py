@@ -46,7 +46,7 @@ def decide(run: RunInfo, source: Source, target: Target, options: BackfillOption
         return _dual_written(run, twin, source, target, options)
     if verdict in ("existing", "foreign"):
         return _existing(verdict, twin, options)
-    narrower = not twin.has(options.selection)
+    narrower = not twin.has(identity.selection_of(run, options.selection))
     reason = NARROWER if narrower and twin.complete(run) else ""
     # The log of a run that wandb-core ended after it was carried has grown.
     again = narrower or twin.end_is_news(run)

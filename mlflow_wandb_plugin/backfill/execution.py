@@ -18,6 +18,7 @@ from mlflow_wandb_plugin.backfill.outcome import Listener, Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun, dual_experiment, plan
 from mlflow_wandb_plugin.backfill.report_files import write_report
 from mlflow_wandb_plugin.backfill.verify import Verified, verify
+from mlflow_wandb_plugin.core.mlflow_retries import few_mlflow_retries
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.core.protocols import Source, Target, WriteMethod
 from mlflow_wandb_plugin.core.redaction import without_credentials
@@ -210,7 +211,8 @@ def backfill_runs(
     """
     chosen = BackfillOptions.of(**options)
     jobs = jobs_of(source, to, experiment, selection or Selection(), chosen)
-    return list(Backfill(jobs).run())
+    with few_mlflow_retries():
+        return list(Backfill(jobs).run())
 
 
 def verify_runs(
@@ -233,9 +235,10 @@ def verify_runs(
     """
     chosen = BackfillOptions.of(**options)
     jobs = jobs_of(source, to, experiment, selection or Selection(), chosen)
-    sources, target = open_ends(jobs, create=False)
-    return [
-        result
-        for each in sources
-        for result in verify(each, target, jobs[0].selection, chosen, repair=repair)
-    ]
+    with few_mlflow_retries():
+        sources, target = open_ends(jobs, create=False)
+        return [
+            result
+            for each in sources
+            for result in verify(each, target, jobs[0].selection, chosen, repair=repair)
+        ]

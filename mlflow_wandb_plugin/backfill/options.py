@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from mlflow_wandb_plugin.core.identity import EVERYTHING
+from mlflow_wandb_plugin.core.identity import EVERYTHING, shortened_selection
 from mlflow_wandb_plugin.core.limiter import RequestGate
 from mlflow_wandb_plugin.core.model import (
     ArtifactRef,
@@ -26,7 +25,6 @@ from mlflow_wandb_plugin.core.protocols import SourceOptions, TargetOptions, Wri
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.mapping.to_mlflow import check_template
 
-LONGEST_SELECTION = 1000
 STATISTICS = frozenset(("min", "max", "mean", "last", "first", "best"))
 """What W&B's summary has of a metric, as `define_metric` asks for."""
 
@@ -95,7 +93,7 @@ class BackfillOptions:
             "exclude": sorted(self.exclude_metrics),
             "artifacts": self.artifacts,
         }
-        return EVERYTHING if self.takes_everything else shortened(json.dumps(narrowed))
+        return EVERYTHING if self.takes_everything else shortened_selection(json.dumps(narrowed))
 
     def wanted(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield ``items`` without metrics and artifacts that are excluded."""
@@ -136,13 +134,6 @@ class BackfillOptions:
         if found(self.exclude_metrics):
             return False
         return not self.include_metrics or found(self.include_metrics)
-
-
-def shortened(text: str) -> str:
-    """Return the text; one that no tag can hold is replaced by its digest."""
-    if len(text) <= LONGEST_SELECTION:
-        return text
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,9 @@ def verify(
             result = comparing.verified(run, repair)
         except MlflowWandbError as error:
             result = _not_compared(run, "failed", str(error))
+        except Exception as error:
+            # An unforeseen error in one run does not stop the others.
+            result = _not_compared(run, "failed", f"{type(error).__name__}: {error}")
         comparing.listener.run_verified()
         yield result
 

@@ -4,45 +4,15 @@ from __future__ import annotations
 
 import sys
 
-import click
-
-from mlflow_wandb_plugin import __version__
-from mlflow_wandb_plugin.cli.backfill import INTERRUPTED, backfill
-from mlflow_wandb_plugin.cli.doctor import doctor
-from mlflow_wandb_plugin.cli.export import export
-from mlflow_wandb_plugin.cli.plugins import plugins
-from mlflow_wandb_plugin.cli.run import run
-from mlflow_wandb_plugin.cli.status import status
-from mlflow_wandb_plugin.cli.sync import sync
-from mlflow_wandb_plugin.cli.verify import verify
-from mlflow_wandb_plugin.errors import MlflowWandbError
-
-USAGE = 2
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
-@click.version_option(__version__, prog_name="mlflow-wandb")
-@click.pass_context
-def cli(context: click.Context) -> None:
-    """Log training runs to W&B and MLflow, and migrate history between them."""
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help(), err=True)
-        context.exit(USAGE)
-
-
-for command in (backfill, doctor, export, plugins, run, status, sync, verify):
-    cli.add_command(command)
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 def main() -> None:
-    """Run the console script: an error of this package, and a wrong option, is one line and exit
-    code 2; Ctrl-C is exit code 130."""
+    """Run the console script. Ctrl-C during its imports ends it as at any other time."""
     try:
-        sys.exit(cli(standalone_mode=False))
-    except (MlflowWandbError, click.ClickException) as error:
-        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        click.echo(f"mlflow-wandb: {text}", err=True)
-        sys.exit(USAGE)
-    except click.Abort:
-        click.echo("mlflow-wandb: interrupted", err=True)
+        from mlflow_wandb_plugin.cli.commands import run_command
+    except KeyboardInterrupt:
+        print("mlflow-wandb: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    run_command()

@@ -21,6 +21,7 @@ from mlflow_wandb_plugin.backfill.execution import LOCAL, Backfill, jobs_of
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.report_files import SUFFIXES, write_plan
+from mlflow_wandb_plugin.cli import INTERRUPTED
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import reads_source
 from mlflow_wandb_plugin.core.model import Selection
@@ -29,8 +30,6 @@ from mlflow_wandb_plugin.core.protocols import WriteMethod
 from mlflow_wandb_plugin.errors import UsageError
 
 log = logging.getLogger("mlflow_wandb_plugin.backfill")
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 
 @click.command()

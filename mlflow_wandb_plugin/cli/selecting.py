@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
@@ -12,6 +11,7 @@ from typing import Any
 
 import click
 
+from mlflow_wandb_plugin.core.mlflow_retries import few_mlflow_retries
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.core.tracking_uri import names_mlflow
 from mlflow_wandb_plugin.errors import UsageError
@@ -28,7 +28,7 @@ _TARGET = (
 )  # fmt: skip
 _SELECTION = (
     click.option("--run", "runs", multiple=True, help="Only this run: id, name or regex."),
-    click.option("--filter", "filter_text", default="",
+    click.option("--filter", "filter_text", default=None,
                  help="MongoDB-style JSON, as wandb.Api takes; for runs in MLflow, as"
                  " mlflow.search_runs takes."),
     click.option("--state", "states", multiple=True, type=click.Choice(STATES),
@@ -109,7 +109,7 @@ def _with_selection(
 
     @functools.wraps(command)
     def with_selection(
-        sources: tuple[str, ...], runs: tuple[str, ...], filter_text: str,
+        sources: tuple[str, ...], runs: tuple[str, ...], filter_text: str | None,
         states: tuple[str, ...], since: str, until: str, groups: tuple[str, ...],
         projects: tuple[str, ...], experiments: tuple[str, ...], **others: Any,
     ) -> None:  # fmt: skip
@@ -122,11 +122,9 @@ def _with_selection(
         for option, patterns in options:
             for pattern in patterns:
                 _check_regex(option, pattern)
-        # This package says when it waits; MLflow's own retries take minutes, without a word.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         selection = Selection(
             runs=runs,
-            filter=filter_text if in_mlflow else _json(filter_text),
+            filter=filter_text if in_mlflow or filter_text is None else _json(filter_text),
             states=states,
             since_ms=_milliseconds(since, "--since"),
             until_ms=_milliseconds(until, "--until"),
@@ -134,7 +132,8 @@ def _with_selection(
             projects=projects,
             experiments=chosen,
         )
-        command(sources=sources, selection=selection, experiments=experiments, **others)
+        with few_mlflow_retries():
+            command(sources=sources, selection=selection, experiments=experiments, **others)
 
     decorated: Callable[..., None] = with_selection
     argument = click.argument(

@@ -5,6 +5,7 @@ All state is kept on the target, as tags: any machine can continue a replication
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ SELECTION = "wandb.sync.selection"
 """Which metrics and artifacts of the run were carried, where not all were; see `Twin.selection`."""
 EVERYTHING = ""
 """The selection that leaves nothing out."""
+LONGEST_SELECTION = 1000
+"""Characters of a selection; a digest stands for a longer one."""
 OWNER = "wandb.sync.owner"
 """Which outbox mirrors a run that was created in MLflow: a client and its server may both try."""
 MIRROR = "mirror"
@@ -149,6 +152,21 @@ def total_rows(rows: Mapping[str, int]) -> int:
     return rows[SERVER] if SERVER in rows else sum(rows.values())
 
 
+def selection_of(info: RunInfo, selection: str) -> str:
+    """Return the selection with which a run is carried, ``selection`` being what is asked for: a
+    source may lack something itself."""
+    if selection in (EVERYTHING, info.selection):
+        return shortened_selection(info.selection)
+    return shortened_selection(f"{selection} of {info.selection}" if info.selection else selection)
+
+
+def shortened_selection(text: str) -> str:
+    """Return the text; one that no tag can hold is replaced by its digest."""
+    if len(text) <= LONGEST_SELECTION:
+        return text
+    return "sha256:" + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
 def verdict(info: RunInfo, twin: Twin | None, selection: str = EVERYTHING) -> Verdict:
     """Return how complete the replica of ``info`` is for a selection, given its twin on the
     target."""
@@ -159,7 +177,7 @@ def verdict(info: RunInfo, twin: Twin | None, selection: str = EVERYTHING) -> Ve
         return "dual-written"
     if twin.foreign:
         return "foreign"
-    if not (twin.complete(info) and twin.has(selection)):
+    if not (twin.complete(info) and twin.has(selection_of(info, selection))):
         return "partial"
     return "dual-written" if twin.origin == "dual" else "existing"
 

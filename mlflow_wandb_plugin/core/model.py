@@ -42,6 +42,8 @@ class RunInfo:
             start of the latest log if that has no row.
         missing: part of the run's log is known to be lost, so that it is never complete.
         facts: origin of the run: program, args, host, user, email, python, git_commit, …
+        selection: which metrics and artifacts the source has, as text, where it does not have all
+            of W&B's: an archive may have been written so. Empty for all.
     """
 
     run_id: str
@@ -70,6 +72,7 @@ class RunInfo:
     last_ms: int | None = None
     missing: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+    selection: str = ""
 
     @property
     def path(self) -> str:
@@ -198,7 +201,8 @@ class Selection:
     Attributes:
         runs: ids, display names, or regular expressions that match one of them whole.
         filter: for W&B servers, a MongoDB-style filter as `wandb.Api().runs` takes; for MLflow,
-            text in the language of `mlflow.search_runs`. See `Source.filter_language`.
+            text in the language of `mlflow.search_runs`. See `Source.filter_language`: others
+            refuse an empty one, too. None for no filter.
         states: W&B's run states.
         since_ms, until_ms: when the run started, Unix ms; since is inclusive, until is not.
         groups: W&B groups.
@@ -208,7 +212,7 @@ class Selection:
     """
 
     runs: tuple[str, ...] = ()
-    filter: Mapping[str, Any] | str = field(default_factory=dict)
+    filter: Mapping[str, Any] | str | None = None
     states: tuple[str, ...] = ()
     since_ms: int | None = None
     until_ms: int | None = None

@@ -34,13 +34,32 @@ def private_folder(path: Path, *, below: Path | None = None, tighten: bool = Fal
             _close_to_others(path)
 
 
-def _close_to_others(folder: Path) -> None:
-    """Set the mode of a folder that is ours; one of another user, or a link, is left."""
-    state = folder.lstat()
-    ours = stat.S_ISDIR(state.st_mode) and state.st_uid == os.geteuid()
-    if ours and stat.S_IMODE(state.st_mode) & ~FOLDER_MODE:
-        with contextlib.suppress(OSError):
-            folder.chmod(FOLDER_MODE)
+def _close_to_others(path: Path) -> None:
+    """Set the mode of a folder or file that is ours; one of another user, or a link, is left."""
+    with contextlib.suppress(OSError):
+        state = path.lstat()
+        folder = stat.S_ISDIR(state.st_mode)
+        ours = folder or (stat.S_ISREG(state.st_mode) and state.st_nlink == 1)
+        mode = FOLDER_MODE if folder else FILE_MODE
+        if ours and state.st_uid == os.geteuid() and stat.S_IMODE(state.st_mode) & ~mode:
+            path.chmod(mode)
+
+
+def is_open_to_others(folder: Path) -> bool:
+    """Whether other users have any access to a folder."""
+    return bool(stat.S_IMODE(folder.stat().st_mode) & ~FOLDER_MODE)
+
+
+def close_to_others(path: Path) -> None:
+    """Close a file or folder of this package's making, and all in it, to other users.
+
+    What belongs to another user, links, and files with several names are left as they are.
+    """
+    _close_to_others(path)
+    for folder, _, names in os.walk(path):
+        _close_to_others(Path(folder))
+        for name in names:
+            _close_to_others(Path(folder, name))
 
 
 def open_fd(path: Path | str, flags: int) -> int:

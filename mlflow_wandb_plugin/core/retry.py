@@ -11,6 +11,7 @@ from typing import TypeVar
 from mlflow_wandb_plugin.errors import UnavailableError
 
 T = TypeVar("T")
+Limit = TypeVar("Limit", float, "float | None")
 
 _logger = logging.getLogger("mlflow_wandb_plugin")
 
@@ -47,7 +48,7 @@ class Backoff:
         """Return ``what()``.
 
         Raises:
-            UnavailableError: ``patience_s`` has passed.
+            UnavailableError: ``patience_s`` has passed, or that of the error.
         """
         delay, since, said = self.first_s, None, False
         while True:
@@ -58,13 +59,15 @@ class Backoff:
                 since = now if since is None else since
                 spread = delay * random.uniform(0.75, 1.25)
                 pause = max(spread, error.retry_after_s or 0.0)
-                if self._patience_s is not None and now + pause - since > self._patience_s:
+                patience_s = _shorter(self._patience_s, error.patience_s)
+                early_s = error.patience_s and error.patience_s / 4
+                if patience_s is not None and now + pause - since > patience_s:
                     raise
                 if self._on_trouble is not None:
                     self._on_trouble(error, pause)
-                elif not said and now + pause - since > self.silent_s:
+                elif not said and now + pause - since > _shorter(self.silent_s, early_s):
                     said = True
-                    self._say(error, now - since)
+                    self._say(error, patience_s and patience_s - (now - since))
                 if not self._wait(pause):
                     raise
                 delay = min(delay * 2, self.longest_s)
@@ -73,10 +76,16 @@ class Backoff:
                     self._on_recovery()
                 return result
 
-    def _say(self, error: Exception, waited_s: float) -> None:
+    def _say(self, error: Exception, left_s: float | None) -> None:
         """Say what is waited for, and for how long yet."""
-        left = "" if self._patience_s is None else f" for {self._patience_s - waited_s:.0f} s more"
+        left = "" if left_s is None else f" for {left_s:.0f} s more"
         _logger.warning("mlflow-wandb: %s; waiting%s, trying again meanwhile", error, left)
+
+
+def _shorter(one_s: Limit, other_s: float | None) -> float | Limit:
+    if other_s is None or (one_s is not None and one_s <= other_s):
+        return one_s
+    return other_s
 
 
 def _sleep(seconds: float) -> bool:

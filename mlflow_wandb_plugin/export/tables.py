@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.backfill.carrier import selected
-from mlflow_wandb_plugin.core.model import Item, RunInfo, Selection
+from mlflow_wandb_plugin.core.model import Item, RunInfo, Selection, UnreadableRange
 from mlflow_wandb_plugin.core.protocols import Source, SourceOptions
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
@@ -30,6 +31,8 @@ from mlflow_wandb_plugin.export.spool import Spool, chosen_columns
 
 if TYPE_CHECKING:
     import pyarrow
+
+_logger = logging.getLogger("mlflow_wandb_plugin")
 
 History = Literal["no", "wide", "long"]
 CREATED = "created"
@@ -139,14 +142,25 @@ def _add_history(
     spool: Spool, source: Source, run: RunInfo, form: History, unreadable: list[str]
 ) -> None:
     try:
-        for row in _history_rows(run.run_id, source.history(run), form):
+        for row in _history_rows(run.run_id, source.history(run), form, unreadable):
             spool.add(row)
     except MlflowWandbError as error:
         unreadable.append(f"{run.path}: {error}")
 
 
-def _history_rows(run_id: str, items: Iterable[Item], form: History) -> Iterator[Row]:
-    return long_rows(run_id, items) if form == "long" else wide_rows(run_id, items)
+def _history_rows(
+    run_id: str, items: Iterable[Item], form: History, unreadable: list[str]
+) -> Iterator[Row]:
+    """Yield rows; what the source cannot read is appended to ``unreadable``."""
+    readable = _readable(items, unreadable)
+    return long_rows(run_id, readable) if form == "long" else wide_rows(run_id, readable)
+
+
+def _readable(items: Iterable[Item], unreadable: list[str]) -> Iterator[Item]:
+    for item in items:
+        if isinstance(item, UnreadableRange):
+            unreadable.append(str(item))
+        yield item
 
 
 def _columns(found: Iterable[str], first: Sequence[str]) -> list[str]:
@@ -190,7 +204,10 @@ def history(source: str, run: str, long: bool = False, **options: Any) -> pyarro
         raise UsageError(f"{len(found)} runs of {shown} are called {run}: pass the id of one")
     with closing(Spool()) as spool:
         form: History = "long" if long else "wide"
-        for row in _history_rows(found[0].run_id, opened.history(found[0]), form):
+        unreadable: list[str] = []
+        for row in _history_rows(found[0].run_id, opened.history(found[0]), form, unreadable):
             spool.add(row)
+        for reason in unreadable:
+            _logger.warning("mlflow-wandb: %s", reason)
         columns = _columns(spool.columns, LONG_COLUMNS if long else WIDE_COLUMNS)
         return arrow_table(spool.rows(), columns, spool.columns)

@@ -222,7 +222,7 @@ def _keep_staged_files(artifact: Any, folder: Path) -> None:
         if local.parent.parts[-2:] == STAGING:
             kept = folder / local.name
             with contextlib.suppress(OSError):
-                private_folder(folder)
+                private_folder(folder, tighten=True)
                 if not kept.exists():
                     link_or_copy(local, kept)
                 entry.local_path = str(kept)

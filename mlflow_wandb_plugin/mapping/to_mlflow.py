@@ -24,6 +24,9 @@ MAPPING_VERSION = "3"
 
 EDITABLE_TAGS = ("wandb.name", "wandb.group", "run_group", "wandb.job_type", "wandb.tags")
 """Tags of what may be removed from a W&B run; each tag of the run has a tag of its own, too."""
+TAG_OF_A_TAG = "wandb.tag."
+"""Begins the key of each W&B tag's own tag."""
+SWEEP_ID = "wandb.sweep_id"
 CHANGED_TAG = "wandb.config.changed"
 """Number of config leaves that changed; W&B's server knows the latest value only."""
 
@@ -198,8 +201,17 @@ def run_name(info: RunInfo) -> str:
     return storable(info.name or info.run_id)[: Limits.installed().run_name]
 
 
+URL = "wandb.url"
 EXIT_CODE = "wandb.exit_code"
 """The tag with the exit code, which W&B's server does not tell."""
+ARGUMENTS = "wandb.args"
+MACHINE_FACTS = ("host", "os", "python", "executable", "docker", "gpu", "gpu_count", "cuda")
+"""Facts that a tag ``wandb.NAME`` has each."""
+DESCRIPTION_TAGS = frozenset(
+    (*EDITABLE_TAGS, URL, SWEEP_ID, "wandb.state", EXIT_CODE, ARGUMENTS, CHANGED_TAG,
+     *(f"wandb.{name}" for name in MACHINE_FACTS))
+)  # fmt: skip
+"""Tags of this package that describe a run, beside those of `TAG_OF_A_TAG`."""
 
 
 def name_tag(info: RunInfo) -> dict[str, str]:
@@ -219,21 +231,21 @@ def run_tags(info: RunInfo) -> dict[str, str]:
         "mlflow.source.git.commit": facts.get("git_commit", ""),
         "mlflow.source.git.repoURL": without_credentials(facts.get("git_remote", "")),
         NAME: info.name,
-        "wandb.url": info.url,
+        URL: info.url,
         "wandb.group": info.group,
         "run_group": info.group,
         "wandb.job_type": info.job_type,
-        "wandb.sweep_id": info.sweep_id,
+        SWEEP_ID: info.sweep_id,
         "wandb.state": info.state if info.state != "running" else "",
         EXIT_CODE: "" if info.exit_code is None else str(info.exit_code),
         "wandb.tags": json.dumps(list(info.tags), ensure_ascii=False) if info.tags else "",
     }
-    for name in ("host", "os", "python", "executable", "docker", "gpu", "gpu_count", "cuda"):
+    for name in MACHINE_FACTS:
         tags[f"wandb.{name}"] = str(facts.get(name, ""))
     if facts.get("args"):
-        tags["wandb.args"] = json.dumps(facts["args"], ensure_ascii=False)
+        tags[ARGUMENTS] = json.dumps(facts["args"], ensure_ascii=False)
     for tag in info.tags:
-        tags[f"wandb.tag.{tag}"] = "true"
+        tags[TAG_OF_A_TAG + tag] = "true"
     changed = changed_params(info)
     if changed:
         tags[CHANGED_TAG] = str(changed)

@@ -144,7 +144,8 @@ class RunFiles:
         """Keep the present content of a file; returns the name of the kept file.
 
         An artifact store's own copy (``stored``) is linked: before MLflow overwrites it, it is
-        replaced by a copy. Other files may be written into at any time, and are copied.
+        replaced by a copy. A link has the mode that MLflow gave the file; the folder keeps other
+        users out. Other files may be written into at any time, and are copied.
         """
         kept = self._new_path(source.name)
         try:
@@ -156,7 +157,7 @@ class RunFiles:
 
     def _new_path(self, name: str) -> Path:
         """A path with the extension of ``name``, from which W&B tells a file's format."""
-        private_folder(self._folder)
+        private_folder(self._folder, tighten=True)
         suffix = Path(name).suffix
         kept = suffix if _SUFFIX.fullmatch(suffix) else ""
         return self._folder / f"{uuid.uuid4().hex}{kept}"

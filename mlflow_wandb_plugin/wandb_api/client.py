@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 TIMEOUT_S = (10, 90)
 """Seconds to connect, and between two bytes of an answer."""
+UNREACHABLE_S = 8.0
+"""Seconds in which a server is tried again that takes no connection and has never answered."""
 _CHUNK = 1 << 20
 _TEMPORARY_STATUS = frozenset({408, 425, 429, *range(500, 600)})
 _TEMPORARY_ERROR = re.compile(
@@ -41,6 +43,9 @@ _TEMPORARY_ERROR = re.compile(
 
 class WandbClient:
     """A client of one server. Thread-safe.
+
+    Args:
+        answered: is set once the server has answered; clients of one server share it.
 
     Attributes:
         calls: number of requests so far by operation ("Runs", "HistoryPage", …; "download" for
@@ -52,17 +57,27 @@ class WandbClient:
         address: ProjectAddress,
         limiter: RequestGate | None = None,
         backoff: Backoff | None = None,
+        answered: threading.Event | None = None,
     ) -> None:
         self.address = address
         self.calls: Counter[str] = Counter()
         self._limiter: RequestGate = limiter or Limiter()
         self._backoff = backoff or Backoff()
+        self._answered = answered or threading.Event()
         self._local = threading.local()
         self._lock = threading.Lock()
 
     def without_retries(self) -> WandbClient:
         """Return a client that shares this one's limit, and sends each request once."""
-        return WandbClient(self.address, self._limiter, Backoff(0.0))
+        return WandbClient(self.address, self._limiter, Backoff(0.0), self._answered)
+
+    def expect_answers(self) -> None:
+        """Wait for the server as for one that has answered before."""
+        self._answered.set()
+
+    def for_project(self, address: ProjectAddress) -> WandbClient:
+        """Return a client of another project of the server, which shares this one's limit."""
+        return WandbClient(address, self._limiter, self._backoff, self._answered)
 
     # -- GraphQL ----------------------------------------------------------------------------
 
@@ -194,11 +209,20 @@ class WandbClient:
         try:
             response = self._session().request(method, url, **options)
         except requests.RequestException as error:
-            raise _no_answer(url, error) from error
+            raise self._no_connection(url, error) from error
+        self._answered.set()
         if response.status_code < 400:
             return response
         with response:
             raise self._refusal(url, response)
+
+    def _no_connection(self, url: str, error: requests.RequestException) -> SourceUnavailableError:
+        """The error for a request without an answer. A server that has never answered and takes no
+        connection is not waited for as long as one that is gone for a moment."""
+        unavailable = _no_answer(url, error)
+        if not self._answered.is_set() and _is_unconnected(error):
+            unavailable.patience_s = UNREACHABLE_S
+        return unavailable
 
     def _refusal(self, url: str, response: requests.Response) -> Exception:
         status = response.status_code
@@ -251,6 +275,15 @@ def _host(url: str) -> str:
 
 def _no_answer(url: str, error: Exception) -> SourceUnavailableError:
     return SourceUnavailableError(f"{_host(url)} did not answer: {type(error).__name__}")
+
+
+def _is_unconnected(error: requests.RequestException) -> bool:
+    """Whether no connection came about: it was refused, the host is unknown, or not trusted."""
+    import requests
+    from urllib3.exceptions import NewConnectionError
+
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return isinstance(reason, NewConnectionError) or isinstance(error, requests.exceptions.SSLError)
 
 
 def _retry_after(response: requests.Response) -> float | None:

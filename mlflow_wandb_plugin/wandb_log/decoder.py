@@ -153,14 +153,14 @@ class RunDecoder:
         if kind == "partial_history":
             self._rows.add_rows(self._machine.add(request.partial_history))
         elif kind == "run_start":
-            self._add_run(request.run_start.run)
+            self._add_run(request.run_start.run, answered=True)
             self._may_be_carried = False
         elif kind == "log_artifact":
             self._add_artifact(request.log_artifact.artifact)
 
-    def _add_run(self, run: Any) -> None:
+    def _add_run(self, run: Any, answered: bool = False) -> None:
         first = not self.run.seen_in_segment
-        self.run.add_run(run)
+        self.run.add_run(run, answered)
         if run.starting_step and (first or not self._machine.step):
             self._machine.step = run.starting_step
             self.run.continue_after(run.starting_step - 1)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.core.model import Key, RunInfo, RunState, flatten
+from mlflow_wandb_plugin.core.server_values import is_kept_as
 
 if TYPE_CHECKING:
     from wandb.proto import wandb_internal_pb2 as proto
@@ -74,8 +75,12 @@ class RunFacts:
         if timestamp_ms > self._latest_ms:
             self._latest_ms = timestamp_ms
 
-    def add_run(self, run: proto.RunRecord) -> None:
-        """Add a run record; fields that it leaves empty keep their values."""
+    def add_run(self, run: proto.RunRecord, answered: bool = False) -> None:
+        """Add a run record; fields that it leaves empty keep their values.
+
+        Args:
+            answered: W&B's server has answered: the config is what it keeps of the run's.
+        """
         self.run_id = run.run_id or self.run_id
         same = ("entity", "project", "notes", "job_type", "sweep_id")
         fields = {name: getattr(run, name) for name in same}
@@ -92,12 +97,19 @@ class RunFacts:
             self.note_time(self._segment_started_ms)
         self._resumed = self._resumed or run.resumed
         self.seen_in_segment = True
-        self.add_config(run.config)
+        self.add_config(run.config, answered)
 
-    def add_config(self, config: proto.ConfigRecord) -> None:
-        """Apply a config record."""
+    def add_config(self, config: proto.ConfigRecord, kept: bool = False) -> None:
+        """Apply a config record.
+
+        Args:
+            kept: its values are what W&B's server keeps of the run's, which is not all as it was
+                logged: a value that is known is no news.
+        """
         for item in config.update:
             path = tuple(item.nested_key) or (item.key,)
+            if kept and self._is_known(path, json.loads(item.value_json)):
+                continue
             node = self.config
             for label in path[:-1]:
                 below = node.get(label)
@@ -116,6 +128,14 @@ class RunFacts:
                 below = node.get(label)
                 node = below if isinstance(below, dict) else {}
             node.pop(path[-1], None)
+
+    def _is_known(self, path: Key, kept: Any) -> bool:
+        node: Any = self.config
+        for label in path:
+            if not isinstance(node, dict) or label not in node:
+                return False
+            node = node[label]
+        return is_kept_as(node, kept)
 
     def add_environment(self, environment: proto.EnvironmentRecord) -> None:
         """Add facts about the machine and the program."""

@@ -153,11 +153,16 @@ def test_usage_errors_are_one_line_and_exit_code_2(
     assert read_runs(fresh_store) == {}
 
 
-def test_a_filter_is_for_servers_only(folder: Path, fresh_store: str, command: Command) -> None:
-    """Ignoring it would migrate runs that nobody asked for."""
-    arguments = (folder, "--to", fresh_store, "--filter", '{"group": "a"}')
-    for more in ((), ("--plan",)):
-        code, _, err = command("backfill", *arguments, *more)
+@pytest.mark.parametrize("given", ['{"group": "a"}', "{}", ""])
+def test_a_filter_is_for_servers_only(
+    folder: Path, fresh_store: str, command: Command, tmp_path: Path, given: str
+) -> None:
+    """Ignoring it would migrate runs that nobody asked for; an empty one is refused, too."""
+    arguments = (folder, "--to", fresh_store, "--filter", given)
+    table = ("export", folder, "--to", tmp_path / "runs.csv", "--filter", given)
+    for line in (("backfill", *arguments), ("backfill", *arguments, "--plan"),
+                 ("verify", *arguments), table):  # fmt: skip
+        code, _, err = command(*line)
         assert code == 2
         assert "--filter" in err
         assert len(err.splitlines()) == 1

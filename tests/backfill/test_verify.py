@@ -19,7 +19,9 @@ from mlflow_wandb_plugin.core.identity import Twin
 from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
 from mlflow_wandb_plugin.targets.mlflow.rest import request_client
 from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
+from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import SqlClient
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
+from tests.backfill.test_decisions import local_run
 from tests.support.environment import isolated
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import run_script
@@ -96,6 +98,13 @@ def _sql(statement: str) -> Callable[[str], None]:
     return damage
 
 
+def _added_tag(key: str, value: str) -> Callable[[str], None]:
+    def damage(uri: str) -> None:
+        MlflowClient(uri).set_tag(read_runs(uri)["r1"].run_id, key, value)
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -113,6 +122,24 @@ def _sql(statement: str) -> Callable[[str], None]:
         (_sql("update runs set status = 'FAILED'"), "status is FAILED, not FINISHED"),
         (_sql("update runs set end_time = 1"), "the run's end is 1 ms"),
         (_sql("update runs set name = 'b'"), "the run's name is 'b', not 'a name'"),
+        (_sql("update runs set start_time = null"), "the run's start is None ms, not"),
+        (
+            _sql("update latest_metrics set value = 9 where key = 'low'"),
+            "metric low: its latest value is 9.0, not -29.0",
+        ),
+        (
+            _sql("delete from latest_metrics where key = 'm'"),
+            f"metric m: its latest value is absent, not {29 / 7}",
+        ),
+        (
+            _sql("update latest_metrics set is_nan = 1, value = 0 where key = 'a_b'"),
+            "metric a_b: its latest value is nan, not 29.0",
+        ),
+        (_added_tag("wandb.sweep_id", "s1"), "tag wandb.sweep_id is 's1', not absent"),
+        (_added_tag("wandb.group", "g"), "tag wandb.group is 'g', not absent"),
+        (_added_tag("wandb.tag.y", "true"), "tag wandb.tag.y is 'true', not absent"),
+        (_added_tag("wandb.docker", "image"), "tag wandb.docker is 'image', not absent"),
+        (_added_tag("wandb.sweep", "s1"), "tag wandb.sweep is 's1', not absent"),
     ],
 )
 def test_each_difference_is_told(
@@ -304,3 +331,78 @@ def test_a_tracking_server_is_compared_with(
         Twin(outcome.mlflow_run_id, "", "dual", "complete", {}, {}), {("m",): 32, ("low",): 30}
     )
     assert counts == "MLflow has 31 of 32 points of m"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _added_tag("wandb.sweep_id", "s1"),
+        _added_tag("wandb.docker", "image"),
+        _sql("delete from latest_metrics where key = 'm'"),
+    ],
+)
+@pytest.mark.parametrize("store", ["filled.db", "mlflow.db"])
+def test_what_does_not_belong_there_is_repaired(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str,
+    damage: Callable[[str], None],
+) -> None:  # fmt: skip
+    """A tag of another run, and a latest value that is gone; tags of the user's stay."""
+    monkeypatch.chdir(tmp_path)
+    uri = copy_store(recorded / store, tmp_path / "copy.db")
+    before = read_runs(uri)["r1"]
+    damage(uri)
+    MlflowClient(uri).set_tag(before.run_id, "wandb.of_the_users_own", "kept")
+    result = check(recorded, uri, repair=True)
+    assert (result.result, result.differences, result.repaired) == ("equal", (), 1)
+    after = read_runs(uri)["r1"]
+    assert after.tags.pop("wandb.of_the_users_own") == "kept"
+    assert after.comparable() == before.comparable()
+
+
+@pytest.mark.parametrize("named", ["sweep", "group", "config"])
+@pytest.mark.parametrize("found", [None, "0" * 32])
+def test_a_run_that_is_not_nested_where_it_belongs_is_told_and_repaired(
+    tmp_path: Path, fresh_store: str, named: str, found: str | None
+) -> None:
+    """Below the run of its sweep or group, or the one that its config names."""
+    client = MlflowClient(fresh_store)
+    own = client.create_run("0").info.run_id
+    config = {"group": {"mlflow_parent_group": "g"}, "config": {"mlflow_parent_run_id": own}}
+    fields = {"sweep_id": "s1"} if named == "sweep" else {"config": config[named]}
+    local_run(tmp_path / "wandb", **fields)
+    list(backfill(str(tmp_path / "wandb"), fresh_store))
+    run = read_runs(fresh_store)["r1"]
+    parent = run.tags["mlflow.parentRunId"]
+    assert (parent == own) == (named == "config")
+    if found is None:
+        client.delete_tag(run.run_id, "mlflow.parentRunId")
+    else:
+        client.set_tag(run.run_id, "mlflow.parentRunId", found)
+    (result,) = verify(str(tmp_path / "wandb"), fresh_store)
+    wanted = {"sweep": "the run of sweep s1", "group": "the run of its group", "config": repr(own)}
+    there = "absent" if found is None else repr(found)
+    assert result.differences == (f"tag mlflow.parentRunId is {there}, not {wanted[named]}",)
+    (result,) = verify(str(tmp_path / "wandb"), fresh_store, repair=True)
+    assert (result.result, result.repaired) == ("equal", 1)
+    assert read_runs(fresh_store)["r1"].tags["mlflow.parentRunId"] == parent
+
+
+def test_a_run_that_a_user_has_nested_is_no_difference(tmp_path: Path, fresh_store: str) -> None:
+    """W&B has no parent for it."""
+    local_run(tmp_path / "wandb")
+    list(backfill(str(tmp_path / "wandb"), fresh_store))
+    client = MlflowClient(fresh_store)
+    own = client.create_run("0").info.run_id
+    client.set_tag(read_runs(fresh_store)["r1"].run_id, "mlflow.parentRunId", own)
+    (result,) = verify(str(tmp_path / "wandb"), fresh_store)
+    assert (result.result, result.differences) == ("equal", ())
+
+
+def test_a_run_without_a_start_that_mlflow_refuses_to_read_has_failed(
+    recorded: Path, filled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's own classes raise where a database's row has no start; that is one line."""
+    monkeypatch.setattr(SqlClient, "get_run_data", lambda self, run: self._client.get_run(run))
+    _sql("update runs set start_time = null")(filled)
+    result = check(recorded, filled)
+    assert (result.result, result.reason) == ("failed", "MLflow: start_time cannot be None")

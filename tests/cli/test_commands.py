@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,39 @@ def test_ctrl_c_before_the_first_run_is_told(
         main()
     assert exited.value.code == 130
     assert capsys.readouterr().err.strip() == "mlflow-wandb: interrupted"
+
+
+INTERRUPTED_IMPORT = """
+import os, runpy, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["WHILE"]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+sys.argv = ["mlflow-wandb", "plugins"]
+if os.environ["AS"] == "module":
+    runpy.run_module("mlflow_wandb_plugin.cli", run_name="__main__")
+else:
+    from mlflow_wandb_plugin.cli import main
+    main()
+"""
+
+
+@pytest.mark.parametrize("entry", ["module", "console script"])
+@pytest.mark.parametrize("module", ["click", "mlflow_wandb_plugin.cli.verify"])
+def test_ctrl_c_during_the_imports_is_no_traceback(
+    env: dict[str, str], tmp_path: Path, entry: str, module: str
+) -> None:
+    """Impatient users press it within the first second."""
+    variables = {**env, "WHILE": module, "AS": entry}
+    command = [sys.executable, "-c", INTERRUPTED_IMPORT]
+    done = subprocess.run(
+        command, env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "mlflow-wandb: interrupted\n"
 
 
 @pytest.mark.slow

@@ -190,3 +190,16 @@ def test_a_server_gives_the_same_table(tmp_path: Path) -> None:
         assert [(line["run_id"], line["_step"], line["loss"]) for line in lines] == [
             (f"r{number}", i, i / 7) for number in range(3) for i in range(5)
         ]
+
+
+def test_rows_that_the_server_does_not_give_are_reported(tmp_path: Path) -> None:
+    """An export whose download is damaged, twice: the table has the other rows, and says so."""
+    with WandbServer(tmp_path / "wandb") as server:
+        run = server.add_run("damaged", "r", rows=[{"_step": i, "loss": i} for i in range(30)])
+        server.parquet(run, 20, files=2)
+        server.store.blobs[run.history.exports[0].path.name].path.write_bytes(b"nonsense")
+        source = source_of(server, "damaged")
+        done = export(source, tmp_path / "h.jsonl", Selection(), ExportOptions(history="wide"))
+        assert [line["_step"] for line in read_jsonl(tmp_path / "h.jsonl")] == list(range(10, 30))
+        assert len(done.unreadable) == 2
+        assert "10 rows" in done.unreadable[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,71 @@ def test_empty_keys_and_nulls_are_the_same_on_every_way(
             source = sources["server" if name == "server" else "log"]
             (verified,) = verify(source, MlflowTarget(uri), Selection())
             assert (verified.result, verified.differences) == ("equal", ()), name
+
+
+FIRST = """
+import math
+import mlflow_wandb_plugin.wandb as wandb
+config = {"huge": 2**70, "odd": 2**53 + 1, "empty": {}, "n": {"e": {}, "x": 1}, "nan": math.nan}
+run = wandb.init(project="resumed", id="r", name="named", config=config)
+run.log({"a": 1, "b": math.nan})
+run.summary["nan"] = math.nan
+run.summary["empty"] = {}
+run.summary["nested"] = {"e": {}, "n": math.nan, "big": 2**60 + 1}
+run.finish()
+"""
+NEXT = """
+import math
+import mlflow_wandb_plugin.wandb as wandb
+run = wandb.init(project="resumed", id="r", resume="must", config={"odd": 2**53 + 1})
+run.log({"a": %d})
+run.summary["nan"] = math.nan
+run.finish()
+"""
+
+
+def test_what_wandbs_server_keeps_otherwise_is_the_same_on_every_way(
+    env: dict[str, str], empty_store: Path, tmp_path: Path
+) -> None:
+    """W&B's server drops empty objects and NaN, makes floats of large integers, and hands that to
+    a resumed run. The live replica has what was logged, as the logs have it; `verify` with either
+    source finds no difference in either replica but by design."""
+    with WandbServer(tmp_path / "server") as server:
+        online = {**env, **server.env(tmp_path / "client"), "WANDB_MODE": "online"}
+        for script in (FIRST, NEXT % 2, NEXT % 3):
+            run_script(script, online, tmp_path / "work")
+        uris = {"live": env["MLFLOW_TRACKING_URI"]}
+        logs = tmp_path / "client" / "dir" / "wandb"
+        sources = {"log": WandbDir(logs), "server": source_of(server, "resumed")}
+        for name, source in sources.items():
+            uris[name] = copy_store(empty_store, tmp_path / f"{name}.db")
+            list(backfill(source, MlflowTarget(uris[name]), Selection()))
+        for name in ("live", "log"):
+            (run,) = read_runs(uris[name], tmp_path / name).values()
+            assert {key: run.params[key] for key in ("huge", "odd", "empty", "n.e", "n.x")} == {
+                "huge": "1180591620717411303424", "odd": "9007199254740993", "empty": "{}",
+                "n.e": "{}", "n.x": "1",
+            }, name  # fmt: skip
+            config = document(tmp_path / name, run, "config.json")
+            assert {key: config[key] for key in ("huge", "odd", "empty", "n", "nan")} == {
+                "huge": 2**70, "odd": 2**53 + 1, "empty": {}, "n": {"e": {}, "x": 1}, "nan": None,
+            }, name  # fmt: skip
+            summary = document(tmp_path / name, run, "summary.json")
+            assert math.isnan(summary.pop("b")), name
+            assert summary == {
+                "a": 3, "empty": {}, "nested": {"big": 2**60 + 1, "e": {}, "n": None},
+            }, name  # fmt: skip
+            assert users_points(run) == {
+                "a": [(0, 1.0), (1, 2.0), (2, 3.0)], "b": [(0, "nan")],
+                "nested.big": [(0, float(2**60))],
+            }, name  # fmt: skip
+            assert "wandb.config.changed" not in run.tags, name
+        for name, uri in uris.items():
+            for of, source in sources.items():
+                (verified,) = verify(source, MlflowTarget(uri), Selection())
+                assert (verified.result, verified.differences) == ("equal", ()), (name, of)
+                # One description of the two: nothing needs a reason.
+                assert (name == "server") != (of == "server") or verified.by_design == ()
 
 
 @pytest.mark.parametrize("content", [b"", b":W&B\xe1\xbe\x00", b":W&"])

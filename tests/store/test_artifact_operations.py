@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import stat
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +21,13 @@ from mlflow.store.artifact.artifact_repository_registry import (
     get_artifact_repository,
 )
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 from mlflow_wandb_plugin.store.artifact_operations import OPERATIONS, find_run_path
 from mlflow_wandb_plugin.store.swap import is_swapped, swapped
 from tests.store.conftest import Sent
 from tests.support.mlflow_features import needs_streams
+from tests.support.modes import no_umask
 from tests.support.outboxes import JournalContent
 
 SentOf = Callable[[str], JournalContent]
@@ -108,6 +111,27 @@ def test_each_content_of_a_file_is_kept(run_id: str, tmp_path: Path, sent_of: Se
     run = sent_of(run_id)
     kept = [run.files["log.txt"].parent / operation["file"] for operation in run.of("file")]
     assert [path.read_text() for path in kept] == ["one", "two"]
+
+
+def test_a_linked_file_keeps_mlflows_mode_behind_a_closed_folder(
+    run_id: str, tmp_path: Path, sent_of: SentOf
+) -> None:
+    """A hard link shares the mode of the file that MLflow stores, which other users of its store
+    may have to read: the folder of the link lets nobody else in, even if it was opened before."""
+    client = MlflowClient()
+    (tmp_path / "model.bin").write_bytes(b"weights")
+    with no_umask():
+        client.log_artifact(run_id, str(tmp_path / "model.bin"))
+        first = sent_of(run_id).files["model.bin"]
+        first.parent.chmod(0o755)
+        client.log_artifact(run_id, str(tmp_path / "model.bin"), "again")
+    run = sent_of(run_id)
+    stored = Path(local_file_uri_to_path(client.get_run(run_id).info.artifact_uri))
+    for path in ("model.bin", "again/model.bin"):
+        kept, ours = run.files[path].stat(), (stored / path).stat()
+        assert (kept.st_ino, kept.st_nlink) == (ours.st_ino, 2)
+        assert stat.S_IMODE(ours.st_mode) & 0o044 == 0o044
+    assert stat.S_IMODE(first.parent.stat().st_mode) == 0o700
 
 
 def test_each_content_of_a_temporary_file_reaches_a_server(

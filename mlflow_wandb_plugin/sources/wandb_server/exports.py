@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.errors import SourceError
 from mlflow_wandb_plugin.sources.wandb_server.history_rows import Block, RunKeys, row_time_ms
+from mlflow_wandb_plugin.wandb_api.client import one_line
 from mlflow_wandb_plugin.wandb_log.summary import INTERNAL_KEYS
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def row_groups(path: Path) -> list[RowGroup]:
             numbers = range(file.metadata.num_row_groups)
             return [group for n in numbers if (group := _describe(path, file, n))]
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise SourceError(f"an export of W&B cannot be read: {error}") from error
+        raise SourceError(f"an export of W&B cannot be read: {one_line(str(error))}") from error
 
 
 def by_step(groups: Iterable[RowGroup]) -> list[RowGroup]:
@@ -60,18 +61,25 @@ def in_order(groups: Sequence[RowGroup], after: int) -> bool:
 
 
 def batches(group: RowGroup, rows: int, columns: list[str] | None = None) -> Iterator[Any]:
-    """Yield the group's record batches of at most ``rows`` rows, in order of their steps."""
+    """Yield the group's record batches of at most ``rows`` rows, in order of their steps.
+
+    Raises:
+        SourceError: a page is damaged. No batch is yielded of which a value is.
+    """
     import pyarrow as pa
 
     try:
         with _open(group.path) as file:
             if group.sorted:
-                yield from file.iter_batches(rows, row_groups=[group.number], columns=columns)
+                found = file.iter_batches(rows, row_groups=[group.number], columns=columns)
             else:
                 table = file.read_row_group(group.number, columns=columns).sort_by("_step")
-                yield from table.to_batches(max_chunksize=rows)
+                found = iter(table.to_batches(max_chunksize=rows))
+            for batch in found:
+                batch.validate(full=True)
+                yield batch
     except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"an export of W&B cannot be read: {error}") from error
+        raise SourceError(f"an export of W&B cannot be read: {one_line(str(error))}") from error
 
 
 def steps_of(batch: pa.RecordBatch) -> Ints:
@@ -171,4 +179,4 @@ def _describe(path: Path, file: pq.ParquetFile, number: int) -> RowGroup | None:
 def _open(path: Path) -> pq.ParquetFile:
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(path, memory_map=False, pre_buffer=False)
+    return pq.ParquetFile(path, memory_map=False, pre_buffer=False, page_checksum_verification=True)

@@ -42,7 +42,7 @@ UNLISTED_PAGE_STEPS = 1_000_000
 """Steps that a request may span if the live rows are not listed: as many rows may be returned."""
 
 DOWNLOADS = 2
-"""How often an export is downloaded that cannot be read."""
+"""How often an export is downloaded whose footer or pages are damaged."""
 
 Page: TypeAlias = "tuple[int, int, set[int] | None]"
 """First step, end step (exclusive), and the live steps listed in between, None if unknown."""
@@ -131,7 +131,7 @@ class RunHistory:
     """Reads one run's history, in one pass a call of `read`.
 
     Attributes:
-        damaged: why an export cannot be read, by its name.
+        damaged: why an export, or a part of it, cannot be read, by its name.
 
     Args:
         since: first step to yield; rows at earlier steps are only counted.
@@ -165,6 +165,7 @@ class RunHistory:
         self._refresh = refresh
         self._done = ReadSteps()
         self._exports: dict[str, list[RowGroup]] = {}
+        self._fetched_again: set[str] = set()
         self._groups: list[RowGroup] = []
         self._live: list[int] = []
 
@@ -195,9 +196,7 @@ class RunHistory:
         """Download new exports and list live rows; returns the server's count of all rows."""
         run = self._locate_rows()
         history = run.get("parquetHistory") or {}
-        # The signature in an address changes; its path names the file.
-        urls = {urlsplit(str(url)).path: str(url) for url in history.get("parquetUrls") or ()}
-        for name, url in urls.items():
+        for name, url in _export_urls(run).items():
             if name not in self._exports:
                 self._fetch_export(name, url)
         self._groups = exports.by_step(itertools.chain.from_iterable(self._exports.values()))
@@ -234,13 +233,14 @@ class RunHistory:
     def _read_exports(self) -> Iterator[Item]:
         # The groups of a damaged export may lie between the others.
         ordered = exports.in_order(self._groups, self._done.through) and not self.damaged
-        for group in self._groups:
+        for group in list(self._groups):
             if group.last_step <= self._done.through:
                 continue
             if ordered and group.last_step < self._since and group.sorted:
                 self._done.add(_only_steps(group))
             else:
                 yield from self._read_group(group, ordered)
+            ordered = ordered and not self.damaged
             if ordered:
                 self._done.advance(group.last_step)
         if self._groups and not ordered and not self.damaged:
@@ -248,7 +248,7 @@ class RunHistory:
             yield from self._checkpoint(self._done.through + 1)
 
     def _read_group(self, group: RowGroup, ordered: bool) -> Iterator[Item]:
-        for batch in exports.batches(group, self._block_rows):
+        for batch in self._batches(group):
             steps = exports.steps_of(batch)
             positions = self._done.add(steps)
             wanted = positions[steps[positions] >= self._since].tolist()
@@ -258,6 +258,32 @@ class RunHistory:
                 yield from block.items()
             if ordered:
                 yield from self._checkpoint(int(steps[-1]) + 1)
+
+    def _batches(self, group: RowGroup) -> Iterator[Any]:
+        """Yield a row group's batches; if a page is damaged, all again from a second download.
+
+        A group with a page that stays damaged is left out from there on, and is in `damaged`.
+        """
+        name = next(name for name, groups in self._exports.items() if group in groups)
+        while True:
+            try:
+                yield from exports.batches(group, self._block_rows)
+                return
+            except SourceError as error:
+                if name not in self._fetched_again and self._download_again(name, group.path):
+                    continue
+                self.damaged[name] = str(error)
+                self._exports[name].remove(group)
+                self._groups.remove(group)
+                return
+
+    def _download_again(self, name: str, local: Path) -> bool:
+        """Download an export a second time; returns whether the server still lists it."""
+        self._fetched_again.add(name)
+        url = _export_urls(self._locate_rows()).get(name)
+        if url is not None:
+            self._client.download(url, local)
+        return url is not None
 
     # -- the live tail ----------------------------------------------------------------------
 
@@ -338,10 +364,10 @@ class RunHistory:
         while (missing or self.last.step is None) and (page := next(rows, None)) is not None:
             self._add_rows(Block(self._keys, self.last), page)
             missing = {path for path in missing if path not in self.last}
-        for group in reversed(self._groups):
+        for group in self._groups[::-1]:
             if not missing and self.last.step is not None:
                 return
-            for batch in exports.batches(group, self._block_rows):
+            for batch in self._batches(group):
                 every = range(batch.num_rows)
                 block = Block(self._keys, self.last)
                 exports.add_batch(block, self._keys, batch, every, self._started_ms)
@@ -356,6 +382,12 @@ class RunHistory:
                 start += 1
             yield self._page(steps[start], steps[-1] + 1)
             del steps[start:]
+
+
+def _export_urls(run: Mapping[str, Any]) -> dict[str, str]:
+    """Addresses of a run's exports by path: the signature in an address changes."""
+    listed = (run.get("parquetHistory") or {}).get("parquetUrls") or ()
+    return {urlsplit(str(url)).path: str(url) for url in listed}
 
 
 def _only_steps(group: RowGroup) -> Ints:

@@ -25,12 +25,15 @@ def open_wandb_server(uri: str, options: SourceOptions | None = None) -> Source:
     address, artifacts = project_address(uri), options.artifacts
     gate = options.request_gate or Limiter()
     client = WandbClient(address, gate)
+    if options.request_gate is not None:
+        # The process that has the gate has asked the server before.
+        client.expect_answers()
     if address.project:
         return WandbServerSource(client, artifacts)
 
     def open_one(project: ProjectAddress) -> WandbServerSource:
         # The server limits the requests for all projects together.
-        return WandbServerSource(WandbClient(project, gate), artifacts)
+        return WandbServerSource(client.for_project(project), artifacts)
 
     return WandbEntitySource(client, open_one)
 

@@ -105,12 +105,14 @@ class WandbServerSource(Source):
         return run
 
     def history(self, run: RunInfo) -> Iterator[Item]:
-        """Yield the rows alone, in order."""
+        """Yield the rows alone, in order, and what cannot be read of them."""
         node = self._lister.node(run.run_id)
         info = self._lister.info(node)
         keys = RunKeys(node.get("historyKeys"), info.summary)
         folder = RefCountedTempDir("mlflow-wandb-read-")
-        yield from self._history(info, keys, folder).read()
+        history = self._history(info, keys, folder)
+        yield from history.read()
+        yield from _unreadable(info, history, info.rows[SERVER] - history.rows)
 
     def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
         """See `Source.read`. A downloaded file exists while its `FileRef.local` is referenced."""
@@ -188,13 +190,9 @@ class WandbServerSource(Source):
         # A run that ended during this read may have files and rows that the read has missed.
         over = first.state != "running" and now.state != "running"
         lacking = now.rows[SERVER] - history.rows if over else 0
-        if lacking > 0:
-            reason = f"W&B counts {now.rows[SERVER]} rows and returns {history.rows}"
-            yield UnreadableRange(now.path, history.rows, lacking, reason, "rows", lost=False)
-        for reason in history.damaged.values():
-            yield UnreadableRange(now.path, 0, 1, reason, "exports", lost=False)
         if over:
             history.fill_last({path for path in flatten(now.summary) if keys.logged(path)})
+        yield from _unreadable(now, history, lacking)
         last = history.last
         yield replace(
             now,
@@ -206,6 +204,15 @@ class WandbServerSource(Source):
             last_ms=last.ms,
             missing=now.missing or lacking > 0 or bool(history.damaged),
         )
+
+
+def _unreadable(info: RunInfo, history: RunHistory, lacking: int) -> Iterator[UnreadableRange]:
+    """Yield the rows that ``history`` is ``lacking``, and why exports cannot be read."""
+    if lacking > 0:
+        reason = f"W&B counts {info.rows[SERVER]} rows and returns {history.rows}"
+        yield UnreadableRange(info.path, history.rows, lacking, reason, "rows", lost=False)
+    for reason in history.damaged.values():
+        yield UnreadableRange(info.path, 0, 1, reason, "exports", lost=False)
 
 
 def _points(keys: RunKeys, node: Mapping[str, Any]) -> int:

@@ -59,6 +59,8 @@ _PERMANENT = ITEM_FAULTS.union(
 """Error codes of requests that would fail again."""
 TOO_LARGE = 413
 READ_ONLY = "readonly database"
+_LACKING = " cannot be None"
+"""In the error of MLflow's classes for a row of its database that lacks something."""
 
 
 class RefusedError(TargetError):
@@ -274,6 +276,8 @@ def _sorted_exception(error: MlflowException) -> MlflowWandbError:
     status = status_in(text)
     if status == TOO_LARGE or isinstance(cause, _UNSTORABLE) or is_data_fault(cause):
         return RefusedError(f"MLflow: {text}", "BAD_REQUEST")
+    if type(cause) is Exception and _LACKING in str(cause):
+        return RefusedError(f"MLflow: {text}", "INVALID_STATE")
     if _POINT_EXISTS.search(str(error)):
         return RefusedError(f"MLflow: {text}", EXISTS)
     refused = code in _PERMANENT or 400 <= status < 500

@@ -40,6 +40,17 @@ class ParentRuns:
         group = _group(info)
         return None if group is None else self._find_or_create(info, experiment_id, *group)
 
+    def is_parent_of(self, info: RunInfo, parent_id: str | None) -> bool:
+        """Whether a run is what `parent_of` finds; True also where it finds none, or where the
+        user has created the replica and nested it as they like."""
+        if info.config.get(identity.GIVEN_RUN_CONFIG_KEY) is True:
+            return True
+        named = info.config.get(identity.PARENT_RUN_KEY)
+        if isinstance(named, str) and named:
+            return parent_id == named
+        group = _group(info)
+        return group is None or (parent_id is not None and self._is_parent(parent_id, *group))
+
     def widening(self, info: RunInfo, start_ms: int, parent_id: str | None) -> Step | None:
         """A step that lets the parent of a run that has ended begin and end with its runs; None
         if the parent is not one that `parent_of` creates."""

@@ -118,28 +118,38 @@ class RunClient:
     ) -> list[FoundRun]:
         """Find runs as `runs_with_tag` does, with their tags ``wanted`` only; with any value of
         the tag where ``value`` is None."""
-        return [
-            FoundRun.of(
-                run.info.run_id,
-                run.info.experiment_id,
-                {tag: run.data.tags[tag] for tag in wanted if tag in run.data.tags},
-            )
-            for run in self._search(key, value, experiment_id)
-        ]
+        return [_found(run, wanted) for run in self._search(key, value, experiment_id)]
+
+    def find_runs_lacking(self, wanted: Sequence[str], key: str, absent: str) -> list[FoundRun]:
+        """Find active runs of all experiments that have the tag ``key`` and not the tag ``absent``;
+        none where MLflow has no such filter."""
+        from mlflow.exceptions import MlflowException
+
+        condition = f"{has_tag(key)} AND tags.`{absent}` IS NULL"
+        try:
+            runs = list(self._matching(condition, self._all_experiments()))
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            return []
+        return [_found(run, wanted) for run in runs]
 
     def _search(self, key: str, value: str | None, experiment_id: str) -> Iterator[Run]:
         # MLflow's filters cannot express every value: filter by what they can, then compare.
         by_value = value is not None and "'" not in value
         condition = f"tags.`{key}` = '{value}'" if by_value else has_tag(key)
         experiments = [experiment_id] if experiment_id else self._all_experiments()
+        for run in self._matching(condition, experiments):
+            if value is None or run.data.tags.get(key) == value:
+                yield run
+
+    def _matching(self, condition: str, experiments: list[str]) -> Iterator[Run]:
         for start in range(0, len(experiments), PAGE):
             search = partial(
                 self._client.search_runs, experiments[start : start + PAGE], condition,
                 max_results=PAGE,
             )  # fmt: skip
-            for run in _pages(search):
-                if value is None or run.data.tags.get(key) == value:
-                    yield run
+            yield from _pages(search)
 
     def _all_experiments(self) -> list[str]:
         """Ids of all active experiments at this moment: another process may just have created
@@ -227,6 +237,11 @@ class RepositoryClient(RunClient):
             self._repositories[run_id] = repository
             while len(self._repositories) > KEPT_REPOSITORIES:
                 del self._repositories[next(iter(self._repositories))]
+
+
+def _found(run: Run, wanted: Sequence[str]) -> FoundRun:
+    tags = {tag: run.data.tags[tag] for tag in wanted if tag in run.data.tags}
+    return FoundRun.of(run.info.run_id, run.info.experiment_id, tags)
 
 
 def points_of(name: str, metrics: Sequence[Metric]) -> Points:

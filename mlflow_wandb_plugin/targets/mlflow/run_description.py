@@ -13,7 +13,7 @@ from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.mapping.names import Limits, storable
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunFiles, RunNames
-from mlflow_wandb_plugin.targets.mlflow.run_start import from_server
+from mlflow_wandb_plugin.targets.mlflow.run_start import decided_tags, from_server
 
 if TYPE_CHECKING:
     from mlflow.entities import Param, Run, RunTag
@@ -30,6 +30,9 @@ class RunDescription:
         self._files = files
         self._limits = Limits.installed()
         self._tags: dict[str, str] = dict(run.data.tags)
+        self._tags_before: Mapping[str, str] = run.data.tags
+        self._wanted_tags: set[str] = set()
+        self._all_again = False
         self._ours = identity.RUN_ID in self._tags
         if run.info.run_name != self._tags.get(NAME_TAG):
             # MLflow changes both: something else has changed one of them.
@@ -49,22 +52,30 @@ class RunDescription:
         if info.entity:
             wanted[identity.ENTITY] = info.entity
         self._remove_wandb_tags(wanted)
+        self._wanted_tags |= wanted.keys()
         params, tags = self._new_params(info), self.changed_tags(wanted)
         self._pending_params += params
         self._pending_tags += tags
         self._params.update((param.key, param.value) for param in params)
         self.remember(tags)
 
+    def restart(self) -> None:
+        """All of the run is written again, whatever its tags say now."""
+        self._all_again = True
+
     def remove_stale(self, info: RunInfo) -> None:
-        """Remove tags of what the W&B run had and no longer has, such as its group. Only W&B's
-        server knows that: a log of a resumed run need not name the group again."""
-        if not from_server(info):
-            return
-        tags = to_mlflow.run_tags(info)
-        stale = [key for key in to_mlflow.EDITABLE_TAGS if key in self._tags and key not in tags]
+        """Remove tags of what the W&B run had and no longer has, such as its group, and after
+        `restart` those that it never had. In between only W&B's server knows that: a log of a
+        resumed run need not name the group again."""
+        stale: set[str] = set()
+        if from_server(info):
+            stale = set(to_mlflow.EDITABLE_TAGS) - to_mlflow.run_tags(info).keys()
+        if self._all_again:
+            stale |= decided_tags(info, self._tags_before) - self._wanted_tags
+        stale &= self._tags.keys()
         if stale:
             self.flush_pending()
-        for key in stale:
+        for key in sorted(stale):
             self._client.delete_tag(self._run_id, key)
             del self._tags[key]
 
@@ -145,7 +156,11 @@ class RunDescription:
 
     def _remove_wandb_tags(self, wanted: Mapping[str, str]) -> None:
         """Remove tags that were removed from the W&B run."""
-        gone = [key for key in self._tags if key.startswith("wandb.tag.") and key not in wanted]
+        gone = [
+            key
+            for key in self._tags
+            if key.startswith(to_mlflow.TAG_OF_A_TAG) and key not in wanted
+        ]
         if gone:
             self.flush_pending()
         for key in gone:

@@ -76,8 +76,10 @@ class RunSearch:
             return self._client.call(self._client.client.find_runs, FOUND_TAGS, tag, info.run_id)
 
         def all_of_project() -> Iterable[FoundRun]:
-            find = self._client.client.find_runs
-            return self._client.call(find, FOUND_TAGS, identity.PROJECT, info.project)
+            client, call = self._client.client, self._client.call
+            found = call(client.find_runs, FOUND_TAGS, identity.PROJECT, info.project)
+            # A run that names no project may be of any.
+            return found + call(client.find_runs_lacking, FOUND_TAGS, tag, identity.PROJECT)
 
         listing = self._listing(identity.PROJECT, info.project)
         found = listing.find(info.run_id, tag, one, all_of_project)

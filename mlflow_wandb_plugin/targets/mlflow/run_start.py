@@ -19,6 +19,28 @@ def two_clocks(info: RunInfo, tags: Mapping[str, str]) -> bool:
     return written_by_training(tags) if from_server(info) else written_from_server(tags)
 
 
+def decided_tags(info: RunInfo, tags: Mapping[str, str]) -> set[str]:
+    """Return the keys among ``tags`` of a replica that the description of ``info`` decides: one
+    that it does not give a value to is not to be there.
+
+    What one description of two does not know, or a log that is not among those of ``info``, is
+    not decided. Neither are tags of the user's.
+    """
+    logs = {log.removeprefix("journal:") for log in identity.read_numbers(tags, identity.POSITION)}
+    if not from_server(info) and logs - {identity.SERVER, *info.segments}:
+        return set()
+    if not from_server(info):
+        # The server names a run, and gives it its address.
+        tags = {key: tags[key] for key in tags if key not in (to_mlflow.NAME, to_mlflow.URL)}
+    never = {identity.SWEEP, identity.PARENT_GROUP}
+    decided, labels = {*to_mlflow.DESCRIPTION_TAGS, *never}, True
+    if two_clocks(info, tags):
+        labels = from_server(info)
+        decided = {to_mlflow.SWEEP_ID, *never, *(to_mlflow.EDITABLE_TAGS if labels else ())}
+    labelled = {key for key in tags if labels and key.startswith(to_mlflow.TAG_OF_A_TAG)}
+    return labelled | (decided & tags.keys())
+
+
 def written_from_server(tags: Mapping[str, str]) -> bool:
     """Whether the replica with ``tags`` was written from W&B's server, perhaps after a log. Without
     a history row there is no position."""

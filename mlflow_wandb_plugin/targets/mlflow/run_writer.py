@@ -61,6 +61,7 @@ class MlflowRunWriter:
         parents: ParentRuns | None = None,
     ) -> None:
         self._client = client
+        self._info = info
         self.run_id: str = run.info.run_id
         self.experiment_id: str = run.info.experiment_id
         self._secondary = secondary
@@ -114,12 +115,22 @@ class MlflowRunWriter:
     def restart(self, complete: bool) -> Mapping[str, int]:
         self._points.restart()
         if complete:
+            self._description.restart()
+            self._nest_again()
             self._files.forget_earlier()
             self._names.restart()
             self._points.count_seconds_from(self._start_if_moved_ms)
         # The position is reset in MLflow, too: else a kill would leave the rest unread.
         self._description.set_tags(self._progress.restart())
         return {}
+
+    def _nest_again(self) -> None:
+        """Nest the run below the parent that its config or sweep names, if it is not there."""
+        if self._parents is None or self._parents.is_parent_of(self._info, self._parent_id):
+            return
+        self._parent_id = self._parents.parent_of(self._info, self.experiment_id)
+        if self._parent_id is not None:
+            self._description.set_tags({PARENT_TAG: self._parent_id})
 
     def checkpoint(self, mark: Checkpoint) -> None:
         self._points.release()

@@ -172,8 +172,9 @@ class MlflowTarget(Target):
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> MlflowRunWriter:
         info = to_mlflow.shown(info, self._secrets)
         tags = identity.identity_tags(info, origin, to_mlflow.MAPPING_VERSION)
-        if self._options.selection:
-            tags[identity.SELECTION] = self._options.selection
+        selection = identity.selection_of(info, self._options.selection)
+        if selection:
+            tags[identity.SELECTION] = selection
         if twin is None or twin.origin == identity.MIRROR:
             run, won = self._create(info, tags)
             if won:
@@ -181,16 +182,12 @@ class MlflowTarget(Target):
             twin = twin_of(run, named=False)
         else:
             run = self._client.call(self._client.client.get_run_data, twin.run_id)
-        tags |= self._selection_tags(twin)
+        if selection != twin.selection:
+            tags[identity.SELECTION] = selection
         if twin.adopted:
             tags |= {identity.ORIGIN: "dual", identity.ADOPTED: "true"}
             return self._writer(AdoptedRunWriter, run, info, tags)
         return self._writer(MlflowRunWriter, run, info, tags)
-
-    def _selection_tags(self, twin: Twin) -> dict[str, str]:
-        """The tag of the selection, if a run is continued with another one."""
-        ours = self._options.selection
-        return {identity.SELECTION: ours} if ours != twin.selection else {}
 
     def _writer(
         self, kind: type[MlflowRunWriter], run: Run, info: RunInfo, tags: dict[str, str] | None
@@ -208,7 +205,7 @@ class MlflowTarget(Target):
     def compare(self, info: RunInfo, twin: Twin) -> RunComparison:
         """A writer that writes nothing and tells what in ``twin`` differs from what it is given."""
         run = self._client.call(self._client.client.get_run_data, twin.run_id)
-        return RunComparison(self._client, run, info, self._secrets)
+        return RunComparison(self._client, run, info, self._secrets, self._parents)
 
     def lacking(self, twin: Twin, counts: Mapping[Key, int]) -> str:
         """Say which points of a run are missing, by the number of points of each metric. Points

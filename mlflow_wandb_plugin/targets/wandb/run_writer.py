@@ -113,14 +113,12 @@ class WandbRunWriter:
             local: None if there is no file.
             at_ms: time of the row in Unix ms, where the image's name has none.
         """
-        import wandb
-
         row: dict[str, Any] = {"_timestamp": (name.timestamp_ms or at_ms) / 1000}
         if name.step is not None:
             row[rules.STEP_METRIC] = name.step
         try:
             if local is not None:
-                row[name.key] = wandb.Image(str(local))
+                row[name.key] = read_image(local)
         except Exception as error:
             self.losses.append(f"image not shown ({type(error).__name__})")
         self.log(number, row)
@@ -219,6 +217,21 @@ class WandbRunWriter:
             if tags_removed:
                 # The SDK's record of a run cannot express that the last tag was removed.
                 models.remove_tags(self._path)
+
+
+def read_image(local: Path) -> wandb.Image:
+    """Read an image file. Any thread may call this.
+
+    Pillow is imported before wandb does it: wandb imports it lazily and without a lock, and two
+    threads that do so at once get two modules, one of which recognises no format from then on.
+
+    Raises:
+        Exception: Pillow is not installed or cannot read the file.
+    """
+    import PIL.Image  # noqa: F401
+    import wandb
+
+    return wandb.Image(str(local))
 
 
 def _settings(more: Mapping[str, Any]) -> wandb.Settings:

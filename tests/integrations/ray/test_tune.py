@@ -12,7 +12,7 @@ from tests.integrations.ray.programs.cluster import told
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray_cluster, pytest.mark.timeout(400)]
 STEPS = "training_iteration"
-KEPT = {"score", "nested", STEPS, "time_this_iter_s", "time_total_s"}
+KEPT = {"score", "nested/step", STEPS, "time_this_iter_s", "time_total_s"}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,8 @@ def test_each_trial_is_one_run_in_each_backend(left: Left, name: str) -> None:
         mine = [line for line in reported if line["trial"] == trial]
         logged = rows_of(run)
         assert [row["score"] for row in logged] == [line["score"] for line in mine]
-        assert [row["nested"] for row in logged] == [line["nested"] for line in mine]
+        steps = [line["nested"]["step"] for line in mine]
+        assert [row["nested/step"] for row in logged] == steps
         assert [row[STEPS] for row in logged] == [1, 2, 3, 4]
         assert [step for step, _ in twin.points("score")] == [1, 2, 3, 4]
         assert twin.points("score") == [(row[STEPS], row["score"]) for row in logged]
@@ -60,7 +61,7 @@ def test_results_have_no_internal_keys(left: Left, name: str) -> None:
     for run in left.wandb(name):
         assert {key for row in rows_of(run) for key in row} == KEPT
         own = {key for key in left.mlflow[run.name].metrics if not key.startswith("system/")}
-        assert own == {"score", "nested.step", STEPS, "time_this_iter_s", "time_total_s"}
+        assert own == {"score", "nested/step", STEPS, "time_this_iter_s", "time_total_s"}
     assert "Error logging" not in left.output
 
 

@@ -7,6 +7,8 @@ import math
 import threading
 from typing import Any
 
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from mlflow_wandb_plugin.backfill.engines.threads import backfill
@@ -595,6 +597,78 @@ def test_an_export_that_arrives_damaged_once_is_fetched_again(wandb: WandbServer
     read = read_run(source_of(wandb, "spoilt-once"))
     assert_rows(read, ROWS)
     assert (read.unreadable, read.last.missing) == ([], False)
+
+
+def damage_page(content: bytes, key: str) -> bytes:
+    """An export whose footer is sound, and of whose column ``key`` the last page is not."""
+    metadata = pq.read_metadata(pa.BufferReader(content))
+    names = [metadata.row_group(0).column(i).path_in_schema for i in range(metadata.num_columns)]
+    column = metadata.row_group(0).column(names.index(key))
+    end = (column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size
+    assert end < len(content) - 8
+    return content[: end - 60] + b"\xff" * 60 + content[end:]
+
+
+@pytest.mark.parametrize("spoilt", [0, 1])
+def test_a_damaged_page_leaves_the_run_partial_until_it_can_be_read(
+    wandb: WandbServer, spoilt: int, fresh_store: str
+) -> None:
+    """Behind a good footer: the export is fetched again once, its rows are counted, all others are
+    carried, and the next backfill completes the run."""
+    name = f"page{spoilt}"
+    rows = [{"a": i, "text": f"text {i}"} for i in range(300)]
+    run = wandb.add_run(name, "r", rows=rows)
+    wandb.parquet(run, 200, files=2)
+    file = wandb.store.blobs[run.history.exports[spoilt].path.name].path
+    whole = file.read_bytes()
+    file.write_bytes(damage_page(whole, "text"))
+    source, target = source_of(wandb, name), MlflowTarget(fresh_store)
+    (outcome,) = backfill(source, target, Selection())
+    lost = range(100 * spoilt, 100 * spoilt + 100)
+    there = read_runs(fresh_store)["r"]
+    assert there.points("a") == [(i, float(i)) for i in range(300) if i not in lost]
+    assert there.tags["wandb.sync.state"] == "partial"
+    told = [str(one) for one in outcome.unreadable]
+    assert any("100 rows" in one for one in told), told
+    assert any("an export of W&B cannot be read" in one for one in told), told
+    assert source.calls["download"] == 3
+    file.write_bytes(whole)
+    (outcome,) = backfill(source_of(wandb, name), target, Selection())
+    there = read_runs(fresh_store)["r"]
+    assert there.points("a") == [(i, float(i)) for i in range(300)]
+    assert there.tags["wandb.sync.state"] == "complete"
+
+
+def test_a_page_that_arrives_damaged_once_is_fetched_again(wandb: WandbServer) -> None:
+    """Rows that were read before the damage come once."""
+    run = wandb.add_run("page-once", "r", rows=ROWS)
+    wandb.parquet(run)
+    file = wandb.store.blobs[run.history.exports[0].path.name].path
+    whole = file.read_bytes()
+    wandb.fail(
+        f"GET /storage/*{file.name}*",
+        before=lambda: file.write_bytes(damage_page(whole, "slashed/key")),
+        then=lambda: file.write_bytes(whole),
+    )  # fmt: skip
+    source = source_of(wandb, "page-once")
+    read = read_run(source)
+    assert_rows(read, ROWS)
+    assert (read.unreadable, read.last.missing) == ([], False)
+    assert source.calls["download"] == 2
+
+
+def test_a_damaged_page_of_rows_carried_before_keeps_a_resumed_run_from_completeness(
+    wandb: WandbServer,
+) -> None:
+    """Last values of the summary are read from there."""
+    run = wandb.add_run("page-resumed", "r", rows=[{"a": i, "text": f"t{i}"} for i in range(100)])
+    run.history.append([{"_step": 100, "b": 1}])
+    wandb.parquet(run, 100)
+    file = wandb.store.blobs[run.history.exports[0].path.name].path
+    file.write_bytes(damage_page(file.read_bytes(), "text"))
+    read = read_run(source_of(wandb, "page-resumed"), since={SERVER: 100})
+    assert read.last.missing
+    assert "an export of W&B cannot be read" in str(read.unreadable[0])
 
 
 def test_an_export_that_cannot_be_downloaded_is_an_error(wandb: WandbServer) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.server
+import os
 import shutil
 import ssl
+import stat
 import subprocess
 import sys
 import threading
@@ -141,6 +143,55 @@ def test_a_library_that_is_missing(
     assert "s3://bucket/0" in message
     assert "boto" in message
     assert list(client.search_runs([experiment])) == []
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_folder_that_may_not_be_written(
+    folder: Path, fresh_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: int
+) -> None:
+    """The root of the artifacts, or a folder far above it, where they would be created."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    if os.geteuid() == 0:
+        # Root may write everywhere: let it be told what others are.
+        real = os.access
+
+        def access(path: Path, mode: int) -> bool:
+            allowed = 0o4 | stat.S_IMODE(path.stat().st_mode) >> 6
+            return real(path, mode) and not mode & ~allowed
+
+        monkeypatch.setattr(os, "access", access)
+    root = closed.joinpath(*["below"] * depth)
+    experiment = MlflowClient(fresh_store).create_experiment("unit", str(root))
+    message = refusal(folder, fresh_store)
+    assert f"MLflow keeps artifacts in {root}" in message
+    assert f"{closed} may not be written" in message
+    assert list(MlflowClient(fresh_store).search_runs([experiment])) == []
+
+
+@pytest.mark.parametrize("place", ["s3", "occupied"])
+def test_a_place_that_cannot_be_used_is_one_line_and_exit_code_2(
+    folder: Path, env: dict[str, str], tmp_path: Path, place: str
+) -> None:
+    """Of the command, once for all runs."""
+    (tmp_path / "occupied").write_text("a file")
+    (tmp_path / "none" / "boto3").mkdir(parents=True)
+    (tmp_path / "none" / "boto3" / "__init__.py").write_text(
+        "raise ImportError('No module named boto3')"
+    )
+    root = "s3://bucket/0" if place == "s3" else str(tmp_path / "occupied" / "0")
+    store = env["MLFLOW_TRACKING_URI"]
+    MlflowClient(store).create_experiment("unit", root)
+    paths = os.pathsep.join(filter(None, (str(tmp_path / "none"), env.get("PYTHONPATH", ""))))
+    done = mlflow_wandb(
+        "backfill", folder, "--to", store, env={**env, "PYTHONPATH": paths}, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if "MLflow keeps artifacts" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("mlflow-wandb: ")
+    assert ("No module named" if place == "s3" else "is no folder") in lines[0]
+    assert "Traceback" not in done.stderr
 
 
 def test_a_folder_that_cannot_be_created(folder: Path, fresh_store: str, tmp_path: Path) -> None:

@@ -7,12 +7,15 @@ some facts.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from typing import Any
 
 from mlflow_wandb_plugin.core import identity
-from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, USER_TAG
+from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, PARENT_TAG, USER_TAG
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.protocols import Difference
+from mlflow_wandb_plugin.core.server_values import is_kept_as
 from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.run_start import (
     CLOCK_TOLERANCE_MS,
@@ -24,13 +27,14 @@ from mlflow_wandb_plugin.targets.mlflow.run_start import (
 )
 
 ONLY_SERVER_TAGS = {
-    "wandb.url": "a run gets its URL when it is synced to W&B",
+    to_mlflow.URL: "a run gets its URL when it is synced to W&B",
     identity.ENTITY: "a local log of an offline run does not name the entity",
 }
 """Tags that only W&B's server gives a value."""
 NO_EXIT_CODE = "W&B's server does not tell the exit code"
 NO_ACCOUNT = "a local log does not name the W&B account"
 NO_HISTORY_OF_CONFIG = "W&B's server knows only the last value of a config key that has changed"
+NOT_KEPT = "W&B's server keeps no empty object, and large integers as floats"
 NO_VERSION = "a local log does not know the version of an artifact"
 
 
@@ -53,6 +57,14 @@ def tag_difference(
     found = tags.get(key)
     what = f"tag {key} is {shown(found)}, not {shown(wanted)}"
     return Difference(what, by_design=_reason_of_tag(info, key, wanted, tags))
+
+
+def parent_difference(info: RunInfo, found: str | None) -> Difference:
+    """Describe the tag of a parent run that is not the one of the run's sweep, group or config."""
+    wanted = info.config.get(identity.PARENT_RUN_KEY)
+    of = f"of sweep {info.sweep_id}" if info.sweep_id else "of its group"
+    what = shown(str(wanted)) if wanted else f"the run {of}"
+    return Difference(f"tag {PARENT_TAG} is {shown(found)}, not {what}")
 
 
 def _reason_of_tag(info: RunInfo, key: str, wanted: str | None, tags: Mapping[str, str]) -> str:
@@ -83,14 +95,32 @@ def param_differences(
     others = [name for name, (found, _) in different.items() if found is not None]
     known = from_server(info) and written_by_training(tags) and changed.isdecimal()
     by_design = NO_HISTORY_OF_CONFIG if known and len(others) <= int(changed) else ""
-    return [
-        Difference(
-            f"param {name} is {shown(found)}, not {shown(wanted)}",
-            by_design="" if found is None else by_design,
-            fixable=found is None,
-        )
-        for name, (found, wanted) in different.items()
-    ]
+    two = two_clocks(info, tags)
+    differences = []
+    for name, (found, wanted) in different.items():
+        if two and _is_kept_param(info, found, wanted):
+            reason = NOT_KEPT
+        else:
+            reason = "" if found is None else by_design
+        what = f"param {name} is {shown(found)}, not {shown(wanted)}"
+        differences.append(Difference(what, by_design=reason, fixable=found is None))
+    return differences
+
+
+def _is_kept_param(info: RunInfo, found: str | None, wanted: str) -> bool:
+    """Whether one of two params is what W&B's server keeps of the other, which was logged."""
+    logged, kept = (found, wanted) if from_server(info) else (wanted, found)
+    if kept is None:
+        return logged == to_mlflow.param_value({})
+    return logged is not None and is_kept_as(_number(logged), _number(kept))
+
+
+def _number(text: str) -> Any:
+    """The number that a param's text is; else the text."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def start_difference(
@@ -100,7 +130,8 @@ def start_difference(
     wanted = to_mlflow.run_time(info.started_ms)
     if wanted is None or found_ms == wanted:
         return None
-    what = f"the run's start is {found_ms} ms, not {wanted} ms"
+    # MLflow knows no run without a start; a database may have one.
+    what = f"the run's start is {found_ms or None} ms, not {wanted} ms"
     reason = "W&B's server records when it was first told of the run"
     by_design = reason if is_start(info, found_ms, tags) else ""
     return Difference(what, by_design, fixable=False)

@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlflow_wandb_plugin.mapping.documents import ARTIFACTS_DIR, LINEAGE_FILE
+from mlflow_wandb_plugin.mapping.documents import (
+    ARTIFACTS_DIR,
+    CONFIG_FILE,
+    LINEAGE_FILE,
+    SUMMARY_FILE,
+)
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points
 from mlflow_wandb_plugin.targets.mlflow.run_client import Metrics, Params, RunClient, Tags
 
@@ -23,7 +28,8 @@ READ_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class FileContent:
-    """Size in bytes and SHA-256 of a file; ``text`` is kept of what describes artifacts."""
+    """Size in bytes and SHA-256 of a file; ``text`` is kept of what two descriptions of a
+    run may tell differently."""
 
     size: int
     digest: bytes
@@ -113,7 +119,8 @@ class RecordingClient(RunClient):
 
     def put_text(self, run_id: str, path: str, text: str) -> bool:
         data = text.encode("utf-8")
-        kept = text if path.startswith(f"{ARTIFACTS_DIR}/") or path == LINEAGE_FILE else ""
+        described = path in (CONFIG_FILE, SUMMARY_FILE, LINEAGE_FILE)
+        kept = text if described or path.startswith(f"{ARTIFACTS_DIR}/") else ""
         content = FileContent(len(data), hashlib.sha256(data).digest(), kept)
         with self._lock:
             self._expected.files[path] = content

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from mlflow_wandb_plugin.core.protocols import Difference
+from mlflow_wandb_plugin.mapping.to_mlflow import same_value
 from mlflow_wandb_plugin.targets.mlflow.comparison.expected_run import PointColumns
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import LARGEST
 
@@ -65,6 +67,30 @@ def point_differences(
                 Difference(f"metric {name}: {what}", fixable=False, only_in="target")
             )
     return differences
+
+
+def latest_difference(name: str, points: PointColumns, found: float | None) -> Difference | None:
+    """Compare a metric's latest value, which MLflow keeps beside its points; None if it is that of
+    the latest point: the one of the highest step, time and value."""
+    import numpy as np
+
+    rows = _sorted(points)
+    for field in FIELDS[:2]:
+        rows = rows[rows[field] == rows[field].max()]
+    values = rows["value"].view("f8")
+    # A NaN counts as 0 in one store and has no place in the order of another.
+    of_any = values if np.isnan(values).any() else values[values == values.max()]
+    latest = [float(value) for value in of_any]
+    if found is not None and any(same_value(_stored(found), value) for value in latest):
+        return None
+    there = "absent" if found is None else found
+    what = f"metric {name}: its latest value is {there}, not {latest[0]}"
+    return Difference(what, fixable=found is None)
+
+
+def _stored(value: float) -> float:
+    """A value as MLflow's database keeps it."""
+    return value if math.isnan(value) else max(-LARGEST, min(LARGEST, value))
 
 
 def _sorted(points: PointColumns | None) -> Rows:

@@ -14,16 +14,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.mlflow_terms import PARENT_TAG
 from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, RunInfo
 from mlflow_wandb_plugin.core.protocols import Difference, Side
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.mapping import to_mlflow
+from mlflow_wandb_plugin.mapping.documents import CONFIG_FILE, SUMMARY_FILE
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.comparison.differences import (
     NO_VERSION,
+    NOT_KEPT,
     end_difference,
     name_difference,
     param_differences,
+    parent_difference,
     start_difference,
     tag_difference,
 )
@@ -35,6 +39,7 @@ from mlflow_wandb_plugin.targets.mlflow.comparison.expected_run import (
 )
 from mlflow_wandb_plugin.targets.mlflow.comparison.points import (
     different_points,
+    latest_difference,
     point_differences,
 )
 from mlflow_wandb_plugin.targets.mlflow.comparison.stored_files import StoredFiles
@@ -43,7 +48,13 @@ from mlflow_wandb_plugin.targets.mlflow.comparison.summary_values import (
     ComparedPoints,
     SummaryValues,
 )
-from mlflow_wandb_plugin.targets.mlflow.run_start import from_server, start_of, two_clocks
+from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
+from mlflow_wandb_plugin.targets.mlflow.run_start import (
+    decided_tags,
+    from_server,
+    start_of,
+    two_clocks,
+)
 from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
 
 if TYPE_CHECKING:
@@ -55,7 +66,6 @@ DECISIVE = (identity.RUN_ID, identity.STEP_METRIC, identity.POSITION)
 """Tags that decide how a run is written; the other tags are compared."""
 PROGRESS_TAGS = "wandb.sync."
 """Begins the tags that say how far a run is replicated, which are not compared."""
-TAG_OF_A_TAG = "wandb.tag."
 
 
 class RunComparison(MlflowRunWriter):
@@ -64,12 +74,15 @@ class RunComparison(MlflowRunWriter):
     points_type = ComparedPoints
     _points: ComparedPoints
 
-    def __init__(self, client: Client, run: Run, info: RunInfo, secrets: Secrets) -> None:
+    def __init__(
+        self, client: Client, run: Run, info: RunInfo, secrets: Secrets, parents: ParentRuns
+    ) -> None:
         from mlflow.entities import Run, RunData, RunTag
 
         self.checked: Counter[str] = Counter()
         self.differences: list[Difference] = []
         self._target = client
+        self._target_parents = parents
         self._run = run
         self._expected = ExpectedRun()
         self._other_rows: list[tuple[int, int]] = []
@@ -95,6 +108,7 @@ class RunComparison(MlflowRunWriter):
         self._compare_attributes(info)
         self._compare_params(info)
         self._compare_tags(info)
+        self._compare_parent(info)
         self._compare_inputs(info)
         self._compare_points(info)
         self._compare_files(info)
@@ -134,12 +148,17 @@ class RunComparison(MlflowRunWriter):
         there: Mapping[str, str] = self._run.data.tags
         identifying = identity.identity_tags(info, "backfill", to_mlflow.MAPPING_VERSION)
         wanted = identifying | self._expected.tags
-        for key in sorted(wanted.keys() | _removable(there) if from_server(info) else wanted):
+        for key in sorted(wanted.keys() | decided_tags(info, there)):
             if key.startswith(PROGRESS_TAGS):
                 continue
             self.checked["tags"] += 1
             if there.get(key) != wanted.get(key):
                 self.differs(tag_difference(info, key, wanted.get(key), there))
+
+    def _compare_parent(self, info: RunInfo) -> None:
+        parent_id = self._run.data.tags.get(PARENT_TAG)
+        if not self._target_parents.is_parent_of(info, parent_id):
+            self.differs(parent_difference(info, parent_id))
 
     def _compare_inputs(self, info: RunInfo) -> None:
         if not self._expected.inputs:
@@ -162,8 +181,12 @@ class RunComparison(MlflowRunWriter):
         values: SummaryValues | None = None
         for name in sorted(wanted):
             self.checked["points"] += len(wanted[name].values)
-            missing, extra = different_points(wanted[name], there.pop(name, None))
+            stored = there.pop(name, None)
+            missing, extra = different_points(wanted[name], stored)
             differences = point_differences(name, missing, extra)
+            if stored is not None and not differences:
+                latest = self._run.data.metrics.get(name)
+                self.differs(latest_difference(name, stored, latest))
             if two and differences:
                 values = values or self._summary_values(info)
                 if values.explain(name, missing, extra):
@@ -197,25 +220,25 @@ class RunComparison(MlflowRunWriter):
         wanted = self._expected.files
         self.checked["files"] += len(wanted)
         two = two_clocks(info, self._run.data.tags)
-        results = StoredFiles(self._target, self._run, two).compare(wanted)
+        stored = StoredFiles(self._target, self._run, two, from_server(info))
+        results = stored.compare(wanted)
         for path, result in sorted(results.items()):
             if result == "absent":
                 self.differs(Difference(f"no file {path}"))
             elif result == "different":
                 self.differs(Difference(f"file {path} has another content"))
             elif result == "by design":
-                reason = "W&B's server alone knows the version and the aliases"
+                described = path in (CONFIG_FILE, SUMMARY_FILE)
+                reason = (
+                    NOT_KEPT
+                    if described
+                    else "W&B's server alone knows the version and the aliases"
+                )
                 # What the server knows, a replica that was written while it ran does not have.
-                side: Side = "source" if from_server(info) else ""
+                side: Side = "" if described or not from_server(info) else "source"
                 what = f"file {path} has another content"
                 self.differs(Difference(what, by_design=reason, only_in=side))
 
     def _count_alone(self, kind: str, number: int) -> None:
         if number:
             self.checked[f"{kind} of MLflow alone"] += number
-
-
-def _removable(tags: Mapping[str, str]) -> set[str]:
-    """Tags of what a user may have removed from the W&B run since."""
-    tagged = {key for key in tags if key.startswith(TAG_OF_A_TAG)}
-    return tagged | (tags.keys() & set(to_mlflow.EDITABLE_TAGS))

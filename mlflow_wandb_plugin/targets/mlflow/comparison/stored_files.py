@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from mlflow_wandb_plugin.mapping.documents import canonical_json
+from mlflow_wandb_plugin.core.server_values import is_kept_as
+from mlflow_wandb_plugin.mapping.documents import CONFIG_FILE, SUMMARY_FILE, canonical_json
 from mlflow_wandb_plugin.mlflow_access.repositories import open_repository
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.comparison.expected_run import FileContent, content_of
@@ -34,13 +35,15 @@ class StoredFiles:
     Args:
         two_descriptions: whether one of the run and its replica is described by W&B's server, and
             the other by a local log.
+        from_server: whether it is the run that W&B's server describes.
     """
 
-    def __init__(self, client: Client, run: Run, two_descriptions: bool) -> None:
+    def __init__(self, client: Client, run: Run, two_descriptions: bool, from_server: bool) -> None:
         from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
         self._client = client
         self._two_descriptions = two_descriptions
+        self._from_server = from_server
         self._run_id: str = run.info.run_id
         repository = open_repository(run.info.artifact_uri, client.mlflow.tracking_uri)
         self._repository = repository
@@ -69,7 +72,7 @@ class StoredFiles:
             size = local.stat().st_size
             if not local.is_file():
                 return "absent"
-            return _compared(wanted, local, size)
+            return self._result(path, wanted, local, size)
         except OSError:
             return "absent"
 
@@ -85,7 +88,19 @@ class StoredFiles:
                 local = self._client.call(self._download, path, place)
             except RefusedError:
                 return "absent"
-            return _compared(wanted, local, local.stat().st_size)
+            return self._result(path, wanted, local, local.stat().st_size)
+
+    def _result(self, path: str, wanted: FileContent, local: Path, size: int) -> FileResult:
+        """Compare a local copy, of ``size`` bytes, of the file at ``path``."""
+        if size == wanted.size and content_of(local).digest == wanted.digest:
+            return "equal"
+        if not wanted.text or (there := _document(local)) is None:
+            return "different"
+        expected = json.loads(wanted.text)
+        if path in (CONFIG_FILE, SUMMARY_FILE):
+            logged, kept = (there, expected) if self._from_server else (expected, there)
+            return "by design" if is_kept_as(logged, kept) else "different"
+        return "by design" if _described_equally(expected, there) else "different"
 
     def _download(self, path: str, place: str) -> Path:
         if self._repository is None:
@@ -109,24 +124,18 @@ class StoredFiles:
             return self._sizes[folder]
 
 
-def _compared(wanted: FileContent, local: Path, size: int) -> FileResult:
-    """Compare a local file of ``size`` bytes."""
-    if size == wanted.size and content_of(local).digest == wanted.digest:
-        return "equal"
-    if wanted.text and _described_equally(wanted.text, local):
-        return "by design"
-    return "different"
-
-
-def _described_equally(wanted: str, local: Path) -> bool:
-    """Whether two descriptions of artifacts differ only in what W&B's server alone knows."""
+def _document(local: Path) -> Any:
+    """Read a document that this package has written; None if it is another file."""
     try:
         text = local.read_text(encoding="utf-8")
-        there, expected = json.loads(text), json.loads(wanted)
+        document = json.loads(text)
     except (ValueError, OSError):
-        return False
-    if text != canonical_json(there, indent=1) + "\n":
-        return False
+        return None
+    return document if text == canonical_json(document, indent=1) + "\n" else None
+
+
+def _described_equally(expected: Any, there: Any) -> bool:
+    """Whether two descriptions of artifacts differ only in what W&B's server alone knows."""
     if isinstance(there, dict):
         return _without_server_facts(there) == _without_server_facts(expected)
     # What a run used: a local log may name it by several of its aliases.

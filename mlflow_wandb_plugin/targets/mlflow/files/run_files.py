@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, RunInfo
+from mlflow_wandb_plugin.core.server_values import is_kept_as
 from mlflow_wandb_plugin.mapping import documents, to_mlflow
 from mlflow_wandb_plugin.mapping.documents import artifact_document
 from mlflow_wandb_plugin.mapping.names import Limits, Namer, fitting, safe_path
@@ -169,7 +170,11 @@ class RunFiles:
     def finish(self, info: RunInfo) -> None:
         """Upload the documents and wait for all uploads."""
         self._upload_rows()
-        config = {**self._config, **to_mlflow.config_document(info)}
+        config = dict(self._config)
+        for key, value in to_mlflow.config_document(info).items():
+            # A resumed run has its config from W&B's server.
+            if key not in config or not is_kept_as(config[key], value):
+                config[key] = value
         self._uploads.write_json(documents.CONFIG_FILE, config)
         self._uploads.write_json(documents.SUMMARY_FILE, self.summary)
         if self._lineage:

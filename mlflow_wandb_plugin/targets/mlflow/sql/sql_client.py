@@ -158,23 +158,44 @@ class SqlClient(RepositoryClient):
     def find_runs(
         self, wanted: Sequence[str], key: str, value: str | None, experiment_id: str = ""
     ) -> list[FoundRun]:
-        found: dict[tuple[str, str], dict[str, str]] = {}
-        with self._transactions.engine.connect() as connection:
-            rows = self._execute(
-                connection,
-                'SELECT runs.run_uuid, runs.experiment_id, more."key", more.value '
-                f"{self._runs_with_tag(value, experiment_id)} "
-                f"JOIN tags AS more ON more.run_uuid = runs.run_uuid "
-                f'AND more."key" IN ({", ".join("?" * len(wanted))}) {_ACTIVE_ONLY}',
-                (key, *self._values(value, experiment_id), *wanted),
-            )
-            for run_id, experiment, *tag in rows:
-                found.setdefault((run_id, str(experiment)), {}).update([tag])
+        values = (key, *self._values(value, experiment_id))
+        found = self._tagged(self._runs_with_tag(value, experiment_id), "", values, wanted)
         return [
             FoundRun.of(*run, tags)
             for run, tags in found.items()
             if (key in tags if value is None else tags.get(key) == value)
         ]
+
+    def find_runs_lacking(self, wanted: Sequence[str], key: str, absent: str) -> list[FoundRun]:
+        lacking = (
+            " AND NOT EXISTS (SELECT 1 FROM tags AS other "
+            'WHERE other.run_uuid = runs.run_uuid AND other."key" = ?)'
+        )
+        found = self._tagged(self._runs_with_tag(None, ""), lacking, (key,), wanted, (absent,))
+        return [FoundRun.of(*run, tags) for run, tags in found.items() if key in tags]
+
+    def _tagged(
+        self,
+        runs: str,
+        condition: str,
+        values: Sequence[str | int],
+        wanted: Sequence[str],
+        values_of_condition: Sequence[str] = (),
+    ) -> dict[tuple[str, str], dict[str, str]]:
+        """Tags ``wanted`` of runs by id and experiment; ``runs`` and ``condition`` are parts of the
+        query."""
+        found: dict[tuple[str, str], dict[str, str]] = {}
+        with self._transactions.engine.connect() as connection:
+            rows = self._execute(
+                connection,
+                f'SELECT runs.run_uuid, runs.experiment_id, more."key", more.value {runs} '
+                f"JOIN tags AS more ON more.run_uuid = runs.run_uuid "
+                f'AND more."key" IN ({", ".join("?" * len(wanted))}) {_ACTIVE_ONLY}{condition}',
+                (*values, *wanted, *values_of_condition),
+            )
+            for run_id, experiment, *tag in rows:
+                found.setdefault((run_id, str(experiment)), {}).update([tag])
+        return found
 
     def _with_tag(
         self, connection: Connection, key: str, value: str, experiment_id: str = ""
@@ -396,11 +417,13 @@ class SqlClient(RepositoryClient):
         from mlflow.entities import Run, RunData, RunInfo, RunTag
 
         self._keep_repository(run_id, columns["artifact_uri"])
+        # MLflow's class refuses a run whose row has no start.
+        unknown_start = {} if columns["start_time"] is not None else {"start_time": 0}
         info = RunInfo(
             run_id=run_id,
             run_name=columns["name"],
             experiment_id=str(columns["experiment_id"]),
-            **{name: columns[name] for name in INFO_COLUMNS},
+            **{name: columns[name] for name in INFO_COLUMNS} | unknown_start,
         )
         run_tags = [RunTag(key, value) for key, value in tags.items()]
         return Run(info, RunData(list(metrics), list(params), run_tags))
