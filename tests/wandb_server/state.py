@@ -66,6 +66,8 @@ class Project:
     runs: dict[str, Run] = field(default_factory=dict)
     sweeps: dict[str, Sweep] = field(default_factory=dict)
     collections: dict[str, Collection] = field(default_factory=dict)
+    reports: list[str] = field(default_factory=list)
+    """Titles of reports."""
 
 
 @dataclass(eq=False, repr=False)

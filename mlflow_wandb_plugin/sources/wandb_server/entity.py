@@ -64,6 +64,10 @@ class WandbEntitySource(Source):
         """Return the sum of the projects' estimates."""
         return sum(self._project(name).count(selection) for name in self._names(selection))
 
+    def count_reports(self) -> int:
+        """Return the sum of the projects' numbers."""
+        return sum(self._project(name).count_reports() for name in self._names(Selection()))
+
     def size(self, run: RunInfo) -> Size:
         return self._project(run.project).size(run)
 

@@ -23,6 +23,7 @@ from mlflow_wandb_plugin.sources.temp_dirs import RefCountedTempDir
 from mlflow_wandb_plugin.sources.wandb_server.artifacts import LOGGED, RunArtifacts, list_artifacts
 from mlflow_wandb_plugin.sources.wandb_server.history import PAGE_ROWS, RunHistory
 from mlflow_wandb_plugin.sources.wandb_server.history_rows import RunKeys, with_numbers
+from mlflow_wandb_plugin.sources.wandb_server.reports import count_reports
 from mlflow_wandb_plugin.sources.wandb_server.run_files import RunDownloads, list_files, number
 from mlflow_wandb_plugin.sources.wandb_server.runs import RunLister, document, with_metadata
 from mlflow_wandb_plugin.wandb_api.client import WandbClient
@@ -58,6 +59,11 @@ class WandbServerSource(Source):
         self._pauses_s = pauses_s
 
     @property
+    def path(self) -> str:
+        """W&B's path of the project."""
+        return self._client.address.path
+
+    @property
     def calls(self) -> Mapping[str, int]:
         """Number of requests so far, by kind."""
         return dict(self._client.calls)
@@ -69,6 +75,14 @@ class WandbServerSource(Source):
     def count(self, selection: Selection) -> int:
         """Estimate how many runs are selected, before patterns of names are applied."""
         return self._lister.count(selection)
+
+    def count_reports(self) -> int:
+        """Count the project's reports, which are not read.
+
+        Raises:
+            SourceError: the project cannot be read.
+        """
+        return count_reports(self._client)
 
     def size(self, run: RunInfo) -> Size:
         """Compute the size from the server's description of the run, without its history."""
