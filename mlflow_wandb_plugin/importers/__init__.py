@@ -1,4 +1,4 @@
-"""The importers that wandb had up to 0.27, under their names, over the backfill.
+"""The importers that wandb had up to 0.27.0, under their names, over the backfill.
 
 Importing this package imports neither wandb nor mlflow.
 """
