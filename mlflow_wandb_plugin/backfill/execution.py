@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,7 @@ def backfill_runs(
     *,
     experiment: str = "{project}",
     selection: Selection | None = None,
+    projects: Mapping[str, str] | None = None,
     **options: Any,
 ) -> list[Outcome]:
     """Migrate W&B runs to MLflow; skip complete ones, fill incomplete ones.
@@ -154,12 +155,15 @@ def backfill_runs(
         to: an MLflow tracking URI, or another target's URI; empty means MLflow's own.
         experiment: template of the experiment's name, with {entity} and {project}.
         selection: which runs; None means all.
+        projects: see `mlflow_wandb_plugin.core.protocols.TargetOptions`; for W&B targets.
         options: fields of `mlflow_wandb_plugin.backfill.options.BackfillOptions`.
 
     Raises:
         UsageError, SourceError: the backfill cannot be started. A run that fails is an outcome.
     """
-    job = Job(source, to, experiment, selection or Selection(), BackfillOptions.of(**options))
+    chosen = BackfillOptions.of(**options)
+    selected_runs = selection or Selection()
+    job = Job(source, to, experiment, selected_runs, chosen, projects=projects or {})
     return list(Backfill(job).run())
 
 
@@ -169,18 +173,20 @@ def verify_runs(
     *,
     experiment: str = "{project}",
     selection: Selection | None = None,
+    projects: Mapping[str, str] | None = None,
     repair: bool = False,
     **options: Any,
 ) -> list[Verified]:
     """Compare W&B runs with their replicas in MLflow, value by value.
 
     Args:
-        source, to, experiment, selection, options: as `backfill_runs` takes them.
+        source, to, experiment, selection, projects, options: as `backfill_runs` takes them.
         repair: write a run that differs again, and compare once more; else write nothing.
 
     Raises:
         UsageError, SourceError: nothing could be compared.
     """
     chosen = BackfillOptions.of(**options)
-    job = Job(source, to, experiment, selection or Selection(), chosen)
+    selected_runs = selection or Selection()
+    job = Job(source, to, experiment, selected_runs, chosen, projects=projects or {})
     return list(verify(*open_ends(job, create=False), job.selection, chosen, repair=repair))

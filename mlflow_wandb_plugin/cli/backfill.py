@@ -21,7 +21,7 @@ from mlflow_wandb_plugin.backfill.execution import LOCAL, Backfill
 from mlflow_wandb_plugin.backfill.options import BackfillOptions, Job
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.report_files import SUFFIXES, write_plan
-from mlflow_wandb_plugin.cli.into_wandb import check_wandb_only, projects_of
+from mlflow_wandb_plugin.cli.into_wandb import check_wandb_only, maps_projects, projects_of
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import reads_source
 from mlflow_wandb_plugin.core.model import Selection
@@ -47,8 +47,7 @@ INTERRUPTED = 130
               show_default=True, help="What to do with runs migrated before.")  # fmt: skip
 @click.option("--incremental/--no-incremental", default=None,
               help="Into W&B, skip complete runs (default), or update them.")  # fmt: skip
-@click.option("--map", "mapped", multiple=True, metavar="A/P=B/Q",
-              help="Into W&B, write the runs of project A/P into project B/Q.")  # fmt: skip
+@maps_projects
 @click.option("--into-dual-experiment", is_flag=True,
               help="Write into the experiment of the dual-written runs.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 1024), help="Runs carried at the same time."

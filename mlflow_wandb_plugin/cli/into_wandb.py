@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import click
 
 from mlflow_wandb_plugin.builtin_plugin import WANDB_SCHEMES
 from mlflow_wandb_plugin.errors import UsageError
 
 
+def maps_projects(command: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--map`` to a command, which gets its values as ``mapped``."""
+    option = click.option("--map", "mapped", multiple=True, metavar="A/P=B/Q",
+                          help="Into W&B, project B/Q has the runs of project A/P.")  # fmt: skip
+    return option(command)
+
+
 def check_wandb_only(
-    to: str, mapped: Sequence[str], incremental: bool | None, existing: str
+    to: str, mapped: Sequence[str], incremental: bool | None = None, existing: str = "skip"
 ) -> None:
     """Check that ``--map`` and ``--incremental`` are given for a W&B server only.
 

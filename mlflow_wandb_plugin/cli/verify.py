@@ -15,6 +15,7 @@ from mlflow_wandb_plugin.backfill.execution import open_ends
 from mlflow_wandb_plugin.backfill.options import BackfillOptions, Job
 from mlflow_wandb_plugin.backfill.verify import Verified
 from mlflow_wandb_plugin.backfill.verify import verify as compare
+from mlflow_wandb_plugin.cli.into_wandb import check_wandb_only, maps_projects, projects_of
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import reads_source
 from mlflow_wandb_plugin.core.model import Selection
@@ -24,11 +25,12 @@ SHOWN_DIFFERENCES = 5
 
 @click.command()
 @reads_source
+@maps_projects
 @click.option("--repair", is_flag=True, help="Write runs that differ again, and compare once more.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify(
     source: str, to: str, experiment: str, selection: Selection, repair: bool, as_json: bool,
-    **options: Any,
+    mapped: tuple[str, ...], **options: Any,
 ) -> None:  # fmt: skip
     """Compare the runs of SOURCE with those in MLflow, value by value.
 
@@ -40,7 +42,9 @@ def verify(
     """
     # MLflow's own bars, one for each file, would hide this command's bar.
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    job = Job(source, to, experiment, selection, BackfillOptions(**options))
+    check_wandb_only(to, mapped)
+    chosen = BackfillOptions(**options)
+    job = Job(source, to, experiment, selection, chosen, projects=projects_of(mapped))
     opened_source, target = open_ends(job, create=False)
     with ProgressBar() as bar:
         bar.expect_runs(opened_source.count(selection))

@@ -11,9 +11,16 @@ from mlflow_wandb_plugin.core.model import RunInfo, Selection
 from mlflow_wandb_plugin.core.protocols import Source, SourceOptions
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.core.tracking_uri import absolute_uri
-from mlflow_wandb_plugin.importers.carrying import ChosenRuns, ImportResult, carry, import_options
+from mlflow_wandb_plugin.importers.carrying import (
+    ChosenRuns,
+    ImportResult,
+    carry,
+    import_options,
+    log,
+)
 from mlflow_wandb_plugin.importers.namespace import Namespace
 from mlflow_wandb_plugin.sources.mlflow.opening import open_mlflow
+from mlflow_wandb_plugin.sources.mlflow.replica import is_parent_of_replicas
 from mlflow_wandb_plugin.sources.mlflow.source import MlflowSource
 from mlflow_wandb_plugin.targets.wandb.lookup import Access
 from mlflow_wandb_plugin.wandb_api.address import ProjectAddress, target_server
@@ -129,6 +136,9 @@ class MlflowImporter:
         """Yield each run with the source of the store that its client is for."""
         sources: dict[str, MlflowSource] = {}
         for run in runs:
+            if is_parent_of_replicas(run.run):
+                log.info("%s is only the parent of runs that came from W&B", run.run_id())
+                continue
             uri = absolute_uri(str(run.mlflow_client.tracking_uri))
             if uri not in sources:
                 sources[uri] = self._open(uri, artifacts)

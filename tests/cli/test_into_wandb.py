@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import mlflow_wandb_plugin
 from tests.support.commands import main_in_process
 from tests.support.wandb_state import project_of
 from tests.wandb_server import WandbServer
@@ -49,6 +50,14 @@ def test_each_project_goes_where_the_map_says_and_others_where_the_target_says(
     assert list(project_of(server, "carol", "second").runs) == ["run-two"]
     assert list(project_of(server, "bob", "three").runs) == ["run-three"]
     assert {name for entity, name in server.store.projects if entity == "bob"} == {"three"}
+    code, out, err = command("verify", "wandb://tester", "--to", "wandb://bob", *maps, "--json")
+    assert (code, [run["result"] for run in json.loads(out)]) == (0, ["equal"] * 3), err
+    again = mlflow_wandb_plugin.backfill(
+        "wandb://tester",
+        "wandb://bob",
+        projects={"tester/one": "alice/first", "tester/two": "carol/second"},
+    )
+    assert [outcome.action for outcome in again] == ["skipped"] * 3
 
 
 @pytest.mark.slow
@@ -97,3 +106,21 @@ def test_mistakes_are_one_line(command: Command, arguments: list[str], message: 
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert not Path("out").exists()
+
+
+def test_verify_refuses_a_map_for_other_targets(command: Command) -> None:
+    """As `backfill` does."""
+    code, _, err = command("verify", "wandb://tester/mine", "--map", "a/p=b/q")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert "--map is for runs that go into W&B" in err
+
+
+@pytest.mark.slow
+def test_other_processes_know_the_map(server: WandbServer, command: Command) -> None:
+    """The job that they get has it."""
+    server.add_run("one", "r1", rows=[{"_step": 0, "loss": 1.0}])
+    assert command("backfill", "wandb://tester/one", "--to", "archive:kept")[0] == 0
+    ends = ("backfill", "archive:kept", "--to", "wandb://bob", "--map", "tester/one=alice/first")
+    code, out, err = command(*ends, "--engine", "processes", "--workers", "1")
+    assert code == 0, out + err
+    assert sorted(server.store.projects) == [("alice", "first"), ("tester", "one")]

@@ -81,6 +81,22 @@ def test_own_runs_without_files_and_then_with_them(
     assert all("artifacts/n.txt" in run.files for run in arrived.values())
 
 
+def test_parents_of_replicas_are_left_out_of_own_runs_too(
+    importer: MlflowImporter, store: str, target: WandbServer
+) -> None:
+    """A run that is only the parent of a group that came from W&B is no run of W&B's."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(store)
+    runs = list(importer.collect_runs())
+    client.set_tag(runs[0].run_id(), "wandb.parent_of_group", "g")
+    assert [run.display_name() for run in importer.collect_runs()] == ["b", "c"]
+    fresh = [MlflowRun(client.get_run(run.run_id()), client) for run in runs]
+    result = importer.import_runs(fresh, artifacts=False, namespace=Namespace("bob", "moved"))
+    assert sorted(outcome.run.name for outcome in result.outcomes) == ["b", "c"]
+    assert sorted(runs_of(target, "bob", "moved")) == ["b", "c"]
+
+
 def test_runs_without_a_namespace_go_into_the_keys_own_entity(
     store: str, target: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
