@@ -55,7 +55,8 @@ class ImportResult:
     @property
     def counts(self) -> Mapping[str, int]:
         """Number of runs by what was done, and of reports that are not carried."""
-        return {**report.counts(self.outcomes), "reports_not_carried": self.reports}
+        counted = report.counts([outcome for outcome in self.outcomes if not failed(outcome)])
+        return {**counted, "failed": len(self.failed), "reports_not_carried": self.reports}
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,26 @@ def test_own_runs_without_files_and_then_with_them(
     assert all("artifacts/n.txt" in run.files for run in arrived.values())
 
 
+def test_runs_of_a_tracking_server(server: str, target: WandbServer) -> None:
+    """Points and files come over HTTP."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(server)
+    there = client.create_experiment("imported over http")
+    created = client.create_run(there, run_name="remote").info.run_id
+    client.log_metric(created, "loss", 0.5, step=3)
+    client.log_text(created, "text", "n.txt")
+    client.set_terminated(created)
+    importer = MlflowImporter(server, dst_base_url=target.url, dst_api_key=TARGET_KEY)
+    chosen = [MlflowRun(run, client) for run in client.search_runs([there])]
+    assert actions(importer.import_runs(chosen, namespace=Namespace("bob", "moved"))) == [
+        "migrated"
+    ]
+    run = runs_of(target, "bob", "moved")["remote"]
+    assert [(row["loss"], row["mlflow_step"]) for row in run_state(run)["rows"]] == [(0.5, 3)]
+    assert run.files["artifacts/n.txt"].size == len("text")
+
+
 def test_parents_of_replicas_are_left_out_of_own_runs_too(
     importer: MlflowImporter, store: str, target: WandbServer
 ) -> None:
@@ -119,6 +139,7 @@ def test_a_run_of_others_with_the_same_id_is_a_failure_and_a_warning(
         result = importer.import_runs(importer.collect_runs(), namespace=Namespace("bob", "moved"))
     assert sorted(actions(result)) == ["migrated", "migrated", "skipped"]
     assert [outcome.run.run_id for outcome in result.failed] == [first.run_id()]
+    assert (result.counts["skipped"], result.counts["failed"]) == (0, 1)
     assert f"{first.run_id()} was not imported" in caplog.text
     assert set(runs_of(target, "bob", "moved")) == {"precious", "b", "c"}
 
