@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,6 +176,7 @@ def jobs_of(
     experiment: str,
     selection: Selection,
     options: BackfillOptions,
+    projects: Mapping[str, str] | None = None,
 ) -> list[Job]:
     """Make a job for each source.
 
@@ -185,7 +186,8 @@ def jobs_of(
     sources = [source] if isinstance(source, str) else list(source)
     if not sources:
         raise UsageError("pass a source: a wandb folder, or wandb://ENTITY/PROJECT")
-    return [Job(each, to, experiment, selection, options) for each in sources]
+    mapped = dict(projects or {})
+    return [Job(each, to, experiment, selection, options, projects=mapped) for each in sources]
 
 
 def backfill_runs(
@@ -194,6 +196,7 @@ def backfill_runs(
     *,
     experiment: str = "{project}",
     selection: Selection | None = None,
+    projects: Mapping[str, str] | None = None,
     **options: Any,
 ) -> list[Outcome]:
     """Migrate W&B runs to MLflow; skip complete ones, fill incomplete ones.
@@ -204,13 +207,14 @@ def backfill_runs(
         to: an MLflow tracking URI, or another target's URI; empty means MLflow's own.
         experiment: template of the experiment's name, with {entity} and {project}.
         selection: which runs; None means all.
+        projects: see `mlflow_wandb_plugin.core.protocols.TargetOptions`; for W&B targets.
         options: fields of `mlflow_wandb_plugin.backfill.options.BackfillOptions`.
 
     Raises:
         UsageError, SourceError: the backfill cannot be started. A run that fails is an outcome.
     """
     chosen = BackfillOptions.of(**options)
-    jobs = jobs_of(source, to, experiment, selection or Selection(), chosen)
+    jobs = jobs_of(source, to, experiment, selection or Selection(), chosen, projects)
     with few_mlflow_retries():
         return list(Backfill(jobs).run())
 
@@ -221,20 +225,21 @@ def verify_runs(
     *,
     experiment: str = "{project}",
     selection: Selection | None = None,
+    projects: Mapping[str, str] | None = None,
     repair: bool = False,
     **options: Any,
 ) -> list[Verified]:
     """Compare W&B runs with their replicas in MLflow, value by value.
 
     Args:
-        source, to, experiment, selection, options: as `backfill_runs` takes them.
+        source, to, experiment, selection, projects, options: as `backfill_runs` takes them.
         repair: write a run that differs again, and compare once more; else write nothing.
 
     Raises:
         UsageError, SourceError: nothing could be compared.
     """
     chosen = BackfillOptions.of(**options)
-    jobs = jobs_of(source, to, experiment, selection or Selection(), chosen)
+    jobs = jobs_of(source, to, experiment, selection or Selection(), chosen, projects)
     with few_mlflow_retries():
         sources, target = open_ends(jobs, create=False)
         return [

@@ -144,6 +144,7 @@ class Job:
         source, to: URIs as the user gave them; ``to`` may be empty.
         experiment: template of the experiment's name.
         experiment_id: the experiment that all runs go into; empty means one by ``experiment``.
+        projects: see `core.protocols.TargetOptions`.
 
     Raises:
         UsageError: ``experiment`` has an unknown placeholder.
@@ -155,6 +156,7 @@ class Job:
     selection: Selection = field(default_factory=Selection)
     options: BackfillOptions = field(default_factory=BackfillOptions)
     experiment_id: str = ""
+    projects: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_template(self.experiment)
@@ -175,4 +177,5 @@ class Job:
             selection=self.options.selection,
             # With "trust" no run is written that a config names.
             adopt_dual=self.options.adopt_dual or self.options.dual_written == "trust",
+            projects=self.projects,
         )

@@ -1,11 +1,12 @@
-"""Write reports and plans into files: a page, JSON, or text."""
+"""Write reports and plans into files: a page, JSON, a line of JSON per run, or text."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +18,7 @@ from mlflow_wandb_plugin.backfill.plan import PlannedRun
 from mlflow_wandb_plugin.core.atomic_files import write_atomically
 from mlflow_wandb_plugin.core.protocols import WriteMethod
 
-SUFFIXES = (".html", ".json", ".txt")
+SUFFIXES = (".html", ".json", ".jsonl", ".txt")
 
 
 def write_report(
@@ -32,6 +33,8 @@ def write_report(
         text = html.page(outcomes, curves, read_back, method)
     elif path.suffix == ".json":
         text = json.dumps(report.as_json(outcomes, method), indent=1)
+    elif path.suffix == ".jsonl":
+        text = _lines(report.as_json(outcomes))
     else:
         lines = (report.one_line(outcomes), report.written_by(method))
         text = _text(report.as_table(outcomes)) + "".join(f"{line}\n" for line in lines)
@@ -44,9 +47,16 @@ def write_plan(path: Path, planned: Sequence[PlannedRun], method: WriteMethod) -
         text = html.plan_page(planned, method)
     elif path.suffix == ".json":
         text = json.dumps(report.plan_as_json(planned, method), indent=1)
+    elif path.suffix == ".jsonl":
+        text = _lines(report.plan_as_json(planned))
     else:
         text = f"{_text(report.plan_as_table(planned))}{report.written_by(method)}\n"
     write_atomically(path, text)
+
+
+def _lines(document: Mapping[str, Any]) -> str:
+    """Return the runs of a report or plan, a line each."""
+    return "".join(f"{json.dumps(run)}\n" for run in document["runs"])
 
 
 def _text(table: Table) -> str:

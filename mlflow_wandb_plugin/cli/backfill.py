@@ -22,6 +22,7 @@ from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.report_files import SUFFIXES, write_plan
 from mlflow_wandb_plugin.cli import INTERRUPTED
+from mlflow_wandb_plugin.cli.into_wandb import check_wandb_only, maps_projects, projects_of
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import reads_source
 from mlflow_wandb_plugin.core.model import Selection
@@ -43,6 +44,9 @@ log = logging.getLogger("mlflow_wandb_plugin.backfill")
               " for runs that MosaicML Composer dual-writes.")  # fmt: skip
 @click.option("--existing", type=click.Choice(("skip", "update", "fail")), default="skip",
               show_default=True, help="What to do with runs migrated before.")  # fmt: skip
+@click.option("--incremental/--no-incremental", default=None,
+              help="Into W&B, skip complete runs (default), or update them.")  # fmt: skip
+@maps_projects
 @click.option("--into-dual-experiment", is_flag=True,
               help="Write into the experiment of the dual-written runs.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 1024), help="Runs carried at the same time."
@@ -58,12 +62,13 @@ log = logging.getLogger("mlflow_wandb_plugin.backfill")
 @click.option("--every", default=60.0, show_default=True, help="Seconds between repetitions.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--report", "report_file", type=click.Path(path_type=Path),
-              help="Write the report into this file: .html, .json or text.")  # fmt: skip
+              help="Write the report into this file: .html, .json, .jsonl or text.")  # fmt: skip
 @click.option("--log-dir", type=click.Path(path_type=Path), help="Write a log into this folder.")
 def backfill(
     sources: tuple[str, ...], to: str, experiment: str, selection: Selection, order: str,
     workers: int | None, engine: str, address: str, only_plan: bool, follow: bool, every: float,
-    as_json: bool, report_file: Path | None, log_dir: Path | None, **options: Any,
+    as_json: bool, report_file: Path | None, log_dir: Path | None, mapped: tuple[str, ...],
+    incremental: bool | None, **options: Any,
 ) -> None:  # fmt: skip
     """Migrate the runs of each SOURCE: W&B's to MLflow or another W&B, MLflow's to W&B.
 
@@ -79,9 +84,12 @@ def backfill(
     workers = workers or (4 if engine == LOCAL else 0)
     if report_file is not None:
         check_output_file("--report", report_file, SUFFIXES)
+    check_wandb_only(to, mapped, incremental, options["existing"])
+    if incremental is False:
+        options["existing"] = "update"
     _keep_log(log_dir)
     chosen = BackfillOptions(workers=workers, **options)
-    jobs = jobs_of(sources, to, experiment, selection, chosen)
+    jobs = jobs_of(sources, to, experiment, selection, chosen, projects_of(mapped))
     keep_curves = report_file is not None and report_file.suffix == ".html"
     session = Backfill(jobs, engine, address, keep_curves, only_plan, allow_none=follow)
     if only_plan:

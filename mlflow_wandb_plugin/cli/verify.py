@@ -15,6 +15,7 @@ from mlflow_wandb_plugin.backfill.execution import jobs_of, open_ends
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.verify import Verified
 from mlflow_wandb_plugin.backfill.verify import verify as compare
+from mlflow_wandb_plugin.cli.into_wandb import check_wandb_only, maps_projects, projects_of
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import reads_source
 from mlflow_wandb_plugin.core.model import Selection
@@ -24,13 +25,14 @@ SHOWN_DIFFERENCES = 5
 
 @click.command()
 @reads_source
+@maps_projects
 @click.option("--repair", is_flag=True, help="Write runs that differ again, and compare once more.")
 @click.option("--can-delete", is_flag=True,
               help="Say what only SOURCE has: may it be deleted?")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify(
     sources: tuple[str, ...], to: str, experiment: str, selection: Selection, repair: bool,
-    can_delete: bool, as_json: bool, **options: Any,
+    can_delete: bool, as_json: bool, mapped: tuple[str, ...], **options: Any,
 ) -> None:  # fmt: skip
     """Compare the runs of each SOURCE with those in the target, value by value.
 
@@ -46,8 +48,10 @@ def verify(
     """
     # MLflow's own bars, one for each file, would hide this command's bar.
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    check_wandb_only(to, mapped)
     chosen = BackfillOptions(**options)
-    opened, target = open_ends(jobs_of(sources, to, experiment, selection, chosen), create=False)
+    jobs = jobs_of(sources, to, experiment, selection, chosen, projects_of(mapped))
+    opened, target = open_ends(jobs, create=False)
     with ProgressBar() as bar:
         counts = [source.count(selection) for source in opened]
         bar.expect_runs(None if None in counts else sum(filter(None, counts)))

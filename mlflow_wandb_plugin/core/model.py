@@ -75,6 +75,12 @@ class RunInfo:
     selection: str = ""
 
     @property
+    def project_path(self) -> str:
+        """W&B's path of the run's project, ``entity/project``, without the parts that are
+        unknown."""
+        return "/".join(part for part in (self.entity, self.project) if part)
+
+    @property
     def path(self) -> str:
         """W&B's run path, ``entity/project/run_id``, without the parts that are unknown."""
         return "/".join(part for part in (self.entity, self.project, self.run_id) if part)

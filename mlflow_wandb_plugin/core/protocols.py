@@ -66,7 +66,7 @@ class TargetOptions:
             trusted: it may come from a file that somebody else wrote, and name anybody's run.
         secret_names: as `Settings.secret_names`; None means that setting.
         projects: the W&B project, ENTITY/PROJECT, that the runs of a project go into, by that
-            project's path; others go where the target's URI says.
+            project's `RunInfo.project_path`; others go where the target's URI says.
     """
 
     experiment: str = "{project}"

@@ -79,6 +79,40 @@ def target_address(uri: str) -> ProjectAddress:
     return ProjectAddress(base_url, _app_url(base_url), entity, project, "", _target_key(base_url))
 
 
+def target_server(base_url: str = "", api_key: str = "") -> ProjectAddress:
+    """Address of a W&B server to write to, without entity and project.
+
+    Args:
+        base_url: of its API; empty means the server that wandb itself uses.
+        api_key: empty means the one that `target_address` finds.
+
+    Raises:
+        UsageError: the URL is malformed, or there is no key for the server.
+    """
+    base_url = _checked(base_url) if base_url else default_server()
+    return server_address(base_url, api_key or _target_key(base_url))
+
+
+def server_address(base_url: str, api_key: str) -> ProjectAddress:
+    """Address of a W&B server whose key is known, without entity and project.
+
+    Raises:
+        UsageError: the URL is malformed, or the key is empty.
+    """
+    base_url = _checked(base_url)
+    if not api_key:
+        raise UsageError(f"no API key for the W&B server {base_url}: pass one")
+    return ProjectAddress(base_url, _app_url(base_url), "", "", "", api_key)
+
+
+def _checked(base_url: str) -> str:
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        # The URL is not repeated: it may hold a key.
+        raise UsageError("a W&B server's URL is https://HOST, without user and key")
+    return base_url.rstrip("/")
+
+
 def _target_key(base_url: str) -> str:
     key = os.environ.get(TARGET_KEY) or ""
     if not key and base_url == default_server():

@@ -14,6 +14,7 @@ PAGES = (
     "docs/archive.md",
     "docs/cli.md",
     "docs/flyte.md",
+    "docs/importers.md",
     "docs/mapping.md",
     "docs/performance.md",
     "docs/ray.md",

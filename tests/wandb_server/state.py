@@ -67,6 +67,7 @@ class Project:
     sweeps: dict[str, Sweep] = field(default_factory=dict)
     collections: dict[str, Collection] = field(default_factory=dict)
     reports: list[str] = field(default_factory=list)
+    """Titles of reports."""
 
 
 @dataclass(eq=False, repr=False)

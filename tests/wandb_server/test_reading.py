@@ -174,6 +174,18 @@ def test_projects_and_the_viewer_are_listed(filled: WandbServer, reader: Worker)
     assert "many" in projects
 
 
+def test_reports_are_listed(server: WandbServer, reader: Worker) -> None:
+    """Their titles, as many as there are."""
+    server.project("reported").reports.extend(["first", "second"])
+    titles = reader.call(
+        """
+        import wandb
+        result = [report.display_name for report in wandb.Api().reports("tester/reported")]
+        """
+    )
+    assert titles == ["first", "second"]
+
+
 def test_missing_things_are_errors(server: WandbServer, reader: Worker) -> None:
     """A project or a run that does not exist is reported as such."""
     server.add_run("there", "run")

@@ -20,9 +20,15 @@ TRASH = ".trash"
 
 
 def open_mlflow(
-    uri: str, options: SourceOptions | None = None, backoff: Backoff | None = None
+    uri: str,
+    options: SourceOptions | None = None,
+    backoff: Backoff | None = None,
+    registry_uri: str | None = None,
 ) -> MlflowSource:
     """Open the MLflow store that ``uri`` names; see `resolved`.
+
+    Args:
+        registry_uri: of the store's registered models; None means MLflow's own setting.
 
     Raises:
         UsageError: there is no store, MLflow cannot open it, or it is one of an older MLflow.
@@ -44,10 +50,10 @@ def open_mlflow(
     # MLflow's own retries take minutes, and its bars are one for each file.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    return MlflowSource(_opened(uri, backoff), options or SourceOptions())
+    return MlflowSource(_opened(uri, backoff, registry_uri), options or SourceOptions())
 
 
-def _opened(uri: str, backoff: Backoff | None) -> StoreClient:
+def _opened(uri: str, backoff: Backoff | None, registry_uri: str | None) -> StoreClient:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -59,7 +65,7 @@ def _opened(uri: str, backoff: Backoff | None) -> StoreClient:
         # Newer versions open folders, which are what is to be left behind, only if told to.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     try:
-        client = StoreClient(MlflowClient(tracking_uri=uri), uri, backoff)
+        client = StoreClient(MlflowClient(uri, registry_uri), uri, backoff)
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
         shown = without_credentials(uri)
         raise UsageError(f"MLflow cannot open {shown}: {first_line(error)}") from error

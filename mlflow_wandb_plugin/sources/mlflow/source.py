@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.core.model import Item, Key, RunInfo, Selection, Size
 from mlflow_wandb_plugin.core.protocols import Source, SourceOptions
@@ -16,6 +17,10 @@ from mlflow_wandb_plugin.sources.mlflow.run_description import MLFLOW_RUN_ID, SE
 from mlflow_wandb_plugin.sources.mlflow.run_lister import RunLister
 from mlflow_wandb_plugin.sources.mlflow.run_reading import RunReading
 from mlflow_wandb_plugin.sources.mlflow.store_client import StoreClient
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 REQUESTS = 5
 """Requests for a run beside those for points and files: the run, its models, versions, traces."""
@@ -32,6 +37,27 @@ class MlflowSource(Source):
         self._lister = RunLister(client)
         self._points = point_reader(client)
 
+    @property
+    def mlflow(self) -> MlflowClient:
+        """MLflow's own client of the store."""
+        return self._client.mlflow
+
+    def entity(self, run: RunInfo) -> Run:
+        """Return MLflow's entity of a run.
+
+        Raises:
+            SourceError: the run cannot be read.
+        """
+        return self._lister.run(str(run.facts[MLFLOW_RUN_ID]))
+
+    def info(self, run: Run) -> RunInfo:
+        """Describe a run of this store as `runs` does.
+
+        Raises:
+            SourceError: its experiment cannot be read.
+        """
+        return self._lister.info(run)
+
     def runs(self, selection: Selection) -> Iterator[RunInfo]:
         """See `RunLister.runs`."""
         return self._lister.runs(selection)
@@ -44,7 +70,7 @@ class MlflowSource(Source):
         """Count points where a database can be asked, else at least one for each metric; add up
         the listed sizes of files."""
         counts = self.point_counts(run)
-        entity = self._lister.run(str(run.facts[MLFLOW_RUN_ID]))
+        entity = self.entity(run)
         metrics = len(entity.data.metrics)
         points = metrics if counts is None else sum(counts.values())
         sizes = []
@@ -63,7 +89,7 @@ class MlflowSource(Source):
     def point_counts(self, run: RunInfo) -> Mapping[Key, int] | None:
         """Count in the database; None elsewhere, where counting would be reading, and for a run
         that came from W&B. MLflow's steps, which are one more key of the rows, are not counted."""
-        entity = self._lister.run(str(run.facts[MLFLOW_RUN_ID]))
+        entity = self.entity(run)
         counts = None if is_replica(entity) else self._points.counts(entity.info.run_id)
         if counts is None:
             return None
@@ -87,7 +113,7 @@ class MlflowSource(Source):
         return self._reading(run).read(max(0, since.get(SEGMENT, 0)))
 
     def _reading(self, run: RunInfo) -> RunReading | ReplicaReading:
-        entity = self._lister.run(str(run.facts[MLFLOW_RUN_ID]))
+        entity = self.entity(run)
         if is_replica(entity):
             return ReplicaReading(self._client, self._points, entity, self._options)
         experiment = self._lister.experiment_name(entity.info.experiment_id)

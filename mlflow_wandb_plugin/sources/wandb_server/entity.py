@@ -64,6 +64,10 @@ class WandbEntitySource(Source):
         """Return the sum of the projects' estimates."""
         return sum(self._project(name).count(selection) for name in self._names(selection))
 
+    def reports(self) -> list[str]:
+        """Return the titles of all projects' reports."""
+        return [one for name in self._names(Selection()) for one in self._project(name).reports()]
+
     def size(self, run: RunInfo) -> Size:
         return self._project(run.project).size(run)
 

@@ -20,9 +20,21 @@ def open_wandb_server(uri: str, options: SourceOptions | None = None) -> Source:
     Raises:
         UsageError: the URI is malformed, there is no API key, or pyarrow is missing.
     """
+    return open_address(project_address(uri), options)
+
+
+def open_address(
+    address: ProjectAddress, options: SourceOptions | None = None
+) -> WandbServerSource | WandbEntitySource:
+    """Open the source at an address whose key is known: a run, a project, or all projects of an
+    entity.
+
+    Raises:
+        UsageError: pyarrow is missing.
+    """
     _require_pyarrow()
     options = options or SourceOptions()
-    address, artifacts = project_address(uri), options.artifacts
+    artifacts = options.artifacts
     gate = options.request_gate or Limiter()
     client = WandbClient(address, gate)
     if options.request_gate is not None:

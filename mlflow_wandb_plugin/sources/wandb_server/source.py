@@ -60,6 +60,11 @@ class WandbServerSource(Source):
         self._pauses_s = pauses_s
 
     @property
+    def path(self) -> str:
+        """W&B's path of the project."""
+        return self._client.address.path
+
+    @property
     def calls(self) -> Mapping[str, int]:
         """Number of requests so far, by kind."""
         return dict(self._client.calls)
@@ -71,6 +76,14 @@ class WandbServerSource(Source):
     def count(self, selection: Selection) -> int:
         """Estimate how many runs are selected, before patterns of names are applied."""
         return self._lister.count(selection)
+
+    def reports(self) -> list[str]:
+        """Return the titles of the project's reports.
+
+        Raises:
+            SourceError: the server does not list them.
+        """
+        return list_reports(self._client)
 
     def size(self, run: RunInfo) -> Size:
         """Compute the size from the server's description of the run, without its history."""
@@ -93,7 +106,7 @@ class WandbServerSource(Source):
     def beside_runs(self, selection: Selection) -> list[str]:
         """Return the project's reports; one line says so where they cannot be listed."""
         try:
-            reports = list_reports(self._client)
+            reports = self.reports()
         except SourceUnavailableError:
             raise
         except SourceError as error:

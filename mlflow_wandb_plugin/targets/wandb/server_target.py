@@ -146,7 +146,7 @@ class WandbTarget(Target):
         return f"W&B lacks points of {len(lacks)} metrics" if lacks else ""
 
     def _project_of(self, info: RunInfo) -> ProjectAddress:
-        mapped = self._options.projects.get(f"{info.entity}/{info.project}")
+        mapped = self._options.projects.get(info.project_path)
         if mapped:
             entity, _, project = mapped.partition("/")
             return replace(self._address, entity=entity, project=project)

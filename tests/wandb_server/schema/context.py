@@ -55,6 +55,7 @@ def user_info(user: User) -> dict[str, Any]:
         name=user.name,
         username=user.username,
         email=user.email,
+        photoUrl=None,
         admin=False,
         flags="{}",
         entity=user.username,

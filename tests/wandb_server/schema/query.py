@@ -135,13 +135,27 @@ class ProjectView(View):
             raise GraphQLFailure(f"run {name} not found")
         return found
 
-    def allViews(self, viewType: str, first: int | None = None, after: str | None = None) -> Json:
-        reports = self._project.reports if viewType == "runs" else []
+    def allViews(
+        self,
+        viewType: str = "runs",
+        viewName: str | None = None,
+        first: int | None = None,
+        after: str | None = None,
+    ) -> Json:
+        return connection("View", self._project.reports, self._report, first, after)
 
-        def view(title: str) -> Json:
-            return obj("View", name=global_id("View", title), displayName=title)
-
-        return connection("View", reports, view, first, after)
+    def _report(self, title: str) -> Json:
+        return obj(
+            "View",
+            id=global_id("View", self._project.name, title),
+            name=title,
+            displayName=title,
+            description=None,
+            user=self.user(),
+            spec="{}",
+            updatedAt=self._project.created_at,
+            createdAt=self._project.created_at,
+        )
 
     def totalSweeps(self) -> int:
         return len(self._project.sweeps)
