@@ -66,7 +66,9 @@ def verify(
         SourceError: the source cannot be listed.
     """
     if not target.comparable:
-        raise UsageError("verify compares with an MLflow tracking URI: pass one with --to")
+        raise UsageError(
+            "verify compares with an MLflow tracking URI or a W&B server: pass one with --to"
+        )
     comparing = _Comparing(source, target, options or BackfillOptions(), listener or Listener())
     for run in selected(source, selection):
         try:
