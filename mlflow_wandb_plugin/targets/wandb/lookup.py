@@ -7,7 +7,7 @@ import json
 import os
 import time
 from base64 import b64encode
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -24,6 +24,16 @@ RUN = """
 query MirroredRun($entity: String!, $project: String!, $run: String!) {
   project(name: $project, entityName: $entity) {
     run(name: $run) { name state config historyLineCount historyTail eventsLineCount }
+  }
+}
+"""
+RUNS = """
+query ReplicasOfProject($entity: String!, $project: String!, $cursor: String) {
+  project(name: $project, entityName: $entity) {
+    runs(after: $cursor, first: 100, order: "+created_at") {
+      edges { node { name config } cursor }
+      pageInfo { endCursor hasNextPage }
+    }
   }
 }
 """
@@ -150,11 +160,19 @@ class Access:
         tail = json.loads(run.get("historyTail") or "[]")
         last = json.loads(tail[-1]) if tail else {}
         rows = int(last.get("_step", (run.get("historyLineCount") or 0) - 1)) + 1
-        config = json.loads(run.get("config") or "{}")
-        for key, item in config.items():
-            config[key] = item["value"] if isinstance(item, dict) and "value" in item else item
+        config = _unwrapped(run.get("config"))
         lines = int(run.get("historyLineCount") or 0)
         return RemoteRun(rows, config, True, lines, int(run.get("eventsLineCount") or 0))
+
+    def configs(self, entity: str, project: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the id and the config of each run of a project, if there is such a project."""
+        client = self.client(entity, project)
+
+        def page(cursor: str | None) -> Any:
+            return (client.query(RUNS, cursor=cursor).get("project") or {}).get("runs")
+
+        for node in client.pages(page):
+            yield str(node["name"]), _unwrapped(node.get("config"))
 
     def missing_files(self, address: RunAddress, files: Mapping[str, Path]) -> list[str]:
         """Those of ``files`` (by their path in the run) that the server lacks or has otherwise."""
@@ -234,6 +252,15 @@ class Access:
         key = self._key or find_api_key(self._base_url)
         address = ProjectAddress(self._base_url, self._base_url, entity, project, "", key)
         return WandbClient(address, backoff=Backoff(self._patience_s))
+
+
+def _unwrapped(text: Any) -> dict[str, Any]:
+    """Parse a config, which has each value below the key ``value``."""
+    config = json.loads(text or "{}")
+    return {
+        key: item["value"] if isinstance(item, dict) and "value" in item else item
+        for key, item in config.items()
+    }
 
 
 def _wait_until_nothing_lacks(lacking: Callable[[], str]) -> None:

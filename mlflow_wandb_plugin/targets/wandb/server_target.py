@@ -29,6 +29,7 @@ from mlflow_wandb_plugin.targets.wandb.log_records import LogArtifact
 from mlflow_wandb_plugin.targets.wandb.log_upload import upload_log
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, RemoteRun, RunAddress
 from mlflow_wandb_plugin.targets.wandb.replica_folder import ReplicaFolder, folder_name
+from mlflow_wandb_plugin.targets.wandb.replica_search import ReplicaSearch
 from mlflow_wandb_plugin.targets.wandb.replica_writer import (
     Arrived,
     ReplicaPlace,
@@ -74,6 +75,7 @@ class WandbTarget(Target):
         self._options = options
         self._read_back = read_back
         self._access = Access(server=address)
+        self._replicas = ReplicaSearch(self._access)
         self._turns = Turns()
 
     def check(self) -> None:
@@ -86,12 +88,12 @@ class WandbTarget(Target):
 
     def find(self, info: RunInfo) -> Twin | None:
         """Return the run of that id in the target's project; foreign if others wrote it."""
-        with as_target_errors():
-            found = self._found(info)
-        if found is None:
-            return None
         project = self._project_of(info)
-        tags = found.replica
+        with as_target_errors():
+            config = self._replicas.find(project, info.run_id)
+        if config is None:
+            return None
+        tags = _replica_tags(info, config)
         return Twin(
             run_id=info.run_id,
             experiment_id=project.path,

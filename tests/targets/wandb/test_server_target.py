@@ -70,6 +70,19 @@ def test_a_run_that_has_grown_gets_its_new_rows(server: WandbServer) -> None:
     assert differing(*states) == []
 
 
+def test_many_runs_are_looked_for_in_one_list(server: WandbServer) -> None:
+    """A plan of many runs costs a few requests to the target, whatever they are."""
+    for number in range(40):
+        server.add_run("mine", f"r{number}", rows=rows(1))
+        server.add_run("copy", f"other{number}", rows=rows(1))
+    source, target = source_of(server, "mine"), target_of(server, "tester/copy")
+    before = len(server.requests)
+    found = [target.find(info) for info in source.runs(Selection())]
+    assert found == [None] * 40
+    # One for the listing of the source, five for single runs, one for the list of the target.
+    assert len(server.requests) - before == 7
+
+
 def test_projects_keep_their_names_or_get_those_of_the_map(server: WandbServer) -> None:
     """Without a project in the target's URI, and with `TargetOptions.projects`."""
     for project in ("one", "two"):
