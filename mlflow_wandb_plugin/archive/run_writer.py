@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from mlflow_wandb_plugin.core.model import (
     Series,
     UnreadableRange,
 )
-from mlflow_wandb_plugin.core.private_files import open_fd, open_private, private_folder
+from mlflow_wandb_plugin.core.private_files import open_fd, open_private, private_folder, writing
 from mlflow_wandb_plugin.errors import TargetError
 
 LOCK_FILE = ".lock"
@@ -61,7 +61,7 @@ class ArchiveRunWriter:
         self.losses: Counter[str] = Counter()
         self._folder = folder
         self._selection = selection
-        with _writing(folder):
+        with writing(folder):
             private_folder(folder, below=folder.parents[run_id.count("/")], tighten=True)
             self._lock = open_fd(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT)
             try:
@@ -110,11 +110,11 @@ class ArchiveRunWriter:
             self._run.log_ended(info)
 
     def append(self, series: Series) -> None:
-        with _writing(self._folder):
+        with writing(self._folder):
             self._points[series.kind].append(series)
 
     def add(self, item: FileRef | ArtifactRef | RowObjects) -> None:
-        with _writing(self._folder):
+        with writing(self._folder):
             if isinstance(item, RowObjects):
                 self._rows.add(item)
             elif isinstance(item, ArtifactRef):
@@ -130,14 +130,14 @@ class ArchiveRunWriter:
         return self.position
 
     def checkpoint(self, mark: Checkpoint) -> None:
-        with _writing(self._folder):
+        with writing(self._folder):
             self._close_parts(mark.segment, mark.position)
             self._run.position[mark.segment] = mark.position
             self._files.save()
             self._run.save(self._folder)
 
     def finish(self, info: RunInfo, complete: bool) -> None:
-        with _writing(self._folder):
+        with writing(self._folder):
             self._close_parts(None, 0)
             self._files.save()
             run = self._run
@@ -225,11 +225,3 @@ class _RowsFile:
 
 def _digest(line: bytes) -> bytes:
     return hashlib.blake2b(line, digest_size=16).digest()
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise TargetError(f"{folder} cannot be written: {error}") from error

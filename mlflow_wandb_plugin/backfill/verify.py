@@ -18,7 +18,7 @@ from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
 Result = Literal["equal", "different", "absent", "foreign", "failed"]
 
 KEPT_DIFFERENCES = 100
-CANNOT_CHANGE = "MLflow cannot change it"
+CANNOT_CHANGE = "the target cannot change it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from mlflow_wandb_plugin.errors import TargetError
 
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
 
@@ -74,3 +77,16 @@ def open_fd(path: Path | str, flags: int) -> int:
 def open_private(path: Path, mode: str = "rb", encoding: str | None = None) -> Any:
     """As `open`: a file that is created has mode 0600, and a symbolic link is not followed."""
     return open(path, mode, encoding=encoding, opener=open_fd)
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say which folder of a target cannot be written, where that fails in this context.
+
+    Raises:
+        TargetError: it cannot be: the disk is full, or its rights do not allow it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise TargetError(f"{folder} cannot be written: {error}") from error

@@ -302,7 +302,7 @@ def test_the_command_repairs(
     assert "verified/r1: different" in shown
     assert "; 1 repaired)" in shown
     assert "metric m: W&B has no point 9.0 at step 3" in shown
-    assert "(MLflow cannot change it)" in shown
+    assert "(the target cannot change it)" in shown
 
 
 def test_a_tracking_server_is_compared_with(

@@ -161,7 +161,7 @@ def test_each_corruption_is_found_and_repaired(homes: Homes, store: str, part: i
         assert repaired.differences == left, seed
         if not corruption.fixable:
             assert len(left) == 1, (seed, left)
-            assert left[0].endswith("(MLflow cannot change it)"), seed
+            assert left[0].endswith("(the target cannot change it)"), seed
         shutil.copyfile(kept / "store.db", database)
         shutil.rmtree(artifacts)
         shutil.copytree(kept / "artifacts", artifacts)
@@ -198,7 +198,7 @@ def test_a_replica_that_was_read_from_the_server_has_no_other_description(
     assert any(word in line for line in found.differences), found.differences
     repaired = homes.verified(homes.uri("filled"), repair=True)
     left = repaired.differences
-    assert all(line.endswith("(MLflow cannot change it)") for line in left), left
+    assert all(line.endswith("(the target cannot change it)") for line in left), left
     assert (left == ()) == word.startswith(("tag", "the run's end"))
     shutil.copyfile(kept, database)
 
@@ -212,7 +212,7 @@ def test_a_summary_point_that_was_moved_is_written_again(homes: Homes) -> None:
         db.commit()
     (left,) = homes.verified(homes.uri("filled"), repair=True).differences
     assert left.startswith("metric extra: W&B has no point 3.0 at step 1")
-    assert left.endswith("(MLflow cannot change it)")
+    assert left.endswith("(the target cannot change it)")
     shutil.copyfile(kept, database)
 
 

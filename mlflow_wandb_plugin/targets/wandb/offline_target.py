@@ -15,7 +15,11 @@ from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.private_files import FILE_MODE, private_folder
 from mlflow_wandb_plugin.core.protocols import Place, Target, TargetOptions, WriteMethod
 from mlflow_wandb_plugin.errors import TargetError, UsageError
-from mlflow_wandb_plugin.targets.wandb.replica_folder import ReplicaFolder, folder_name
+from mlflow_wandb_plugin.targets.wandb.replica_folder import (
+    ReplicaFolder,
+    check_run_id,
+    folder_name,
+)
 from mlflow_wandb_plugin.targets.wandb.replica_writer import Arrived, ReplicaPlace, ReplicaWriter
 
 SCHEME = "offline:"
@@ -62,6 +66,7 @@ class OfflineTarget(Target):
             raise TargetError(
                 f"{self._root / folder_name(info)} holds another run: choose another folder"
             )
+        check_run_id(info.run_id)
         place = OfflinePlace(self._root, info)
         return ReplicaWriter(place, info, origin, Arrived(), self._options.selection)
 

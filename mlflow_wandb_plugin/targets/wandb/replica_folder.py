@@ -4,27 +4,42 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mlflow_wandb_plugin.core.atomic_files import copy_file, link_or_copy, replaced
 from mlflow_wandb_plugin.core.model import NO_FILE, ArtifactEntry, ArtifactRef, FileRef, RunInfo
 from mlflow_wandb_plugin.core.private_files import private_folder
+from mlflow_wandb_plugin.errors import TargetError
 from mlflow_wandb_plugin.mapping.names import safe_path
+from mlflow_wandb_plugin.mapping.to_wandb import artifact_name
 from mlflow_wandb_plugin.targets.wandb import log_records
 from mlflow_wandb_plugin.targets.wandb.log_records import LogArtifact, ManifestEntry
 from mlflow_wandb_plugin.wandb_log.log_writer import LogWriter
 
+_NOT_IN_ID = re.compile(r"[/\\#?%:\x00-\x1f\x7f]")
 FILES, ARTIFACTS = "files", "artifacts"
 BUFFER_BYTES = 1 << 20
 MANIFEST_DIGEST_START = b"wandb-artifact-manifest-v1\n"
 """What the digest of a manifest begins with. Source: wandb.sdk.artifacts, ArtifactManifestV1."""
 WRITTEN_BY_CORE = frozenset({"config.yaml", "wandb-summary.json"})
 """Files that wandb-core makes of the log itself."""
+
+
+def check_run_id(run_id: str) -> None:
+    """Check an id that may come from somebody else's archive: it becomes part of addresses.
+
+    Raises:
+        TargetError: W&B takes no such id. Source: the validation of `wandb.Settings.run_id`.
+    """
+    if not run_id.strip() or _NOT_IN_ID.search(run_id) or run_id in (".", ".."):
+        raise TargetError(f"W&B takes no run with the id {run_id!r}")
 
 
 def folder_name(info: RunInfo) -> str:
@@ -87,7 +102,8 @@ class ReplicaFolder:
         self.files[path] = copy
 
     def add_artifact(self, item: ArtifactRef) -> None:
-        """Keep an artifact with its files, to be logged at the end."""
+        """Keep an artifact with its files, to be logged at the end, under a name that W&B takes."""
+        item = replace(item, name=artifact_name(item.name))
         if item.used and not item.entries:
             self.used.append(item)
             return

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mlflow_wandb_plugin.core.model import (
     Series,
     UnreadableRange,
 )
+from mlflow_wandb_plugin.core.private_files import writing
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.targets.wandb import log_records
@@ -109,13 +111,14 @@ class ReplicaWriter:
         self._arrived = arrived
         self._secrets = Secrets.of_setting()
         made = identity.identity_tags(info, origin, rules.MAPPING_VERSION)
-        self._replica = {**made, **arrived.replica, identity.STATE: "live"}
-        self._replica |= {identity.SELECTION: selection} if selection else {}
+        made |= {identity.SELECTION: selection} if selection else {}
+        self._replica = {**made, **(arrived.replica or {}), identity.STATE: "live"}
         self._rows = HistoryRows(arrived.rows - 1)
         self._system: dict[int, dict[str, float]] = {}
         folder, final = place.folder(info), place.final_folder(info)
-        self._folder = ReplicaFolder(folder, final, info.run_id, self._losses)
-        self._folder.write(self._run_record(info, {identity.REPLICA_CONFIG_KEY: self._replica}))
+        with _closed_on_error(place), writing(folder):
+            self._folder = ReplicaFolder(folder, final, info.run_id, self._losses)
+            self._folder.write(self._run_record(info, {identity.REPLICA_CONFIG_KEY: self._replica}))
 
     @property
     def run_id(self) -> str:
@@ -146,12 +149,13 @@ class ReplicaWriter:
             self._system.setdefault(int(at_ms), {})[name] = float(value)
 
     def add(self, item: FileRef | ArtifactRef | RowObjects) -> None:
-        if isinstance(item, RowObjects):
-            self._rows.add_objects(item)
-        elif isinstance(item, FileRef):
-            self._folder.add_file(item)
-        else:
-            self._folder.add_artifact(item)
+        with writing(self._folder.path):
+            if isinstance(item, RowObjects):
+                self._rows.add_objects(item)
+            elif isinstance(item, FileRef):
+                self._folder.add_file(item)
+            else:
+                self._folder.add_artifact(item)
 
     def record_loss(self, unreadable: UnreadableRange) -> None:
         self._losses[f"damaged_{unreadable.unit}"] += unreadable.length
@@ -161,13 +165,30 @@ class ReplicaWriter:
         return {}
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
-        self._write_rows()
+        with writing(self._folder.path):
+            self._write_rows()
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         self._info = info
         if info.sweep_id:
             # A sweep of the target has another id, and an agent that may start runs.
             self._losses["sweep"] = 1
+        with writing(self._folder.path):
+            self._write_end()
+        rows = self._rows
+        lines = self._arrived.lines + rows.taken
+        whole = Arrived(rows.through + 1, lines, 0, self._last_replica(complete))
+        self._place.deliver(info, self._folder, whole)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._folder.close()
+        self._folder.remove()
+        self._place.close()
+
+    def _write_end(self) -> None:
+        """Write all that is left, and close the log."""
+        info = self._info
         self._write_rows()
         self._write_system_metrics()
         self._write_description()
@@ -176,15 +197,6 @@ class ReplicaWriter:
             self._folder.write(self._place.artifact_record(info, artifact))
         self._folder.write(end_record(info))
         self._folder.close()
-        rows = self._rows
-        lines = self._arrived.lines + rows.taken
-        whole = Arrived(rows.through + 1, lines, 0, self._last_replica(complete))
-        self._place.deliver(info, self._folder, whole)
-
-    def close(self) -> None:
-        self._folder.close()
-        self._folder.remove()
-        self._place.close()
 
     def _write_rows(self) -> None:
         for row in self._rows.take():
@@ -223,6 +235,15 @@ class ReplicaWriter:
         elif self._info.state != "running":
             replica[identity.STATE] = "partial"
         return replica | {identity.LOSSES: json.dumps(dict(sorted(self.losses.items())))}
+
+
+@contextlib.contextmanager
+def _closed_on_error(place: ReplicaPlace) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        place.close()
+        raise
 
 
 def shown_config(info: RunInfo, secrets: Secrets) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from mlflow_wandb_plugin.core.protocols import Difference, Side, Source
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.mapping.names import safe_path
+from mlflow_wandb_plugin.mapping.to_wandb import artifact_name
 from mlflow_wandb_plugin.targets.wandb.replica_folder import (
     WRITTEN_BY_CORE,
     base64_md5,
@@ -113,11 +114,12 @@ def _artifact(item: ArtifactRef) -> Artifact:
     entries = tuple(sorted((entry.path, entry.digest, entry.ref or "") for entry in item.entries))
     aliases = tuple(sorted(alias for alias in item.aliases if not is_version(alias)))
     about = _text(item.metadata)
+    name = artifact_name(item.name)
     if item.used:
         digest = manifest_digest(item.entries) if item.entries else item.digest
-        return item.type, item.name, digest
+        return item.type, name, digest
     digest = manifest_digest(item.entries)
-    return item.type, item.name, digest, item.description, about, aliases, entries
+    return item.type, name, digest, item.description, about, aliases, entries
 
 
 class WandbRunComparison(CollectedRun):

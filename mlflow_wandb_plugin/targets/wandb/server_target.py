@@ -28,7 +28,11 @@ from mlflow_wandb_plugin.targets.wandb import log_records
 from mlflow_wandb_plugin.targets.wandb.log_records import LogArtifact
 from mlflow_wandb_plugin.targets.wandb.log_upload import upload_log
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, RemoteRun, RunAddress
-from mlflow_wandb_plugin.targets.wandb.replica_folder import ReplicaFolder, folder_name
+from mlflow_wandb_plugin.targets.wandb.replica_folder import (
+    ReplicaFolder,
+    check_run_id,
+    folder_name,
+)
 from mlflow_wandb_plugin.targets.wandb.replica_search import ReplicaSearch
 from mlflow_wandb_plugin.targets.wandb.replica_writer import (
     Arrived,
@@ -106,6 +110,7 @@ class WandbTarget(Target):
         )
 
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> ReplicaWriter:
+        check_run_id(info.run_id)
         project = self._project_of(info)
         with as_target_errors():
             found = self._found(info)
@@ -119,6 +124,8 @@ class WandbTarget(Target):
                 f"{project.path}/{info.run_id} was mirrored while it ran, and is not complete: "
                 "run mlflow-wandb sync, which delivers its journal"
             )
+        if found is not None and found.remote.lines:
+            _check_selection(found.replica.get(identity.SELECTION, ""), self._options.selection)
         arrived = Arrived()
         if found is not None:
             remote = found.remote
@@ -245,6 +252,24 @@ class ServerPlace(ReplicaPlace):
 
     def _run(self, info: RunInfo) -> RunAddress:
         return RunAddress(self.entity, self.project, info.run_id)
+
+
+def _check_selection(before: str, now: str) -> None:
+    """Raise a TargetError if the rows that W&B has lack metrics that are wanted now."""
+    if before != identity.EVERYTHING and _metrics(before) != _metrics(now):
+        raise TargetError(
+            "the run was written with other metrics, and W&B cannot add values to its rows: delete "
+            "the run in W&B, or choose another project"
+        )
+
+
+def _metrics(selection: str) -> object:
+    """Return the part of a selection's text that is about metrics."""
+    try:
+        chosen = json.loads(selection or "{}")
+    except ValueError:
+        return selection
+    return chosen.get("include") or [], chosen.get("exclude") or []
 
 
 def _turn(info: RunInfo) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,16 @@ def test_nothing_of_an_unfinished_run_has_its_name(tmp_path: Path) -> None:
     assert list((tmp_path / "offline").glob("offline-run-*")) == []
     writer.close()
     assert list((tmp_path / "offline").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """The run fails with the place and the reason."""
+    root = tmp_path / "offline"
+    target = OfflineTarget(root, TargetOptions())
+    shutil.rmtree(root)
+    root.write_text("a file")
+    with pytest.raises(TargetError, match="cannot be written: "):
+        target.open(RunInfo("r1", "p", started_ms=0), BACKFILL)
 
 
 def test_another_run_of_that_name_is_not_replaced(tmp_path: Path) -> None:

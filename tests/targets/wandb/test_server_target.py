@@ -12,9 +12,10 @@ import pytest
 
 from mlflow_wandb_plugin.backfill.engines.threads import backfill
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
-from mlflow_wandb_plugin.core.model import Selection
+from mlflow_wandb_plugin.backfill.outcome import Outcome
+from mlflow_wandb_plugin.core.model import RunInfo, Selection
 from mlflow_wandb_plugin.core.protocols import TargetOptions
-from mlflow_wandb_plugin.errors import TargetUnusableError, UsageError
+from mlflow_wandb_plugin.errors import TargetError, TargetUnusableError, UsageError
 from mlflow_wandb_plugin.plugins import open_target
 from mlflow_wandb_plugin.sources.wandb_server.opening import open_project
 from mlflow_wandb_plugin.targets.wandb.server_target import WandbTarget
@@ -68,6 +69,32 @@ def test_a_run_that_has_grown_gets_its_new_rows(server: WandbServer) -> None:
     assert outcome.action == "repaired"
     states = [project_state(project_of(server, "tester", name)) for name in ("copy", "mine")]
     assert differing(*states) == []
+
+
+def test_other_metrics_do_not_come_into_rows_that_are_there(server: WandbServer) -> None:
+    """W&B cannot add a value to a row: the run is never called complete. Artifacts may follow."""
+    both = [{"_step": i, "_timestamp": 1.7e9 + i, "loss": i / 7, "acc": i / 9} for i in range(4)]
+    server.add_run("mine", "r1", rows=both)
+
+    def copy(**options: Any) -> Outcome:
+        chosen = BackfillOptions(**options)
+        target = target_of(server, "tester/copy", selection=chosen.selection)
+        (outcome,) = backfill(source_of(server, "mine"), target, Selection(), chosen)
+        return outcome
+
+    assert copy(include_metrics=("loss",), artifacts=False).action == "migrated"
+    assert copy(include_metrics=("loss",)).action == "repaired"
+    wider = copy()
+    assert (wider.action, "was written with other metrics" in wider.reason) == ("failed", True)
+
+
+@pytest.mark.parametrize("run_id", ["a/../b", "..", "a?b", "", "x\ny"])
+def test_an_id_that_leads_to_another_address_is_refused(server: WandbServer, run_id: str) -> None:
+    """It may come from somebody else's archive."""
+    info = RunInfo(run_id, "p", entity="tester")
+    with pytest.raises(TargetError, match="takes no run with the id"):
+        target_of(server, "tester/copy").open(info, "backfill")
+    assert server.requests == []
 
 
 def test_many_runs_are_looked_for_in_one_list(server: WandbServer) -> None:
