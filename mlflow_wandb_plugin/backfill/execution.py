@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.core.protocols import Source, Target, WriteMethod
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.core.tracking_uri import names_mlflow
-from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
 
 LOCAL, PROCESSES = "local", "processes"
 
@@ -142,6 +143,17 @@ class Backfill:
         counts = [source.count(job.selection) for source, job in ends]
         self.total = None if None in counts else sum(filter(None, counts))
         return self._carried(ends, listener or Listener())
+
+    def not_carried(self) -> list[str]:
+        """Return what the sources have beside their runs, such as reports, one line each.
+
+        Nothing where a source does not answer: the runs are carried all the same.
+        """
+        lines: list[str] = []
+        for source, job in zip(self._sources, self._jobs, strict=True):
+            with contextlib.suppress(MlflowWandbError):
+                lines += source.beside_runs(job.selection)
+        return lines
 
     def _carried(self, ends: Sequence[tuple[Source, Job]], listener: Listener) -> Iterator[Outcome]:
         curves = self._curves if self._keep_curves else None

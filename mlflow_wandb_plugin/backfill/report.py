@@ -15,10 +15,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def as_json(outcomes: Sequence[Outcome], method: WriteMethod | None = None) -> dict[str, Any]:
+def as_json(
+    outcomes: Sequence[Outcome],
+    method: WriteMethod | None = None,
+    not_carried: Sequence[str] = (),
+) -> dict[str, Any]:
     """Return the report as JSON-compatible values."""
     return {
         **_method(method),
+        **({"not_carried": list(not_carried)} if not_carried else {}),
         "counts": counts(outcomes),
         "runs": [
             {

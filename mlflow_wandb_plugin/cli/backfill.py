@@ -30,6 +30,8 @@ from mlflow_wandb_plugin.core.output_file import check_output_file
 from mlflow_wandb_plugin.core.protocols import WriteMethod
 from mlflow_wandb_plugin.errors import UsageError
 
+SHOWN_LINES = 10
+"""Lines of what was not carried; the others are counted."""
 log = logging.getLogger("mlflow_wandb_plugin.backfill")
 
 
@@ -131,7 +133,7 @@ def _carry(
         click.echo(f"{bar.runs_done}{of} runs done; run the same command to go on", err=True)
         raise
     outcomes = report.in_order(outcomes, selection.newest_first)
-    _show(outcomes, session.write_method, as_json)
+    _show(outcomes, session.write_method, session.not_carried(), as_json)
     if report_file is not None:
         session.write_report(report_file, outcomes)
     return any(outcome.action == "failed" for outcome in outcomes)
@@ -156,14 +158,21 @@ def _rounds(follow: bool, every_s: float) -> Iterator[None]:
         yield
 
 
-def _show(outcomes: list[Outcome], method: WriteMethod, as_json: bool) -> None:
+def _show(
+    outcomes: list[Outcome], method: WriteMethod, not_carried: list[str], as_json: bool
+) -> None:
     if as_json:
-        click.echo(json.dumps(report.as_json(outcomes, method), indent=1))
+        click.echo(json.dumps(report.as_json(outcomes, method, not_carried), indent=1))
     else:
         console = Console()
         console.print(report.as_table(outcomes))
         console.print(report.one_line(outcomes), highlight=False)
         console.print(report.written_by(method), highlight=False, soft_wrap=True)
+        for line in not_carried[:SHOWN_LINES]:
+            console.print(f"not carried: {line}", highlight=False, markup=False, soft_wrap=True)
+        if len(not_carried) > SHOWN_LINES:
+            more = len(not_carried) - SHOWN_LINES
+            console.print(f"not carried: {more:,} more; --json names all", highlight=False)
 
 
 def _keep_log(folder: Path | None) -> None:

@@ -74,6 +74,13 @@ def test_what_only_wandb_has_is_named(ask: Asked, server: WandbServer) -> None:
     (absent,) = answer["runs"][f"tester/{PROJECT}/r2"]
     assert absent == "no run in the target replicates it"
     assert any("no point 5.0 at step 9" in line for line in answer["runs"][f"tester/{PROJECT}/r1"])
+    _, again = ask("backfill", "--json", "--plan")
+    assert "not_carried" not in json.loads(again)
+    _, carried = ask("backfill", "--run", "r0", "--json")
+    assert json.loads(carried)["not_carried"] == answer["beside_runs"]
+    assert ask("backfill", "--run", "r0")[1].splitlines()[-1] == (
+        f"not carried: tester/{PROJECT}: report Results of May"
+    )
     assert answer["beside_runs"] == [f"tester/{PROJECT}: report Results of May"]
     code, out = ask("verify", "--can-delete")
     assert code == 1
