@@ -1,7 +1,9 @@
 """How fast runs are written into W&B, and in how much memory: by the transaction log that this
 package writes and wandb-core uploads, and by calls of wandb's SDK, into one loopback server.
+And how fast many runs of MLflow are planned.
 
 python -m benchmarks.write_wandb [--runs 200] [--rows 1000] [--keys 5] [--points 1000000]
+                                 [--planned 10000]
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import time
 from pathlib import Path
 
 from benchmarks.common import arguments, load, private_place, row
+from benchmarks.read_mlflow import make_store
 
 WRITE = """
 import json, os, resource, sys, time
@@ -85,6 +88,21 @@ def peak_of_children():
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps([seconds, peak, peak_of_children()]), flush=True)
 """
+PLAN = """
+import json, resource, sys, time
+from mlflow_wandb_plugin.backfill.execution import Backfill, jobs_of
+from mlflow_wandb_plugin.backfill.options import BackfillOptions
+from mlflow_wandb_plugin.core.model import Selection
+
+began = time.perf_counter()
+selection = Selection(experiments=("many",))
+jobs = jobs_of(sys.argv[1], sys.argv[2], "{project}", selection, BackfillOptions())
+planned = Backfill(jobs, only_plan=True).plan()
+seconds = time.perf_counter() - began
+points = sum(one.size.points for one in planned)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps([seconds, peak, len(planned), points]))
+"""
 SERVE = """
 import json, sys
 from tests.wandb_server import WandbServer
@@ -96,7 +114,7 @@ with WandbServer(sys.argv[1]) as server:
 
 
 def main() -> None:
-    given = arguments(__doc__, runs=200, rows=1000, keys=5, points=1_000_000)
+    given = arguments(__doc__, runs=200, rows=1000, keys=5, points=1_000_000, planned=10_000)
     with private_place() as place:
         command = [sys.executable, "-c", SERVE, str(place / "server"), str(place / "client")]
         with subprocess.Popen(
@@ -106,6 +124,7 @@ def main() -> None:
             env = json.loads(server.stdout.readline())
             try:
                 measure(place, env, given.runs, given.rows, given.keys, given.points)
+                measure_plan(place, env, given.planned)
             finally:
                 server.kill()
 
@@ -125,6 +144,34 @@ def measure(place: Path, env: dict[str, str], runs: int, rows: int, keys: int, p
             )  # fmt: skip
             seconds, peak, core = json.loads(done.stdout.splitlines()[-1])
             row(what, way, f"{seconds:.1f}", f"{peak:.0f}", f"{core:.0f}")
+
+
+def measure_plan(place: Path, env: dict[str, str], runs: int) -> None:
+    store = f"sqlite:///{place}/planned.db"
+    make_store(store, 1000, 10, runs)
+    add_points(store, 100)
+    uri = f"wandb+{env['WANDB_BASE_URL']}/{env['WANDB_ENTITY']}"
+    done = subprocess.run(
+        [sys.executable, "-c", PLAN, store, uri],
+        env=os.environ | env, cwd=place, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    seconds, peak, count, points = json.loads(done.stdout.splitlines()[-1])
+    row(f"plan of {count:,} MLflow runs, {points:,} points", "", f"{seconds:.1f}", f"{peak:.0f}")
+
+
+def add_points(store: str, count: int) -> None:
+    """Give each metric of the store's short runs ``count`` points."""
+    import sqlalchemy
+
+    statement = (
+        "INSERT INTO metrics (key, value, timestamp, step, is_nan, run_uuid) "
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count) "
+        "SELECT m.key, m.value, m.timestamp + n.i, m.step + n.i, 0, m.run_uuid "
+        "FROM latest_metrics m JOIN runs r ON r.run_uuid = m.run_uuid JOIN n "
+        "WHERE r.experiment_id = (SELECT experiment_id FROM experiments WHERE name = 'many')"
+    )
+    with sqlalchemy.create_engine(store).begin() as connection:
+        connection.execute(sqlalchemy.text(statement), {"count": count})
 
 
 if __name__ == "__main__":

@@ -20,12 +20,17 @@ EXPERIMENTS_A_SEARCH = 200
 """Experiments of one search of runs, where more would make the request too long."""
 
 
+LISTED_RUNS = 200
+"""Entities of listed runs that are kept: a plan asks for the size of a run when it is listed."""
+
+
 class RunLister:
     """Lists runs. Memory holds a page of them, the names of experiments, and ids."""
 
     def __init__(self, client: StoreClient) -> None:
         self._client = client
         self._names: dict[str, str] = {}
+        self._listed: dict[str, Run] = {}
 
     def experiment_name(self, experiment_id: str) -> str:
         """Return the name of an experiment, which is asked for once."""
@@ -37,6 +42,16 @@ class RunLister:
     def run(self, run_id: str) -> Run:
         """Return MLflow's entity of a run."""
         return self._client.ask(self._client.mlflow.get_run, run_id)
+
+    def listed(self, run_id: str) -> Run:
+        """Return MLflow's entity of a run as it was listed; asked for where that was long ago."""
+        return self._listed.get(run_id) or self.run(run_id)
+
+    def keep(self, run: Run) -> None:
+        """Keep the entity of a listed run for a while."""
+        self._listed[run.info.run_id] = run
+        while len(self._listed) > LISTED_RUNS:
+            self._listed.pop(next(iter(self._listed)), None)
 
     def active_run(self, run_id: str) -> Run | None:
         """Return a run; None if there is none, or it was deleted."""
@@ -134,6 +149,7 @@ class _Listing:
             if named and one.info.run_id not in self._ahead and self._takes(one, info, one is run):
                 if one is not run:
                     self._ahead.add(one.info.run_id)
+                self._lister.keep(one)
                 yield info
 
     def _takes(self, run: Run, info: RunInfo, listed: bool) -> bool:

@@ -70,7 +70,7 @@ class MlflowSource(Source):
         """Count points where a database can be asked, else at least one for each metric; add up
         the listed sizes of files."""
         counts = self.point_counts(run)
-        entity = self.entity(run)
+        entity = self._lister.listed(str(run.facts[MLFLOW_RUN_ID]))
         metrics = len(entity.data.metrics)
         points = metrics if counts is None else sum(counts.values())
         sizes = []
@@ -89,8 +89,9 @@ class MlflowSource(Source):
     def point_counts(self, run: RunInfo) -> Mapping[Key, int] | None:
         """Count in the database; None elsewhere, where counting would be reading, and for a run
         that came from W&B. MLflow's steps, which are one more key of the rows, are not counted."""
-        entity = self.entity(run)
-        counts = None if is_replica(entity) else self._points.counts(entity.info.run_id)
+        run_id = str(run.facts[MLFLOW_RUN_ID])
+        # A run that came from W&B has the id that it has there.
+        counts = self._points.counts(run_id) if run_id == run.run_id else None
         if counts is None:
             return None
         return {(rules.metric_key(name),): number for name, number in counts.items()}
