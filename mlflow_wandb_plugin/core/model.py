@@ -23,6 +23,23 @@ RunState: TypeAlias = Literal["running", "finished", "failed", "crashed", "kille
 
 
 @dataclass(frozen=True, slots=True)
+class MlflowOrigin:
+    """What a run that was created in MLflow was there, where `RunInfo` has no field for it.
+
+    Attributes:
+        experiment: its name.
+        parent_id: id of its parent there; empty for none.
+        tags: those with no field of their own.
+        datasets: what is known of its inputs.
+    """
+
+    experiment: str = ""
+    parent_id: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    datasets: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RunInfo:
     """Everything about a run that is not a series or a file.
 
@@ -42,6 +59,8 @@ class RunInfo:
             start of the latest log if that has no row.
         missing: part of the run's log is known to be lost, so that it is never complete.
         facts: origin of the run: program, args, host, user, email, python, git_commit, …
+        mlflow: of a run that was created in MLflow, where the other fields are as MLflow had them;
+            see `mapping.from_wandb_mirror`.
     """
 
     run_id: str
@@ -70,6 +89,7 @@ class RunInfo:
     last_ms: int | None = None
     missing: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+    mlflow: MlflowOrigin | None = None
 
     @property
     def path(self) -> str:

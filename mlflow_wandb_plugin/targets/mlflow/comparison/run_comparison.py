@@ -17,7 +17,7 @@ from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, RunInfo
 from mlflow_wandb_plugin.core.protocols import Difference
 from mlflow_wandb_plugin.core.redaction import Secrets
-from mlflow_wandb_plugin.mapping import to_mlflow
+from mlflow_wandb_plugin.mapping import documents, to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.comparison.differences import (
     NO_VERSION,
@@ -40,7 +40,6 @@ from mlflow_wandb_plugin.targets.mlflow.comparison.points import (
 from mlflow_wandb_plugin.targets.mlflow.comparison.stored_files import StoredFiles
 from mlflow_wandb_plugin.targets.mlflow.comparison.summary_values import (
     REASON,
-    ComparedPoints,
     SummaryValues,
 )
 from mlflow_wandb_plugin.targets.mlflow.run_start import from_server, start_of, two_clocks
@@ -49,9 +48,10 @@ from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+KNOWN_TO_THE_SERVER = "W&B's server and a log know the summary and metrics differently"
 TOLD_POINTS = 50
 """Points of one metric that are told one by one."""
-DECISIVE = (identity.RUN_ID, identity.STEP_METRIC, identity.POSITION)
+DECISIVE = (identity.RUN_ID, identity.STEP_METRIC, identity.POSITION, identity.RESTORED)
 """Tags that decide how a run is written; the other tags are compared."""
 PROGRESS_TAGS = "wandb.sync."
 """Begins the tags that say how far a run is replicated, which are not compared."""
@@ -60,9 +60,6 @@ TAG_OF_A_TAG = "wandb.tag."
 
 class RunComparison(MlflowRunWriter):
     """A `RunWriter` that writes nothing and finds what differs; see `core.protocols`."""
-
-    points_type = ComparedPoints
-    _points: ComparedPoints
 
     def __init__(self, client: Client, run: Run, info: RunInfo, secrets: Secrets) -> None:
         from mlflow.entities import Run, RunData, RunTag
@@ -78,7 +75,8 @@ class RunComparison(MlflowRunWriter):
         decisive = [RunTag(key, run.data.tags[key]) for key in DECISIVE if key in run.data.tags]
         empty = Run(run.info, RunData(tags=decisive))
         super().__init__(recording, empty, info, None, secrets, RecordedPoints(self._expected))
-        self._points.count_seconds_from(start_of(info, run.info.start_time, run.data.tags))
+        start_ms = start_of(self._shown(info), run.info.start_time, run.data.tags)
+        self._points.count_seconds_from(start_ms)
 
     def add(self, item: FileRef | ArtifactRef | RowObjects) -> None:
         super().add(item)
@@ -87,7 +85,7 @@ class RunComparison(MlflowRunWriter):
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         super().finish(info, complete)
-        self._last = info
+        self._last = self._shown(info)
 
     def compare(self) -> None:
         """Compare all that was recorded; call it once, after the last item."""
@@ -198,10 +196,11 @@ class RunComparison(MlflowRunWriter):
         two = two_clocks(info, self._run.data.tags)
         results = StoredFiles(self._target, self._run, two).compare(wanted)
         for path, result in sorted(results.items()):
+            by_design = KNOWN_TO_THE_SERVER if two and path in documents.KNOWN_TO_ONE else ""
             if result == "absent":
-                self.differs(Difference(f"no file {path}"))
+                self.differs(Difference(f"no file {path}", by_design))
             elif result == "different":
-                self.differs(Difference(f"file {path} has another content"))
+                self.differs(Difference(f"file {path} has another content", by_design))
             elif result == "by design":
                 reason = "W&B's server alone knows the version and the aliases"
                 self.differs(Difference(f"file {path} has another content", by_design=reason))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 DOWNLOADS = 4
 """Files of a run that are downloaded at the same time."""
+NOT_IN_A_LOG = ("digest",)
+"""What a local log does not tell of an artifact that the run used."""
 KNOWN_TO_THE_SERVER = ("version", "aliases")
 """Entries of an artifact's description that a local log does not have as W&B's server has them."""
 
@@ -138,4 +140,6 @@ def _without_server_facts(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _names(used: Iterable[Mapping[str, Any]]) -> set[str]:
-    return {canonical_json(_without_server_facts(one)) for one in used}
+    unknown = (*KNOWN_TO_THE_SERVER, *NOT_IN_A_LOG)
+    known = ({key: value for key, value in one.items() if key not in unknown} for one in used)
+    return set(map(canonical_json, known))
