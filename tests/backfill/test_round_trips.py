@@ -5,21 +5,28 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
 
 from tests.support import sixty
 from tests.support.commands import mlflow_wandb
 from tests.support.environment import isolated
 from tests.support.killing import forker
+from tests.support.mlflow_state import RunState, read_runs
 from tests.support.processes import wait_until
 from tests.support.wandb_state import differing, project_of, project_state
 from tests.wandb_server import WandbServer
 from tests.wandb_server.clients import Worker
+
+PROGRAM = Path(__file__).parents[1] / "store" / "program.py"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -140,3 +147,110 @@ def test_a_round_trip_that_is_killed_twenty_times_each_way_is_equal(tmp_path: Pa
         )
         wanted = project_state(project_of(one, "tester", "killed"))
         assert differing(project_state(project_of(other, "bob", "copy")), wanted) == []
+
+
+NOT_BACK = ("models",)
+"""Runs of the program with a logged model, which comes back as an artifact below `wandb/`."""
+
+
+def odd_runs(uri: str) -> None:
+    """Runs with names, texts and times that W&B has no form for, or uses itself."""
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("odd: names/and #more")
+    run = client.create_run(experiment, start_time=1_234_567_890_123, run_name="n" * 200)
+    texts = {
+        "float": "1.0", "negative": "-0.0", "int": "1", "text": "007", "t": "True",
+        "large": "1" * 30, "none": "None", "mlflow": "mine", "mlflow_run_id": "a param",
+        "mlflow_parent_run_id": "0" * 32, "a.b": "0.10", "empty": "", "small": "1e-05",
+    }  # fmt: skip
+    metrics = [
+        Metric(key, 0.5 + step, 1_001 + step, step * 7 % 5)
+        for key in ("_step", "mlflow_step", "_timestamp", "x.y/z")
+        for step in range(5)
+    ]
+    metrics += [
+        Metric("odd", value, 1_700_000_000_001 + n, 3)
+        for n, value in enumerate((float("nan"), float("inf"), -float("inf"), 2.0**60))
+    ]
+    tags = [RunTag("empty", ""), RunTag("long", "ä" * 3000), RunTag("mlflow.source.type", "JOB")]
+    client.log_batch(run.info.run_id, metrics, [Param(*item) for item in texts.items()], tags)
+    client.log_text(run.info.run_id, "text", "deep/er/file name.txt")
+    client.set_terminated(run.info.run_id, "KILLED", end_time=1_234_567_899_999)
+
+
+def seen(runs: dict[str, RunState], uri: str) -> dict[str, dict[str, Any]]:
+    """What a user sees of runs: without the tags of this package, and each run's parent by the id
+    under which it was created."""
+    client = MlflowClient(uri)
+    created = {state.run_id: key for key, state in runs.items()}
+    shown = {}
+    for key, state in runs.items():
+        run = client.get_run(state.run_id)
+        tags = {k: v for k, v in state.tags.items() if not k.startswith("wandb.")}
+        if "mlflow.parentRunId" in tags:
+            tags["mlflow.parentRunId"] = created[tags["mlflow.parentRunId"]]
+        shown[key] = state.comparable() | {
+            "tags": tags,
+            "experiment": client.get_experiment(run.info.experiment_id).name,
+            "inputs": sorted(str(given.to_dictionary()) for given in run.inputs.dataset_inputs),
+        }
+    return shown
+
+
+def test_runs_of_mlflow_come_back_from_wandb_as_they_were(tmp_path: Path) -> None:
+    """Each run, value by value, but for logged models; once there, they are skipped and equal."""
+    with two_servers(tmp_path) as (server, _):
+        env = keys(tmp_path / "copy", server, server) | {"MPLBACKEND": "agg"}
+        store, back = f"sqlite:///{tmp_path / 'one.db'}", f"sqlite:///{tmp_path / 'two.db'}"
+        program = [sys.executable, str(PROGRAM), store]
+        subprocess.run(program, env=env, cwd=tmp_path, check=True, timeout=200, capture_output=True)
+        odd_runs(store)
+        there = f"wandb+{server.url}/bob/copy"
+        assert backfilled(store, "--to", there, env=env, cwd=tmp_path) == ["migrated"]
+        assert backfilled(there, "--to", back, env=env, cwd=tmp_path) == ["migrated"]
+        wanted = seen(read_runs(store, tmp_path / "down one"), store)
+        found = seen(read_runs(back, tmp_path / "down two"), back)
+        models = [key for key, run in wanted.items() if run["name"] in NOT_BACK]
+        for key in models:
+            files = found[key]["artifacts"]
+            kept = {path: it for path, it in files.items() if path.startswith("wandb/")}
+            assert any(path.endswith("/MLmodel") for path in kept)
+            found[key]["artifacts"] = {path: it for path, it in files.items() if path not in kept}
+        assert len(wanted) == len(found) > 10
+        assert differing(found, wanted) == []
+        assert verified(there, "--to", back, env=env, cwd=tmp_path) == {"equal"}
+        assert backfilled(there, "--to", back, env=env, cwd=tmp_path) == ["skipped"]
+        # And there again: W&B's other project has what the first one has.
+        again = f"wandb+{server.url}/bob/again"
+        assert backfilled(back, "--to", again, env=env, cwd=tmp_path) == ["migrated"]
+        once = project_state(project_of(server, "bob", "copy"))
+        assert once.keys() == project_state(project_of(server, "bob", "again")).keys()
+
+
+def test_a_round_trip_from_mlflow_that_is_killed_twenty_times_each_way_is_equal(
+    tmp_path: Path,
+) -> None:
+    """From MLflow to W&B and back, each command killed at random requests to the W&B server."""
+    store, back = f"sqlite:///{tmp_path / 'one.db'}", f"sqlite:///{tmp_path / 'two.db'}"
+    client = MlflowClient(store)
+    experiment = client.create_experiment("killed", artifact_location=str(tmp_path / "files"))
+    parent = ""
+    for number in range(KILLED_RUNS):
+        tags = {"mlflow.parentRunId": parent} if number % 3 else {}
+        run = client.create_run(experiment, 1_000 + number, tags, f"run {number}").info.run_id
+        parent = parent if number % 3 else run
+        metrics = [Metric("m", step / 7, 2_000 + step, step % 9) for step in range(50)]
+        client.log_batch(run, metrics, [Param("p", f"{number}.0")], [RunTag("t", "")])
+        client.log_text(run, f"text {number}", "deep/text.txt")
+        client.set_terminated(run, "FAILED" if number % 2 else "FINISHED", 9_000 + number)
+    with two_servers(tmp_path) as (server, _):
+        env = keys(tmp_path / "copy", server, server)
+        there = f"wandb+{server.url}/bob/killed"
+
+        def asked() -> int:
+            return len(server.requests)
+
+        killed(f"backfill {store} --to {there} --follow-links --json", asked, env, tmp_path, 7)
+        killed(f"backfill {there} --to {back} --json", asked, env, tmp_path, 8)
+    wanted = seen(read_runs(store, tmp_path / "down one"), store)
+    assert differing(seen(read_runs(back, tmp_path / "down two"), back), wanted) == []
