@@ -29,6 +29,7 @@ from mlflow_wandb_plugin.targets.mlflow.comparison.differences import (
 )
 from mlflow_wandb_plugin.targets.mlflow.comparison.expected_run import (
     ExpectedRun,
+    FileContent,
     PointColumns,
     RecordedPoints,
     RecordingClient,
@@ -42,6 +43,7 @@ from mlflow_wandb_plugin.targets.mlflow.comparison.summary_values import (
     REASON,
     SummaryValues,
 )
+from mlflow_wandb_plugin.targets.mlflow.model_copies import ModelCopy, find_model
 from mlflow_wandb_plugin.targets.mlflow.run_start import from_server, start_of, two_clocks
 from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
 
@@ -96,6 +98,8 @@ class RunComparison(MlflowRunWriter):
         self._compare_inputs(info)
         self._compare_points(info)
         self._compare_files(info)
+        for model, files in self._expected.models.values():
+            self._compare_model(model, files)
 
     def differs(self, difference: Difference | None) -> None:
         """Record a difference, if it is one."""
@@ -194,7 +198,9 @@ class RunComparison(MlflowRunWriter):
         wanted = self._expected.files
         self.checked["files"] += len(wanted)
         two = two_clocks(info, self._run.data.tags)
-        results = StoredFiles(self._target, self._run, two).compare(wanted)
+        there = self._run.info
+        stored = StoredFiles(self._target, there.run_id, there.artifact_uri, two)
+        results = stored.compare(wanted)
         for path, result in sorted(results.items()):
             by_design = KNOWN_TO_THE_SERVER if two and path in documents.KNOWN_TO_ONE else ""
             if result == "absent":
@@ -204,6 +210,22 @@ class RunComparison(MlflowRunWriter):
             elif result == "by design":
                 reason = "W&B's server alone knows the version and the aliases"
                 self.differs(Difference(f"file {path} has another content", by_design=reason))
+
+    def _compare_model(self, wanted: ModelCopy, files: dict[str, FileContent]) -> None:
+        self.checked["models"] += 1
+        place = self.experiment_id, self.run_id, wanted.first_id
+        there = self._target.call(find_model, self._target.mlflow, *place)
+        what = f"model {wanted.name}"
+        if there is None:
+            self.differs(Difference(f"no {what}"))
+            return
+        known = there.model_type or "", str(there.status), there.params or {}
+        if known != (wanted.kind, wanted.status, dict(wanted.params)):
+            self.differs(Difference(f"{what} has another type, status or params", fixable=False))
+        stored = StoredFiles(self._target, self.run_id, there.artifact_location, False)
+        for path, result in sorted(stored.compare(files).items()):
+            if result != "equal":
+                self.differs(Difference(f"file {path} of {what} is {result}", fixable=False))
 
     def _count_alone(self, kind: str, number: int) -> None:
         if number:

@@ -9,15 +9,12 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from mlflow_wandb_plugin.mapping.documents import canonical_json
 from mlflow_wandb_plugin.mlflow_access.repositories import open_repository
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.comparison.expected_run import FileContent, content_of
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
 
 DOWNLOADS = 4
 """Files of a run that are downloaded at the same time."""
@@ -30,21 +27,23 @@ FileResult: TypeAlias = Literal["equal", "by design", "absent", "different"]
 
 
 class StoredFiles:
-    """The artifacts of one run. Files of this machine are read in place; other stores get one
-    request per folder and one per file whose size is right.
+    """The artifacts of one run, or of one of its logged models. Files of this machine are read in
+    place; other stores get one request per folder and one per file whose size is right.
 
     Args:
         two_descriptions: whether one of the run and its replica is described by W&B's server, and
             the other by a local log.
     """
 
-    def __init__(self, client: Client, run: Run, two_descriptions: bool) -> None:
+    def __init__(
+        self, client: Client, run_id: str, artifact_uri: str | None, two_descriptions: bool
+    ) -> None:
         from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
         self._client = client
         self._two_descriptions = two_descriptions
-        self._run_id: str = run.info.run_id
-        repository = open_repository(run.info.artifact_uri, client.mlflow.tracking_uri)
+        self._run_id = run_id
+        repository = open_repository(artifact_uri or "", client.mlflow.tracking_uri)
         self._repository = repository
         self._folder: Path | None = None
         if isinstance(repository, LocalArtifactRepository):

@@ -13,6 +13,7 @@ from mlflow_wandb_plugin.mapping.names import safe_path
 from mlflow_wandb_plugin.targets.mlflow.client import RefusedError
 from mlflow_wandb_plugin.targets.mlflow.files.losses import Loss
 from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunFiles
+from mlflow_wandb_plugin.targets.mlflow.model_copies import ModelCopy, model_copy
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -20,9 +21,13 @@ if TYPE_CHECKING:
 
 class RestoredFiles(RunFiles):
     """Uploads files to where they were, without W&B's own files and without documents about the
-    run. Datasets become inputs again; other artifacts are carried as those of a W&B run."""
+    run. Datasets become inputs and models logged models again; other artifacts are carried as
+    those of a W&B run."""
 
-    _datasets: tuple[Mapping[str, Any], ...] = ()
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._datasets: tuple[Mapping[str, Any], ...] = ()
+        self._models: dict[str, tuple[ModelCopy, ArtifactRef]] = {}
 
     def add_row(self, row: RowObjects) -> None:
         """Images and tables are files, too; MLflow has no place for other values."""
@@ -41,6 +46,11 @@ class RestoredFiles(RunFiles):
         self._uploads.upload(ref.local, target, "file_missing")
 
     def add_artifact(self, artifact: ArtifactRef) -> None:
+        model = model_copy(artifact)
+        if model is not None:
+            # A later version of its artifact has what the earlier one has, and more.
+            self._models[model.first_id] = model, artifact
+            return
         if artifact.type != rules.DATASET_TYPE:
             super().add_artifact(artifact)
             return
@@ -55,7 +65,9 @@ class RestoredFiles(RunFiles):
             self._datasets = (*self._datasets, found)
 
     def finish(self, info: RunInfo) -> None:
-        """Log the inputs and wait for all uploads."""
+        """Log the models and inputs, and wait for all uploads."""
+        for model, artifact in self._models.values():
+            self._log_model(model, artifact)
         known = {_identity(dataset) for dataset in self._datasets}
         listed = info.mlflow.datasets if info.mlflow is not None else ()
         # Of a dataset without its artifact, the config has no source and no schema.
@@ -69,6 +81,16 @@ class RestoredFiles(RunFiles):
                 self._losses.counts["input_refused"] += len(inputs)
         self._uploads.wait()
         self.save_losses()
+
+    def _log_model(self, model: ModelCopy, artifact: ArtifactRef) -> None:
+        """Log a model; one that MLflow refuses is carried as an artifact of W&B's."""
+        try:
+            run = self._client.call(self._client.client.get_run_data, self._run_id)
+            log_model = self._client.client.log_model
+            self._client.call(log_model, run.info.experiment_id, self._run_id, model)
+        except RefusedError:
+            self._losses.rewrites["model_as_artifact"] += 1
+            super().add_artifact(artifact)
 
 
 def _dataset(text: str) -> Mapping[str, Any]:
