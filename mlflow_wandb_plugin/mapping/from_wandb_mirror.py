@@ -11,7 +11,7 @@ from typing import Any
 
 from mlflow_wandb_plugin.core.identity import IDENTITY_CONFIG_KEYS, RUN_ID_CONFIG_KEY
 from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, NOTES_TAG, PARENT_TAG
-from mlflow_wandb_plugin.core.model import MlflowOrigin, RunInfo, RunState, Series
+from mlflow_wandb_plugin.core.model import ArtifactRef, MlflowOrigin, RunInfo, RunState, Series
 from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 
@@ -23,6 +23,7 @@ STATES: Mapping[str, RunState] = {
 """The state of a run that has ended by its status in MLflow."""
 NOT_FROM_TAGS = (NAME_TAG, NOTES_TAG, PARENT_TAG)
 """Tags that have a field of their own."""
+TABLE_ARTIFACT = "run_table"
 SHOWN_TYPES = frozenset({"image-file", "table-file"})
 """Types of the values that a run's images and tables have in W&B beside their files."""
 
@@ -107,6 +108,11 @@ def metric_series(series: Series) -> Series:
 def is_shown_copy(value: Any) -> bool:
     """Whether a value of a row is an image or a table, which is a file of the run, too."""
     return isinstance(value, Mapping) and value.get("_type") in SHOWN_TYPES
+
+
+def is_copy_of_table(artifact: ArtifactRef) -> bool:
+    """Whether an artifact is what the wandb SDK makes of a table of a row."""
+    return artifact.type == TABLE_ARTIFACT
 
 
 def file_path(path: str) -> str | None:

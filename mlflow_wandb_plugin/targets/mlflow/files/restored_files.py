@@ -46,6 +46,8 @@ class RestoredFiles(RunFiles):
         self._uploads.upload(ref.local, target, "file_missing")
 
     def add_artifact(self, artifact: ArtifactRef) -> None:
+        if from_wandb_mirror.is_copy_of_table(artifact):
+            return
         model = model_copy(artifact)
         if model is not None:
             # A later version of its artifact has what the earlier one has, and more.
