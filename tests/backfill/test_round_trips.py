@@ -239,7 +239,7 @@ def logged_models(client: MlflowClient, run: Run) -> list[Any]:
 
 def test_runs_of_mlflow_come_back_from_wandb_as_they_were(tmp_path: Path) -> None:
     """Each run and logged model, value by value; once there, they are skipped and equal."""
-    with two_servers(tmp_path) as (server, _):
+    with two_servers(tmp_path) as (server, other):
         env = keys(tmp_path / "copy", server, server) | {"MPLBACKEND": "agg"}
         store, back = f"sqlite:///{tmp_path / 'one.db'}", f"sqlite:///{tmp_path / 'two.db'}"
         program = [sys.executable, str(PROGRAM), store]
@@ -259,6 +259,11 @@ def test_runs_of_mlflow_come_back_from_wandb_as_they_were(tmp_path: Path) -> Non
         assert backfilled(back, "--to", again, env=env, cwd=tmp_path) == ["migrated"]
         once = project_state(project_of(server, "bob", "copy"))
         assert once.keys() == project_state(project_of(server, "bob", "again")).keys()
+        # Nor does a copy to another server lose what was MLflow's.
+        env = keys(tmp_path / "moved", server, other)
+        moved = f"wandb+{other.url}/bob/copy"
+        assert backfilled(there, "--to", moved, env=env, cwd=tmp_path) == ["migrated"]
+        assert differing(project_state(project_of(other, "bob", "copy")), once) == []
 
 
 def test_a_round_trip_from_mlflow_that_is_killed_twenty_times_each_way_is_equal(
