@@ -165,6 +165,20 @@ def test_values_files_and_artifacts(source: Source, read: Read) -> None:
     assert not got.unreadable
 
 
+def test_a_file_that_mlflow_has_not_written_to_its_end_is_none(
+    source: Source, read: Read, replicated: str
+) -> None:
+    """A process that was killed leaves it."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(replicated)
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    [run] = client.search_runs(experiments, "tags.`wandb.run_id` = 'w1'")
+    folder = Path(str(run.info.artifact_uri).removeprefix("file://"), "wandb", "files", "media")
+    (folder / ".artifact.uploading.x1").write_text("con")
+    assert read(source).files == {"media/f.txt": b"content"}
+
+
 def test_rows_before_a_position_are_left_out(source: Source, read: Read) -> None:
     """A position is the number of the next row."""
     assert set(read(source, since=11).rows) == {20}
