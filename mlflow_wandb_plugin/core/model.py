@@ -23,6 +23,23 @@ RunState: TypeAlias = Literal["running", "finished", "failed", "crashed", "kille
 
 
 @dataclass(frozen=True, slots=True)
+class MlflowOrigin:
+    """What a run that was created in MLflow was there, where `RunInfo` has no field for it.
+
+    Attributes:
+        experiment: its name.
+        parent_id: id of its parent there; empty for none.
+        tags: those with no field of their own.
+        datasets: what is known of its inputs.
+    """
+
+    experiment: str = ""
+    parent_id: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    datasets: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RunInfo:
     """Everything about a run that is not a series or a file.
 
@@ -44,6 +61,8 @@ class RunInfo:
         facts: origin of the run: program, args, host, user, email, python, git_commit, …
         selection: which metrics and artifacts the source has, as text, where it does not have all
             of W&B's: an archive may have been written so. Empty for all.
+        mlflow: of a run that was created in MLflow, where the other fields are as MLflow had them;
+            see `mapping.from_wandb_mirror`.
     """
 
     run_id: str
@@ -73,6 +92,7 @@ class RunInfo:
     missing: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
     selection: str = ""
+    mlflow: MlflowOrigin | None = None
 
     @property
     def project_path(self) -> str:

@@ -17,6 +17,13 @@ HISTORY_FILE = "wandb/history.jsonl"
 RENAMED_FILE = "wandb/renamed.json"
 SWEEP_CONFIG_FILE = "wandb/sweep_config.json"
 LINEAGE_FILE = "wandb/lineage.json"
+LONG_TAGS_FILE = "wandb/long_tags.json"
+SUMMARY_POINTS_FILE = "wandb/summary_points.json"
+"""(step, Unix ms) of the points that the summary alone has, by MLflow's name of the metric."""
+DEFINITIONS_FILE = "wandb/metric_definitions.json"
+"""How W&B shows metrics (`define_metric`), as the run's internal config has it."""
+KNOWN_TO_ONE = (SUMMARY_POINTS_FILE, DEFINITIONS_FILE)
+"""Documents that a local log and W&B's server give different content."""
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 

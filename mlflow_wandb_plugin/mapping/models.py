@@ -18,6 +18,8 @@ DONE = frozenset({"READY", "FAILED", DELETED})
 """Statuses of a logged model whose files no longer change."""
 REGISTERED = "mlflow_registered_versions"
 MODEL_ID = "mlflow_model_id"
+NAME = "mlflow_name"
+"""The model's name, where that of its artifact is another."""
 EMPTY_FILE = "mlflow_model.json"
 """The file of a model without files, with its metadata: W&B identifies artifacts by content."""
 MOST_COPIES = 20
@@ -58,6 +60,7 @@ class Model:
             "mlflow_tags": dict(self.tags),
             "mlflow_steps": list(self.steps),
             REGISTERED: self.registered,
+            **({} if rules.artifact_name(self.name) == self.name else {NAME: self.name}),
         }
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -54,7 +55,12 @@ def wandb_metric(name: str, value: float) -> tuple[str, float]:
         key = f"gpu.{gpu[1]}.{_WANDB_GPU_NAMES[gpu[2]]}"
     else:
         key = _WANDB_NAMES.get(bare, bare)
-    return key, value * 1e6 if _BYTES.search(key) else value
+    return key, _whole(value * 1e6) if _BYTES.search(key) else value
+
+
+def _whole(count: float) -> float:
+    """A number of bytes that was divided and multiplied, without the error of that."""
+    return float(round(count)) if math.isfinite(count) and abs(count) < 2**53 else count
 
 
 _PRESENT = ("memory_percent", "disk./.usagePercent")

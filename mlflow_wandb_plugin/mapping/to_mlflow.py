@@ -20,7 +20,7 @@ from mlflow_wandb_plugin.core.redaction import Secrets, without_credentials
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.mapping.names import Limits, storable
 
-MAPPING_VERSION = "3"
+MAPPING_VERSION = "4"
 
 EDITABLE_TAGS = ("wandb.name", "wandb.group", "run_group", "wandb.job_type", "wandb.tags")
 """Tags of what may be removed from a W&B run; each tag of the run has a tag of its own, too."""
@@ -31,6 +31,8 @@ CHANGED_TAG = "wandb.config.changed"
 """Number of config leaves that changed; W&B's server knows the latest value only."""
 
 INTERNAL_CONFIG_KEY = "_wandb"
+DEFINITIONS = "m"
+"""The key of W&B's internal config with the definitions of metrics."""
 
 STATUS: Mapping[RunState, str] = {
     "running": "RUNNING",
@@ -84,7 +86,8 @@ def params(info: RunInfo) -> dict[Key, str]:
     return {
         path: param_value(value)
         for path, value in sorted(info.first_config.items(), key=_in_order)
-        if path[0] != INTERNAL_CONFIG_KEY and path[0] not in IDENTITY_CONFIG_KEYS
+        if info.mlflow is not None
+        or (path[0] != INTERNAL_CONFIG_KEY and path[0] not in IDENTITY_CONFIG_KEYS)
     }
 
 
@@ -113,6 +116,13 @@ def changed_params(info: RunInfo) -> int:
 def config_document(info: RunInfo) -> dict[str, Any]:
     """The user's present config, for ``wandb/config.json``."""
     return {key: value for key, value in info.config.items() if key != INTERNAL_CONFIG_KEY}
+
+
+def metric_definitions(info: RunInfo) -> list[Any]:
+    """The definitions of metrics, for ``wandb/metric_definitions.json``; W&B's server has them."""
+    internal = info.config.get(INTERNAL_CONFIG_KEY)
+    listed = internal.get(DEFINITIONS) if isinstance(internal, Mapping) else None
+    return listed if isinstance(listed, list) else []
 
 
 def is_step(value: float) -> bool:
@@ -222,6 +232,9 @@ def name_tag(info: RunInfo) -> dict[str, str]:
 
 def run_tags(info: RunInfo) -> dict[str, str]:
     """All tags that describe the run, not cut to MLflow's limit; identity tags are not included."""
+    if info.mlflow is not None:
+        ours = {NOTES_TAG: info.notes, NAME: info.name, "wandb.url": info.url}
+        return {**info.mlflow.tags, **{key: value for key, value in ours.items() if value}}
     facts = info.facts
     tags = {
         USER_TAG: facts.get("user") or facts.get("email") or facts.get("account") or "",

@@ -24,6 +24,8 @@ INTERNAL_KEY = "_wandb"
 """The config key that W&B keeps for itself."""
 MLFLOW_KEY = "mlflow"
 """The config key of a section with everything of the MLflow run that W&B has no field for."""
+FLOAT_PARAMS = "float_params"
+"""The section's list of params whose text is a whole number with a fraction, such as ``1.0``."""
 STEP_METRIC = "mlflow_step"
 """The metric that holds MLflow's step: W&B's own step must rise, MLflow's need not."""
 
@@ -81,14 +83,32 @@ def config_value(text: str) -> int | float | bool | str:
         except ValueError:
             continue
         exact = str(value) == text and math.isfinite(value) and abs(value) < 2**53
+        exact = exact and text != "-0.0"
         return value if exact else text
     return text
 
 
+_RESERVED_IN_CONFIG = (*IDENTITY_CONFIG_KEYS, MLFLOW_KEY, "_wandb", "wandb_version", "")
+_RESERVED_IN_ROWS = ("_step", "_timestamp", "_runtime", "_wandb", STEP_METRIC)
+
+
 def config_key(param: str) -> str:
     """The config key of a param; keys that W&B or this package reserve get ``mlflow.`` in front."""
-    reserved = (*IDENTITY_CONFIG_KEYS, MLFLOW_KEY, "_wandb", "wandb_version", "")
-    return f"{MLFLOW_KEY}.{param}" if param in reserved else param
+    return f"{MLFLOW_KEY}.{param}" if param in _RESERVED_IN_CONFIG else param
+
+
+def param_of_config_key(key: str) -> str:
+    """The inverse of `config_key`."""
+    bare = key.removeprefix(f"{MLFLOW_KEY}.")
+    return bare if bare in _RESERVED_IN_CONFIG else key
+
+
+def float_params(params: Mapping[str, str]) -> list[str]:
+    """The params that W&B writes without their fraction, which is zero."""
+    values = {key: config_value(text) for key, text in params.items()}
+    return sorted(
+        key for key, value in values.items() if isinstance(value, float) and value.is_integer()
+    )
 
 
 def run_config(
@@ -111,7 +131,9 @@ def run_config(
     values = {
         config_key(key): secrets.value(config_value(value), (key,)) for key, value in params.items()
     }
-    return {**values, **identity, MLFLOW_KEY: section}
+    floats = float_params(params)
+    whole = {**section, FLOAT_PARAMS: floats} if floats else section
+    return {**values, **identity, MLFLOW_KEY: whole}
 
 
 def config_section(
@@ -188,7 +210,7 @@ class Row(NamedTuple):
 
     def document(self) -> dict[str, Any]:
         """The argument of ``run.log``; `_timestamp` is in seconds."""
-        return {**self.values, STEP_METRIC: self.step, "_timestamp": self.timestamp_ms / 1000}
+        return {**self.values, STEP_METRIC: self.step, "_timestamp": seconds(self.timestamp_ms)}
 
 
 def drops_repeats(tracking_uri: str) -> bool:
@@ -199,8 +221,19 @@ def drops_repeats(tracking_uri: str) -> bool:
 
 def metric_key(key: str) -> str:
     """The W&B key of a metric; keys that W&B or this package reserve get ``mlflow.`` in front."""
-    reserved = ("_step", "_timestamp", "_runtime", "_wandb", STEP_METRIC)
-    return f"{MLFLOW_KEY}.{key}" if key in reserved else key
+    return f"{MLFLOW_KEY}.{key}" if key in _RESERVED_IN_ROWS else key
+
+
+def metric_of_key(key: str) -> str:
+    """The inverse of `metric_key`."""
+    bare = key.removeprefix(f"{MLFLOW_KEY}.")
+    return bare if bare in _RESERVED_IN_ROWS else key
+
+
+def seconds(at_ms: int) -> float:
+    """A time as seconds, so that ``int(seconds * 1000)``, as it is read, is ``at_ms``."""
+    found = at_ms / 1000
+    return found if int(found * 1000) == at_ms else math.nextafter(found, math.inf)
 
 
 def rows(metrics: Iterable[Sequence[Any]]) -> Iterator[Row]:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _LAYOUT = re.compile(r"/(?:models/m-[0-9a-f]{32}|[0-9a-f]{32})/artifacts/*$")
 """How MLflow ends the folder of a run's or a model's files."""
 TEMP_PREFIX = "mlflow-wandb-read-"
+UPLOADING = ".artifact.uploading."
+"""How MLflow begins the name of a file that it has not written to its end; a process that is
+killed leaves it. Source: mlflow.store.artifact.local_artifact_repo."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ class ArtifactStore:
 
     def _local_files(self, root: Path) -> Iterator[StoredFile]:
         for path in sorted(root.rglob("*")):
+            if path.name.startswith(UPLOADING):
+                continue
             # A link to a folder may lead anywhere: rglob does not follow it.
             if path.is_file() or (path.is_symlink() and not path.is_dir()):
                 size = path.stat().st_size if path.exists() else 0

@@ -34,9 +34,9 @@ _FACTS = {
 
 
 def is_replica(run: Run) -> bool:
-    """Whether the run came from W&B."""
+    """Whether the run came from W&B; not one that was created in MLflow and is so again."""
     tags = run.data.tags
-    came = identity.RUN_ID in tags and identity.PROJECT in tags
+    came = identity.RUN_ID in tags and identity.PROJECT in tags and identity.RESTORED not in tags
     return came and tags.get(identity.ORIGIN) != identity.MIRROR
 
 
@@ -50,9 +50,15 @@ def described(run: Run, experiment: str, tracking_uri: str) -> RunInfo:
     return replica_info(run) if is_replica(run) else run_info(run, experiment, tracking_uri)
 
 
-def replica_info(run: Run) -> RunInfo:
-    """Describe a run that came from W&B, without its config and summary, which are files."""
+def replica_info(run: Run, long_tags: Mapping[str, str] | None = None) -> RunInfo:
+    """Describe a run that came from W&B, without its config and summary, which are files.
+
+    Args:
+        long_tags: the full values of tags that MLflow has cut, which are in a file.
+    """
     tags, info = dict(run.data.tags), run.info
+    described = tags.keys() & {NOTES_TAG, to_mlflow.NAME, "wandb.tags", "wandb.args"}
+    tags |= {tag: text for tag, text in (long_tags or {}).items() if tag in described}
     state: RunState = STATES.get(info.status, "running")
     named: Any = tags.get("wandb.state")
     if state != "running" and named in get_args(RunState):

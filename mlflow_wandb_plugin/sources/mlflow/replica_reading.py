@@ -25,7 +25,7 @@ from mlflow_wandb_plugin.core.model import (
 )
 from mlflow_wandb_plugin.core.protocols import SourceOptions
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
-from mlflow_wandb_plugin.mapping import documents, system_metrics
+from mlflow_wandb_plugin.mapping import documents, system_metrics, to_mlflow
 from mlflow_wandb_plugin.mapping.names import safe_path
 from mlflow_wandb_plugin.sources.mlflow.artifact_store import ArtifactStore, StoredFile
 from mlflow_wandb_plugin.sources.mlflow.point_spool import PointSpool
@@ -65,6 +65,7 @@ class ReplicaReading:
         self._store: ArtifactStore | None = None
         self._files: dict[str, StoredFile] = {}
         self._renamed: Mapping[str, list[str]] = {}
+        self._summary_points: Mapping[str, Any] = {}
         self._count = 0
         self._last: dict[Key, float] = {}
         self._last_step: int | None = None
@@ -116,8 +117,15 @@ class ReplicaReading:
             renamed = _parsed(self._run.data.tags.get(identity.RENAMED, "{}"), {})
         names = renamed.get("metrics")
         self._renamed = names if isinstance(names, dict) else {}
+        self._summary_points = yield from self._document(documents.SUMMARY_POINTS_FILE, {})
+        long_tags = yield from self._document(documents.LONG_TAGS_FILE, {})
+        definitions = yield from self._document(documents.DEFINITIONS_FILE, [])
+        internal = {to_mlflow.INTERNAL_CONFIG_KEY: {to_mlflow.DEFINITIONS: definitions}}
         self._info = replace(
-            self._info, config=config, first_config=flatten(config), summary=summary
+            replica_info(self._run, {tag: str(text) for tag, text in long_tags.items()}),
+            config=config | (internal if definitions else {}),
+            first_config=flatten(config),
+            summary=summary,
         )
 
     def _document(self, path: str, default: Any) -> Generator[Item, None, Any]:
@@ -168,7 +176,7 @@ class ReplicaReading:
         for block in spool.blocks(BLOCK_POINTS):
             for number in np.flatnonzero(system).tolist():
                 yield from self._system_series(spool.names[number], block, number)
-            history = block[~system[block["key"]]]
+            history = self._of_rows(block, spool.names, system)
             if rows is not None and len(history):
                 yield from self._numbered_series(rows, history, keys)
             elif len(history):
@@ -209,10 +217,22 @@ class ReplicaReading:
                 steps, times = part["step"].tolist(), part["timestamp_ms"].tolist()
                 yield Series(key, steps, times, part["value"].tolist())
 
+    def _of_rows(self, block: Any, names: list[str], system: NDArray[np.bool_]) -> Any:
+        """Those of a block's points that were in rows: no system metrics, nor what the summary
+        alone has."""
+        wanted = ~system[block["key"]]
+        for number, name in enumerate(names):
+            for place in self._summary_points.get(name, ()):
+                if isinstance(place, list) and len(place) == 2:
+                    step, at_ms = place
+                    there = (block["step"] == step) & (block["timestamp_ms"] == at_ms)
+                    wanted &= ~(there & (block["key"] == number))
+        return block[wanted]
+
     def _find_last_row(self, spool: PointSpool, system: NDArray[np.bool_]) -> None:
         """Find step and time of the last row of numbers."""
         for block in spool.blocks(BLOCK_POINTS):
-            history = block[~system[block["key"]]]
+            history = self._of_rows(block, spool.names, system)
             if len(history) and history["step"].max() >= (self._last_step or 0):
                 step = int(history["step"].max())
                 at_ms = int(history["timestamp_ms"][history["step"] == step].min())
@@ -273,7 +293,8 @@ class ReplicaReading:
         for used in lineage:
             if isinstance(used, dict):
                 kind, name, version = (str(used.get(k, "")) for k in ("type", "name", "version"))
-                yield ArtifactRef(kind, name, version, used=True)
+                digest = str(used.get("digest", ""))
+                yield ArtifactRef(kind, name, version, digest, used=True)
 
     def _artifact(self, base: str, document: Mapping[str, Any]) -> Iterator[Item]:
         entries = []

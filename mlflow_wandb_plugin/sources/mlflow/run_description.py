@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.mlflow_terms import NOTES_TAG, PARENT_TAG, USER_TAG
 from mlflow_wandb_plugin.core.model import RunInfo, RunState, flatten
 from mlflow_wandb_plugin.core.redaction import Secrets
@@ -58,7 +59,9 @@ def run_info(
         experiment: its name.
     """
     details, info, tags = details or RunDetails(), run.info, dict(run.data.tags)
-    secrets, parent = Secrets.of_setting(), tags.get(PARENT_TAG)
+    secrets, parent = Secrets.of_setting(), tags.get(identity.PARENT_ID) or tags.get(PARENT_TAG)
+    # A run that came back from W&B has the id with which it was created first.
+    run_id = tags.get(identity.RUN_ID, info.run_id) if identity.RESTORED in tags else info.run_id
     section = rules.config_section(
         name=info.run_name,
         user=info.user_id or "",
@@ -76,7 +79,7 @@ def run_info(
         lost=details.lost,
     )
     header = {
-        "mlflow_run_id": info.run_id,
+        "mlflow_run_id": run_id,
         "experiment_id": info.experiment_id,
         "tracking_uri": tracking_uri,
     }
@@ -84,7 +87,7 @@ def run_info(
     state = STATES.get(info.status, "running")
     notes = tags.get(NOTES_TAG, "")
     return RunInfo(
-        run_id=info.run_id,
+        run_id=run_id,
         project=rules.project_name("{experiment}", experiment),
         name=rules.run_name(info.run_name) or "",
         notes=notes and secrets.text(notes),

@@ -10,6 +10,7 @@ from typing import Any
 from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef, Item, UnreadableRange
 from mlflow_wandb_plugin.errors import DamagedDownloadError, SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.mapping.names import safe_path
+from mlflow_wandb_plugin.mapping.to_wandb import DATASET_TYPE
 from mlflow_wandb_plugin.sources.temp_dirs import RefCountedTempDir
 from mlflow_wandb_plugin.sources.wandb_server.run_files import (
     FILES_A_PAGE,
@@ -76,7 +77,8 @@ class RunArtifacts:
         self.damaged = False
 
     def read(self) -> Iterator[Item]:
-        """Yield the artifacts that the run used, and those that it logged with their files.
+        """Yield the artifacts that the run used, and those that it logged with their files; also
+        the files of MLflow's datasets.
 
         A file that the server lists and does not return is reported, and its entry has no copy.
 
@@ -84,11 +86,15 @@ class RunArtifacts:
             SourceUnavailableError: the server does not answer.
         """
         for node in list_artifacts(self._client, self._run_id, USED):
-            yield ArtifactRef(*_names(node), digest=str(node.get("digest") or ""), used=True)
+            if _is_dataset_of_mlflow(node):
+                yield from self._whole(node, used=True)
+            else:
+                yield ArtifactRef(*_names(node), digest=str(node.get("digest") or ""), used=True)
         for node in list_artifacts(self._client, self._run_id, LOGGED):
-            yield from self._logged(node)
+            yield from self._whole(node)
 
-    def _logged(self, node: Mapping[str, Any]) -> Iterator[Item]:
+    def _whole(self, node: Mapping[str, Any], used: bool = False) -> Iterator[Item]:
+        """Yield an artifact with its files."""
         kind, name, version = _names(node)
         where = one_line(f"{self._where} {name}:{version}")
         unreadable: list[UnreadableRange] = []
@@ -102,7 +108,7 @@ class RunArtifacts:
         yield from unreadable
         digest, description = (str(node.get(key) or "") for key in ("digest", "description"))
         about = (digest, description, _aliases(node, name), _mapping(node.get("metadata")))
-        yield ArtifactRef(kind, name, version, *about, entries)
+        yield ArtifactRef(kind, name, version, *about, entries, used)
 
     def _entries(
         self, artifact_id: str, where: str, unreadable: list[UnreadableRange]
@@ -166,6 +172,11 @@ def _names(node: Mapping[str, Any]) -> tuple[str, str, str]:
     kind = (node.get("artifactType") or {}).get("name") or ""
     name = (node.get("artifactSequence") or {}).get("name") or ""
     return str(kind), str(name), f"v{node.get('versionIndex')}"
+
+
+def _is_dataset_of_mlflow(node: Mapping[str, Any]) -> bool:
+    """Whether a used artifact is one that the mirror of an MLflow run made: no run logged it."""
+    return _names(node)[0] == DATASET_TYPE and "mlflow_digest" in _mapping(node.get("metadata"))
 
 
 def _aliases(node: Mapping[str, Any], name: str) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from mlflow_wandb_plugin.mlflow_access.repositories import open_repository
+from mlflow_wandb_plugin.targets.mlflow import model_copies
+from mlflow_wandb_plugin.targets.mlflow.model_copies import ModelCopy
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points
 
 if TYPE_CHECKING:
@@ -181,6 +183,10 @@ class RunClient:
 
     def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
         self._client.log_artifact(run_id, local_path, artifact_path)
+
+    def log_model(self, experiment_id: str, run_id: str, model: ModelCopy) -> None:
+        """See `model_copies.log_model`."""
+        model_copies.log_model(self._client, experiment_id, run_id, model)
 
     def points(self, run_id: str, names: Sequence[str]) -> Iterator[Points]:
         """Yield all points of the metrics ``names``, in blocks; points of further metrics of the

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from mlflow_wandb_plugin.core.model import RunInfo, Series
-from mlflow_wandb_plugin.mapping import system_metrics, to_mlflow
+from mlflow_wandb_plugin.mapping import from_wandb_mirror, system_metrics, to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunNames
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter, Points
@@ -25,6 +25,12 @@ class RunPoints:
         step_metric: dotted key of the metric whose values are the steps; empty for W&B's steps.
         start_ms: the run's start in Unix ms.
         latest: each metric's latest value in MLflow when the run was opened.
+        restores: the run was created in MLflow: the step metric holds MLflow's steps, and is no
+            metric.
+
+    Attributes:
+        of_summary: (step, Unix ms) of the points that come from a summary, by metric, in the order
+            of the logs.
     """
 
     def __init__(
@@ -35,12 +41,15 @@ class RunPoints:
         step_metric: str,
         start_ms: int,
         latest: Mapping[str, float],
+        restores: bool = False,
     ) -> None:
         self._client, self._run_id = batches.client, batches.run_id
         self._names = names
         self._step_metric = step_metric
         self._start_ms = start_ms
         self._latest = latest
+        self.of_summary: dict[str, list[tuple[int, int]]] = {}
+        self._restores = restores
         self._restarted = False
         self._axis = StepAxis(step_metric)
         self._writer = PointWriter(batches, bulk)
@@ -56,7 +65,9 @@ class RunPoints:
     def append(self, series: Series) -> None:
         """Take points; those that wait for their step metric are written after `release`."""
         if series.kind == "system":
-            self._append_system(series)
+            if not self._restores:
+                # Of the machine that wrote the run to W&B.
+                self._append_system(series)
         elif self._step_metric:
             for ready in self._axis.add(series):
                 self._append_history(ready)
@@ -72,11 +83,9 @@ class RunPoints:
         """Take the numbers of the summary that history does not end with, and MLflow lacks."""
         for key, (value, step, at) in to_mlflow.summary_points(info, self._step_metric).items():
             name = self._names.metrics.name(key)
+            self.of_summary.setdefault(name, []).append((step, at))
             if key in info.last or not self._ends_with(name, value, step):
-                self._write_summary(Points(name, (value,), (at,), (step,)))
-
-    def _write_summary(self, point: Points) -> None:
-        self._write(point)
+                self._write(Points(name, (value,), (at,), (step,)))
 
     def _ends_with(self, name: str, value: float, step: int) -> bool:
         """Whether the metric's latest point had this value when the run was opened."""
@@ -94,6 +103,10 @@ class RunPoints:
         self._writer.flush(then)
 
     def _append_history(self, series: Series) -> None:
+        if self._restores:
+            if ".".join(series.key) == self._step_metric:
+                return
+            series = from_wandb_mirror.metric_series(series)
         name = self._names.metrics.name(series.key)
         self._write(Points(name, series.values, series.timestamps_ms, series.steps))
 

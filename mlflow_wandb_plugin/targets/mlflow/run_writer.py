@@ -18,10 +18,12 @@ from mlflow_wandb_plugin.core.model import (
     UnreadableRange,
 )
 from mlflow_wandb_plugin.core.redaction import Secrets
-from mlflow_wandb_plugin.mapping import to_mlflow
+from mlflow_wandb_plugin.mapping import from_wandb_mirror, to_mlflow
+from mlflow_wandb_plugin.targets.mlflow import restored_parents
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.files.losses import Losses
+from mlflow_wandb_plugin.targets.mlflow.files.restored_files import RestoredFiles
 from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunFiles, RunNames
 from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
@@ -70,19 +72,23 @@ class MlflowRunWriter:
         losses = Losses()
         self.losses, self._rewrites = losses.counts, losses.rewrites
         tags = run.data.tags
-        self._files = RunFiles(client, self.run_id, losses, tags)
+        # What is decided when the run is first written, whatever its config says later.
+        decided = tags if identity.RUN_ID in tags else reopen_tags or {}
+        self._restores = identity.RESTORED in decided
+        info = self._shown(info)
+        files = RestoredFiles if self._restores else RunFiles
+        self._files = files(client, self.run_id, losses, tags)
         earlier = {} if reopen_tags is None else self._files.load_earlier()
         self._names = RunNames(self._files, run.data, earlier)
         batches = Batches(client, self.run_id, losses)
         self._description = RunDescription(run, batches, self._names, self._files)
-        # The step metric is decided when the run is first written, whatever its config says later.
-        decided = tags if identity.RUN_ID in tags else reopen_tags or {}
         self._step_metric = decided.get(identity.STEP_METRIC, "")
         self._start_if_moved_ms = start_of(info, run.info.start_time, tags)
         self._start_ms = run.info.start_time or to_mlflow.run_time(info.started_ms) or 0
         self._points = self.points_type(
-            batches, bulk, self._names, self._step_metric, self._start_ms, run.data.metrics
-        )
+            batches, bulk, self._names, self._step_metric, self._start_ms, run.data.metrics,
+            self._restores,
+        )  # fmt: skip
         self._progress = RunProgress(tags, losses)
         self._ended_logs: set[tuple[str, ...]] = set()
         if reopen_tags is not None:
@@ -92,8 +98,13 @@ class MlflowRunWriter:
     def position(self) -> Mapping[str, int]:
         return self._progress.position
 
-    def update(self, info: RunInfo) -> None:
+    def _shown(self, info: RunInfo) -> RunInfo:
+        """The run as it is to be seen in MLflow."""
         info = to_mlflow.shown(info, self._secrets)
+        return from_wandb_mirror.restored(info) if self._restores else info
+
+    def update(self, info: RunInfo) -> None:
+        info = self._shown(info)
         self._describe(info)
         if info.state == "running":
             self._description.flush_pending()
@@ -151,14 +162,19 @@ class MlflowRunWriter:
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         self._points.release()
-        given, info = info, to_mlflow.shown(info, self._secrets)
+        hidden = to_mlflow.hidden_params(info, to_mlflow.shown(info, self._secrets))
+        info = self._shown(info)
         self._describe(info)
         self._description.remove_stale(info)
-        self._rewrites["secret_hidden"] = to_mlflow.hidden_params(given, info)
+        self._rewrites["secret_hidden"] = hidden
         self._rewrites["name"] = self._names.count_rewritten()
         self._rewrites["time"] = to_mlflow.lost_run_times(info)
+        self._files.summary.update(info.summary)
+        self._files.add_summary_points(self._points.of_summary)
         self._files.finish(info)
         self._names.save()
+        if self._restores:
+            self._nest(info)
         steps: list[Callable[[], object]] = [self._description.log_pending, self._log_counts]
         status = to_mlflow.STATUS[info.state]
         if status != "RUNNING" and not self._secondary():
@@ -171,6 +187,14 @@ class MlflowRunWriter:
         self._write_end(info, complete, steps)
         self._description.remember(self._count_tags())
         self._description.drop_pending()
+
+    def _nest(self, info: RunInfo) -> None:
+        """Nest the run below its parent, and its children below it: whichever came later."""
+        parent = restored_parents.parent_of(self._client, info)
+        if parent is not None:
+            self._description.set_tags({PARENT_TAG: parent})
+        if self._parents is not None:
+            restored_parents.adopt_children(self._client, info, self.run_id)
 
     def close(self) -> None:
         self._files.close()
@@ -193,7 +217,6 @@ class MlflowRunWriter:
             # Each log of a resumed run has a summary of its own.
             self._ended_logs.add(info.segments)
             self._points.append_summary(info)
-            self._files.summary.update(info.summary)
 
     def _log_position(self, mark: Checkpoint) -> None:
         """Save losses first: nothing before ``mark`` is read again."""

@@ -15,7 +15,8 @@ from mlflow_wandb_plugin.core.protocols import Place, Target, TargetOptions, Wri
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.mapping import names, to_mlflow
+from mlflow_wandb_plugin.mapping import from_wandb_mirror, names, to_mlflow
+from mlflow_wandb_plugin.mapping.to_wandb import STEP_METRIC
 from mlflow_wandb_plugin.targets.mlflow.checks import check_credentials, check_place
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.comparison.run_comparison import RunComparison
@@ -80,7 +81,8 @@ class MlflowTarget(Target):
         return experiment_id
 
     def _experiment_by_name(self, info: RunInfo) -> str:
-        name = to_mlflow.experiment_name(self._options.experiment, info.entity, info.project)
+        project = info.project if info.mlflow is None else info.mlflow.experiment or info.project
+        name = to_mlflow.experiment_name(self._options.experiment, info.entity, project)
         if self.uri.startswith("databricks") and not name.startswith("/"):
             raise UsageError(
                 f"Databricks wants an absolute experiment path, not {name!r}: "
@@ -170,8 +172,11 @@ class MlflowTarget(Target):
         return twin_of_found(found[0]) if found else None
 
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> MlflowRunWriter:
-        info = to_mlflow.shown(info, self._secrets)
+        info = from_wandb_mirror.restored(to_mlflow.shown(info, self._secrets))
         tags = identity.identity_tags(info, origin, to_mlflow.MAPPING_VERSION)
+        if info.mlflow is not None:
+            tags |= {identity.RESTORED: "true", identity.STEP_METRIC: STEP_METRIC}
+            tags |= {identity.PARENT_ID: info.mlflow.parent_id} if info.mlflow.parent_id else {}
         selection = identity.selection_of(info, self._options.selection)
         if selection:
             tags[identity.SELECTION] = selection

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow_wandb_plugin.core.model import ArtifactRef, Key, RunInfo
+from mlflow_wandb_plugin.mapping.to_wandb import seconds
 
 if TYPE_CHECKING:
     from wandb.proto import wandb_internal_pb2 as pb
@@ -125,12 +126,6 @@ def _set(items: Any, values: Mapping[str, Any]) -> None:
         items.add(key=str(key), value_json=json_text(value))
 
 
-def _time_text(at_ms: int) -> str:
-    """Return a time as seconds, so that ``int(seconds * 1000)``, as it is read, is ``at_ms``."""
-    seconds = at_ms / 1000
-    return repr(seconds if int(seconds * 1000) == at_ms else math.nextafter(seconds, math.inf))
-
-
 def history(row: HistoryRow, started_ms: int | None) -> pb.Record:
     """A row of the history; ``_runtime`` counts from ``started_ms``, Unix ms."""
     record = _record()
@@ -141,7 +136,7 @@ def history(row: HistoryRow, started_ms: int | None) -> pb.Record:
             items.add(key=key[0], value_json=text)
         else:
             items.add(nested_key=key, value_json=text)
-    items.add(key="_timestamp", value_json=_time_text(row.timestamp_ms))
+    items.add(key="_timestamp", value_json=repr(seconds(row.timestamp_ms)))
     items.add(key="_step", value_json=str(row.step))
     if started_ms is not None:
         items.add(key="_runtime", value_json=repr((row.timestamp_ms - started_ms) / 1000))

@@ -116,9 +116,14 @@ class ReplicaWriter:
         self._rows = HistoryRows(arrived.rows - 1)
         self._system: dict[int, dict[str, float]] = {}
         folder, final = place.folder(info), place.final_folder(info)
+        # A reader of the log decides by its first record what the run is.
+        of_mlflow = (rules.MLFLOW_KEY, identity.RUN_ID_CONFIG_KEY)
+        shown = shown_config(info, self._secrets) if rules.MLFLOW_KEY in info.config else {}
+        first = {key: value for key, value in shown.items() if key in of_mlflow}
+        first |= {identity.REPLICA_CONFIG_KEY: self._replica}
         with _closed_on_error(place), writing(folder):
             self._folder = ReplicaFolder(folder, final, info.run_id, self._losses)
-            self._folder.write(self._run_record(info, {identity.REPLICA_CONFIG_KEY: self._replica}))
+            self._folder.write(self._run_record(info, first))
 
     @property
     def run_id(self) -> str:

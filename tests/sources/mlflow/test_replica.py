@@ -126,8 +126,6 @@ def test_rows_have_their_own_numbers(source: Source, read: Read) -> None:
         for step, at, value in zip(series.steps, series.timestamps_ms, series.values, strict=True)
     }
     assert repr(points.pop((("loss",), 10, T + 1_000))) == "nan"
-    # A key that only the summary has is at the last row: MLflow does not tell it from history.
-    assert points.pop((("best",), 20, T + 2_000)) == 0.9
     assert points == {
         (("loss",), 0, T): 2.0,
         (("loss",), 20, T + 2_000): 0.5,
@@ -167,6 +165,20 @@ def test_values_files_and_artifacts(source: Source, read: Read) -> None:
     assert (model.aliases, model.metadata) == (("best",), {"m": 1})
     assert used == ArtifactRef("dataset", "train", "v1", used=True)
     assert not got.unreadable
+
+
+def test_a_file_that_mlflow_has_not_written_to_its_end_is_none(
+    source: Source, read: Read, replicated: str
+) -> None:
+    """A process that was killed leaves it."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(replicated)
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    [run] = client.search_runs(experiments, "tags.`wandb.run_id` = 'w1'")
+    folder = Path(str(run.info.artifact_uri).removeprefix("file://"), "wandb", "files", "media")
+    (folder / ".artifact.uploading.x1").write_text("con")
+    assert read(source).files == {"media/f.txt": b"content"}
 
 
 def test_rows_before_a_position_are_left_out(source: Source, read: Read) -> None:

@@ -16,6 +16,7 @@ from mlflow_wandb_plugin.mapping.documents import (
     LINEAGE_FILE,
     SUMMARY_FILE,
 )
+from mlflow_wandb_plugin.targets.mlflow.model_copies import ModelCopy
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points
 from mlflow_wandb_plugin.targets.mlflow.run_client import Metrics, Params, RunClient, Tags
 
@@ -63,6 +64,8 @@ class ExpectedRun:
     inputs: dict[tuple[str, str], None] = field(default_factory=dict)
     files: dict[str, FileContent] = field(default_factory=dict)
     points: dict[str, PointColumns] = field(default_factory=dict)
+    models: dict[str, tuple[ModelCopy, dict[str, FileContent]]] = field(default_factory=dict)
+    """With the content of their files."""
 
 
 class RecordedPoints:
@@ -102,6 +105,10 @@ class RecordingClient(RunClient):
     def log_inputs(self, run_id: str, datasets: Sequence[DatasetInput]) -> None:
         for wanted in datasets:
             self._expected.inputs[wanted.dataset.name, wanted.dataset.digest] = None
+
+    def log_model(self, experiment_id: str, run_id: str, model: ModelCopy) -> None:
+        files = {path: content_of(local) for path, local in model.files.items()}
+        self._expected.models[model.first_id] = model, files
 
     def log_batch(
         self, run_id: str, metrics: Metrics = (), params: Params = (), tags: Tags = ()

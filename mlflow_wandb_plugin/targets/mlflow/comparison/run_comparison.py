@@ -18,7 +18,7 @@ from mlflow_wandb_plugin.core.mlflow_terms import PARENT_TAG
 from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, RunInfo
 from mlflow_wandb_plugin.core.protocols import Difference, Side
 from mlflow_wandb_plugin.core.redaction import Secrets
-from mlflow_wandb_plugin.mapping import to_mlflow
+from mlflow_wandb_plugin.mapping import documents, to_mlflow
 from mlflow_wandb_plugin.mapping.documents import CONFIG_FILE, SUMMARY_FILE
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.comparison.differences import (
@@ -33,6 +33,7 @@ from mlflow_wandb_plugin.targets.mlflow.comparison.differences import (
 )
 from mlflow_wandb_plugin.targets.mlflow.comparison.expected_run import (
     ExpectedRun,
+    FileContent,
     PointColumns,
     RecordedPoints,
     RecordingClient,
@@ -45,9 +46,9 @@ from mlflow_wandb_plugin.targets.mlflow.comparison.points import (
 from mlflow_wandb_plugin.targets.mlflow.comparison.stored_files import StoredFiles
 from mlflow_wandb_plugin.targets.mlflow.comparison.summary_values import (
     REASON,
-    ComparedPoints,
     SummaryValues,
 )
+from mlflow_wandb_plugin.targets.mlflow.model_copies import ModelCopy, find_model
 from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
 from mlflow_wandb_plugin.targets.mlflow.run_start import (
     decided_tags,
@@ -60,9 +61,10 @@ from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+KNOWN_TO_THE_SERVER = "W&B's server and a log know the summary and metrics differently"
 TOLD_POINTS = 50
 """Points of one metric that are told one by one."""
-DECISIVE = (identity.RUN_ID, identity.STEP_METRIC, identity.POSITION)
+DECISIVE = (identity.RUN_ID, identity.STEP_METRIC, identity.POSITION, identity.RESTORED)
 """Tags that decide how a run is written; the other tags are compared."""
 PROGRESS_TAGS = "wandb.sync."
 """Begins the tags that say how far a run is replicated, which are not compared."""
@@ -70,9 +72,6 @@ PROGRESS_TAGS = "wandb.sync."
 
 class RunComparison(MlflowRunWriter):
     """A `RunWriter` that writes nothing and finds what differs; see `core.protocols`."""
-
-    points_type = ComparedPoints
-    _points: ComparedPoints
 
     def __init__(
         self, client: Client, run: Run, info: RunInfo, secrets: Secrets, parents: ParentRuns
@@ -91,7 +90,8 @@ class RunComparison(MlflowRunWriter):
         decisive = [RunTag(key, run.data.tags[key]) for key in DECISIVE if key in run.data.tags]
         empty = Run(run.info, RunData(tags=decisive))
         super().__init__(recording, empty, info, None, secrets, RecordedPoints(self._expected))
-        self._points.count_seconds_from(start_of(info, run.info.start_time, run.data.tags))
+        start_ms = start_of(self._shown(info), run.info.start_time, run.data.tags)
+        self._points.count_seconds_from(start_ms)
 
     def add(self, item: FileRef | ArtifactRef | RowObjects) -> None:
         super().add(item)
@@ -100,7 +100,7 @@ class RunComparison(MlflowRunWriter):
 
     def finish(self, info: RunInfo, complete: bool) -> None:
         super().finish(info, complete)
-        self._last = info
+        self._last = self._shown(info)
 
     def compare(self) -> None:
         """Compare all that was recorded; call it once, after the last item."""
@@ -112,6 +112,8 @@ class RunComparison(MlflowRunWriter):
         self._compare_inputs(info)
         self._compare_points(info)
         self._compare_files(info)
+        for model, files in self._expected.models.values():
+            self._compare_model(model, files)
 
     def differs(self, difference: Difference | None) -> None:
         """Record a difference, if it is one."""
@@ -220,13 +222,16 @@ class RunComparison(MlflowRunWriter):
         wanted = self._expected.files
         self.checked["files"] += len(wanted)
         two = two_clocks(info, self._run.data.tags)
-        stored = StoredFiles(self._target, self._run, two, from_server(info))
+        there = self._run.info
+        place = there.run_id, there.artifact_uri
+        stored = StoredFiles(self._target, *place, two, from_server(info))
         results = stored.compare(wanted)
         for path, result in sorted(results.items()):
+            by_design = KNOWN_TO_THE_SERVER if two and path in documents.KNOWN_TO_ONE else ""
             if result == "absent":
-                self.differs(Difference(f"no file {path}"))
+                self.differs(Difference(f"no file {path}", by_design))
             elif result == "different":
-                self.differs(Difference(f"file {path} has another content"))
+                self.differs(Difference(f"file {path} has another content", by_design))
             elif result == "by design":
                 described = path in (CONFIG_FILE, SUMMARY_FILE)
                 reason = (
@@ -238,6 +243,22 @@ class RunComparison(MlflowRunWriter):
                 side: Side = "" if described or not from_server(info) else "source"
                 what = f"file {path} has another content"
                 self.differs(Difference(what, by_design=reason, only_in=side))
+
+    def _compare_model(self, wanted: ModelCopy, files: dict[str, FileContent]) -> None:
+        self.checked["models"] += 1
+        place = self.experiment_id, self.run_id, wanted.first_id
+        there = self._target.call(find_model, self._target.mlflow, *place)
+        what = f"model {wanted.name}"
+        if there is None:
+            self.differs(Difference(f"no {what}"))
+            return
+        known = there.model_type or "", str(there.status), there.params or {}
+        if known != (wanted.kind, wanted.status, dict(wanted.params)):
+            self.differs(Difference(f"{what} has another type, status or params", fixable=False))
+        stored = StoredFiles(self._target, self.run_id, there.artifact_location, False, False)
+        for path, result in sorted(stored.compare(files).items()):
+            if result != "equal":
+                self.differs(Difference(f"file {path} of {what} is {result}", fixable=False))
 
     def _count_alone(self, kind: str, number: int) -> None:
         if number:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from mlflow_wandb_plugin.core.server_values import is_kept_as
 from mlflow_wandb_plugin.mapping.documents import CONFIG_FILE, SUMMARY_FILE, canonical_json
@@ -17,11 +17,10 @@ from mlflow_wandb_plugin.mlflow_access.repositories import open_repository
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.comparison.expected_run import FileContent, content_of
 
-if TYPE_CHECKING:
-    from mlflow.entities import Run
-
 DOWNLOADS = 4
 """Files of a run that are downloaded at the same time."""
+NOT_IN_A_LOG = ("digest",)
+"""What a local log does not tell of an artifact that the run used."""
 KNOWN_TO_THE_SERVER = ("version", "aliases")
 """Entries of an artifact's description that a local log does not have as W&B's server has them."""
 
@@ -29,8 +28,8 @@ FileResult: TypeAlias = Literal["equal", "by design", "absent", "different"]
 
 
 class StoredFiles:
-    """The artifacts of one run. Files of this machine are read in place; other stores get one
-    request per folder and one per file whose size is right.
+    """The artifacts of one run, or of one of its logged models. Files of this machine are read in
+    place; other stores get one request per folder and one per file whose size is right.
 
     Args:
         two_descriptions: whether one of the run and its replica is described by W&B's server, and
@@ -38,14 +37,21 @@ class StoredFiles:
         from_server: whether it is the run that W&B's server describes.
     """
 
-    def __init__(self, client: Client, run: Run, two_descriptions: bool, from_server: bool) -> None:
+    def __init__(
+        self,
+        client: Client,
+        run_id: str,
+        artifact_uri: str | None,
+        two_descriptions: bool,
+        from_server: bool,
+    ) -> None:
         from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
         self._client = client
         self._two_descriptions = two_descriptions
         self._from_server = from_server
-        self._run_id: str = run.info.run_id
-        repository = open_repository(run.info.artifact_uri, client.mlflow.tracking_uri)
+        self._run_id = run_id
+        repository = open_repository(artifact_uri or "", client.mlflow.tracking_uri)
         self._repository = repository
         self._folder: Path | None = None
         if isinstance(repository, LocalArtifactRepository):
@@ -147,4 +153,6 @@ def _without_server_facts(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _names(used: Iterable[Mapping[str, Any]]) -> set[str]:
-    return {canonical_json(_without_server_facts(one)) for one in used}
+    unknown = (*KNOWN_TO_THE_SERVER, *NOT_IN_A_LOG)
+    known = ({key: value for key, value in one.items() if key not in unknown} for one in used)
+    return set(map(canonical_json, known))

@@ -7,32 +7,12 @@ server knows only the last summary, and not which log set a value of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from mlflow_wandb_plugin.mapping import system_metrics, to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.comparison.expected_run import PointColumns
 from mlflow_wandb_plugin.targets.mlflow.comparison.points import Point
-from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points
-from mlflow_wandb_plugin.targets.mlflow.run_points import RunPoints
 
 REASON = "W&B's server does not say which log of a resumed run set a summary value"
-
-
-class ComparedPoints(RunPoints):
-    """`RunPoints` that keeps which points come from a summary.
-
-    Attributes:
-        of_summary: (step, Unix ms) of these points by metric, in the order of the logs.
-    """
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.of_summary: dict[str, list[tuple[int, int]]] = {}
-
-    def _write_summary(self, point: Points) -> None:
-        place = point.steps[0], point.timestamps_ms[0]
-        self.of_summary.setdefault(point.name, []).append(place)
-        super()._write_summary(point)
 
 
 class SummaryValues:
@@ -40,7 +20,7 @@ class SummaryValues:
 
     Args:
         points: of the run as it would be written now.
-        of_summary: see `ComparedPoints`.
+        of_summary: see `RunPoints`.
         other_rows: (Unix ms, step) of the rows that hold more than numbers.
         from_server: whether W&B's server describes the run, and logs its replica; else the other
             way round.

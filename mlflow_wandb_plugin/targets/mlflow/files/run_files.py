@@ -22,7 +22,6 @@ from mlflow_wandb_plugin.targets.mlflow.files.uploads import Uploads
 if TYPE_CHECKING:
     from mlflow.entities import RunData
 
-LONG_TAGS_FILE = "wandb/long_tags.json"
 LOSSES_FILE = "wandb/losses.jsonl"
 
 DIGEST_LENGTH = 12
@@ -55,6 +54,7 @@ class RunFiles:
         self.summary: dict[str, Any] = {}
         self._lineage: list[dict[str, Any]] = []
         self.long_tags: dict[str, str] = {}
+        self._summary_points: dict[str, list[list[int]]] = {}
 
     @property
     def tags(self) -> dict[str, str]:
@@ -88,7 +88,8 @@ class RunFiles:
         self._config = load(documents.CONFIG_FILE, {})
         self.summary = load(documents.SUMMARY_FILE, {})
         self._lineage = load(documents.LINEAGE_FILE, [])
-        self.long_tags = load(LONG_TAGS_FILE, {})
+        self.long_tags = load(documents.LONG_TAGS_FILE, {})
+        self._summary_points = load(documents.SUMMARY_POINTS_FILE, {})
         if LOSSES_FILE in paths:
             with contextlib.suppress(ValueError):
                 self._losses.load(self._uploads.download(LOSSES_FILE))
@@ -99,6 +100,7 @@ class RunFiles:
         """Forget what an earlier session wrote: all of the run comes again."""
         self._history.clear()
         self._config, self.summary, self._lineage, self.long_tags = {}, {}, [], {}
+        self._summary_points = {}
         self._losses.clear()
 
     def add_row(self, row: RowObjects) -> None:
@@ -118,6 +120,7 @@ class RunFiles:
         """Upload the files and the description of a logged artifact; note a used one."""
         if artifact.used:
             used = {"type": artifact.type, "name": artifact.name, "version": artifact.version}
+            used |= {"digest": artifact.digest} if artifact.digest else {}
             if used not in self._lineage:
                 self._lineage.append(used)
             return
@@ -138,6 +141,12 @@ class RunFiles:
                 self._losses.counts["artifact_file_missing"] += 1
         document = _describe(artifact)
         self._uploads.write_json(f"{documents.ARTIFACTS_DIR}/{base}.json", document)
+
+    def add_summary_points(self, points: Mapping[str, Iterable[tuple[int, int]]]) -> None:
+        """Note which points, (step, Unix ms) by metric, are of the summary and of no row."""
+        for name, places in points.items():
+            known = self._summary_points.setdefault(name, [])
+            known += [list(place) for place in places if list(place) not in known]
 
     def save_losses(self) -> None:
         """Upload new losses; call it before a position is written behind them."""
@@ -180,8 +189,14 @@ class RunFiles:
         if self._lineage:
             self._uploads.write_json(documents.LINEAGE_FILE, self._lineage)
             self._log_inputs()
-        if self.long_tags:
-            self._uploads.write_json(LONG_TAGS_FILE, self.long_tags)
+        optional = {
+            documents.LONG_TAGS_FILE: self.long_tags,
+            documents.SUMMARY_POINTS_FILE: self._summary_points,
+            documents.DEFINITIONS_FILE: to_mlflow.metric_definitions(info),
+        }
+        for path, content in optional.items():
+            if content:
+                self._uploads.write_json(path, content)
         self._uploads.wait()
         self.save_losses()
 
