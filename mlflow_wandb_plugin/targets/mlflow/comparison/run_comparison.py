@@ -20,6 +20,7 @@ from mlflow_wandb_plugin.core.protocols import Difference, Side
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.mapping import documents, to_mlflow
 from mlflow_wandb_plugin.mapping.documents import CONFIG_FILE, SUMMARY_FILE
+from mlflow_wandb_plugin.mapping.system_metrics import PREFIX as SYSTEM_PREFIX
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.comparison.differences import (
     NO_VERSION,
@@ -42,6 +43,7 @@ from mlflow_wandb_plugin.targets.mlflow.comparison.points import (
     different_points,
     latest_difference,
     point_differences,
+    without_shifted_steps,
 )
 from mlflow_wandb_plugin.targets.mlflow.comparison.stored_files import StoredFiles
 from mlflow_wandb_plugin.targets.mlflow.comparison.summary_values import (
@@ -53,6 +55,7 @@ from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
 from mlflow_wandb_plugin.targets.mlflow.run_start import (
     decided_tags,
     from_server,
+    is_start,
     start_of,
     two_clocks,
 )
@@ -180,11 +183,14 @@ class RunComparison(MlflowRunWriter):
         wanted = self._expected.points
         there = self._target.call(self._stored_points)
         two = two_clocks(info, self._run.data.tags)
+        moved = two and not is_start(info, self._run.info.start_time, self._run.data.tags)
         values: SummaryValues | None = None
         for name in sorted(wanted):
             self.checked["points"] += len(wanted[name].values)
             stored = there.pop(name, None)
             missing, extra = different_points(wanted[name], stored)
+            if moved and name.startswith(SYSTEM_PREFIX):
+                missing, extra = without_shifted_steps(missing, extra)
             differences = point_differences(name, missing, extra)
             if stored is not None and not differences:
                 latest = self._run.data.metrics.get(name)
