@@ -81,6 +81,9 @@ def test_ctrl_c_before_the_first_run_is_told(
 INTERRUPTED_IMPORT = """
 import os, runpy, signal, sys
 
+# A shell starts what it runs in the background with the signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 class Interrupting:
     def find_spec(self, name, path=None, target=None):
         if name == os.environ["WHILE"]:
