@@ -58,7 +58,8 @@ def test_a_run_that_names_no_project_is_found_like_the_others(
     if way != "sql" and IS_3_1:
         pytest.skip("MLflow 3.1 has no filter for a tag that is absent")
     target = opened_target(way, fresh_store, server, "nameless")
-    infos = [run_info(run_id=f"{way}{number}", project=f"nameless-{way}") for number in range(3)]
+    project = f"nameless-{way}"
+    infos = [run_info(run_id=f"{project}{number}", project=project) for number in range(3)]
     written = [write(target, info) for info in infos]
     client = MlflowClient(server if way == "server" else fresh_store)
     for run_id in written:
@@ -68,7 +69,7 @@ def test_a_run_that_names_no_project_is_found_like_the_others(
     assert [
         twin and (twin.run_id, twin.complete(info)) for info, twin in zip(infos, twins, strict=True)
     ] == [(run_id, True) for run_id in written]
-    assert later.find(run_info(run_id=f"{way}9", project=f"nameless-{way}")) is None
+    assert later.find(run_info(run_id=f"{project}9", project=project)) is None
 
 
 @WAYS
