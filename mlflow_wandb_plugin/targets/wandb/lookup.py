@@ -137,6 +137,7 @@ class Access:
         self._base_url = default_server() if server is None else server.base_url
         self._key = "" if server is None else server.api_key
         self._patience_s = patience_s
+        self._client: WandbClient | None = None
 
     def entity(self, given: str = "") -> str:
         """``given``, else the default entity of the API key's owner.
@@ -251,7 +252,10 @@ class Access:
         """Return a client of one project of the server."""
         key = self._key or find_api_key(self._base_url)
         address = ProjectAddress(self._base_url, self._base_url, entity, project, "", key)
-        return WandbClient(address, backoff=Backoff(self._patience_s))
+        if self._client is None:
+            self._client = WandbClient(address, backoff=Backoff(self._patience_s))
+        # All share one limit, and know whether the server has ever answered.
+        return self._client.for_project(address)
 
 
 def _unwrapped(text: Any) -> dict[str, Any]:

@@ -45,6 +45,8 @@ from mlflow_wandb_plugin.targets.wandb.turns import Turns
 from mlflow_wandb_plugin.wandb_api.address import ProjectAddress
 from mlflow_wandb_plugin.wandb_api.config_keys import set_config_keys
 
+PATIENCE_S = 300.0
+"""How long a server that has answered before is asked again."""
 WRITE_METHOD = WriteMethod("own", "a transaction log that wandb-core uploads")
 
 
@@ -78,7 +80,7 @@ class WandbTarget(Target):
         self._address = address
         self._options = options
         self._read_back = read_back
-        self._access = Access(server=address)
+        self._access = Access(PATIENCE_S, address)
         self._replicas = ReplicaSearch(self._access)
         self._turns = Turns()
 
