@@ -402,7 +402,7 @@ def test_a_plan_can_be_kept(
         (["--experiment", "{team}/{project}"], "there is no {team}; the placeholders are {entity}"),
         (
             ["--report", "report.pdf"],
-            "--report report.pdf: the name must end in .html, .json, .txt",
+            "--report report.pdf: the name must end in .html, .json, .jsonl, .txt",
         ),
         (["--report", "{file}/r.html"], "r.html cannot be written: "),
         (["--log-dir", "{file}/logs"], "logs cannot be written: "),

@@ -169,6 +169,7 @@ class MlflowRunWriter:
         self._rewrites["secret_hidden"] = hidden
         self._rewrites["name"] = self._names.count_rewritten()
         self._rewrites["time"] = to_mlflow.lost_run_times(info)
+        # Of a run that goes on, or a log that was read before, too.
         self._files.summary.update(info.summary)
         self._files.add_summary_points(self._points.of_summary)
         self._files.finish(info)
@@ -217,6 +218,7 @@ class MlflowRunWriter:
             # Each log of a resumed run has a summary of its own.
             self._ended_logs.add(info.segments)
             self._points.append_summary(info)
+            self._files.summary.update(info.summary)
 
     def _log_position(self, mark: Checkpoint) -> None:
         """Save losses first: nothing before ``mark`` is read again."""
