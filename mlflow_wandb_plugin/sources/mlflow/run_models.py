@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import inspect
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlflow_wandb_plugin.core.file_digests import base64_md5
 from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.mapping import to_wandb as rules
@@ -35,7 +34,6 @@ MODELS = "models"
 MODELS_A_PAGE = 50
 REGISTRY_FILE = "registered_model_meta"
 """A file that MLflow adds to a registered model when it downloads it, and not the model's own."""
-_BLOCK = 1 << 20
 
 
 class RunModels:
@@ -202,13 +200,7 @@ class RunModels:
 
 
 def _entry(path: str, local: Path) -> ArtifactEntry:
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(local, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return ArtifactEntry(
-        path, base64.b64encode(digest.digest()).decode(), local.stat().st_size, local
-    )
+    return ArtifactEntry(path, base64_md5(local), local.stat().st_size, local)
 
 
 def _document(name: str, content: Mapping[str, Any]) -> ArtifactEntry:

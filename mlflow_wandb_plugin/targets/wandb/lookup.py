@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
-from base64 import b64encode
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from mlflow_wandb_plugin.core.file_digests import base64_md5
 from mlflow_wandb_plugin.core.model import ArtifactRef
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import TargetUnavailableError, UsageError
@@ -286,6 +285,5 @@ def _same(node: Mapping[str, Any] | None, local: Path) -> bool:
     if node is None:
         return False
     if node.get("md5"):
-        digest = hashlib.md5(local.read_bytes(), usedforsecurity=False).digest()
-        return bool(node["md5"] == b64encode(digest).decode())
+        return bool(node["md5"] == base64_md5(local))
     return int(node.get("sizeBytes") or 0) == local.stat().st_size

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mlflow_wandb_plugin.core.atomic_files import copy_file, link_or_copy, replaced
+from mlflow_wandb_plugin.core.file_digests import base64_md5
 from mlflow_wandb_plugin.core.model import NO_FILE, ArtifactEntry, ArtifactRef, FileRef, RunInfo
 from mlflow_wandb_plugin.core.private_files import private_folder
 from mlflow_wandb_plugin.errors import TargetError
@@ -172,17 +172,3 @@ def manifest_digest(entries: Iterable[ManifestEntry | ArtifactEntry]) -> str:
 def is_version(alias: str) -> bool:
     """Whether W&B itself gives an alias to a version: ``latest``, ``v0``, ``v1``, …"""
     return alias == "latest" or (alias[:1] == "v" and alias[1:].isdigit())
-
-
-def base64_md5(path: Path) -> str:
-    """Return the digest of a file as W&B's manifests and file lists have it."""
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return base64.b64encode(digest.digest()).decode()
-
-
-def digests(files: Mapping[str, Path]) -> dict[str, str]:
-    """Return the digest of each file, by its path in the run."""
-    return {path: base64_md5(local) for path, local in files.items()}

@@ -9,6 +9,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from mlflow_wandb_plugin.core.file_digests import base64_md5
 from mlflow_wandb_plugin.core.identity import Twin
 from mlflow_wandb_plugin.core.model import (
     NO_FILE,
@@ -28,7 +29,6 @@ from mlflow_wandb_plugin.mapping.names import safe_path
 from mlflow_wandb_plugin.mapping.to_wandb import artifact_name
 from mlflow_wandb_plugin.targets.wandb.replica_folder import (
     WRITTEN_BY_CORE,
-    base64_md5,
     is_version,
     manifest_digest,
 )
