@@ -143,11 +143,16 @@ class FileRef:
     Attributes:
         path: relative to W&B's ``files/``, with forward slashes.
         refused: why the file is not read; ``local`` is then `NO_FILE`.
+        fixed: nobody writes to ``local`` any more: a link to it keeps its content.
+        removed: the run no longer has the file, or any file below the folder, of this path;
+            ``local`` is then `NO_FILE`. Only a run that is read from a journal has such.
     """
 
     path: str
     local: Path
     refused: str = ""
+    fixed: bool = False
+    removed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +161,8 @@ class ArtifactEntry:
 
     Attributes:
         refused: why the local copy is not read; ``local`` is then None.
+        kept_in: W&B's id of the artifact version that the target has this file of; it is not
+            uploaded again.
     """
 
     path: str
@@ -164,6 +171,7 @@ class ArtifactEntry:
     local: Path | None = None
     ref: str | None = None
     refused: str = ""
+    kept_in: str = ""
 
 
 @dataclass(frozen=True, slots=True)

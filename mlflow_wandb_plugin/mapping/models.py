@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlflow_wandb_plugin.core.model import ArtifactEntry
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 
 TYPE = "model"
@@ -17,7 +18,8 @@ DELETED = "DELETED"
 DONE = frozenset({"READY", "FAILED", DELETED})
 """Statuses of a logged model whose files no longer change."""
 REGISTERED = "mlflow_registered_versions"
-MODEL_ID = "mlflow_model_id"
+MODEL_ID, KIND, STATUS = "mlflow_model_id", "mlflow_model_type", "mlflow_status"
+PARAMS, TAGS, STEPS = "mlflow_params", "mlflow_tags", "mlflow_steps"
 NAME = "mlflow_name"
 """The model's name, where that of its artifact is another."""
 EMPTY_FILE = "mlflow_model.json"
@@ -33,7 +35,8 @@ class Model:
     """A logged model, as far as it is known.
 
     Attributes:
-        files: by their path in the model.
+        files: by their path in the model; those that W&B has and this machine has not are
+            entries of the artifact.
         versions: its registered versions, by name and version.
         known: its description is known; else only a registration of it is.
     """
@@ -45,23 +48,46 @@ class Model:
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     steps: list[int] = field(default_factory=list)
-    files: dict[str, Path] = field(default_factory=dict)
+    files: dict[str, Path | ArtifactEntry] = field(default_factory=dict)
     versions: dict[tuple[str, str], rules.Version] = field(default_factory=dict)
     known: bool = False
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any], artifact: str) -> Model:
+        """The inverse of `metadata`, for an artifact of the name ``artifact``; without files."""
+        model = cls(
+            str(metadata.get(MODEL_ID)),
+            str(metadata.get(NAME) or artifact),
+            str(metadata.get(KIND) or ""),
+            str(metadata.get(STATUS) or ""),
+            _texts(metadata.get(PARAMS)),
+            _texts(metadata.get(TAGS)),
+            [step for step in _list(metadata.get(STEPS)) if isinstance(step, int)],
+            known=True,
+        )
+        for document in registered_versions(metadata):
+            version = rules.Version.from_document(document)
+            model.versions[version.name, version.version] = version
+        return model
 
     @property
     def metadata(self) -> dict[str, Any]:
         """The metadata of the model's artifact."""
         return {
             MODEL_ID: self.model_id,
-            "mlflow_model_type": self.kind,
-            "mlflow_status": self.status,
-            "mlflow_params": dict(self.params),
-            "mlflow_tags": dict(self.tags),
-            "mlflow_steps": list(self.steps),
+            KIND: self.kind,
+            STATUS: self.status,
+            PARAMS: dict(self.params),
+            TAGS: dict(self.tags),
+            STEPS: list(self.steps),
             REGISTERED: self.registered,
             **({} if rules.artifact_name(self.name) == self.name else {NAME: self.name}),
         }
+
+    @property
+    def finished(self) -> bool:
+        """Whether its files no longer change, or all that is known is that it was registered."""
+        return self.status in DONE or not self.known
 
     @property
     def registered(self) -> list[dict[str, Any]]:
@@ -75,7 +101,7 @@ class Model:
     @property
     def aliases(self) -> set[str]:
         """The aliases of a new artifact of the model."""
-        return rules.aliases({self.model_id}, (), self.versions.values())
+        return rules.aliases({self.model_id}, (), self.registered)
 
 
 def model_of_version(version: Any, find: Callable[[str, str], Any]) -> str | None:
@@ -101,3 +127,16 @@ def registered_file(version: rules.Version) -> tuple[str, Mapping[str, Any] | No
     the run and no logged model; the document is None for one that was deleted."""
     alias = rules.version_alias(version.name, version.version)
     return alias, None if version.deleted else version.document() | {"source": version.source}
+
+
+def registered_versions(metadata: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the registered versions that an artifact's metadata has (`Version.document`)."""
+    return [entry for entry in _list(metadata.get(REGISTERED)) if isinstance(entry, Mapping)]
+
+
+def _texts(value: Any) -> dict[str, str]:
+    return {str(k): str(v) for k, v in value.items()} if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -454,26 +454,25 @@ class Version(NamedTuple):
 
 
 def aliases(
-    before: Iterable[str], registered: Iterable[Mapping[str, Any]], versions: Iterable[Version]
+    before: Iterable[str],
+    registered: Iterable[Mapping[str, Any]],
+    now: Iterable[Mapping[str, Any]],
 ) -> set[str]:
-    """The aliases of a model's artifact after ``versions`` were registered or changed.
+    """The aliases of a model's artifact after its registered versions changed.
 
     Args:
-        before: its current aliases.
-        registered: versions in its metadata (`Version.document`). The aliases of those that are
-            among ``versions`` are replaced.
+        before: its current aliases; those of users stay.
+        registered, now: all its versions before and after the change, as `Version.document`.
     """
-    versions = list(versions)
-    changed = {(version.name, version.version) for version in versions}
     found = set(before)
     for entry in registered:
-        if (entry.get("name"), entry.get("version")) in changed:
-            found -= _aliases_of(str(entry["name"]), str(entry["version"]), entry["aliases"])
-    for version in versions:
-        if not version.deleted:
-            found |= _aliases_of(version.name, version.version, version.aliases)
+        found -= _aliases_of(entry)
+    for entry in now:
+        found |= _aliases_of(entry)
     return found
 
 
-def _aliases_of(name: str, version: str, named: Iterable[str]) -> set[str]:
-    return {version_alias(name, version), *(named_alias(name, alias) for alias in named)}
+def _aliases_of(registered: Mapping[str, Any]) -> set[str]:
+    version = Version.from_document(registered)
+    named = {named_alias(version.name, alias) for alias in version.aliases}
+    return {version_alias(version.name, version.version), *named}

@@ -26,8 +26,8 @@ from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
 from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.replicator.wandb_shipment import WandbShipment, is_mirrored
 from mlflow_wandb_plugin.settings import PREFIX
+from mlflow_wandb_plugin.targets.wandb.log_upload import unset_user_run_variables
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, wanted_mode
-from mlflow_wandb_plugin.targets.wandb.run_writer import unset_user_run_variables
 
 POLL_S = 0.25
 LOCK_PATIENCE_S = 1.0

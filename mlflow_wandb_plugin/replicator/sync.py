@@ -25,8 +25,8 @@ from mlflow_wandb_plugin.replicator.mlflow_shipment import (
 from mlflow_wandb_plugin.replicator.run_log_of_journal import wandb_file_of
 from mlflow_wandb_plugin.replicator.wandb_shipment import WandbShipment
 from mlflow_wandb_plugin.settings import Settings
+from mlflow_wandb_plugin.targets.wandb.log_upload import unset_user_run_variables
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, wanted_mode
-from mlflow_wandb_plugin.targets.wandb.run_writer import unset_user_run_variables
 
 LOCK_PATIENCE_S = 60.0
 TARGET_PATIENCE_S = 60.0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlflow_wandb_plugin.core.model import RunInfo
+from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.errors import (
     MlflowWandbError,
     SourceUnavailableError,
@@ -16,10 +19,22 @@ from mlflow_wandb_plugin.errors import (
     UsageError,
 )
 from mlflow_wandb_plugin.journal import outbox
-from mlflow_wandb_plugin.journal.journal_locks import shipping_lock, trainer_alive
-from mlflow_wandb_plugin.journal.reader import read_header
+from mlflow_wandb_plugin.journal.journal_locks import (
+    exclusive_journal,
+    remove_journal,
+    shipping_lock,
+    trainer_alive,
+)
+from mlflow_wandb_plugin.journal.reader import JournalReader, read_header
 from mlflow_wandb_plugin.journal.status_file import read_status, write_status
-from mlflow_wandb_plugin.replicator.journal_upload import JournalUpload
+from mlflow_wandb_plugin.replicator.mirror_place import MirrorPlace, OfflineMirror, OnlineMirror
+from mlflow_wandb_plugin.sources.mlflow.journal_reading import (
+    JournalReading,
+    JournalStart,
+    Pauses,
+    find_start,
+)
+from mlflow_wandb_plugin.targets.wandb.log_upload import transmit_interval_s
 from mlflow_wandb_plugin.targets.wandb.lookup import wanted_mode
 from mlflow_wandb_plugin.targets.wandb.sdk_errors import CoreGoneError
 
@@ -65,7 +80,9 @@ class WandbShipment:
             try:
                 if not self._follow and trainer_alive(self.path):
                     return "live"
-                return self._upload()
+                while not (state := self._upload()):
+                    pass
+                return state
             except (UsageError, SourceUnavailableError, TargetUnavailableError) as error:
                 self.core_gone = isinstance(error, CoreGoneError)
                 return self.write_status("waiting", error=str(error))
@@ -82,27 +99,76 @@ class WandbShipment:
         return state
 
     def _upload(self) -> str:
-        upload = JournalUpload(self.path, wanted_mode(), self.write_status, self._status)
+        """Upload the journal, from its first byte; returns the state reached, empty if more was
+        appended after the run's end."""
+        header = read_header(self.path)
+        place = self._place(header)
+        start = self._start(place)
+        if start is None:
+            return "complete" if self._remove_if_delivered(_size_read(self.path)) else "live"
+        pauses = Pauses(self._wait, transmit_interval_s()) if self._follow else None
+        reading = JournalReading(self.path, header, start, place.models, pauses, place.whole)
+        items = reading.items()
+        first = next(items)
+        assert isinstance(first, RunInfo)
+        writer = place.writer(first, start)
+        self._status |= {"run_id": first.run_id, "project": first.project}
+        self.write_status("live", where=place.where())
         try:
-            quiet_since = time.monotonic()
-            while True:
-                alive = trainer_alive(self.path)
-                if upload.upload_new():
-                    quiet_since = time.monotonic()
-                    upload.send_pending()
-                    time.sleep(POLL_S)
-                    continue
-                quiet_s = time.monotonic() - quiet_since
-                ending = upload.due_ending(alive, quiet_s, self._follow)
-                if ending is not None:
-                    upload.end(ending)
-                    if upload.remove_if_delivered():
-                        return "complete"
-                if not self._keep_going():
-                    return self.write_status("live")
-                time.sleep(POLL_S)
+            replicate(itertools.chain([first], items), writer)
         finally:
-            upload.close_open_run()
+            writer.close()
+        self._status |= {
+            "name": reading.state.name or "",
+            "points": reading.state.points,
+            "losses": reading.state.losses | dict(writer.losses),
+            "rows": reading.next_row,
+            "about": reading.section,
+        }
+        if self._remove_if_delivered(reading.position, reading.kept_files):
+            return "complete"
+        return "" if self._follow and self._keep_going() else self.write_status("live")
+
+    def _place(self, header: Mapping[str, Any]) -> MirrorPlace:
+        if wanted_mode() == "offline":
+            return OfflineMirror(self.path, self._status)
+        entity, project = str(header.get("entity") or ""), str(header["project"])
+        return OnlineMirror(entity, project, str(header["mlflow_run_id"]))
+
+    def _start(self, place: MirrorPlace) -> JournalStart | None:
+        """Where the journal's rows begin; None if it has no operation, and gets none now."""
+        while True:
+            alive = trainer_alive(self.path)
+            start = find_start(self.path, place.section, place.rows)
+            if start is not None or not (alive and self._follow and self._wait()):
+                return start
+
+    def _wait(self) -> bool:
+        """Wait for more; returns whether to go on."""
+        time.sleep(POLL_S)
+        return self._keep_going()
+
+    def _remove_if_delivered(self, position: int, files: Iterable[Path] = ()) -> bool:
+        """Remove the journal and its files, if nobody writes it and ``position`` is its end."""
+        with exclusive_journal(self.path) as size:
+            if size != position:
+                return False
+            # The status first: a later journal of the run has to find where this one ended.
+            self.write_status("complete", error="")
+            remove_journal(self.path)
+        for local in files:
+            local.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.with_suffix(".files").rmdir()
+        return True
+
+
+def _size_read(path: Path) -> int:
+    """Offset behind the journal's last complete frame."""
+    reader = JournalReader(path)
+    for _ in reader.read():
+        pass
+    return reader.position
 
 
 def is_mirrored(path: Path) -> bool:

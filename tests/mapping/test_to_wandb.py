@@ -143,22 +143,19 @@ def test_artifact_names_are_legal_and_tell_names_apart(name: str) -> None:
 
 
 def test_aliases_follow_the_registered_versions() -> None:
-    """Aliases of a version told anew give way; those of others and of users stay."""
-    first = rules.Version("fraud", "1", ("champion",))
+    """Aliases of a version that changed or is gone give way; those of users stay."""
+    first = rules.Version("fraud", "1", ("champion",)).document()
     aliases = rules.aliases({"latest", "mine"}, (), [first])
     assert aliases == {"latest", "mine", "fraud-v1", "fraud-champion"}
-    other = rules.Version("fraud-eu", "4", ("champion",))
-    aliases = rules.aliases(aliases, [first.document()], [other])
+    other = rules.Version("fraud-eu", "4", ("champion",)).document()
+    aliases = rules.aliases(aliases, [first], [first, other])
     assert aliases >= {"fraud-v1", "fraud-champion", "fraud-eu-v4", "fraud-eu-champion"}
-    moved = first._replace(aliases=("best",))
-    registered = [first.document(), other.document()]
-    aliases = rules.aliases(aliases, registered, [moved])
+    moved = {**first, "aliases": ["best"]}
+    aliases = rules.aliases(aliases, [first, other], [moved, other])
     assert aliases == {
         "latest", "mine", "fraud-v1", "fraud-best", "fraud-eu-v4", "fraud-eu-champion",
     }  # fmt: skip
-    gone = moved._replace(deleted=True)
-    registered = [moved.document(), other.document()]
-    assert rules.aliases(aliases, registered, [gone]) == {
+    assert rules.aliases(aliases, [moved, other], [other]) == {
         "latest", "mine", "fraud-eu-v4", "fraud-eu-champion",
     }  # fmt: skip
 

@@ -18,7 +18,6 @@ from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.core.model import RunInfo, Selection
 from mlflow_wandb_plugin.core.protocols import Source
-from mlflow_wandb_plugin.replicator import journal_upload
 from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.replicator.test_forwarder import MODEL, VERSION
@@ -30,6 +29,9 @@ from tests.support.processes import started, wait_until
 from tests.support.wandb_source import source_of
 from tests.wandb_server import WandbServer
 from tests.wandb_server.clients import environment
+
+NAME = "offline-run-20231114_221320-off"
+"""The folder of the run ``off``, by its start in UTC."""
 
 
 @pytest.fixture
@@ -124,9 +126,7 @@ def test_a_forwarder_killed_offline_leaves_one_run(
     """The partial run of the killed forwarder is never visible, and is written again."""
     run = write(folder)
     with forwarder(folder, env, tmp_path) as process:
-        wait_until(
-            lambda: list(folder.glob("off.wandb/wandb/offline-run-*/*.wandb")), what="the log"
-        )
+        wait_until(lambda: list(folder.glob("off.wandb/*.wandb")), what="the log")
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
@@ -139,23 +139,26 @@ def test_a_forwarder_killed_offline_leaves_one_run(
     assert info_of(folder).state == "finished"
 
 
-def test_a_status_file_cannot_name_folders_to_remove(tmp_path: Path, folder: Path) -> None:
-    """Of the folders that it lists, only this run's where wandb has them are removed."""
-    place = folder.parent
-    ours = place / "offline-run-20260101_000000-off"
-    named = {
-        "another run's": place / "offline-run-20260101_000000-other",
-        "elsewhere": tmp_path / "private" / "offline-run-20260101_000000-off",
-        "no run folder": place / "offline-run-off",
-        "a link": place / "offline-run-20260102_000000-off",
-    }
-    for path in (ours, *named.values()):
-        if path != named["a link"]:
-            path.mkdir(parents=True)
-    named["a link"].symlink_to(named["elsewhere"])
-    journal_upload._delete_offline_runs([ours, *named.values()], folder / "off.journal", "off")
-    assert not ours.exists()
-    assert [name for name, path in named.items() if not path.is_dir()] == []
+@pytest.mark.parametrize("other", ["folder", "link"])
+def test_a_folder_of_others_is_not_replaced(
+    env: dict[str, str], folder: Path, tmp_path: Path, other: str
+) -> None:
+    """Where another run's folder, or a link to a folder, has the name, the run gets a name of its
+    own."""
+    write(folder).end()
+    place = folder.parent / NAME
+    theirs = place if other == "folder" else tmp_path / "theirs"
+    theirs.mkdir(parents=True)
+    (theirs / "mine.txt").write_text("mine")
+    if other == "link":
+        tags = {"wandb.run_id": "off", "wandb.project": "offline"}
+        (theirs / "mlflow-wandb-replica.json").write_text(json.dumps(tags))
+        place.symlink_to(theirs)
+    before = sorted(theirs.iterdir())
+    forward(folder, env, tmp_path)
+    assert sorted(theirs.iterdir()) == before
+    [ours] = [path for path in offline_runs(folder) if path.name != NAME]
+    assert list(ours.glob("*.wandb"))
 
 
 @pytest.mark.parametrize("linked", ["file", "folder"])
@@ -207,7 +210,7 @@ def test_a_second_offline_run_continues_the_row_numbers(
     there = [line.row["_step"] for line in wandb.run("offline/onward").history.live]
     assert there == list(range(13))
     status = json.loads((folder / "onward.status").read_text())
-    assert status["losses"] == {"alias of a model that was written offline before": 1}
+    assert status["losses"] == {"alias of a model that W&B does not have": 1}
     assert status["about"]["status"] == "FINISHED"
 
 

@@ -19,7 +19,7 @@ from tests.support.mirrored import START_MS, JournalledRun, forward, forwarder
 from tests.support.processes import free_port, wait_until
 from tests.wandb_server import Run, WandbServer
 from tests.wandb_server.clients import environment
-from tests.wandb_server.faults import Match
+from tests.wandb_server.faults import Match, Request
 
 STREAM = "POST /files/*/file_stream"
 
@@ -89,7 +89,7 @@ def test_a_run_is_followed_while_it_goes_on(
         run.points(10, start=10)
         wait_until(lambda: losses(there) == expected(20), what="more rows")
         assert (there.state, said(run.path)[0]) == ("running", "live")
-        assert forward(folder, env, tmp_path), "a second forwarder has nothing to say"
+        assert forward(folder, env, tmp_path) == "", "a second forwarder has nothing to do"
         assert process.poll() is None
         run.end()
         assert process.wait(30) == 0
@@ -244,12 +244,19 @@ def test_a_file_that_wandb_gave_up_on_is_sent_again(
     assert losses(there) == expected(3)
 
 
+@pytest.mark.parametrize("for_good", [True, False])
 def test_what_wandb_refuses_is_counted_and_the_rest_goes_on(
-    wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path
+    wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path, for_good: bool
 ) -> None:
-    """A model that W&B refuses delays neither its run nor other models."""
-    wandb.fail("CreateArtifact", status=400)
-    run = JournalledRun(folder, "no", project="no")
+    """A model that W&B refuses is sent a second time, and delays neither its run nor others."""
+
+    def is_first(request: Request) -> bool:
+        name = request.variables.get("input", {}).get("artifactCollectionName")
+        return (request.operation, name) == ("CreateArtifact", "first")
+
+    fault = wandb.fail(is_first, status=400, times=None if for_good else 1)
+    project = f"no-{for_good}"
+    run = JournalledRun(folder, "no", project=project)
     run.create("n" * 200)
     for name in ("first", "second"):
         run.op("model", id=name, name=name, type="", params={}, tags={}, status="READY")
@@ -257,12 +264,15 @@ def test_what_wandb_refuses_is_counted_and_the_rest_goes_on(
     run.points(3)
     run.end()
     forward(folder, env, tmp_path, linger=3)
-    there = wandb.run("no/no")
+    there = wandb.run(f"{project}/no")
     assert losses(there) == expected(3)
-    assert there.values["mlflow"]["lost"] == {"model refused": 1}
-    assert [artifact.collection.name for artifact in there.logged_artifacts] == ["second"]
+    lost = {"artifact": 1} if for_good else {}
+    assert fault.hits == (2 if for_good else 1)
+    assert json.loads(there.values["mlflow_wandb_replica"]["wandb.sync.losses"]) == lost
+    assert read_status(run.path)["losses"] == lost
+    logged = sorted(artifact.collection.name for artifact in there.logged_artifacts)
+    assert logged == (["second"] if for_good else ["first", "second"])
     assert (there.display_name, there.values["mlflow"]["name"]) == ("n" * 128, "n" * 200)
-    assert read_status(run.path)["losses"] == {"model refused": 1}
 
 
 def test_sync_leaves_a_run_on_a_server_running(

@@ -16,32 +16,11 @@ from mlflow_wandb_plugin.core.model import (
     Selection,
     Series,
 )
-from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.plugins import open_source
-from mlflow_wandb_plugin.replicator.mirrored_run import MirroredRunState, apply_operation
-from mlflow_wandb_plugin.replicator.pending_uploads import PendingUploads
+from mlflow_wandb_plugin.sources.mlflow.journal_reading import JournalReading, find_start
 from tests.store.conftest import Sent
 
 T = 1_700_000_000_000
-
-
-class Rows:
-    """Takes rows in place of the W&B run; an image or a table is the text of its key."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-    def log(self, number: int, document: dict[str, Any]) -> None:
-        assert number == len(self.rows)
-        self.rows.append(document)
-
-    def log_image(self, number: int, name: rules.ImageName, local: Path, at_ms: int) -> None:
-        at = (name.timestamp_ms or at_ms) / 1000
-        step = {} if name.step is None else {"mlflow_step": name.step}
-        self.log(number, {name.key: "image-file", "_timestamp": at, **step})
-
-    def log_table(self, number: int, key: str, columns: Any, data: Any, at_ms: int) -> None:
-        self.log(number, {key: "table-file", "_timestamp": at_ms / 1000})
 
 
 @pytest.fixture
@@ -79,34 +58,58 @@ def run_id(mirrored: str) -> str:
 
 def test_the_same_in_wandb(run_id: str, mirrored: str, sent: Sent, fresh_process: Path) -> None:
     """Name, notes, tags, config, group, rows, models and datasets, value by value."""
-    journal = sent()[run_id]
-    state, rows = MirroredRunState(), Rows()
-    pending = PendingUploads(run_id, state.lost)
-    for operation in journal.operations:
-        for row in apply_operation(operation, state, pending, fresh_process / f"{run_id}.files"):
-            row(rows, len(rows.rows))  # type: ignore[arg-type]
-    live = state.describe(journal.header, {})
+    header = sent()[run_id].header
+    path = fresh_process / f"{run_id}.journal"
+    start = find_start(path, {}, 0)
+    assert start is not None
+    live = list(JournalReading(path, header, start, dict, None, whole=False).items())
     source = open_source(mirrored)
     [listed] = source.runs(Selection())
-    items = list(source.read(listed, {}))
-    info = [item for item in items if isinstance(item, RunInfo)][-1]
+    later = list(source.read(listed, {}))
+    first, second = _info(live), _info(later)
 
-    assert (info.name, info.notes, info.tags) == (live.name, live.notes, live.tags)
-    assert info.config == live.config
-    assert info.project == journal.header["project"]
-    assert info.group == (state.parent or "")
-    assert _rows(items) == [_timeless(row) for row in rows.rows]
-    artifacts = [item for item in items if isinstance(item, ArtifactRef)]
-    [model] = pending.models.values()
-    assert [(one.name, one.metadata, set(one.aliases)) for one in artifacts if not one.used] == [
-        (rules.artifact_name(model.name), model.metadata, model.aliases)
-    ]
-    assert [(one.name, one.metadata) for one in artifacts if one.used] == [
-        rules.used_dataset(dataset)[:2] for dataset in pending.datasets
-    ]
-    files = {item.path for item in items if isinstance(item, FileRef)}
-    assert {path for path in files if not path.startswith("media/")} == {
-        rules.file_path(path) for path in pending.files
+    assert (first.name, first.notes, first.tags) == (second.name, second.notes, second.tags)
+    assert (first.project, first.group, first.state) == (second.project, second.group, second.state)
+    config = {**first.config, "mlflow": {**first.config["mlflow"]}}
+    del config["mlflow"]["journal"]
+    assert config == second.config
+    assert _summary(first) == _summary(second)
+    assert _rows(live) == _rows(later)
+    assert _artifacts(live) == _artifacts(later)
+    assert _files(live) == _files(later)
+
+
+def _info(items: list[Any]) -> RunInfo:
+    return [item for item in items if isinstance(item, RunInfo)][-1]
+
+
+def _summary(info: RunInfo) -> dict[str, Any]:
+    """The summary; media without their paths, which have the number of their row."""
+    return {
+        key: {name: value[name] for name in value if name != "path"}
+        if isinstance(value, dict)
+        else value
+        for key, value in info.summary.items()
+    }
+
+
+def _artifacts(items: list[Any]) -> list[tuple[Any, ...]]:
+    return sorted(
+        (
+            (item.type, item.name, item.version, item.used, sorted(item.aliases), item.metadata,
+             [(entry.path, entry.digest, entry.size) for entry in item.entries])
+            for item in items
+            if isinstance(item, ArtifactRef)
+        ),
+        key=str,
+    )  # fmt: skip
+
+
+def _files(items: list[Any]) -> dict[str, bytes]:
+    return {
+        item.path: item.local.read_bytes()
+        for item in items
+        if isinstance(item, FileRef) and not item.path.startswith("media/")
     }
 
 

@@ -101,7 +101,7 @@ def run_info(
         config=config,
         first_config=flatten(config),
         summary={rules.metric_key(key): finite(value) for key, value in run.data.metrics.items()},
-        facts=_facts(tags, info.user_id or "") | {MLFLOW_RUN_ID: info.run_id},
+        facts=run_facts(tags, info.user_id or "") | {MLFLOW_RUN_ID: info.run_id},
     )
 
 
@@ -120,7 +120,8 @@ def finite(value: float) -> float:
     return float("inf") * value if abs(value) == LARGEST else value
 
 
-def _facts(tags: Mapping[str, str], user: str) -> dict[str, str]:
+def run_facts(tags: Mapping[str, str], user: str) -> dict[str, str]:
+    """Return the run's origin for `RunInfo.facts`, by its tags."""
     named = rules.source_settings(tags)
     found = {fact: tags.get(tag, "") for fact, tag in _FACTS.items()}
     found["git_remote"] = named.get("git_remote_url", "")

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import inspect
-import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mlflow_wandb_plugin.core.file_digests import base64_md5
 from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.mapping import to_wandb as rules
-from mlflow_wandb_plugin.mapping.models import (
-    EMPTY_FILE,
-    TYPE,
-    Model,
-    model_of_version,
-    registered_file,
-)
+from mlflow_wandb_plugin.mapping.models import Model, model_of_version, registered_file
 from mlflow_wandb_plugin.mapping.names import safe_path
-from mlflow_wandb_plugin.sources.mlflow.artifact_store import TEMP_PREFIX, ArtifactStore
+from mlflow_wandb_plugin.sources.mlflow.artifact_refs import (
+    file_entry,
+    model_artifact,
+    used_datasets,
+)
+from mlflow_wandb_plugin.sources.mlflow.artifact_store import ArtifactStore
 from mlflow_wandb_plugin.sources.mlflow.run_description import RunDetails, datasets
 from mlflow_wandb_plugin.sources.mlflow.store_client import PAGE, StoreClient
-from mlflow_wandb_plugin.sources.temp_dirs import RefCountedTempDir
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -107,33 +102,11 @@ class RunModels:
         model, location = self._models[model_id]
         name = rules.artifact_name(model.name)
         same = [each for each, _ in self._models.values() if rules.artifact_name(each.name) == name]
-        entries = tuple(self._entries(location)) or (_document(EMPTY_FILE, model.metadata),)
-        return ArtifactRef(
-            TYPE,
-            name,
-            f"v{same.index(model)}",
-            aliases=tuple(sorted(model.aliases)),
-            metadata=model.metadata,
-            entries=entries,
-        )
+        return model_artifact(model, same.index(model), self._entries(location))
 
     def used(self) -> Iterator[ArtifactRef]:
         """Yield the run's datasets as artifacts that it used."""
-        versions: dict[str, list[Any]] = {}
-        for dataset in datasets(self._run):
-            used = rules.used_dataset(dataset)
-            known = versions.setdefault(used.name, [])
-            if used.document in known:
-                continue
-            known.append(used.document)
-            yield ArtifactRef(
-                rules.DATASET_TYPE,
-                used.name,
-                f"v{len(known) - 1}",
-                metadata=used.metadata,
-                entries=(_document(rules.DATASET_FILE, used.document),),
-                used=True,
-            )
+        return used_datasets(datasets(self._run))
 
     def _model(self, found: Any) -> Model:
         outputs = getattr(self._run.outputs, "model_outputs", None) or ()
@@ -178,7 +151,7 @@ class RunModels:
             if copy.refused:
                 yield ArtifactEntry(path, "", file.size, refused=copy.refused)
             else:
-                yield _entry(path, copy.path)
+                yield file_entry(path, copy.path)
 
     def _load_traces(self) -> None:
         search = self._client.store.search_traces
@@ -197,14 +170,3 @@ class RunModels:
             self.details.traces += len(found)
             if not token:
                 return
-
-
-def _entry(path: str, local: Path) -> ArtifactEntry:
-    return ArtifactEntry(path, base64_md5(local), local.stat().st_size, local)
-
-
-def _document(name: str, content: Mapping[str, Any]) -> ArtifactEntry:
-    """A file of an artifact that is made of what is known."""
-    local = RefCountedTempDir(TEMP_PREFIX).new_file(name)
-    local.write_text(json.dumps(content, sort_keys=True, indent=1), encoding="utf-8")
-    return _entry(name, local)

@@ -52,13 +52,15 @@ class LogArtifact(NamedTuple):
 
 
 class ManifestEntry(NamedTuple):
-    """One file of an artifact. ``local_path`` is empty for a reference."""
+    """One file of an artifact. ``local_path`` is empty for a reference, and for a file that W&B has
+    of another version, with the id ``kept_in``."""
 
     path: str
     digest: str
     size: int
     local_path: str = ""
     ref: str = ""
+    kept_in: str = ""
 
 
 def json_text(value: Any) -> str:
@@ -237,6 +239,7 @@ def artifact(logged: LogArtifact, run_id: str, entity: str, project: str) -> pb.
             size=entry.size,
             local_path=entry.local_path,
             ref=entry.ref,
+            birth_artifact_id=entry.kept_in,
             skip_cache=True,
         )
     return record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -48,7 +49,9 @@ query LoggedArtifacts($entity: String!, $project: String!, $run: String!, $curso
   project(name: $project, entityName: $entity) {
     run(name: $run) {
       outputArtifacts(after: $cursor, first: 100) {
-        edges { node { digest state } }
+        edges {
+          node { digest state artifactType { name } artifactSequence { name } }
+        }
         pageInfo { endCursor hasNextPage }
       }
     }
@@ -227,25 +230,33 @@ class Access:
                 return True
         return False
 
-    def wait_for_artifacts(self, address: RunAddress, digests: Collection[str]) -> None:
-        """Wait until the server says that the run has logged the artifacts with ``digests``.
-
-        Raises:
-            TargetUnavailableError: it lacks some after `ARRIVAL_TIMEOUT_S`.
-        """
+    def logged_artifacts(self, address: RunAddress) -> set[tuple[str, str, str]]:
+        """Return type, name and digest of the artifacts that a run has logged completely."""
         client = self.client(address.entity, address.project)
 
         def page(cursor: str | None) -> Any:
             return client.run(LOGGED, address.run_id, cursor=cursor).get("outputArtifacts")
 
-        def lacking() -> str:
-            nodes = client.pages(page)
-            done = {node.get("digest") for node in nodes if node.get("state") == "COMMITTED"}
-            missing = len(set(digests) - done)
-            return f"lacks {missing} artifacts" if missing else ""
+        return {
+            (node["artifactType"]["name"], node["artifactSequence"]["name"], str(node["digest"]))
+            for node in client.pages(page)
+            if node.get("state") == "COMMITTED"
+        }
 
-        if digests:
+    def missing_artifacts(
+        self, address: RunAddress, wanted: Collection[tuple[str, str, str]]
+    ) -> set[tuple[str, str, str]]:
+        """Return those of ``wanted`` that the server, after some patience, does not say the run
+        has logged."""
+        missing = set(wanted)
+
+        def lacking() -> str:
+            missing.difference_update(self.logged_artifacts(address))
+            return f"lacks {len(missing)} artifacts" if missing else ""
+
+        with contextlib.suppress(TargetUnavailableError):
             _wait_until_nothing_lacks(lacking)
+        return missing
 
     def client(self, entity: str, project: str) -> WandbClient:
         """Return a client of one project of the server."""

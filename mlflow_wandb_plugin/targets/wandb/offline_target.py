@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mlflow_wandb_plugin.core import identity
@@ -47,7 +46,7 @@ class OfflineTarget(Target):
 
     def find(self, info: RunInfo) -> Twin | None:
         folder = self._root / folder_name(info)
-        tags = _tags(folder)
+        tags = replica_tags(folder)
         if not folder.exists():
             return None
         return Twin(
@@ -67,7 +66,11 @@ class OfflineTarget(Target):
                 f"{self._root / folder_name(info)} holds another run: choose another folder"
             )
         check_run_id(info.run_id)
-        place = OfflinePlace(self._root, info)
+        name = folder_name(info)
+        # Without an entity, `wandb sync` takes that of the key's owner.
+        place = OfflinePlace(
+            "", info.project, self._root / name, self._root / f"{UNFINISHED}{name}"
+        )
         return ReplicaWriter(place, info, origin, Arrived(), self._options.selection)
 
     def place(self, experiment_id: str, run_id: str) -> Place:
@@ -75,22 +78,33 @@ class OfflineTarget(Target):
 
 
 class OfflinePlace(ReplicaPlace):
-    """The folder of one offline run. It has its name once it is complete."""
+    """The folder of one offline run. It has its name once it is complete.
 
-    def __init__(self, root: Path, info: RunInfo) -> None:
-        # Without an entity, `wandb sync` takes that of the key's owner.
-        self.entity, self.project = "", info.project
-        self._root = root
-        self._folder = root / f"{UNFINISHED}{folder_name(info)}"
+    Args:
+        entity, project: where ``wandb sync`` uploads it.
+        final: the folder; what is there is replaced.
+        unfinished: where it is written.
+    """
+
+    def __init__(self, entity: str, project: str, final: Path, unfinished: Path) -> None:
+        self.entity, self.project = entity, project
+        self._final = final
+        self._unfinished = unfinished
 
     def folder(self, info: RunInfo) -> Path:
-        return self._folder
+        return self._unfinished
 
     def final_folder(self, info: RunInfo) -> Path:
-        return self._root / folder_name(info)
+        return self._final
 
     def lacking_files(self, info: RunInfo, files: Mapping[str, Path]) -> list[str]:
         return list(files)
+
+    def remove_files(self, info: RunInfo, paths: Sequence[str]) -> None:
+        """The folder has what the run has now; ``wandb sync`` deletes nothing on a server."""
+
+    def clear(self, info: RunInfo, fields: Collection[str]) -> None:
+        """``wandb sync`` empties nothing on a server."""
 
     def deliver(self, info: RunInfo, folder: ReplicaFolder, whole: Arrived) -> None:
         if folder.used:
@@ -99,15 +113,16 @@ class OfflinePlace(ReplicaPlace):
         write_atomically(
             folder.path / REPLICA_FILE, json.dumps(dict(whole.replica)), mode=FILE_MODE
         )
-        final = self.final_folder(info)
-        shutil.rmtree(final, ignore_errors=True)
-        os.rename(folder.path, final)
+        shutil.rmtree(self._final, ignore_errors=True)
+        self._final.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(folder.path, self._final)
 
     def close(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._unfinished, ignore_errors=True)
 
 
-def _tags(folder: Path) -> Mapping[str, str]:
+def replica_tags(folder: Path) -> Mapping[str, str]:
+    """Return the tags of identity of the run in a folder; empty if others wrote it."""
     try:
         document = json.loads((folder / REPLICA_FILE).read_bytes())
     except (OSError, ValueError):

@@ -58,6 +58,7 @@ class ReplicaFolder:
 
     Attributes:
         files: copies of the run's files, by their path in the run.
+        removed: files and folders that the run no longer has.
         artifacts: the artifacts to be logged, in order.
         used: artifacts that the run used, which other runs have logged.
     """
@@ -70,11 +71,13 @@ class ReplicaFolder:
         self._final = final.absolute()
         self.log_path = path / f"run-{safe_path(run_id)}.wandb"
         self.files: dict[str, Path] = {}
+        self.removed: list[str] = []
         self.artifacts: list[LogArtifact] = []
         self.used: list[ArtifactRef] = []
         self.losses = losses
         self._log = LogWriter(self.log_path, BUFFER_BYTES)
         self._records = 0
+        self._further_logs = 0
         self.write(log_records.header())
 
     def write(self, record: Any) -> None:
@@ -90,6 +93,9 @@ class ReplicaFolder:
         """Keep a file of the run, also when the source removes its own copy."""
         if item.path in WRITTEN_BY_CORE:
             return
+        if item.removed:
+            self._remove_file(safe_path(item.path))
+            return
         if item.refused or item.local == NO_FILE or not item.local.is_file():
             self.losses["file"] += 1
             return
@@ -97,9 +103,15 @@ class ReplicaFolder:
         copy = self.path / FILES / path
         copy.parent.mkdir(parents=True, exist_ok=True)
         with replaced(copy) as temporary:
-            # The source may still write the file: a link would change with it.
-            copy_file(item.local, temporary)
+            # A link to a file that the source may still write would change with it.
+            (link_or_copy if item.fixed else copy_file)(item.local, temporary)
         self.files[path] = copy
+
+    def _remove_file(self, path: str) -> None:
+        """Remove a file, or the files of a folder."""
+        for known in [name for name in self.files if f"{name}/".startswith(f"{path}/")]:
+            del self.files[known]
+        self.removed.append(path)
 
     def add_artifact(self, item: ArtifactRef) -> None:
         """Keep an artifact with its files, to be logged at the end, under a name that W&B takes."""
@@ -116,8 +128,9 @@ class ReplicaFolder:
 
     def _entry_of(self, place: Path) -> Any:
         def entry(item: ArtifactEntry) -> ManifestEntry | None:
-            if item.ref is not None:
-                return ManifestEntry(item.path, item.digest, item.size, ref=item.ref)
+            if item.ref is not None or item.kept_in:
+                ref = item.ref or ""
+                return ManifestEntry(item.path, item.digest, item.size, "", ref, item.kept_in)
             if item.local is None or not item.local.is_file():
                 self.losses["artifact_file"] += 1
                 return None
@@ -135,22 +148,10 @@ class ReplicaFolder:
         if wanted := sorted(paths):
             self.write(log_records.files(wanted))
 
-    def rounds(self) -> list[list[LogArtifact]]:
-        """Return `artifacts` in parts to be uploaded one after the other: wandb-core uploads those
-        of one log at the same time, and W&B numbers the versions of an artifact as they arrive."""
-        rounds: list[list[LogArtifact]] = []
-        versions: Counter[tuple[str, str]] = Counter()
-        for artifact in self.artifacts:
-            name = artifact.about.type, artifact.about.name
-            if versions[name] == len(rounds):
-                rounds.append([])
-            rounds[versions[name]].append(artifact)
-            versions[name] += 1
-        return rounds
-
-    def later_log(self, number: int, records: Iterable[Any]) -> Path:
+    def further_log(self, records: Iterable[Any]) -> Path:
         """Write ``records`` into another log of the run; returns its path."""
-        path = self.path / f"{self.log_path.stem}-{number}.wandb"
+        self._further_logs += 1
+        path = self.path / f"{self.log_path.stem}-{self._further_logs}.wandb"
         with LogWriter(path, BUFFER_BYTES) as log:
             for place, record in enumerate((log_records.header(), *records), 1):
                 record.num = place
@@ -159,6 +160,21 @@ class ReplicaFolder:
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def in_rounds(artifacts: Iterable[LogArtifact]) -> list[list[LogArtifact]]:
+    """Part artifacts so that they can be uploaded one part after the other: wandb-core may upload
+    those of one log at the same time, and W&B numbers the versions of an artifact as they arrive.
+    """
+    rounds: list[list[LogArtifact]] = []
+    versions: Counter[tuple[str, str]] = Counter()
+    for artifact in artifacts:
+        name = artifact.about.type, artifact.about.name
+        if versions[name] == len(rounds):
+            rounds.append([])
+        rounds[versions[name]].append(artifact)
+        versions[name] += 1
+    return rounds
 
 
 def manifest_digest(entries: Iterable[ManifestEntry | ArtifactEntry]) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,14 @@ class ReplicaPlace(ABC):
     def lacking_files(self, info: RunInfo, files: Mapping[str, Path]) -> list[str]:
         """Return those of ``files`` that W&B does not have with this content."""
 
+    @abstractmethod
+    def remove_files(self, info: RunInfo, paths: Sequence[str]) -> None:
+        """Delete files and folders of the run, as far as W&B has them.
+
+        Raises:
+            TargetUnavailableError: W&B does not answer.
+        """
+
     def artifacts_of_log(self, folder: ReplicaFolder) -> Sequence[LogArtifact]:
         """Return the artifacts that the run's log is to have; `deliver` sees to the others."""
         return folder.artifacts
@@ -77,7 +85,7 @@ class ReplicaPlace(ABC):
 
     @abstractmethod
     def deliver(self, info: RunInfo, folder: ReplicaFolder, whole: Arrived) -> None:
-        """Bring a closed log to its place, and record the tags once all has arrived.
+        """Bring a closed log to its place, and record the tags, if any, once all has arrived.
 
         Args:
             whole: what W&B has when all has arrived.
@@ -85,6 +93,10 @@ class ReplicaPlace(ABC):
         Raises:
             TargetUnavailableError: W&B does not have everything.
         """
+
+    @abstractmethod
+    def clear(self, info: RunInfo, fields: Collection[str]) -> None:
+        """Empty the run's ``tags`` or ``notes``: a log that lacks them leaves them as they are."""
 
     @abstractmethod
     def close(self) -> None:
@@ -95,35 +107,38 @@ class ReplicaWriter:
     """A `RunWriter` of one W&B run.
 
     Rows that W&B has are left out, so a run is read from its start each time, and what is written
-    twice is the same. Nothing is sent before `finish`.
+    twice is the same. Nothing is sent before `finish`, unless ``sends_parts``.
 
     Args:
         arrived: what W&B has of the run.
         selection: which metrics and artifacts the items have, as text.
+        sends_parts: whether each checkpoint sends what there is, for a run that goes on.
     """
 
     def __init__(
-        self, place: ReplicaPlace, info: RunInfo, origin: Origin, arrived: Arrived, selection: str
+        self,
+        place: ReplicaPlace,
+        info: RunInfo,
+        origin: Origin,
+        arrived: Arrived,
+        selection: str,
+        sends_parts: bool = False,
     ) -> None:
         self._losses: Counter[str] = Counter()
         self._place = place
         self._first = self._info = info
         self._arrived = arrived
+        self._sends_parts = sends_parts
         self._secrets = Secrets.of_setting()
         made = identity.identity_tags(info, origin, rules.MAPPING_VERSION)
         made |= {identity.SELECTION: selection} if selection else {}
         self._replica = {**made, **(arrived.replica or {}), identity.STATE: "live"}
         self._rows = HistoryRows(arrived.rows - 1)
         self._system: dict[int, dict[str, float]] = {}
-        folder, final = place.folder(info), place.final_folder(info)
-        # A reader of the log decides by its first record what the run is.
-        of_mlflow = (rules.MLFLOW_KEY, identity.RUN_ID_CONFIG_KEY)
-        shown = shown_config(info, self._secrets) if rules.MLFLOW_KEY in info.config else {}
-        first = {key: value for key, value in shown.items() if key in of_mlflow}
-        first |= {identity.REPLICA_CONFIG_KEY: self._replica}
-        with _closed_on_error(place), writing(folder):
-            self._folder = ReplicaFolder(folder, final, info.run_id, self._losses)
-            self._folder.write(self._run_record(info, first))
+        self._filled = _filled(info)
+        self._part: ReplicaFolder | None = None
+        with _closed_on_error(place):
+            self._part = self._new_part()
 
     @property
     def run_id(self) -> str:
@@ -144,6 +159,7 @@ class ReplicaWriter:
 
     def update(self, info: RunInfo) -> None:
         self._info = info
+        self._filled |= _filled(info)
 
     def append(self, series: Series) -> None:
         if series.kind == "history":
@@ -154,13 +170,14 @@ class ReplicaWriter:
             self._system.setdefault(int(at_ms), {})[name] = float(value)
 
     def add(self, item: FileRef | ArtifactRef | RowObjects) -> None:
-        with writing(self._folder.path):
+        folder = self._folder
+        with writing(folder.path):
             if isinstance(item, RowObjects):
                 self._rows.add_objects(item)
             elif isinstance(item, FileRef):
-                self._folder.add_file(item)
+                folder.add_file(item)
             else:
-                self._folder.add_artifact(item)
+                folder.add_artifact(item)
 
     def record_loss(self, unreadable: UnreadableRange) -> None:
         self._losses[f"damaged_{unreadable.unit}"] += unreadable.length
@@ -170,62 +187,100 @@ class ReplicaWriter:
         return {}
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
-        with writing(self._folder.path):
-            self._write_rows()
+        folder = self._folder
+        with writing(folder.path):
+            self._write_rows(folder)
+        if self._sends_parts:
+            self._send({})
 
     def finish(self, info: RunInfo, complete: bool) -> None:
-        self._info = info
+        self.update(info)
         if info.sweep_id:
             # A sweep of the target has another id, and an agent that may start runs.
             self._losses["sweep"] = 1
-        with writing(self._folder.path):
-            self._write_end()
-        rows = self._rows
-        lines = self._arrived.lines + rows.taken
-        whole = Arrived(rows.through + 1, lines, 0, self._last_replica(complete))
-        self._place.deliver(info, self._folder, whole)
+        self._send(self._last_replica(complete))
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._folder.close()
-        self._folder.remove()
+        if self._part is not None:
+            with contextlib.suppress(OSError):
+                self._part.close()
+            self._part.remove()
         self._place.close()
 
-    def _write_end(self) -> None:
+    @property
+    def _folder(self) -> ReplicaFolder:
+        """The folder of the log that is being written."""
+        if self._part is None:
+            self._part = self._new_part()
+        return self._part
+
+    def _new_part(self) -> ReplicaFolder:
+        info, place = self._info, self._place
+        path, final = place.folder(info), place.final_folder(info)
+        # A reader of the log decides by its first record what the run is.
+        of_mlflow = (rules.MLFLOW_KEY, identity.RUN_ID_CONFIG_KEY)
+        shown = shown_config(info, self._secrets) if rules.MLFLOW_KEY in info.config else {}
+        first = {key: value for key, value in shown.items() if key in of_mlflow}
+        first |= {identity.REPLICA_CONFIG_KEY: self._replica}
+        with writing(path):
+            folder = ReplicaFolder(path, final, info.run_id, self._losses)
+            folder.write(self._run_record(info, first))
+        return folder
+
+    def _send(self, replica: Mapping[str, str]) -> None:
+        """Send everything that W&B lacks, and record ``replica``, unless it is empty."""
+        info, folder, rows = self._info, self._folder, self._rows
+        if folder.removed:
+            self._place.remove_files(info, folder.removed)
+        with writing(folder.path):
+            self._write_end(folder)
+        lines = self._arrived.lines + rows.taken
+        self._place.deliver(info, folder, Arrived(rows.through + 1, lines, 0, replica))
+        emptied = self._filled - _filled(info)
+        if emptied:
+            self._place.clear(info, emptied)
+        self._filled = _filled(info)
+        self._arrived.system_samples = max(self._arrived.system_samples, len(self._system))
+        folder.remove()
+        self._part = None
+
+    def _write_end(self, folder: ReplicaFolder) -> None:
         """Write all that is left, and close the log."""
         info = self._info
-        self._write_rows()
-        self._write_system_metrics()
-        self._write_description()
-        self._folder.write_files(self._place.lacking_files(info, self._folder.files))
-        for artifact in self._place.artifacts_of_log(self._folder):
-            self._folder.write(self._place.artifact_record(info, artifact))
-        self._folder.write(end_record(info))
-        self._folder.close()
+        self._write_rows(folder)
+        self._write_system_metrics(folder)
+        self._write_description(folder)
+        folder.write_files(self._place.lacking_files(info, folder.files))
+        for artifact in self._place.artifacts_of_log(folder):
+            folder.write(self._place.artifact_record(info, artifact))
+        folder.write(end_record(info))
+        folder.close()
 
-    def _write_rows(self) -> None:
+    def _write_rows(self, folder: ReplicaFolder) -> None:
+        # A journal may not say at its beginning when its run started.
+        started_ms = self._first.started_ms or self._info.started_ms
         for row in self._rows.take():
-            self._folder.write(log_records.history(row, self._first.started_ms))
+            folder.write(log_records.history(row, started_ms))
 
-    def _write_system_metrics(self) -> None:
+    def _write_system_metrics(self, folder: ReplicaFolder) -> None:
         """Write the samples that W&B lacks: it keeps them in the order in which they came."""
         for at_ms in sorted(self._system)[self._arrived.system_samples :]:
-            self._folder.write(log_records.system_metrics(at_ms, self._system[at_ms]))
+            folder.write(log_records.system_metrics(at_ms, self._system[at_ms]))
 
-    def _write_description(self) -> None:
+    def _write_description(self, folder: ReplicaFolder) -> None:
         info = self._info
         shown = shown_config(info, self._secrets)
-        self._folder.write(self._run_record(info, {}))
-        self._folder.write(log_records.config(shown))
+        folder.write(self._run_record(info, {}))
+        folder.write(log_records.config(shown))
         for definition in log_records.definitions(info.config.get(rules.INTERNAL_KEY)):
-            self._folder.write(definition)
+            folder.write(definition)
         if rules.MLFLOW_KEY in shown:
-            self._folder.write(log_records.define_metric("*", rules.STEP_METRIC))
-            self._folder.write(log_records.hide_from_summary(rules.STEP_METRIC))
+            folder.write(log_records.define_metric("*", rules.STEP_METRIC))
+            folder.write(log_records.hide_from_summary(rules.STEP_METRIC))
         internal: dict[str, Any] = {"_step": self._rows.through}
         if info.last_ms is not None:
             internal["_timestamp"] = info.last_ms / 1000
-        self._folder.write(log_records.summary({**info.summary, **internal}))
+        folder.write(log_records.summary({**info.summary, **internal}))
 
     def _run_record(self, info: RunInfo, config: Mapping[str, Any]) -> Any:
         return log_records.run(info, self._place.entity, self._place.project, config)
@@ -240,6 +295,11 @@ class ReplicaWriter:
         elif self._info.state != "running":
             replica[identity.STATE] = "partial"
         return replica | {identity.LOSSES: json.dumps(dict(sorted(self.losses.items())))}
+
+
+def _filled(info: RunInfo) -> set[str]:
+    """Return which of the fields that `ReplicaPlace.clear` empties have a value."""
+    return {name for name, value in (("tags", info.tags), ("notes", info.notes)) if value}
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ from mlflow_wandb_plugin.targets.wandb.replica_folder import (
     ReplicaFolder,
     check_run_id,
     folder_name,
+    in_rounds,
 )
 from mlflow_wandb_plugin.targets.wandb.replica_search import ReplicaSearch
 from mlflow_wandb_plugin.targets.wandb.replica_writer import (
@@ -40,6 +41,7 @@ from mlflow_wandb_plugin.targets.wandb.replica_writer import (
     ReplicaWriter,
     end_record,
 )
+from mlflow_wandb_plugin.targets.wandb.run_changes import RunChanges, artifact_key
 from mlflow_wandb_plugin.targets.wandb.run_comparison import WandbRunComparison
 from mlflow_wandb_plugin.targets.wandb.turns import Turns
 from mlflow_wandb_plugin.wandb_api.address import ProjectAddress
@@ -221,36 +223,71 @@ class ServerPlace(ReplicaPlace):
                 return list(files)
             return self._access.missing_files(self._run(info), files)
 
+    def remove_files(self, info: RunInfo, paths: Sequence[str]) -> None:
+        with as_target_errors():
+            there = self._access.run(self._run(info)).exists
+        if there:
+            self._changes(info).delete_files(paths)
+
+    def clear(self, info: RunInfo, fields: Collection[str]) -> None:
+        self._changes(info).clear(fields)
+
     def artifacts_of_log(self, folder: ReplicaFolder) -> Sequence[LogArtifact]:
-        return next(iter(folder.rounds()), [])
+        """None: each round of artifacts has a log of its own, so that the error of one concerns no
+        other part of the run."""
+        return ()
 
     def deliver(self, info: RunInfo, folder: ReplicaFolder, whole: Arrived) -> None:
         with as_target_errors():
+            self._upload(folder.log_path, info)
             if folder.artifacts or folder.used:
                 # W&B numbers the versions of an artifact as they arrive: in the runs' order.
                 self._wait_for_earlier()
-            upload_log(folder.log_path, self._address, sets_state=info.state != "running")
+                self._deliver_artifacts(info, folder)
             run = self._run(info)
-            self._upload_later_artifacts(info, folder)
-            for used in folder.used:
-                if not self._access.use_artifact(run, used):
-                    folder.losses["used_artifact"] += 1
-            wanted = {artifact.digest for artifact in folder.artifacts if not artifact.about.used}
-            self._access.wait_for_artifacts(run, wanted)
             self._access.wait_for_arrival(run, whole.rows, folder.files, whole.lines)
-            client = self._access.client(self.entity, self.project)
-            set_config_keys(client, info.run_id, {identity.REPLICA_CONFIG_KEY: dict(whole.replica)})
+            if whole.replica:
+                client = self._access.client(self.entity, self.project)
+                keys = {identity.REPLICA_CONFIG_KEY: dict(whole.replica)}
+                set_config_keys(client, info.run_id, keys)
 
-    def _upload_later_artifacts(self, info: RunInfo, folder: ReplicaFolder) -> None:
-        """Upload further versions of artifacts, each when the ones before it have a number."""
-        for number, artifacts in enumerate(folder.rounds()[1:], 1):
+    def _deliver_artifacts(self, info: RunInfo, folder: ReplicaFolder) -> None:
+        """Upload the artifacts that W&B does not have, and change those that it has."""
+        run, wanted = self._run(info), [one for one in folder.artifacts if not one.about.used]
+        there = self._access.logged_artifacts(run) if wanted else set()
+        known = [artifact for artifact in wanted if artifact_key(artifact) in there]
+        new = [artifact for artifact in folder.artifacts if artifact not in known]
+        self._upload_artifacts(info, folder, new)
+        keys = {artifact_key(artifact) for artifact in wanted}
+        if missing := self._access.missing_artifacts(run, keys):
+            # wandb-core does not say which artifact W&B refused, nor that it did.
+            again = [artifact for artifact in wanted if artifact_key(artifact) in missing]
+            self._upload_artifacts(info, folder, again)
+            folder.losses["artifact"] += len(self._access.missing_artifacts(run, missing))
+        if known:
+            self._changes(info).update_artifacts(known)
+        for used in folder.used:
+            if not self._access.use_artifact(run, used):
+                folder.losses["used_artifact"] += 1
+
+    def _upload_artifacts(
+        self, info: RunInfo, folder: ReplicaFolder, artifacts: Sequence[LogArtifact]
+    ) -> None:
+        """Upload artifacts, each version of one when the ones before it have a number."""
+        for part in in_rounds(artifacts):
             records = [log_records.run(info, self.entity, self.project, {})]
-            records += [self.artifact_record(info, artifact) for artifact in artifacts]
-            log = folder.later_log(number, [*records, end_record(info)])
-            upload_log(log, self._address, sets_state=info.state != "running")
+            records += [self.artifact_record(info, artifact) for artifact in part]
+            self._upload(folder.further_log([*records, end_record(info)]), info)
+
+    def _upload(self, log: Path, info: RunInfo) -> None:
+        program = str(info.facts.get("program") or "")
+        upload_log(log, self._address, info.state != "running", program)
 
     def close(self) -> None:
         shutil.rmtree(self._above, ignore_errors=True)
+
+    def _changes(self, info: RunInfo) -> RunChanges:
+        return RunChanges(self._address, info.run_id)
 
     def _run(self, info: RunInfo) -> RunAddress:
         return RunAddress(self.entity, self.project, info.run_id)

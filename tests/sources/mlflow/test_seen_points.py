@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from mlflow_wandb_plugin.mapping.to_wandb import drops_repeats
-from mlflow_wandb_plugin.replicator.seen_points import SeenPoints
+from mlflow_wandb_plugin.sources.mlflow.seen_points import SeenPoints
 
 POINTS = [
     ("a", 1.0, 10, 0), ("a", 2.0, 10, 1), ("a", 2.0, 10, 1), ("a", 3.0, 10, 1), ("a", 1.0, 10, 0),
