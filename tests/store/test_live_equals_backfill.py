@@ -68,7 +68,6 @@ def _state(run: Run) -> dict[str, Any]:
         key: _media(value) if isinstance(value, dict) else value
         for key, value in state["summary"].items()
     }
-    state["logged"] = [one for one in state["logged"] if one["collection"][0] != "run_table"]
     state["points"] = sorted(points_in_wandb(run).items())
     # MLflow keeps a table as it is at the end; the live mirror shows it each time that it grows.
     state["media"] = {

@@ -12,6 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+SERVER_START_S = 300
+"""A machine under load takes minutes to start an MLflow server."""
+
 
 def run_script(
     code: str,
@@ -100,7 +103,7 @@ def _at_home_in(folder: Path) -> Iterator[int]:
                 yield int(process.name)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30, what: str = "") -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 120, what: str = "") -> None:
     """Poll ``condition`` until it holds.
 
     Raises:
@@ -172,7 +175,7 @@ def mlflow_server(
         command, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True
     )
     try:
-        wait_until(lambda: _answers(port) or process.poll() is not None, 90, "mlflow server")
+        wait_until(lambda: _answers(port) or process.poll() is not None, SERVER_START_S, "mlflow server")
         assert process.poll() is None, (folder / "server.log").read_text()[-3000:]
         yield f"http://127.0.0.1:{port}"
     finally:

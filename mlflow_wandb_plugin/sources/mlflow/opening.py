@@ -54,6 +54,7 @@ def open_mlflow(
 
 
 def _opened(uri: str, backoff: Backoff | None, registry_uri: str | None) -> StoreClient:
+    from alembic.util import CommandError
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -66,7 +67,7 @@ def _opened(uri: str, backoff: Backoff | None, registry_uri: str | None) -> Stor
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     try:
         client = StoreClient(MlflowClient(uri, registry_uri), uri, backoff)
-    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, CommandError, ImportError, OSError) as error:
         shown = without_credentials(uri)
         raise UsageError(f"MLflow cannot open {shown}: {first_line(error)}") from error
     finally:
