@@ -282,6 +282,40 @@ def test_a_run_goes_on_after_its_journal_was_removed(
     assert len(collection.versions) == 1
 
 
+def test_a_model_that_gets_a_file_later_is_a_new_version_with_all_files(
+    wandb: WandbServer, outbox_folder: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    """Its earlier files are in W&B alone by then; its aliases move."""
+    first = JournalledRun(outbox_folder, "grown", project="grown")
+    first.create("grown")
+    first.op("model", **MODEL, status="READY")
+    first.file("MLmodel", b"flavor", model="m-1")
+    first.op("version", **VERSION, aliases=["champion"])
+    first.end()
+    forward(outbox_folder, env, outbox_folder.parent)
+    later = JournalledRun(outbox_folder, "grown", project="grown")
+    later.file("more/extra.txt", b"extra", model="m-1")
+    later.op("outputs", models=[["m-1", 9]])
+    later.close()
+    forward(outbox_folder, env, outbox_folder.parent)
+    collection = wandb.project("grown").collections["model"]
+    assert len(collection.versions) == 2
+    newest = collection.versions[-1]
+    assert set(newest.aliases) >= {"latest", "m-1", "fraud-v1", "fraud-champion"}
+    metadata = json.loads(newest.metadata or "{}")
+    assert (metadata["mlflow_params"], metadata["mlflow_steps"]) == ({"p": "1"}, [9])
+    with Worker(wandb, tmp_path / "reader") as reader:
+        found = reader.call(
+            """
+            import pathlib, wandb
+            folder = wandb.Api().artifact("grown/model:m-1").download()
+            files = [path for path in pathlib.Path(folder).rglob("*") if path.is_file()]
+            result = {str(path.relative_to(folder)): path.read_text() for path in files}
+            """
+        )
+    assert found == {"MLmodel": "flavor", "more/extra.txt": "extra"}
+
+
 def test_each_ending_has_its_state(
     wandb: WandbServer, outbox_folder: Path, env: dict[str, str]
 ) -> None:

@@ -175,7 +175,9 @@ def mlflow_server(
         command, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True
     )
     try:
-        wait_until(lambda: _answers(port) or process.poll() is not None, SERVER_START_S, "mlflow server")
+        wait_until(
+            lambda: _answers(port) or process.poll() is not None, SERVER_START_S, "mlflow server"
+        )
         assert process.poll() is None, (folder / "server.log").read_text()[-3000:]
         yield f"http://127.0.0.1:{port}"
     finally:

@@ -6,7 +6,7 @@ import json
 import mimetypes
 from typing import Any
 
-from ..state import Artifact, Collection, Project
+from ..state import Artifact, Blob, Collection, Project
 from .connection import connection, global_id
 from .context import Context, project_info, run_info
 from .execute import View, obj
@@ -113,7 +113,7 @@ class ArtifactView(View):
     def _file(self, name: str, entry: Json) -> Json:
         url = entry.get("ref")
         if url is None:
-            url = self._ctx.storage_url(self._artifact.files[entry["digest"]], name)
+            url = self._ctx.storage_url(self._content(entry), name)
         return obj(
             "File",
             id=global_id("ArtifactFile", self._artifact.number, name),
@@ -128,6 +128,14 @@ class ArtifactView(View):
             digest=entry["digest"],
             md5=entry["digest"],
         )
+
+    def _content(self, entry: Json) -> Blob:
+        """A file's content, which came with this version or the one that the manifest names."""
+        digest, birth = entry["digest"], entry.get("birthArtifactID")
+        if digest in self._artifact.files:
+            return self._artifact.files[digest]
+        versions = self._artifact.collection.versions
+        return next(one.files[digest] for one in versions if artifact_id(one) == birth)
 
 
 class CollectionView(View):
