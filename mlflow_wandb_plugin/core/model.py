@@ -195,11 +195,14 @@ class Checkpoint:
 
     Attributes:
         rows_too: reading from here also yields no `RowObjects` of earlier rows again.
+        whole_rows: no more values of the rows so far will come. False where a source has its points
+            key by key.
     """
 
     segment: str
     position: int
     rows_too: bool = False
+    whole_rows: bool = True
 
 
 @dataclass(frozen=True, slots=True)

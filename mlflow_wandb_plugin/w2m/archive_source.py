@@ -99,7 +99,7 @@ class EwmArchive(Source):
                 last_step = max(reading.last_step, last_step or reading.last_step)
                 last_ms = max(reading.last_ms, last_ms or 0)
             if not copied:
-                yield Checkpoint(SEGMENT, position)
+                yield Checkpoint(SEGMENT, position, whole_rows=False)
         ended_ms = last_ms or info.started_ms
         yield replace(
             info, last_step=last_step, last_ms=last_ms, ended_ms=ended_ms, missing=missing

@@ -16,6 +16,7 @@ from mlflow_wandb_plugin.errors import SourceError, UsageError
 from mlflow_wandb_plugin.w2m.archive_source import EwmArchive
 from tests.support.ewm import write_project, write_run
 from tests.support.mlflow_state import read_runs
+from tests.wandb_server import WandbServer
 
 START = 1_714_564_800_000
 """2024-05-01T12:00:00 UTC, in ms."""
@@ -60,6 +61,35 @@ def test_a_run_arrives_in_mlflow(root: Path, fresh_store: str) -> None:
         "recall_5": [(0.5, START + 1000, 3)],
         "system/cpu_utilization_percentage": [(5.0, START, 0), (6.5, START + 1000, 1)],
     }
+
+
+def test_a_run_arrives_in_wandb(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys that have a value at one step share its row; that tool wrote a slash as a dot."""
+    with WandbServer(tmp_path / "server") as server:
+        monkeypatch.setenv("MLFLOW_WANDB_TARGET_API_KEY", server.api_key)
+        for action in ("migrated", "skipped"):
+            [outcome] = backfill(f"archive:{root}", f"wandb+{server.url}/tester/back")
+            assert (outcome.action, outcome.losses) == (action, {})
+        run = server.run("back/abc123")
+        rows = {line.row["_step"]: dict(line.row) for line in run.history.live}
+        assert not server.executor.unknown
+    assert (run.display_name, run.group, run.state) == ("lr=0.1, wd=0.2 ", "a, group", "finished")
+    assert {key: run.values[key] for key in ("lr", "opt", "text", "n")} == {
+        "lr": 0.1, "opt": {"name": "adam", "betas": [0.9]}, "text": "{no json", "n": None,
+    }  # fmt: skip
+    found = {
+        step: {key: str(value) for key, value in row.items() if not key.startswith("_")}
+        for step, row in rows.items()
+    }
+    assert found == {
+        0: {"train/loss": "2.5", "acc": "1", "flag": "1"},
+        1: {"train/loss": "nan", "flag": "0"},
+        3: {"recall@5": "0.5"},
+        7: {"acc": "inf"},
+    }
+    assert rows[1]["_timestamp"] * 1000 == START + 2000
 
 
 def test_a_second_pass_skips_it(root: Path, fresh_store: str) -> None:

@@ -188,8 +188,9 @@ class ReplicaWriter:
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         folder = self._folder
-        with writing(folder.path):
-            self._write_rows(folder)
+        if checkpoint.whole_rows:
+            with writing(folder.path):
+                self._write_rows(folder)
         if self._sends_parts:
             self._send({})
 
