@@ -24,8 +24,8 @@ CHECKS = (
     ("python", "scripts/check_wheel.py"),
 )
 PYTEST = (
-    "pytest", "-n", "2", "--dist", "loadfile", "-o", "junit_family=xunit2",
-    "-m", "not browser and not ray_cluster",
+    "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations=25",
+    "-o", "junit_family=xunit2", "-m", "not browser and not ray_cluster",
 )  # fmt: skip
 
 
