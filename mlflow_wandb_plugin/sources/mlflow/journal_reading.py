@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
@@ -50,6 +51,9 @@ QUIET_OF_DEAD_S = 1.0
 """Without operations of a run whose process is gone, before the run counts as killed."""
 QUIET_OF_SERVER_RUN_S = 1800.0
 """Without operations of a server's run whose journal is closed, before its reading ends."""
+HEARTBEAT_S = 60.0
+"""Between two checkpoints of a run without news: W&B takes a run for crashed that it has not heard
+of for minutes."""
 BLOCK_POINTS = 100_000
 """Points in memory at a time."""
 
@@ -144,7 +148,8 @@ class JournalReading:
         self._models = JournalModels(earlier_models)
         drops_repeats = rules.drops_repeats(str(header.get("tracking_uri") or ""))
         self._rows = JournalRows(self.state, int(start.record["row"]), drops_repeats)
-        self._operations = 0
+        self._operations = self._operations_paused = 0
+        self._paused_at = -math.inf
 
     @property
     def position(self) -> int:
@@ -165,7 +170,7 @@ class JournalReading:
         """Yield the run as it is before the journal, everything in its order, and the run as it
         is after it. The last description says how the run ended, or that it goes on."""
         yield self._info()
-        quiet_since, pause_at = time.monotonic(), 0.0
+        quiet_since = time.monotonic()
         while True:
             alive, before = trainer_alive(self._path), self._operations
             yield from self._new_items()
@@ -177,9 +182,8 @@ class JournalReading:
                 if ending is not None and not (yield from self._torn_end()):
                     break
             if self._pauses is not None:
-                if now >= pause_at and not self._whole:
-                    yield from self._pause()
-                    pause_at = now + self._pauses.checkpoint_s
+                if not self._whole:
+                    yield from self._pause(now, self._pauses.checkpoint_s)
                 if not self._pauses.wait():
                     ending = GOES_ON
                     break
@@ -205,7 +209,12 @@ class JournalReading:
             ending, patience_s = Ending("killed", rules.KILLED_EXIT_CODE), QUIET_OF_DEAD_S
         return ending if quiet_s >= patience_s or self._pauses is None else None
 
-    def _pause(self) -> Iterator[Item]:
+    def _pause(self, now: float, checkpoint_s: float) -> Iterator[Item]:
+        """Yield the run as it is and a checkpoint, if one is due; times in seconds."""
+        news = self._operations > self._operations_paused
+        if now < self._paused_at + (checkpoint_s if news else max(checkpoint_s, HEARTBEAT_S)):
+            return
+        self._paused_at, self._operations_paused = now, self._operations
         yield from self._changed_models(final=False)
         yield self._info()
         yield Checkpoint(SEGMENT, self.next_row)
