@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow_wandb_plugin.core.model import Key, RowObjects, RunInfo
+from mlflow_wandb_plugin.core.step_axes import from_lists
 
 
 def dumps(document: Any, indent: int | None = None) -> str:
@@ -110,6 +111,7 @@ def info_from(document: Mapping[str, Any]) -> RunInfo:
         if field.name in document:
             value = document[field.name]
             values[field.name] = tuple(value) if isinstance(field.default, tuple) else value
+    values["step_definitions"] = from_lists(values.get("step_definitions", ()))
     return RunInfo(**values)
 
 

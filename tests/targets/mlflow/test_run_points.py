@@ -6,9 +6,7 @@ import math
 
 from mlflow import MlflowClient
 
-from mlflow_wandb_plugin.core.model import Checkpoint, RunInfo, Series
-from mlflow_wandb_plugin.targets.mlflow import run_points
-from mlflow_wandb_plugin.targets.mlflow.run_points import StepAxis
+from mlflow_wandb_plugin.core.model import Checkpoint, RunInfo
 from tests.targets.mlflow.writing import end, opened, points, run_info, the_run
 
 STEPPED = {"mlflow_step_metric": "trainer/step"}
@@ -82,26 +80,6 @@ def test_a_run_that_began_with_wandbs_step_keeps_it(fresh_store: str) -> None:
     run = the_run(fresh_store)
     assert run.points("loss") == [(0, 1.0), (1, 2.0)]
     assert "wandb.sync.step_metric" not in run.tags
-
-
-def test_memory_is_bounded_where_no_mark_comes(monkeypatch) -> None:
-    """Kept series are released when they are many and a new block begins, never within a block."""
-    monkeypatch.setattr(run_points, "HELD_POINTS", 4)
-    axis = StepAxis("at")
-
-    def block(key: str, first: int, values: list[float]) -> list[Series]:
-        steps = range(first, first + len(values))
-        return axis.add(Series((key,), list(steps), [0] * len(values), values))
-
-    assert block("a", 0, [1.0, 2.0, 3.0]) == []
-    assert block("b", 0, [1.0, 2.0, 3.0]) == []
-    assert block("at", 0, [7.0, 8.0, 9.0]) == []
-    released = block("a", 3, [4.0])
-    assert [(series.key, list(series.steps)) for series in released] == [
-        (("a",), [7, 8, 9]), (("b",), [7, 8, 9]), (("at",), [7, 8, 9]),
-    ]  # fmt: skip
-    assert block("at", 3, [10.0]) == []
-    assert [list(series.steps) for series in axis.release()] == [[10], [10]]
 
 
 def _somebodys_run(uri: str) -> str:
