@@ -129,46 +129,56 @@ def key_of(name: str) -> str:
 
 
 def merged(
-    known: Sequence[StepDefinition], more: Iterable[StepDefinition]
+    known: Sequence[StepDefinition], more: Iterable[StepDefinition], through: int = -1
 ) -> tuple[StepDefinition, ...]:
     """Return ``known`` definitions with what ``more`` adds and does not change afterwards.
 
     W&B's server tells the last definitions only, as if they had always held. What a run was written
     by stays in force: points that are in MLflow do not move.
+
+    Args:
+        through: W&B's step through which rows were written by ``known``: none of what is added
+            holds before its end.
     """
-    if not known:
-        return tuple(more)
     axes = StepAxes(known)
     latest = {one.name: one for one in known}
     added = []
     for one in more:
         before = latest.get(one.name)
         if before is None:
-            news = is_glob(one.name) or axes.metric(one.name, one.since) != one.step_metric
+            in_force = axes.metric(one.name, one.since) if known else None
+            news = is_glob(one.name) or in_force != one.step_metric
         else:
             news = one.since > before.since and one.step_metric != before.step_metric
         if news:
-            added.append(one)
+            added.append(one._replace(since=max(one.since, through + 1)))
             latest[one.name] = one
     return (*known, *added)
 
 
-def as_text(definitions: Sequence[StepDefinition], limit: int) -> str:
-    """Return a tag's value with the definitions. The last ones are left out where it would be
-    longer than ``limit`` characters."""
-    entries = [list(one) for one in definitions]
+def as_text(definitions: Sequence[StepDefinition], through: int, limit: int) -> str:
+    """Return a tag's value with the definitions by which a run is written, and the step through
+    which it is. Where it would be longer than ``limit`` characters, it lacks that step and the last
+    definitions, which then are taken as W&B tells them."""
+    entries: dict[str, Any] = {"definitions": [list(one) for one in definitions]}
+    entries |= {"through": through} if through >= 0 else {}
     while len(text := json.dumps(entries)) > limit:
-        del entries[-max(1, len(entries) // 8) :]
+        entries.pop("through", None)
+        del entries["definitions"][-max(1, len(entries["definitions"]) // 8) :]
     return text
 
 
-def from_text(text: str) -> tuple[StepDefinition, ...]:
+def from_text(text: str) -> tuple[tuple[StepDefinition, ...], int]:
     """Read what `as_text` returned; what is malformed is left out."""
     try:
-        entries = json.loads(text)
+        document = json.loads(text)
     except (ValueError, RecursionError):
-        return ()
-    return from_lists(entries if isinstance(entries, list) else ())
+        document = {}
+    if not isinstance(document, dict):
+        document = {}
+    entries, through = document.get("definitions"), document.get("through")
+    listed = from_lists(entries if isinstance(entries, list) else ())
+    return listed, through if isinstance(through, int) else -1
 
 
 def from_lists(entries: Iterable[Any]) -> tuple[StepDefinition, ...]:

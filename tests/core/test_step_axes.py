@@ -88,15 +88,25 @@ def test_what_a_run_was_written_by_stays_in_force(
     assert merged(made(*known), made(*more)) == made(*known, *added)
 
 
+def test_what_is_added_counts_behind_the_rows_that_are_written() -> None:
+    """Whether or not something was defined before."""
+    more = made((0, "b", "y"), (9, "c", "z"))
+    for known in (made((0, "a", "x")), ()):
+        assert merged(known, more, 4) == (*known, *made((5, "b", "y"), (9, "c", "z")))
+
+
 def test_the_text_of_a_tag_is_read_back_and_fits() -> None:
     """What does not fit is left out from the end; what is malformed is ignored."""
     definitions = made((0, "*", "global_step"), (3, "val/*", ""), (4, "ünï", "x"))
-    assert from_text(as_text(definitions, 500)) == definitions
+    assert from_text(as_text(definitions, 7, 500)) == (definitions, 7)
+    assert from_text(as_text((), -1, 500)) == ((), -1)
     many = made(*((0, f"key {number}", "s") for number in range(1000)))
-    text = as_text(many, 500)
-    kept = from_text(text)
+    text = as_text(many, 7, 500)
+    kept, through = from_text(text)
+    assert through == -1
     assert len(text) <= 500
     assert 10 < len(kept) < 30
     assert kept == many[: len(kept)]
-    for damaged in ("", "{}", "3", "[[1]]", '[["0", "a", "b"], [0, 1, "b"]]', "[" * 100_000):
-        assert from_text(damaged) == ()
+    odd = '{"definitions": [["0", "a", "b"], [0, 1, "b"], 3], "through": "x"}'
+    for damaged in ("", "{}", "3", "[[1]]", odd, "[" * 100_000):
+        assert from_text(damaged) == ((), -1)

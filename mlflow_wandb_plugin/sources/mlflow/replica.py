@@ -81,7 +81,7 @@ def replica_info(run: Run, long_tags: Mapping[str, str] | None = None) -> RunInf
         exit_code=_number(tags.get(to_mlflow.EXIT_CODE)),
         started_ms=info.start_time,
         ended_ms=None if state == "running" else info.end_time,
-        step_definitions=from_text(tags.get(identity.STEPS, "[]")),
+        step_definitions=from_text(tags.get(identity.STEPS, "{}"))[0],
         facts=facts | {"args": _json(tags, "wandb.args", []), MLFLOW_RUN_ID: info.run_id},
     )
 

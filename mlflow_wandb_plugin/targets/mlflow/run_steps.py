@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mlflow_wandb_plugin.core import identity
-from mlflow_wandb_plugin.core.model import RunInfo, StepDefinition
+from mlflow_wandb_plugin.core.model import RunInfo, Series, StepDefinition
 from mlflow_wandb_plugin.core.step_axes import StepAxes, as_text, from_text, merged
 from mlflow_wandb_plugin.mapping.names import Limits
 
@@ -25,23 +25,31 @@ class RunSteps:
 
     def __init__(self, tags: Mapping[str, str]) -> None:
         self._follows_definitions = follows_definitions(tags)
-        written = from_text(tags[identity.STEPS]) if self._follows_definitions else ()
+        text = tags[identity.STEPS] if self._follows_definitions else "{}"
+        written, self._through = from_text(text)
         self.axes = StepAxes(written, tags.get(identity.STEP_METRIC, ""))
 
     def define(self, definitions: Sequence[StepDefinition]) -> bool:
         """Add what W&B says of the run; returns whether that changes the axes."""
         if not self._follows_definitions:
             return False
-        now = merged(self.axes.definitions, definitions)
+        now = merged(self.axes.definitions, definitions, self._through)
         changed = now != self.axes.definitions
         if changed:
             self.axes = StepAxes(now)
         return changed
 
+    def note_rows(self, series: Series) -> None:
+        """Note which rows are written by the present axes."""
+        if series.kind == "history" and series.steps:
+            self._through = max(self._through, series.steps[-1])
+
     @property
     def tags(self) -> dict[str, str]:
         """The tag that says by which definitions the run is written, if it is."""
-        return steps_tag(self.axes.definitions) if self._follows_definitions else {}
+        if not self._follows_definitions:
+            return {}
+        return steps_tag(self.axes.definitions, self._through)
 
 
 def follows_definitions(tags: Mapping[str, str]) -> bool:
@@ -49,9 +57,9 @@ def follows_definitions(tags: Mapping[str, str]) -> bool:
     return identity.STEPS in tags and identity.STEP_METRIC not in tags
 
 
-def steps_tag(definitions: Sequence[StepDefinition]) -> dict[str, str]:
-    """Return the tag of a run that is written by ``definitions``."""
-    return {identity.STEPS: as_text(definitions, Limits.installed().tag_value)}
+def steps_tag(definitions: Sequence[StepDefinition], through: int = -1) -> dict[str, str]:
+    """Return the tag of a run that is written by ``definitions``, see `as_text`."""
+    return {identity.STEPS: as_text(definitions, through, Limits.installed().tag_value)}
 
 
 def decision(info: RunInfo, rule: str) -> dict[str, str]:

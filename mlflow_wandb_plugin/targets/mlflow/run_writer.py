@@ -120,6 +120,7 @@ class MlflowRunWriter:
             self._points.define(self._steps.axes)
 
     def append(self, series: Series) -> None:
+        self._steps.note_rows(series)
         self._points.append(series)
 
     def add(self, item: FileRef | ArtifactRef | RowObjects) -> None:
