@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mlflow_wandb_plugin.core.model import StepDefinition
 from mlflow_wandb_plugin.core.step_axes import StepAxes, is_glob
@@ -32,12 +32,16 @@ class StepTimeline:
         if known == one.step_metric or (known and not one.step_metric and not overwrite):
             return
         if is_glob(one.name):
-            axes = StepAxes(self.definitions)
-            for name in sorted(key for key in expanded if key.startswith(one.name[:-1])):
-                before = axes.metric(name, one.since)
-                if before != one.step_metric and name not in self._latest:
-                    self._add(StepDefinition(one.since, name, before))
+            self._keep(one, sorted(key for key in expanded if key.startswith(one.name[:-1])))
         self._add(one)
+
+    def _keep(self, one: StepDefinition, names: Sequence[str]) -> None:
+        """Let ``names`` keep what they have where the glob ``one`` says something else."""
+        axes = StepAxes(self.definitions if names else ())
+        for name in names:
+            before = axes.metric(name, one.since)
+            if before != one.step_metric and name not in self._latest:
+                self._add(StepDefinition(one.since, name, before))
 
     def _add(self, one: StepDefinition) -> None:
         self.definitions.append(one)

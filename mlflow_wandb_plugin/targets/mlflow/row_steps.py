@@ -66,13 +66,18 @@ class RowSteps:
             ]
         if steps is series.steps:
             return series
-        return replace(series, steps=self._apart(series, steps))
+        return replace(series, steps=self._apart(series, steps, columns))
 
-    def _apart(self, series: Series, steps: Sequence[int]) -> Sequence[int]:
+    def _apart(self, series: Series, steps: Sequence[int], columns: _Columns) -> Sequence[int]:
         """Leave W&B's step to points that would be repeats of others of the same millisecond."""
         last_ms, taken = self._latest.get(series.key, (-1, set()))
-        apart = list(steps)
         times = series.timestamps_ms
+        if times and times[0] != last_ms and columns.are_distinct(times):
+            value = series.values[-1]
+            number = None if math.isnan(value) else value
+            self._latest[series.key] = times[-1], {(steps[-1], number)}
+            return steps
+        apart = list(steps)
         for at, (time_ms, value) in enumerate(zip(times, series.values, strict=True)):
             if time_ms != last_ms:
                 last_ms, taken = time_ms, set()
@@ -89,6 +94,7 @@ class _Columns:
 
     def __init__(self, block: Sequence[Series], metrics: frozenset[str]) -> None:
         self._values: dict[str, dict[int, int]] = {name: {} for name in metrics}
+        self._distinct: dict[int, tuple[Sequence[int], bool]] = {}
         self._known: dict[tuple[str, int], tuple[Sequence[int], list[int]]] = {}
         for series in block:
             column = self._values.get(".".join(series.key))
@@ -97,6 +103,14 @@ class _Columns:
                 column.update(
                     (step, int(value)) for step, value in pairs if to_mlflow.is_step(value)
                 )
+
+    def are_distinct(self, times_ms: Sequence[int]) -> bool:
+        """Whether no two of a series' times are the same; looked at once where keys share them."""
+        found = self._distinct.get(id(times_ms))
+        if found is None:
+            found = times_ms, len(set(times_ms)) == len(times_ms)
+            self._distinct[id(times_ms)] = found
+        return found[1]
 
     def step(self, step: int, metric: str) -> int:
         """Return the value of ``metric`` in the row at ``step``, else ``step``."""
