@@ -178,9 +178,11 @@ class RunDecoder:
             last = self.run.last_step
             # The field's name starts with an underscore, so protobuf exposes it only by getattr.
             cleared = getattr(metric, "_control").overwrite  # noqa: B009
-            definition = StepDefinition(
-                0 if last is None else last + 1, name, metrics.step_metric(metric)
+            since, step_metric = (
+                0 if last is None else last + 1,
+                key_of(metrics.step_metric(metric)),
             )
+            definition = StepDefinition(since, name, step_metric)
             self.run.axes.define(definition, cleared, metrics.expanded)
 
     def _add_summary(self, summary: SummaryRecord) -> None:
