@@ -10,8 +10,11 @@ from typing import Any, Literal, TypeAlias, get_args
 from mlflow_wandb_plugin.errors import UsageError
 
 Homes: TypeAlias = Literal["both", "wandb", "mlflow"]
+Steps: TypeAlias = Literal["defined", "wandb"]
 
 PREFIX = "MLFLOW_WANDB_"
+CHOICES: Mapping[str, tuple[str, ...]] = {"homes": get_args(Homes), "steps": get_args(Steps)}
+"""The values that a setting may have, where they are few."""
 SECRETS_SHOWN = "off"
 """The value of `Settings.secret_names` with which no value is hidden."""
 
@@ -37,6 +40,8 @@ class Settings:
         mirror_entity: W&B entity of such runs; empty means ``WANDB_ENTITY``, else W&B's default.
         secret_names: names of config keys and options, separated by commas, whose values are
             secrets beside those known by their name or form; `SECRETS_SHOWN` hides nothing.
+        steps: what MLflow's steps of a new run are: "defined", the values of the step metric that
+            `define_metric` gives to a key, or "wandb", W&B's own steps.
     """
 
     homes: Homes = "both"
@@ -50,6 +55,7 @@ class Settings:
     mirror_entity: str = ""
     mirror_wait: float = 0.0
     secret_names: str = ""
+    steps: Steps = "defined"
 
     @classmethod
     def load(
@@ -86,11 +92,9 @@ class Settings:
 
 
 def _converted(name: str, default: Any, given: Any) -> Any:
-    if name == "homes" and given not in get_args(Homes):
-        raise UsageError(
-            f"{PREFIX}HOMES must be one of {', '.join(get_args(Homes))}: not {given!r}"
-        )
     kind, variable = type(default), PREFIX + name.upper()
+    if name in CHOICES and given not in CHOICES[name]:
+        raise UsageError(f"{variable} must be one of {', '.join(CHOICES[name])}: not {given!r}")
     try:
         value = kind(given)
     except (TypeError, ValueError):

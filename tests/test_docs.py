@@ -158,7 +158,7 @@ def test_rule_book_page_lists_every_tag() -> None:
         identity.POSITION,
     }
     tags |= {identity.LOSSES, identity.REWRITES, identity.ROWS, identity.CLAIM, identity.SWEEP}
-    tags |= {identity.STEP_METRIC}
+    tags |= {identity.STEP_METRIC, identity.STEPS}
     tags |= {identity.PARENT_GROUP}
     page = (ROOT / "docs" / "mapping.md").read_text()
     [listed] = re.findall(r"^\| (.*) \| `wandb\.<name>`; args as JSON \|$", page, re.M)

@@ -10,7 +10,7 @@ import pytest
 from mlflow_wandb_plugin.core import messages
 from mlflow_wandb_plugin.core.training_settings import load_settings
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.settings import PREFIX, Settings
+from mlflow_wandb_plugin.settings import CHOICES, PREFIX, Settings
 
 
 def test_nothing_given_means_the_defaults() -> None:
@@ -38,7 +38,8 @@ def test_every_field_is_a_variable(field: object) -> None:
     """Its value has the type of the default."""
     name = field.name  # type: ignore[attr-defined]
     default = getattr(Settings(), name)
-    text = "mlflow" if name == "homes" else "12.5" if isinstance(default, float) else "text"
+    chosen = CHOICES[name][-1] if name in CHOICES else "text"
+    text = "12.5" if isinstance(default, float) else chosen
     value = getattr(Settings.load({PREFIX + name.upper(): text}), name)
     assert value == type(default)(text)
     assert type(value) is type(default)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.tune.logger import LoggerCallback
 
-from mlflow_wandb_plugin.core.identity import PARENT_GROUP_KEY, STEP_METRIC_CONFIG_KEY
+from mlflow_wandb_plugin.core.identity import PARENT_GROUP_KEY
 from mlflow_wandb_plugin.core.model import flatten
 from mlflow_wandb_ray import credentials
 from mlflow_wandb_ray.arguments import check_init_arguments
@@ -154,7 +154,7 @@ class DualLoggerCallback(LoggerCallback):
         own = self._ids.setdefault(trial.trial_id, run_id(storage_path(storage), trial.trial_id))
         group = self._group or trial.experiment_dir_name
         arguments = {"id": own, "name": str(trial), "group": group, "reinit": "create_new"}
-        arguments["config"] = {PARENT_GROUP_KEY: group, STEP_METRIC_CONFIG_KEY: STEP_KEY}
+        arguments["config"] = {PARENT_GROUP_KEY: group}
 
         def start(offline: bool) -> Any:
             destination = self._destination.offline() if offline else self._destination

@@ -16,7 +16,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from mlflow_wandb_plugin.core.atomic_files import write_atomically
-from mlflow_wandb_plugin.core.identity import GIVEN_RUN_CONFIG_KEY, STEP_METRIC_CONFIG_KEY
+from mlflow_wandb_plugin.core.identity import GIVEN_RUN_CONFIG_KEY
 from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
 from mlflow_wandb_plugin.live.terminal import warn_once
 
@@ -211,7 +211,7 @@ def _arguments(
     destination: Destination, config: Mapping[str, Any], resumed: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the arguments of ``wandb.init``; those of the user take precedence."""
-    facts: dict[str, Any] = {STEP_METRIC_CONFIG_KEY: STEP_KEY}
+    facts: dict[str, Any] = {}
     if destination.mlflow_run_id:
         facts |= {"mlflow_run_id": destination.mlflow_run_id, GIVEN_RUN_CONFIG_KEY: True}
     elif "mlflow_run_id" in resumed:

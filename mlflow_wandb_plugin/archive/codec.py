@@ -10,9 +10,12 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mlflow_wandb_plugin.core.model import Key, RowObjects, RunInfo
+from mlflow_wandb_plugin.core.step_axes import from_lists, of_entries
+from mlflow_wandb_plugin.mapping import to_mlflow
 
 
 def dumps(document: Any, indent: int | None = None) -> str:
@@ -110,7 +113,12 @@ def info_from(document: Mapping[str, Any]) -> RunInfo:
         if field.name in document:
             value = document[field.name]
             values[field.name] = tuple(value) if isinstance(field.default, tuple) else value
-    return RunInfo(**values)
+    values["step_definitions"] = from_lists(values.get("step_definitions", ()))
+    info = RunInfo(**values)
+    if "step_definitions" in document:
+        return info
+    # An archive of an earlier version: W&B's server told them in the run's config.
+    return replace(info, step_definitions=of_entries(to_mlflow.metric_definitions(info)))
 
 
 def encode_row(row: RowObjects) -> str:

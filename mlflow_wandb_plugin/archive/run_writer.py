@@ -34,6 +34,7 @@ from mlflow_wandb_plugin.core.model import (
     UnreadableRange,
 )
 from mlflow_wandb_plugin.core.private_files import open_fd, open_private, private_folder, writing
+from mlflow_wandb_plugin.core.step_axes import merged
 from mlflow_wandb_plugin.errors import TargetError
 
 LOCK_FILE = ".lock"
@@ -195,6 +196,7 @@ class ArchiveRunWriter:
             first_config=first,
             config={**before.config, **info.config},
             rows=identity.joined_rows(before.rows, info.rows),
+            step_definitions=merged(before.step_definitions, info.step_definitions),
         )
 
 

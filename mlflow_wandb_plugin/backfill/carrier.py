@@ -157,7 +157,7 @@ class Carrier:
             items = self._source.read(run, since)
             if self._curves is not None:
                 items = self._curves.watch(run.run_id, items)
-            items = self._options.wanted(items)
+            items = self._options.wanted(items, run.step_definitions)
             carried = replicate(
                 self._announced(items), writer, self._listener.points, withhold_last_checkpoint=True
             )

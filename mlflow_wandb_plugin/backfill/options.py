@@ -18,10 +18,12 @@ from mlflow_wandb_plugin.core.model import (
     RunInfo,
     Selection,
     Series,
+    StepDefinition,
     flatten,
     nest,
 )
 from mlflow_wandb_plugin.core.protocols import SourceOptions, TargetOptions, WritePath
+from mlflow_wandb_plugin.core.step_axes import StepAxes
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.mapping.to_mlflow import check_template
 
@@ -95,13 +97,25 @@ class BackfillOptions:
         }
         return EVERYTHING if self.takes_everything else shortened_selection(json.dumps(narrowed))
 
-    def wanted(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield ``items`` without metrics and artifacts that are excluded."""
+    def wanted(
+        self, items: Iterable[Item], definitions: Iterable[StepDefinition] = ()
+    ) -> Iterator[Item]:
+        """Yield ``items`` without metrics and artifacts that are excluded. Step metrics stay: the
+        steps of others are made of them.
+
+        Args:
+            definitions: what is known of step metrics before a `RunInfo` among the items tells it.
+        """
         if self.takes_everything:
             yield from items
             return
+        axes = StepAxes(definitions)
         for item in items:
-            if isinstance(item, Series) and not self._takes(item.key):
+            if isinstance(item, RunInfo):
+                axes = StepAxes(item.step_definitions)
+            if isinstance(item, Series) and not (
+                self._takes(item.key) or ".".join(item.key) in axes.metrics
+            ):
                 continue
             if isinstance(item, ArtifactRef) and not self.artifacts:
                 continue

@@ -118,7 +118,8 @@ class _Comparing:
         """Compare a run with its twin; ``suffix`` follows what writing it again does not mend."""
         comparison = self._target.compare(run, twin)
         try:
-            items = self._options.wanted(self._source.read(run, {}))
+            read = self._source.read(run, {})
+            items = self._options.wanted(read, run.step_definitions)
             carried = replicate(items, comparison, self.listener.points)
             comparison.compare()
         finally:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
@@ -39,6 +39,20 @@ class MlflowOrigin:
     datasets: tuple[Mapping[str, Any], ...] = ()
 
 
+class StepDefinition(NamedTuple):
+    """What `define_metric` said about the x axis of keys.
+
+    Attributes:
+        since: W&B's step from which on it holds.
+        name: a dotted key, or a glob, which ends with ``*``.
+        step_metric: dotted key of the metric whose values are the x axis; empty for W&B's step.
+    """
+
+    since: int
+    name: str
+    step_metric: str
+
+
 @dataclass(frozen=True, slots=True)
 class RunInfo:
     """Everything about a run that is not a series or a file.
@@ -61,6 +75,8 @@ class RunInfo:
         facts: origin of the run: program, args, host, user, email, python, git_commit, …
         selection: which metrics and artifacts the source has, as text, where it does not have all
             of W&B's: an archive may have been written so. Empty for all.
+        step_definitions: the x axes of keys, in the order in which they were defined. Those of a
+            row are known before its points are yielded.
         mlflow: of a run that was created in MLflow, where the other fields are as MLflow had them;
             see `mapping.from_wandb_mirror`.
     """
@@ -92,6 +108,7 @@ class RunInfo:
     missing: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
     selection: str = ""
+    step_definitions: tuple[StepDefinition, ...] = ()
     mlflow: MlflowOrigin | None = None
 
     @property

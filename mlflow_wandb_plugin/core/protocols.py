@@ -65,6 +65,7 @@ class TargetOptions:
             identity tags, as where another tool dual-writes. Only where the config can be
             trusted: it may come from a file that somebody else wrote, and name anybody's run.
         secret_names: as `Settings.secret_names`; None means that setting.
+        steps: as `Settings.steps`, for runs that are created; None means that setting.
         projects: the W&B project, ENTITY/PROJECT, that the runs of a project go into, by that
             project's `RunInfo.project_path`; others go where the target's URI says.
     """
@@ -76,6 +77,7 @@ class TargetOptions:
     create: bool = True
     adopt_dual: bool = False
     secret_names: str | None = None
+    steps: str | None = None
     selection: str = EVERYTHING
     projects: Mapping[str, str] = field(default_factory=dict)
 

@@ -132,6 +132,7 @@ class RunTap:
                 "experiment": self._settings.experiment,
                 "homes": self._settings.homes,
                 "secret_names": self._settings.secret_names,
+                "steps": self._settings.steps,
                 "resume": bool(getattr(settings, "resume", None)),
                 "secondary": getattr(settings, "x_update_finish_state", True) is False,
                 "pid": os.getpid(),

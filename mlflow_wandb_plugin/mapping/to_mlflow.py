@@ -17,10 +17,14 @@ from mlflow_wandb_plugin.core.identity import IDENTITY_CONFIG_KEYS
 from mlflow_wandb_plugin.core.mlflow_terms import NOTES_TAG, USER_TAG
 from mlflow_wandb_plugin.core.model import INT64, Key, RunInfo, RunState, as_float, flatten
 from mlflow_wandb_plugin.core.redaction import Secrets, without_credentials
+from mlflow_wandb_plugin.core.step_axes import StepAxes
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.mapping.names import Limits, storable
 
-MAPPING_VERSION = "4"
+MAPPING_VERSION = "5"
+
+WANDB_STEPS = StepAxes()
+"""All keys have W&B's steps."""
 
 EDITABLE_TAGS = ("wandb.name", "wandb.group", "run_group", "wandb.job_type", "wandb.tags")
 """Tags of what may be removed from a W&B run; each tag of the run has a tag of its own, too."""
@@ -148,17 +152,28 @@ def lost_run_times(info: RunInfo) -> int:
     return sum(at is not None and run_time(at) is None for at in (info.started_ms, info.ended_ms))
 
 
-def last_step(info: RunInfo, step_metric: str = "") -> int:
-    """The step of the last history row: the value of ``step_metric``, if the run has one, or W&B's.
-    A resumed run's log without rows has that value from the run's earlier logs."""
-    for known in (info.last, info.carried):
-        for path, value in known.items():
-            if step_metric and ".".join(path) == step_metric and _is_whole(value):
+def last_step(info: RunInfo, path: Key, axes: StepAxes = WANDB_STEPS) -> int:
+    """The step of a key's point after the last history row: the last value of its step metric, if
+    it has one, or W&B's step. A resumed run's log without rows has that value from the run's
+    earlier logs."""
+    last = info.last_step or 0
+    step_metric = axes.metric(".".join(_logged_key(info, path)), last)
+    for known in (info.last, info.carried) if step_metric else ():
+        for key, value in known.items():
+            if ".".join(key) == step_metric and _is_whole(value):
                 return int(value)
-    return info.last_step or 0
+    return last
 
 
-def summary_points(info: RunInfo, step_metric: str = "") -> dict[Key, tuple[float, int, int]]:
+def _logged_key(info: RunInfo, path: Key) -> Key:
+    """The key of which a summary leaf is a statistic, such as ``("loss", "min")``; else itself."""
+    is_statistic = path not in info.last and path[:-1] in info.last
+    return path[:-1] if is_statistic else path
+
+
+def summary_points(
+    info: RunInfo, axes: StepAxes = WANDB_STEPS
+) -> dict[Key, tuple[float, int, int]]:
     """Summary numbers that differ from the last value in history, as points at the last step.
 
     What a resumed run's log took over from the run's earlier logs is no news.
@@ -169,7 +184,6 @@ def summary_points(info: RunInfo, step_metric: str = "") -> dict[Key, tuple[floa
     Returns:
         (value, step, timestamp in Unix ms) by key.
     """
-    step = last_step(info, step_metric)
     at = info.last_ms if info.last_ms is not None else info.started_ms or 0
     points: dict[Key, tuple[float, int, int]] = {}
     for path, value in sorted(flatten(info.summary).items(), key=_in_order):
@@ -179,6 +193,7 @@ def summary_points(info: RunInfo, step_metric: str = "") -> dict[Key, tuple[floa
         number = as_float(value)
         if path in info.carried and same_value(info.carried[path], number):
             continue
+        step = last_step(info, path, axes)
         if logged is None:
             points[path] = (number, step, at)
         elif not same_value(logged, number):

@@ -158,6 +158,7 @@ class MlflowShipment:
             experiment=self._experiment,
             adopt_dual=self._own,
             secret_names=header.get("secret_names"),
+            steps=header.get("steps"),
         )
         return MlflowTarget(
             self._uri or None,

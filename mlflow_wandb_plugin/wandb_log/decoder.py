@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from mlflow_wandb_plugin.core.model import Item, RunInfo, Series
+from mlflow_wandb_plugin.core.model import Item, RunInfo, Series, StepDefinition
+from mlflow_wandb_plugin.core.step_axes import key_of
 from mlflow_wandb_plugin.errors import RecordError
 from mlflow_wandb_plugin.wandb_log.artifact_records import artifact_ref, used_artifact_ref
 from mlflow_wandb_plugin.wandb_log.local_files import LocalFiles
@@ -56,6 +57,7 @@ class RunDecoder:
         self._parse = Record.FromString
         self.run = RunFacts()
         self.changed = False
+        self._axes_told = 0
         self._files = LocalFiles()
         self._held_summary: bytes | None = None
         self._may_be_carried = True
@@ -168,7 +170,20 @@ class RunDecoder:
 
     def _add_metric(self, metric: Any) -> None:
         self._rows.fold()
-        self._rows.metrics.define(metric)
+        metrics = self._rows.metrics
+        metrics.define(metric)
+        name = key_of(metric.name) or metric.glob_name
+        # What wandb-core makes of a glob, at the first row of a key, is made here by our own rule.
+        if name and not metric.expanded_from_glob:
+            last = self.run.last_step
+            # The field's name starts with an underscore, so protobuf exposes it only by getattr.
+            cleared = getattr(metric, "_control").overwrite  # noqa: B009
+            since, step_metric = (
+                0 if last is None else last + 1,
+                key_of(metrics.step_metric(metric)),
+            )
+            definition = StepDefinition(since, name, step_metric)
+            self.run.axes.define(definition, cleared, metrics.expanded)
 
     def _add_summary(self, summary: SummaryRecord) -> None:
         self._rows.fold()
@@ -235,6 +250,11 @@ class RunDecoder:
     # -- blocks ---------------------------------------------------------------------------
 
     @property
+    def has_new_axes(self) -> bool:
+        """Whether keys have got another x axis since the last `info`."""
+        return self._axes_told < len(self.run.axes.definitions)
+
+    @property
     def points(self) -> int:
         """Points since the last `take`."""
         return self._rows.points
@@ -256,6 +276,7 @@ class RunDecoder:
     def info(self) -> RunInfo:
         """Return the run as known so far."""
         self.changed = False
+        self._axes_told = len(self.run.axes.definitions)
         self._rows.fold()
         summary, last = self._rows.summary, self._rows.last
         return self.run.info(summary.tree(), last, summary.carried(last))

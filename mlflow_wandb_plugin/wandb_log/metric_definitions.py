@@ -47,6 +47,8 @@ class MetricDefinitions:
         self._globs: dict[str, Definition] = {}
         self._latest_step: dict[str, str] = {}
         self._unmatched: set[Key] = set()
+        self.expanded: set[str] = set()
+        """Dotted keys that a glob has defined: a later glob does not define them again."""
 
     def define(self, record: MetricRecord) -> None:
         """Apply one metric record."""
@@ -64,6 +66,12 @@ class MetricDefinitions:
         if record.name:
             self._configure(name)
 
+    def step_metric(self, record: MetricRecord) -> str:
+        """Return the step metric that the name or glob of ``record`` has in this log."""
+        known = self._exact if record.name else self._globs
+        definition = known.get(record.name or record.glob_name)
+        return definition.step_metric if definition is not None else ""
+
     def observe(self, row: dict[Key, str]) -> None:
         """Define the row's keys that a glob matches; keep the latest values of step metrics."""
         for name in self._latest_step:
@@ -75,16 +83,18 @@ class MetricDefinitions:
                 self.match_glob(path)
 
     def match_glob(self, path: Key) -> None:
-        """Define ``path`` by the first glob that matches it, if it is not defined yet."""
+        """Define ``path`` by the longest glob that matches it, if it is not defined yet: wandb-core
+        takes any one of them."""
         if path in self._unmatched:
             return
         name = ".".join(path)
         if not name.startswith("_") and name not in self._exact:
-            for glob, definition in self._globs.items():
-                if name.startswith(glob.removesuffix("*")):
-                    self._exact[name] = definition
-                    self._configure(name)
-                    return
+            matching = [glob for glob in self._globs if name.startswith(glob.removesuffix("*"))]
+            if matching:
+                self._exact[name] = self._globs[max(matching, key=len)]
+                self.expanded.add(name)
+                self._configure(name)
+                return
         self._unmatched.add(path)
 
     @property

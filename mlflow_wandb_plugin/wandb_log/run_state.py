@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.core.model import Key, RunInfo, RunState, flatten
 from mlflow_wandb_plugin.core.server_values import is_kept_as
+from mlflow_wandb_plugin.wandb_log.step_timeline import StepTimeline
 
 if TYPE_CHECKING:
     from wandb.proto import wandb_internal_pb2 as proto
@@ -37,6 +38,7 @@ class RunFacts:
         self.preempting = False
         self.run_id = ""
         self.rows: dict[str, int] = {}
+        self.axes = StepTimeline()
         self._fields: dict[str, Any] = {}
         self._tags: tuple[str, ...] = ()
         self._segment_started_ms = 0
@@ -190,6 +192,7 @@ class RunFacts:
             last_step=self.last_step,
             last_ms=self.last_ms if self.rows_of_log else self._segment_started_ms or None,
             facts=dict(self.facts),
+            step_definitions=tuple(self.axes.definitions),
             **{"project": "uncategorized", **self._fields},
         )
 

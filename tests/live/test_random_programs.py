@@ -158,7 +158,11 @@ class Reference:
     def __init__(self, definitions: list[dict[str, Any]]) -> None:
         self.rows: dict[int, dict[tuple[str, ...], Any]] = {}
         self.last_call: dict[int, int] = {}
-        self._by_epoch = any(d["name"] == "val/*" for d in definitions)
+        names = {definition["name"] for definition in definitions}
+        self._by_epoch = "val/*" in names
+        self._loss_by_epoch = "loss" in names & {
+            d["name"] for d in definitions if d.get("step_metric")
+        }
         self._epoch: Any = 0
         self._step = 0
         self._open: dict[tuple[str, ...], Any] | None = None
@@ -195,6 +199,16 @@ class Reference:
             row["epoch",] = self._epoch
         self.rows[self._step] = row
         self.last_call[self._step] = self._call
+
+    def mlflow_step(self, step: int, path: tuple[str, ...]) -> int:
+        """The step in MLflow of a value in the row ``step``."""
+        name = ".".join(path)
+        epoch = self.rows[step].get(("epoch",))
+        mine = (self._by_epoch and name.startswith("val/")) or (
+            self._loss_by_epoch and name == "loss"
+        )
+        whole = isinstance(epoch, (int, float)) and float(epoch).is_integer()
+        return int(epoch) if mine and whole and abs(epoch) < 2**63 else step
 
 
 def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -262,22 +276,28 @@ def _check_points(
     names: dict[tuple[str, ...], str],
     said: dict[str, Any],
 ) -> None:
-    wanted: dict[str, dict[int, Any]] = {}
+    wanted: dict[str, list[tuple[Any, int, int]]] = {}
     owners: dict[str, tuple[str, ...]] = {}
     for step, row in reference.rows.items():
         for path, value in row.items():
             if isinstance(value, (int, float)):
                 name = names.get(path, ".".join(path))
                 assert owners.setdefault(name, path) == path, f"{path} shares the name {name}"
-                wanted.setdefault(name, {})[step] = _stored(value)
+                point = _stored(value), step, reference.mlflow_step(step, path)
+                wanted.setdefault(name, []).append(point)
     for name, points in wanted.items():
-        found: dict[int, Any] = {}
-        for value, at, step in run.metrics[name]:
-            if step in points and step not in found:
-                found[step] = value
-                first, last = said["calls"][reference.last_call[step]]
-                assert first <= at <= last, (name, step)
-        assert found == points, name
+        left = list(run.metrics[name])
+        for value, row, step in points:
+            first, last = said["calls"][reference.last_call[row]]
+            # One that MLflow would take for a repeat of another row's keeps the row's step.
+            places = (
+                [step, row] if sum(p[0] == value and p[2] == step for p in points) > 1 else [step]
+            )
+            fitting = [
+                p for p in left if p[0] == value and p[2] in places and first <= p[1] <= last
+            ]
+            assert fitting, (name, row, step, value, left)
+            left.remove(fitting[0])
 
 
 def _check_objects(reference: Reference, recorder: Recorder, run: RunState) -> None:

@@ -221,7 +221,7 @@ run.finish()
         tmp_path / "work",
     )
     (run,) = read_runs(env["MLFLOW_TRACKING_URI"], tmp_path / "dual").values()
-    assert run.points("train/loss") == [(1, 5.0), (3, 1.0), (5, 3.0)]
+    assert run.points("train/loss") == [(0, 5.0), (100, 1.0), (200, 3.0)]
     assert run.points("train/step") == [
         (0, 0.0), (1, 0.0), (2, 100.0), (3, 100.0), (4, 200.0), (5, 200.0),
     ]  # fmt: skip

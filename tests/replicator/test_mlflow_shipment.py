@@ -139,6 +139,24 @@ def test_a_run_with_a_step_metric_goes_on_where_it_was(fresh_store: str, tmp_pat
     assert read_runs(fresh_store)["r1"].points("a") == [(10, 1.0), (20, 2.0)]
 
 
+@pytest.mark.parametrize("rule", ["defined", "wandb"])
+def test_the_rule_of_steps_is_that_of_the_training_process(
+    fresh_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    """Whatever the process that delivers the journal is set to, and the next one that goes on."""
+    monkeypatch.setenv("MLFLOW_WANDB_STEPS", "wandb" if rule == "defined" else "defined")
+    definition = Record()
+    definition.metric.name, definition.metric.step_metric = "a", "at"
+    rows = [partial_record({"a": 1.0, "at": 10}), partial_record({"a": 2.0, "at": 20})]
+    ours = open_journal(tmp_path, run_record("r1"), definition, rows[0], steps=rule)
+    assert shipment(ours.path, fresh_store).ship() == "partial"
+    ours.append(RECORD, rows[1].SerializeToString())
+    ours.close()
+    assert shipment(ours.path, fresh_store).ship() == "complete"
+    wanted = [(10, 1.0), (20, 2.0)] if rule == "defined" else [(0, 1.0), (1, 2.0)]
+    assert read_runs(fresh_store)["r1"].points("a") == wanted
+
+
 def test_a_killed_trainers_run_is_killed(fresh_store: str, tmp_path: Path) -> None:
     """Everything that it logged is there, also the pending row."""
     path = written(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.mlflow_terms import NOTES_TAG, USER_TAG
 from mlflow_wandb_plugin.core.model import RunInfo, RunState
+from mlflow_wandb_plugin.core.step_axes import from_text
 from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.sources.mlflow.run_description import (
     MLFLOW_RUN_ID,
@@ -80,6 +81,7 @@ def replica_info(run: Run, long_tags: Mapping[str, str] | None = None) -> RunInf
         exit_code=_number(tags.get(to_mlflow.EXIT_CODE)),
         started_ms=info.start_time,
         ended_ms=None if state == "running" else info.end_time,
+        step_definitions=from_text(tags.get(identity.STEPS, "{}"))[0],
         facts=facts | {"args": _json(tags, "wandb.args", []), MLFLOW_RUN_ID: info.run_id},
     )
 

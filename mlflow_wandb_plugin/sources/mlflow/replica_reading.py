@@ -24,6 +24,7 @@ from mlflow_wandb_plugin.core.model import (
     flatten,
 )
 from mlflow_wandb_plugin.core.protocols import SourceOptions
+from mlflow_wandb_plugin.core.step_axes import StepAxes
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.mapping import documents, system_metrics, to_mlflow
 from mlflow_wandb_plugin.mapping.names import safe_path
@@ -34,6 +35,7 @@ from mlflow_wandb_plugin.sources.mlflow.replica import replica_info
 from mlflow_wandb_plugin.sources.mlflow.rows import RowBuilder
 from mlflow_wandb_plugin.sources.mlflow.run_description import SEGMENT
 from mlflow_wandb_plugin.sources.mlflow.store_client import StoreClient
+from mlflow_wandb_plugin.sources.mlflow.wandb_steps import WandbSteps, can_be_found
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +72,7 @@ class ReplicaReading:
         self._last: dict[Key, float] = {}
         self._last_step: int | None = None
         self._last_ms: int | None = None
+        self._steps: WandbSteps | None = None
 
     def describe(self) -> RunInfo:
         """Return the run with its config and summary."""
@@ -168,20 +171,28 @@ class ReplicaReading:
 
         starts = [name.startswith(system_metrics.PREFIX) for name in spool.names]
         system = np.array(starts, bool)
-        self._find_last_row(spool, system)
         keys = self._keys(spool.names)
-        # Where steps are the values of a metric, rows are numbered as those of MLflow's own runs.
-        numbered = identity.STEP_METRIC in self._run.data.tags
+        # Where W&B's steps are lost, rows are numbered as those of MLflow's own runs.
+        axes = StepAxes(self._info.step_definitions)
+        numbered = identity.STEP_METRIC in self._run.data.tags or not can_be_found(axes)
+        if axes.any and not numbered:
+            self._find_steps(spool, axes, keys)
+        self._find_last_row(spool, system)
         rows = RowBuilder([_joined(key) for key in keys], (), since) if numbered else None
         for block in spool.blocks(BLOCK_POINTS):
             for number in np.flatnonzero(system).tolist():
                 yield from self._system_series(spool.names[number], block, number)
-            history = self._of_rows(block, spool.names, system)
+            history = self._history(block, spool.names, system)
             if rows is not None and len(history):
                 yield from self._numbered_series(rows, history, keys)
             elif len(history):
                 yield from self._step_series(history, keys, since)
                 yield Checkpoint(SEGMENT, int(history["step"].max()) + 1)
+
+    def _find_steps(self, spool: PointSpool, axes: StepAxes, keys: list[Key]) -> None:
+        steps = WandbSteps(axes, [_joined(key) for key in keys])
+        steps.learn(self._of_rows(block, spool.names) for block in spool.blocks(BLOCK_POINTS))
+        self._steps = steps
 
     def _numbered_series(self, rows: RowBuilder, block: Any, keys: list[Key]) -> Iterator[Item]:
         by_name = {_joined(key): key for key in keys}
@@ -217,10 +228,16 @@ class ReplicaReading:
                 steps, times = part["step"].tolist(), part["timestamp_ms"].tolist()
                 yield Series(key, steps, times, part["value"].tolist())
 
-    def _of_rows(self, block: Any, names: list[str], system: NDArray[np.bool_]) -> Any:
-        """Those of a block's points that were in rows: no system metrics, nor what the summary
-        alone has."""
-        wanted = ~system[block["key"]]
+    def _history(self, block: Any, names: list[str], system: NDArray[np.bool_]) -> Any:
+        """Those of a block's points that were in rows, with W&B's steps where they are known."""
+        points = self._of_rows(block[~system[block["key"]]], names)
+        return points if self._steps is None else self._steps.restored(points)
+
+    def _of_rows(self, block: Any, names: list[str]) -> Any:
+        """A block's points without those that the summary alone has."""
+        import numpy as np
+
+        wanted = np.ones(len(block), bool)
         for number, name in enumerate(names):
             for place in self._summary_points.get(name, ()):
                 if isinstance(place, list) and len(place) == 2:
@@ -232,7 +249,7 @@ class ReplicaReading:
     def _find_last_row(self, spool: PointSpool, system: NDArray[np.bool_]) -> None:
         """Find step and time of the last row of numbers."""
         for block in spool.blocks(BLOCK_POINTS):
-            history = self._of_rows(block, spool.names, system)
+            history = self._history(block, spool.names, system)
             if len(history) and history["step"].max() >= (self._last_step or 0):
                 step = int(history["step"].max())
                 at_ms = int(history["timestamp_ms"][history["step"] == step].min())

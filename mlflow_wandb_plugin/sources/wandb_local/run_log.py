@@ -69,7 +69,8 @@ def peek(log: RunLog) -> RunInfo:
     info = decoder.info()
     if not info.run_id:
         raise SourceError("the log ends before it names its run: nothing was logged")
-    return replace(info, state=_state(log, info.state))
+    # Without rows it is not known since when a metric is defined so.
+    return replace(info, state=_state(log, info.state), step_definitions=())
 
 
 @dataclass(slots=True)
@@ -281,6 +282,8 @@ class _LogReading:
             self._decoder.undecodable.clear()
 
     def _items(self, position: int) -> Iterator[Item]:
+        if self._decoder.has_new_axes:
+            yield replace(self._decoder.info(), state="running", ended_ms=None)
         if self._copied:
             for item in self._decoder.take(keep_points=False):
                 if isinstance(item, Series) and item.kind == "history":

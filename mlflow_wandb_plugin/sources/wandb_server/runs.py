@@ -9,9 +9,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from mlflow_wandb_plugin.core import step_axes
 from mlflow_wandb_plugin.core.identity import SERVER
 from mlflow_wandb_plugin.core.model import RunInfo, RunState, Selection, flatten
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
+from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.sources.wandb_server.sweep_config import sweep_config
 from mlflow_wandb_plugin.wandb_api.client import WandbClient
 from mlflow_wandb_plugin.wandb_log.metadata_file import facts_of
@@ -129,7 +131,7 @@ class RunLister:
             "git_commit": node.get("commit") or facts.get("git_commit"),
             **(self._sweep(sweep_id) if sweep_id else {}),
         }.items() if value})  # fmt: skip
-        return RunInfo(
+        described = RunInfo(
             run_id=run_id,
             project=address.project,
             entity=address.entity,
@@ -150,6 +152,8 @@ class RunLister:
             rows={SERVER: int(node.get("historyLineCount") or 0)},
             facts=facts,
         )
+        defined = step_axes.of_entries(to_mlflow.metric_definitions(described))
+        return replace(described, step_definitions=defined)
 
     def _sweep(self, name: str) -> dict[str, Any]:
         """Return facts about a sweep, requested once; of a deleted sweep only its id."""

@@ -19,6 +19,7 @@ from mlflow_wandb_plugin.core.model import (
     flatten,
 )
 from mlflow_wandb_plugin.core.protocols import Source
+from mlflow_wandb_plugin.core.step_axes import StepAxes
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.sources.temp_dirs import RefCountedTempDir
 from mlflow_wandb_plugin.sources.wandb_server.artifacts import LOGGED, RunArtifacts, list_artifacts
@@ -204,7 +205,9 @@ class WandbServerSource(Source):
         over = first.state != "running" and now.state != "running"
         lacking = now.rows[SERVER] - history.rows if over else 0
         if over:
-            history.fill_last({path for path in flatten(now.summary) if keys.logged(path)})
+            wanted = {path for path in flatten(now.summary) if keys.logged(path)}
+            axes = StepAxes(now.step_definitions).metrics & keys.types.keys()
+            history.fill_last(wanted | {keys.path(name) for name in axes})
         yield from _unreadable(now, history, lacking)
         last = history.last
         yield replace(

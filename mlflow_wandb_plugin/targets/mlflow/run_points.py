@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from mlflow_wandb_plugin.core.model import RunInfo, Series
+from mlflow_wandb_plugin.core.step_axes import StepAxes
 from mlflow_wandb_plugin.mapping import from_wandb_mirror, system_metrics, to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunNames
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter, Points
 from mlflow_wandb_plugin.targets.mlflow.point_writer import PointWriter
-
-HELD_POINTS = 100_000
-"""Points that wait for the step metric, as a rule."""
+from mlflow_wandb_plugin.targets.mlflow.row_steps import RowSteps
 
 
 class RunPoints:
@@ -22,11 +20,11 @@ class RunPoints:
 
     Args:
         bulk: writes many points at once; None where only MLflow's API can.
-        step_metric: dotted key of the metric whose values are the steps; empty for W&B's steps.
+        axes: which metrics' values are the steps of which keys.
         start_ms: the run's start in Unix ms.
         latest: each metric's latest value in MLflow when the run was opened.
-        restores: the run was created in MLflow: the step metric holds MLflow's steps, and is no
-            metric.
+        restores: the run was created in MLflow: the metric of all steps holds MLflow's steps, and
+            is no metric.
 
     Attributes:
         of_summary: (step, Unix ms) of the points that come from a summary, by metric, in the order
@@ -38,20 +36,19 @@ class RunPoints:
         batches: Batches,
         bulk: BulkWriter | None,
         names: RunNames,
-        step_metric: str,
+        axes: StepAxes,
         start_ms: int,
         latest: Mapping[str, float],
         restores: bool = False,
     ) -> None:
         self._client, self._run_id = batches.client, batches.run_id
         self._names = names
-        self._step_metric = step_metric
         self._start_ms = start_ms
         self._latest = latest
         self.of_summary: dict[str, list[tuple[int, int]]] = {}
         self._restores = restores
         self._restarted = False
-        self._axis = StepAxis(step_metric)
+        self._steps = RowSteps(axes)
         self._writer = PointWriter(batches, bulk)
 
     def count_seconds_from(self, start_ms: int) -> None:
@@ -62,26 +59,34 @@ class RunPoints:
         """Do not rely on latest values: somebody may have removed their points."""
         self._restarted = True
 
+    @property
+    def axes(self) -> StepAxes:
+        """Which metrics' values are the steps of which keys."""
+        return self._steps.axes
+
+    def define(self, axes: StepAxes) -> None:
+        """Set which metrics' values are the steps of the points that come from now on."""
+        self.release()
+        self._steps.axes = axes
+
     def append(self, series: Series) -> None:
         """Take points; those that wait for their step metric are written after `release`."""
         if series.kind == "system":
             if not self._restores:
                 # Of the machine that wrote the run to W&B.
                 self._append_system(series)
-        elif self._step_metric:
-            for ready in self._axis.add(series):
-                self._append_history(ready)
         else:
-            self._append_history(series)
+            for ready in self._steps.add(series):
+                self._append_history(ready)
 
     def release(self) -> None:
-        """Stop waiting for values of the step metric: a block of the log has ended."""
-        for series in self._axis.release():
+        """Stop waiting for values of step metrics: a block of the log has ended."""
+        for series in self._steps.release():
             self._append_history(series)
 
     def append_summary(self, info: RunInfo) -> None:
         """Take the numbers of the summary that history does not end with, and MLflow lacks."""
-        for key, (value, step, at) in to_mlflow.summary_points(info, self._step_metric).items():
+        for key, (value, step, at) in to_mlflow.summary_points(info, self.axes).items():
             name = self._names.metrics.name(key)
             self.of_summary.setdefault(name, []).append((step, at))
             if key in info.last or not self._ends_with(name, value, step):
@@ -104,7 +109,7 @@ class RunPoints:
 
     def _append_history(self, series: Series) -> None:
         if self._restores:
-            if ".".join(series.key) == self._step_metric:
+            if ".".join(series.key) in self.axes.metrics:
                 return
             series = from_wandb_mirror.metric_series(series)
         name = self._names.metrics.name(series.key)
@@ -148,45 +153,3 @@ class MissingPoints(RunPoints):
             history = self._client.call(self._client.mlflow.get_metric_history, self._run_id, name)
             self._known_steps[name] = {metric.step for metric in history}
         return self._known_steps[name]
-
-
-class StepAxis:
-    """Replaces the step of each history point by the value of the step metric in the same row.
-
-    The numbers of a block of rows come as one series per key, in any order: they are kept until
-    the block has ended. A row without the metric (a dotted key), or with a value that is not an
-    integer, keeps its step.
-    """
-
-    def __init__(self, metric: str) -> None:
-        self._metric = metric
-        self._held: list[Series] = []
-        self._points = 0
-        self._highest = -1
-
-    def add(self, series: Series) -> list[Series]:
-        """Take a series; return those whose steps are known now."""
-        ready = []
-        if self._points >= HELD_POINTS and series.steps and series.steps[0] > self._highest:
-            # A series that starts after all others begins a new block.
-            ready = self.release()
-        self._held.append(series)
-        self._points += len(series.steps)
-        self._highest = max([self._highest, *series.steps[-1:]])
-        return ready
-
-    def release(self) -> list[Series]:
-        """Return all series. Call it at the end of a block."""
-        held, self._held = self._held, []
-        self._points, self._highest = 0, -1
-        steps = {
-            step: int(value)
-            for series in held
-            if ".".join(series.key) == self._metric
-            for step, value in zip(series.steps, series.values, strict=True)
-            if to_mlflow.is_step(value)
-        }
-        return [
-            replace(series, steps=[steps.get(step, step) for step in series.steps])
-            for series in held
-        ]

@@ -31,6 +31,7 @@ from mlflow_wandb_plugin.targets.mlflow.run_description import RunDescription
 from mlflow_wandb_plugin.targets.mlflow.run_points import MissingPoints, RunPoints
 from mlflow_wandb_plugin.targets.mlflow.run_progress import RunProgress
 from mlflow_wandb_plugin.targets.mlflow.run_start import start_of
+from mlflow_wandb_plugin.targets.mlflow.run_steps import DECIDED_TAGS, RunSteps
 
 if TYPE_CHECKING:
     from mlflow.entities import Run, RunTag
@@ -82,17 +83,20 @@ class MlflowRunWriter:
         self._names = RunNames(self._files, run.data, earlier)
         batches = Batches(client, self.run_id, losses)
         self._description = RunDescription(run, batches, self._names, self._files)
-        self._step_metric = decided.get(identity.STEP_METRIC, "")
+        self._steps = RunSteps(decided)
         self._start_if_moved_ms = start_of(info, run.info.start_time, tags)
         self._start_ms = run.info.start_time or to_mlflow.run_time(info.started_ms) or 0
         self._points = self.points_type(
-            batches, bulk, self._names, self._step_metric, self._start_ms, run.data.metrics,
+            batches, bulk, self._names, self._steps.axes, self._start_ms, run.data.metrics,
             self._restores,
         )  # fmt: skip
+        self._define(info)
         self._progress = RunProgress(tags, losses)
         self._ended_logs: set[tuple[str, ...]] = set()
         if reopen_tags is not None:
-            self._reopen(run, reopen_tags)
+            kept = {key: decided[key] for key in DECIDED_TAGS if key in decided}
+            wanted = {key: tag for key, tag in reopen_tags.items() if key not in DECIDED_TAGS}
+            self._reopen(run, wanted | kept)
 
     @property
     def position(self) -> Mapping[str, int]:
@@ -105,11 +109,18 @@ class MlflowRunWriter:
 
     def update(self, info: RunInfo) -> None:
         info = self._shown(info)
+        self._define(info)
         self._describe(info)
         if info.state == "running":
             self._description.flush_pending()
 
+    def _define(self, info: RunInfo) -> None:
+        """Set the steps of the points that come from now on by what is known of the run."""
+        if self._steps.define(info.step_definitions):
+            self._points.define(self._steps.axes)
+
     def append(self, series: Series) -> None:
+        self._steps.note_rows(series)
         self._points.append(series)
 
     def add(self, item: FileRef | ArtifactRef | RowObjects) -> None:
@@ -164,6 +175,7 @@ class MlflowRunWriter:
         self._points.release()
         hidden = to_mlflow.hidden_params(info, to_mlflow.shown(info, self._secrets))
         info = self._shown(info)
+        self._define(info)
         self._describe(info)
         self._description.remove_stale(info)
         self._rewrites["secret_hidden"] = hidden
@@ -202,10 +214,7 @@ class MlflowRunWriter:
 
     def _reopen(self, run: Run, tags: Mapping[str, str]) -> None:
         """Set the identity tags of a run that existed, but its origin, and let it run again."""
-        decided = (identity.ORIGIN, identity.STEP_METRIC)
-        wanted = {key: value for key, value in tags.items() if key not in decided}
-        if self._step_metric:
-            wanted[identity.STEP_METRIC] = self._step_metric
+        wanted = {key: value for key, value in tags.items() if key != identity.ORIGIN}
         if identity.ORIGIN not in run.data.tags:
             wanted[identity.ORIGIN] = tags[identity.ORIGIN]
         self._description.set_tags(wanted)
@@ -226,7 +235,7 @@ class MlflowRunWriter:
         self._description.log_tags(self._position_tags(mark))
 
     def _position_tags(self, mark: Checkpoint) -> list[RunTag]:
-        return self._description.changed_tags(self._progress.tags_at(mark))
+        return self._description.changed_tags(self._progress.tags_at(mark) | self._steps.tags)
 
     def _log_counts(self) -> None:
         """Called after the steps that may add losses."""
@@ -241,7 +250,8 @@ class MlflowRunWriter:
     ) -> None:
         """Write all points, then take the steps ``before``, then log the position and whether the
         run is complete."""
-        tags = self._description.changed_tags(self._progress.last_tags(info, complete))
+        last = self._progress.last_tags(info, complete) | self._steps.tags
+        tags = self._description.changed_tags(last)
         self._points.flush(then=[*before, partial(self._description.log_tags, tags)])
         self._description.remember(tags)
 
@@ -253,6 +263,7 @@ class AdoptedRunWriter(MlflowRunWriter):
     points_type = MissingPoints
 
     def update(self, info: RunInfo) -> None:
+        self._define(info)
         all_tags = to_mlflow.run_tags(to_mlflow.shown(info, self._secrets))
         tags = {key: tag for key, tag in all_tags.items() if key.startswith("wandb.")}
         named = {self._names.tags.name((key,)): tag for key, tag in tags.items()}

@@ -17,6 +17,7 @@ from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.mapping import from_wandb_mirror, names, to_mlflow
 from mlflow_wandb_plugin.mapping.to_wandb import STEP_METRIC
+from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.targets.mlflow.checks import check_credentials, check_place
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.comparison.run_comparison import RunComparison
@@ -28,6 +29,7 @@ from mlflow_wandb_plugin.targets.mlflow.rest.request_client import RequestClient
 from mlflow_wandb_plugin.targets.mlflow.rest.rest_points import open_rest
 from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun
 from mlflow_wandb_plugin.targets.mlflow.run_search import RunSearch, twin_of, twin_of_found
+from mlflow_wandb_plugin.targets.mlflow.run_steps import decision
 from mlflow_wandb_plugin.targets.mlflow.run_writer import AdoptedRunWriter, MlflowRunWriter
 from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import SqlBulk, bulk_obstacle, open_bulk
 from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import SqlClient, sql_obstacle
@@ -63,6 +65,8 @@ class MlflowTarget(Target):
         self._experiments = Experiments(self._client)
         secret_names = self._options.secret_names
         self._secrets = Secrets.of_setting() if secret_names is None else Secrets(secret_names)
+        steps = self._options.steps
+        self._step_rule = Settings.load().steps if steps is None else steps
         self._checks_places = False
         self._checked_places: set[str] = set()
         self._lock = threading.Lock()
@@ -177,6 +181,7 @@ class MlflowTarget(Target):
         if info.mlflow is not None:
             tags |= {identity.RESTORED: "true", identity.STEP_METRIC: STEP_METRIC}
             tags |= {identity.PARENT_ID: info.mlflow.parent_id} if info.mlflow.parent_id else {}
+        tags |= decision(info, self._step_rule)
         selection = identity.selection_of(info, self._options.selection)
         if selection:
             tags[identity.SELECTION] = selection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mlflow_wandb_plugin.core.model import (
     RowObjects,
     Selection,
     Series,
+    StepDefinition,
     UnreadableRange,
 )
 from mlflow_wandb_plugin.core.replicate import replicate
@@ -192,6 +194,16 @@ def test_metrics_and_artifacts_can_be_left_out() -> None:
     ]
     kept = list(options.wanted(items))
     assert kept == [items[0], RowObjects(1, 1, {("val", "t"): 1}), items[5]]
+
+
+def test_a_step_metric_is_not_left_out() -> None:
+    """Other metrics' steps are its values: as the listing says, or what is read of the run."""
+    options = BackfillOptions(include_metrics=("loss",), exclude_metrics=("epoch",))
+    info = replace(run_info("a"), step_definitions=(StepDefinition(0, "loss", "n.epoch"),))
+    series = [Series((*path,), (), (), ()) for path in (["loss"], ["n", "epoch"], ["other"])]
+    assert list(options.wanted(series, info.step_definitions)) == series[:2]
+    assert list(options.wanted([info, *series]))[1:] == series[:2]
+    assert list(options.wanted(series)) == series[:1]
 
 
 def test_a_pattern_that_is_none_is_the_users_error() -> None:

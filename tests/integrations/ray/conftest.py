@@ -74,13 +74,15 @@ def rows_of(run: Run) -> list[dict[str, Any]]:
 
 
 def assert_same_points(run: Run, twin: RunState, step_key: str = "_step") -> None:
-    """Every number of every row, at the row's step and time; no more in MLflow."""
+    """Every number of every row, at the row's time and its value of ``step_key``, which itself is
+    at W&B's step; no more in MLflow."""
     wanted: dict[str, list[tuple[float, int, int]]] = {}
     for line in run.history.live:
         row = line.row
         for key, value in row.items():
             if not key.startswith("_"):
-                point = (float(value), int(row["_timestamp"] * 1000), int(row[step_key]))
+                step = row["_step" if key == step_key else step_key]
+                point = (float(value), int(row["_timestamp"] * 1000), int(step))
                 wanted.setdefault(key, []).append(point)
     found = {key: points for key, points in twin.metrics.items() if not key.startswith("system/")}
     assert {key: sorted(points) for key, points in found.items()} == {

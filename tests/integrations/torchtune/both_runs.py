@@ -15,7 +15,7 @@ from tests.support.mlflow_state import RunState, read_runs
 from tests.wandb_server import Run, WandbServer
 
 NOT_THE_USERS = {
-    "mlflow_run_id", "mlflow_experiment_id", "mlflow_tracking_uri", "mlflow_step_metric",
+    "mlflow_run_id", "mlflow_experiment_id", "mlflow_tracking_uri",
     "mlflow_run_given",
 }  # fmt: skip
 OF_A_ROW = {"_step", "_runtime", "_timestamp", "_wandb"}
@@ -83,13 +83,14 @@ class BothRuns:
         assert json.loads(self.mlflow.tags["wandb.sync.losses"]) == {}
 
     def assert_equal_points(self) -> None:
-        """Every point with its step and time."""
+        """Every point with its time and the step ``global_step``, which itself is at W&B's step."""
         keys = {key for row in self.rows for key in row} - OF_A_ROW
         assert keys == {key for key in self.mlflow.metrics if not key.startswith("system/")}
         for key in keys:
             rows = [row for row in self.rows if key in row]
+            step = "_step" if key == "global_step" else "global_step"
             wanted = [
-                (_comparable(row[key]), int(row["_timestamp"] * 1000), int(row["global_step"]))
+                (_comparable(row[key]), int(row["_timestamp"] * 1000), int(row[step]))
                 for row in rows
             ]
             found = [(_comparable(value), at, step) for value, at, step in self.mlflow.metrics[key]]

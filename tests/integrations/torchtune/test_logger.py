@@ -89,7 +89,8 @@ def test_values_and_steps_as_recipes_log_them(logged: Logged) -> None:
     assert math.isnan(dict(homes.points("nan"))[2])
     assert homes.points("single") == [(1, 1.5)]
     assert "late" not in homes.mlflow.metrics
-    assert homes.mlflow.tags["wandb.sync.step_metric"] == "global_step"
+    defined = json.loads(homes.mlflow.tags["wandb.sync.steps"])["definitions"]
+    assert defined == [[0, "global_step", ""], [0, "*", "global_step"]]
 
 
 def test_a_step_that_falls_is_kept(logged: Logged) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 
+import pytest
 from mlflow import MlflowClient
 
-from mlflow_wandb_plugin.core.model import Checkpoint, RunInfo, Series
-from mlflow_wandb_plugin.targets.mlflow import run_points
-from mlflow_wandb_plugin.targets.mlflow.run_points import StepAxis
+from mlflow_wandb_plugin.core.model import Checkpoint, RunInfo, StepDefinition
 from tests.targets.mlflow.writing import end, opened, points, run_info, the_run
 
 STEPPED = {"mlflow_step_metric": "trainer/step"}
@@ -84,24 +84,84 @@ def test_a_run_that_began_with_wandbs_step_keeps_it(fresh_store: str) -> None:
     assert "wandb.sync.step_metric" not in run.tags
 
 
-def test_memory_is_bounded_where_no_mark_comes(monkeypatch) -> None:
-    """Kept series are released when they are many and a new block begins, never within a block."""
-    monkeypatch.setattr(run_points, "HELD_POINTS", 4)
-    axis = StepAxis("at")
+DEFINED = (StepDefinition(0, "loss", "at"),)
 
-    def block(key: str, first: int, values: list[float]) -> list[Series]:
-        steps = range(first, first + len(values))
-        return axis.add(Series((key,), list(steps), [0] * len(values), values))
 
-    assert block("a", 0, [1.0, 2.0, 3.0]) == []
-    assert block("b", 0, [1.0, 2.0, 3.0]) == []
-    assert block("at", 0, [7.0, 8.0, 9.0]) == []
-    released = block("a", 3, [4.0])
-    assert [(series.key, list(series.steps)) for series in released] == [
-        (("a",), [7, 8, 9]), (("b",), [7, 8, 9]), (("at",), [7, 8, 9]),
-    ]  # fmt: skip
-    assert block("at", 3, [10.0]) == []
-    assert [list(series.steps) for series in axis.release()] == [[10], [10]]
+def write_rows(uri: str, info: RunInfo, first: int, count: int) -> None:
+    """Go on with a run, by rows whose ``at`` is ten times W&B's step, and end it."""
+    numbers = range(first, first + count)
+    with opened(uri, info) as writer:
+        writer.append(points("loss", [float(number) for number in numbers], first_step=first))
+        writer.append(points("at", [10.0 * number for number in numbers], first_step=first))
+        end(writer, info)
+
+
+def test_a_key_has_the_steps_that_are_defined_for_it(fresh_store: str) -> None:
+    """Other keys have W&B's; a tag says what is defined, and holds where nothing is known later."""
+    write_rows(fresh_store, run_info(step_definitions=DEFINED), 1, 2)
+    write_rows(fresh_store, run_info(), 3, 1)
+    run = the_run(fresh_store)
+    assert run.points("loss") == [(10, 1.0), (20, 2.0), (30, 3.0)]
+    assert run.points("at") == [(1, 10.0), (2, 20.0), (3, 30.0)]
+    assert json.loads(run.tags["wandb.sync.steps"]) == {
+        "definitions": [[0, "loss", "at"]], "through": 3,
+    }  # fmt: skip
+
+
+def test_what_is_defined_as_of_the_first_row_later_moves_no_point(fresh_store: str) -> None:
+    """W&B's server knows the last definitions only; those with a later step are added."""
+    write_rows(fresh_store, run_info(step_definitions=DEFINED), 1, 2)
+    otherwise = StepDefinition(0, "loss", "other"), StepDefinition(3, "loss", "")
+    write_rows(fresh_store, run_info(step_definitions=otherwise), 1, 3)
+    run = the_run(fresh_store)
+    assert run.points("loss") == [(3, 3.0), (10, 1.0), (20, 2.0)]
+
+
+@pytest.mark.parametrize("first", ["wandb", "defined"])
+def test_the_setting_holds_that_was_in_force_when_the_run_was_first_written(
+    fresh_store: str, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """A later writer with the other setting goes on as the run began."""
+    info = run_info(step_definitions=DEFINED)
+    monkeypatch.setenv("MLFLOW_WANDB_STEPS", first)
+    write_rows(fresh_store, info, 1, 1)
+    monkeypatch.setenv("MLFLOW_WANDB_STEPS", "defined" if first == "wandb" else "wandb")
+    write_rows(fresh_store, info, 1, 2)
+    run = the_run(fresh_store)
+    assert (
+        run.points("loss") == [(1, 1.0), (2, 2.0)] if first == "wandb" else [(10, 1.0), (20, 2.0)]
+    )
+    assert ("wandb.sync.steps" in run.tags) == (first == "defined")
+
+
+def test_a_run_of_an_earlier_version_keeps_its_steps(fresh_store: str) -> None:
+    """Mapping version 4 knew no definitions: its runs have no such tag."""
+    info = run_info(step_definitions=DEFINED)
+    client = MlflowClient(fresh_store)
+    names = ("run_id", "project", "run_path", "sync.origin", "sync.state", "sync.mapping")
+    values = ("r1", "unit", "unit/r1", "dual", "live", "4")
+    tags = {f"wandb.{name}": value for name, value in zip(names, values, strict=True)}
+    client.create_run(client.create_experiment("unit"), tags=tags)
+    write_rows(fresh_store, info, 1, 2)
+    run = the_run(fresh_store)
+    assert run.points("loss") == [(1, 1.0), (2, 2.0)]
+    assert "wandb.sync.steps" not in run.tags
+
+
+def test_the_summary_stands_at_the_last_value_of_the_step_metric(fresh_store: str) -> None:
+    """Each key at its own; a statistic goes with its key; a key without one at W&B's step."""
+    info = run_info(
+        step_definitions=(*DEFINED, StepDefinition(0, "best", "at"), StepDefinition(0, "x", "no")),
+        last={("loss",): 1.0, ("at",): 40.0}, last_step=4,
+        summary={"loss": {"min": 0.5}, "best": 2.0, "x": 3.0, "alone": 4.0},
+    )  # fmt: skip
+    with opened(fresh_store, info) as writer:
+        end(writer, info)
+    run = the_run(fresh_store)
+    found = {name: run.points(name) for name in run.metrics}
+    assert found == {
+        "loss.min": [(40, 0.5)], "best": [(40, 2.0)], "x": [(4, 3.0)], "alone": [(4, 4.0)],
+    }  # fmt: skip
 
 
 def _somebodys_run(uri: str) -> str:

@@ -59,6 +59,7 @@ from mlflow_wandb_plugin.targets.mlflow.run_start import (
     start_of,
     two_clocks,
 )
+from mlflow_wandb_plugin.targets.mlflow.run_steps import DECIDED_TAGS
 from mlflow_wandb_plugin.targets.mlflow.run_writer import MlflowRunWriter
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
 KNOWN_TO_THE_SERVER = "W&B's server and a log know the summary and metrics differently"
 TOLD_POINTS = 50
 """Points of one metric that are told one by one."""
-DECISIVE = (identity.RUN_ID, identity.STEP_METRIC, identity.POSITION, identity.RESTORED)
+DECISIVE = (identity.RUN_ID, *DECIDED_TAGS, identity.POSITION, identity.RESTORED)
 """Tags that decide how a run is written; the other tags are compared."""
 PROGRESS_TAGS = "wandb.sync."
 """Begins the tags that say how far a run is replicated, which are not compared."""
