@@ -91,9 +91,9 @@ def test_a_position_that_cannot_be_read_means_nothing_yet(text: str) -> None:
 def test_identity_tags_of_a_run() -> None:
     """A run is found by these, wherever it came from; an unknown entity is no tag."""
     assert identity.identity_tags(RUN, "dual", "7") == {
-        "wandb.run_id": "r", "wandb.run_path": "e/p/r", "wandb.project": "p", "wandb.entity": "e",
-        "wandb.sync.origin": "dual", "wandb.sync.state": "live",
-        "wandb.sync.mapping": "7",
+        "wandb.run_id": "r", "wandb.project": "p", "wandb.entity": "e",
+        "mlflow.wandb.origin": "dual", "mlflow.wandb.state": "live",
+        "mlflow.wandb.mapping": "7",
     }  # fmt: skip
     assert identity.ENTITY not in identity.identity_tags(RunInfo("r", "p"), "dual", "7")
     stepped = RunInfo("r", "p", config={"mlflow_step_metric": "epoch"})

@@ -22,6 +22,7 @@ from mlflow_wandb_plugin.core.model import (
     Series,
     UnreadableRange,
     flatten,
+    row_leaves,
 )
 from mlflow_wandb_plugin.core.protocols import SourceOptions
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
@@ -60,6 +61,7 @@ class ReplicaReading:
         self._points = points
         self._run = run
         self._options = options
+        self._tags = identity.present_tags(run.data.tags)
         self._info = replica_info(run)
         self._missing = False
         self._store: ArtifactStore | None = None
@@ -114,7 +116,7 @@ class ReplicaReading:
         summary = yield from self._document(documents.SUMMARY_FILE, {})
         renamed = yield from self._document(documents.RENAMED_FILE, {})
         if not renamed:
-            renamed = _parsed(self._run.data.tags.get(identity.RENAMED, "{}"), {})
+            renamed = _parsed(self._tags.get(identity.RENAMED, "{}"), {})
         names = renamed.get("metrics")
         self._renamed = names if isinstance(names, dict) else {}
         self._summary_points = yield from self._document(documents.SUMMARY_POINTS_FILE, {})
@@ -171,7 +173,7 @@ class ReplicaReading:
         self._find_last_row(spool, system)
         keys = self._keys(spool.names)
         # Where steps are the values of a metric, rows are numbered as those of MLflow's own runs.
-        numbered = identity.STEP_METRIC in self._run.data.tags
+        numbered = identity.STEP_METRIC in self._tags
         rows = RowBuilder([_joined(key) for key in keys], (), since) if numbered else None
         for block in spool.blocks(BLOCK_POINTS):
             for number in np.flatnonzero(system).tolist():
@@ -264,7 +266,7 @@ class ReplicaReading:
                 document = _parsed(line, {})
                 step, at_ms = document.pop("_step", None), document.pop("_timestamp_ms", None)
                 if isinstance(step, int) and isinstance(at_ms, int):
-                    yield RowObjects(step, at_ms, _leaves(document))
+                    yield RowObjects(step, at_ms, row_leaves(document))
                 else:
                     yield self._unreadable(path, 1, "it is damaged", "lines")
 
@@ -330,7 +332,7 @@ class ReplicaReading:
         return UnreadableRange(where, 0, length, reason, unit)
 
     def _described(self) -> RunInfo:
-        rows = identity.total_rows(identity.read_numbers(self._run.data.tags, identity.ROWS))
+        rows = identity.total_rows(identity.read_numbers(self._tags, identity.ROWS))
         return replace(
             self._info,
             rows={SEGMENT: rows},
@@ -348,18 +350,6 @@ def _parsed(text: str, default: Any) -> Any:
     except (ValueError, RecursionError):
         return default
     return found if isinstance(found, type(default)) else default
-
-
-def _leaves(tree: Mapping[str, Any], prefix: Key = ()) -> dict[Key, Any]:
-    """The values of a row by key: as `flatten`, but a typed value of W&B's is whole."""
-    found: dict[Key, Any] = {}
-    for label, value in tree.items():
-        path = (*prefix, label)
-        if isinstance(value, Mapping) and value and "_type" not in value:
-            found.update(_leaves(value, path))
-        else:
-            found[path] = value
-    return found
 
 
 def _joined(key: Key) -> str:

@@ -68,10 +68,10 @@ class MlflowRunWriter:
         self.experiment_id: str = run.info.experiment_id
         self._secondary = secondary
         self._secrets = secrets
-        self._parents, self._parent_id = parents, run.data.tags.get(PARENT_TAG)
+        tags = identity.present_tags(run.data.tags)
+        self._parents, self._parent_id = parents, tags.get(PARENT_TAG)
         losses = Losses()
         self.losses, self._rewrites = losses.counts, losses.rewrites
-        tags = run.data.tags
         # What is decided when the run is first written, whatever its config says later.
         decided = tags if identity.RUN_ID in tags else reopen_tags or {}
         self._restores = identity.RESTORED in decided
@@ -206,9 +206,9 @@ class MlflowRunWriter:
         wanted = {key: value for key, value in tags.items() if key not in decided}
         if self._step_metric:
             wanted[identity.STEP_METRIC] = self._step_metric
-        if identity.ORIGIN not in run.data.tags:
+        if identity.ORIGIN not in identity.present_tags(run.data.tags):
             wanted[identity.ORIGIN] = tags[identity.ORIGIN]
-        self._description.set_tags(wanted)
+        self._description.reopen(wanted)
         if run.info.status != "RUNNING" and not self._secondary():
             self._client.call(self._client.client.update_run, self.run_id, status="RUNNING")
 
@@ -254,7 +254,7 @@ class AdoptedRunWriter(MlflowRunWriter):
 
     def update(self, info: RunInfo) -> None:
         all_tags = to_mlflow.run_tags(to_mlflow.shown(info, self._secrets))
-        tags = {key: tag for key, tag in all_tags.items() if key.startswith("wandb.")}
+        tags = {key: tag for key, tag in all_tags.items() if _is_of_wandb(key)}
         named = {self._names.tags.name((key,)): tag for key, tag in tags.items()}
         self._names.save()
         self._description.set_tags(named)
@@ -270,4 +270,9 @@ class AdoptedRunWriter(MlflowRunWriter):
         self._description.remember(self._count_tags())
 
     def _reopen(self, run: Run, tags: Mapping[str, str]) -> None:
-        self._description.set_tags(tags)
+        self._description.reopen(tags)
+
+
+def _is_of_wandb(tag: str) -> bool:
+    """Whether only W&B knows what the tag says; another tool writes the others."""
+    return identity.is_of_package(tag) or tag == identity.GROUP

@@ -114,4 +114,4 @@ def _tags(folder: Path) -> Mapping[str, str]:
         return {}
     if not isinstance(document, dict):
         return {}
-    return {str(key): str(value) for key, value in document.items()}
+    return identity.present_tags({str(key): str(value) for key, value in document.items()})

@@ -27,7 +27,7 @@ def test_a_row_stands_at_the_value_of_the_step_metric(fresh_store: str) -> None:
     assert run.points("loss") == [(10, 3.0), (20, 2.0), (30, 1.0)]
     assert run.points("trainer/step") == [(10, 10.0), (20, 20.0), (30, 30.0)]
     assert run.points("best") == [(30, 0.5)]
-    assert run.tags["wandb.sync.step_metric"] == "trainer/step"
+    assert run.tags["mlflow.wandb.step_metric"] == "trainer/step"
 
 
 def test_rows_without_a_whole_number_keep_their_step(fresh_store: str) -> None:
@@ -81,7 +81,7 @@ def test_a_run_that_began_with_wandbs_step_keeps_it(fresh_store: str) -> None:
     write_second_row(fresh_store, second)
     run = the_run(fresh_store)
     assert run.points("loss") == [(0, 1.0), (1, 2.0)]
-    assert "wandb.sync.step_metric" not in run.tags
+    assert "mlflow.wandb.step_metric" not in run.tags
 
 
 def test_memory_is_bounded_where_no_mark_comes(monkeypatch) -> None:
@@ -127,7 +127,7 @@ def test_a_run_that_was_given_to_us_is_written_as_our_own(fresh_store: str) -> N
     run = the_run(fresh_store)
     assert (run.run_id, run.status, run.params) == (run_id, "FINISHED", {"lr": "0.1"})
     assert run.points("loss") == [(0, 1.0), (0, 9.0), (1, 2.0)]
-    assert run.tags["wandb.sync.state"] == "complete"
+    assert run.tags["mlflow.wandb.state"] == "complete"
 
 
 def test_a_run_that_another_tool_writes_keeps_its_params_and_status(fresh_store: str) -> None:
