@@ -227,6 +227,11 @@ DESCRIPTION_TAGS = frozenset(
 """Tags of this package that describe a run."""
 
 
+def user_of(facts: Mapping[str, Any]) -> str:
+    """Return whose run it is, as MLflow shows it; empty if nothing says so."""
+    return str(next((facts[name] for name in USER_FACTS if facts.get(name)), ""))
+
+
 def name_tag(info: RunInfo) -> dict[str, str]:
     """The tag with W&B's name of the run, as MLflow stores it; none for a run without a name."""
     name = storable(info.name)[: Limits.installed().tag_value]
@@ -240,7 +245,7 @@ def run_tags(info: RunInfo) -> dict[str, str]:
         return {**info.mlflow.tags, **{key: value for key, value in ours.items() if value}}
     facts = info.facts
     tags = {
-        USER_TAG: next((facts[name] for name in USER_FACTS if facts.get(name)), ""),
+        USER_TAG: user_of(facts),
         NOTES_TAG: info.notes,
         "mlflow.source.name": facts.get("program", ""),
         "mlflow.source.type": "LOCAL" if facts.get("program") else "",

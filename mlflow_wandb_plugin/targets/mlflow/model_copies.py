@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import ArtifactRef, flatten
+from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.mapping import models
 from mlflow_wandb_plugin.mapping.documents import canonical_json
 from mlflow_wandb_plugin.mapping.names import legal_name, safe_path, storable
@@ -79,7 +80,7 @@ def model_copy(artifact: ArtifactRef) -> ModelCopy | None:
     )
 
 
-def model_of_artifact(artifact: ArtifactRef, folder: str) -> ModelCopy:
+def model_of_artifact(artifact: ArtifactRef, folder: str, secrets: Secrets) -> ModelCopy:
     """Return the logged model that stands for an artifact of W&B's of the type ``model``.
 
     It is what MLflow calls an external model: its files are those of the run, in ``folder``, and
@@ -87,7 +88,7 @@ def model_of_artifact(artifact: ArtifactRef, folder: str) -> ModelCopy:
     """
     from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
-    leaves = sorted(flatten(artifact.metadata).items())
+    leaves = sorted(flatten(secrets.value(artifact.metadata)).items())
     params = {
         ".".join(path): text
         for path, value in leaves[:MOST_PARAMS]

@@ -12,7 +12,8 @@ from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.mapping.names import Limits, storable
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
-from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunFiles, RunNames
+from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunFiles
+from mlflow_wandb_plugin.targets.mlflow.files.run_names import RunNames
 from mlflow_wandb_plugin.targets.mlflow.run_start import decided_tags, from_server
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.files.losses import Losses
 from mlflow_wandb_plugin.targets.mlflow.files.restored_files import RestoredFiles
-from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunFiles, RunNames
+from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunFiles
+from mlflow_wandb_plugin.targets.mlflow.files.run_names import RunNames
 from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
 from mlflow_wandb_plugin.targets.mlflow.run_description import RunDescription
@@ -77,7 +78,7 @@ class MlflowRunWriter:
         self._restores = identity.RESTORED in decided
         info = self._shown(info)
         files = RestoredFiles if self._restores else RunFiles
-        self._files = files(client, self.run_id, losses, tags)
+        self._files = files(client, self.run_id, losses, tags, secrets)
         earlier = {} if reopen_tags is None else self._files.load_earlier()
         self._names = RunNames(self._files, run.data, earlier)
         batches = Batches(client, self.run_id, losses)

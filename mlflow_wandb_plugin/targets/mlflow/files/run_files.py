@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, RunInfo
+from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.core.server_values import is_kept_as
 from mlflow_wandb_plugin.mapping import documents, to_mlflow
 from mlflow_wandb_plugin.mapping.documents import artifact_document
 from mlflow_wandb_plugin.mapping.models import TYPE
-from mlflow_wandb_plugin.mapping.names import Limits, Namer, fitting, safe_path
+from mlflow_wandb_plugin.mapping.names import Limits, safe_path
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.files.captions import Captions
 from mlflow_wandb_plugin.targets.mlflow.files.charts import Charts
@@ -23,9 +24,6 @@ from mlflow_wandb_plugin.targets.mlflow.files.losses import Loss, Losses
 from mlflow_wandb_plugin.targets.mlflow.files.media import RunMedia
 from mlflow_wandb_plugin.targets.mlflow.files.uploads import Uploads
 from mlflow_wandb_plugin.targets.mlflow.model_copies import ModelCopy, model_of_artifact
-
-if TYPE_CHECKING:
-    from mlflow.entities import RunData
 
 LOSSES_FILE = "wandb/losses.jsonl"
 
@@ -45,8 +43,14 @@ class RunFiles:
     """
 
     def __init__(
-        self, client: Client, run_id: str, losses: Losses, tags: Mapping[str, str]
+        self,
+        client: Client,
+        run_id: str,
+        losses: Losses,
+        tags: Mapping[str, str],
+        secrets: Secrets,
     ) -> None:
+        self._secrets = secrets
         self._client = client
         self._run_id = run_id
         self._losses = losses
@@ -175,7 +179,7 @@ class RunFiles:
 
     def _list_model(self, artifact: ArtifactRef, folder: str) -> None:
         """Let MLflow list an artifact as a model of the run."""
-        if not self._log_model(model_of_artifact(artifact, folder)):
+        if not self._log_model(model_of_artifact(artifact, folder, self._secrets)):
             self._losses.rewrites["model_not_listed"] += 1
 
     def _log_model(self, model: ModelCopy) -> bool:
@@ -271,66 +275,6 @@ class RunFiles:
             self._client.call(self._client.client.log_inputs, self._run_id, datasets)
         except RefusedError:
             self._losses.counts["input_refused"] += len(datasets)
-
-
-class RunNames:
-    """Names of one run's W&B keys, unique within each kind.
-
-    The original key of a changed name is saved before anything is written under the name: else a
-    session that follows a killed one would take the name for another key's, and choose a new one.
-
-    Args:
-        data: has the names that the run uses already.
-        earlier: original keys by name, by kind, as an earlier session saved them.
-    """
-
-    def __init__(self, files: RunFiles, data: RunData, earlier: Mapping[str, RenamedKeys]) -> None:
-        limit = Limits.installed().key
-        taken: dict[str, Iterable[str]] = {
-            "metrics": data.metrics, "params": data.params, "tags": data.tags,
-        }  # fmt: skip
-        self._namers = {kind: Namer(limit, earlier.get(kind), taken[kind]) for kind in taken}
-        self._files = files
-        self._saved = self._count()
-
-    @property
-    def metrics(self) -> Namer:
-        return self._namers["metrics"]
-
-    @property
-    def params(self) -> Namer:
-        return self._namers["params"]
-
-    @property
-    def tags(self) -> Namer:
-        return self._namers["tags"]
-
-    def restart(self) -> None:
-        """Name all keys again, because all of the run comes again: the saved keys may be damaged.
-        Those that fit their names are kept."""
-        limit = Limits.installed().key
-        for kind, namer in self._namers.items():
-            self._namers[kind] = Namer(limit, fitting(namer.renamed, limit))
-        self._saved = -1
-
-    def save(self) -> None:
-        """Save the original keys of the names that were changed since the last call; call this
-        before anything is written under them."""
-        if self._count() != self._saved:
-            renamed = {kind: dict(namer.renamed) for kind, namer in self._namers.items()}
-            self._files.save_names(renamed)
-            self._saved = self._count()
-
-    def _count(self) -> int:
-        return sum(len(namer.renamed) for namer in self._namers.values())
-
-    def count_rewritten(self) -> int:
-        """Number of names that differ from their dotted key."""
-        return sum(
-            name != ".".join(key)
-            for namer in self._namers.values()
-            for name, key in namer.renamed.items()
-        )
 
 
 def _alerts(saved: list[Any]) -> list[dict[str, str]]:

@@ -57,7 +57,8 @@ def model(folder: Path, **fields: Any) -> ArtifactRef:
     entry = ArtifactEntry("w.bin", "", 7, file(folder, "w.bin", "weights"))
     known: dict[str, Any] = {
         "type": "model", "name": "net", "version": "v3", "digest": "0123456789abcdef",
-        "metadata": {"acc": 0.5, "nested": {"epochs": 3.0}, "long": "x" * 600, "odd@key": 1},
+        "metadata": {"acc": 0.5, "nested": {"epochs": 3.0}, "long": "x" * 600, "odd@key": 1,
+                     "api_key": "not for all"},
         "entries": (entry,),
     }  # fmt: skip
     return ArtifactRef(**(known | fields))
@@ -79,7 +80,7 @@ def test_a_model_is_listed_once(fresh_store: str, server: str, tmp_path: Path, w
     models = {one.name: one for one in found}
     assert len(found) == 2
     assert set(models) == {"net", "a_b_c"}
-    assert models["net"].params == {"acc": "0.5", "nested.epochs": "3"}
+    assert models["net"].params == {"acc": "0.5", "nested.epochs": "3", "api_key": "***"}
     assert str(models["net"].status) == "READY"
     assert models["net"].tags["wandb.artifact"] == "net:v3"
     folder = models["net"].tags["wandb.files"]
