@@ -58,7 +58,7 @@ experiment = client.get_experiment_by_name("wheel")
 [run] = client.search_runs([experiment.experiment_id])
 losses = [point.value for point in client.get_metric_history(run.info.run_id, "loss")]
 assert losses == [1.0, 0.5, 1 / 3], losses
-assert run.data.tags["wandb.sync.state"] == "complete", run.data.tags
+assert run.data.tags["mlflow.wandb.state"] == "complete", run.data.tags
 print("a run was dual-written by the wheel")
 """
 

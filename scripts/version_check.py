@@ -129,10 +129,10 @@ def _expectations(run: RunState) -> list[str]:
         if run.params.get(key) != value:
             problems.append(f"param {key} should be {value}: it is {run.params.get(key)}")
     wanted_tags = {
-        "wandb.sync.state": "complete",
-        "wandb.sync.origin": "dual",
-        "wandb.sync.losses": "{}",
-        "wandb.tag.first": "true",
+        "mlflow.wandb.state": "complete",
+        "mlflow.wandb.origin": "dual",
+        "mlflow.wandb.losses": "{}",
+        "wandb.tags": '["first"]',
         "mlflow.note.content": "a note",
     }
     for key, value in wanted_tags.items():

@@ -40,8 +40,8 @@ def test_demo_leaves_both_runs_in_mlflow_and_can_be_repeated(
         assert float(printed[name]) > 0.9
         assert len(run.metrics["train/loss"]) == 800
         assert run.status == "FINISHED"
-    assert runs["before"].tags["wandb.sync.origin"] == "backfill"
-    assert runs["after"].tags["wandb.sync.origin"] == "dual"
+    assert runs["before"].tags["mlflow.wandb.origin"] == "backfill"
+    assert runs["after"].tags["mlflow.wandb.origin"] == "dual"
 
 
 def test_demo_empties_no_folder_but_its_own(env: dict[str, str], tmp_path: Path) -> None:

@@ -169,7 +169,11 @@ class MlflowSession:
         found = self._client.search_runs([experiment or _default_experiment()], _of_action())
         # The replica of a W&B run has the action's tags, too.
         of_mlflow = (None, identity.MIRROR)
-        own = [run for run in found if run.data.tags.get(identity.ORIGIN) in of_mlflow]
+        own = [
+            run
+            for run in found
+            if identity.present_tags(run.data.tags).get(identity.ORIGIN) in of_mlflow
+        ]
         return own[0].info.run_id if own else None
 
     def _autolog(self) -> None:

@@ -7,56 +7,93 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.redaction import without_credentials
 
+HIDDEN = "mlflow.wandb."
+"""Begins the names of tags that only this package reads: MLflow's UI lists no tag whose name begins
+with ``mlflow.``; its stores and searches treat it like any other."""
+
 RUN_ID = "wandb.run_id"
-RUN_PATH = "wandb.run_path"
 PROJECT = "wandb.project"
 ENTITY = "wandb.entity"
-ORIGIN = "wandb.sync.origin"
-STATE = "wandb.sync.state"
-POSITION = "wandb.sync.position"
-ROWS = "wandb.sync.rows"
-CLAIM = "wandb.sync.claim"
-EXPERIMENT = "wandb.sync.experiment"
-"""Tag of an experiment: the name that this package gave it, or found it by."""
+GROUP = "run_group"
+"""The tag with the run's W&B group; export-wandb-to-mlflow writes the same."""
 SWEEP = "wandb.sweep"
 """Tag of the parent run of a sweep's runs; these have the tag `wandb.sweep_id`."""
-PARENT_GROUP = "wandb.parent_of_group"
+ORIGIN = f"{HIDDEN}origin"
+STATE = f"{HIDDEN}state"
+POSITION = f"{HIDDEN}position"
+ROWS = f"{HIDDEN}rows"
+CLAIM = f"{HIDDEN}claim"
+EXPERIMENT = f"{HIDDEN}experiment"
+"""Tag of an experiment: the name that this package gave it, or found it by."""
+PARENT_GROUP = f"{HIDDEN}parent_of_group"
 """Tag of the parent run of the runs whose config names the group."""
-MAPPING = "wandb.sync.mapping"
-RESTORED = "wandb.sync.restored"
+MAPPING = f"{HIDDEN}mapping"
+RESTORED = f"{HIDDEN}restored"
 """Tag of the replica of a run that was created in MLflow, which is as it was there."""
-MODEL_ID = "wandb.model_id"
+MODEL_ID = f"{HIDDEN}model_id"
 """Tag of a logged model of such a replica: the id with which the model was created first."""
-PARENT_ID = "wandb.sync.parent"
+PARENT_ID = f"{HIDDEN}parent"
 """Tag of such a replica: W&B's id of its parent."""
-STEP_METRIC = "wandb.sync.step_metric"
+STEP_METRIC = f"{HIDDEN}step_metric"
 """Which metric's values are the steps of all keys; decided when the run is first written."""
-STEPS = "wandb.sync.steps"
+STEPS = f"{HIDDEN}steps"
 """By which definitions of step metrics the run is written, see `step_axes.as_text`; absent where
 all keys have W&B's steps, or those of `STEP_METRIC`."""
-LOSSES = "wandb.sync.losses"
-REWRITES = "wandb.sync.rewrites"
-ADOPTED = "wandb.sync.adopted"
+LOSSES = f"{HIDDEN}losses"
+REWRITES = f"{HIDDEN}rewrites"
+ADOPTED = f"{HIDDEN}adopted"
 """Tag of a run that another tool writes: see `Twin.adopted`."""
-RENAMED = "wandb.sync.renamed"
+RENAMED = f"{HIDDEN}renamed"
 """The original keys of changed names, of a run whose files cannot be written."""
-SELECTION = "wandb.sync.selection"
+SELECTION = f"{HIDDEN}selection"
 """Which metrics and artifacts of the run were carried, where not all were; see `Twin.selection`."""
 EVERYTHING = ""
 """The selection that leaves nothing out."""
 LONGEST_SELECTION = 1000
 """Characters of a selection; a digest stands for a longer one."""
-OWNER = "wandb.sync.owner"
+OWNER = f"{HIDDEN}owner"
 """Which outbox mirrors a run that was created in MLflow: a client and its server may both try."""
 MIRROR = "mirror"
 """Value of `ORIGIN` of a run that was created in MLflow."""
+NAME = f"{HIDDEN}name"
+"""The tag with W&B's name of a run, of which MLflow's name was made."""
+CONFIG_CHANGED = f"{HIDDEN}config_changed"
+"""Number of config leaves that changed; W&B's server knows the latest value only."""
+
+FORMER_NAMES: Mapping[str, str] = {
+    "wandb.sync.origin": ORIGIN,
+    "wandb.sync.state": STATE,
+    "wandb.sync.position": POSITION,
+    "wandb.sync.rows": ROWS,
+    "wandb.sync.claim": CLAIM,
+    "wandb.sync.experiment": EXPERIMENT,
+    "wandb.parent_of_group": PARENT_GROUP,
+    "wandb.sync.mapping": MAPPING,
+    "wandb.sync.restored": RESTORED,
+    "wandb.model_id": MODEL_ID,
+    "wandb.sync.parent": PARENT_ID,
+    "wandb.sync.step_metric": STEP_METRIC,
+    "wandb.sync.losses": LOSSES,
+    "wandb.sync.rewrites": REWRITES,
+    "wandb.sync.adopted": ADOPTED,
+    "wandb.sync.renamed": RENAMED,
+    "wandb.sync.selection": SELECTION,
+    "wandb.sync.owner": OWNER,
+    "wandb.name": NAME,
+    "wandb.config.changed": CONFIG_CHANGED,
+    "wandb.group": GROUP,
+}
+"""Names of tags up to version 4 of the mapping rules, and those that replace them."""
+FORMER_LABEL = "wandb.tag."
+"""Began the key of a tag for each W&B tag; ``wandb.tags`` has all of them."""
+_FORMER_DUPLICATES = ("wandb.run_path",)
 
 EWM_RUN_ID = "wandb_run_id"
 """The tag with W&B's run id that export-wandb-to-mlflow writes."""
@@ -195,7 +232,6 @@ def identity_tags(info: RunInfo, origin: Origin, mapping_version: str) -> dict[s
     """Return the tags set when a run is opened. ``origin`` says who opened it first; it stays."""
     tags = {
         RUN_ID: info.run_id,
-        RUN_PATH: info.path,
         PROJECT: info.project,
         ORIGIN: origin,
         STATE: "live",
@@ -211,6 +247,35 @@ def same_run(info: RunInfo, tags: Mapping[str, str]) -> bool:
         return False
     entity = tags.get(ENTITY, "")
     return not entity or not info.entity or entity == info.entity
+
+
+def present_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags of a run, an experiment or a model under their present names: those who wrote
+    it may have used former ones. Where it has both, the present one counts."""
+    found = {key: value for key, value in tags.items() if key not in FORMER_NAMES}
+    for former, name in FORMER_NAMES.items():
+        if former in tags:
+            found.setdefault(name, tags[former])
+    return found
+
+
+def former_tags(tags: Iterable[str]) -> list[str]:
+    """Return those names of tags that this package has written and no longer writes."""
+    return sorted(
+        key
+        for key in tags
+        if key in FORMER_NAMES or key in _FORMER_DUPLICATES or key.startswith(FORMER_LABEL)
+    )
+
+
+def all_names(tag: str) -> tuple[str, ...]:
+    """Return the present name of a tag, and the former one if there was one."""
+    return (tag, *(former for former, name in FORMER_NAMES.items() if name == tag))
+
+
+def is_of_package(tag: str) -> bool:
+    """Return whether only this package may set a tag, which a W&B config must not choose."""
+    return tag.startswith(("wandb.", HIDDEN))
 
 
 def config_keys(run_id: str, experiment_id: str, tracking_uri: str) -> dict[str, str]:

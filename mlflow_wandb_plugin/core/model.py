@@ -72,7 +72,8 @@ class RunInfo:
         last_step, last_ms: of the last history row; None when there is none. ``last_ms`` is the
             start of the latest log if that has no row.
         missing: part of the run's log is known to be lost, so that it is never complete.
-        facts: origin of the run: program, args, host, user, email, python, git_commit, …
+        facts: origin of the run: program, args, host, user, email, python, git_commit, …; owner,
+            whose the log is on this machine; and alerts, mappings with title, text and level.
         selection: which metrics and artifacts the source has, as text, where it does not have all
             of W&B's: an archive may have been written so. Empty for all.
         step_definitions: the x axes of keys, in the order in which they were defined. Those of a
@@ -325,6 +326,19 @@ def flatten(tree: Mapping[str, Any], prefix: Key = ()) -> dict[Key, Any]:
         path = (*prefix, str(label))
         if isinstance(value, Mapping) and value:
             leaves.update(flatten(value, path))
+        else:
+            leaves[path] = value
+    return leaves
+
+
+def row_leaves(tree: Mapping[str, Any], prefix: Key = ()) -> dict[Key, Any]:
+    """Return the values of a nested row by path, as `flatten`, but a typed value of W&B's, such as
+    an image or a histogram, whole."""
+    leaves: dict[Key, Any] = {}
+    for label, value in tree.items():
+        path = (*prefix, label)
+        if isinstance(value, Mapping) and value and "_type" not in value:
+            leaves.update(row_leaves(value, path))
         else:
             leaves[path] = value
     return leaves

@@ -14,6 +14,7 @@ from mlflow_wandb_plugin.core.model import (
     Series,
     flatten,
 )
+from mlflow_wandb_plugin.mapping.to_mlflow import user_of
 
 Row: TypeAlias = dict[str, Any]
 RUN_COLUMNS = (
@@ -42,7 +43,7 @@ def run_row(info: RunInfo) -> Row:
         "duration_s": ((ended_ms or 0) - (started_ms or 0)) / 1000 if known else None,
         "entity": info.entity,
         "project": info.project,
-        "user": facts.get("user") or facts.get("email") or facts.get("account") or "",
+        "user": user_of(facts),
         "group": info.group,
         "job_type": info.job_type,
         "tags": list(info.tags),

@@ -28,6 +28,7 @@ from mlflow_wandb_plugin.settings import Settings
 # run, or are in wandb-core's file as well.
 KEPT_KINDS = frozenset((
     "run", "config", "metric", "history", "summary", "files", "artifact", "use_artifact", "exit",
+    "alert",
     "preempting", "tbrecord", "request.run_start", "request.partial_history",
     "request.log_artifact",
 ))  # fmt: skip

@@ -22,7 +22,11 @@ SUMMARY_POINTS_FILE = "wandb/summary_points.json"
 """(step, Unix ms) of the points that the summary alone has, by MLflow's name of the metric."""
 DEFINITIONS_FILE = "wandb/metric_definitions.json"
 """How W&B shows metrics (`define_metric`), as the run's internal config has it."""
-KNOWN_TO_ONE = (SUMMARY_POINTS_FILE, DEFINITIONS_FILE)
+ALERTS_FILE = "wandb/alerts.json"
+"""What the user said with `wandb.alert`, which W&B's server does not tell."""
+CAPTIONS_FILE = "wandb/captions.json"
+"""The captions of images, by the path of the image."""
+KNOWN_TO_ONE = (SUMMARY_POINTS_FILE, DEFINITIONS_FILE, ALERTS_FILE)
 """Documents that a local log and W&B's server give different content."""
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 

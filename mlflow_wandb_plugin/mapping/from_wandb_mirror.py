@@ -9,7 +9,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mlflow_wandb_plugin.core.identity import IDENTITY_CONFIG_KEYS, RUN_ID_CONFIG_KEY
+from mlflow_wandb_plugin.core.identity import (
+    IDENTITY_CONFIG_KEYS,
+    RUN_ID_CONFIG_KEY,
+    is_of_package,
+)
 from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, NOTES_TAG, PARENT_TAG
 from mlflow_wandb_plugin.core.model import ArtifactRef, MlflowOrigin, RunInfo, RunState, Series
 from mlflow_wandb_plugin.mapping import to_mlflow
@@ -70,7 +74,7 @@ def _origin(section: Mapping[str, Any]) -> MlflowOrigin:
         tags={
             str(key): value
             for key, value in _mapping(section.get("tags")).items()
-            if isinstance(value, str) and key not in NOT_FROM_TAGS and not key.startswith("wandb.")
+            if isinstance(value, str) and key not in NOT_FROM_TAGS and not is_of_package(key)
         },
         datasets=tuple(
             one

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.identity import IDENTITY_CONFIG_KEYS
 from mlflow_wandb_plugin.core.mlflow_terms import NOTES_TAG, USER_TAG
 from mlflow_wandb_plugin.core.model import INT64, Key, RunInfo, RunState, as_float, flatten
@@ -26,13 +27,14 @@ MAPPING_VERSION = "5"
 WANDB_STEPS = StepAxes()
 """All keys have W&B's steps."""
 
-EDITABLE_TAGS = ("wandb.name", "wandb.group", "run_group", "wandb.job_type", "wandb.tags")
-"""Tags of what may be removed from a W&B run; each tag of the run has a tag of its own, too."""
-TAG_OF_A_TAG = "wandb.tag."
-"""Begins the key of each W&B tag's own tag."""
+JOB_TYPE = "wandb.job_type"
+TAGS = "wandb.tags"
+"""The tag with the W&B run's tags, as a JSON list."""
+STATE = "wandb.state"
+"""The tag with W&B's state of a run that has ended."""
+EDITABLE_TAGS = (identity.NAME, identity.GROUP, JOB_TYPE, TAGS)
+"""Tags of what may be removed from a W&B run."""
 SWEEP_ID = "wandb.sweep_id"
-CHANGED_TAG = "wandb.config.changed"
-"""Number of config leaves that changed; W&B's server knows the latest value only."""
 
 INTERNAL_CONFIG_KEY = "_wandb"
 DEFINITIONS = "m"
@@ -218,10 +220,6 @@ def _in_media(info: RunInfo, path: Key) -> bool:
     return False
 
 
-NAME = "wandb.name"
-"""The tag with W&B's name of a run, of which MLflow's name was made."""
-
-
 def run_name(info: RunInfo) -> str:
     return storable(info.name or info.run_id)[: Limits.installed().run_name]
 
@@ -230,54 +228,77 @@ URL = "wandb.url"
 EXIT_CODE = "wandb.exit_code"
 """The tag with the exit code, which W&B's server does not tell."""
 ARGUMENTS = "wandb.args"
+ALERTS = "wandb.alerts"
+"""The tag with the run's alerts, as a JSON list of their levels and titles."""
 MACHINE_FACTS = ("host", "os", "python", "executable", "docker", "gpu", "gpu_count", "cuda")
 """Facts that a tag ``wandb.NAME`` has each."""
+USER_FACTS = ("user", "email", "account", "owner")
+"""Facts of which the first that is known is MLflow's user; MLflow itself takes the user of the
+machine, who owns the log of a run."""
 DESCRIPTION_TAGS = frozenset(
-    (*EDITABLE_TAGS, URL, SWEEP_ID, "wandb.state", EXIT_CODE, ARGUMENTS, CHANGED_TAG,
+    (*EDITABLE_TAGS, URL, SWEEP_ID, STATE, EXIT_CODE, ARGUMENTS, identity.CONFIG_CHANGED,
      *(f"wandb.{name}" for name in MACHINE_FACTS))
 )  # fmt: skip
-"""Tags of this package that describe a run, beside those of `TAG_OF_A_TAG`."""
+"""Tags of this package that describe a run."""
+
+
+def user_of(facts: Mapping[str, Any]) -> str:
+    """Return whose run it is, as MLflow shows it; empty if nothing says so."""
+    return str(next((facts[name] for name in USER_FACTS if facts.get(name)), ""))
 
 
 def name_tag(info: RunInfo) -> dict[str, str]:
     """The tag with W&B's name of the run, as MLflow stores it; none for a run without a name."""
     name = storable(info.name)[: Limits.installed().tag_value]
-    return {NAME: name} if name else {}
+    return {identity.NAME: name} if name else {}
 
 
 def run_tags(info: RunInfo) -> dict[str, str]:
     """All tags that describe the run, not cut to MLflow's limit; identity tags are not included."""
     if info.mlflow is not None:
-        ours = {NOTES_TAG: info.notes, NAME: info.name, "wandb.url": info.url}
+        ours = {NOTES_TAG: info.notes, identity.NAME: info.name, URL: info.url}
         return {**info.mlflow.tags, **{key: value for key, value in ours.items() if value}}
     facts = info.facts
     tags = {
-        USER_TAG: facts.get("user") or facts.get("email") or facts.get("account") or "",
+        USER_TAG: user_of(facts),
         NOTES_TAG: info.notes,
         "mlflow.source.name": facts.get("program", ""),
         "mlflow.source.type": "LOCAL" if facts.get("program") else "",
         "mlflow.source.git.commit": facts.get("git_commit", ""),
         "mlflow.source.git.repoURL": without_credentials(facts.get("git_remote", "")),
-        NAME: info.name,
+        identity.NAME: info.name,
         URL: info.url,
-        "wandb.group": info.group,
-        "run_group": info.group,
-        "wandb.job_type": info.job_type,
+        identity.GROUP: info.group,
+        JOB_TYPE: info.job_type,
         SWEEP_ID: info.sweep_id,
-        "wandb.state": info.state if info.state != "running" else "",
+        STATE: info.state if info.state != "running" else "",
         EXIT_CODE: "" if info.exit_code is None else str(info.exit_code),
-        "wandb.tags": json.dumps(list(info.tags), ensure_ascii=False) if info.tags else "",
+        TAGS: json.dumps(list(info.tags), ensure_ascii=False) if info.tags else "",
     }
     for name in MACHINE_FACTS:
         tags[f"wandb.{name}"] = str(facts.get(name, ""))
     if facts.get("args"):
         tags[ARGUMENTS] = json.dumps(facts["args"], ensure_ascii=False)
-    for tag in info.tags:
-        tags[TAG_OF_A_TAG + tag] = "true"
     changed = changed_params(info)
     if changed:
-        tags[CHANGED_TAG] = str(changed)
+        tags[identity.CONFIG_CHANGED] = str(changed)
     return {key: value for key, value in tags.items() if value}
+
+
+def alerts(info: RunInfo) -> list[dict[str, str]]:
+    """Return what the user said with `wandb.alert`: title, text and level of each."""
+    told = info.facts.get("alerts")
+    return [
+        {name: str(one.get(name) or "") for name in ("title", "text", "level")}
+        for one in (told if isinstance(told, (list, tuple)) else ())
+        if isinstance(one, Mapping)
+    ]
+
+
+def alerts_tag(told: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the tag that lists alerts; none without any."""
+    listed = [": ".join(filter(None, (one["level"], one["title"]))) for one in told]
+    return {ALERTS: json.dumps(listed, ensure_ascii=False)} if listed else {}
 
 
 def check_template(template: str) -> None:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mlflow_wandb_plugin.core.identity import IDENTITY_CONFIG_KEYS, config_keys
+from mlflow_wandb_plugin.core.identity import IDENTITY_CONFIG_KEYS, config_keys, is_of_package
 from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, NOTES_TAG, PARENT_TAG, USER_TAG
 from mlflow_wandb_plugin.core.model import as_float
 from mlflow_wandb_plugin.core.redaction import Secrets, without_credentials
@@ -283,7 +283,7 @@ def config_tags(tags: Mapping[str, str], secrets: Secrets) -> dict[str, str]:
     return {
         key: secrets.value(without_credentials(value), (key,))
         for key, value in tags.items()
-        if not key.startswith("wandb.") and key not in (NOTES_TAG, NAME_TAG, PARENT_TAG)
+        if not is_of_package(key) and key not in (NOTES_TAG, NAME_TAG, PARENT_TAG)
     }
 
 

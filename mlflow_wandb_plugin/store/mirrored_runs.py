@@ -200,7 +200,7 @@ class Mirror:
         if run is None:
             self.ignore(run_id)
             return None
-        tags = run.data.tags
+        tags = identity.present_tags(run.data.tags)
         owner, origin = tags.get(identity.OWNER), tags.get(identity.ORIGIN)
         if owner == self.owner:
             return self._add(store, run)

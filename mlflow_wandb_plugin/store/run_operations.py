@@ -30,7 +30,8 @@ def create_run(store: Any, *args: Any, **kwargs: Any) -> Steps:
     call = inspect.signature(type(store).create_run).bind(store, *args, **kwargs)
     given = {tag.key: tag.value for tag in call.arguments.get("tags") or []}
     mirror = current_mirror()
-    mirrored = identity.OWNER not in given and identity.ORIGIN not in given
+    present = identity.present_tags(given)
+    mirrored = identity.OWNER not in present and identity.ORIGIN not in present
     if mirrored:
         tags = mirror.tags_of_new_run(store, call.arguments["experiment_id"])
         more = [RunTag(key, value) for key, value in tags.items() if key not in given]

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 BLOCK_POINTS = 200_000
 """Points after which a reader should `take` a block."""
-_RUN_RECORDS = frozenset({"config", "environment", "exit"})
+_RUN_RECORDS = frozenset({"config", "environment", "exit", "alert"})
 
 
 class RunDecoder:
@@ -78,6 +78,7 @@ class RunDecoder:
             "output_raw": lambda output: self.run.note_time(output.timestamp.ToMilliseconds()),
             "stats": self._add_stats,
             "exit": self._add_exit,
+            "alert": self.run.add_alert,
         }
 
     # -- one log after another ------------------------------------------------------------

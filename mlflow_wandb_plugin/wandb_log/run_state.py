@@ -152,6 +152,11 @@ class RunFacts:
         }
         self.facts.update({name: value for name, value in known.items() if value})
 
+    def add_alert(self, alert: proto.AlertRecord) -> None:
+        """Add what the user said with `wandb.alert`; wandb records no time of it."""
+        told = {"title": alert.title, "text": alert.text, "level": alert.level}
+        self.facts["alerts"] = [*self.facts.get("alerts", ()), told]
+
     def add_exit(self, exit_record: proto.RunExitRecord) -> None:
         """Add the exit; the run time of a resumed run is that of all its logs."""
         self._exit = exit_record

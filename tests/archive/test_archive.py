@@ -121,7 +121,7 @@ def test_an_archive_between_changes_nothing(ways: Ways, run_id: str) -> None:
     for part, value in direct.comparable().items():
         assert archived.comparable()[part] == value, part
     assert direct.tags == archived.tags
-    assert archived.tags["wandb.sync.state"] == "complete"
+    assert archived.tags["mlflow.wandb.state"] == "complete"
 
 
 def test_the_comparison_compares_something(ways: Ways) -> None:
@@ -133,7 +133,7 @@ def test_the_comparison_compares_something(ways: Ways) -> None:
     wanted = {"wandb/files/saved.txt", "wandb/files/output.log", "wandb/history.jsonl"}
     assert wanted <= set(run.artifacts)
     assert any(path.startswith("wandb/artifacts/weights/") for path in run.artifacts)
-    assert len(json.loads(run.tags["wandb.sync.rows"])) == 2
+    assert len(json.loads(run.tags["mlflow.wandb.rows"])) == 2
 
 
 def test_pandas_reads_metrics_without_this_package(archive: Path) -> None:

@@ -116,7 +116,7 @@ def test_an_interrupted_run_is_resumed_and_not_complete(tmp_path: Path, fresh_st
     assert verdict(made.info, found) == "partial"
     [outcome] = backfill(f"archive:{tmp_path / 'archive'}", fresh_store)
     assert (outcome.action, outcome.run.missing) == ("migrated", True)
-    assert read_runs(fresh_store)["made"].tags["wandb.sync.state"] == "partial"
+    assert read_runs(fresh_store)["made"].tags["mlflow.wandb.state"] == "partial"
 
     made.sent = 0
     assert found is not None
@@ -128,7 +128,7 @@ def test_an_interrupted_run_is_resumed_and_not_complete(tmp_path: Path, fresh_st
     [outcome] = backfill(f"archive:{tmp_path / 'archive'}", fresh_store)
     assert (outcome.action, outcome.verdict) == ("repaired", "partial")
     run = read_runs(fresh_store)["made"]
-    assert run.tags["wandb.sync.state"] == "complete"
+    assert run.tags["mlflow.wandb.state"] == "complete"
     assert run.points("loss") == [(step, float(step)) for step in range(made.blocks * made.rows)]
 
 

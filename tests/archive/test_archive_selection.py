@@ -69,7 +69,7 @@ def test_what_a_narrowed_archive_is_loaded_into_is_narrowed(
 
     assert load(uri) == ("migrated", "new")
     (run,) = read_runs(fresh_store).values()
-    told = json.loads(run.tags["wandb.sync.selection"])
+    told = json.loads(run.tags["mlflow.wandb.selection"])
     assert told == {"include": ["^text$"], "exclude": [], "artifacts": True}
     assert "loss" not in run.metrics
     assert load(uri) == ("skipped", "existing")

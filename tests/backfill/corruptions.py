@@ -110,8 +110,8 @@ class Damager:
 
     _COMPARED = (
         "(key like 'wandb.%' or key like 'mlflow.source.%' or key = 'mlflow.user') "
-        "and key not like 'wandb.sync.%' and key not in ('wandb.run_id', 'wandb.project', "
-        "'wandb.entity', 'wandb.run_path', 'wandb.url', 'wandb.exit_code')"
+        "and key not like 'mlflow.wandb.%' and key not in ('wandb.run_id', 'wandb.project', "
+        "'wandb.entity', 'wandb.url', 'wandb.exit_code')"
     )
 
     def _tag_value(self) -> Corruption:

@@ -91,7 +91,7 @@ def test_a_folder_arrives_and_a_second_time_is_skipped(
     for number in range(3):
         points = first[f"old{number}"].points("m")
         assert points == [(i, 1000.0 * number + i) for i in range(ROWS)]
-        assert first[f"old{number}"].tags["wandb.sync.origin"] == "backfill"
+        assert first[f"old{number}"].tags["mlflow.wandb.origin"] == "backfill"
     assert (first["crashed"].status, first["old0"].status) == ("FAILED", "FINISHED")
 
     code, out, err = command("backfill", folder, "--to", fresh_store)
@@ -227,7 +227,7 @@ def test_a_corrupt_log_loses_no_sound_record(
     (run,) = json.loads(out)["runs"]
     assert any("at byte" in unreadable for unreadable in run["damage"])
     state = read_runs(fresh_store)["old1"]
-    assert 64 <= json.loads(state.tags["wandb.sync.losses"])["damaged_bytes"] < 1000
+    assert 64 <= json.loads(state.tags["mlflow.wandb.losses"])["damaged_bytes"] < 1000
     points = dict(state.points("m"))
     assert all(value == 1000.0 + step for step, value in points.items())
     assert ROWS / 4 <= len(points) < ROWS
@@ -269,7 +269,7 @@ def test_an_interrupted_backfill_is_repaired(
         assert code == 1
         assert "gone in the middle" in " ".join(out.split())
     before = read_runs(fresh_store)["old0"]
-    assert (before.status, before.tags["wandb.sync.state"]) == ("RUNNING", "live")
+    assert (before.status, before.tags["mlflow.wandb.state"]) == ("RUNNING", "live")
     code, out, _ = command("backfill", folder, "--to", fresh_store, "--run", "old0", "--json")
     assert code == 0
     (run,) = json.loads(out)["runs"]
@@ -315,7 +315,7 @@ run.finish()
         assert (row["action"], row["state"]) == ("migrated", "running")
         half = read_runs(fresh_store)["growing"]
         assert half.status == "RUNNING"
-        assert half.tags["wandb.sync.state"] == "live"
+        assert half.tags["mlflow.wandb.state"] == "live"
         count = len(half.points("m"))
         assert half.points("m") == [(i, float(i)) for i in range(count)]
         assert 0 < count <= 5000
@@ -327,7 +327,7 @@ run.finish()
     whole = read_runs(fresh_store)["growing"]
     assert whole.run_id == half.run_id
     assert whole.points("m") == [(i, float(i)) for i in range(6000)]
-    assert (whole.status, whole.tags["wandb.sync.state"]) == ("FINISHED", "complete")
+    assert (whole.status, whole.tags["mlflow.wandb.state"]) == ("FINISHED", "complete")
 
 
 def test_an_mlflow_that_cannot_be_reached_is_one_clear_line(

@@ -95,7 +95,7 @@ def test_a_config_cannot_choose_a_run_to_write(
     """A run that a log's config names stays as it is, unless it has the tags of the log's run; the
     log's run is migrated into one of its own, and the outcome says which flag there is."""
     client = MlflowClient(fresh_store)
-    tags = {"wandb.run_id": "another", "wandb.sync.origin": origin} if origin else {}
+    tags = {"wandb.run_id": "another", "mlflow.wandb.origin": origin} if origin else {}
     victim = client.create_run(client.create_experiment("production"), 5, tags, "champion")
     victim_id = victim.info.run_id
     client.log_metric(victim_id, "loss", 0.5, 5, 1)
@@ -171,7 +171,7 @@ def test_a_narrowed_run_is_complete_for_its_selection_alone(
     assert again(**narrow)[:2] == ("migrated", "new")
     (run,) = read_runs(fresh_store).values()
     assert "loss" not in run.metrics
-    assert json.loads(run.tags["wandb.sync.selection"])["artifacts"] is True
+    assert json.loads(run.tags["mlflow.wandb.selection"])["artifacts"] is True
     assert again(**narrow)[:2] == ("skipped", "existing")
     other = again(include_metrics=("other",))
     assert other == (
@@ -296,7 +296,7 @@ def test_runs_of_a_named_group_have_one_parent(tmp_path: Path, fresh_store: str)
         local_run(tmp_path, run_id, config={"mlflow_parent_group": "pair"})
     list(backfill(WandbDir(tmp_path), MlflowTarget(fresh_store), Selection()))
     runs = read_runs(fresh_store)
-    (parent,) = [run for run in runs.values() if "wandb.parent_of_group" in run.tags]
+    (parent,) = [run for run in runs.values() if "mlflow.wandb.parent_of_group" in run.tags]
     assert parent.name == "pair"
     assert [runs[run_id].tags["mlflow.parentRunId"] for run_id in ("a", "b")] == 2 * [parent.run_id]
     assert not runs["a"].params

@@ -120,7 +120,7 @@ def wandb(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def described(run: RunState) -> dict[str, str]:
     """The tags that describe a run, but for what W&B's server alone knows."""
-    known = ("wandb.sync.", "wandb.url", "wandb.entity", "wandb.run_path", "wandb.exit_code")
+    known = ("mlflow.wandb.", "wandb.url", "wandb.entity", "wandb.exit_code")
     return {key: value for key, value in run.tags.items() if not key.startswith(known)}
 
 

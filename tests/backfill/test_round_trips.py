@@ -31,7 +31,7 @@ PROGRAM = Path(__file__).parents[1] / "store" / "program.py"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-NOT_OF_A_MODEL = ("wandb.model_id", "mlflow.modelVersions")
+NOT_OF_A_MODEL = ("mlflow.wandb.model_id", "mlflow.modelVersions")
 KILLS = 20
 KILLED_RUNS = 30
 """Enough that they are never all complete before the last kill."""
@@ -203,7 +203,9 @@ def seen(runs: dict[str, RunState], uri: str) -> dict[str, dict[str, Any]]:
     shown = {}
     for key, state in runs.items():
         run = client.get_run(state.run_id)
-        tags = {k: v for k, v in state.tags.items() if not k.startswith("wandb.")}
+        tags = {
+            k: v for k, v in state.tags.items() if not k.startswith(("wandb.", "mlflow.wandb."))
+        }
         if "mlflow.parentRunId" in tags:
             tags["mlflow.parentRunId"] = created[tags["mlflow.parentRunId"]]
         shown[key] = state.comparable() | {
@@ -231,7 +233,7 @@ def logged_models(client: MlflowClient, run: Run) -> list[Any]:
             if path.is_file() and path.name != "registered_model_meta"
         }
         tags = {key: value for key, value in model.tags.items() if key not in NOT_OF_A_MODEL}
-        first_id = model.tags.get("wandb.model_id", model.model_id)
+        first_id = model.tags.get("mlflow.wandb.model_id", model.model_id)
         described = model.name, str(model.status), model.model_type, model.params, tags
         found.append((first_id, *described, steps[model.model_id], files))
     return sorted(found, key=str)

@@ -222,14 +222,14 @@ def test_no_fault_leaves_a_run_complete_with_rows_missing(
     patience = 20 if survives else 1
     source = source_of(wandb, name, page_rows=10, patience_s=patience)
     outcome = carry(source, fresh_store)["r1"]
-    complete = read_runs(fresh_store)["r1"].tags["wandb.sync.state"] == "complete"
+    complete = read_runs(fresh_store)["r1"].tags["mlflow.wandb.state"] == "complete"
     assert (outcome.action == "migrated", complete) == (survives, survives)
     assert "\n" not in outcome.reason
     assert bool(outcome.reason) is not survives
     wandb.heal()
     carry(source_of(wandb, name), fresh_store)
     state = read_runs(fresh_store)["r1"]
-    assert state.tags["wandb.sync.state"] == "complete"
+    assert state.tags["mlflow.wandb.state"] == "complete"
     system = state.metrics.pop("system/cpu_utilization_percentage")
     assert [value for value, _, _ in system] == [1.0]
     assert_metrics(state, 60)
@@ -251,7 +251,7 @@ def test_rows_that_the_server_does_not_give_leave_the_run_partial(
     outcome = carry(source_of(wandb, "lacking"), fresh_store)["r1"]
     (unreadable,) = outcome.unreadable
     assert "1 rows at row 19 unreadable" in str(unreadable)
-    assert read_runs(fresh_store)["r1"].tags["wandb.sync.state"] == "partial"
+    assert read_runs(fresh_store)["r1"].tags["mlflow.wandb.state"] == "partial"
 
 
 def test_many_workers_share_one_limit(wandb: WandbServer, fresh_store: str) -> None:
@@ -300,13 +300,13 @@ def test_a_backfill_killed_on_the_way_is_gone_on_with(
     )  # fmt: skip
     for page in (2, 5):
         kill_at(wandb, page, script, env)
-        assert read_runs(uri)["r1"].tags["wandb.sync.state"] != "complete"
+        assert read_runs(uri)["r1"].tags["mlflow.wandb.state"] != "complete"
     with started([sys.executable, str(script)], env, tmp_path) as process:
         out, err = process.communicate(timeout=120)
     assert process.returncode == 0, out + err
     (state,) = read_runs(uri).values()
     assert_metrics(state, 120)
-    assert state.tags["wandb.sync.state"] == "complete"
+    assert state.tags["mlflow.wandb.state"] == "complete"
 
 
 def kill_at(wandb: WandbServer, page: int, script: Path, env: dict[str, str]) -> None:

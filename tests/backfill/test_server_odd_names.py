@@ -73,7 +73,7 @@ def _check_complete_runs(database: Path) -> None:
         "select i.value, (select count(*) from metrics m where m.run_uuid = i.run_uuid), "
         "(select count(*) from params p where p.run_uuid = i.run_uuid) from tags i join tags s "
         "on i.run_uuid = s.run_uuid where i.key = 'wandb.run_id' "
-        "and s.key = 'wandb.sync.state' and s.value = 'complete'"
+        "and s.key = 'mlflow.wandb.state' and s.value = 'complete'"
     )
     with closing(sqlite3.connect(database)) as db:
         if not db.execute("select 1 from sqlite_master where name = 'metrics'").fetchall():
@@ -143,10 +143,10 @@ def _compare(monkeypatch: pytest.MonkeyPatch, calm: Path, killed: Path, folder: 
         assert _without_claim(state) == _without_claim(undisturbed[f"run-{run}"]), run
         wanted = sorted(_expected_points(run).values())
         assert sorted(state.metrics.values()) == wanted, run
-        assert state.tags[f"wandb.tag.tag_{run}"] == "true"
+        assert state.tags["wandb.tags"] == f'["tag_{run}"]'
 
 
 def _without_claim(state: RunState) -> dict[str, Any]:
     found = state.comparable()
-    found["tags"] = {k: v for k, v in found["tags"].items() if k != "wandb.sync.claim"}
+    found["tags"] = {k: v for k, v in found["tags"].items() if k != "mlflow.wandb.claim"}
     return found

@@ -101,10 +101,12 @@ def _make_holes(store: Path, run_id: str) -> None:
     with sqlite3.connect(store) as db:
         db.execute("delete from metrics where run_uuid = ? and step between 10 and 29", (run_id,))
         db.execute(
-            "update tags set value = 'live' where run_uuid = ? and key = 'wandb.sync.state'",
+            "update tags set value = 'live' where run_uuid = ? and key = 'mlflow.wandb.state'",
             (run_id,),
         )
-        db.execute("delete from tags where run_uuid = ? and key = 'wandb.sync.position'", (run_id,))
+        db.execute(
+            "delete from tags where run_uuid = ? and key = 'mlflow.wandb.position'", (run_id,)
+        )
     db.close()
 
 
@@ -249,7 +251,7 @@ def _complete(uri: str) -> set[str]:
     with sqlite3.connect(uri.removeprefix("sqlite:///")) as db:
         found = db.execute(
             "select i.value from tags i join tags s on i.run_uuid = s.run_uuid where "
-            "i.key = 'wandb.run_id' and s.key = 'wandb.sync.state' and s.value = 'complete'"
+            "i.key = 'wandb.run_id' and s.key = 'mlflow.wandb.state' and s.value = 'complete'"
         ).fetchall()
     db.close()
     return {run_id for (run_id,) in found}
@@ -280,6 +282,6 @@ def _replica(state: RunState) -> dict[str, Any]:
     found["tags"] = {
         key: value
         for key, value in found["tags"].items()
-        if key not in ("mlflow.parentRunId", "wandb.sync.claim")
+        if key not in ("mlflow.parentRunId", "mlflow.wandb.claim")
     }
     return found

@@ -118,7 +118,7 @@ def _added_tag(key: str, value: str) -> Callable[[str], None]:
         (_sql("update runs set start_time = start_time + 1"), "the run's start is"),
         (_sql("update params set value = '1' where key = 'lr'"), "param lr is '1', not '0.5'"),
         (_sql("delete from params where key = 'lr'"), "param lr is absent"),
-        (_sql("delete from tags where key = 'wandb.tag.x'"), "tag wandb.tag.x is absent"),
+        (_sql("delete from tags where key = 'wandb.tags'"), "tag wandb.tags is absent"),
         (_sql("update runs set status = 'FAILED'"), "status is FAILED, not FINISHED"),
         (_sql("update runs set end_time = 1"), "the run's end is 1 ms"),
         (_sql("update runs set name = 'b'"), "the run's name is 'b', not 'a name'"),
@@ -136,8 +136,8 @@ def _added_tag(key: str, value: str) -> Callable[[str], None]:
             "metric a_b: its latest value is nan, not 29.0",
         ),
         (_added_tag("wandb.sweep_id", "s1"), "tag wandb.sweep_id is 's1', not absent"),
-        (_added_tag("wandb.group", "g"), "tag wandb.group is 'g', not absent"),
-        (_added_tag("wandb.tag.y", "true"), "tag wandb.tag.y is 'true', not absent"),
+        (_added_tag("run_group", "g"), "tag run_group is 'g', not absent"),
+        (_added_tag("wandb.tags", '["y"]'), """tag wandb.tags is '["y"]', not '["x"]'"""),
         (_added_tag("wandb.docker", "image"), "tag wandb.docker is 'image', not absent"),
         (_added_tag("wandb.sweep", "s1"), "tag wandb.sweep is 's1', not absent"),
     ],
@@ -258,7 +258,7 @@ def test_values_of_a_dual_written_run_are_written_again(recorded: Path, dual: st
     for statement in (
         "delete from metrics where key = 'low.min'",
         "delete from params where key = 'lr'",
-        "delete from tags where key = 'wandb.tag.x'",
+        "delete from tags where key = 'wandb.tags'",
     ):
         _sql(statement)(dual)
     (outcome,) = backfill(str(recorded / "work" / "wandb"), dual, existing="update")

@@ -91,13 +91,35 @@ def test_a_position_that_cannot_be_read_means_nothing_yet(text: str) -> None:
 def test_identity_tags_of_a_run() -> None:
     """A run is found by these, wherever it came from; an unknown entity is no tag."""
     assert identity.identity_tags(RUN, "dual", "7") == {
-        "wandb.run_id": "r", "wandb.run_path": "e/p/r", "wandb.project": "p", "wandb.entity": "e",
-        "wandb.sync.origin": "dual", "wandb.sync.state": "live",
-        "wandb.sync.mapping": "7",
+        "wandb.run_id": "r", "wandb.project": "p", "wandb.entity": "e",
+        "mlflow.wandb.origin": "dual", "mlflow.wandb.state": "live",
+        "mlflow.wandb.mapping": "7",
     }  # fmt: skip
     assert identity.ENTITY not in identity.identity_tags(RunInfo("r", "p"), "dual", "7")
     stepped = RunInfo("r", "p", config={"mlflow_step_metric": "epoch"})
     assert identity.identity_tags(stepped, "dual", "7")[identity.STEP_METRIC] == "epoch"
+
+
+def test_former_names_are_read_as_the_present_ones() -> None:
+    """Where a run has both, as one that was killed between them, the present one counts."""
+    tags = {
+        "wandb.sync.state": "complete", "mlflow.wandb.state": "live", "wandb.sync.rows": "{}",
+        "wandb.name": "n", "wandb.group": "g", "wandb.run_id": "r", "mine": "1",
+    }  # fmt: skip
+    assert identity.present_tags(tags) == {
+        "mlflow.wandb.state": "live", "mlflow.wandb.rows": "{}", "mlflow.wandb.name": "n",
+        "run_group": "g", "wandb.run_id": "r", "mine": "1",
+    }  # fmt: skip
+    assert tags["wandb.sync.rows"] == "{}"
+
+
+def test_former_names_are_known() -> None:
+    """Those of bookkeeping, and what was there twice; nothing of the user's."""
+    kept = ["wandb.tags", "wandb.run_id", "run_group", "mlflow.wandb.state", "mine", "wandb.sweep"]
+    former = ["wandb.name", "wandb.run_path", "wandb.sync.state", "wandb.tag.a b"]
+    assert identity.former_tags([*kept, *former]) == former
+    assert identity.all_names(identity.STATE) == ("mlflow.wandb.state", "wandb.sync.state")
+    assert identity.all_names(identity.RUN_ID) == ("wandb.run_id",)
 
 
 def test_config_keys_hold_no_password() -> None:

@@ -109,7 +109,7 @@ def test_parents_of_replicas_are_left_out_of_own_runs_too(
 
     client = MlflowClient(store)
     runs = list(importer.collect_runs())
-    client.set_tag(runs[0].run_id(), "wandb.parent_of_group", "g")
+    client.set_tag(runs[0].run_id(), "mlflow.wandb.parent_of_group", "g")
     assert [run.display_name() for run in importer.collect_runs()] == ["b", "c"]
     fresh = [MlflowRun(client.get_run(run.run_id()), client) for run in runs]
     result = importer.import_runs(fresh, artifacts=False, namespace=Namespace("bob", "moved"))

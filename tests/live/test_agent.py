@@ -55,5 +55,5 @@ def test_an_agents_runs_are_in_wandb_and_mlflow(tmp_path: Path, empty_store: Pat
         x = named[state.run_id].values["x"]
         assert state.points("loss") == [(i, x * 10.0 + i) for i in range(4)]
         assert (state.status, state.params["x"]) == ("FINISHED", str(x))
-        assert state.tags["wandb.sync.state"] == "complete"
+        assert state.tags["mlflow.wandb.state"] == "complete"
     assert len({state.tags["mlflow.parentRunId"] for state in replicas.values()}) == 1

@@ -40,8 +40,8 @@ def test_mlflow_alone_needs_no_account_and_leaves_no_wandb_files(
     run_script(SCRIPT, {**env, "MLFLOW_WANDB_HOMES": "mlflow"}, tmp_path / "work")
     (run,) = read_runs(env["MLFLOW_TRACKING_URI"], tmp_path / "dual").values()
     assert run.points("m") == [(i, float(i)) for i in range(5)]
-    assert (run.status, run.tags["wandb.sync.state"]) == ("FINISHED", "complete")
-    assert run.tags["wandb.sync.losses"] == "{}"
+    assert (run.status, run.tags["mlflow.wandb.state"]) == ("FINISHED", "complete")
+    assert run.tags["mlflow.wandb.losses"] == "{}"
     assert any(path.endswith("/x.txt") for path in run.artifacts)
     assert any(path.startswith("wandb/files/media/table/") for path in run.artifacts)
     assert not list(wandb_folder(env).glob("*run-*"))
@@ -62,7 +62,7 @@ def test_mlflow_alone_keeps_the_wandb_files_until_mlflow_has_everything(
     assert done.returncode == 0, done.stdout + done.stderr
     (run,) = read_runs(store).values()
     assert run.points("m") == [(i, float(i)) for i in range(5)]
-    assert run.tags["wandb.sync.state"] == "complete"
+    assert run.tags["mlflow.wandb.state"] == "complete"
     assert not list(wandb_folder(env).glob("*run-*"))
     assert not journals(env)
 

@@ -159,7 +159,7 @@ def test_a_kill_at_a_random_moment_loses_no_row(
     run = the_run(env["MLFLOW_TRACKING_URI"])
     assert_all_there(run, logged)
     assert run.status == "KILLED"
-    assert run.tags["wandb.sync.state"] == "complete"
+    assert run.tags["mlflow.wandb.state"] == "complete"
 
 
 @pytest.mark.slow

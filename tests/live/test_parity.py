@@ -6,6 +6,7 @@ from W&B's documented semantics, not computed by the package.
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import math
@@ -170,8 +171,8 @@ def test_the_two_replicas_are_equal(replicas: Replicas) -> None:
     dual, filled = replicas.dual.comparable(), replicas.filled.comparable()
     for part in dual:
         assert dual[part] == filled[part], part
-    assert replicas.dual.tags["wandb.sync.origin"] == "dual"
-    assert replicas.filled.tags["wandb.sync.origin"] == "backfill"
+    assert replicas.dual.tags["mlflow.wandb.origin"] == "dual"
+    assert replicas.filled.tags["mlflow.wandb.origin"] == "backfill"
 
 
 def test_every_logged_number_arrives_with_its_step_and_time(replicas: Replicas) -> None:
@@ -247,7 +248,13 @@ def test_params_hold_the_first_value_and_the_document_the_last(replicas: Replica
         "flag": True, "text": "déjà", "empty": {}, "late": 1,
     }  # fmt: skip
     # lr and opt.name changed, opt.betas went.
-    assert replicas.dual.tags["wandb.config.changed"] == "3"
+    assert replicas.dual.tags["mlflow.wandb.config_changed"] == "3"
+
+
+def test_the_user_of_an_offline_run(replicas: Replicas) -> None:
+    """As MLflow itself has it: the user of the machine, by both ways."""
+    for run in (replicas.dual, replicas.filled):
+        assert run.tags["mlflow.user"] == getpass.getuser()
 
 
 def test_name_notes_tags_and_the_rest_of_the_run(replicas: Replicas) -> None:
@@ -255,15 +262,14 @@ def test_name_notes_tags_and_the_rest_of_the_run(replicas: Replicas) -> None:
     dual = replicas.dual
     assert (dual.name, dual.status) == ("second name", "FINISHED")
     wanted = {
-        "mlflow.note.content": "second notes", "wandb.group": "g1", "run_group": "g1",
-        "wandb.job_type": "train", "wandb.tags": '["one", "three"]', "wandb.tag.one": "true",
-        "wandb.tag.three": "true", "wandb.run_path": "parity/parity01",
-        "wandb.sync.state": "complete", "wandb.sync.losses": "{}", "wandb.sync.rewrites": "{}",
+        "mlflow.note.content": "second notes", "run_group": "g1",
+        "wandb.job_type": "train", "wandb.tags": '["one", "three"]',
+        "mlflow.wandb.state": "complete", "mlflow.wandb.losses": "{}",
+        "mlflow.wandb.rewrites": "{}",
         "wandb.exit_code": "0", "wandb.state": "finished",
         "mlflow.source.name": str(replicas.work / "script.py"),
     }  # fmt: skip
     assert {key: dual.tags.get(key) for key in wanted} == wanted
-    assert "wandb.tag.two" not in dual.tags
     first, last = replicas.calls[0][0], replicas.calls[-1][0]
     assert dual.start < first
     assert dual.end is not None

@@ -107,7 +107,7 @@ run = wandb.init(project="p", id="again", resume="allow", tags=["t"],
 def where():
     from mlflow import MlflowClient
     found = MlflowClient().get_run(run.config["mlflow_run_id"])
-    return [found.info.run_id, found.info.status, found.data.tags["wandb.sync.state"]]
+    return [found.info.run_id, found.info.status, found.data.tags["mlflow.wandb.state"]]
 print("DURING", json.dumps(where()))
 for i in range(4):
     run.log({"m": part * 10 + i, "text": f"part {part}"}, step=part * 10 + i)
@@ -193,7 +193,7 @@ run.finish()
     for number in range(2):
         assert [value for _, value in run.points(f"child{number}")] == [float(i) for i in range(20)]
     assert [value for _, value in run.points("forked")] == [1.0]
-    assert (run.status, run.tags["wandb.sync.state"]) == ("FINISHED", "complete")
+    assert (run.status, run.tags["mlflow.wandb.state"]) == ("FINISHED", "complete")
     (outcome,) = backfill(str(wandb_folder(env)), env["MLFLOW_TRACKING_URI"])
     assert outcome.verdict == "dual-written"
 

@@ -63,7 +63,7 @@ def test_live_and_backfilled_runs_hide_the_same_secrets(
         ]  # fmt: skip
         assert run.tags["mlflow.note.content"] == "use ***"
         assert json.loads(run.tags["wandb.tags"]) == ["***", "good"]
-        assert json.loads(run.tags["wandb.sync.rewrites"])["secret_hidden"] == 5
+        assert json.loads(run.tags["mlflow.wandb.rewrites"])["secret_hidden"] == 5
         whole = json.dumps(seen(run, tmp_path / place))
         assert "open-sesame" not in whole
         assert TOKEN not in whole

@@ -40,7 +40,9 @@ def test_a_run_that_was_never_ended_is_killed() -> None:
     assert back.restored(mirrored({"status": "RUNNING"})).state == "killed"
 
 
-@pytest.mark.parametrize("tag", ["wandb.run_id", "wandb.sync.origin", "mlflow.parentRunId"])
+@pytest.mark.parametrize(
+    "tag", ["wandb.run_id", "mlflow.wandb.origin", "wandb.sync.owner", "mlflow.parentRunId"]
+)
 def test_a_config_cannot_give_a_run_another_identity(tag: str) -> None:
     """Tags that say which run it is, or below which one it is, are not taken from a config."""
     info = back.restored(mirrored({"tags": {tag: "f" * 32, "own": ""}}))

@@ -81,7 +81,7 @@ def test_users_tags_become_labels() -> None:
     """As key:value, or the key alone; W&B's limit keeps the long ones to the config."""
     tags = {
         "team": "vision", "best": "true", "empty": "", "long": "x" * 60,
-        "mlflow.user": "ann", "wandb.sync.owner": "o", "mlflow.note.content": "note",
+        "mlflow.user": "ann", "mlflow.wandb.owner": "o", "mlflow.note.content": "note",
     }  # fmt: skip
     assert rules.wandb_tags(tags, Secrets()) == ("best", "empty", "team:vision")
     assert rules.wandb_tags(tags, Secrets(), deleted=True)[-1] == "mlflow-deleted"

@@ -219,7 +219,11 @@ def born(uri: str) -> str:
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
-    tags = {"wandb.sync.origin": "mirror", "wandb.sync.owner": "somebody", "wandb.project": "back"}
+    tags = {
+        "mlflow.wandb.origin": "mirror",
+        "mlflow.wandb.owner": "somebody",
+        "wandb.project": "back",
+    }
     run = client.create_run("0", tags=tags)
     client.log_metric(run.info.run_id, "loss", 1.0, timestamp=START_MS, step=0)
     client.set_terminated(run.info.run_id)

@@ -268,7 +268,7 @@ def test_what_wandb_refuses_is_counted_and_the_rest_goes_on(
     assert losses(there) == expected(3)
     lost = {"artifact": 1} if for_good else {}
     assert fault.hits == (2 if for_good else 1)
-    assert json.loads(there.values["mlflow_wandb_replica"]["wandb.sync.losses"]) == lost
+    assert json.loads(there.values["mlflow_wandb_replica"]["mlflow.wandb.losses"]) == lost
     assert read_status(run.path)["losses"] == lost
     logged = sorted(artifact.collection.name for artifact in there.logged_artifacts)
     assert logged == (["second"] if for_good else ["first", "second"])

@@ -91,7 +91,11 @@ def _run(client: MlflowClient, run: Any, names: dict[str, str], folder: Path) ->
         history = {key: [] for key in history if key.startswith("system/")} | {
             key: points for key, points in history.items() if not key.startswith("system/")
         }
-    tags = {key: value for key, value in data.tags.items() if not key.startswith("wandb.")}
+    tags = {
+        key: value
+        for key, value in data.tags.items()
+        if not key.startswith(("wandb.", "mlflow.wandb."))
+    }
     parent = tags.get("mlflow.parentRunId")
     if parent:
         tags["mlflow.parentRunId"] = names[parent]

@@ -70,7 +70,11 @@ def test_run_of_another_owner_is_not_mirrored(
     mirrored_runs._mirror = None
     client.log_metric(run.info.run_id, "x", 2)
     assert not sent()
-    ours = {key for key in client.get_run(run.info.run_id).data.tags if key.startswith("wandb.")}
+    ours = {
+        key
+        for key in client.get_run(run.info.run_id).data.tags
+        if key.startswith(("wandb.", "mlflow.wandb."))
+    }
     assert ours == set(tags)
 
 

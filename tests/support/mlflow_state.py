@@ -31,7 +31,7 @@ class RunState:
 
     def comparable(self) -> dict[str, Any]:
         """What must be equal in two replicas of one run: everything but ids and the origin."""
-        tags = {key: value for key, value in self.tags.items() if key != "wandb.sync.origin"}
+        tags = {key: value for key, value in self.tags.items() if key != "mlflow.wandb.origin"}
         return {
             "name": self.name, "status": self.status, "start": self.start, "end": self.end,
             "params": self.params, "tags": tags, "metrics": self.metrics, "latest": self.latest,

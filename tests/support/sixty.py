@@ -186,8 +186,8 @@ def _expected(plan: dict[str, Any]) -> Expected:
         "i": str(i), "opt.name": "adam", "opt.betas": f"[0.9, {i}]", "flag": "True", "none": "None",
     }  # fmt: skip
     run.tags = {
-        "wandb.group": init["group"], "wandb.job_type": "train", "wandb.tag.all": "true",
-        f"wandb.tag.t{i % 5}": "true", "mlflow.note.content": init["notes"],
+        "run_group": init["group"], "wandb.job_type": "train", "wandb.tags": f'["all", "t{i % 5}"]',
+        "mlflow.note.content": init["notes"],
     }  # fmt: skip
     for step, data in plan["rows"]:
         at = int(data["_timestamp"] * 1000) if "_timestamp" in data else None

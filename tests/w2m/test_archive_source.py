@@ -50,7 +50,7 @@ def test_a_run_arrives_in_mlflow(root: Path, fresh_store: str) -> None:
     run = read_runs(fresh_store)["abc123"]
     assert (run.name, run.status, run.start) == ("lr=0.1, wd=0.2 ", "FINISHED", START)
     assert (run.tags["run_group"], run.tags["wandb.project"]) == ("a, group", "test-llama3")
-    assert run.tags["wandb.sync.state"] == "complete"
+    assert run.tags["mlflow.wandb.state"] == "complete"
     assert run.params == {
         "lr": "0.1", "opt.name": "adam", "opt.betas": "[0.9]", "text": "{no json", "n": "None",
     }  # fmt: skip
@@ -147,7 +147,7 @@ def test_an_export_that_was_cut_short_is_loaded_as_partial(
     assert (torn.offset, torn.offset + torn.length) == (size - 13, size)
     run = read_runs(fresh_store)["cut"]
     assert run.points("loss") == [(0, 0.0), (1, 1.0), (2, 2.0)]
-    assert run.tags["wandb.sync.state"] == "partial"
+    assert run.tags["mlflow.wandb.state"] == "partial"
 
 
 @pytest.mark.parametrize(

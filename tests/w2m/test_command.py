@@ -104,7 +104,7 @@ def experiments(uri: str) -> set[str]:
 
 
 def complete(runs: dict[str, RunState]) -> set[str]:
-    return {key for key, run in runs.items() if run.tags.get("wandb.sync.state") == "complete"}
+    return {key for key, run in runs.items() if run.tags.get("mlflow.wandb.state") == "complete"}
 
 
 # -- spellings --------------------------------------------------------------------------------

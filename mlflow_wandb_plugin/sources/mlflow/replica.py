@@ -26,24 +26,23 @@ _FACTS = {
     "program": "mlflow.source.name",
     "git_commit": "mlflow.source.git.commit",
     "git_remote": "mlflow.source.git.repoURL",
-    **{
-        fact: f"wandb.{fact}"
-        for fact in ("host", "os", "python", "executable", "docker", "gpu", "gpu_count", "cuda")
-    },
+    **{fact: f"wandb.{fact}" for fact in to_mlflow.MACHINE_FACTS},
 }
 """Tags of a replica by the fact that they hold."""
 
 
 def is_replica(run: Run) -> bool:
     """Whether the run came from W&B; not one that was created in MLflow and is so again."""
-    tags = run.data.tags
+    tags = identity.present_tags(run.data.tags)
     came = identity.RUN_ID in tags and identity.PROJECT in tags and identity.RESTORED not in tags
     return came and tags.get(identity.ORIGIN) != identity.MIRROR
 
 
 def is_parent_of_replicas(run: Run) -> bool:
     """Whether the run is only the parent of a sweep's or a group's runs, which W&B has not."""
-    return bool(run.data.tags.keys() & {identity.SWEEP, identity.PARENT_GROUP})
+    return bool(
+        identity.present_tags(run.data.tags).keys() & {identity.SWEEP, identity.PARENT_GROUP}
+    )
 
 
 def described(run: Run, experiment: str, tracking_uri: str) -> RunInfo:
@@ -57,11 +56,12 @@ def replica_info(run: Run, long_tags: Mapping[str, str] | None = None) -> RunInf
     Args:
         long_tags: the full values of tags that MLflow has cut, which are in a file.
     """
-    tags, info = dict(run.data.tags), run.info
-    described = tags.keys() & {NOTES_TAG, to_mlflow.NAME, "wandb.tags", "wandb.args"}
-    tags |= {tag: text for tag, text in (long_tags or {}).items() if tag in described}
+    tags, info = identity.present_tags(run.data.tags), run.info
+    described = tags.keys() & {NOTES_TAG, identity.NAME, to_mlflow.TAGS, to_mlflow.ARGUMENTS}
+    full = identity.present_tags(long_tags or {})
+    tags |= {tag: text for tag, text in full.items() if tag in described}
     state: RunState = STATES.get(info.status, "running")
-    named: Any = tags.get("wandb.state")
+    named: Any = tags.get(to_mlflow.STATE)
     if state != "running" and named in get_args(RunState):
         state = named
     facts = {fact: tags[tag] for fact, tag in _FACTS.items() if tags.get(tag)}
@@ -69,20 +69,20 @@ def replica_info(run: Run, long_tags: Mapping[str, str] | None = None) -> RunInf
         run_id=tags[identity.RUN_ID],
         project=tags[identity.PROJECT],
         entity=tags.get(identity.ENTITY, ""),
-        name=tags.get(to_mlflow.NAME, ""),
+        name=tags.get(identity.NAME, ""),
         notes=tags.get(NOTES_TAG, ""),
-        tags=tuple(map(str, _json(tags, "wandb.tags", []))),
-        group=tags.get("wandb.group", ""),
-        job_type=tags.get("wandb.job_type", ""),
-        sweep_id=tags.get("wandb.sweep_id", ""),
-        url=tags.get("wandb.url", ""),
+        tags=tuple(map(str, _json(tags, to_mlflow.TAGS, []))),
+        group=tags.get(identity.GROUP, ""),
+        job_type=tags.get(to_mlflow.JOB_TYPE, ""),
+        sweep_id=tags.get(to_mlflow.SWEEP_ID, ""),
+        url=tags.get(to_mlflow.URL, ""),
         segments=(SEGMENT,),
         state=state,
         exit_code=_number(tags.get(to_mlflow.EXIT_CODE)),
         started_ms=info.start_time,
         ended_ms=None if state == "running" else info.end_time,
         step_definitions=from_text(tags.get(identity.STEPS, "{}"))[0],
-        facts=facts | {"args": _json(tags, "wandb.args", []), MLFLOW_RUN_ID: info.run_id},
+        facts=facts | {"args": _json(tags, to_mlflow.ARGUMENTS, []), MLFLOW_RUN_ID: info.run_id},
     )
 
 

@@ -22,6 +22,7 @@ from mlflow_wandb_plugin.core.model import (
     Series,
     UnreadableRange,
     flatten,
+    row_leaves,
 )
 from mlflow_wandb_plugin.core.protocols import SourceOptions
 from mlflow_wandb_plugin.core.step_axes import StepAxes
@@ -62,6 +63,7 @@ class ReplicaReading:
         self._points = points
         self._run = run
         self._options = options
+        self._tags = identity.present_tags(run.data.tags)
         self._info = replica_info(run)
         self._missing = False
         self._store: ArtifactStore | None = None
@@ -117,7 +119,7 @@ class ReplicaReading:
         summary = yield from self._document(documents.SUMMARY_FILE, {})
         renamed = yield from self._document(documents.RENAMED_FILE, {})
         if not renamed:
-            renamed = _parsed(self._run.data.tags.get(identity.RENAMED, "{}"), {})
+            renamed = _parsed(self._tags.get(identity.RENAMED, "{}"), {})
         names = renamed.get("metrics")
         self._renamed = names if isinstance(names, dict) else {}
         self._summary_points = yield from self._document(documents.SUMMARY_POINTS_FILE, {})
@@ -174,7 +176,7 @@ class ReplicaReading:
         keys = self._keys(spool.names)
         # Where W&B's steps are lost, rows are numbered as those of MLflow's own runs.
         axes = StepAxes(self._info.step_definitions)
-        numbered = identity.STEP_METRIC in self._run.data.tags or not can_be_found(axes)
+        numbered = identity.STEP_METRIC in self._tags or not can_be_found(axes)
         if axes.any and not numbered:
             self._find_steps(spool, axes, keys)
         self._find_last_row(spool, system)
@@ -281,7 +283,7 @@ class ReplicaReading:
                 document = _parsed(line, {})
                 step, at_ms = document.pop("_step", None), document.pop("_timestamp_ms", None)
                 if isinstance(step, int) and isinstance(at_ms, int):
-                    yield RowObjects(step, at_ms, _leaves(document))
+                    yield RowObjects(step, at_ms, row_leaves(document))
                 else:
                     yield self._unreadable(path, 1, "it is damaged", "lines")
 
@@ -347,7 +349,7 @@ class ReplicaReading:
         return UnreadableRange(where, 0, length, reason, unit)
 
     def _described(self) -> RunInfo:
-        rows = identity.total_rows(identity.read_numbers(self._run.data.tags, identity.ROWS))
+        rows = identity.total_rows(identity.read_numbers(self._tags, identity.ROWS))
         return replace(
             self._info,
             rows={SEGMENT: rows},
@@ -365,18 +367,6 @@ def _parsed(text: str, default: Any) -> Any:
     except (ValueError, RecursionError):
         return default
     return found if isinstance(found, type(default)) else default
-
-
-def _leaves(tree: Mapping[str, Any], prefix: Key = ()) -> dict[Key, Any]:
-    """The values of a row by key: as `flatten`, but a typed value of W&B's is whole."""
-    found: dict[Key, Any] = {}
-    for label, value in tree.items():
-        path = (*prefix, label)
-        if isinstance(value, Mapping) and value and "_type" not in value:
-            found.update(_leaves(value, path))
-        else:
-            found[path] = value
-    return found
 
 
 def _joined(key: Key) -> str:

@@ -58,7 +58,7 @@ def run_info(
     Args:
         experiment: its name.
     """
-    details, info, tags = details or RunDetails(), run.info, dict(run.data.tags)
+    details, info, tags = details or RunDetails(), run.info, identity.present_tags(run.data.tags)
     secrets, parent = Secrets.of_setting(), tags.get(identity.PARENT_ID) or tags.get(PARENT_TAG)
     # A run that came back from W&B has the id with which it was created first.
     run_id = tags.get(identity.RUN_ID, info.run_id) if identity.RESTORED in tags else info.run_id

@@ -123,6 +123,14 @@ def read_logs(
         yield replace(decoder.info(), state=state, ended_ms=ended, missing=missing)
 
 
+def _owner(log: Path | None) -> str:
+    """Return the name of the user who wrote a log; empty if this machine does not know it."""
+    try:
+        return "" if log is None else log.owner()
+    except (OSError, KeyError):
+        return ""
+
+
 def _decoder_after(logs: list[RunLog]) -> RunDecoder:
     """Return a decoder that has read ``logs``, whose items were yielded before."""
     decoder = RunDecoder()
@@ -149,6 +157,10 @@ class _LogReading:
         self._progress = Progress()
         self._files = LocalFiles(log.run_folder, follow_links)
         decoder.begin(log.segment, self._files)
+        owner = _owner(log.wandb_file or log.journal)
+        if owner:
+            # wandb records no user of an offline run.
+            decoder.run.facts.setdefault("owner", owner)
 
     def run(self, follow: Callable[[Progress], bool] | None) -> Iterator[Item]:
         """Yield what is written so far, and what is appended while ``follow`` returns True."""

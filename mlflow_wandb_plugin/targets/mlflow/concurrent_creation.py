@@ -93,13 +93,15 @@ def find_settled(client: Client, search: Callable[[], Sequence[Run]]) -> Run | N
 
 
 def _settle(client: Client, run: Run) -> None:
-    client.delete_tag(run.info.run_id, identity.CLAIM)
-    run.data.tags.pop(identity.CLAIM, None)
+    for claim in identity.all_names(identity.CLAIM):
+        if claim in run.data.tags:
+            client.delete_tag(run.info.run_id, claim)
+            run.data.tags.pop(claim, None)
 
 
 def is_pending(run: Run) -> bool:
     """Whether the run's creator may still delete it."""
-    return bool(run.data.tags.get(identity.CLAIM) == PENDING)
+    return bool(identity.present_tags(run.data.tags).get(identity.CLAIM) == PENDING)
 
 
 def _id(run: Any) -> str:

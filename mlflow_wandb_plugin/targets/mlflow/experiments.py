@@ -72,7 +72,7 @@ class Experiments:
                 "(mlflow experiments restore) or choose another with --experiment"
             )
         for key, value in tags.items():
-            if key not in experiment.tags:
+            if key not in identity.present_tags(experiment.tags):
                 call(mlflow.set_experiment_tag, experiment.experiment_id, key, value)
         return str(experiment.experiment_id)
 
@@ -81,8 +81,11 @@ class Experiments:
 
     def _with_tag(self, name: str) -> Any:
         """The active experiment with the name in its tag; of several, the first one."""
-        key = identity.EXPERIMENT
-        condition = has_tag(key) if "'" in name else f"tags.`{key}` = '{name}'"
-        search = self._client.mlflow.search_experiments
-        found = self._client.call(search, filter_string=condition, order_by=["creation_time ASC"])
-        return next((one for one in found if one.tags.get(key) == name), None)
+        search, order = self._client.mlflow.search_experiments, ["creation_time ASC"]
+        for key in identity.all_names(identity.EXPERIMENT):
+            condition = has_tag(key) if "'" in name else f"tags.`{key}` = '{name}'"
+            found = self._client.call(search, filter_string=condition, order_by=order)
+            for experiment in found:
+                if experiment.tags.get(key) == name:
+                    return experiment
+        return None

@@ -1,7 +1,8 @@
-"""Logged models that were created in MLflow and come back from W&B."""
+"""Logged models: those that come back from W&B to MLflow, and those that stand for W&B's models."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.core import identity
-from mlflow_wandb_plugin.core.model import ArtifactRef
+from mlflow_wandb_plugin.core.model import ArtifactRef, flatten
+from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.mapping import models
-from mlflow_wandb_plugin.mapping.names import safe_path
+from mlflow_wandb_plugin.mapping.documents import canonical_json
+from mlflow_wandb_plugin.mapping.names import legal_name, safe_path, storable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,9 +26,15 @@ OF_REGISTRY = "mlflow.modelVersions"
 """Tag of a model that names its registered versions; MLflow sets it."""
 
 
+MOST_PARAMS, PARAM_LENGTH = 100, 500
+"""Params of the logged model of an artifact, and the characters of each."""
+_NO_NAME = re.compile(r"""[/:.%"'\x00-\x1f]""")
+"""Characters that MLflow allows in no name of a logged model."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelCopy:
-    """A logged model as it was.
+    """A logged model as it was, or as it is made of a W&B artifact.
 
     Attributes:
         first_id: the id with which it was created; MLflow gives a copy another one.
@@ -64,11 +73,36 @@ def model_copy(artifact: ArtifactRef) -> ModelCopy | None:
         {
             key: text
             for key, text in _texts(known.get("mlflow_tags")).items()
-            if key not in (identity.MODEL_ID, OF_REGISTRY)
+            if key not in (*identity.all_names(identity.MODEL_ID), OF_REGISTRY)
         },
         [step for step in steps if isinstance(step, int)] if isinstance(steps, list) else [],
         files,
     )
+
+
+def model_of_artifact(artifact: ArtifactRef, folder: str, secrets: Secrets) -> ModelCopy:
+    """Return the logged model that stands for an artifact of W&B's of the type ``model``.
+
+    It is what MLflow calls an external model: its files are those of the run, in ``folder``, and
+    are not there twice.
+    """
+    from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
+
+    leaves = sorted(flatten(secrets.value(artifact.metadata)).items())
+    params = {
+        ".".join(path): text
+        for path, value in leaves[:MOST_PARAMS]
+        if len(text := value if isinstance(value, str) else canonical_json(value)) <= PARAM_LENGTH
+        and text
+        and legal_name(".".join(path), PARAM_LENGTH // 2) == ".".join(path)
+    }
+    tags = {
+        MLFLOW_MODEL_IS_EXTERNAL: "true",
+        "wandb.artifact": f"{artifact.name}:{artifact.version}",
+        "wandb.files": folder,
+    }
+    name = _NO_NAME.sub("_", storable(artifact.name))[: PARAM_LENGTH // 2] or "_"
+    return ModelCopy(folder, name, "", "READY", params, tags, [0], {})
 
 
 def find_model(client: MlflowClient, experiment_id: str, run_id: str, first_id: str) -> Any:
@@ -79,7 +113,7 @@ def find_model(client: MlflowClient, experiment_id: str, run_id: str, first_id: 
             [experiment_id], f"source_run_id = '{run_id}'", page_token=token
         )
         for found in page:
-            if found.tags.get(identity.MODEL_ID) == first_id:
+            if identity.present_tags(found.tags).get(identity.MODEL_ID) == first_id:
                 return found
         token = page.token
         if not token:

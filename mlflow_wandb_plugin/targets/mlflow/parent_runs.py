@@ -70,20 +70,27 @@ class ParentRuns:
             run = self._client.call(self._client.client.get_run_data, run_id)
         except RefusedError:
             return False
-        return run.data.tags.get(tag) == value and run.info.lifecycle_stage == "active"
+        found = identity.present_tags(run.data.tags).get(tag)
+        return found == value and run.info.lifecycle_stage == "active"
 
     def _find_or_create(self, info: RunInfo, experiment_id: str, tag: str, value: str) -> str:
         """The run whose ``tag`` has this ``value``; ``info`` is one of its runs."""
         key = (experiment_id, tag, value)
         start_ms = to_mlflow.run_time(info.started_ms)
-        find, widen = self._client.client.runs_with_tag, self._client.client.widen_run
-        search = partial(self._client.call, find, tag, value, experiment_id)
+        widen = self._client.client.widen_run
+        search = partial(self._with_tag, experiment_id, tag, value)
         with self._lock:
             if key not in self._known:
                 parent = find_settled(self._client, search)
                 self._known[key] = parent.info.run_id if parent else self._create(key, info, search)
             self._client.call(widen, self._known[key], start_ms, None)
             return self._known[key]
+
+    def _with_tag(self, experiment_id: str, tag: str, value: str) -> list[Run]:
+        find, names = self._client.client.runs_with_tag, identity.all_names(tag)
+        return [
+            run for name in names for run in self._client.call(find, name, value, experiment_id)
+        ]
 
     def _create(
         self, key: tuple[str, str, str], info: RunInfo, search: Callable[[], list[Run]]

@@ -13,8 +13,12 @@ from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 
 _TAGS = (
-    identity.RUN_ID, identity.PROJECT, identity.ENTITY, identity.RESTORED, identity.PARENT_ID
-)  # fmt: skip
+    identity.RUN_ID,
+    identity.PROJECT,
+    identity.ENTITY,
+    *identity.all_names(identity.RESTORED),
+    *identity.all_names(identity.PARENT_ID),
+)
 
 
 def parent_of(client: Client, info: RunInfo) -> str | None:
@@ -31,7 +35,9 @@ def adopt_children(client: Client, info: RunInfo, run_id: str) -> None:
     """Nest the runs below ``run_id``, the replica of ``info``, that were there before it."""
     from mlflow.entities import RunTag
 
-    found = client.call(client.client.find_runs, _TAGS, identity.PARENT_ID, info.run_id)
+    find = client.client.find_runs
+    names = identity.all_names(identity.PARENT_ID)
+    found = [child for name in names for child in client.call(find, _TAGS, name, info.run_id)]
     for child in found:
         if _is_of_project(info, child.tags) and child.run_id != run_id:
             client.log_batch(child.run_id, tags=[RunTag(PARENT_TAG, run_id)])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from mlflow_wandb_plugin.core.identity import present_tags
 from mlflow_wandb_plugin.mlflow_access.repositories import open_repository
 from mlflow_wandb_plugin.targets.mlflow import model_copies
 from mlflow_wandb_plugin.targets.mlflow.model_copies import ModelCopy
@@ -47,7 +48,8 @@ class NewRun:
 
 
 class FoundRun(NamedTuple):
-    """A run that was found, with few of its tags: a backfill keeps one of each of its runs."""
+    """A run that was found, with few of its tags, under their present names: a backfill keeps one
+    of each of its runs."""
 
     run_id: str
     experiment_id: str
@@ -56,7 +58,7 @@ class FoundRun(NamedTuple):
 
     @classmethod
     def of(cls, run_id: str, experiment_id: str, tags: Mapping[str, str]) -> FoundRun:
-        kept = (sys.intern(text) for item in tags.items() for text in item)
+        kept = (sys.intern(text) for item in present_tags(tags).items() for text in item)
         return cls(run_id, sys.intern(experiment_id), tuple(kept))
 
     @property

@@ -12,7 +12,8 @@ from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.mapping.names import Limits, storable
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
-from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunFiles, RunNames
+from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunFiles
+from mlflow_wandb_plugin.targets.mlflow.files.run_names import RunNames
 from mlflow_wandb_plugin.targets.mlflow.run_start import decided_tags, from_server
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class RunDescription:
         self._files = files
         self._limits = Limits.installed()
         self._tags: dict[str, str] = dict(run.data.tags)
-        self._tags_before: Mapping[str, str] = run.data.tags
+        self._tags_before: Mapping[str, str] = identity.present_tags(run.data.tags)
         self._wanted_tags: set[str] = set()
         self._all_again = False
         self._ours = identity.RUN_ID in self._tags
@@ -48,16 +49,27 @@ class RunDescription:
         self._rename(info)
         tag_name = self._names.tags.name
         wanted = {tag_name((key,)): value for key, value in to_mlflow.run_tags(info).items()}
-        wanted[identity.RUN_PATH] = info.path
         if info.entity:
             wanted[identity.ENTITY] = info.entity
-        self._remove_wandb_tags(wanted)
+        self._remove_gone(wanted)
         self._wanted_tags |= wanted.keys()
         params, tags = self._new_params(info), self.changed_tags(wanted)
         self._pending_params += params
         self._pending_tags += tags
         self._params.update((param.key, param.value) for param in params)
         self.remember(tags)
+
+    def reopen(self, wanted: Mapping[str, str]) -> None:
+        """Set the tags of a run that existed, and replace those of an earlier version of this
+        package, which had other names."""
+        former = identity.former_tags(self._tags) if self._ours else []
+        if not former:
+            self.set_tags(wanted)
+            return
+        present = identity.present_tags(self._tags)
+        moved = {key: present[key] for key in present.keys() - self._tags.keys()}
+        self.set_tags({**moved, **wanted})
+        self._delete(former)
 
     def restart(self) -> None:
         """All of the run is written again, whatever its tags say now."""
@@ -73,17 +85,13 @@ class RunDescription:
         if self._all_again:
             stale |= decided_tags(info, self._tags_before) - self._wanted_tags
         stale &= self._tags.keys()
-        if stale:
-            self.flush_pending()
-        for key in sorted(stale):
-            self._client.delete_tag(self._run_id, key)
-            del self._tags[key]
+        self._delete(sorted(stale))
 
     def _rename(self, info: RunInfo) -> None:
         """Give the run W&B's name, unless its user has given it another one in MLflow: then its
         name is not the one that was made of W&B's name before."""
         now, name = self._tags.get(NAME_TAG), to_mlflow.run_name(info)
-        before = to_mlflow.run_name(replace(info, name=self._tags.get(to_mlflow.NAME, "")))
+        before = to_mlflow.run_name(replace(info, name=self._tags.get(identity.NAME, "")))
         renamed = self._ours and now not in (None, before)
         self._ours = True
         if now != name and not renamed:
@@ -154,15 +162,14 @@ class RunDescription:
                 self._batches.losses.rewrites[f"{kind}_{what}"] += 1
         return value[:limit]
 
-    def _remove_wandb_tags(self, wanted: Mapping[str, str]) -> None:
-        """Remove tags that were removed from the W&B run."""
-        gone = [
-            key
-            for key in self._tags
-            if key.startswith(to_mlflow.TAG_OF_A_TAG) and key not in wanted
-        ]
-        if gone:
+    def _remove_gone(self, wanted: Mapping[str, str]) -> None:
+        """Remove tags of what this session wrote and the W&B run no longer has."""
+        written = self._wanted_tags.intersection(to_mlflow.EDITABLE_TAGS)
+        self._delete(sorted(written.intersection(self._tags) - wanted.keys()))
+
+    def _delete(self, keys: Sequence[str]) -> None:
+        if keys:
             self.flush_pending()
-        for key in gone:
+        for key in keys:
             self._client.delete_tag(self._run_id, key)
             del self._tags[key]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.identity import Twin
 from mlflow_wandb_plugin.core.model import RunInfo
+from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.files.losses import REFUSED_METRIC
 from mlflow_wandb_plugin.targets.mlflow.run_client import FoundRun
@@ -32,10 +33,11 @@ FOUND_TAGS = (
     identity.ADOPTED,
     identity.SELECTION,
     identity.EWM_RUN_ID,
-    "wandb.state",
-    "wandb.exit_code",
+    to_mlflow.STATE,
+    to_mlflow.EXIT_CODE,
 )
 """The tags that are kept of each listed run."""
+_ASKED_TAGS = tuple(name for tag in FOUND_TAGS for name in identity.all_names(tag))
 
 
 class RunSearch:
@@ -73,13 +75,13 @@ class RunSearch:
         tag = identity.RUN_ID
 
         def one() -> Iterable[FoundRun]:
-            return self._client.call(self._client.client.find_runs, FOUND_TAGS, tag, info.run_id)
+            return self._client.call(self._client.client.find_runs, _ASKED_TAGS, tag, info.run_id)
 
         def all_of_project() -> Iterable[FoundRun]:
             client, call = self._client.client, self._client.call
-            found = call(client.find_runs, FOUND_TAGS, identity.PROJECT, info.project)
+            found = call(client.find_runs, _ASKED_TAGS, identity.PROJECT, info.project)
             # A run that names no project may be of any.
-            return found + call(client.find_runs_lacking, FOUND_TAGS, tag, identity.PROJECT)
+            return found + call(client.find_runs_lacking, _ASKED_TAGS, tag, identity.PROJECT)
 
         listing = self._listing(identity.PROJECT, info.project)
         found = listing.find(info.run_id, tag, one, all_of_project)
@@ -93,7 +95,8 @@ class RunSearch:
 
     def created(self, info: RunInfo, run: Run) -> None:
         """Note that ``run`` replicates ``info``: the list of the project lacks it."""
-        tags = {tag: run.data.tags[tag] for tag in FOUND_TAGS if tag in run.data.tags}
+        known = identity.present_tags(run.data.tags)
+        tags = {tag: known[tag] for tag in FOUND_TAGS if tag in known}
         found = FoundRun.of(run.info.run_id, run.info.experiment_id, tags)
         self._listing(identity.PROJECT, info.project).add(info.run_id, found)
 
@@ -103,10 +106,10 @@ class RunSearch:
         find = self._client.client.find_runs
 
         def one() -> Iterable[FoundRun]:
-            return self._client.call(find, FOUND_TAGS, tag, info.run_id, experiment_id)
+            return self._client.call(find, _ASKED_TAGS, tag, info.run_id, experiment_id)
 
         def all_of_experiment() -> Iterable[FoundRun]:
-            return self._client.call(find, FOUND_TAGS, tag, None, experiment_id)
+            return self._client.call(find, _ASKED_TAGS, tag, None, experiment_id)
 
         listing = self._listing(tag, experiment_id)
         return list(listing.find(info.run_id, tag, one, all_of_experiment))
@@ -164,7 +167,8 @@ def _is_replica(info: RunInfo, run: FoundRun) -> bool:
 def twin_of(run: Run, named: bool, given: bool = False) -> Twin:
     """Describe the MLflow run of a W&B run. Its config names the run if ``named``; the user gave
     it to us to write if ``given``."""
-    return _twin(run.info.run_id, run.info.experiment_id, run.data.tags, named, given)
+    tags = identity.present_tags(run.data.tags)
+    return _twin(run.info.run_id, run.info.experiment_id, tags, named, given)
 
 
 def twin_of_found(run: FoundRun) -> Twin:
@@ -190,6 +194,6 @@ def _twin(
         refused=identity.read_numbers(tags, identity.LOSSES).get(REFUSED_METRIC, 0),
         selection=tags.get(identity.SELECTION, identity.EVERYTHING),
         foreign=not ours and not named,
-        end_unknown=tags.get("wandb.state") == "killed" and "wandb.exit_code" not in tags,
+        end_unknown=tags.get(to_mlflow.STATE) == "killed" and to_mlflow.EXIT_CODE not in tags,
         adopted=(named and not ours and not given) or identity.ADOPTED in tags,
     )

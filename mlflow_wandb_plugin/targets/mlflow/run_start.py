@@ -31,14 +31,13 @@ def decided_tags(info: RunInfo, tags: Mapping[str, str]) -> set[str]:
         return set()
     if not from_server(info):
         # The server names a run, and gives it its address.
-        tags = {key: tags[key] for key in tags if key not in (to_mlflow.NAME, to_mlflow.URL)}
+        tags = {key: tags[key] for key in tags if key not in (identity.NAME, to_mlflow.URL)}
     never = {identity.SWEEP, identity.PARENT_GROUP}
-    decided, labels = {*to_mlflow.DESCRIPTION_TAGS, *never}, True
+    decided = {*to_mlflow.DESCRIPTION_TAGS, *never}
     if two_clocks(info, tags):
-        labels = from_server(info)
-        decided = {to_mlflow.SWEEP_ID, *never, *(to_mlflow.EDITABLE_TAGS if labels else ())}
-    labelled = {key for key in tags if labels and key.startswith(to_mlflow.TAG_OF_A_TAG)}
-    return labelled | (decided & tags.keys())
+        editable = to_mlflow.EDITABLE_TAGS if from_server(info) else ()
+        decided = {to_mlflow.SWEEP_ID, *never, *editable}
+    return decided & tags.keys()
 
 
 def written_from_server(tags: Mapping[str, str]) -> bool:

@@ -24,7 +24,8 @@ from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.files.losses import Losses
 from mlflow_wandb_plugin.targets.mlflow.files.restored_files import RestoredFiles
-from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunFiles, RunNames
+from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunFiles
+from mlflow_wandb_plugin.targets.mlflow.files.run_names import RunNames
 from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
 from mlflow_wandb_plugin.targets.mlflow.run_description import RunDescription
@@ -69,16 +70,16 @@ class MlflowRunWriter:
         self.experiment_id: str = run.info.experiment_id
         self._secondary = secondary
         self._secrets = secrets
-        self._parents, self._parent_id = parents, run.data.tags.get(PARENT_TAG)
+        tags = identity.present_tags(run.data.tags)
+        self._parents, self._parent_id = parents, tags.get(PARENT_TAG)
         losses = Losses()
         self.losses, self._rewrites = losses.counts, losses.rewrites
-        tags = run.data.tags
         # What is decided when the run is first written, whatever its config says later.
         decided = tags if identity.RUN_ID in tags else reopen_tags or {}
         self._restores = identity.RESTORED in decided
         info = self._shown(info)
         files = RestoredFiles if self._restores else RunFiles
-        self._files = files(client, self.run_id, losses, tags)
+        self._files = files(client, self.run_id, losses, tags, secrets)
         earlier = {} if reopen_tags is None else self._files.load_earlier()
         self._names = RunNames(self._files, run.data, earlier)
         batches = Batches(client, self.run_id, losses)
@@ -215,9 +216,9 @@ class MlflowRunWriter:
     def _reopen(self, run: Run, tags: Mapping[str, str]) -> None:
         """Set the identity tags of a run that existed, but its origin, and let it run again."""
         wanted = {key: value for key, value in tags.items() if key != identity.ORIGIN}
-        if identity.ORIGIN not in run.data.tags:
+        if identity.ORIGIN not in identity.present_tags(run.data.tags):
             wanted[identity.ORIGIN] = tags[identity.ORIGIN]
-        self._description.set_tags(wanted)
+        self._description.reopen(wanted)
         if run.info.status != "RUNNING" and not self._secondary():
             self._client.call(self._client.client.update_run, self.run_id, status="RUNNING")
 
@@ -265,7 +266,7 @@ class AdoptedRunWriter(MlflowRunWriter):
     def update(self, info: RunInfo) -> None:
         self._define(info)
         all_tags = to_mlflow.run_tags(to_mlflow.shown(info, self._secrets))
-        tags = {key: tag for key, tag in all_tags.items() if key.startswith("wandb.")}
+        tags = {key: tag for key, tag in all_tags.items() if _is_of_wandb(key)}
         named = {self._names.tags.name((key,)): tag for key, tag in tags.items()}
         self._names.save()
         self._description.set_tags(named)
@@ -281,4 +282,9 @@ class AdoptedRunWriter(MlflowRunWriter):
         self._description.remember(self._count_tags())
 
     def _reopen(self, run: Run, tags: Mapping[str, str]) -> None:
-        self._description.set_tags(tags)
+        self._description.reopen(tags)
+
+
+def _is_of_wandb(tag: str) -> bool:
+    """Whether only W&B knows what the tag says; another tool writes the others."""
+    return identity.is_of_package(tag) or tag == identity.GROUP

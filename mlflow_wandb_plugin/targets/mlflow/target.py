@@ -163,7 +163,8 @@ class MlflowTarget(Target):
         run = self._search.named_in_config(info) if wanted else None
         if run is None or not self._options.find_dual_written:
             return None
-        if not self._options.adopt_dual and run.data.tags.get(identity.ORIGIN) != identity.MIRROR:
+        origin = identity.present_tags(run.data.tags).get(identity.ORIGIN)
+        if not self._options.adopt_dual and origin != identity.MIRROR:
             return None
         return twin_of(run, True, info.config.get(identity.GIVEN_RUN_CONFIG_KEY) is True)
 
@@ -257,7 +258,7 @@ class MlflowTarget(Target):
 
     def _counts(self, tags: Mapping[str, str]) -> bool:
         """Whether a run with these tags counts as a replica, where dual-written ones may not."""
-        made = tags.get(identity.ORIGIN)
+        made = identity.present_tags(tags).get(identity.ORIGIN)
         return self._options.find_dual_written or made not in ("dual", identity.MIRROR)
 
     def _rank(self, info: RunInfo, run_id: str) -> tuple[bool, str]:

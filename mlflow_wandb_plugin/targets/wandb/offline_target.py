@@ -129,4 +129,4 @@ def replica_tags(folder: Path) -> Mapping[str, str]:
         return {}
     if not isinstance(document, dict):
         return {}
-    return {str(key): str(value) for key, value in document.items()}
+    return identity.present_tags({str(key): str(value) for key, value in document.items()})

@@ -180,7 +180,7 @@ def _replica_tags(info: RunInfo, config: Mapping[str, Any]) -> Mapping[str, str]
     """Return the tags of identity in a run's config; empty if it does not replicate ``info``."""
     tags = config.get(identity.REPLICA_CONFIG_KEY)
     if isinstance(tags, Mapping):
-        texts = {str(key): str(value) for key, value in tags.items()}
+        texts = identity.present_tags({str(key): str(value) for key, value in tags.items()})
         return texts if identity.same_run(info, texts) else {}
     mirrored = config.get(rules.MLFLOW_KEY)
     named = config.get(identity.RUN_ID_CONFIG_KEY)

@@ -86,7 +86,7 @@ def test_runs_of_their_own_have_a_group_and_a_parent(rows: LoggedRuns) -> None:
             parent = rows.mlflow[run_id].tags.get("mlflow.parentRunId")
             named = [one.name for one in rows.mlflow.values() if one.run_id == parent]
             assert named == ([group] if group else [])
-    parents = [run for run in rows.mlflow.values() if "wandb.parent_of_group" in run.tags]
+    parents = [run for run in rows.mlflow.values() if "mlflow.wandb.parent_of_group" in run.tags]
     assert len(parents) == 3
 
 

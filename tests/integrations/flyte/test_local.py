@@ -78,7 +78,7 @@ def test_track_makes_the_replica_mlflows_active_run(local: LoggedRuns) -> None:
     assert twin.points("by_mlflow") == [(0, 3.0)]
     assert twin.points("by_child") == [(0, 7.0)]
     assert twin.tags["flyte.action_name"] in run_id
-    assert twin.tags["wandb.tag.a"] == "true"
+    assert twin.tags["wandb.tags"] == '["a"]'
     assert local.mlflow[below].tags["mlflow.parentRunId"] == mlflow_id
     assert local.wandb[below].info.group == run_id
 

@@ -197,7 +197,7 @@ def test_every_run_arrives_once_although_a_node_died(done: Backfilled) -> None:
         wanted = [(row["loss"], row["_timestamp"] * 1000, row["_step"]) for row in rows(index)]
         assert run.metrics["loss"] == wanted
         assert run.params == {"index": str(index)}
-        assert (run.status, run.tags["wandb.sync.state"]) == ("FINISHED", "complete")
+        assert (run.status, run.tags["mlflow.wandb.state"]) == ("FINISHED", "complete")
 
 
 def test_the_run_of_the_dead_node_was_begun_again(done: Backfilled) -> None:

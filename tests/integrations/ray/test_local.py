@@ -29,7 +29,7 @@ def test_a_training_is_one_run_in_each_backend(left: Left) -> None:
         assert twin.params == {
             "lr": "0.5", "layers": "[1, 2]", "model": "Path", "api_key": "***",
         }  # fmt: skip
-        assert twin.tags["wandb.sync.state"] == "complete"
+        assert twin.tags["mlflow.wandb.state"] == "complete"
 
 
 def test_a_training_that_fails_is_failed_in_both_backends(left: Left) -> None:

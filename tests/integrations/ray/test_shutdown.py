@@ -71,7 +71,7 @@ def test_what_cannot_be_delivered_in_time_is_delivered_later(
         assert ended.returncode == 0, ended.stdout + ended.stderr
         twin = read_runs(uri)[run.name]
         assert twin.points("at") == [(step, float(step)) for step in range(4)]
-        assert (twin.status, twin.tags["wandb.sync.state"]) == ("FINISHED", "complete")
+        assert (twin.status, twin.tags["mlflow.wandb.state"]) == ("FINISHED", "complete")
 
         second = run_command(PROGRAM, env, work, 150)
         said = json.loads(second.stdout.splitlines()[-1])

@@ -40,7 +40,7 @@ def test_a_restart_resumes_the_same_runs(left: Left, name: str) -> None:
     assert received[:-4] == first[: len(received) - 4]
     assert_same_points(run, twin)
     assert (run.state, twin.status) == ("finished", "FINISHED")
-    assert twin.tags["wandb.sync.state"] == "complete"
+    assert twin.tags["mlflow.wandb.state"] == "complete"
 
 
 def test_a_training_whose_retries_are_spent_is_failed(left: Left) -> None:

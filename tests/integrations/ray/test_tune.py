@@ -39,7 +39,7 @@ def test_each_trial_is_one_run_in_each_backend(left: Left, name: str) -> None:
         assert [step for step, _ in twin.points("score")] == [1, 2, 3, 4]
         assert twin.points("score") == [(row[STEPS], row["score"]) for row in logged]
         assert (run.state, twin.status) == ("finished", "FINISHED")
-        assert twin.tags["wandb.sync.state"] == "complete"
+        assert twin.tags["mlflow.wandb.state"] == "complete"
 
 
 @pytest.mark.parametrize("name", ["restore", "population"])

@@ -118,7 +118,7 @@ def assert_both_homes_have_all(left: Left, project: str) -> None:
         assert logged == mine
         assert_same_points(run, twin, STEPS)
         assert (run.state, twin.status) == ("finished", "FINISHED")
-        assert twin.tags["wandb.sync.state"] == "complete"
+        assert twin.tags["mlflow.wandb.state"] == "complete"
 
 
 def test_a_restored_experiment_resumes_the_same_runs(

@@ -79,8 +79,8 @@ class BothRuns:
             assert self.document(f"wandb/files/{name}") == theirs
         assert self._mlflow_artifacts() == self.artifacts()
         assert self.mlflow.status == STATUS[self.wandb.state]
-        assert self.mlflow.tags["wandb.sync.state"] == "complete"
-        assert json.loads(self.mlflow.tags["wandb.sync.losses"]) == {}
+        assert self.mlflow.tags["mlflow.wandb.state"] == "complete"
+        assert json.loads(self.mlflow.tags["mlflow.wandb.losses"]) == {}
 
     def assert_equal_points(self) -> None:
         """Every point with its time and the step ``global_step``, which itself is at W&B's step."""

@@ -66,7 +66,7 @@ def test_all_arguments_of_both_loggers_arrive(logged: Logged) -> None:
     assert (run.group, run.job_type, run.notes) == ("g1", "finetune", "some notes")
     assert (run.display_name, run.tags) == ("a name", ["one", "two"])
     assert homes.mlflow.name == "a name"
-    assert homes.mlflow.tags["wandb.group"] == "g1"
+    assert homes.mlflow.tags["run_group"] == "g1"
     from mlflow import MlflowClient
 
     uri = logged._uri
@@ -89,7 +89,7 @@ def test_values_and_steps_as_recipes_log_them(logged: Logged) -> None:
     assert math.isnan(dict(homes.points("nan"))[2])
     assert homes.points("single") == [(1, 1.5)]
     assert "late" not in homes.mlflow.metrics
-    defined = json.loads(homes.mlflow.tags["wandb.sync.steps"])["definitions"]
+    defined = json.loads(homes.mlflow.tags["mlflow.wandb.steps"])["definitions"]
     assert defined == [[0, "global_step", ""], [0, "*", "global_step"]]
 
 
@@ -267,4 +267,4 @@ logger.log("loss", 1.0, 1)
     homes = BothRuns.of(wandb, env["MLFLOW_TRACKING_URI"], f"unit/{run_id}", folder / "ended")
     homes.assert_equal_points()
     assert (homes.wandb.exit_code, homes.mlflow.status) == (exit_code, status)
-    assert homes.mlflow.tags["wandb.sync.state"] == "complete"
+    assert homes.mlflow.tags["mlflow.wandb.state"] == "complete"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from mlflow_wandb_plugin.backfill.engines.threads import backfill
 from mlflow_wandb_plugin.core.model import (
@@ -22,6 +23,11 @@ from mlflow_wandb_plugin.core.model import (
 )
 from mlflow_wandb_plugin.core.protocols import Source
 from mlflow_wandb_plugin.mapping.system_metrics import system_metric, wandb_metric
+from mlflow_wandb_plugin.sources.mlflow.replica import (
+    is_parent_of_replicas,
+    is_replica,
+    replica_info,
+)
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.sources.mlflow.conftest import Read
 
@@ -195,3 +201,22 @@ def test_names_of_system_metrics_are_inverted(key: str) -> None:
     """Each name and value that present versions of wandb record comes back."""
     name, value = wandb_metric(*system_metric(key, 5e6))
     assert (name, value) == (key, 5e6)
+
+
+def test_a_replica_of_an_earlier_version_is_described(fresh_store: str) -> None:
+    """By the names that its tags have."""
+    client = MlflowClient(fresh_store)
+    tags = {
+        "wandb.run_id": "w1", "wandb.run_path": "team/vision/w1", "wandb.project": "vision",
+        "wandb.sync.origin": "dual", "wandb.sync.state": "complete", "wandb.name": "brave-sun-1",
+        "wandb.group": "g", "run_group": "g", "wandb.tags": '["good"]', "wandb.tag.good": "true",
+    }  # fmt: skip
+    run = client.create_run("0", T, tags)
+    assert is_replica(run)
+    info = replica_info(run, {"wandb.name": "brave-sun-1 and more"})
+    assert (info.run_id, info.name, info.group) == ("w1", "brave-sun-1 and more", "g")
+    assert info.tags == ("good",)
+    mirrored = client.create_run("0", T, {**tags, "wandb.sync.origin": "mirror"})
+    assert not is_replica(mirrored)
+    parent = client.create_run("0", T, {"wandb.parent_of_group": "g"})
+    assert is_parent_of_replicas(parent)

@@ -88,7 +88,7 @@ def test_links_and_paths_to_files_of_the_machine_are_losses(
     assert "/etc/passwd is in a system folder" in reasons["files/passwd"]
     assert "hidden in the home folder" in reasons["files/key"]
     assert "not a regular file" in reasons["files/zero"]
-    assert json.loads(run.tags["wandb.sync.losses"]) == {
+    assert json.loads(run.tags["mlflow.wandb.losses"]) == {
         "file_not_read": 6, "artifact_file_not_read": 2,
     }  # fmt: skip
 

@@ -574,14 +574,14 @@ def test_a_damaged_export_leaves_the_run_partial_until_it_can_be_read(
     lost = range(10 * spoilt, 10 * spoilt + 10)
     there = read_runs(fresh_store)["r"]
     assert there.points("a") == [(i, float(i)) for i in range(30) if i not in lost]
-    assert there.tags["wandb.sync.state"] == "partial"
+    assert there.tags["mlflow.wandb.state"] == "partial"
     assert any("an export of W&B cannot be read" in str(one) for one in outcome.unreadable)
     file.write_bytes(whole)
     (outcome,) = backfill(source, target, Selection())
     assert outcome.action == "repaired"
     there = read_runs(fresh_store)["r"]
     assert there.points("a") == [(i, float(i)) for i in range(30)]
-    assert there.tags["wandb.sync.state"] == "complete"
+    assert there.tags["mlflow.wandb.state"] == "complete"
 
 
 def test_an_export_that_arrives_damaged_once_is_fetched_again(wandb: WandbServer) -> None:
@@ -627,7 +627,7 @@ def test_a_damaged_page_leaves_the_run_partial_until_it_can_be_read(
     lost = range(100 * spoilt, 100 * spoilt + 100)
     there = read_runs(fresh_store)["r"]
     assert there.points("a") == [(i, float(i)) for i in range(300) if i not in lost]
-    assert there.tags["wandb.sync.state"] == "partial"
+    assert there.tags["mlflow.wandb.state"] == "partial"
     told = [str(one) for one in outcome.unreadable]
     assert any("100 rows" in one for one in told), told
     assert any("an export of W&B cannot be read" in one for one in told), told
@@ -636,7 +636,7 @@ def test_a_damaged_page_leaves_the_run_partial_until_it_can_be_read(
     (outcome,) = backfill(source_of(wandb, name), target, Selection())
     there = read_runs(fresh_store)["r"]
     assert there.points("a") == [(i, float(i)) for i in range(300)]
-    assert there.tags["wandb.sync.state"] == "complete"
+    assert there.tags["mlflow.wandb.state"] == "complete"
 
 
 def test_a_page_that_arrives_damaged_once_is_fetched_again(wandb: WandbServer) -> None:

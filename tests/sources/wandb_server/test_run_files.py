@@ -217,12 +217,12 @@ def test_a_file_that_never_arrives_whole_leaves_the_run_partial(
     assert "another digest" in str(unreadable)
     there = read_runs(fresh_store)["r"]
     assert there.points("x") == [(0, 1.0)]
-    assert there.tags["wandb.sync.state"] == "partial"
+    assert there.tags["mlflow.wandb.state"] == "partial"
     file.write_bytes(b"content")
     (outcome,) = backfill(source, target, Selection())
     assert (outcome.action, outcome.unreadable) == ("repaired", ())
     (there,) = read_runs(fresh_store, Path("downloaded")).values()
-    assert there.tags["wandb.sync.state"] == "complete"
+    assert there.tags["mlflow.wandb.state"] == "complete"
     below = Path("downloaded", there.run_id, "wandb/files")
     assert {path.name: path.read_bytes() for path in below.iterdir()} == {
         "a.bin": b"content", "b": b"b",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,8 @@ def check(uri: str, run: RunState, folder: Path) -> None:
     metrics = {original("metrics", name): value for name, value in run.latest.items()}
     assert len(run.latest) == len(METRICS)
     assert metrics == METRICS
-    tags = [original("tags", name)[0] for name in run.tags if name.startswith("wandb.tag.")]
-    assert sorted(tags) == sorted(f"wandb.tag.{tag}" for tag in TAGS)
-    assert run.tags["wandb.sync.state"] == "complete"
+    assert json.loads(run.tags["wandb.tags"]) == list(TAGS)
+    assert run.tags["mlflow.wandb.state"] == "complete"
 
 
 @pytest.mark.parametrize("way", EVERY)

@@ -73,7 +73,7 @@ def test_points_have_the_steps_of_mlflow(fresh_store: str) -> None:
     assert points == {(7, T, 0.5), (-3, T + 1, 0.25)}
     assert run.data.metrics.keys() == {"loss"}
     assert (run.info.start_time, run.info.end_time) == (T, T + 9)
-    assert run.data.tags["wandb.sync.losses"] == '{"row_value": 1}'
+    assert run.data.tags["mlflow.wandb.losses"] == '{"row_value": 1}'
     experiment = MlflowClient(fresh_store).get_experiment(run.info.experiment_id)
     assert experiment.name == "a/b"
 

@@ -27,7 +27,7 @@ def test_a_row_stands_at_the_value_of_the_step_metric(fresh_store: str) -> None:
     assert run.points("loss") == [(10, 3.0), (20, 2.0), (30, 1.0)]
     assert run.points("trainer/step") == [(10, 10.0), (20, 20.0), (30, 30.0)]
     assert run.points("best") == [(30, 0.5)]
-    assert run.tags["wandb.sync.step_metric"] == "trainer/step"
+    assert run.tags["mlflow.wandb.step_metric"] == "trainer/step"
 
 
 def test_rows_without_a_whole_number_keep_their_step(fresh_store: str) -> None:
@@ -81,7 +81,7 @@ def test_a_run_that_began_with_wandbs_step_keeps_it(fresh_store: str) -> None:
     write_second_row(fresh_store, second)
     run = the_run(fresh_store)
     assert run.points("loss") == [(0, 1.0), (1, 2.0)]
-    assert "wandb.sync.step_metric" not in run.tags
+    assert "mlflow.wandb.step_metric" not in run.tags
 
 
 DEFINED = (StepDefinition(0, "loss", "at"),)
@@ -103,7 +103,7 @@ def test_a_key_has_the_steps_that_are_defined_for_it(fresh_store: str) -> None:
     run = the_run(fresh_store)
     assert run.points("loss") == [(10, 1.0), (20, 2.0), (30, 3.0)]
     assert run.points("at") == [(1, 10.0), (2, 20.0), (3, 30.0)]
-    assert json.loads(run.tags["wandb.sync.steps"]) == {
+    assert json.loads(run.tags["mlflow.wandb.steps"]) == {
         "definitions": [[0, "loss", "at"]], "through": 3,
     }  # fmt: skip
 
@@ -131,7 +131,7 @@ def test_the_setting_holds_that_was_in_force_when_the_run_was_first_written(
     assert (
         run.points("loss") == [(1, 1.0), (2, 2.0)] if first == "wandb" else [(10, 1.0), (20, 2.0)]
     )
-    assert ("wandb.sync.steps" in run.tags) == (first == "defined")
+    assert ("mlflow.wandb.steps" in run.tags) == (first == "defined")
 
 
 def test_a_run_of_an_earlier_version_keeps_its_steps(fresh_store: str) -> None:
@@ -145,7 +145,7 @@ def test_a_run_of_an_earlier_version_keeps_its_steps(fresh_store: str) -> None:
     write_rows(fresh_store, info, 1, 2)
     run = the_run(fresh_store)
     assert run.points("loss") == [(1, 1.0), (2, 2.0)]
-    assert "wandb.sync.steps" not in run.tags
+    assert "mlflow.wandb.steps" not in run.tags
 
 
 def test_the_summary_stands_at_the_last_value_of_the_step_metric(fresh_store: str) -> None:
@@ -187,7 +187,7 @@ def test_a_run_that_was_given_to_us_is_written_as_our_own(fresh_store: str) -> N
     run = the_run(fresh_store)
     assert (run.run_id, run.status, run.params) == (run_id, "FINISHED", {"lr": "0.1"})
     assert run.points("loss") == [(0, 1.0), (0, 9.0), (1, 2.0)]
-    assert run.tags["wandb.sync.state"] == "complete"
+    assert run.tags["mlflow.wandb.state"] == "complete"
 
 
 def test_a_run_that_another_tool_writes_keeps_its_params_and_status(fresh_store: str) -> None:

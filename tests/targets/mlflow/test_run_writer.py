@@ -71,8 +71,8 @@ def test_long_values_are_cut_counted_and_kept_whole(fresh_store: str, tmp_path: 
     run = the_run(fresh_store)
     assert run.params == {"p": long[:MAX_PARAM_VAL_LENGTH]}
     assert run.tags["mlflow.note.content"] == note[:MAX_TAG_VAL_LENGTH]
-    assert json.loads(run.tags["wandb.sync.rewrites"]) == {"param_cut": 1, "tag_cut": 1}
-    assert json.loads(run.tags["wandb.sync.losses"]) == {}
+    assert json.loads(run.tags["mlflow.wandb.rewrites"]) == {"param_cut": 1, "tag_cut": 1}
+    assert json.loads(run.tags["mlflow.wandb.losses"]) == {}
     assert document(fresh_store, run, "wandb/config.json", tmp_path) == {"p": long}
     kept = document(fresh_store, run, "wandb/long_tags.json", tmp_path)
     assert kept == {"mlflow.note.content": note}
@@ -90,7 +90,7 @@ def test_awkward_keys_keep_all_their_points(fresh_store: str, tmp_path: Path) ->
         writer.append(points(("a", "b"), [99.0]))
         end(writer, info)
     run = the_run(fresh_store)
-    assert json.loads(run.tags["wandb.sync.losses"]) == {}
+    assert json.loads(run.tags["mlflow.wandb.losses"]) == {}
     originals = document(fresh_store, run, "wandb/renamed.json", tmp_path)
     named = {tuple(originals["metrics"].get(name, [name])): run.latest[name] for name in run.latest}
     assert named == {(key,): float(number) for number, key in enumerate(AWKWARD_KEYS)} | {
@@ -99,8 +99,7 @@ def test_awkward_keys_keep_all_their_points(fresh_store: str, tmp_path: Path) ->
     params = {tuple(originals["params"].get(name, [name])): v for name, v in run.params.items()}
     assert params.pop(("a", "b")) == "nested"
     assert params == {(key,): key.replace("\x00", "\ufffd") for key in AWKWARD_KEYS}
-    tags = [name for name in run.tags if name.startswith("wandb.tag.")]
-    assert len(tags) == len(AWKWARD_KEYS) - 1
+    assert json.loads(run.tags["wandb.tags"]) == [key for key in AWKWARD_KEYS if key]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +118,7 @@ def test_a_point_that_mlflow_refuses_costs_itself_alone(
     run = the_run(fresh_store)
     assert (len(run.metrics["a"]), len(run.metrics["b"])) == (700, 700)
     assert "bad" not in run.metrics
-    assert json.loads(run.tags["wandb.sync.losses"]) == {"metric_refused": 1}
+    assert json.loads(run.tags["mlflow.wandb.losses"]) == {"metric_refused": 1}
     (lost,) = document(fresh_store, run, "wandb/losses.jsonl", tmp_path)
     assert (lost["key"], lost["value"], lost["step"]) == ("bad", "7.0", str(step))
     assert lost["reason"]
@@ -147,9 +146,9 @@ def test_integers_beyond_64_bits_cost_themselves_alone(
     assert run.points("some") == [(5, 3.0), (2**63 - 1, 1.0)]
     assert run.points("good") == [(0, 1.0), (1, 2.0)]
     assert "bad" not in run.metrics
-    assert (run.status, run.tags["wandb.sync.state"]) == ("FINISHED", "complete")
-    assert json.loads(run.tags["wandb.sync.losses"]) == {"metric_refused": 5}
-    assert json.loads(run.tags["wandb.sync.rewrites"]) == {"time": 2}
+    assert (run.status, run.tags["mlflow.wandb.state"]) == ("FINISHED", "complete")
+    assert json.loads(run.tags["mlflow.wandb.losses"]) == {"metric_refused": 5}
+    assert json.loads(run.tags["mlflow.wandb.rewrites"]) == {"time": 2}
 
 
 @pytest.mark.parametrize("way", ["sql", "api", "server"])
@@ -174,8 +173,8 @@ def test_points_that_come_twice_are_written_once_and_not_lost(
     highest = sys.float_info.max
     wanted = [(0, 1.0), (1, "nan"), (2, highest), (3, -highest), (4, 2.0), (5, "nan")]
     assert run.points("a") == wanted
-    assert json.loads(run.tags["wandb.sync.losses"]) == {}
-    assert run.tags["wandb.sync.state"] == "complete"
+    assert json.loads(run.tags["mlflow.wandb.losses"]) == {}
+    assert run.tags["mlflow.wandb.state"] == "complete"
 
 
 def test_losses_of_an_earlier_session_are_not_forgotten(fresh_store: str, tmp_path: Path) -> None:
@@ -192,7 +191,7 @@ def test_losses_of_an_earlier_session_are_not_forgotten(fresh_store: str, tmp_pa
     with opened(fresh_store, info) as writer:
         end(writer, info)
     run = the_run(fresh_store)
-    assert json.loads(run.tags["wandb.sync.losses"]) == {"metric_refused": 2}
+    assert json.loads(run.tags["mlflow.wandb.losses"]) == {"metric_refused": 2}
     assert len(document(fresh_store, run, "wandb/losses.jsonl", tmp_path)) == 2
 
 
@@ -206,7 +205,7 @@ def test_values_that_no_database_takes(fresh_store: str, tmp_path: Path) -> None
     run = the_run(fresh_store)
     assert run.params == {"p": "a\ufffdb\ufffdc"}
     assert run.tags["mlflow.note.content"] == "a\ufffdb\ufffdc"
-    assert json.loads(run.tags["wandb.sync.rewrites"]) == {"param_text": 1, "tag_text": 1}
+    assert json.loads(run.tags["mlflow.wandb.rewrites"]) == {"param_text": 1, "tag_text": 1}
     assert document(fresh_store, run, "wandb/config.json", tmp_path) == {"p": "a\ufffdb\x00c"}
     (row,) = document(fresh_store, run, "wandb/history.jsonl", tmp_path)
     assert row["t"] == "a\ufffdb\x00c"
@@ -251,8 +250,8 @@ def test_repeating_everything_changes_nothing(fresh_store: str, tmp_path: Path) 
         write(writer)
     again = the_run(fresh_store, tmp_path / "again")
     assert again.comparable() == first.comparable()
-    assert again.tags["wandb.sync.state"] == "complete"
-    assert json.loads(again.tags["wandb.sync.rewrites"]) == {"name": 1}
+    assert again.tags["mlflow.wandb.state"] == "complete"
+    assert json.loads(again.tags["mlflow.wandb.rewrites"]) == {"name": 1}
 
 
 def test_a_resumed_run_goes_on_where_it_ended(fresh_store: str, tmp_path: Path) -> None:
@@ -278,7 +277,7 @@ def test_a_resumed_run_goes_on_where_it_ended(fresh_store: str, tmp_path: Path) 
     (other,) = set(run.metrics) - {"recall_5", "a", "b"}
     assert run.points(other) == [(1, 5.0)]
     assert run.params == {"lr": "0.1", "new": "2"}
-    assert json.loads(run.tags["wandb.sync.position"]) == {"seg": -1, "seg2": -1}
+    assert json.loads(run.tags["mlflow.wandb.position"]) == {"seg": -1, "seg2": -1}
     rows = document(fresh_store, run, "wandb/history.jsonl", tmp_path)
     assert [row["t"] for row in rows] == ["one", "two"]
     assert document(fresh_store, run, "wandb/summary.json", tmp_path) == {"a": 1, "b": 2}
@@ -293,7 +292,7 @@ def test_a_position_is_written_behind_its_points(fresh_store: str) -> None:
         writer.append(points("a", [2.0], first_step=1))
     run = the_run(fresh_store)
     assert run.points("a") == [(0, 1.0)]
-    assert (run.status, run.tags["wandb.sync.state"]) == ("RUNNING", "live")
+    assert (run.status, run.tags["mlflow.wandb.state"]) == ("RUNNING", "live")
     with opened(fresh_store, info) as writer:
         assert dict(writer.position) == {"seg": 77}
 
@@ -303,9 +302,17 @@ def test_a_tag_taken_off_the_wandb_run_goes(fresh_store: str) -> None:
     with opened(fresh_store, run_info(tags=("a", "b"))) as writer:
         writer.update(run_info(tags=("a", "b")))
         MlflowClient(fresh_store).set_tag(writer.run_id, "mine", "1")
-        writer.update(run_info(tags=("b",)))
+        end(writer, run_info(tags=("b",)))
     tags = the_run(fresh_store).tags
-    assert (tags.get("wandb.tag.a"), tags["wandb.tag.b"], tags["mine"]) == (None, "true", "1")
+    assert (tags["wandb.tags"], tags["mine"]) == ('["b"]', "1")
+
+
+def test_the_last_tag_taken_off_the_wandb_run_goes(fresh_store: str) -> None:
+    """A run that has no W&B tags and no group any more has no tags of MLflow's for them."""
+    with opened(fresh_store, run_info(tags=("a",), group="g")) as writer:
+        writer.update(run_info(tags=("a",), group="g"))
+        writer.update(run_info())
+    assert the_run(fresh_store).tags.keys().isdisjoint({"wandb.tags", "run_group"})
 
 
 @pytest.mark.parametrize(
@@ -319,7 +326,7 @@ def test_how_a_run_ended(fresh_store: str, state: Any, status: str) -> None:
         end(writer, info, complete=False)
     run = the_run(fresh_store)
     assert (run.status, run.start, run.end) == (status, 1_000_000, 2_000_000)
-    assert run.tags["wandb.sync.state"] == "partial"
+    assert run.tags["mlflow.wandb.state"] == "partial"
 
 
 def test_system_points_step_by_seconds_since_the_start(fresh_store: str) -> None:
@@ -366,5 +373,5 @@ def test_two_processes_end_one_run(fresh_store: str, path: WritePath) -> None:
         writer.close()
     run = the_run(fresh_store)
     assert run.points("a") == [(0, 0.0), (1, 1.0)]
-    assert (run.status, run.tags["wandb.sync.state"]) == ("FINISHED", "complete")
-    assert "wandb.sync.claim" not in run.tags
+    assert (run.status, run.tags["mlflow.wandb.state"]) == ("FINISHED", "complete")
+    assert "mlflow.wandb.claim" not in run.tags

@@ -83,7 +83,7 @@ def file(folder: Path, name: str, text: str = "content") -> Path:
 
 
 def losses(uri: str) -> Any:
-    return json.loads(the_run(uri).tags["wandb.sync.losses"])
+    return json.loads(the_run(uri).tags["mlflow.wandb.losses"])
 
 
 def write(uri: str, *items: Any) -> None:

@@ -31,7 +31,11 @@ ONLY_SERVER_TAGS = {
     identity.ENTITY: "a local log of an offline run does not name the entity",
 }
 """Tags that only W&B's server gives a value."""
-NO_EXIT_CODE = "W&B's server does not tell the exit code"
+ONLY_LOG_TAGS = {
+    to_mlflow.EXIT_CODE: "W&B's server does not tell the exit code",
+    to_mlflow.ALERTS: "W&B's server does not tell the alerts",
+}
+"""Tags that only a local log gives a value."""
 NO_ACCOUNT = "a local log does not name the W&B account"
 NO_HISTORY_OF_CONFIG = "W&B's server knows only the last value of a config key that has changed"
 NOT_KEPT = "W&B's server keeps no empty object, and large integers as floats"
@@ -69,17 +73,15 @@ def parent_difference(info: RunInfo, found: str | None) -> Difference:
 
 def _reason_of_tag(info: RunInfo, key: str, wanted: str | None, tags: Mapping[str, str]) -> str:
     found = tags.get(key)
-    if key == identity.RUN_PATH and wanted and found:
-        shorter, longer = sorted((wanted, found), key=len)
-        return ONLY_SERVER_TAGS[identity.ENTITY] if longer.endswith(f"/{shorter}") else ""
+    if key == USER_TAG and two_clocks(info, tags):
+        of_one = info.facts.get("account" if from_server(info) else "owner")
+        return NO_ACCOUNT if wanted == of_one else ""
     if found is not None or not two_clocks(info, tags):
         return ""
     if not from_server(info):
-        return NO_EXIT_CODE if key == to_mlflow.EXIT_CODE else ""
+        return ONLY_LOG_TAGS.get(key, "")
     if written_from_server(tags):
         return ""
-    if key == USER_TAG and wanted == info.facts.get("account"):
-        return NO_ACCOUNT
     return ONLY_SERVER_TAGS.get(key, "")
 
 
@@ -91,7 +93,7 @@ def param_differences(
     The replica of a run whose config has changed keeps the first values, which W&B's server does
     not know: as many as its tag counts may differ from the last ones.
     """
-    changed = tags.get(to_mlflow.CHANGED_TAG, "")
+    changed = tags.get(identity.CONFIG_CHANGED, "")
     others = [name for name, (found, _) in different.items() if found is not None]
     known = from_server(info) and written_by_training(tags) and changed.isdecimal()
     by_design = NO_HISTORY_OF_CONFIG if known and len(others) <= int(changed) else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -66,12 +66,13 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 KNOWN_TO_THE_SERVER = "W&B's server and a log know the summary and metrics differently"
+NO_IMAGES = "the log has no longer the images of the table"
 TOLD_POINTS = 50
 """Points of one metric that are told one by one."""
 DECISIVE = (identity.RUN_ID, *DECIDED_TAGS, identity.POSITION, identity.RESTORED)
 """Tags that decide how a run is written; the other tags are compared."""
-PROGRESS_TAGS = "wandb.sync."
-"""Begins the tags that say how far a run is replicated, which are not compared."""
+COMPARED_HIDDEN = (identity.NAME, identity.CONFIG_CHANGED, identity.PARENT_GROUP)
+"""Hidden tags of ours that describe the run; the others say how far it is replicated."""
 
 
 class RunComparison(MlflowRunWriter):
@@ -91,10 +92,11 @@ class RunComparison(MlflowRunWriter):
         self._other_rows: list[tuple[int, int]] = []
         recording = copy.copy(client)
         recording.client = RecordingClient(client.mlflow, self._expected)
-        decisive = [RunTag(key, run.data.tags[key]) for key in DECISIVE if key in run.data.tags]
+        self._tags = tags = identity.present_tags(run.data.tags)
+        decisive = [RunTag(key, tags[key]) for key in DECISIVE if key in tags]
         empty = Run(run.info, RunData(tags=decisive))
         super().__init__(recording, empty, info, None, secrets, RecordedPoints(self._expected))
-        start_ms = start_of(self._shown(info), run.info.start_time, run.data.tags)
+        start_ms = start_of(self._shown(info), run.info.start_time, tags)
         self._points.count_seconds_from(start_ms)
 
     def add(self, item: FileRef | ArtifactRef | RowObjects) -> None:
@@ -126,17 +128,16 @@ class RunComparison(MlflowRunWriter):
 
     def _compare_attributes(self, info: RunInfo) -> None:
         wanted, there = self._expected, self._run.info
-        self.differs(name_difference(wanted.name, there.run_name, self._run.data.tags))
+        self.differs(name_difference(wanted.name, there.run_name, self._tags))
         self.checked["times"] += 1
-        tags = self._run.data.tags
-        self.differs(start_difference(info, there.start_time, tags))
+        self.differs(start_difference(info, there.start_time, self._tags))
         if wanted.status is None:
             return
         self.checked["status"] += 1
         if there.status != wanted.status:
             self.differs(Difference(f"the run's status is {there.status}, not {wanted.status}"))
         self.checked["times"] += 1
-        self.differs(end_difference(info, wanted.end_ms, there.end_time, tags))
+        self.differs(end_difference(info, wanted.end_ms, there.end_time, self._tags))
 
     def _compare_params(self, info: RunInfo) -> None:
         wanted, there = self._expected.params, self._run.data.params
@@ -147,22 +148,22 @@ class RunComparison(MlflowRunWriter):
             for name, value in wanted.items()
             if there.get(name) != value
         }
-        self.differences += param_differences(info, self._run.data.tags, different)
+        self.differences += param_differences(info, self._tags, different)
         self._count_alone("params", len(there.keys() - wanted.keys()))
 
     def _compare_tags(self, info: RunInfo) -> None:
-        there: Mapping[str, str] = self._run.data.tags
+        there = self._tags
         identifying = identity.identity_tags(info, "backfill", to_mlflow.MAPPING_VERSION)
         wanted = identifying | self._expected.tags
         for key in sorted(wanted.keys() | decided_tags(info, there)):
-            if key.startswith(PROGRESS_TAGS):
+            if key.startswith(identity.HIDDEN) and key not in COMPARED_HIDDEN:
                 continue
             self.checked["tags"] += 1
             if there.get(key) != wanted.get(key):
                 self.differs(tag_difference(info, key, wanted.get(key), there))
 
     def _compare_parent(self, info: RunInfo) -> None:
-        parent_id = self._run.data.tags.get(PARENT_TAG)
+        parent_id = self._tags.get(PARENT_TAG)
         if not self._target_parents.is_parent_of(info, parent_id):
             self.differs(parent_difference(info, parent_id))
 
@@ -172,7 +173,7 @@ class RunComparison(MlflowRunWriter):
         run = self._target.call(self._target.mlflow.get_run, self.run_id)
         inputs = run.inputs.dataset_inputs if run.inputs else ()
         there = {(known.dataset.name, known.dataset.digest) for known in inputs}
-        names = {name for name, _ in there} if two_clocks(info, self._run.data.tags) else ()
+        names = {name for name, _ in there} if two_clocks(info, self._tags) else ()
         for name, version in self._expected.inputs:
             self.checked["inputs"] += 1
             if (name, version) not in there:
@@ -183,8 +184,8 @@ class RunComparison(MlflowRunWriter):
     def _compare_points(self, info: RunInfo) -> None:
         wanted = self._expected.points
         there = self._target.call(self._stored_points)
-        two = two_clocks(info, self._run.data.tags)
-        moved = two and not is_start(info, self._run.info.start_time, self._run.data.tags)
+        two = two_clocks(info, self._tags)
+        moved = two and not is_start(info, self._run.info.start_time, self._tags)
         values: SummaryValues | None = None
         for name in sorted(wanted):
             self.checked["points"] += len(wanted[name].values)
@@ -228,13 +229,15 @@ class RunComparison(MlflowRunWriter):
     def _compare_files(self, info: RunInfo) -> None:
         wanted = self._expected.files
         self.checked["files"] += len(wanted)
-        two = two_clocks(info, self._run.data.tags)
+        two = two_clocks(info, self._tags)
         there = self._run.info
         place = there.run_id, there.artifact_uri
         stored = StoredFiles(self._target, *place, two, from_server(info))
         results = stored.compare(wanted)
         for path, result in sorted(results.items()):
             by_design = KNOWN_TO_THE_SERVER if two and path in documents.KNOWN_TO_ONE else ""
+            if result == "different" and path in self._files.lacking_images:
+                by_design = NO_IMAGES
             if result == "absent":
                 self.differs(Difference(f"no file {path}", by_design))
             elif result == "different":

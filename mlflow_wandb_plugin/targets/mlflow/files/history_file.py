@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
+from collections.abc import Iterator
 from typing import TextIO
 
-from mlflow_wandb_plugin.core.model import RowObjects, nest
+from mlflow_wandb_plugin.core.model import RowObjects, nest, row_leaves
 from mlflow_wandb_plugin.mapping.documents import HISTORY_FILE, canonical_json
 from mlflow_wandb_plugin.targets.mlflow.files.uploads import Uploads
 
@@ -28,6 +31,16 @@ class HistoryFile:
         self._write(text)
         self._saved_size = self._size()
 
+    def rows(self, text: str) -> Iterator[RowObjects]:
+        """Yield the rows of the lines of a document of an earlier session that have typed values;
+        a line that was damaged in MLflow has none."""
+        for line in text.split("\n"):
+            if '"_type"' in line:
+                with contextlib.suppress(ValueError, KeyError, AttributeError, TypeError):
+                    document = json.loads(line)
+                    step, at_ms = int(document.pop("_step")), int(document.pop("_timestamp_ms"))
+                    yield RowObjects(step, at_ms, row_leaves(document))
+
     def clear(self) -> None:
         """Begin without the lines of earlier sessions."""
         self._known_lines.clear()
@@ -35,14 +48,17 @@ class HistoryFile:
             self._file.truncate(0)
         self._saved_size = 0
 
-    def add(self, row: RowObjects) -> None:
-        """Add the line of a row, unless it is there: a log may be read again."""
+    def add(self, row: RowObjects) -> bool:
+        """Add the line of a row, unless it is there: a log may be read again. Returns whether it
+        was added."""
         document = nest(row.values)
         line = canonical_json({"_step": row.step, "_timestamp_ms": row.timestamp_ms, **document})
         digest = _digest(line)
-        if digest not in self._known_lines:
-            self._known_lines.add(digest)
-            self._write(line + "\n")
+        if digest in self._known_lines:
+            return False
+        self._known_lines.add(digest)
+        self._write(line + "\n")
+        return True
 
     def has_grown(self) -> bool:
         """Whether there are lines that are not uploaded."""

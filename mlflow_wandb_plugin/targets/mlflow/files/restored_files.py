@@ -66,10 +66,16 @@ class RestoredFiles(RunFiles):
         if found and found not in self._datasets:
             self._datasets = (*self._datasets, found)
 
+    def _list_model(self, artifact: ArtifactRef, folder: str) -> None:
+        """A model that does not return as what it was is an artifact alone."""
+
     def finish(self, info: RunInfo) -> None:
         """Log the models and inputs, and wait for all uploads."""
         for model, artifact in self._models.values():
-            self._log_model(model, artifact)
+            if not self._log_model(model):
+                # Carried as an artifact of W&B's.
+                self._losses.rewrites["model_as_artifact"] += 1
+                super().add_artifact(artifact)
         known = {_identity(dataset) for dataset in self._datasets}
         listed = info.mlflow.datasets if info.mlflow is not None else ()
         # Of a dataset without its artifact, the config has no source and no schema.
@@ -83,16 +89,6 @@ class RestoredFiles(RunFiles):
                 self._losses.counts["input_refused"] += len(inputs)
         self._uploads.wait()
         self.save_losses()
-
-    def _log_model(self, model: ModelCopy, artifact: ArtifactRef) -> None:
-        """Log a model; one that MLflow refuses is carried as an artifact of W&B's."""
-        try:
-            run = self._client.call(self._client.client.get_run_data, self._run_id)
-            log_model = self._client.client.log_model
-            self._client.call(log_model, run.info.experiment_id, self._run_id, model)
-        except RefusedError:
-            self._losses.rewrites["model_as_artifact"] += 1
-            super().add_artifact(artifact)
 
 
 def _dataset(text: str) -> Mapping[str, Any]:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, RunInfo
+from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.core.server_values import is_kept_as
 from mlflow_wandb_plugin.mapping import documents, to_mlflow
 from mlflow_wandb_plugin.mapping.documents import artifact_document
-from mlflow_wandb_plugin.mapping.names import Limits, Namer, fitting, safe_path
+from mlflow_wandb_plugin.mapping.models import TYPE
+from mlflow_wandb_plugin.mapping.names import Limits, safe_path
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
+from mlflow_wandb_plugin.targets.mlflow.files.captions import Captions
+from mlflow_wandb_plugin.targets.mlflow.files.charts import Charts
+from mlflow_wandb_plugin.targets.mlflow.files.histograms import Histograms
 from mlflow_wandb_plugin.targets.mlflow.files.history_file import HistoryFile
 from mlflow_wandb_plugin.targets.mlflow.files.losses import Loss, Losses
 from mlflow_wandb_plugin.targets.mlflow.files.media import RunMedia
 from mlflow_wandb_plugin.targets.mlflow.files.uploads import Uploads
-
-if TYPE_CHECKING:
-    from mlflow.entities import RunData
+from mlflow_wandb_plugin.targets.mlflow.model_copies import ModelCopy, model_of_artifact
 
 LOSSES_FILE = "wandb/losses.jsonl"
 
@@ -40,8 +43,14 @@ class RunFiles:
     """
 
     def __init__(
-        self, client: Client, run_id: str, losses: Losses, tags: Mapping[str, str]
+        self,
+        client: Client,
+        run_id: str,
+        losses: Losses,
+        tags: Mapping[str, str],
+        secrets: Secrets,
     ) -> None:
+        self._secrets = secrets
         self._client = client
         self._run_id = run_id
         self._losses = losses
@@ -50,16 +59,25 @@ class RunFiles:
         self._longest_tag = Limits.installed().tag_value
         self._names_in_tag = _names_in_tag(tags)
         self._history = HistoryFile(self._uploads)
+        self._histograms = Histograms(self._uploads)
+        self._captions = Captions(self._uploads)
+        self._charts = Charts(self._uploads, self._media.files)
         self._config: dict[str, Any] = {}
         self.summary: dict[str, Any] = {}
         self._lineage: list[dict[str, Any]] = []
+        self._alerts: list[dict[str, str]] = []
         self.long_tags: dict[str, str] = {}
         self._summary_points: dict[str, list[list[int]]] = {}
 
     @property
     def tags(self) -> dict[str, str]:
         """Tags that the run needs because of its files."""
-        return self._media.tags
+        return self._media.tags | to_mlflow.alerts_tag(self._alerts)
+
+    @property
+    def lacking_images(self) -> set[str]:
+        """Paths of tables whose images are not known here."""
+        return self._media.lacking_images
 
     def load_earlier(self) -> Mapping[str, RenamedKeys]:
         """Load the documents that an earlier session wrote; return the original keys of all names
@@ -84,10 +102,14 @@ class RunFiles:
 
         if documents.HISTORY_FILE in paths:
             with contextlib.suppress(UnicodeDecodeError):
-                self._history.load(self._uploads.download(documents.HISTORY_FILE))
+                lines = self._uploads.download(documents.HISTORY_FILE)
+                self._history.load(lines)
+                for row in self._history.rows(lines):
+                    self._show(row)
         self._config = load(documents.CONFIG_FILE, {})
         self.summary = load(documents.SUMMARY_FILE, {})
         self._lineage = load(documents.LINEAGE_FILE, [])
+        self._alerts = _alerts(load(documents.ALERTS_FILE, []))
         self.long_tags = load(documents.LONG_TAGS_FILE, {})
         self._summary_points = load(documents.SUMMARY_POINTS_FILE, {})
         if LOSSES_FILE in paths:
@@ -99,14 +121,24 @@ class RunFiles:
     def forget_earlier(self) -> None:
         """Forget what an earlier session wrote: all of the run comes again."""
         self._history.clear()
+        self._histograms.clear()
+        self._charts.clear()
+        self._captions.clear()
         self._config, self.summary, self._lineage, self.long_tags = {}, {}, [], {}
-        self._summary_points = {}
+        self._summary_points, self._alerts = {}, []
         self._losses.clear()
 
     def add_row(self, row: RowObjects) -> None:
-        """Keep a row's values that are not numbers; show its images and tables in MLflow."""
-        self._history.add(row)
+        """Keep a row's values that are not numbers; show its media in MLflow."""
+        if self._history.add(row):
+            self._show(row)
         self._media.add_row(row)
+
+    def _show(self, row: RowObjects) -> None:
+        """Take what is shown of all rows at once; each row comes once."""
+        self._histograms.add_row(row)
+        self._charts.add_row(row)
+        self._captions.add_row(row)
 
     def add_file(self, ref: FileRef) -> None:
         target = f"{documents.FILES_DIR}/{safe_path(ref.path)}"
@@ -124,6 +156,7 @@ class RunFiles:
             if used not in self._lineage:
                 self._lineage.append(used)
             return
+        self._media.add_artifact(artifact)
         # A local log does not know the version, which W&B's server numbers.
         version = artifact.digest[:DIGEST_LENGTH] or artifact.version
         base = "/".join(
@@ -141,6 +174,23 @@ class RunFiles:
                 self._losses.counts["artifact_file_missing"] += 1
         document = _describe(artifact)
         self._uploads.write_json(f"{documents.ARTIFACTS_DIR}/{base}.json", document)
+        if artifact.type == TYPE:
+            self._list_model(artifact, f"{documents.ARTIFACTS_DIR}/{base}")
+
+    def _list_model(self, artifact: ArtifactRef, folder: str) -> None:
+        """Let MLflow list an artifact as a model of the run."""
+        if not self._log_model(model_of_artifact(artifact, folder, self._secrets)):
+            self._losses.rewrites["model_not_listed"] += 1
+
+    def _log_model(self, model: ModelCopy) -> bool:
+        """Log a model, unless it is there; return whether MLflow takes it."""
+        try:
+            run = self._client.call(self._client.client.get_run_data, self._run_id)
+            log_model = self._client.client.log_model
+            self._client.call(log_model, run.info.experiment_id, self._run_id, model)
+        except RefusedError:
+            return False
+        return True
 
     def add_summary_points(self, points: Mapping[str, Iterable[tuple[int, int]]]) -> None:
         """Note which points, (step, Unix ms) by metric, are of the summary and of no row."""
@@ -161,7 +211,7 @@ class RunFiles:
         if self._history.has_grown():
             if not self._history.has_doubled():
                 return False
-            self._upload_rows()
+            self._upload_rows(all_of_it=False)
             self._uploads.wait()
         return True
 
@@ -178,7 +228,9 @@ class RunFiles:
 
     def finish(self, info: RunInfo) -> None:
         """Upload the documents and wait for all uploads."""
-        self._upload_rows()
+        self._upload_rows(all_of_it=True)
+        self._captions.upload()
+        self._charts.upload(info)
         config = dict(self._config)
         for key, value in to_mlflow.config_document(info).items():
             # A resumed run has its config from W&B's server.
@@ -189,7 +241,9 @@ class RunFiles:
         if self._lineage:
             self._uploads.write_json(documents.LINEAGE_FILE, self._lineage)
             self._log_inputs()
+        self._alerts += [one for one in to_mlflow.alerts(info) if one not in self._alerts]
         optional = {
+            documents.ALERTS_FILE: self._alerts,
             documents.LONG_TAGS_FILE: self.long_tags,
             documents.SUMMARY_POINTS_FILE: self._summary_points,
             documents.DEFINITIONS_FILE: to_mlflow.metric_definitions(info),
@@ -205,8 +259,9 @@ class RunFiles:
         self._uploads.close()
         self._history.close()
 
-    def _upload_rows(self) -> None:
-        self._media.upload()
+    def _upload_rows(self, all_of_it: bool) -> None:
+        self._media.upload(all_of_it)
+        self._histograms.upload()
         self._history.upload()
 
     def _log_inputs(self) -> None:
@@ -222,64 +277,11 @@ class RunFiles:
             self._losses.counts["input_refused"] += len(datasets)
 
 
-class RunNames:
-    """Names of one run's W&B keys, unique within each kind.
-
-    The original key of a changed name is saved before anything is written under the name: else a
-    session that follows a killed one would take the name for another key's, and choose a new one.
-
-    Args:
-        data: has the names that the run uses already.
-        earlier: original keys by name, by kind, as an earlier session saved them.
-    """
-
-    def __init__(self, files: RunFiles, data: RunData, earlier: Mapping[str, RenamedKeys]) -> None:
-        limit = Limits.installed().key
-        taken: dict[str, Iterable[str]] = {
-            "metrics": data.metrics, "params": data.params, "tags": data.tags,
-        }  # fmt: skip
-        self._namers = {kind: Namer(limit, earlier.get(kind), taken[kind]) for kind in taken}
-        self._files = files
-        self._saved = self._count()
-
-    @property
-    def metrics(self) -> Namer:
-        return self._namers["metrics"]
-
-    @property
-    def params(self) -> Namer:
-        return self._namers["params"]
-
-    @property
-    def tags(self) -> Namer:
-        return self._namers["tags"]
-
-    def restart(self) -> None:
-        """Name all keys again, because all of the run comes again: the saved keys may be damaged.
-        Those that fit their names are kept."""
-        limit = Limits.installed().key
-        for kind, namer in self._namers.items():
-            self._namers[kind] = Namer(limit, fitting(namer.renamed, limit))
-        self._saved = -1
-
-    def save(self) -> None:
-        """Save the original keys of the names that were changed since the last call; call this
-        before anything is written under them."""
-        if self._count() != self._saved:
-            renamed = {kind: dict(namer.renamed) for kind, namer in self._namers.items()}
-            self._files.save_names(renamed)
-            self._saved = self._count()
-
-    def _count(self) -> int:
-        return sum(len(namer.renamed) for namer in self._namers.values())
-
-    def count_rewritten(self) -> int:
-        """Number of names that differ from their dotted key."""
-        return sum(
-            name != ".".join(key)
-            for namer in self._namers.values()
-            for name, key in namer.renamed.items()
-        )
+def _alerts(saved: list[Any]) -> list[dict[str, str]]:
+    """Read the alerts that an earlier session saved, without those that were damaged."""
+    names = ("title", "text", "level")
+    known = (one for one in saved if isinstance(one, dict))
+    return [{name: str(one.get(name) or "") for name in names} for one in known]
 
 
 def _names_in_tag(tags: Mapping[str, str]) -> Mapping[str, RenamedKeys]:

@@ -94,9 +94,9 @@ def test_media_that_cannot_be_shown_is_counted(
         writer.add(RowObjects(1, 10, {("pic",): value}))
         end(writer, info)
     run = the_run(fresh_store, tmp_path / "artifacts")
-    assert json.loads(run.tags["wandb.sync.rewrites"]) == {"media_not_shown": 1}
+    assert json.loads(run.tags["mlflow.wandb.rewrites"]) == {"media_not_shown": 1}
     assert "wandb/history.jsonl" in run.artifacts
-    assert run.tags["wandb.sync.state"] == "complete"
+    assert run.tags["mlflow.wandb.state"] == "complete"
 
 
 def test_more_tables_than_a_tag_can_list(fresh_store: str, tmp_path: Path) -> None:
@@ -110,6 +110,6 @@ def test_more_tables_than_a_tag_can_list(fresh_store: str, tmp_path: Path) -> No
         end(writer, info)
     run = the_run(fresh_store)
     listed = json.loads(run.tags["mlflow.loggedArtifacts"])
-    rewrites = json.loads(run.tags["wandb.sync.rewrites"])
+    rewrites = json.loads(run.tags["mlflow.wandb.rewrites"])
     assert rewrites == {"table_not_listed": 250 - len(listed)}
     assert len(listed) > 50

@@ -145,7 +145,7 @@ def test_an_mlflow_that_is_down_is_the_callers_error(
         with pytest.raises(TargetUnavailableError, match="MLflow is gone"):
             end(writer, info)
         assert writer.losses == {}
-    assert the_run(fresh_store).tags["wandb.sync.state"] == "live"
+    assert the_run(fresh_store).tags["mlflow.wandb.state"] == "live"
 
 
 def test_a_file_that_mlflow_refuses_is_counted(
@@ -193,8 +193,8 @@ def test_an_upload_that_the_server_refuses_for_good_is_a_loss(
             writer.add(FileRef(name, file(local, name)))
         end(writer, info)
     (run,) = read_runs(server, only=info.run_id).values()
-    assert (run.status, run.tags["wandb.sync.state"]) == ("FINISHED", "complete")
-    assert json.loads(run.tags["wandb.sync.losses"]) == {"file_refused": 1}
+    assert (run.status, run.tags["mlflow.wandb.state"]) == ("FINISHED", "complete")
+    assert json.loads(run.tags["mlflow.wandb.losses"]) == {"file_refused": 1}
     assert downloaded(server, run, "wandb/files/good.bin", tmp_path).read_text() == "content"
 
 
@@ -220,7 +220,7 @@ def test_a_place_for_artifacts_that_cannot_be_used_costs_the_files_alone(
         end(writer, info)
         writer.close()
     run = the_run(fresh_store)
-    assert (run.status, run.tags["wandb.sync.state"]) == ("FINISHED", "complete")
+    assert (run.status, run.tags["mlflow.wandb.state"]) == ("FINISHED", "complete")
     assert (run.params, run.points("a_b")) == ({"lr_0": "1"}, [(0, 1.0), (1, 2.0)])
     lost = losses(fresh_store)
     assert lost["file_refused"] >= 1

@@ -83,21 +83,18 @@ def test_points_under_such_names_are_counted_whichever_way(
     assert carry("api") == (losses, tables)
 
 
-def test_tags_that_the_collation_takes_for_one_are_counted(
+def test_tags_that_the_collation_takes_for_one_are_all_kept(
     mysql: str, client: MlflowClient, mysql_engine: Engine
 ) -> None:
-    """The second of two equal tags is a loss, and is not retried."""
+    """W&B's tags are one tag of MLflow's, so their names cannot collide."""
     run = run_info(run_id="alike-tags", tags=("Best", "best", "x"))
     writer = MlflowTarget(mysql).open(run, "backfill")
     end(writer, run)
     writer.close()
-    assert writer.losses == {"runtag_refused": 1}
+    assert writer.losses == {}
     tags = client.get_run(writer.run_id).data.tags
-    assert {key for key in tags if key.startswith("wandb.tag.")} == {
-        "wandb.tag.Best",
-        "wandb.tag.x",
-    }
-    assert tags["wandb.sync.state"] == "complete"
+    assert tags["wandb.tags"] == '["Best", "best", "x"]'
+    assert tags["mlflow.wandb.state"] == "complete"
 
 
 @pytest.fixture
@@ -153,7 +150,7 @@ def test_what_the_database_cannot_hold_is_counted(
     assert writer.losses == {"metric_refused": 2, "param_refused": 1}
     written = target._client.mlflow.get_run(writer.run_id).data
     assert (written.metrics, written.params) == ({"é": 2.0}, {"é": "2"})
-    assert written.tags["wandb.sync.state"] == "complete"
+    assert written.tags["mlflow.wandb.state"] == "complete"
     target._client.mlflow._tracking_client.store.engine.dispose()
 
 

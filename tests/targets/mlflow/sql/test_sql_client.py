@@ -82,12 +82,12 @@ def write(client: RunClient) -> str:
     client.log_batch(
         run_id,
         params=[Param("a.b", "1"), Param("empty", "x" * 6000)],
-        tags=[RunTag("t/u", "old"), RunTag("wandb.sync.claim", "pending")],
+        tags=[RunTag("t/u", "old"), RunTag("mlflow.wandb.claim", "pending")],
     )
     client.log_batch(run_id, params=[Param("a.b", "1"), Param("c", "2")])
     client.log_batch(run_id, tags=[RunTag("t/u", "new")])
     client.log_batch(run_id, tags=[RunTag("mlflow.runName", "renamed")])
-    client.delete_tag(run_id, "wandb.sync.claim")
+    client.delete_tag(run_id, "mlflow.wandb.claim")
     client.set_terminated(run_id, "FAILED", 2000)
     return run_id
 
