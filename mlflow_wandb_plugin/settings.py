@@ -12,13 +12,17 @@ from mlflow_wandb_plugin.errors import UsageError
 Homes: TypeAlias = Literal["both", "wandb", "mlflow"]
 
 PREFIX = "MLFLOW_WANDB_"
+OTHER_VARIABLES = {"mlflow_active": "ACTIVE"}
+"""Fields whose variable does not have their name, with what follows `PREFIX` in it."""
+TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+"""The texts of a setting that is true or false, in lower case."""
 SECRETS_SHOWN = "off"
 """The value of `Settings.secret_names` with which no value is hidden."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings. The variable of a field is ``MLFLOW_WANDB_`` and its name in capitals.
+    """Settings. `variable_of` names the variable of a field.
 
     Attributes:
         homes: where runs are kept: "both"; "wandb" (the package does nothing); or "mlflow" (wandb
@@ -37,6 +41,7 @@ class Settings:
         mirror_entity: W&B entity of such runs; empty means ``WANDB_ENTITY``, else W&B's default.
         secret_names: names of config keys and options, separated by commas, whose values are
             secrets beside those known by their name or form; `SECRETS_SHOWN` hides nothing.
+        mlflow_active: whether a W&B run's replica is MLflow's active run while the W&B run is open.
     """
 
     homes: Homes = "both"
@@ -50,6 +55,7 @@ class Settings:
     mirror_entity: str = ""
     mirror_wait: float = 0.0
     secret_names: str = ""
+    mlflow_active: bool = False
 
     @classmethod
     def load(
@@ -73,7 +79,7 @@ class Settings:
             raise UsageError(f"no such setting: {', '.join(sorted(unknown))}")
         values: dict[str, Any] = {}
         for field in fields(cls):
-            given, variable = arguments.get(field.name), environ.get(PREFIX + field.name.upper())
+            given, variable = arguments.get(field.name), environ.get(variable_of(field.name))
             try:
                 if given is not None or variable:
                     value = variable if given is None else given
@@ -85,12 +91,19 @@ class Settings:
         return cls(**values)
 
 
+def variable_of(name: str) -> str:
+    """Return the environment variable of the field ``name``."""
+    return PREFIX + OTHER_VARIABLES.get(name, name.upper())
+
+
 def _converted(name: str, default: Any, given: Any) -> Any:
     if name == "homes" and given not in get_args(Homes):
         raise UsageError(
             f"{PREFIX}HOMES must be one of {', '.join(get_args(Homes))}: not {given!r}"
         )
-    kind, variable = type(default), PREFIX + name.upper()
+    kind, variable = type(default), variable_of(name)
+    if kind is bool:
+        return _truth(variable, given)
     try:
         value = kind(given)
     except (TypeError, ValueError):
@@ -98,3 +111,10 @@ def _converted(name: str, default: Any, given: Any) -> Any:
     if isinstance(value, float) and not value >= 0:
         raise UsageError(f"{variable} must be a number of seconds, not less than 0: not {given!r}")
     return value
+
+
+def _truth(variable: str, given: Any) -> bool:
+    text = str(given).lower()
+    if text not in (*TRUE, *FALSE):
+        raise UsageError(f"{variable} must be 1 or 0: not {given!r}")
+    return text in TRUE

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from mlflow_wandb_plugin.core.model import RunInfo, Series
-from mlflow_wandb_plugin.mapping import from_wandb_mirror, system_metrics, to_mlflow
+from mlflow_wandb_plugin.mapping import from_wandb_mirror, system_metrics, to_mlflow, to_wandb
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunNames
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter, Points
@@ -27,6 +27,8 @@ class RunPoints:
         latest: each metric's latest value in MLflow when the run was opened.
         restores: the run was created in MLflow: the step metric holds MLflow's steps, and is no
             metric.
+        has_calls: rows of MLflow's calls are among the run's: their steps are in `STEP_METRIC` of
+            `mapping.to_wandb`, which is no metric.
 
     Attributes:
         of_summary: (step, Unix ms) of the points that come from a summary, by metric, in the order
@@ -42,6 +44,7 @@ class RunPoints:
         start_ms: int,
         latest: Mapping[str, float],
         restores: bool = False,
+        has_calls: bool = False,
     ) -> None:
         self._client, self._run_id = batches.client, batches.run_id
         self._names = names
@@ -51,7 +54,8 @@ class RunPoints:
         self.of_summary: dict[str, list[tuple[int, int]]] = {}
         self._restores = restores
         self._restarted = False
-        self._axis = StepAxis(step_metric)
+        self._has_calls = has_calls
+        self._axis = StepAxis((to_wandb.STEP_METRIC, step_metric) if has_calls else (step_metric,))
         self._writer = PointWriter(batches, bulk)
 
     def count_seconds_from(self, start_ms: int) -> None:
@@ -68,7 +72,7 @@ class RunPoints:
             if not self._restores:
                 # Of the machine that wrote the run to W&B.
                 self._append_system(series)
-        elif self._step_metric:
+        elif self._step_metric or self._has_calls:
             for ready in self._axis.add(series):
                 self._append_history(ready)
         else:
@@ -107,6 +111,8 @@ class RunPoints:
             if ".".join(series.key) == self._step_metric:
                 return
             series = from_wandb_mirror.metric_series(series)
+        elif self._has_calls and series.key == (to_wandb.STEP_METRIC,):
+            return
         name = self._names.metrics.name(series.key)
         self._write(Points(name, series.values, series.timestamps_ms, series.steps))
 
@@ -151,15 +157,15 @@ class MissingPoints(RunPoints):
 
 
 class StepAxis:
-    """Replaces the step of each history point by the value of the step metric in the same row.
+    """Replaces the step of each history point by the value of a step metric in the same row.
 
     The numbers of a block of rows come as one series per key, in any order: they are kept until
-    the block has ended. A row without the metric (a dotted key), or with a value that is not an
-    integer, keeps its step.
+    the block has ended. A row without such a metric (a dotted key), or with a value that is not an
+    integer, keeps its step. Of two metrics in one row, the first counts.
     """
 
-    def __init__(self, metric: str) -> None:
-        self._metric = metric
+    def __init__(self, metrics: Sequence[str]) -> None:
+        self._metrics = metrics
         self._held: list[Series] = []
         self._points = 0
         self._highest = -1
@@ -181,8 +187,9 @@ class StepAxis:
         self._points, self._highest = 0, -1
         steps = {
             step: int(value)
+            for metric in reversed(self._metrics)
             for series in held
-            if ".".join(series.key) == self._metric
+            if ".".join(series.key) == metric
             for step, value in zip(series.steps, series.values, strict=True)
             if to_mlflow.is_step(value)
         }

@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 from mlflow_wandb_plugin.core.model import Checkpoint, RunInfo, Series
 from mlflow_wandb_plugin.targets.mlflow import run_points
 from mlflow_wandb_plugin.targets.mlflow.run_points import StepAxis
+from tests.support.mlflow_state import read_runs
 from tests.targets.mlflow.writing import end, opened, points, run_info, the_run
 
 STEPPED = {"mlflow_step_metric": "trainer/step"}
@@ -87,7 +88,7 @@ def test_a_run_that_began_with_wandbs_step_keeps_it(fresh_store: str) -> None:
 def test_memory_is_bounded_where_no_mark_comes(monkeypatch) -> None:
     """Kept series are released when they are many and a new block begins, never within a block."""
     monkeypatch.setattr(run_points, "HELD_POINTS", 4)
-    axis = StepAxis("at")
+    axis = StepAxis(("at",))
 
     def block(key: str, first: int, values: list[float]) -> list[Series]:
         steps = range(first, first + len(values))
@@ -102,6 +103,33 @@ def test_memory_is_bounded_where_no_mark_comes(monkeypatch) -> None:
     ]  # fmt: skip
     assert block("at", 3, [10.0]) == []
     assert [list(series.steps) for series in axis.release()] == [[10], [10]]
+
+
+def test_of_two_step_metrics_the_first_counts() -> None:
+    """In a row that has both; a row with one of them takes that, and one with none its own step."""
+    axis = StepAxis(("mlflow_step", "epoch"))
+    for key, steps, values in (
+        ("a", [0, 1, 2, 3], [0.0] * 4), ("epoch", [0, 1], [50.0, 51.0]),
+        ("mlflow_step", [1, 2], [9.0, 8.5]),
+    ):  # fmt: skip
+        assert axis.add(Series((key,), steps, [0] * len(steps), values)) == []
+    assert list(axis.release()[0].steps) == [50, 9, 2, 3]
+
+
+def test_rows_of_mlflows_calls_have_mlflows_steps(fresh_store: str) -> None:
+    """`mlflow_step` is the step of a row that has it, and no metric; only where the config says
+    that MLflow's calls have logged."""
+    for run_id, config in (("calls", {"mlflow_calls": {"active": True}}), ("none", {"lr": 1})):
+        info = run_info(run_id=run_id, config=config)
+        with opened(fresh_store, info) as writer:
+            writer.append(Series(("acc",), (0, 1), (1000, 2000), (0.5, 0.75)))
+            writer.append(Series(("mlflow_step",), (1,), (2000,), (70.0,)))
+            writer.checkpoint(Checkpoint("seg", 1))
+    states = read_runs(fresh_store)
+    assert states["calls"].points("acc") == [(0, 0.5), (70, 0.75)]
+    assert "mlflow_step" not in states["calls"].metrics
+    assert states["none"].points("acc") == [(0, 0.5), (1, 0.75)]
+    assert states["none"].points("mlflow_step") == [(1, 70.0)]
 
 
 def _somebodys_run(uri: str) -> str:

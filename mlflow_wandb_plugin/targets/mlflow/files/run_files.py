@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, RunInfo
 from mlflow_wandb_plugin.core.server_values import is_kept_as
-from mlflow_wandb_plugin.mapping import documents, to_mlflow
+from mlflow_wandb_plugin.mapping import documents, from_wandb_mirror, to_mlflow
 from mlflow_wandb_plugin.mapping.documents import artifact_document
 from mlflow_wandb_plugin.mapping.names import Limits, Namer, fitting, safe_path
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
@@ -22,6 +22,8 @@ from mlflow_wandb_plugin.targets.mlflow.files.uploads import Uploads
 if TYPE_CHECKING:
     from mlflow.entities import RunData
 
+OURS = "wandb/"
+"""Begins the path of everything that this package writes."""
 LOSSES_FILE = "wandb/losses.jsonl"
 
 DIGEST_LENGTH = 12
@@ -55,6 +57,12 @@ class RunFiles:
         self._lineage: list[dict[str, Any]] = []
         self.long_tags: dict[str, str] = {}
         self._summary_points: dict[str, list[list[int]]] = {}
+        self._has_calls = self._calls_were_here = False
+
+    def note_calls(self, has_calls: bool, here: bool) -> None:
+        """Note whether MLflow's calls logged files of the run, and to this MLflow run: it has them
+        then, and another run gets them at the same paths."""
+        self._has_calls, self._calls_were_here = has_calls, has_calls and here
 
     @property
     def tags(self) -> dict[str, str]:
@@ -109,7 +117,12 @@ class RunFiles:
         self._media.add_row(row)
 
     def add_file(self, ref: FileRef) -> None:
+        of_calls = from_wandb_mirror.file_path(ref.path) if self._has_calls else None
+        if of_calls is not None and self._calls_were_here:
+            return
         target = f"{documents.FILES_DIR}/{safe_path(ref.path)}"
+        if of_calls is not None and not of_calls.startswith(OURS):
+            target = safe_path(of_calls)
         if ref.refused:
             self._losses.add("file_not_read", Loss(target, ref.refused), once=True)
             return
@@ -123,6 +136,8 @@ class RunFiles:
             used |= {"digest": artifact.digest} if artifact.digest else {}
             if used not in self._lineage:
                 self._lineage.append(used)
+            return
+        if self._calls_were_here and from_wandb_mirror.is_model_of_mlflow(artifact):
             return
         # A local log does not know the version, which W&B's server numbers.
         version = artifact.digest[:DIGEST_LENGTH] or artifact.version
