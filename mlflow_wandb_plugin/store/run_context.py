@@ -11,8 +11,6 @@ import os
 import sys
 from typing import Any
 
-from mlflow.tracking.context.abstract_context import RunContextProvider
-
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.messages import log_once
 
@@ -20,8 +18,9 @@ _inherited: Any = None
 """The W&B run that was open when this process was forked: its parent writes that run's config."""
 
 
-class WandbRunContext(RunContextProvider):
-    """Names the open W&B run."""
+class WandbRunContext:
+    """Names the open W&B run. MLflow asks for the methods of its `RunContextProvider`, and for no
+    class: this module imports nothing of MLflow."""
 
     def in_context(self) -> bool:
         return _open_run() is not None
