@@ -36,6 +36,9 @@ MLFLOW_ALONE = 100
 class MlflowCalls:
     """A `store.active_run.Receiver`: the open W&B run ``run``.
 
+    Args:
+        secret_names: as `Settings.secret_names`.
+
     W&B's steps rise, and a script may choose them: a row in between would push later ones out. So
     rows of MLflow's calls wait while a row of the script's is open, and, until it has logged one
     that W&B numbered, altogether; at the end of the run they follow.
@@ -54,7 +57,6 @@ class MlflowCalls:
         self._defined: set[str] = set()
         self._row_open = False
         self._script_rows = 0
-        self._points = 0
         self._latest: dict[str, tuple[str, float, int, int]] = {}
         self._models: dict[str, Any] = {}
         self._params: set[str] = set()

@@ -125,7 +125,11 @@ class RunTap:
         if kind in ("artifact", "request.log_artifact"):
             return self.keep_artifact_files(record)
         if kind == "request.partial_history" and self.calls is not None:
-            return self.calls.see(record)
+            try:
+                return self.calls.see(record)
+            except Exception as error:
+                # Whatever the error is, the user's row is logged.
+                warn_once(f"numbers that MLflow's calls log as well may be doubled: {error}")
         if kind == "tbrecord":
             # TensorBoard feeds the run: only wandb-core's file has the rows.
             self._note(rows_from_file=True)
