@@ -15,13 +15,17 @@ Steps: TypeAlias = Literal["defined", "wandb"]
 PREFIX = "MLFLOW_WANDB_"
 CHOICES: Mapping[str, tuple[str, ...]] = {"homes": get_args(Homes), "steps": get_args(Steps)}
 """The values that a setting may have, where they are few."""
+OTHER_VARIABLES = {"mlflow_active": "ACTIVE"}
+"""Fields whose variable does not have their name, with what follows `PREFIX` in it."""
+TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+"""The texts of a setting that is true or false, in lower case."""
 SECRETS_SHOWN = "off"
 """The value of `Settings.secret_names` with which no value is hidden."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings. The variable of a field is ``MLFLOW_WANDB_`` and its name in capitals.
+    """Settings. `variable_of` names the variable of a field.
 
     Attributes:
         homes: where runs are kept: "both"; "wandb" (the package does nothing); or "mlflow" (wandb
@@ -42,6 +46,7 @@ class Settings:
             secrets beside those known by their name or form; `SECRETS_SHOWN` hides nothing.
         steps: what MLflow's steps of a new run are: "defined", the values of the step metric that
             `define_metric` gives to a key, or "wandb", W&B's own steps.
+        mlflow_active: whether a W&B run's replica is MLflow's active run while the W&B run is open.
     """
 
     homes: Homes = "both"
@@ -56,6 +61,7 @@ class Settings:
     mirror_wait: float = 0.0
     secret_names: str = ""
     steps: Steps = "defined"
+    mlflow_active: bool = False
 
     @classmethod
     def load(
@@ -79,7 +85,7 @@ class Settings:
             raise UsageError(f"no such setting: {', '.join(sorted(unknown))}")
         values: dict[str, Any] = {}
         for field in fields(cls):
-            given, variable = arguments.get(field.name), environ.get(PREFIX + field.name.upper())
+            given, variable = arguments.get(field.name), environ.get(variable_of(field.name))
             try:
                 if given is not None or variable:
                     value = variable if given is None else given
@@ -91,10 +97,17 @@ class Settings:
         return cls(**values)
 
 
+def variable_of(name: str) -> str:
+    """Return the environment variable of the field ``name``."""
+    return PREFIX + OTHER_VARIABLES.get(name, name.upper())
+
+
 def _converted(name: str, default: Any, given: Any) -> Any:
-    kind, variable = type(default), PREFIX + name.upper()
+    kind, variable = type(default), variable_of(name)
     if name in CHOICES and given not in CHOICES[name]:
         raise UsageError(f"{variable} must be one of {', '.join(CHOICES[name])}: not {given!r}")
+    if kind is bool:
+        return _truth(variable, given)
     try:
         value = kind(given)
     except (TypeError, ValueError):
@@ -102,3 +115,10 @@ def _converted(name: str, default: Any, given: Any) -> Any:
     if isinstance(value, float) and not value >= 0:
         raise UsageError(f"{variable} must be a number of seconds, not less than 0: not {given!r}")
     return value
+
+
+def _truth(variable: str, given: Any) -> bool:
+    text = str(given).lower()
+    if text not in (*TRUE, *FALSE):
+        raise UsageError(f"{variable} must be 1 or 0: not {given!r}")
+    return text in TRUE

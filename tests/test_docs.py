@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_wandb_plugin.core.identity import STATE
-from mlflow_wandb_plugin.settings import PREFIX, Settings
+from mlflow_wandb_plugin.settings import Settings, variable_of
 from tests.support.documents import PAGES, ROOT, Block, blocks
 from tests.support.environment import isolated
 from tests.support.mlflow_state import read_runs
@@ -112,7 +112,7 @@ def test_readme_lists_every_setting_with_its_default() -> None:
     wanted = [
         (
             field.name,
-            PREFIX + field.name.upper(),
+            variable_of(field.name),
             "empty" if field.default == "" else f"`{field.default}`",
         )
         for field in fields(Settings)

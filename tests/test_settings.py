@@ -38,9 +38,10 @@ def test_every_field_is_a_variable(field: object) -> None:
     """Its value has the type of the default."""
     name = field.name  # type: ignore[attr-defined]
     default = getattr(Settings(), name)
-    chosen = CHOICES[name][-1] if name in CHOICES else "text"
-    text = "12.5" if isinstance(default, float) else chosen
-    value = getattr(Settings.load({PREFIX + name.upper(): text}), name)
+    variable = "MLFLOW_WANDB_ACTIVE" if name == "mlflow_active" else PREFIX + name.upper()
+    texts: dict[type, str] = {float: "12.5", bool: "1", str: "text"}
+    text = CHOICES[name][-1] if name in CHOICES else texts[type(default)]
+    value = getattr(Settings.load({variable: text}), name)
     assert value == type(default)(text)
     assert type(value) is type(default)
 
@@ -50,6 +51,7 @@ def test_every_field_is_a_variable(field: object) -> None:
     [
         ({PREFIX + "HOMES": "nowhere"}, "MLFLOW_WANDB_HOMES must be one of both, wandb, mlflow"),
         ({PREFIX + "LINGER": "soon"}, "MLFLOW_WANDB_LINGER must be a float: not 'soon'"),
+        ({PREFIX + "ACTIVE": "perhaps"}, "MLFLOW_WANDB_ACTIVE must be 1 or 0: not 'perhaps'"),
     ],
 )
 def test_a_value_that_does_not_fit_names_its_variable(
@@ -79,3 +81,13 @@ def test_a_malformed_variable_does_not_stop_training(
     assert f"{PREFIX}INIT_TIMEOUT must be" in caplog.text
     with pytest.raises(UsageError, match="INIT_TIMEOUT"):
         load_settings(init_timeout=value)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("1", True), ("TRUE", True), ("on", True), ("0", False), ("no", False), (True, True)],
+)
+def test_a_setting_that_is_on_or_off(given: object, meant: bool) -> None:
+    """As an argument and as a variable, where "0" is off."""
+    assert Settings.load({}, mlflow_active=given).mlflow_active is meant
+    assert Settings.load({PREFIX + "ACTIVE": str(given)}).mlflow_active is meant

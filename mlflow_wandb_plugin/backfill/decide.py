@@ -57,6 +57,9 @@ def _dual_written(
     run: RunInfo, twin: Twin, source: Source, target: Target, options: BackfillOptions
 ) -> Decision:
     """Decide on a run whose tags say that it was dual-written completely."""
+    if twin.beside:
+        reason = f"logged beside the W&B run {twin.run_id}: each of the two names the other"
+        return Decision("dual-written", "skip", reason, twin)
     if twin.origin == identity.MIRROR:
         return Decision("dual-written", "skip", "created in MLflow", twin)
     if options.existing == "update":

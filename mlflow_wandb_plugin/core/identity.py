@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.redaction import without_credentials
@@ -95,6 +95,12 @@ FORMER_LABEL = "wandb.tag."
 """Began the key of a tag for each W&B tag; ``wandb.tags`` has all of them."""
 _FORMER_DUPLICATES = ("wandb.run_path",)
 
+BESIDE_RUN_ID = "wandb.beside.run_id"
+BESIDE_PROJECT = "wandb.beside.project"
+BESIDE_ENTITY = "wandb.beside.entity"
+"""Tags of a run that MLflow code started in a process while a W&B run was open there: which one.
+They are not those of a replica, because such a run has what MLflow's calls logged alone."""
+
 EWM_RUN_ID = "wandb_run_id"
 """The tag with W&B's run id that export-wandb-to-mlflow writes."""
 
@@ -111,6 +117,13 @@ that name the same group."""
 REPLICA_CONFIG_KEY = "mlflow_wandb_replica"
 """The config key of a W&B run that this package wrote, with the tags that an MLflow run would have:
 which run it replicates, and how far."""
+CALLS_CONFIG_KEY = "mlflow_calls"
+"""The config key of a W&B run whose replica is MLflow's active run, with what MLflow's calls logged
+that W&B has no other place for."""
+BESIDE_CONFIG_KEY = "mlflow_runs_beside"
+"""The config key with the ids of the MLflow runs that were started beside the W&B run."""
+MOST_BESIDE = 100
+"""How many of these ids are used, as a config may come from anybody."""
 IDENTITY_CONFIG_KEYS = (
     RUN_ID_CONFIG_KEY,
     "mlflow_experiment_id",
@@ -120,6 +133,8 @@ IDENTITY_CONFIG_KEYS = (
     PARENT_RUN_KEY,
     PARENT_GROUP_KEY,
     REPLICA_CONFIG_KEY,
+    CALLS_CONFIG_KEY,
+    BESIDE_CONFIG_KEY,
 )
 
 Origin: TypeAlias = Literal["dual", "backfill"]
@@ -137,6 +152,8 @@ class Twin:
         refused: number of points that MLflow refused.
         foreign: export-wandb-to-mlflow migrated the run.
         end_unknown: it counts as killed, because its log had no end when it was carried.
+        beside: it is a W&B run that was open while the MLflow run was logged, and both name the
+            other: nothing is to be copied.
         adopted: another tool, such as MosaicML Composer, dual-writes it, with other times and fewer
             points: the W&B config named it when it had none of our tags.
     """
@@ -151,6 +168,7 @@ class Twin:
     foreign: bool = False
     adopted: bool = False
     end_unknown: bool = False
+    beside: bool = False
     selection: str = EVERYTHING
 
     def has(self, selection: str) -> bool:
@@ -218,7 +236,7 @@ def verdict(info: RunInfo, twin: Twin | None, selection: str = EVERYTHING) -> Ve
     target."""
     if twin is None:
         return "new"
-    if twin.origin == MIRROR:
+    if twin.origin == MIRROR or twin.beside:
         # Created in MLflow: W&B has the replica, and nothing that MLflow lacks.
         return "dual-written"
     if twin.foreign:
@@ -276,6 +294,21 @@ def all_names(tag: str) -> tuple[str, ...]:
 def is_of_package(tag: str) -> bool:
     """Return whether only this package may set a tag, which a W&B config must not choose."""
     return tag.startswith(("wandb.", HIDDEN))
+
+
+def is_beside(info: RunInfo, tags: Mapping[str, str]) -> bool:
+    """Return whether the MLflow run with ``tags`` says that it was started beside the W&B run
+    ``info``. An entity that one side lacks is not compared."""
+    entity = tags.get(BESIDE_ENTITY, "")
+    named = tags.get(BESIDE_RUN_ID), tags.get(BESIDE_PROJECT)
+    return named == (info.run_id, info.project) and entity in ("", info.entity or entity)
+
+
+def runs_beside(config: Mapping[str, Any]) -> list[str]:
+    """Return the ids of the MLflow runs that a W&B config says were started beside its run."""
+    listed = config.get(BESIDE_CONFIG_KEY)
+    found = listed[:MOST_BESIDE] if isinstance(listed, list) else ()
+    return [run_id for run_id in found if isinstance(run_id, str)]
 
 
 def config_keys(run_id: str, experiment_id: str, tracking_uri: str) -> dict[str, str]:

@@ -59,6 +59,8 @@ class TargetOptions:
         write_path: how points are written: "bulk" into the database behind MLflow, "api" by
             MLflow's own calls, "auto" in bulk where that can be done.
         find_dual_written: whether a dual-written run counts as the replica of a W&B run.
+        find_beside: whether a run that MLflow code logged while the W&B run was open counts, if
+            each of the two names the other. Not while that code may still run.
         create: whether the target may be created if it does not exist.
         selection: which metrics and artifacts the items will have, as text; empty means all.
         adopt_dual: whether a run that a W&B config names counts as its replica though it lacks the
@@ -74,6 +76,7 @@ class TargetOptions:
     experiment_id: str = ""
     write_path: WritePath = "auto"
     find_dual_written: bool = True
+    find_beside: bool = True
     create: bool = True
     adopt_dual: bool = False
     secret_names: str | None = None

@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
 from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.journal.writer import Journal
+from mlflow_wandb_plugin.live.mlflow_calls import MlflowCalls
 from mlflow_wandb_plugin.live.replicator_process import Replicator
 from mlflow_wandb_plugin.live.terminal import ProgressLine, heed, print_line, warn_once
 from mlflow_wandb_plugin.settings import Settings
@@ -24,6 +26,7 @@ from mlflow_wandb_plugin.wandb_log.run_folders import segment_of
 
 STAGING = ("artifacts", "staging")
 """The end of the path of wandb's staging folder."""
+_NOT_ACTIVE = "the replica is not MLflow's active run: MLflow's calls log to runs of their own"
 TROUBLE_PATIENCE_S = 10.0
 """How long `Run.finish` waits for an MLflow that does not answer."""
 
@@ -35,6 +38,7 @@ class RunTap:
         lock: held while a record is sent to wandb and journalled, so that the order is the same.
         pid: of the process that started the run.
         path: the run's journal.
+        calls: what MLflow's calls log to the replica, while that is MLflow's active run.
     """
 
     def __init__(self, run: Any, settings: Settings) -> None:
@@ -51,6 +55,8 @@ class RunTap:
         self._target_uri = ""
         self._replicator = Replicator.of_this_process()
         self._in_wandb_config = False
+        self.calls: MlflowCalls | None = None
+        self._active_run_id = ""
         self._quiet = heed(run.settings)
 
     def start_replicator(self) -> None:
@@ -62,13 +68,20 @@ class RunTap:
         """At the end of `wandb.init`: have the journal shipped, and wait for the MLflow run id."""
         if self._journal is None:
             return
+        if self._settings.mlflow_active:
+            # First of all: the replicator must know it when it opens the run.
+            self._update_wandb_config({identity.CALLS_CONFIG_KEY: {"active": True}})
         self._replicator.ship(self.path, self._target_uri, self._settings)
         status = self._wait_for_answer()
         if status.get("run_id"):
             self._add_to_wandb_config(status)
-        else:
-            reason = status.get("error") or _what_is_late(status, "answered")
-            warn_once(f"{reason}; training goes on, the journal keeps everything for MLflow")
+            if self._settings.mlflow_active:
+                self._make_active(status["run_id"])
+            return
+        reason = status.get("error") or _what_is_late(status, "answered")
+        warn_once(f"{reason}; training goes on, the journal keeps everything for MLflow")
+        if self._settings.mlflow_active:
+            warn_once(_NOT_ACTIVE)
 
     def before_finish(self) -> None:
         """Before `Run.finish`: wandb accepts no change of the config of a finished run."""
@@ -76,6 +89,8 @@ class RunTap:
             status = read_status(self.path)
             if status.get("run_id"):
                 self._add_to_wandb_config(status)
+        if self.calls is not None and not self.closed:
+            self.calls.end()
 
     def after_finish(self, uploaded: bool = True) -> None:
         """After `Run.finish`: close the journal and wait for the run in MLflow to be complete.
@@ -88,6 +103,7 @@ class RunTap:
             self.closed = True
             self._note(closed=True, broken=self._broken, uploaded=uploaded)
             self._journal.close()
+        self._make_inactive()
         self._wait_for_replica()
 
     def on_fork(self) -> None:
@@ -100,11 +116,24 @@ class RunTap:
             return
         try:
             journal = self._journal or self._open_journal()
-            if record.WhichOneof("record_type") == "tbrecord":
-                self._note(rows_from_file=True)
             journal.append(frames.RECORD, record.SerializeToString())
         except JournalError as error:
             self._give_up(error)
+
+    def kept(self, record: Any, kind: str) -> Any:
+        """Return what to journal of a record of type ``kind``. The caller holds the lock."""
+        if kind in ("artifact", "request.log_artifact"):
+            return self.keep_artifact_files(record)
+        if kind == "request.partial_history" and self.calls is not None:
+            try:
+                return self.calls.see(record)
+            except Exception as error:
+                # Whatever the error is, the user's row is logged.
+                warn_once(f"numbers that MLflow's calls log as well may be doubled: {error}")
+        if kind == "tbrecord":
+            # TensorBoard feeds the run: only wandb-core's file has the rows.
+            self._note(rows_from_file=True)
+        return record
 
     def keep_artifact_files(self, record: Any) -> Any:
         """Keep an artifact's staged files, which wandb-core deletes once they are uploaded.
@@ -120,6 +149,32 @@ class RunTap:
         artifact = copy.artifact if kind == "artifact" else copy.request.log_artifact.artifact
         _keep_staged_files(artifact, self.path.with_suffix(".files"))
         return copy
+
+    def _make_active(self, run_id: str) -> None:
+        """Make the replica MLflow's active run in this thread, unless it has another one."""
+        from mlflow_wandb_plugin.store import active_run
+
+        try:
+            before = active_run.active_run_id()
+            if before:
+                if not active_run.is_replica(before):
+                    warn_once(f"MLflow's active run {before} stays; {_NOT_ACTIVE}")
+                return
+            run = active_run.fetch(self._target_uri, run_id, self._settings.init_timeout)
+            calls = MlflowCalls(self._run, self._settings.secret_names)
+            active_run.begin(run, calls)
+        except Exception as error:
+            # Whatever the error is, the user's run goes on.
+            warn_once(f"{_NOT_ACTIVE}: {error}")
+            return
+        self.calls, self._active_run_id = calls, run_id
+
+    def _make_inactive(self) -> None:
+        if self._active_run_id:
+            from mlflow_wandb_plugin.store import active_run
+
+            active_run.end(self._active_run_id)
+            self._active_run_id = ""
 
     def _open_journal(self) -> Journal:
         settings = self._run.settings
@@ -197,13 +252,16 @@ class RunTap:
         self._in_wandb_config = True
         run_id = status["run_id"]
         keys = identity.config_keys(run_id, status["experiment_id"], status["tracking_uri"])
-        try:
-            self._run.config.update(keys, allow_val_change=True)
-        except Exception as error:
-            # Whatever the error is, the user's run goes on.
-            warn_once(f"the W&B config cannot name the MLflow run {run_id}: {error}")
+        self._update_wandb_config(keys)
         if not self._quiet:
             print_line(f"MLflow run {run_id} {status.get('where', '')}".rstrip())
+
+    def _update_wandb_config(self, values: Mapping[str, Any]) -> None:
+        try:
+            self._run.config.update(dict(values), allow_val_change=True)
+        except Exception as error:
+            # Whatever the error is, the user's run goes on.
+            warn_once(f"the W&B config does not take {', '.join(values)}: {error}")
 
 
 def _what_is_late(status: dict[str, Any], done: str) -> str:

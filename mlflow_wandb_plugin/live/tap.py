@@ -32,6 +32,9 @@ KEPT_KINDS = frozenset((
     "preempting", "tbrecord", "request.run_start", "request.partial_history",
     "request.log_artifact",
 ))  # fmt: skip
+_KEPT_REQUESTS = {
+    kind.partition(".")[2]: kind for kind in KEPT_KINDS if kind.startswith("request.")
+}
 
 _settings = Settings()
 _override: ContextVar[Settings | None] = ContextVar("mlflow_wandb_settings", default=None)
@@ -112,8 +115,13 @@ def run_class() -> Any:
 
 
 def follows(run: Any) -> bool:
-    tap = _taps.get(run.settings.run_id)
+    tap = tap_of(run)
     return tap is not None and not tap.closed
+
+
+def tap_of(run: Any) -> RunTap | None:
+    """The tap of a run, if it has one."""
+    return _taps.get(run.settings.run_id)
 
 
 def _wrap_set_backend(set_backend: Any) -> Any:
@@ -134,7 +142,7 @@ def _wrap_set_backend(set_backend: Any) -> Any:
 def _wrap_finish(finish: Any) -> Any:
     @functools.wraps(finish)
     def wrapper(run: Any, *args: Any, **kwargs: Any) -> Any:
-        tap = _taps.get(run.settings.run_id)
+        tap = tap_of(run)
         if tap is not None:
             tap.before_finish()
         uploaded = False
@@ -158,20 +166,25 @@ def _attach(run: Any, interface: Any) -> None:
     else:
         tap = _taps[run_id] = RunTap(run, settings())
         tap.start_replicator()
-    interface._publish = _wrap_send(interface._publish, tap)
-    interface._deliver = _wrap_send(interface._deliver, tap)
+    interface._publish = wrap_send(interface._publish, tap)
+    interface._deliver = wrap_send(interface._deliver, tap)
 
 
-def _wrap_send(send: Any, tap: RunTap) -> Any:
+def wrap_send(send: Any, tap: RunTap) -> Any:
     """Journal the records that one method of a run's interface has sent to wandb-core."""
 
     def wrapper(record: Any, *args: Any, **kwargs: Any) -> Any:
-        kind = kind_of(record)
-        if kind not in KEPT_KINDS:
+        # What a training loop sends again and again comes first, and takes as little as it can.
+        if record.request.HasField("partial_history") and tap.calls is None:
+            with tap.lock:
+                result = send(record, *args, **kwargs)
+                tap.write(record)
+            return result
+        kind = kept_kind(record)
+        if kind is None:
             return send(record, *args, **kwargs)
         with tap.lock:
-            has_files = kind in ("artifact", "request.log_artifact")
-            kept = tap.keep_artifact_files(record) if has_files else record
+            kept = tap.kept(record, kind)
             result = send(record, *args, **kwargs)
             tap.write(kept)
         if kind == "request.run_start":
@@ -181,10 +194,12 @@ def _wrap_send(send: Any, tap: RunTap) -> Any:
     return wrapper
 
 
-def kind_of(record: Any) -> str | None:
-    """The type of a record, or ``request.`` and the type of a request."""
-    kind: str | None = record.WhichOneof("record_type")
-    return f"request.{record.request.WhichOneof('request_type')}" if kind == "request" else kind
+def kept_kind(record: Any) -> str | None:
+    """The type of a record, or ``request.`` and the type of a request; None if it is not kept."""
+    kind: str = record.WhichOneof("record_type")
+    if kind == "request":
+        return _KEPT_REQUESTS.get(record.request.WhichOneof("request_type"))
+    return kind if kind in KEPT_KINDS else None
 
 
 def _finish_open_runs() -> None:

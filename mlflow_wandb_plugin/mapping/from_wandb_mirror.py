@@ -16,7 +16,7 @@ from mlflow_wandb_plugin.core.identity import (
 )
 from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, NOTES_TAG, PARENT_TAG
 from mlflow_wandb_plugin.core.model import ArtifactRef, MlflowOrigin, RunInfo, RunState, Series
-from mlflow_wandb_plugin.mapping import to_mlflow
+from mlflow_wandb_plugin.mapping import models, to_mlflow
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 
 STATES: Mapping[str, RunState] = {
@@ -117,6 +117,11 @@ def is_shown_copy(value: Any) -> bool:
 def is_copy_of_table(artifact: ArtifactRef) -> bool:
     """Whether an artifact is what the wandb SDK makes of a table of a row."""
     return artifact.type == TABLE_ARTIFACT
+
+
+def is_model_of_mlflow(artifact: ArtifactRef) -> bool:
+    """Whether an artifact was made of a logged model."""
+    return artifact.type == models.TYPE and bool(artifact.metadata.get(models.MODEL_ID))
 
 
 def file_path(path: str) -> str | None:

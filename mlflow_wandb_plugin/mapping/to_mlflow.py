@@ -14,13 +14,15 @@ from dataclasses import replace
 from typing import Any
 
 from mlflow_wandb_plugin.core import identity
-from mlflow_wandb_plugin.core.identity import IDENTITY_CONFIG_KEYS
+from mlflow_wandb_plugin.core.identity import CALLS_CONFIG_KEY, IDENTITY_CONFIG_KEYS
 from mlflow_wandb_plugin.core.mlflow_terms import NOTES_TAG, USER_TAG
 from mlflow_wandb_plugin.core.model import INT64, Key, RunInfo, RunState, as_float, flatten
 from mlflow_wandb_plugin.core.redaction import Secrets, without_credentials
 from mlflow_wandb_plugin.core.step_axes import StepAxes
 from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.mapping import to_wandb
 from mlflow_wandb_plugin.mapping.names import Limits, storable
+from mlflow_wandb_plugin.settings import SECRETS_SHOWN
 
 MAPPING_VERSION = "5"
 
@@ -72,6 +74,23 @@ def shown(info: RunInfo, secrets: Secrets) -> RunInfo:
             name: value if name == "args" else secrets.value(value) for name, value in facts.items()
         },
     )
+
+
+def has_mlflow_calls(info: RunInfo) -> bool:
+    """Whether MLflow's calls logged to the run, too: then a row with `to_wandb.STEP_METRIC` has the
+    step of their points, and what is below `to_wandb.FILES_DIR` are the MLflow run's files."""
+    return isinstance(info.config.get(CALLS_CONFIG_KEY), Mapping)
+
+
+def tags_of_calls(info: RunInfo) -> dict[str, str]:
+    """The tags that MLflow's calls have set, as the W&B config has them."""
+    section = info.config.get(CALLS_CONFIG_KEY)
+    tags = section.get("tags") if isinstance(section, Mapping) else None
+    return {
+        str(key): value
+        for key, value in (tags.items() if isinstance(tags, Mapping) else ())
+        if isinstance(value, str) and not str(key).startswith(("mlflow.", "wandb."))
+    }
 
 
 def hidden_params(info: RunInfo, shown_info: RunInfo) -> int:
@@ -259,7 +278,10 @@ def run_tags(info: RunInfo) -> dict[str, str]:
         ours = {NOTES_TAG: info.notes, identity.NAME: info.name, URL: info.url}
         return {**info.mlflow.tags, **{key: value for key, value in ours.items() if value}}
     facts = info.facts
-    tags = {
+    of_calls = tags_of_calls(info)
+    copies = to_wandb.wandb_tags(of_calls, Secrets(SECRETS_SHOWN))
+    info = replace(info, tags=tuple(tag for tag in info.tags if tag not in copies))
+    tags = of_calls | {
         USER_TAG: user_of(facts),
         NOTES_TAG: info.notes,
         "mlflow.source.name": facts.get("program", ""),

@@ -157,6 +157,7 @@ class MlflowShipment:
         options = TargetOptions(
             experiment=self._experiment,
             adopt_dual=self._own,
+            find_beside=False,
             secret_names=header.get("secret_names"),
             steps=header.get("steps"),
         )

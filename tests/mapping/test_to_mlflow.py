@@ -303,3 +303,20 @@ def test_a_value_that_only_lost_odd_characters_has_not_changed() -> None:
 def test_a_step_is_an_integer_of_64_bits(value: float, accepted_as_step: bool) -> None:
     """Exactly the integers that a database column of 64 bits holds are steps."""
     assert to_mlflow.is_step(value) is accepted_as_step
+
+
+def test_tags_of_mlflows_calls_are_mlflows_tags_again() -> None:
+    """And no W&B tags beside them; a config chooses no tag of MLflow's or of ours."""
+    section = {
+        "active": True,
+        "tags": {"team": "vision", "done": "true", "mlflow.user": "x", "wandb.run_id": "y", "n": 1},
+    }
+    info = RunInfo("r", "p", config={"mlflow_calls": section}, tags=("team:vision", "done", "own"))
+    tags = to_mlflow.run_tags(info)
+    assert {key: tags.get(key) for key in ("team", "done", "mlflow.user", "wandb.run_id", "n")} == {
+        "team": "vision", "done": "true", "mlflow.user": None, "wandb.run_id": None, "n": None,
+    }  # fmt: skip
+    assert tags["wandb.tags"] == '["own"]'
+    assert [key for key in tags if key.startswith("wandb.tag.")] == ["wandb.tag.own"]
+    for config in ({}, {"mlflow_calls": "text"}, {"mlflow_calls": {"tags": []}}):
+        assert to_mlflow.tags_of_calls(RunInfo("r", "p", config=config)) == {}

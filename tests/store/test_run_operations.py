@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 
 import mlflow
@@ -14,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.tracking._tracking_service import utils
 
-from mlflow_wandb_plugin.replicator.pending_uploads import PendingUploads
+from mlflow_wandb_plugin.sources.mlflow.journal_state import JournalModels, JournalState
 from mlflow_wandb_plugin.store import mirrored_runs
 from tests.store.conftest import Sent
 from tests.support.outboxes import JournalContent
@@ -167,8 +166,8 @@ def test_params_of_a_model_cost_no_second_read(
     )
     store.log_logged_model_params(model.model_id, params=[LoggedModelParameter("b", "2")])
     assert not reads
-    pending = PendingUploads(run_id, Counter())
+    models = JournalModels(dict)
     for operation in sent_of(run_id).of("model"):
-        pending.update_model(operation)
-    assert pending.models[model.model_id].params == {"a": "1", "b": "2"}
-    assert pending.models[model.model_id].name == "m"
+        models.apply(operation, JournalState())
+    [told] = models.take_changed(unfinished=True)
+    assert (told.name, told.params) == ("m", {"a": "1", "b": "2"})

@@ -16,6 +16,7 @@ PAGES = (
     "docs/flyte.md",
     "docs/importers.md",
     "docs/mapping.md",
+    "docs/mlflow_calls.md",
     "docs/performance.md",
     "docs/ray.md",
     "docs/scale.md",

@@ -115,7 +115,7 @@ def _run_one(wandb: Any, lines: list[str], number: int) -> dict[str, Any]:
 
 def _recording(set_backend: Any, journal: Any) -> Any:
     from mlflow_wandb_plugin.journal.frames import RECORD
-    from mlflow_wandb_plugin.live.tap import KEPT_KINDS, kind_of
+    from mlflow_wandb_plugin.live.tap import kept_kind
 
     def wrapper(run: Any, backend: Any) -> None:
         set_backend(run, backend)
@@ -125,7 +125,7 @@ def _recording(set_backend: Any, journal: Any) -> Any:
 
             def recorded(record: Any, *args: Any, _send: Any = send, **kwargs: Any) -> Any:
                 result = _send(record, *args, **kwargs)
-                if kind_of(record) in KEPT_KINDS:
+                if kept_kind(record) is not None:
                     journal.append(RECORD, record.SerializeToString())
                 return result
 

@@ -126,4 +126,6 @@ def run_facts(tags: Mapping[str, str], user: str) -> dict[str, str]:
     found = {fact: tags.get(tag, "") for fact, tag in _FACTS.items()}
     found["git_remote"] = named.get("git_remote_url", "")
     found["user"] = tags.get(USER_TAG) or user
+    beside = (identity.BESIDE_RUN_ID, identity.BESIDE_PROJECT, identity.BESIDE_ENTITY)
+    found |= {tag: tags.get(tag, "") for tag in beside}
     return {fact: value for fact, value in found.items() if value}

@@ -23,12 +23,17 @@ class RowSteps:
     bits, keeps its step. So does a point that MLflow would take for the repeat of another one: it
     has the same step, time and value as an earlier point of its key.
 
+    Args:
+        first: dotted key of a metric whose values are the steps of all points in the rows that
+            have it, whatever the axes say; empty for none.
+
     Attributes:
         axes: which metrics' values are the steps of which keys.
     """
 
-    def __init__(self, axes: StepAxes) -> None:
+    def __init__(self, axes: StepAxes, first: str = "") -> None:
         self.axes = axes
+        self._first = first
         self._held: list[Series] = []
         self._points = 0
         self._highest = -1
@@ -37,7 +42,7 @@ class RowSteps:
 
     def add(self, series: Series) -> list[Series]:
         """Take a series; return those whose steps are known now."""
-        if not self.axes.any:
+        if not (self.axes.any or self._first):
             return [series]
         ready = []
         if self._points >= HELD_POINTS and series.steps and series.steps[0] > self._highest:
@@ -52,7 +57,7 @@ class RowSteps:
         """Return all series. Call it at the end of a block."""
         held, self._held = self._held, []
         self._points, self._highest = 0, -1
-        columns = _Columns(held, self.axes.metrics)
+        columns = _Columns(held, self.axes.metrics | {self._first} - {""})
         return [self._replaced(series, columns) for series in held]
 
     def _replaced(self, series: Series, columns: _Columns) -> Series:
@@ -64,6 +69,8 @@ class RowSteps:
             steps = [
                 columns.step(step, metric) for step, metric in zip(series.steps, named, strict=True)
             ]
+        if self._first:
+            steps = columns.overridden(series.steps, steps, self._first)
         if steps is series.steps:
             return series
         return replace(series, steps=self._apart(series, steps, columns))
@@ -115,6 +122,13 @@ class _Columns:
     def step(self, step: int, metric: str) -> int:
         """Return the value of ``metric`` in the row at ``step``, else ``step``."""
         return self._values[metric].get(step, step) if metric else step
+
+    def overridden(self, rows: Sequence[int], steps: Sequence[int], metric: str) -> Sequence[int]:
+        """Return ``steps``, but the values of ``metric`` where the ``rows`` have it."""
+        column = self._values[metric]
+        if column.keys().isdisjoint(rows):
+            return steps
+        return [column.get(row, step) for row, step in zip(rows, steps, strict=True)]
 
     def steps(self, steps: Sequence[int], metric: str) -> Sequence[int]:
         """Return the values of ``metric`` in the rows at ``steps``. Keys that every row has share

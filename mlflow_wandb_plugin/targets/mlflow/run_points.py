@@ -7,7 +7,7 @@ from typing import Any
 
 from mlflow_wandb_plugin.core.model import RunInfo, Series
 from mlflow_wandb_plugin.core.step_axes import StepAxes
-from mlflow_wandb_plugin.mapping import from_wandb_mirror, system_metrics, to_mlflow
+from mlflow_wandb_plugin.mapping import from_wandb_mirror, system_metrics, to_mlflow, to_wandb
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.files.run_names import RunNames
 from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter, Points
@@ -25,6 +25,8 @@ class RunPoints:
         latest: each metric's latest value in MLflow when the run was opened.
         restores: the run was created in MLflow: the metric of all steps holds MLflow's steps, and
             is no metric.
+        has_calls: rows of MLflow's calls are among the run's: their steps are in `STEP_METRIC` of
+            `mapping.to_wandb`, which is no metric.
 
     Attributes:
         of_summary: (step, Unix ms) of the points that come from a summary, by metric, in the order
@@ -40,6 +42,7 @@ class RunPoints:
         start_ms: int,
         latest: Mapping[str, float],
         restores: bool = False,
+        has_calls: bool = False,
     ) -> None:
         self._client, self._run_id = batches.client, batches.run_id
         self._names = names
@@ -48,7 +51,8 @@ class RunPoints:
         self.of_summary: dict[str, list[tuple[int, int]]] = {}
         self._restores = restores
         self._restarted = False
-        self._steps = RowSteps(axes)
+        self._has_calls = has_calls
+        self._steps = RowSteps(axes, to_wandb.STEP_METRIC if has_calls else "")
         self._writer = PointWriter(batches, bulk)
 
     def count_seconds_from(self, start_ms: int) -> None:
@@ -112,6 +116,8 @@ class RunPoints:
             if ".".join(series.key) in self.axes.metrics:
                 return
             series = from_wandb_mirror.metric_series(series)
+        elif self._has_calls and series.key == (to_wandb.STEP_METRIC,):
+            return
         name = self._names.metrics.name(series.key)
         self._write(Points(name, series.values, series.timestamps_ms, series.steps))
 

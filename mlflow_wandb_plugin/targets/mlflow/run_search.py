@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.identity import Twin
+from mlflow_wandb_plugin.core.mlflow_terms import PARENT_TAG
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.mapping import to_mlflow
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
@@ -56,18 +57,33 @@ class RunSearch:
     def named_in_config(self, info: RunInfo) -> Run | None:
         """The active run whose id the W&B run's config has, unless it replicates another run."""
         run_id = info.config.get(identity.RUN_ID_CONFIG_KEY)
-        if not isinstance(run_id, str) or not run_id:
+        run = self._existing(run_id) if isinstance(run_id, str) and run_id else None
+        if run is None:
             return None
+        tags = run.data.tags
+        return run if identity.RUN_ID not in tags or identity.same_run(info, tags) else None
+
+    def _existing(self, run_id: str) -> Run | None:
+        """The active run of that id."""
         try:
             run = self._client.call(self._client.mlflow.get_run, run_id)
         except RefusedError as error:
             if error.code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             return None
-        tags = run.data.tags
-        if run.info.lifecycle_stage != "active":
-            return None
-        return run if identity.RUN_ID not in tags or identity.same_run(info, tags) else None
+        return run if run.info.lifecycle_stage == "active" else None
+
+    def started_beside(self, info: RunInfo) -> list[Run]:
+        """The active runs, not nested ones, which were started beside the W&B run; its config names
+        them."""
+        runs = (self._existing(run_id) for run_id in identity.runs_beside(info.config))
+        return [
+            run
+            for run in runs
+            if run is not None
+            and identity.is_beside(info, run.data.tags)
+            and not run.data.tags.keys() & {identity.RUN_ID, PARENT_TAG}
+        ]
 
     def replicas(self, info: RunInfo) -> list[FoundRun]:
         """Active runs of all experiments that replicate ``info``; as they were when the runs of

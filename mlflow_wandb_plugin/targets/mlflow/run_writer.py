@@ -89,9 +89,10 @@ class MlflowRunWriter:
         self._start_ms = run.info.start_time or to_mlflow.run_time(info.started_ms) or 0
         self._points = self.points_type(
             batches, bulk, self._names, self._steps.axes, self._start_ms, run.data.metrics,
-            self._restores,
+            self._restores, to_mlflow.has_mlflow_calls(info),
         )  # fmt: skip
         self._define(info)
+        self._note_calls(info)
         self._progress = RunProgress(tags, losses)
         self._ended_logs: set[tuple[str, ...]] = set()
         if reopen_tags is not None:
@@ -108,9 +109,15 @@ class MlflowRunWriter:
         info = to_mlflow.shown(info, self._secrets)
         return from_wandb_mirror.restored(info) if self._restores else info
 
+    def _note_calls(self, info: RunInfo) -> None:
+        """Tell what files there are of the run that MLflow's calls have logged to it."""
+        here = info.config.get(identity.RUN_ID_CONFIG_KEY) == self.run_id
+        self._files.note_calls(to_mlflow.has_mlflow_calls(info), here)
+
     def update(self, info: RunInfo) -> None:
         info = self._shown(info)
         self._define(info)
+        self._note_calls(info)
         self._describe(info)
         if info.state == "running":
             self._description.flush_pending()

@@ -153,7 +153,15 @@ class MlflowTarget(Target):
             run = find_settled(self._client, lambda: self._replicas_now(info))
             if run is not None:
                 return twin_of(run, named=False)
-        return self._named(info) or self._foreign(info)
+        return self._named(info) or self._beside(info) or self._foreign(info)
+
+    def _beside(self, info: RunInfo) -> Twin | None:
+        """The run that MLflow code logged while the W&B run was open, if there is one alone; each
+        of the two names the other."""
+        if not (self._options.find_beside and self._options.find_dual_written):
+            return None
+        found = self._search.started_beside(info)
+        return twin_of(found[0], named=True) if len(found) == 1 else None
 
     def _named(self, info: RunInfo) -> Twin | None:
         """The run that the config of ``info`` names, though its tags do not say so: one that was
@@ -223,7 +231,12 @@ class MlflowTarget(Target):
         that MLflow refused are not missing: they are counted as losses."""
         there = self._client.call(self._client.client.point_counts, twin.run_id)
         namer = names.Namer(names.Limits.installed().key)
-        pairs = [(".".join(key), there.get(namer.name(key), 0), n) for key, n in counts.items()]
+        pairs = [
+            (".".join(key), there.get(namer.name(key), 0), n)
+            for key, n in counts.items()
+            # No metric of its own where MLflow's calls logged it.
+            if key != (STEP_METRIC,)
+        ]
         missing = [(key, found, wanted) for key, found, wanted in pairs if found < wanted]
         if not missing or sum(wanted - found for _, found, wanted in missing) <= twin.refused:
             return ""

@@ -17,7 +17,7 @@ ASKED_ALONE = 5
 """Runs of a project that are asked for one by one, before all of its runs are listed."""
 LISTING_S = 300.0
 """A listing is used for this time. What it does not tell is asked for when a run is opened."""
-KEYS = (identity.REPLICA_CONFIG_KEY, identity.RUN_ID_CONFIG_KEY)
+KEYS = (identity.REPLICA_CONFIG_KEY, identity.RUN_ID_CONFIG_KEY, identity.BESIDE_CONFIG_KEY)
 """Config keys that tell which run another one replicates, beside the section of MLflow."""
 
 

@@ -100,7 +100,7 @@ class WandbTarget(Target):
         with as_target_errors():
             config = self._replicas.find(project, info.run_id)
         if config is None:
-            return None
+            return self._beside(info)
         tags = _replica_tags(info, config)
         return Twin(
             run_id=info.run_id,
@@ -112,6 +112,23 @@ class WandbTarget(Target):
             foreign=not tags,
             selection=tags.get(identity.SELECTION, identity.EVERYTHING),
         )
+
+    def _beside(self, info: RunInfo) -> Twin | None:
+        """Return the W&B run that was open while an MLflow run was logged, if each of the two names
+        the other."""
+        run_id, project = (
+            str(info.facts.get(tag) or "")
+            for tag in (identity.BESIDE_RUN_ID, identity.BESIDE_PROJECT)
+        )
+        if not run_id or not project or not self._options.find_dual_written:
+            return None
+        entity = str(info.facts.get(identity.BESIDE_ENTITY) or self._address.entity)
+        place = replace(self._address, entity=entity, project=project)
+        with as_target_errors():
+            config = self._replicas.find(place, run_id)
+        if config is None or info.run_id not in identity.runs_beside(config):
+            return None
+        return Twin(run_id, place.path, "", "complete", {}, {}, beside=True)
 
     def open(self, info: RunInfo, origin: Origin, twin: Twin | None = None) -> ReplicaWriter:
         check_run_id(info.run_id)

@@ -28,6 +28,16 @@ def axes(*definitions: tuple[int, str, str]) -> StepAxes:
     return StepAxes(StepDefinition(*one) for one in definitions)
 
 
+def test_a_metric_that_comes_first_counts_in_the_rows_that_have_it() -> None:
+    """Rows without it, or with no integer there, have the steps that are defined."""
+    steps = RowSteps(axes((0, "a", "epoch")), "mlflow_step")
+    assert written(
+        steps,
+        series("a", [0, 1, 2, 3], [0.0] * 4), series("b", [1, 3], [0.0, 0.0]),
+        series("epoch", [0, 1], [50.0, 51.0]), series("mlflow_step", [1, 2], [9.0, 8.5]),
+    ) == {"a": [50, 9, 2, 3], "b": [9, 3], "epoch": [0, 9], "mlflow_step": [9, 2]}  # fmt: skip
+
+
 def test_each_key_has_its_own_step_metric() -> None:
     """A key of none keeps W&B's steps, and so does a row that lacks the metric."""
     steps = RowSteps(axes((0, "val/*", "epoch"), (0, "loss", "batch")))

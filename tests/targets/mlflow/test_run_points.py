@@ -8,7 +8,8 @@ import math
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_wandb_plugin.core.model import Checkpoint, RunInfo, StepDefinition
+from mlflow_wandb_plugin.core.model import Checkpoint, RunInfo, Series, StepDefinition
+from tests.support.mlflow_state import read_runs
 from tests.targets.mlflow.writing import end, opened, points, run_info, the_run
 
 STEPPED = {"mlflow_step_metric": "trainer/step"}
@@ -162,6 +163,22 @@ def test_the_summary_stands_at_the_last_value_of_the_step_metric(fresh_store: st
     assert found == {
         "loss.min": [(40, 0.5)], "best": [(40, 2.0)], "x": [(4, 3.0)], "alone": [(4, 4.0)],
     }  # fmt: skip
+
+
+def test_rows_of_mlflows_calls_have_mlflows_steps(fresh_store: str) -> None:
+    """`mlflow_step` is the step of a row that has it, and no metric; only where the config says
+    that MLflow's calls have logged."""
+    for run_id, config in (("calls", {"mlflow_calls": {"active": True}}), ("none", {"lr": 1})):
+        info = run_info(run_id=run_id, config=config)
+        with opened(fresh_store, info) as writer:
+            writer.append(Series(("acc",), (0, 1), (1000, 2000), (0.5, 0.75)))
+            writer.append(Series(("mlflow_step",), (1,), (2000,), (70.0,)))
+            writer.checkpoint(Checkpoint("seg", 1))
+    states = read_runs(fresh_store)
+    assert states["calls"].points("acc") == [(0, 0.5), (70, 0.75)]
+    assert "mlflow_step" not in states["calls"].metrics
+    assert states["none"].points("acc") == [(0, 0.5), (1, 0.75)]
+    assert states["none"].points("mlflow_step") == [(1, 70.0)]
 
 
 def _somebodys_run(uri: str) -> str:

@@ -11,7 +11,7 @@ from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, RunInfo
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.core.server_values import is_kept_as
-from mlflow_wandb_plugin.mapping import documents, to_mlflow
+from mlflow_wandb_plugin.mapping import documents, from_wandb_mirror, to_mlflow
 from mlflow_wandb_plugin.mapping.documents import artifact_document
 from mlflow_wandb_plugin.mapping.models import TYPE
 from mlflow_wandb_plugin.mapping.names import Limits, safe_path
@@ -25,6 +25,8 @@ from mlflow_wandb_plugin.targets.mlflow.files.media import RunMedia
 from mlflow_wandb_plugin.targets.mlflow.files.uploads import Uploads
 from mlflow_wandb_plugin.targets.mlflow.model_copies import ModelCopy, model_of_artifact
 
+OURS = "wandb/"
+"""Begins the path of everything that this package writes."""
 LOSSES_FILE = "wandb/losses.jsonl"
 
 DIGEST_LENGTH = 12
@@ -68,6 +70,12 @@ class RunFiles:
         self._alerts: list[dict[str, str]] = []
         self.long_tags: dict[str, str] = {}
         self._summary_points: dict[str, list[list[int]]] = {}
+        self._has_calls = self._calls_were_here = False
+
+    def note_calls(self, has_calls: bool, here: bool) -> None:
+        """Note whether MLflow's calls logged files of the run, and to this MLflow run: it has them
+        then, and another run gets them at the same paths."""
+        self._has_calls, self._calls_were_here = has_calls, has_calls and here
 
     @property
     def tags(self) -> dict[str, str]:
@@ -141,7 +149,12 @@ class RunFiles:
         self._captions.add_row(row)
 
     def add_file(self, ref: FileRef) -> None:
+        of_calls = from_wandb_mirror.file_path(ref.path) if self._has_calls else None
+        if of_calls is not None and self._calls_were_here:
+            return
         target = f"{documents.FILES_DIR}/{safe_path(ref.path)}"
+        if of_calls is not None and not of_calls.startswith(OURS):
+            target = safe_path(of_calls)
         if ref.refused:
             self._losses.add("file_not_read", Loss(target, ref.refused), once=True)
             return
@@ -155,6 +168,8 @@ class RunFiles:
             used |= {"digest": artifact.digest} if artifact.digest else {}
             if used not in self._lineage:
                 self._lineage.append(used)
+            return
+        if self._calls_were_here and from_wandb_mirror.is_model_of_mlflow(artifact):
             return
         self._media.add_artifact(artifact)
         # A local log does not know the version, which W&B's server numbers.

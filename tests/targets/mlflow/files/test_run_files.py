@@ -6,7 +6,8 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef, RowObjects
+from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef, FileRef, RowObjects
+from tests.support.mlflow_state import read_runs
 from tests.targets.mlflow.writing import (
     document,
     downloaded,
@@ -123,3 +124,36 @@ def test_documents_of_an_earlier_session_are_kept(fresh_store: str, tmp_path: Pa
     assert document(fresh_store, run, "wandb/summary.json", tmp_path) == {"x": 5}
     lineage = document(fresh_store, run, "wandb/lineage.json", tmp_path)
     assert [entry["name"] for entry in lineage] == ["one", "two"]
+
+
+# -- of MLflow's calls --------------------------------------------------------------------------
+
+
+def test_files_of_mlflows_calls_come_back_where_they_were(
+    fresh_store: str, local: Path, tmp_path: Path
+) -> None:
+    """A run of another MLflow gets them at their own path, never in place of our documents; the
+    run that they were logged to has them. Without the config key they are files like others."""
+    calls = {"mlflow_calls": {"active": True}}
+    files = ["artifacts/notes/a.txt", "artifacts/wandb/config.json", "output.log"]
+    for run_id, config in (("elsewhere", calls), ("none", {})):
+        with opened(fresh_store, run_info(run_id=run_id, config=config)) as writer:
+            for name in files:
+                writer.add(FileRef(name, file(local, f"{run_id}-{name}".replace("/", "-"), name)))
+            end(writer, run_info(run_id=run_id, config=config))
+    found = read_runs(fresh_store, tmp_path / "found")
+    kept = "wandb/files/artifacts/wandb/config.json"
+    assert {"notes/a.txt", kept, "wandb/files/output.log"} <= found["elsewhere"].artifacts.keys()
+    assert "wandb/files/artifacts/notes/a.txt" in found["none"].artifacts
+    there = calls | {"mlflow_run_id": found["elsewhere"].run_id}
+    info = run_info(run_id="elsewhere", config=there)
+    with opened(fresh_store, info) as writer:
+        writer.add(FileRef("artifacts/late.txt", file(local, "late", "late")))
+        model = ArtifactRef(
+            "model", "net", "v0", metadata={"mlflow_model_id": "m-1"},
+            entries=(ArtifactEntry("MLmodel", "d", 1, local=file(local, "MLmodel")),),
+        )  # fmt: skip
+        writer.add(model)
+        end(writer, info)
+    again = read_runs(fresh_store, tmp_path / "again")["elsewhere"].artifacts
+    assert not [path for path in again if "late" in path or "MLmodel" in path]

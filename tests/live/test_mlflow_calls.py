@@ -1,0 +1,431 @@
+"""MLflow's calls in a script whose W&B run is replicated: MLflow's active run is the replica."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlflow_wandb_plugin.backfill.verify import verify
+from mlflow_wandb_plugin.core.model import Selection
+from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
+from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
+from tests.support.commands import mlflow_wandb
+from tests.support.mlflow_state import RunState, read_runs
+from tests.support.processes import run_script, silent_server
+from tests.support.stores import copy_store
+from tests.support.wandb_state import rows
+from tests.wandb_server import WandbServer
+
+pytestmark = [pytest.mark.usefixtures("patient"), pytest.mark.slow]
+
+
+@pytest.fixture
+def wandb_server(tmp_path: Path) -> Iterator[WandbServer]:
+    with WandbServer(tmp_path / "server") as running:
+        yield running
+
+
+@pytest.fixture
+def online(wandb_server: WandbServer, env: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """Environment of a script that is logged in at the loopback W&B server, and active there."""
+    place = wandb_server.env(tmp_path / "client")
+    return {**env, **place, "WANDB_MODE": "online", "MLFLOW_WANDB_ACTIVE": "1"}
+
+
+def numbers(server: WandbServer, path: str) -> list[dict[str, Any]]:
+    """Rows in W&B without its own keys."""
+    return [
+        {key: value for key, value in row.items() if key[:1] != "_"}
+        for row in rows(server.run(path))
+    ]
+
+
+def points(run: RunState) -> dict[str, list[tuple[int, Any]]]:
+    """(step, value) of the metrics that are not the machine's."""
+    return {key: run.points(key) for key in run.metrics if not key.startswith("system/")}
+
+
+BOTH = """
+import mlflow, mlflow_wandb_plugin, wandb
+mlflow_wandb_plugin.autolog()
+run = wandb.init(project="calls", id="both", config={"lr": 0.1})
+assert mlflow.active_run().info.run_id == run.config["mlflow_run_id"]
+run.log({"loss": 1.0})
+mlflow.log_metric("acc", 0.5, step=70)
+mlflow.log_metrics({"acc": 0.6, "f1": 0.25}, step=80)
+run.log({"loss": 0.5})
+mlflow.log_metric("acc", 0.7, step=90, synchronous=False).wait()
+mlflow.log_params({"depth": 3, "api_key": "0123456789"})
+mlflow.log_param("lr", "1e-1")
+mlflow.set_tag("team", "vision")
+mlflow.set_tag("mlflow.note.content", "words")
+mlflow.log_text("hello", "notes/a.txt")
+mlflow.log_dict({"a": 1}, "b.json")
+mlflow.end_run("FAILED")
+assert mlflow.active_run() is None
+run.finish()
+"""
+
+
+def test_what_mlflows_calls_log_is_in_both_homes_once(
+    online: dict[str, str], wandb_server: WandbServer, tmp_path: Path, empty_store: Path
+) -> None:
+    """MLflow has each point with its own step, W&B in rows of its own with `mlflow_step`; `verify`
+    finds the replica equal, a backfill skips it, and one into another MLflow makes the same run."""
+    done = run_script(BOTH, online, tmp_path / "work")
+    assert "the param lr keeps the value of the W&B config" in done.stderr
+    state = read_runs(online["MLFLOW_TRACKING_URI"], tmp_path / "there")["both"]
+    assert state.status == "FINISHED"
+    assert points(state) == {
+        "loss": [(0, 1.0), (2, 0.5)],
+        "acc": [(70, 0.5), (80, 0.6), (90, 0.7)],
+        "f1": [(80, 0.25)],
+    }
+    assert state.params == {"lr": "0.1", "depth": "3", "api_key": "0123456789"}
+    assert (state.tags["team"], state.tags["mlflow.note.content"]) == ("vision", "words")
+    assert not {"wandb.tags", "wandb.tag.team:vision"} & state.tags.keys()
+    ours = {path for path in state.artifacts if path.startswith("wandb/")}
+    assert state.artifacts.keys() - ours == {"notes/a.txt", "b.json"}
+    assert not [path for path in ours if "artifacts" in path]
+    run = wandb_server.run("calls/both")
+    assert numbers(wandb_server, "calls/both") == [
+        {"loss": 1.0},
+        {"acc": 0.5, "mlflow_step": 70},
+        {"loss": 0.5},
+        {"acc": 0.6, "f1": 0.25, "mlflow_step": 80},
+        {"acc": 0.7, "mlflow_step": 90},
+    ]
+    assert (run.values["depth"], run.values["lr"], run.notes) == (3, 0.1, "words")
+    assert "api_key" not in run.values
+    assert run.tags == ["team:vision"]
+    assert {"artifacts/notes/a.txt", "artifacts/b.json"} <= run.files.keys()
+    (folder,) = (tmp_path / "client" / "dir" / "wandb").glob("run-*-both")
+    (verified,) = verify(WandbDir(folder), MlflowTarget(online["MLFLOW_TRACKING_URI"]), Selection())
+    assert (verified.result, verified.differences) == ("equal", ())
+    command = ("backfill", str(folder), "--to")
+    done = mlflow_wandb(*command, online["MLFLOW_TRACKING_URI"], env=online, cwd=tmp_path)
+    assert "1 skipped as dual-written" in done.stdout, done.stdout + done.stderr
+    other = copy_store(empty_store, tmp_path / "other.db")
+    done = mlflow_wandb(*command, other, env=online, cwd=tmp_path)
+    assert "1 migrated" in done.stdout, done.stdout + done.stderr
+    again = read_runs(other, tmp_path / "again")["both"]
+    assert again.metrics == state.metrics
+    assert (again.tags["team"], again.params) == ("vision", {"lr": "0.1", "depth": "3"})
+    kept = {path: digest for path, digest in state.artifacts.items() if path not in ours}
+    assert kept.items() <= again.artifacts.items()
+    assert not [path for path in again.artifacts if path.startswith("wandb/files/artifacts")]
+
+
+STEPS = """
+import mlflow, mlflow_wandb_plugin, wandb
+mlflow_wandb_plugin.autolog()
+with wandb.init(project="calls", id="steps") as run:
+    mlflow.log_metric("early", 1.0, step=5)
+    for step in range(3):
+        run.log({"loss": float(step)}, step=step)
+        mlflow.log_metric("acc", step / 10, step=step * 100)
+    run.log({"part": 1}, commit=False)
+    mlflow.log_metric("acc", 0.9, step=900)
+"""
+
+
+def test_no_row_of_a_script_that_numbers_its_steps_is_lost(
+    online: dict[str, str], wandb_server: WandbServer, tmp_path: Path
+) -> None:
+    """Rows of MLflow's calls would take the next steps: they follow when the run ends."""
+    run_script(STEPS, online, tmp_path / "work")
+    assert numbers(wandb_server, "calls/steps") == [
+        {"loss": 0.0},
+        {"loss": 1.0},
+        {"loss": 2.0, "part": 1},
+        {"early": 1.0, "mlflow_step": 5},
+        {"acc": 0.0, "mlflow_step": 0},
+        {"acc": 0.1, "mlflow_step": 100},
+        {"acc": 0.2, "mlflow_step": 200},
+        {"acc": 0.9, "mlflow_step": 900},
+    ]
+    state = read_runs(online["MLFLOW_TRACKING_URI"])["steps"]
+    assert points(state) == {
+        "early": [(5, 1.0)], "loss": [(0, 0.0), (1, 1.0), (2, 2.0)], "part": [(2, 1.0)],
+        "acc": [(0, 0.0), (100, 0.1), (200, 0.2), (900, 0.9)],
+    }  # fmt: skip
+
+
+TWICE = """
+import math, sys
+import mlflow, mlflow_wandb_plugin, wandb
+mlflow_wandb_plugin.autolog()
+params = {"lr": 0.1, "layers": [1, 2], "none": None}
+with wandb.init(project="calls", id="twice", config=params) as run:
+    mlflow.log_params(params)
+    for step, loss in enumerate([3.0, 3.0, 1.0, math.nan]):
+        by_wandb = lambda: run.log({"loss": loss, "only_wandb": step})
+        by_mlflow = lambda: mlflow.log_metrics({"loss": loss, "only_mlflow": step}, step=step * 10)
+        for log in (by_wandb, by_mlflow) if sys.argv[1:] == [] else (by_mlflow, by_wandb):
+            log()
+    run.log({"loss": 9.0})
+    mlflow.log_metric("loss", 8.0, step=70)
+"""
+
+
+@pytest.mark.parametrize("first", ["wandb", "mlflow"])
+def test_a_number_that_both_apis_log_is_in_each_home_once(
+    online: dict[str, str], wandb_server: WandbServer, tmp_path: Path, first: str
+) -> None:
+    """As with `report_to=["wandb", "mlflow"]` of Hugging Face, in either order: whoever comes first
+    brings it to both homes. Numbers that differ are both logged, and params are those of W&B."""
+    script = TWICE if first == "wandb" else TWICE.replace("== []", "!= []")
+    run_script(script, online, tmp_path / "work")
+    logged = numbers(wandb_server, "calls/twice")
+    losses = [row["loss"] for row in logged if "loss" in row]
+    assert [str(loss).lower() for loss in losses] == ["3", "3", "1", "nan", "9", "8"]
+    assert [row["only_mlflow"] for row in logged if "only_mlflow" in row] == [0, 1, 2, 3]
+    state = read_runs(online["MLFLOW_TRACKING_URI"])["twice"]
+    values = [value for _, value in state.points("loss")]
+    assert sorted(map(str, values)) == ["1.0", "3.0", "3.0", "8.0", "9.0", "nan"]
+    assert state.points("only_mlflow") == [(0, 0.0), (10, 1.0), (20, 2.0), (30, 3.0)]
+    assert state.params == {"lr": "0.1", "layers": "[1, 2]", "none": "None"}
+    assert state.tags["mlflow.wandb.losses"] == "{}"
+
+
+AUTOLOG = """
+import sys
+import mlflow, mlflow_wandb_plugin, wandb
+from sklearn.linear_model import LogisticRegression
+mlflow_wandb_plugin.autolog()
+run = wandb.init(project="calls", id="autolog")
+mlflow.autolog(log_input_examples=False)
+model = LogisticRegression(C=2.0).fit([[0.0], [1.0], [2.0], [3.0]], [0, 0, 1, 1])
+mlflow.autolog(disable=True)
+info = mlflow.sklearn.log_model(model, name="mine", serialization_format="cloudpickle")
+assert mlflow.get_logged_model(info.model_id).source_run_id == run.config["mlflow_run_id"]
+with mlflow.start_run(nested=True) as child:
+    mlflow.log_metric("of_child", 1.0)
+assert mlflow.active_run().info.run_id == run.config["mlflow_run_id"]
+assert child.data.tags["mlflow.parentRunId"] == run.config["mlflow_run_id"]
+sys.exit(3)
+"""
+
+
+def test_autolog_and_log_model_land_in_the_replica(
+    online: dict[str, str], wandb_server: WandbServer, tmp_path: Path
+) -> None:
+    """Params and metrics of `mlflow.autolog` go to W&B; a nested run stays MLflow's, and named; the
+    replica ends once, as the W&B run does: with the script's exit code."""
+    done = run_script(AUTOLOG, online, tmp_path / "work", timeout=280, check=False)
+    assert done.returncode == 3, done.stderr
+    states = read_runs(online["MLFLOW_TRACKING_URI"], tmp_path / "there")
+    state = states.pop("autolog")
+    ((child_id, child),) = states.items()
+    assert (state.status, state.tags["wandb.exit_code"]) == ("FAILED", "3")
+    assert (child.status, points(child)) == ("FINISHED", {"of_child": [(0, 1.0)]})
+    assert state.params["C"] == "2.0"
+    run = wandb_server.run("calls/autolog")
+    assert (run.state, run.values["C"]) == ("failed", 2)
+    assert run.values["mlflow_runs_beside"] == [child_id]
+    logged = [row for row in numbers(wandb_server, "calls/autolog") if "training_score" in row]
+    assert [row["mlflow_step"] for row in logged] == [0] * len(state.metrics["training_score"])
+    logged_models = {
+        one.collection.name
+        for one in run.logged_artifacts
+        if json.loads(one.metadata or "{}").get("mlflow_status") == "READY"
+    }
+    assert logged_models == {"model", "mine"}
+    assert not [path for path in state.artifacts if path.startswith("wandb/artifacts")]
+
+
+TWO_RUNS = """
+import mlflow, mlflow_wandb_plugin, threading, wandb
+mlflow_wandb_plugin.autolog()
+first = wandb.init(project="calls", id="first")
+second = wandb.init(project="calls", id="second", reinit="create_new")
+assert mlflow.active_run().info.run_id == first.config["mlflow_run_id"]
+mlflow.log_metric("m", 1.0)
+first.finish()
+assert mlflow.active_run() is None
+second.finish()
+with wandb.init(project="calls", id="third") as third:
+    mlflow.log_metric("m", 3.0)
+mine = mlflow.start_run()
+with wandb.init(project="calls", id="fourth") as fourth:
+    assert mlflow.active_run().info.run_id == mine.info.run_id
+    mlflow.log_metric("m", 4.0)
+assert mlflow.active_run().info.run_id == mine.info.run_id
+mlflow.end_run()
+try:
+    with wandb.init(project="calls", id="fifth"):
+        raise LookupError("mine")
+except LookupError:
+    assert mlflow.active_run() is None
+"""
+
+
+def test_several_runs_of_one_process(env: dict[str, str], tmp_path: Path) -> None:
+    """The active run is that of the W&B run whose `wandb.log` it is; an MLflow run that the script
+    has started before stays, with a warning; an exception ends the replica as failed."""
+    env["MLFLOW_WANDB_ACTIVE"] = "1"
+    done = run_script(TWO_RUNS, env, tmp_path / "work")
+    assert "stays; the replica is not MLflow's active run" in done.stderr
+    states = read_runs(env["MLFLOW_TRACKING_URI"])
+    named = {key: states.pop(key) for key in ("first", "second", "third", "fourth", "fifth")}
+    assert {key: points(state) for key, state in named.items()} == {
+        "first": {"m": [(0, 1.0)]}, "second": {}, "third": {"m": [(0, 3.0)]}, "fourth": {},
+        "fifth": {},
+    }  # fmt: skip
+    assert [state.status for state in named.values()] == ["FINISHED"] * 4 + ["FAILED"]
+    (own,) = states.values()
+    assert (own.status, points(own)) == ("FINISHED", {"m": [(0, 4.0)]})
+
+
+FORKED = """
+import multiprocessing, os
+import mlflow, mlflow_wandb_plugin, wandb
+
+def child(run_id):
+    assert mlflow.active_run() is None
+    mlflow.MlflowClient().log_metric(run_id, "of_child", 1.0)
+    mlflow.MlflowClient().set_terminated(run_id)
+
+if __name__ == "__main__":
+    mlflow_wandb_plugin.autolog()
+    run = wandb.init(project="calls", id="parent")
+    run_id = run.config["mlflow_run_id"]
+    for kind in ("fork", "spawn"):
+        if kind == "spawn":
+            mlflow.MlflowClient().log_metric(run_id, "after_fork", 1.0)
+            break
+        process = multiprocessing.get_context(kind).Process(target=child, args=(run_id,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    assert mlflow.active_run().info.run_id == run_id
+    assert mlflow.get_run(run_id).info.status == "RUNNING"
+    mlflow.log_metric("m", 1.0)
+    run.finish()
+"""
+
+
+def test_a_forked_child_logs_to_the_replica_in_mlflow_alone(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    """It does not end the replica, and one line says that W&B lacks what it logs."""
+    env["MLFLOW_WANDB_ACTIVE"] = "1"
+    done = run_script(FORKED, env, tmp_path / "work")
+    assert "what a forked process logs to the active run by MLflow's calls" in done.stderr
+    state = read_runs(env["MLFLOW_TRACKING_URI"])["parent"]
+    assert points(state) == {"of_child": [(0, 1.0)], "after_fork": [(0, 1.0)], "m": [(0, 1.0)]}
+    assert state.status == "FINISHED"
+
+
+SILENT = """
+import time
+import mlflow_wandb_plugin, wandb
+mlflow_wandb_plugin.autolog(
+    mlflow_active=True, tracking_uri="http://127.0.0.1:PORT", init_timeout=1, finish_timeout=0
+)
+begin = time.monotonic()
+run = wandb.init(project="calls", id="silent")
+run.log({"loss": 1.0})
+import mlflow
+assert mlflow.active_run() is None
+mlflow.set_tracking_uri("STORE")
+with mlflow.start_run() as own:
+    mlflow.log_metric("m", 1.0)
+assert run.config["mlflow_runs_beside"] == [own.info.run_id]
+run.finish()
+"""
+
+
+def test_training_does_not_wait_for_an_mlflow_that_does_not_answer(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    """One warning; MLflow's calls log to a run of their own, which the W&B config names."""
+    with silent_server() as port:
+        script = SILENT.replace("PORT", str(port)).replace("STORE", env["MLFLOW_TRACKING_URI"])
+        done = run_script(script, env | {"MLFLOW_WANDB_LINGER": "0"}, tmp_path / "work")
+    assert "the replica is not MLflow's active run" in done.stderr
+    (own,) = read_runs(env["MLFLOW_TRACKING_URI"]).values()
+    assert own.tags["wandb.beside.run_id"] == "silent"
+
+
+@pytest.mark.parametrize("way", ["dual_write", "autolog"])
+def test_a_tracking_server_and_the_other_ways_in(
+    env: dict[str, str], tmp_path: Path, server: str, way: str
+) -> None:
+    """An argument of `dual_write` or `autolog`, with MLflow behind a server whose artifacts it
+    serves itself."""
+    body = """
+    mlflow.log_metric("m", 1.0, step=4)
+    mlflow.log_text("words", "texts/one.txt")
+    assert mlflow.artifacts.load_text(mlflow.get_artifact_uri("texts/one.txt")) == "words"
+"""
+    arguments = f'mlflow_active=True, tracking_uri="{server}"'
+    ways = {
+        "dual_write": f"""
+@mlflow_wandb_plugin.dual_write(project="calls-{way}", id="{way}", {arguments})
+def train():
+{body}
+train()""",
+        "autolog": f"""
+mlflow_wandb_plugin.autolog({arguments})
+with wandb.init(project="calls-{way}", id="{way}"):
+{body}""",
+    }
+    script = "import mlflow, mlflow_wandb_plugin, wandb\n" + ways[way]
+    run_script(script, env, tmp_path / "work")
+    state = read_runs(server, tmp_path / "files", only=way)[way]
+    assert (state.status, points(state)) == ("FINISHED", {"m": [(4, 1.0)]})
+    assert "texts/one.txt" in state.artifacts
+
+
+BESIDE = """
+import mlflow, wandb
+run = wandb.init(project="beside", id="b", config={"lr": 0.1})
+with mlflow.start_run(run_name="mine") as own:
+    for step in range(4):
+        run.log({"loss": float(step), "more": step})
+        mlflow.log_metric("loss", float(step), step=step)
+    with mlflow.start_run(nested=True):
+        mlflow.log_metric("inner", 1.0)
+run.finish()
+with mlflow.start_run(run_name="later"):
+    pass
+"""
+
+
+def test_runs_side_by_side_name_each_other_and_are_not_doubled(
+    online: dict[str, str], wandb_server: WandbServer, tmp_path: Path
+) -> None:
+    """Without `mlflow_active`, nor this package in the script: a backfill of the W&B run completes
+    the MLflow run, and one of the MLflow run leaves the W&B run alone."""
+    run_script(BESIDE, online, tmp_path / "work")
+    states = {state.name: state for state in read_runs(online["MLFLOW_TRACKING_URI"]).values()}
+    named = wandb_server.run("beside/b").values["mlflow_runs_beside"]
+    tags = {
+        "wandb.beside.run_id": "b",
+        "wandb.beside.project": "beside",
+        "wandb.beside.entity": "tester",
+    }
+    assert tags.items() <= states["mine"].tags.items()
+    assert (named[0], len(named)) == (states["mine"].run_id, 2)
+    assert not [key for key in states["later"].tags if key.startswith("wandb.")]
+    uri = online["MLFLOW_TRACKING_URI"]
+    done = mlflow_wandb(
+        "backfill", uri, "--to", "wandb://tester/beside", "--plan", env=online, cwd=tmp_path
+    )
+    assert "logged beside the W&B run b" in " ".join(done.stdout.replace("│", " ").split())
+    (folder,) = (tmp_path / "client" / "dir" / "wandb").glob("run-*-b")
+    for outcome in ("1 repaired", "1 skipped as dual-written"):
+        done = mlflow_wandb("backfill", str(folder), "--to", uri, env=online, cwd=tmp_path)
+        assert outcome in done.stdout, done.stdout + done.stderr
+    found = read_runs(uri)
+    assert found["b"].run_id == states["mine"].run_id
+    assert points(found["b"]) == {
+        "loss": [(step, float(step)) for step in range(4)],
+        "more": [(step, float(step)) for step in range(4)],
+    }
+    assert (found["b"].name, len(found)) == ("mine", 3)
