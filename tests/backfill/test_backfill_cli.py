@@ -306,9 +306,9 @@ run.finish()
 """)
     source = tmp_path / "work" / "wandb"
     with started([sys.executable, str(script)], env, tmp_path / "work") as process:
-        wait_until(lambda: list(source.glob("*-growing/*.wandb")), 60, "the log")
+        wait_until(lambda: list(source.glob("*-growing/*.wandb")), 240, "the log")
         log = log_of(source, "growing")
-        wait_until(lambda: log.stat().st_size > 65536, 60, "flushed blocks")
+        wait_until(lambda: log.stat().st_size > 65536, 240, "flushed blocks")
         code, out, _ = command("backfill", source, "--to", fresh_store, "--json")
         assert code == 0
         (row,) = json.loads(out)["runs"]

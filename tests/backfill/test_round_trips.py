@@ -143,7 +143,7 @@ def killed(
             def reached(wanted: int = wanted) -> bool:
                 return requests() >= wanted
 
-            code = commands.run(arguments, lambda: wait_until(reached, 60))
+            code = commands.run(arguments, lambda: wait_until(reached, 240))
             assert code == -9, number
         assert commands.run(arguments) == 0
 

@@ -314,7 +314,7 @@ def kill_at(wandb: WandbServer, page: int, script: Path, env: dict[str, str]) ->
     before = len(wandb.asked("HistoryPage"))
     wandb.fail("HistoryPage", skip=page, times=None, delay=60)
     with started([sys.executable, str(script)], env, script.parent) as process:
-        wait_until(lambda: len(wandb.asked("HistoryPage")) > before + page or process.poll(), 60)
+        wait_until(lambda: len(wandb.asked("HistoryPage")) > before + page or process.poll(), 240)
         assert process.poll() is None
         os.kill(process.pid, signal.SIGKILL)
     wandb.heal()

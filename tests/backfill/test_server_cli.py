@@ -165,15 +165,15 @@ def test_follow_mirrors_a_run_that_nobody_can_change(
     with started(
         [sys.executable, "-m", "mlflow_wandb_plugin.cli", *arguments], env, tmp_path
     ) as process:
-        wait_until(lambda: _points(uri) == 10, 60)
+        wait_until(lambda: _points(uri) == 10, 240)
         server.grow(run, rows(25)[10:])
-        wait_until(lambda: _points(uri) == 25, 60)
+        wait_until(lambda: _points(uri) == 25, 240)
         assert read_runs(uri)["r1"].status == "RUNNING"
         run.state = "finished"
-        wait_until(lambda: read_runs(uri)["r1"].status == "FINISHED", 60)
+        wait_until(lambda: read_runs(uri)["r1"].status == "FINISHED", 240)
         server.add_run("live", "r2", rows=rows(5))
-        wait_until(lambda: "r2" in read_runs(uri), 60)
-        wait_until(lambda: '"skipped": 2' in report.read_text(), 60)
+        wait_until(lambda: "r2" in read_runs(uri), 240)
+        wait_until(lambda: '"skipped": 2' in report.read_text(), 240)
         # Where the tests run in a shell's background, their children ignore Ctrl-C.
         ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         process.send_signal(signal.SIGTERM if ignored else signal.SIGINT)

@@ -127,7 +127,7 @@ def _then_sleep(moment: Callable[[], object], pause_s: float) -> Callable[[], ob
 def _after_requests(server: WandbServer, count: int) -> Callable[[], object]:
     """Wait until the server got so many requests."""
     before = len(server.requests)
-    return lambda: wait_until(lambda: len(server.requests) >= before + count, 60)
+    return lambda: wait_until(lambda: len(server.requests) >= before + count, 240)
 
 
 def _compare(monkeypatch: pytest.MonkeyPatch, calm: Path, killed: Path, folder: Path) -> None:

@@ -244,7 +244,7 @@ def test_twenty_kills_leave_what_an_undisturbed_backfill_leaves(
 def _after_requests(project: Sixty, count: int) -> Callable[[], None]:
     """Wait until the server got so many requests."""
     before = len(project.server.requests)
-    return lambda: wait_until(lambda: len(project.server.requests) >= before + count, 60)
+    return lambda: wait_until(lambda: len(project.server.requests) >= before + count, 240)
 
 
 def _complete(uri: str) -> set[str]:

@@ -71,7 +71,7 @@ class Trainer:
         return {}
 
     def replicator(self) -> int:
-        wait_until(lambda: self.status().get("pid"), 30, "the replicator's pid")
+        wait_until(lambda: self.status().get("pid"), 240, "the replicator's pid")
         return int(str(self.status()["pid"]))
 
     def stop(self) -> str:
@@ -170,8 +170,8 @@ def test_a_killed_trainer_needs_nobody_to_call_sync(env: dict[str, str], tmp_pat
         replicator = t.replicator()
         t.process.kill()
         t.process.wait(timeout=30)
-        wait_until(lambda: t.status().get("state") == "complete", 30, "the replica")
-        wait_until(lambda: ended(replicator), 30, "the replicator's end")
+        wait_until(lambda: t.status().get("state") == "complete", 240, "the replica")
+        wait_until(lambda: ended(replicator), 240, "the replicator's end")
         logged = t.logged()
     run = the_run(env["MLFLOW_TRACKING_URI"])
     assert_all_there(run, logged)
@@ -190,9 +190,9 @@ def test_a_replicator_that_was_killed_is_replaced_while_training_goes_on(
             killed = t.replicator()
             os.kill(killed, signal.SIGKILL)
             at_kill = len(t.logged())
-            wait_until(lambda killed=killed: t.replicator() != killed, 30, "another replicator")
+            wait_until(lambda killed=killed: t.replicator() != killed, 120, "another replicator")
             wait_until(
-                lambda rows=at_kill: len(the_run(uri).points("loss")) > rows + 1, 60, "later rows"
+                lambda rows=at_kill: len(the_run(uri).points("loss")) > rows + 1, 240, "later rows"
             )
         assert t.process.poll() is None
         warnings = t.stop()
@@ -232,11 +232,11 @@ def test_mlflow_going_down_in_the_middle(env: dict[str, str], tmp_path: Path) ->
     with trainer(env, tmp_path) as t:
         with mlflow_server(tmp_path / "server", port):
             t.wait_for(400)
-            wait_until(lambda: t.status().get("state") == "live", 30, "a live replica")
+            wait_until(lambda: t.status().get("state") == "live", 240, "a live replica")
         t.wait_for(len(t.logged()) + 300)
-        wait_until(lambda: t.status().get("state") == "waiting", 60, "notice of the outage")
+        wait_until(lambda: t.status().get("state") == "waiting", 240, "notice of the outage")
         with mlflow_server(tmp_path / "server", port):
-            wait_until(lambda: t.status().get("state") == "live", 60, "recovery")
+            wait_until(lambda: t.status().get("state") == "live", 240, "recovery")
             t.stop()
             logged = t.logged()
             wait_until(lambda: t.status().get("state") == "complete", 120, "the delivery")

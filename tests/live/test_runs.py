@@ -85,7 +85,7 @@ wandb.log({{"m": 2}}, commit=False)
         )
         assert done.returncode == code, done.stderr
     # An uncaught exception ends the process before wandb's own finish: the replicator goes on.
-    wait_until(lambda: not journals(env), 60, "all delivered")
+    wait_until(lambda: not journals(env), 240, "all delivered")
     runs = read_runs(env["MLFLOW_TRACKING_URI"])
     assert {name: run.status for name, run in runs.items()} == {
         "normal": "FINISHED", "exit": "FAILED", "raise": "FAILED",
@@ -296,7 +296,7 @@ print("DURING", run.info.status)
         tmp_path / "work",
     ).stdout
     assert "DURING RUNNING" in said
-    wait_until(lambda: not journals(env), 60, "all delivered")
+    wait_until(lambda: not journals(env), 240, "all delivered")
     run = read_runs(env["MLFLOW_TRACKING_URI"])["child"]
     assert (run.status, run.tags["wandb.exit_code"]) == ("FINISHED", "0")
     assert run.points("m") == [(i, float(i)) for i in range(5)]

@@ -61,7 +61,7 @@ def test_a_forwarder_is_started_once(
     monkeypatch.setenv("MLFLOW_WANDB_AUTOLOG", "1")
     stand_in(monkeypatch, tmp_path, STANDS_IN)
     forwarder_process.ensure_running(folder)
-    wait_until(lambda: [file for file in folder.glob("started.*") if file.read_text()], 20)
+    wait_until(lambda: [file for file in folder.glob("started.*") if file.read_text()], 240)
     [started] = folder.glob("started.*")
     told = json.loads(started.read_text())
     assert told["env"] == {

@@ -90,7 +90,7 @@ def end_all_of(folder: Path) -> None:
                 os.kill(pid, signal.SIGKILL)
         return not found
 
-    wait_until(kill_those_found, 30, f"the end of all processes of {folder}")
+    wait_until(kill_those_found, 240, f"the end of all processes of {folder}")
 
 
 def _at_home_in(folder: Path) -> Iterator[int]:

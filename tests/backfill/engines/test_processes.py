@@ -124,11 +124,11 @@ def test_the_processes_end_with_the_command(tmp_path: Path, how: signal.Signals)
         command = [sys.executable, "-c", HEEDING, "backfill", str(tmp_path / "wandb"), "--to", to,
                    "--engine", "processes", "--workers", "2"]  # fmt: skip
         with started(command, env, tmp_path) as process:
-            wait_until(lambda: len(children_of(process.pid)) == 2, 60, "two processes")
+            wait_until(lambda: len(children_of(process.pid)) == 2, 240, "two processes")
             children = children_of(process.pid)
             process.send_signal(how)
             assert process.wait(30)
-            wait_until(lambda: not any(map(command_of, children)), 30, "their end")
+            wait_until(lambda: not any(map(command_of, children)), 240, "their end")
 
 
 @pytest.mark.parametrize("to", ["sqlite:///mlflow.db", "./mlruns", "archive:kept"])

@@ -89,7 +89,7 @@ def test_twenty_kills_leave_what_an_undisturbed_copy_leaves(tmp_path: Path) -> N
                 def reached(before: int = before, some: int = some) -> bool:
                     return len(target.requests) >= before + some
 
-                code = commands.run(line, lambda: wait_until(reached, 60))
+                code = commands.run(line, lambda: wait_until(reached, 240))
                 assert code == -9, number
             assert commands.run(line) == 0
         wanted = project_state(project_of(source, "tester", "killed"))
