@@ -27,6 +27,8 @@ from mlflow_wandb_plugin.wandb_log.run_folders import segment_of
 STAGING = ("artifacts", "staging")
 """The end of the path of wandb's staging folder."""
 _NOT_ACTIVE = "the replica is not MLflow's active run: MLflow's calls log to runs of their own"
+LATE_POLL_S = 0.5
+"""Between two looks whether an MLflow that was too slow for `wandb.init` has answered."""
 TROUBLE_PATIENCE_S = 10.0
 """How long `Run.finish` waits for an MLflow that does not answer."""
 
@@ -54,7 +56,7 @@ class RunTap:
         self._broken = False
         self._target_uri = ""
         self._replicator = Replicator.of_this_process()
-        self._in_wandb_config = False
+        self._naming, self._named = threading.Lock(), False
         self.calls: MlflowCalls | None = None
         self._active_run_id = ""
         self._quiet = heed(run.settings)
@@ -73,8 +75,7 @@ class RunTap:
             self._update_wandb_config({identity.CALLS_CONFIG_KEY: {"active": True}})
         self._replicator.ship(self.path, self._target_uri, self._settings)
         status = self._wait_for_answer()
-        if status.get("run_id"):
-            self._add_to_wandb_config(status)
+        if self._name_replica(status):
             if self._settings.mlflow_active:
                 self._make_active(status["run_id"])
             return
@@ -82,13 +83,12 @@ class RunTap:
         warn_once(f"{reason}; training goes on, the journal keeps everything for MLflow")
         if self._settings.mlflow_active:
             warn_once(_NOT_ACTIVE)
+        threading.Thread(target=self._name_late_replica, name="mlflow-wandb", daemon=True).start()
 
     def before_finish(self) -> None:
         """Before `Run.finish`: wandb accepts no change of the config of a finished run."""
-        if not self._in_wandb_config and not self.closed and self.pid == os.getpid():
-            status = read_status(self.path)
-            if status.get("run_id"):
-                self._add_to_wandb_config(status)
+        if not self.closed and self.pid == os.getpid():
+            self._name_replica(read_status(self.path), last=True)
         if self.calls is not None and not self.closed:
             self.calls.end()
 
@@ -247,14 +247,27 @@ class RunTap:
             reason = status.get("error") or _what_is_late(status, "taken everything")
             warn_once(f"{reason}. `mlflow-wandb sync {self.path.parent.parent}` delivers the rest")
 
-    def _add_to_wandb_config(self, status: dict[str, Any]) -> None:
-        """Add the MLflow run's id and location to the W&B config, and print them."""
-        self._in_wandb_config = True
-        run_id = status["run_id"]
-        keys = identity.config_keys(run_id, status["experiment_id"], status["tracking_uri"])
-        self._update_wandb_config(keys)
-        if not self._quiet:
-            print_line(f"MLflow run {run_id} {status.get('where', '')}".rstrip())
+    def _name_late_replica(self) -> None:
+        """Wait until MLflow answers, or the run ends, and name the MLflow run."""
+        while not self._named and not self._name_replica(read_status(self.path)):
+            time.sleep(LATE_POLL_S)
+
+    def _name_replica(self, status: dict[str, Any], last: bool = False) -> bool:
+        """Add the MLflow run's id and location to the W&B config, and print them, once they are
+        known; returns whether they are.
+
+        Args:
+            last: do not do it later: the run ends.
+        """
+        run_id = status.get("run_id")
+        with self._naming:
+            if run_id and not self._named:
+                where = status["experiment_id"], status["tracking_uri"]
+                self._update_wandb_config(identity.config_keys(run_id, *where))
+                if not self._quiet:
+                    print_line(f"MLflow run {run_id} {status.get('where', '')}".rstrip())
+            self._named = self._named or bool(run_id) or last
+        return bool(run_id)
 
     def _update_wandb_config(self, values: Mapping[str, Any]) -> None:
         try:

@@ -10,30 +10,31 @@ from tests.support.mlflow_state import read_runs
 from tests.support.processes import run_script
 
 ANSWERS_BEFORE_FINISH = """
-import pathlib, time
+import time
 import mlflow_wandb_plugin
-from mlflow_wandb_plugin.journal.status_file import read_status
 import wandb
 
 mlflow_wandb_plugin.autolog(init_timeout=0)
 run = wandb.init(project="late")
 run.log({"loss": 1.0})
-[path] = pathlib.Path(run.settings.sync_file).parent.parent.glob("mlflow/*.journal")
-deadline = time.monotonic() + 60
-while not read_status(path).get("run_id"):
+assert "mlflow_run_id" not in run.config
+deadline = time.monotonic() + 240
+while "mlflow_run_id" not in run.config:
     assert time.monotonic() < deadline, "MLflow never answered"
     time.sleep(0.05)
-assert "mlflow_run_id" not in run.config
+run.log({"loss": 2.0})
 run.finish()
 """
 
 
-def test_a_late_mlflow_run_id_is_in_the_config_at_finish(
+def test_a_late_mlflow_run_id_is_in_the_config_as_soon_as_it_is_known(
     env: dict[str, str], tmp_path: Path
 ) -> None:
-    """An MLflow run id that comes late is in the W&B config before the run finishes."""
-    run_script(ANSWERS_BEFORE_FINISH, env, tmp_path)
+    """It is there while the run goes on, and printed once."""
+    done = run_script(ANSWERS_BEFORE_FINISH, env, tmp_path)
     [state] = read_runs(env["MLFLOW_TRACKING_URI"]).values()
     [log] = find_logs(tmp_path / "work" / "wandb").logs
     assert peek(log).config["mlflow_run_id"] == state.run_id
     assert state.status == "FINISHED"
+    assert state.points("loss") == [(0, 1.0), (1, 2.0)]
+    assert done.stderr.count(f"MLflow run {state.run_id}") == 1
