@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sqlite3
@@ -143,7 +144,7 @@ def _compare(monkeypatch: pytest.MonkeyPatch, calm: Path, killed: Path, folder: 
         assert _without_claim(state) == _without_claim(undisturbed[f"run-{run}"]), run
         wanted = sorted(_expected_points(run).values())
         assert sorted(state.metrics.values()) == wanted, run
-        assert state.tags["wandb.tags"] == f'["tag_{run}"]'
+        assert json.loads(state.tags["wandb.tags"]) == [f"tag@{run}", "a b#c", "a_b#c"]
 
 
 def _without_claim(state: RunState) -> dict[str, Any]:

@@ -317,6 +317,5 @@ def test_tags_of_mlflows_calls_are_mlflows_tags_again() -> None:
         "team": "vision", "done": "true", "mlflow.user": None, "wandb.run_id": None, "n": None,
     }  # fmt: skip
     assert tags["wandb.tags"] == '["own"]'
-    assert [key for key in tags if key.startswith("wandb.tag.")] == ["wandb.tag.own"]
     for config in ({}, {"mlflow_calls": "text"}, {"mlflow_calls": {"tags": []}}):
         assert to_mlflow.tags_of_calls(RunInfo("r", "p", config=config)) == {}
