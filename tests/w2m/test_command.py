@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_wandb_plugin import plugins
+from mlflow_wandb_plugin import plugins, w2m
 from mlflow_wandb_plugin.archive.target import open_archive
 from mlflow_wandb_plugin.core.model import Checkpoint, Item, RunInfo, Selection, Series, Size
 from mlflow_wandb_plugin.core.protocols import Source
@@ -319,6 +319,22 @@ def test_log_dir_and_verbose(
     assert "skipped b2" not in capsys.readouterr().out
     (tmp_path / "file").write_text("")
     w2m_exits_with(2, f"--log_dir={tmp_path / 'file'}")
+
+
+def test_ctrl_c_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whenever it comes: the command ends as shells expect it."""
+
+    def interrupt(flags: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run", interrupt)
+    monkeypatch.setattr("sys.argv", ["w2m", PROJECT])
+    with pytest.raises(SystemExit) as ended:
+        w2m.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "w2m: interrupted; run the same command to go on\n"
 
 
 # -- dry runs ---------------------------------------------------------------------------------
