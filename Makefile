@@ -2,7 +2,7 @@
 PYTHON ?= python3
 NEW_ENOUGH = import sys; sys.exit("Python 3.10 or later is needed: make PYTHON=..." if sys.version_info < (3, 10) else 0)
 
-.PHONY: help test demo test-browser test-ray test-torch test-versions coverage clean
+.PHONY: help test demo test-browser test-ray test-torch test-kills test-versions coverage clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,6 +21,9 @@ test-torch: .venv/torch  ## Check torchtune's recipes and Flyte's Elastic worker
 
 test-ray: .venv/made  ## Check training, tuning and a backfill on small Ray clusters
 	@.venv/bin/python -m pytest -m ray_cluster tests/integrations/ray
+
+test-kills: .venv/made  ## Kill backfills and copies twenty to thirty times each; make test does so less often
+	@TEST_KILLS=all .venv/bin/python -m pytest -n 2 --dist loadfile -m kills tests/backfill tests/targets/wandb
 
 test-versions: .venv/made  ## Check old and new wandb and mlflow; ARGS="0.31.0:3.1.4" for some pairs
 	@.venv/bin/python -m scripts.test_versions $(ARGS)

@@ -21,6 +21,7 @@ from tests.support import sixty
 from tests.support.commands import mlflow_wandb
 from tests.support.environment import isolated
 from tests.support.killing import forker
+from tests.support.kills import kills
 from tests.support.mlflow_state import RunState, read_runs
 from tests.support.processes import wait_until
 from tests.support.wandb_state import differing, project_of, project_state
@@ -32,7 +33,7 @@ PROGRAM = Path(__file__).parents[1] / "store" / "program.py"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 NOT_OF_A_MODEL = ("mlflow.wandb.model_id", "mlflow.modelVersions")
-KILLS = 20
+KILLS = kills(20)
 KILLED_RUNS = 30
 """Enough that they are never all complete before the last kill."""
 LONG_NOTES = "a long note " * 2000
@@ -148,7 +149,8 @@ def killed(
         assert commands.run(arguments) == 0
 
 
-def test_a_round_trip_that_is_killed_twenty_times_each_way_is_equal(tmp_path: Path) -> None:
+@pytest.mark.kills
+def test_a_round_trip_that_is_killed_many_times_each_way_is_equal(tmp_path: Path) -> None:
     """From W&B to MLflow and back, each command killed at random requests to a W&B server."""
     with two_servers(tmp_path) as (one, other):
         for run in range(KILLED_RUNS):
@@ -268,7 +270,8 @@ def test_runs_of_mlflow_come_back_from_wandb_as_they_were(tmp_path: Path) -> Non
         assert differing(project_state(project_of(other, "bob", "copy")), once) == []
 
 
-def test_a_round_trip_from_mlflow_that_is_killed_twenty_times_each_way_is_equal(
+@pytest.mark.kills
+def test_a_round_trip_from_mlflow_that_is_killed_many_times_each_way_is_equal(
     tmp_path: Path,
 ) -> None:
     """From MLflow to W&B and back, each command killed at random requests to the W&B server."""

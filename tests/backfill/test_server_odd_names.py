@@ -1,4 +1,4 @@
-"""A project with odd names everywhere, backfilled from a server and killed thirty times."""
+"""A project with odd names everywhere, backfilled from a server and killed many times."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.support.environment import isolated
 from tests.support.killing import forker
+from tests.support.kills import kills
 from tests.support.mlflow_state import RunState, read_runs
 from tests.support.processes import wait_until
 from tests.support.wandb_source import source_of
@@ -27,7 +28,7 @@ from tests.wandb_server import WandbServer
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PROJECT = "odd"
-KILLS = 30
+KILLS = kills(30)
 RUNS = 12
 ROWS = 20
 START_MS = 1_700_000_000_000
@@ -83,7 +84,8 @@ def _check_complete_runs(database: Path) -> None:
             assert (points, params) == ((len(ODD) - 1) * ROWS, len(ODD) - 1 + 2), run_id
 
 
-def test_thirty_kills_leave_what_an_undisturbed_backfill_leaves(
+@pytest.mark.kills
+def test_many_kills_leave_what_an_undisturbed_backfill_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The database is new: some kills hit the creation of its tables, the others any request."""

@@ -22,6 +22,7 @@ from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.support import sixty
 from tests.support.environment import isolated
 from tests.support.killing import forker
+from tests.support.kills import kills
 from tests.support.mlflow_state import RunState, read_runs
 from tests.support.processes import wait_until
 from tests.support.sixty import PROJECT, Expected
@@ -38,7 +39,7 @@ HISTORY = (
     "RunHistoryKeys",
     "RunHistoryCount",
 )
-KILLS = 20
+KILLS = kills(20)
 
 
 @dataclass
@@ -207,7 +208,8 @@ def test_a_second_backfill_reads_no_history(project: Sixty, tmp_path: Path) -> N
     assert history == {"running"}
 
 
-def test_twenty_kills_leave_what_an_undisturbed_backfill_leaves(
+@pytest.mark.kills
+def test_many_kills_leave_what_an_undisturbed_backfill_leaves(
     project: Sixty, undisturbed: tuple[dict[str, Outcome], dict[str, RunState]], tmp_path: Path
 ) -> None:
     """Killed (-9) at random requests and started again; no finished run's history is read twice."""

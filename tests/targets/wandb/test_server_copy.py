@@ -15,13 +15,14 @@ from tests.support import sixty
 from tests.support.commands import mlflow_wandb
 from tests.support.environment import isolated
 from tests.support.killing import forker
+from tests.support.kills import kills
 from tests.support.processes import wait_until
 from tests.support.wandb_state import differing, project_of, project_state
 from tests.wandb_server import WandbServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-KILLS = 20
+KILLS = kills(20)
 KILLED_RUNS = 10
 
 
@@ -69,7 +70,8 @@ def test_sixty_runs_are_equal_on_the_other_server(tmp_path: Path) -> None:
         assert len(target.asked("UpsertBucket")) - before <= 2
 
 
-def test_twenty_kills_leave_what_an_undisturbed_copy_leaves(tmp_path: Path) -> None:
+@pytest.mark.kills
+def test_many_kills_leave_what_an_undisturbed_copy_leaves(tmp_path: Path) -> None:
     """Each kill comes after some requests to the target, whatever they are."""
     chance = random.Random(15)
     with two_servers(tmp_path) as (source, target):
