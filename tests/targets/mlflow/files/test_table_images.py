@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef, FileRef, RowObjects
-from tests.targets.mlflow.writing import document, end, opened, run_info, the_run
+from tests.targets.mlflow.writing import document, the_run, write
 
 VALUE = {"_type": "table-file", "path": "media/table/t.table.json"}
 
@@ -36,14 +36,6 @@ def table_artifact(folder: Path, data: list[list[Any]], colour: str = "red") -> 
         ArtifactEntry("t.table.json", "", 0, table),
     )
     return ArtifactRef("run_table", f"run-r1-{folder.name}", "", folder.name, entries=entries)
-
-
-def write(uri: str, *items: Any) -> None:
-    info = run_info()
-    with opened(uri, info) as writer:
-        for item in items:
-            writer.add(item)
-        end(writer, info)
 
 
 @pytest.mark.parametrize("artifact_first", [True, False])
