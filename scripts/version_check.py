@@ -112,7 +112,8 @@ def _expectations(run: RunState) -> list[str]:
         "lr": [(1, 0.10000000149011612)],
         "acc": [(1, 0.5)],
         "late": [(7, 1.0)],
-        "val/loss": [(7, highest)],
+        # `epoch`, its step metric, is 1 by then.
+        "val/loss": [(1, highest)],
         "low": [(7, -highest)],
         "epoch": [(7, 1.0)],
         "recall_5": [(9, 0.75)],
@@ -132,7 +133,7 @@ def _expectations(run: RunState) -> list[str]:
         "mlflow.wandb.state": "complete",
         "mlflow.wandb.origin": "dual",
         "mlflow.wandb.losses": "{}",
-        "wandb.tags": '["first"]',
+        "wandb.tags": '["first", "second"]',
         "mlflow.note.content": "a note",
     }
     for key, value in wanted_tags.items():
