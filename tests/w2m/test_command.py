@@ -402,8 +402,8 @@ def test_an_archive_of_the_old_tool_is_imported(mlflow: str, tmp_path: Path, fol
 def test_it_is_a_command(tmp_path: Path) -> None:
     """A console script of the distribution; its errors are no tracebacks."""
     project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
-    assert '\nw2m = "mlflow_wandb_plugin.w2m.command:main"\n' in project
-    code = "from mlflow_wandb_plugin.w2m.command import main; main()"
+    assert '\nw2m = "mlflow_wandb_plugin.w2m:main"\n' in project
+    code = "from mlflow_wandb_plugin.w2m import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, PROJECT, "--dry_run"], capture_output=True, text=True
     )
