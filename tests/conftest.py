@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -58,7 +59,10 @@ def fresh_store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPat
 def _private_process(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test process itself touches nobody's home either."""
+    """The test process itself touches nobody's home either, and logs to no stream of another test:
+    MLflow 3.1's migrations give the root logger such a handler."""
+    for handler in [one for one in logging.root.handlers if type(one) is logging.StreamHandler]:
+        logging.root.removeHandler(handler)
     for name, value in isolated(tmp_path_factory.getbasetemp() / "process").items():
         if name.startswith(("WANDB_", "MLFLOW_", "DO_NOT")) or name == "HOME":
             monkeypatch.setenv(name, value)

@@ -67,7 +67,11 @@ def _opened(uri: str, backoff: Backoff | None, registry_uri: str | None) -> Stor
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     try:
         client = StoreClient(MlflowClient(uri, registry_uri), uri, backoff)
-    except (MlflowException, SQLAlchemyError, CommandError, ImportError, OSError) as error:
+    except CommandError as error:
+        # Newer versions of MLflow say so themselves.
+        reason = f"its schema is that of another MLflow ({first_line(error)})"
+        raise UsageError(f"MLflow cannot open {without_credentials(uri)}: {reason}") from error
+    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
         shown = without_credentials(uri)
         raise UsageError(f"MLflow cannot open {shown}: {first_line(error)}") from error
     finally:

@@ -242,6 +242,7 @@ def test_a_server_names_neither_local_folders_nor_other_servers(
     assert local.rows == elsewhere.rows == {0: {"loss": 1.0, "mlflow_step": 0.0}}
 
 
+@pytest.mark.skipif(OLD_MLFLOW, reason="MLflow 3.1's server answers 500 where a file is gone")
 def test_a_file_that_is_gone_is_counted(
     tmp_path: Path, opened: Open, read: Read, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

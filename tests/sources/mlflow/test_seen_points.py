@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
 
 from mlflow_wandb_plugin.mapping.to_wandb import drops_repeats
 from mlflow_wandb_plugin.sources.mlflow.seen_points import SeenPoints
@@ -25,7 +27,9 @@ def test_what_is_left_is_what_mlflow_keeps(fresh_store: str) -> None:
     client = MlflowClient(fresh_store)
     run_id = client.create_run("0").info.run_id
     for key, value, timestamp, step in POINTS:
-        client.log_batch(run_id, [Metric(key, value, timestamp, step)])
+        # MLflow 3.1 refuses a repeat of NaN, which newer versions ignore.
+        with contextlib.suppress(MlflowException):
+            client.log_batch(run_id, [Metric(key, value, timestamp, step)])
     kept = SeenPoints().new(POINTS)
     for key in "abni":
         history = client.get_metric_history(run_id, key)
