@@ -277,6 +277,13 @@ def present_tags(tags: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+def tags_in(document: Any) -> dict[str, str]:
+    """Return the tags in a document that anybody may have written; empty if it is no mapping."""
+    if not isinstance(document, Mapping):
+        return {}
+    return present_tags({str(key): str(value) for key, value in document.items()})
+
+
 def former_tags(tags: Iterable[str]) -> list[str]:
     """Return those names of tags that this package has written and no longer writes."""
     return sorted(

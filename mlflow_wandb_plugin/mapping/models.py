@@ -60,8 +60,8 @@ class Model:
             str(metadata.get(NAME) or artifact),
             str(metadata.get(KIND) or ""),
             str(metadata.get(STATUS) or ""),
-            _texts(metadata.get(PARAMS)),
-            _texts(metadata.get(TAGS)),
+            texts(metadata.get(PARAMS)),
+            texts(metadata.get(TAGS)),
             [step for step in _list(metadata.get(STEPS)) if isinstance(step, int)],
             known=True,
         )
@@ -134,7 +134,8 @@ def registered_versions(metadata: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [entry for entry in _list(metadata.get(REGISTERED)) if isinstance(entry, Mapping)]
 
 
-def _texts(value: Any) -> dict[str, str]:
+def texts(value: Any) -> dict[str, str]:
+    """Return the texts of a mapping that anybody may have written; empty if it is none."""
     return {str(k): str(v) for k, v in value.items()} if isinstance(value, Mapping) else {}
 
 

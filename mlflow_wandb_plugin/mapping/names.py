@@ -136,6 +136,11 @@ _UNSAFE = re.compile('[\x00-\x1f\x7f\\\\:*?"<>|#%\ud800-\udfff]')
 _PART_BYTES = 200
 
 
+def is_below(path: str, folder: str) -> bool:
+    """Whether ``path`` is ``folder``, or lies in it."""
+    return f"{path}/".startswith(f"{folder}/")
+
+
 def safe_path(path: str) -> str:
     """Rewrite a path that comes from a server or user to a relative posix path below its folder.
 

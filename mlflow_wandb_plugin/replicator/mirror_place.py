@@ -80,9 +80,7 @@ class OnlineMirror(MirrorPlace):
 
     def writer(self, info: RunInfo, start: JournalStart) -> ReplicaWriter:
         remote = self._remote
-        tags = remote.config.get(identity.REPLICA_CONFIG_KEY)
-        known = {str(key): str(tags[key]) for key in tags} if isinstance(tags, Mapping) else {}
-        replica = identity.present_tags(known)
+        replica = identity.tags_in(remote.config.get(identity.REPLICA_CONFIG_KEY))
         arrived = Arrived(remote.rows, remote.lines, remote.system_samples, replica)
         place = ServerPlace(self._address, self._access, lambda: None)
         return ReplicaWriter(place, info, "dual", arrived, "", sends_parts=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+from mlflow_wandb_plugin.cli import INTERRUPTED
 
 
 def main() -> None:

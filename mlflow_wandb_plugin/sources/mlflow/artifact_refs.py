@@ -15,16 +15,20 @@ from mlflow_wandb_plugin.sources.mlflow.artifact_store import TEMP_PREFIX
 from mlflow_wandb_plugin.sources.temp_dirs import RefCountedTempDir
 
 
-def model_artifact(model: Model, place: int, entries: Iterable[ArtifactEntry]) -> ArtifactRef:
+def model_artifact(
+    model: Model, models: Iterable[Model], entries: Iterable[ArtifactEntry]
+) -> ArtifactRef:
     """Return a model as an artifact; local files exist while their paths are referenced.
 
     Args:
-        place: its place among the models of the run whose artifacts have its name.
+        models: all of the run, oldest first: those whose artifacts have one name are its versions.
     """
+    name = rules.artifact_name(model.name)
+    same = [one for one in models if rules.artifact_name(one.name) == name]
     return ArtifactRef(
         TYPE,
-        rules.artifact_name(model.name),
-        f"v{place}",
+        name,
+        f"v{same.index(model)}",
         aliases=tuple(sorted(model.aliases)),
         metadata=model.metadata,
         # W&B identifies artifacts by content: models without files would all be one artifact.

@@ -25,7 +25,7 @@ from mlflow_wandb_plugin.journal.journal_locks import exclusive_journal, trainer
 from mlflow_wandb_plugin.journal.reader import JournalReader
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.mapping.models import EMPTY_FILE, Model
-from mlflow_wandb_plugin.mapping.names import safe_path
+from mlflow_wandb_plugin.mapping.names import is_below, safe_path
 from mlflow_wandb_plugin.sources.mlflow.artifact_refs import (
     document_entry,
     file_entry,
@@ -303,7 +303,7 @@ class JournalReading:
                 # The same file later: another would be another version of the artifact.
                 model.files[EMPTY_FILE] = document_entry(EMPTY_FILE, model.metadata)
             entries = [_model_file(*file) for file in sorted(model.files.items())]
-            yield model_artifact(model, self._models.place(model), entries)
+            yield model_artifact(model, self._models.all, entries)
 
 
 def _model_file(path: str, file: Path | ArtifactEntry) -> ArtifactEntry:
@@ -312,5 +312,5 @@ def _model_file(path: str, file: Path | ArtifactEntry) -> ArtifactEntry:
 
 def _remove_below(files: dict[str, Any], path: str) -> None:
     """Remove a file, or the files of a folder; an empty path is all."""
-    for name in [name for name in files if not path or f"{name}/".startswith(f"{path}/")]:
+    for name in [name for name in files if not path or is_below(name, path)]:
         del files[name]

@@ -257,11 +257,10 @@ class JournalModels:
         self._taken |= {model.model_id for model in shown}
         return shown
 
-    def place(self, model: Model) -> int:
-        """The number of the version that the model is among those of its artifact's name."""
-        name = rules.artifact_name(model.name)
-        same = [one for one in self._known().values() if rules.artifact_name(one.name) == name]
-        return same.index(model)
+    @property
+    def all(self) -> list[Model]:
+        """The models that are known, oldest first."""
+        return list(self._known().values())
 
     def _known(self) -> dict[str, Model]:
         if self._models is None:

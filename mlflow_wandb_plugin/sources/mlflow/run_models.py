@@ -100,9 +100,8 @@ class RunModels:
             SourceError: its files cannot be read.
         """
         model, location = self._models[model_id]
-        name = rules.artifact_name(model.name)
-        same = [each for each, _ in self._models.values() if rules.artifact_name(each.name) == name]
-        return model_artifact(model, same.index(model), self._entries(location))
+        models = [each for each, _ in self._models.values()]
+        return model_artifact(model, models, self._entries(location))
 
     def used(self) -> Iterator[ArtifactRef]:
         """Yield the run's datasets as artifacts that it used."""

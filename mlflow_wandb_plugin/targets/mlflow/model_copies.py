@@ -69,10 +69,10 @@ def model_copy(artifact: ArtifactRef) -> ModelCopy | None:
         str(known.get(models.NAME) or artifact.name),
         str(known.get("mlflow_model_type") or ""),
         status,
-        _texts(known.get("mlflow_params")),
+        models.texts(known.get("mlflow_params")),
         {
             key: text
-            for key, text in _texts(known.get("mlflow_tags")).items()
+            for key, text in models.texts(known.get("mlflow_tags")).items()
             if key not in (*identity.all_names(identity.MODEL_ID), OF_REGISTRY)
         },
         [step for step in steps if isinstance(step, int)] if isinstance(steps, list) else [],
@@ -143,7 +143,3 @@ def log_model(client: MlflowClient, experiment_id: str, run_id: str, model: Mode
         outputs = [LoggedModelOutput(there.model_id, step) for step in model.steps]
         client.log_outputs(run_id, outputs)
     client.finalize_logged_model(there.model_id, model.status)  # type: ignore[arg-type]
-
-
-def _texts(value: Any) -> dict[str, str]:
-    return {str(k): str(v) for k, v in value.items()} if isinstance(value, Mapping) else {}

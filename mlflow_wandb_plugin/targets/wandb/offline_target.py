@@ -127,6 +127,4 @@ def replica_tags(folder: Path) -> Mapping[str, str]:
         document = json.loads((folder / REPLICA_FILE).read_bytes())
     except (OSError, ValueError):
         return {}
-    if not isinstance(document, dict):
-        return {}
-    return identity.present_tags({str(key): str(value) for key, value in document.items()})
+    return identity.tags_in(document)

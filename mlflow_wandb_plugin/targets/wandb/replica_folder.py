@@ -17,7 +17,7 @@ from mlflow_wandb_plugin.core.file_digests import base64_md5
 from mlflow_wandb_plugin.core.model import NO_FILE, ArtifactEntry, ArtifactRef, FileRef, RunInfo
 from mlflow_wandb_plugin.core.private_files import private_folder
 from mlflow_wandb_plugin.errors import TargetError
-from mlflow_wandb_plugin.mapping.names import safe_path
+from mlflow_wandb_plugin.mapping.names import is_below, safe_path
 from mlflow_wandb_plugin.mapping.to_wandb import artifact_name
 from mlflow_wandb_plugin.targets.wandb import log_records
 from mlflow_wandb_plugin.targets.wandb.log_records import LogArtifact, ManifestEntry
@@ -109,7 +109,7 @@ class ReplicaFolder:
 
     def _remove_file(self, path: str) -> None:
         """Remove a file, or the files of a folder."""
-        for known in [name for name in self.files if f"{name}/".startswith(f"{path}/")]:
+        for known in [name for name in self.files if is_below(name, path)]:
             del self.files[known]
         self.removed.append(path)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from mlflow_wandb_plugin.core.model import ArtifactEntry
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.mapping.models import MODEL_ID, TYPE, Model, registered_versions
+from mlflow_wandb_plugin.mapping.names import is_below
 from mlflow_wandb_plugin.targets.wandb.log_records import LogArtifact
 from mlflow_wandb_plugin.targets.wandb.sdk_errors import translated_errors
 from mlflow_wandb_plugin.wandb_api.address import ProjectAddress
@@ -43,7 +44,7 @@ class RunChanges:
         with translated_errors():
             # All are listed before the first is deleted: the list comes in pages.
             for file in list(self._run().files()):
-                if any(f"{file.name}/".startswith(f"{path}/") for path in paths):
+                if any(is_below(file.name, path) for path in paths):
                     file.delete()
 
     def clear(self, fields: Collection[str]) -> None:

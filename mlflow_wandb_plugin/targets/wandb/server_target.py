@@ -197,7 +197,7 @@ def _replica_tags(info: RunInfo, config: Mapping[str, Any]) -> Mapping[str, str]
     """Return the tags of identity in a run's config; empty if it does not replicate ``info``."""
     tags = config.get(identity.REPLICA_CONFIG_KEY)
     if isinstance(tags, Mapping):
-        texts = identity.present_tags({str(key): str(value) for key, value in tags.items()})
+        texts = identity.tags_in(tags)
         return texts if identity.same_run(info, texts) else {}
     mirrored = config.get(rules.MLFLOW_KEY)
     named = config.get(identity.RUN_ID_CONFIG_KEY)
@@ -235,6 +235,8 @@ class ServerPlace(ReplicaPlace):
         return self._above / folder_name(info)
 
     def lacking_files(self, info: RunInfo, files: Mapping[str, Path]) -> list[str]:
+        if not files:
+            return []
         with as_target_errors():
             if not self._access.run(self._run(info)).exists:
                 return list(files)
