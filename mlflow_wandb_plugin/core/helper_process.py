@@ -1,4 +1,4 @@
-"""Start helper processes: their environment, their log file, and their low priority."""
+"""Start the helper process of a folder of journals: its environment, its log, its low priority."""
 
 from __future__ import annotations
 
@@ -7,41 +7,37 @@ import os
 import site
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from mlflow_wandb_plugin.core.private_files import open_fd, private_folder
 from mlflow_wandb_plugin.settings import PREFIX
 
+MODULE = "mlflow_wandb_plugin.replicator"
+LOG_NAME = "replicator.log"
+"""The file for the process's output, in the folder of journals; it is appended to."""
 NICENESS = 5
 
 
-def start_helper(
-    module: str,
-    folder: Path,
-    log_name: str,
-    variables: Mapping[str, str] = {},
-    stdin: int = subprocess.DEVNULL,
-) -> subprocess.Popen[bytes]:
-    """Start ``python -m MODULE FOLDER``; it outlives this process.
+def start_replicator(pipe: Path) -> subprocess.Popen[bytes]:
+    """Start the process that delivers the journals in a folder; it outlives this process, and ends
+    at once if another one reads the pipe.
 
     Args:
-        log_name: file in ``folder`` for the output; it is appended to.
-        variables: environment variables beside those of `helper_environment`.
+        pipe: where it is sent requests, see `journal.request_pipe`.
 
     Raises:
         OSError: the process cannot be started, or the log cannot be written.
     """
-    private_folder(folder)
-    log = open_fd(folder / log_name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    private_folder(pipe.parent)
+    log = open_fd(pipe.with_name(LOG_NAME), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         # A session of its own: Ctrl-C and a killed process group do not reach it.
         return subprocess.Popen(
-            [sys.executable, "-m", module, str(folder)],
-            stdin=stdin,
+            [sys.executable, "-m", MODULE, str(pipe)],
+            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**helper_environment(), **variables},
+            env=helper_environment(),
             start_new_session=True,
         )
     finally:
@@ -51,7 +47,8 @@ def start_helper(
 def helper_environment() -> dict[str, str]:
     """This process's environment, less what would make the helper record a run of its own or
     connect to this process's wandb-core."""
-    environment = {**os.environ, f"{PREFIX}HOMES": "wandb", "PYTHONSAFEPATH": "1"}
+    own = {f"{PREFIX}HOMES": "wandb", f"{PREFIX}MIRROR": "off", "PYTHONSAFEPATH": "1"}
+    environment = {**os.environ, **own}
     for name in ("WANDB_SERVICE", f"{PREFIX}AUTOLOG"):
         environment.pop(name, None)
     package_folder = str(Path(__file__).resolve().parents[2])

@@ -20,5 +20,7 @@ def open_folder(path: Path) -> None:
     Raises:
         OSError: it cannot be created.
     """
-    default = path.name in (JOURNAL_DIR, outbox.FOLDER) and path.parent.name in _WANDB_FOLDERS
+    default = (
+        path.name in (JOURNAL_DIR, outbox.FORMER_FOLDER) and path.parent.name in _WANDB_FOLDERS
+    )
     private_folder(path, tighten=default)

@@ -55,10 +55,15 @@ BORN = "mlflow"
 experiment_id, experiment (its name), tracking_uri (without credentials), project, entity, and
 role: a "client" keeps the journal open until its run or it ends, a "server" closes idle ones."""
 
-FOLDER = "mirror"
+TARGET = "wandb"
+"""Names W&B as the target where the URI of an MLflow may stand."""
+FOLDER = "mlflow"
+"""The folder of journals inside wandb's own folder: the one for journals of W&B runs, so that both
+have one replicator."""
+FORMER_FOLDER = "mirror"
 TROUBLE = "trouble"
 FORWARDER_LOCK = "forwarder.lock"
-"""The lock file of a folder, held by its forwarder."""
+"""The lock file of a folder, held by the process that delivers to W&B."""
 STUCK = ("waiting", "failed")
 """States of a journal that W&B does not accept now; the status file has the error."""
 

@@ -1,121 +1,165 @@
-"""The helper process that ships the journals of this process's runs to MLflow."""
+"""Keep the helper process of a folder of journals running, and send it this process's requests.
+
+All processes that write journals into a folder share one helper. Each of them holds the request
+pipe open, notices when the helper ends, and starts another one.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import os
 import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any, ClassVar
 
-from mlflow_wandb_plugin.core.helper_process import start_helper
+from mlflow_wandb_plugin.core.helper_process import LOG_NAME, start_replicator
+from mlflow_wandb_plugin.journal import request_pipe
 from mlflow_wandb_plugin.live.terminal import warn_once
 from mlflow_wandb_plugin.settings import Settings
 
-LOG_NAME = "replicator.log"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 """Between two starts of a replicator that ends each time; the pause doubles."""
+CONNECT_POLL_S = 0.02
+LOOK_EVERY_S = 1.0
+"""Between two looks for requests that the pipe did not take at once."""
 
 
 class Replicator:
-    """The helper process for all runs of this process; it outlives this process to finish.
+    """The helper process for journals of one folder, as this process sees it.
 
-    If it ends before this process does, it is started again.
+    Attributes:
+        trouble: why it cannot be started; empty if it can.
     """
 
-    _instance: Replicator | None = None
+    _known: ClassVar[dict[Path, Replicator]] = {}
+    _known_lock: ClassVar[threading.Lock] = threading.Lock()
 
-    def __init__(self) -> None:
-        self._pid = os.getpid()
+    def __init__(self, pipe: Path, uri: str) -> None:
+        self.trouble = ""
+        self._uri = uri
+        self._pipe = pipe
         self._lock = threading.Lock()
+        self._fd: int | None = None
+        self._requests: dict[Path, dict[str, Any]] = {}
+        self._unsent: set[Path] = set()
         self._process: subprocess.Popen[bytes] | None = None
-        self._folder = Path()
-        self._requests: dict[Path, bytes] = {}
-        self._started_s = 0.0
+        self._next_start_s = 0.0
         self._pause_s = FIRST_PAUSE_S
+        self._released = False
 
     @classmethod
-    def of_this_process(cls) -> Replicator:
-        if cls._instance is None or cls._instance._pid != os.getpid():
-            cls._instance = Replicator()
-        return cls._instance
+    def start(cls, folder: Path, uri: str) -> Replicator:
+        """Return the replicator of ``folder`` that can write to the MLflow at ``uri``; a thread
+        starts it unless it runs, and again if it ends. Never raises: without it, journals wait for
+        ``mlflow-wandb sync``.
+        """
+        pipe = request_pipe.pipe_path(folder, uri)
+        with cls._known_lock:
+            found = cls._known.get(pipe)
+            if found is None:
+                found = cls._known[pipe] = Replicator(pipe, uri)
+                threading.Thread(target=found._supervise, name="mlflow-wandb", daemon=True).start()
+                cls._release_unused(found)
+            return found
 
-    def start(self, journals: Path) -> None:
-        """Start the process unless it runs. Never raises: without it, journals wait for sync.
+    @classmethod
+    def _release_unused(cls, used: Replicator) -> None:
+        """Let go of replicators that were started early for another folder or other credentials."""
+        for pipe, other in list(cls._known.items()):
+            if other is not used and not any(path.exists() for path in other._requests):
+                other._released = True
+                del cls._known[pipe]
+
+    @classmethod
+    def forget_all(cls) -> None:
+        """In a forked child, forget the parent's replicators."""
+        for replicator in cls._known.values():
+            if replicator._fd is not None:
+                os.close(replicator._fd)
+            if replicator._process is not None:
+                replicator._process.returncode = 0
+        cls._known = {}
+        cls._known_lock = threading.Lock()
+
+    def ship(self, journal: Path, uri: str, settings: Settings) -> None:
+        """Ask the replicator to ship ``journal``, now and whenever another one takes its place.
 
         Args:
-            journals: the folder of its log, and of journals that earlier processes have left.
+            uri: MLflow's tracking URI, maybe with a password.
         """
-        with self._lock:
-            if not self._alive():
-                self._folder = journals
-                self._start()
-
-    def ship(self, journal: Path, tracking_uri: str, settings: Settings) -> None:
-        """Ask the replicator to ship ``journal``, through a pipe: the URI may have a password."""
-        request = {"journal": str(journal), "tracking_uri": tracking_uri}
-        line = json.dumps(request | {"settings": dataclasses.asdict(settings)}) + "\n"
+        request = {
+            "journal": journal.name,
+            "tracking_uri": uri,
+            "experiment": settings.experiment,
+            "linger_s": settings.linger,
+            "chosen_folder": bool(settings.journal_dir),
+        }
         with self._lock:
             # A delivered journal is removed.
-            known = {path: text for path, text in self._requests.items() if path.exists()}
-            self._requests = {**known, journal: line.encode()}
-            self._write(journal)
+            self._requests = {path: kept for path, kept in self._requests.items() if path.exists()}
+            self._requests[journal] = request
+            self._unsent.add(journal)
+            self._send_unsent()
 
-    def revive(self) -> bool:
-        """Start the process again if it has ended, unless it did so a moment ago.
+    def _send_unsent(self) -> None:
+        """Send what is waiting, as far as there is a replicator. The lock is held."""
+        for journal in list(self._unsent):
+            if self._fd is None or not request_pipe.send(self._fd, self._requests[journal]):
+                return
+            self._unsent.discard(journal)
 
-        Returns:
-            False if it cannot be started.
-        """
-        with self._lock:
-            if self._alive() or time.monotonic() < self._started_s + self._pause_s:
-                return True
-            return self._start()
+    def _supervise(self) -> None:
+        while not self._released:
+            fd = request_pipe.open_writer(self._pipe)
+            if fd is None:
+                self._start_if_due()
+                time.sleep(CONNECT_POLL_S)
+                continue
+            with self._lock:
+                self._fd = fd
+                # So that it imports what it needs to write there.
+                request_pipe.send(fd, {"journal": "", "tracking_uri": self._uri})
+                self._unsent = {path for path in self._requests if path.exists()}
+            while not self._released and not request_pipe.wait_for_end(fd, LOOK_EVERY_S):
+                with self._lock:
+                    self._send_unsent()
+            with self._lock:
+                self._fd = None
+            os.close(fd)
+            if not self._released:
+                self._say_that_it_ended()
 
-    def _alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    def _start(self) -> bool:
-        """Start the process, and ask it for all journals that are left. The lock is held."""
+    def _start_if_due(self) -> None:
         now = time.monotonic()
-        soon = self._process is not None and now < self._started_s + 2 * LONGEST_PAUSE_S
-        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S) if soon else FIRST_PAUSE_S
-        self._started_s = now
+        if now < self._next_start_s or (self._process is not None and self._process.poll() is None):
+            return
+        late_s = now - self._next_start_s
+        again = self._process is not None and late_s < LONGEST_PAUSE_S
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S) if again else FIRST_PAUSE_S
+        self._next_start_s = now + self._pause_s
         try:
-            self._process = start_helper(
-                "mlflow_wandb_plugin.replicator", self._folder, LOG_NAME, stdin=subprocess.PIPE
-            )
+            self._process = start_replicator(self._pipe)
+            self.trouble = ""
         except OSError as error:
-            warn_once(f"the replicator cannot start ({error}); `mlflow-wandb sync` delivers")
-            return False
-        for journal in self._requests:
-            if journal.exists():
-                self._write(journal)
-        threading.Thread(
-            target=self._watch, args=(self._process,), name="mlflow-wandb", daemon=True
-        ).start()
-        return True
+            self.trouble = f"the replicator cannot start ({error}); `mlflow-wandb sync` delivers"
+        if self.trouble and self._requests:
+            warn_once(self.trouble)
 
-    def _write(self, journal: Path) -> None:
-        with contextlib.suppress(OSError):
-            if self._process is not None and self._process.stdin is not None:
-                self._process.stdin.write(self._requests[journal])
-                self._process.stdin.flush()
-
-    def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        """Wait for the end of ``process``, which is not due before this process's, and replace it.
-
-        This thread sleeps in the operating system until then.
-        """
-        code = process.wait()
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        log = self._folder / LOG_NAME
+    def _say_that_it_ended(self) -> None:
+        how = "ended"
+        if self._process is not None:
+            # It may be one that ended at once, because another process had started one before.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(1.0)
+                how = f"was killed by signal {-code}" if code < 0 else how
+                how = f"ended with exit code {code}" if code > 0 else how
+        log = self._pipe.with_name(LOG_NAME)
         warn_once(
             f"the process that writes to MLflow {how}; it is started again and goes on from the "
             f"journal. If this happens often, {log} may say why"
         )
-        while self._process is process and self.revive() and self._process is process:
-            time.sleep(max(FIRST_PAUSE_S, self._started_s + self._pause_s - time.monotonic()))
+
+
+os.register_at_fork(after_in_child=Replicator.forget_all)

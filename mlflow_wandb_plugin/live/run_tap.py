@@ -54,17 +54,13 @@ class RunTap:
         self.path = Path(folder).absolute() / f"{segment_of(self._wandb_file)}{frames.SUFFIX}"
         self._journal: Journal | None = None
         self._broken = False
-        self._target_uri = ""
-        self._replicator = Replicator.of_this_process()
+        self._target_uri = tracking_uri.uri(settings)
+        # Before the run is created, so that it is ready when wandb is.
+        self._replicator = Replicator.start(self.path.parent, self._target_uri)
         self._naming, self._named = threading.Lock(), False
         self.calls: MlflowCalls | None = None
         self._active_run_id = ""
         self._quiet = heed(run.settings)
-
-    def start_replicator(self) -> None:
-        """Start the replicator when the run is created, so that it is ready when wandb is."""
-        self._target_uri = tracking_uri.uri(self._settings)
-        self._replicator.start(self.path.parent)
 
     def on_start(self) -> None:
         """At the end of `wandb.init`: have the journal shipped, and wait for the MLflow run id."""
@@ -222,15 +218,15 @@ class RunTap:
             answered = status.get("state") in ("live", "waiting", "failed")
             if answered or time.monotonic() > deadline:
                 return status
-            if not self._replicator.revive():
-                return status or {"error": "the replicator did not start"}
+            if self._replicator.trouble:
+                return status or {"error": self._replicator.trouble}
             time.sleep(0.02)
 
     def _wait_for_replica(self) -> None:
         deadline = time.monotonic() + self._settings.finish_timeout
         trouble_since: float | None = None
         line, quiet_until = ProgressLine(self._quiet), time.monotonic() + 1.0
-        while (now := time.monotonic()) < deadline and self._replicator.revive():
+        while (now := time.monotonic()) < deadline and not self._replicator.trouble:
             status = read_status(self.path)
             state = status.get("state")
             if state in ("complete", "partial", "failed"):

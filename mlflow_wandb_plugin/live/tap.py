@@ -16,10 +16,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
+from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.core.training_settings import load_settings
 from mlflow_wandb_plugin.errors import MlflowWandbError
+from mlflow_wandb_plugin.journal import outbox
+from mlflow_wandb_plugin.live.replicator_process import Replicator
 from mlflow_wandb_plugin.live.run_tap import RunTap
 from mlflow_wandb_plugin.live.terminal import warn_once
 from mlflow_wandb_plugin.settings import Settings
@@ -63,11 +67,20 @@ def install(settings: Settings) -> None:
         run._set_backend = _wrap_set_backend(run._set_backend)
         run._finish = _wrap_finish(run._finish)
         _installed = True
+    _start_replicator_early(settings)
     if "WANDB_SERVICE" not in os.environ:
         # If it is registered before wandb's own exit hook, it runs after it, when wandb-core has
         # ended the runs that the script left open. Else the replicator notices that this process
         # has ended, and this process does not wait.
         atexit.register(_finish_open_runs)
+
+
+def _start_replicator_early(settings: Settings) -> None:
+    """Start the replicator while the script imports its frameworks, for runs in wandb's default
+    folder."""
+    if os.environ.get("WANDB_MODE") != "disabled":
+        folder = Path(settings.journal_dir).absolute() if settings.journal_dir else outbox.folder()
+        Replicator.start(folder, tracking_uri.uri(settings))
 
 
 def settings() -> Settings:
@@ -165,7 +178,6 @@ def _attach(run: Any, interface: Any) -> None:
         tap.on_fork()
     else:
         tap = _taps[run_id] = RunTap(run, settings())
-        tap.start_replicator()
     interface._publish = wrap_send(interface._publish, tap)
     interface._deliver = wrap_send(interface._deliver, tap)
 

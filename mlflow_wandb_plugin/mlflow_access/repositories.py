@@ -12,11 +12,14 @@ KEPT_BY_SERVER = "mlflow-artifacts:"
 """Begins the URI of artifacts that a tracking server keeps."""
 
 
-def open_repository(uri: str, tracking_uri: str) -> ArtifactRepository | None:
-    """Open the repository of an artifact URI; None if MLflow would open another server's."""
+def open_repository(uri: str, tracking_uri: str) -> ArtifactRepository:
+    """Open the repository of an artifact URI, on the server of ``tracking_uri`` if that keeps it."""
+    if uri.startswith(KEPT_BY_SERVER):
+        from mlflow_wandb_plugin.mlflow_access.server_artifacts import ServerArtifacts
+
+        return ServerArtifacts(uri, tracking_uri)
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     if "tracking_uri" in inspect.signature(get_artifact_repository).parameters:
         return get_artifact_repository(uri, tracking_uri=tracking_uri)
-    # MLflow 3.1.0 looks for artifacts that a server keeps on the process's own server.
-    return None if uri.startswith(KEPT_BY_SERVER) else get_artifact_repository(uri)
+    return get_artifact_repository(uri)

@@ -1,102 +1,117 @@
-"""``python -m mlflow_wandb_plugin.replicator FOLDER``: ship journals to MLflow beside training.
+"""``python -m mlflow_wandb_plugin.replicator PIPE``: deliver the journals in the folder of PIPE.
 
-A training process starts it, and writes requests to its standard input, one JSON object a line:
-the journal to follow and the MLflow to ship it to. At the end of the input, or when the process has
-a new parent, the training process is gone. Then the replicator ships what it can and ends; what
-MLflow does not accept stays in the journals.
+There is one such process for each folder, whatever the number of processes that write journals
+there: it delivers those of W&B runs to MLflow, and those of MLflow runs to W&B. The processes that
+write start it, and send it requests through the named pipe. While one of them has the pipe open, or
+something can still be delivered, it stays; then it waits a while for more, and ends. What is left
+stays in the journals.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
-import threading
 import time
-import traceback
 from pathlib import Path
 
-from mlflow_wandb_plugin.core import tracking_uri
-from mlflow_wandb_plugin.core.helper_process import lower_priority
-from mlflow_wandb_plugin.errors import MlflowWandbError
-from mlflow_wandb_plugin.journal import frames, outbox
-from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
-from mlflow_wandb_plugin.journal.reader import read_header
-from mlflow_wandb_plugin.journal.status_file import write_status
-from mlflow_wandb_plugin.replicator.mlflow_shipment import POLL_S, MlflowShipment
+from mlflow_wandb_plugin.core.helper_process import LOG_NAME, MODULE, lower_priority
+from mlflow_wandb_plugin.core.training_settings import load_settings
+from mlflow_wandb_plugin.journal.request_pipe import RequestReader, open_reader
+from mlflow_wandb_plugin.settings import PREFIX
+
+POLL_S = 0.2
+LONGEST_WAIT_S = 5.0
+"""How long the process waits for more, if it only wrote to MLflow, or nothing at all."""
+RESTARTS, MOST_RESTARTS = f"{PREFIX}REPLICATOR_STARTS", 5
+"""The environment variable that counts restarts after wandb-core died, and its limit."""
 
 
 class ReplicatorProcess:
-    """Follows journals, one thread each, until the training process is gone and all are done."""
+    """Delivers the journals of one folder, in both directions, until there is nothing to do."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._parent = os.getppid()
-        self._orphaned_at: float | None = None
-        self._linger_s = 30.0
-        self._journal_dir = ""
-        self._threads: list[threading.Thread] = []
+        from mlflow_wandb_plugin.mlflow_access.partial_import import allow_partial_import
+        from mlflow_wandb_plugin.replicator.mirror_deliveries import MirrorDeliveries
+        from mlflow_wandb_plugin.replicator.mlflow_deliveries import MlflowDeliveries
+        from mlflow_wandb_plugin.targets.wandb.log_upload import unset_user_run_variables
 
-    def run(self) -> None:
-        threading.Thread(target=self._read_requests, daemon=True).start()
-        while self._orphaned_at is None or any(thread.is_alive() for thread in self._threads):
-            if self._orphaned_at is None and os.getppid() != self._parent:
-                self._orphaned_at = time.monotonic()
-            time.sleep(POLL_S)
+        allow_partial_import()
+        unset_user_run_variables()
+        self._to_mlflow = MlflowDeliveries(folder)
+        self._to_wandb = MirrorDeliveries(folder)
+        self._linger_s = load_settings().linger
+        self._used = False
 
-    def keep_trying(self) -> bool:
-        """Whether to wait longer for an MLflow that does not answer."""
-        return self._orphaned_at is None or time.monotonic() - self._orphaned_at < self._linger_s
+    def run(self, requests: RequestReader) -> None:
+        """Work until there is nothing left to do."""
+        idle_since = time.monotonic()
+        while time.monotonic() - idle_since < self._patience_s() and not self.core_gone:
+            for request in requests.read(POLL_S):
+                self._to_mlflow.take(request)
+            self._to_mlflow.note_trainers(requests.connected)
+            mirrors = self._to_wandb.work()
+            if mirrors or requests.connected or self._to_mlflow.busy:
+                self._used, idle_since = True, time.monotonic()
+        self._to_wandb.stop()
 
-    def _read_requests(self) -> None:
-        for number, line in enumerate(sys.stdin.buffer):
-            request = json.loads(line)
-            settings, uri = request["settings"], request["tracking_uri"]
-            self._linger_s = float(settings["linger"])
-            journal = Path(request["journal"])
-            self._journal_dir = settings["journal_dir"]
-            self._ship(journal, uri, settings["experiment"], own=True)
-            if number == 0:
-                self._adopt_orphans(journal, uri)
-        self._orphaned_at = self._orphaned_at or time.monotonic()
+    @property
+    def core_gone(self) -> bool:
+        """Whether wandb-core died, so that only a new process can deliver to W&B."""
+        return self._to_wandb.core_gone
 
-    def _ship(self, path: Path, uri: str, experiment: str, own: bool = False) -> None:
-        shipment = MlflowShipment(
-            path, uri, experiment, True, self.keep_trying, own, self._journal_dir
-        )
-        thread = threading.Thread(target=_ship, args=(shipment,), name=path.stem)
-        thread.start()
-        self._threads.append(thread)
+    def has_more(self) -> bool:
+        """Whether a journal appeared while the process still had its pipe or its lock: then nobody
+        started another one."""
+        return self._to_wandb.can_proceed()
 
-    def _adopt_orphans(self, own: Path, uri: str) -> None:
-        """Ship what earlier training processes in this folder left behind for the same MLflow."""
-        for path in sorted(self._folder.glob(f"*{frames.SUFFIX}")):
-            if path == own or trainer_alive(path):
-                continue
-            with contextlib.suppress(MlflowWandbError):
-                header = read_header(path)
-                same_target = header.get("tracking_uri", "") == tracking_uri.shown(uri)
-                # Journals of mirrored MLflow runs are for W&B.
-                if same_target and header.get("born") != outbox.BORN:
-                    self._ship(path, uri, header.get("experiment", "{project}"))
+    def _patience_s(self) -> float:
+        if self._to_wandb.any_seen:
+            return self._linger_s
+        return min(self._linger_s, LONGEST_WAIT_S) if self._used else LONGEST_WAIT_S
 
 
-def _ship(shipment: MlflowShipment) -> None:
-    try:
-        state = shipment.ship()
-        print(f"{shipment.path.stem}: {state}", flush=True)
-    except Exception as error:
-        # The journal is still there; sync or the next start goes on from it.
-        traceback.print_exc()
-        write_status(shipment.path, {"state": "failed", "error": repr(error)})
+def deliver(pipe: Path) -> bool:
+    """Deliver what is in the folder of ``pipe``, unless another process does.
+
+    Returns:
+        False where wandb-core died: a new process has to go on.
+    """
+    while True:
+        # First of all: the processes that started this one wait for it.
+        requests = open_reader(pipe)
+        if requests is None:
+            return True
+        process = ReplicatorProcess(pipe.parent)
+        try:
+            process.run(requests)
+        finally:
+            remove_empty_log(pipe.with_name(LOG_NAME))
+            requests.close()
+        if process.core_gone or not process.has_more():
+            return not process.core_gone
+
+
+def remove_empty_log(log: Path) -> None:
+    """Remove the log and its folders if they are empty: a script may start no run at all."""
+    with contextlib.suppress(OSError):
+        if not log.stat().st_size:
+            log.unlink()
 
 
 def main() -> None:
     lower_priority()
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    ReplicatorProcess(Path(sys.argv[1])).run()
+    done = deliver(Path(sys.argv[1]))
+    sys.stdout.flush()
+    restarts = int(os.environ.get(RESTARTS) or 0)
+    if not done and restarts < MOST_RESTARTS:
+        os.environ[RESTARTS] = str(restarts + 1)
+        os.execv(sys.executable, [sys.executable, "-m", MODULE, *sys.argv[1:]])
+    # Threads that wait for a W&B that does not answer would delay the interpreter's exit; their
+    # journals are complete, and wandb-core ends with this process.
+    os._exit(0)
 
 
 if __name__ == "__main__":

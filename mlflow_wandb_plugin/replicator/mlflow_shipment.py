@@ -258,6 +258,14 @@ def _name_twin_in_config(info: RunInfo, wandb_file: Path, keys: Mapping[str, str
             try_to_add_config_keys(info.entity, info.project, info.run_id, keys)
 
 
+def import_target(uri: str) -> None:
+    """Import what writing to ``uri`` needs, before the first run is there."""
+    import mlflow_wandb_plugin.targets.mlflow.target  # noqa: F401
+    from mlflow_wandb_plugin.targets.mlflow.client import import_client
+
+    import_client(uri)
+
+
 def run_goes_on(path: Path, wandb_file: Path) -> bool:
     """Whether a process writes journal ``path``, or wandb-core the log of its run.
 

@@ -62,7 +62,7 @@ def find_journals(folder: Path, delivered: bool = False) -> list[Path]:
     """
     own = os.environ.get("MLFLOW_WANDB_JOURNAL_DIR")
     places = [folder]
-    for name in (JOURNAL_DIR, outbox.FOLDER):
+    for name in (JOURNAL_DIR, outbox.FORMER_FOLDER):
         places += [folder / name, folder / "wandb" / name, folder / ".wandb" / name]
     places += [Path(own)] if own else []
     found = {

@@ -9,16 +9,13 @@ import subprocess
 import time
 from pathlib import Path
 
-from mlflow_wandb_plugin.core.helper_process import start_helper
+from mlflow_wandb_plugin.core.helper_process import LOG_NAME, start_replicator
 from mlflow_wandb_plugin.core.locks import file_lock
 from mlflow_wandb_plugin.core.messages import log_once
-from mlflow_wandb_plugin.journal import outbox
+from mlflow_wandb_plugin.journal import outbox, request_pipe
 from mlflow_wandb_plugin.journal.journal_folder import open_folder
 from mlflow_wandb_plugin.journal.status_file import read_status
-from mlflow_wandb_plugin.store.uris import MIRROR, OFF
 
-MODULE = "mlflow_wandb_plugin.replicator.forwarder"
-LOG_NAME = "forwarder.log"
 CHECK_EVERY_S = 5.0
 """Between two checks whether the forwarder of a folder runs."""
 LONGEST_PAUSE_S = 600.0
@@ -33,9 +30,9 @@ _pause_s: dict[Path, float] = {}
 
 
 def ensure_running(folder: Path) -> None:
-    """Start a forwarder for the journals in ``folder`` unless one runs.
+    """Start a replicator unless one delivers the journals of ``folder`` to W&B.
 
-    Never raises and never waits. A forwarder that cannot be started now is tried again later; until
+    Never raises and never waits. A process that cannot be started now is tried again later; until
     then the journals wait, and ``mlflow-wandb sync`` delivers them, too.
     """
     now = time.monotonic()
@@ -49,10 +46,10 @@ def ensure_running(folder: Path) -> None:
         if before is not None and before.poll():
             _pause_s[folder] = min(2 * _pause_s.get(folder, CHECK_EVERY_S), LONGEST_PAUSE_S)
             _next_check[folder] = now + _pause_s[folder]
-            log_once(f"the forwarder to W&B failed; {folder / LOG_NAME} says why")
-        _processes[folder] = start_helper(MODULE, folder, LOG_NAME, {MIRROR: OFF})
+            log_once(f"the replicator failed; {folder / LOG_NAME} says why")
+        _processes[folder] = start_replicator(request_pipe.pipe_path(folder, outbox.TARGET))
     except (OSError, ValueError) as error:
-        log_once(f"the forwarder to W&B cannot start ({error}); `mlflow-wandb sync` delivers")
+        log_once(f"the replicator cannot start ({error}); `mlflow-wandb sync` delivers")
 
 
 def _is_running(folder: Path) -> bool:

@@ -41,7 +41,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def folder(env: dict[str, str]) -> Path:
-    return Path(env["WANDB_DIR"]) / "wandb" / "mirror"
+    return Path(env["WANDB_DIR"]) / "wandb" / "mlflow"
 
 
 @pytest.fixture(scope="module")

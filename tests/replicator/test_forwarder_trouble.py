@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_wandb_plugin.core.helper_process import LOG_NAME
 from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.journal.status_file import read_status
 from tests.support.commands import mlflow_wandb
@@ -49,7 +50,7 @@ def env(wandb: WandbServer, tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tmp_path / "wandb" / "mirror"
+    return tmp_path / "wandb" / "mlflow"
 
 
 def losses(run: Run) -> list[float]:
@@ -202,7 +203,7 @@ def test_trouble_is_logged_once_and_sync_delivers_later(
         ({**env, "WANDB_API_KEY": "f" * 40}, "does not accept the API key"),
         ({**env, "WANDB_BASE_URL": f"http://127.0.0.1:{free_port()}"}, "did not answer"),
     ):
-        (folder / "forwarder.log").unlink(missing_ok=True)
+        (folder / LOG_NAME).unlink(missing_ok=True)
         log = forward(folder, trouble, tmp_path)
         assert (log.count("WARNING"), text in log) == (1, True), log
         state, error = said(run.path)

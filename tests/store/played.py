@@ -46,7 +46,7 @@ def play(folder: Path, uri: str, by_variable: bool = False) -> str:
     work = folder / "work"
     arguments = [] if by_variable else [uri]
     with (
-        no_forwarder(work / "wandb" / "mirror"),
+        no_forwarder(work / "wandb" / "mlflow"),
         started([sys.executable, str(PROGRAM), *arguments], env, work) as process,
     ):
         out, err = process.communicate(timeout=240)

@@ -41,7 +41,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Played
     folder = tmp_path_factory.mktemp("plain")
     (folder / "work").mkdir()
     uri = copy_store(empty_store, folder / "mlflow.db")
-    return Played(uri, folder, folder / "work" / "wandb" / "mirror", play(folder, uri))
+    return Played(uri, folder, folder / "work" / "wandb" / "mlflow", play(folder, uri))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def on_sqlite(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Pl
     (folder / "work").mkdir()
     uri = copy_store(empty_store, folder / "mlflow.db")
     output = play(folder, f"wandb+{uri}", by_variable=True)
-    return Played(uri, folder, folder / "work" / "wandb" / "mirror", output)
+    return Played(uri, folder, folder / "work" / "wandb" / "mlflow", output)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def on_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     (folder / "work").mkdir()
     with postgres_server() as uri:
         output = play(folder, f"wandb+{uri}")
-        yield Played(uri, folder, folder / "work" / "wandb" / "mirror", output)
+        yield Played(uri, folder, folder / "work" / "wandb" / "mlflow", output)
         _forget_stores()
 
 
@@ -85,7 +85,7 @@ def over_http(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> It
     uri = copy_store(empty_store, folder / "server.db")
     with mlflow_server(folder / "server", uri=uri) as url:
         output = play(folder, f"wandb+{url}")
-        yield Played(url, folder, folder / "work" / "wandb" / "mirror", output)
+        yield Played(url, folder, folder / "work" / "wandb" / "mlflow", output)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def by_server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> It
     folder = tmp_path_factory.mktemp("workers")
     (folder / "work").mkdir()
     uri = copy_store(empty_store, folder / "server.db")
-    outbox = folder / "server" / "env" / "work" / "wandb" / "mirror"
+    outbox = folder / "server" / "env" / "work" / "wandb" / "mlflow"
     with no_forwarder(outbox), mlflow_server(folder / "server", None, 4, f"wandb+{uri}") as url:
         output = play(folder, url)
         yield Played(url, folder, outbox, output)

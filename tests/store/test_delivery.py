@@ -27,7 +27,7 @@ def test_a_process_that_waits_leaves_nothing_to_deliver(tmp_path: Path, empty_st
     code = "import mlflow\nprint(mlflow.start_run().info.run_id)\nmlflow.log_metric('x', 1)\n"
     done = run_script(code, env, tmp_path / "work")
     run_id = done.stdout.split()[0]
-    assert not list((tmp_path / "work" / "wandb" / "mirror").glob("*.journal"))
+    assert not list((tmp_path / "work" / "wandb" / "mlflow").glob("*.journal"))
     [folder] = (tmp_path / "work" / "wandb").glob(f"offline-run-*-{run_id}")
     assert (folder / f"run-{run_id}.wandb").is_file()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_wandb_plugin.core import messages
+from mlflow_wandb_plugin.core import helper_process, messages
 from mlflow_wandb_plugin.store import forwarder_process
 from tests.support.environment import isolated
 from tests.support.outboxes import no_forwarder
@@ -18,10 +18,11 @@ from tests.support.processes import run_script, wait_until
 
 STANDS_IN = """
 import fcntl, json, os, sys, time
-lock = os.open(os.path.join(sys.argv[1], "forwarder.lock"), os.O_RDWR | os.O_CREAT)
+folder = os.path.dirname(sys.argv[1])
+lock = os.open(os.path.join(folder, "forwarder.lock"), os.O_RDWR | os.O_CREAT)
 fcntl.flock(lock, fcntl.LOCK_EX)
 names = ("MLFLOW_WANDB_HOMES", "MLFLOW_WANDB_MIRROR", "WANDB_SERVICE", "MLFLOW_WANDB_AUTOLOG")
-with open(os.path.join(sys.argv[1], f"started.{os.getpid()}"), "w") as file:
+with open(os.path.join(folder, f"started.{os.getpid()}"), "w") as file:
     env = {name: os.environ.get(name) for name in names}
     json.dump({"env": env, "session": os.getsid(0)}, file)
 time.sleep(60)
@@ -45,7 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
     (tmp_path / "stands_in_for_the_forwarder.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    monkeypatch.setattr(forwarder_process, "MODULE", "stands_in_for_the_forwarder")
+    monkeypatch.setattr(helper_process, "MODULE", "stands_in_for_the_forwarder")
 
 
 def look_again(folder: Path) -> None:
@@ -82,7 +83,8 @@ def test_script_ends_without_a_complaint(tmp_path: Path) -> None:
         "atexit.register(lambda: print([p.returncode is None for p in started]))\n"
         "from pathlib import Path\n"
         "from mlflow_wandb_plugin.store import forwarder_process\n"
-        "forwarder_process.MODULE = 'stands_in_for_the_forwarder'\n"
+        "from mlflow_wandb_plugin.core import helper_process\n"
+        "helper_process.MODULE = 'stands_in_for_the_forwarder'\n"
         "forwarder_process.ensure_running(Path('outbox'))\n"
         "started = list(forwarder_process._processes.values())\n"
     )
@@ -109,8 +111,8 @@ def test_a_failing_forwarder_is_started_less_and_less_often(
         forwarder_process._processes[folder].wait(timeout=20)
         pauses.append(forwarder_process._next_check[folder])
     assert forwarder_process._pause_s[folder] == 4 * forwarder_process.CHECK_EVERY_S
-    assert caplog.text.count("forwarder.log says why") == 1
-    assert "no luck" in (folder / "forwarder.log").read_text()
+    assert caplog.text.count("replicator.log says why") == 1
+    assert "no luck" in (folder / "replicator.log").read_text()
 
 
 def test_it_never_raises(

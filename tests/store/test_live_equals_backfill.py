@@ -34,7 +34,7 @@ def played(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Playe
     (folder / "work").mkdir()
     uri = copy_store(empty_store, folder / "mlflow.db")
     output = play(folder, f"wandb+{uri}", by_variable=True)
-    return Played(uri, folder, folder / "work" / "wandb" / "mirror", output)
+    return Played(uri, folder, folder / "work" / "wandb" / "mlflow", output)
 
 
 @pytest.fixture(scope="module")

@@ -232,7 +232,7 @@ for _ in range(2):
         mlflow.log_metric("x", 1)
 print("wandb" in sys.modules)
 """
-    with no_forwarder(tmp_path / "work" / "wandb" / "mirror"):
+    with no_forwarder(tmp_path / "work" / "wandb" / "mlflow"):
         done = run_script(code, env, tmp_path / "work")
     assert done.stdout == "False\n"
     told = [line for line in done.stderr.splitlines() if "mlflow-wandb" in line]
@@ -269,7 +269,7 @@ def test_only_the_owner_may_read_the_outbox(
     empty_store: Path, fresh_process: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Folders and files of the outbox at its default place, with any umask."""
-    folder = tmp_path / "wandb" / "mirror"
+    folder = tmp_path / "wandb" / "mlflow"
     monkeypatch.delenv("MLFLOW_WANDB_JOURNAL_DIR")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     (tmp_path / "own.txt").write_text("own")

@@ -24,7 +24,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator
     """A server on ``wandb+sqlite``."""
     folder = tmp_path_factory.mktemp("mirrored-server")
     uri = copy_store(empty_store, folder / "mlflow.db")
-    outbox = folder / "server" / "env" / "work" / "wandb" / "mirror"
+    outbox = folder / "server" / "env" / "work" / "wandb" / "mlflow"
     with no_forwarder(outbox), mlflow_server(folder / "server", uri=f"wandb+{uri}") as found:
         yield found
 

@@ -44,7 +44,7 @@ def test_experiment_page_shows_its_runs(browser: str, empty_store: Path, tmp_pat
     """The experiment's page, on a server with a wandb+ store, names the experiment and its run."""
     uri = copy_store(empty_store, tmp_path / "mlflow.db")
     folder = tmp_path / "server"
-    outbox = folder / "env" / "work" / "wandb" / "mirror"
+    outbox = folder / "env" / "work" / "wandb" / "mlflow"
     with no_forwarder(outbox), mlflow_server(folder, uri=f"wandb+{uri}") as url:
         client = MlflowClient(url)
         experiment = client.create_experiment("seen in a browser")

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlflow_wandb_plugin.core.helper_process import LOG_NAME, MODULE
 from mlflow_wandb_plugin.journal import frames, outbox
 from mlflow_wandb_plugin.journal.writer import Journal
 
@@ -84,9 +85,9 @@ def forwarder(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A forwarder in a process group of its own; whatever is left of it is killed at the end."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "forwarder.log", "ab") as log:
+    with open(folder / LOG_NAME, "ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow_wandb_plugin.replicator.forwarder", str(folder)],
+            [sys.executable, "-m", MODULE, str(folder / "helper-of-a-test.pipe")],
             env={**env, "MLFLOW_WANDB_LINGER": str(linger)},
             cwd=cwd,
             stdin=subprocess.DEVNULL,
@@ -106,6 +107,6 @@ def forward(folder: Path, env: Mapping[str, str], cwd: Path, linger: float = 1.0
     """Run a forwarder to its end; returns what it logged."""
     with forwarder(folder, env, cwd, linger) as process:
         process.wait(90)
-    log = (folder / "forwarder.log").read_text()
+    log = (folder / LOG_NAME).read_text()
     assert process.returncode == 0, log
     return log

@@ -72,8 +72,6 @@ class ArtifactStore:
             return
         _check_host(client.uri, uri)
         self._repository = client.ask(open_repository, uri, client.uri)
-        if self._repository is None:
-            raise SourceError("this version of MLflow would ask another server: upgrade mlflow")
 
     def files(self, folder: str = "") -> Iterator[StoredFile]:
         """Yield all files below ``folder``, a folder at a time.

@@ -16,7 +16,7 @@ from mlflow_wandb_plugin.wandb_log.run_folders import RUN_FOLDER, segment_of
 
 _WANDB_FOLDERS = ("wandb", ".wandb")
 _SUFFIX = ".wandb"
-_OTHER_FOLDERS = (JOURNAL_DIR, outbox.FOLDER, "sweep-", "__pycache__")
+_OTHER_FOLDERS = (JOURNAL_DIR, outbox.FORMER_FOLDER, "sweep-", "__pycache__")
 """Folders beside run folders that hold no run, or the beginning of their names."""
 
 

@@ -102,9 +102,7 @@ def _check_place(client: Client, experiment_id: str) -> None:
 def _look_into(uri: str, tracking_uri: str) -> None:
     from mlflow_wandb_plugin.mlflow_access.repositories import open_repository
 
-    repository = open_repository(uri, tracking_uri)
-    if repository is not None:
-        repository.list_artifacts("mlflow-wandb-check")
+    open_repository(uri, tracking_uri).list_artifacts("mlflow-wandb-check")
 
 
 def _check_folder(folder: Path) -> None:

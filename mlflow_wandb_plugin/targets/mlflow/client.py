@@ -6,7 +6,8 @@ import re
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.core.retry import Backoff
@@ -26,6 +27,7 @@ from mlflow_wandb_plugin.mlflow_access.faults import (
     permanent_code,
     status_in,
 )
+from mlflow_wandb_plugin.mlflow_access.partial_import import is_partial
 from mlflow_wandb_plugin.mlflow_access.repositories import KEPT_BY_SERVER
 from mlflow_wandb_plugin.sqlite_schema import ensure_tables
 from mlflow_wandb_plugin.targets.mlflow.run_client import (
@@ -198,17 +200,32 @@ class Client:
 
 def _opened(uri: str | None) -> MlflowClient:
     """Open MLflow's client of ``uri``; UsageError if MLflow cannot, and repeating does not help."""
-    from mlflow import MlflowClient
+    client_class = import_client(uri or "")
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import ArgumentError
 
     files = (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError)
     try:
         ensure_tables(uri or default_uri())
-        return MlflowClient(tracking_uri=uri)
+        return client_class(tracking_uri=uri)
     except (MlflowException, ImportError, TargetError, ArgumentError, *files) as error:
         shown, reason = without_credentials(uri or ""), _first_line(error)
         raise UsageError(f"MLflow cannot use the tracking URI {shown}: {reason}") from error
+
+
+def import_client(uri: str) -> type[MlflowClient]:
+    """Import the class of a client of ``uri``: one that needs a part of MLflow only, where that is
+    possible, and saves time and memory."""
+    found: Any
+    if is_partial() and urlsplit(uri).scheme in ("http", "https"):
+        from mlflow_wandb_plugin.mlflow_access import server_client
+
+        found = server_client.ServerClient
+    else:
+        import mlflow
+
+        found = mlflow.MlflowClient
+    return cast("type[MlflowClient]", found)
 
 
 def deleted(run_id: str) -> TargetError:
