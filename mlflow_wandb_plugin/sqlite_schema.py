@@ -60,11 +60,11 @@ def create_tables() -> Callable[[Any], None] | None:
 
 def database_file(uri: str) -> Path | None:
     """Return the file of a SQLite URI; None for another database or one in memory."""
+    if not uri.startswith("sqlite"):
+        return None
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
-    if not uri.startswith("sqlite"):
-        return None
     try:
         name = make_url(uri).database
     except ArgumentError:

@@ -13,7 +13,7 @@ KEPT_BY_SERVER = "mlflow-artifacts:"
 
 
 def open_repository(uri: str, tracking_uri: str) -> ArtifactRepository:
-    """Open the repository of an artifact URI, on the server of ``tracking_uri`` if that keeps it."""
+    """Open the repository of an artifact URI; it may be on the server of ``tracking_uri``."""
     if uri.startswith(KEPT_BY_SERVER):
         from mlflow_wandb_plugin.mlflow_access.server_artifacts import ServerArtifacts
 

@@ -16,8 +16,8 @@ _UNKNOWN_TYPE = "application/octet-stream"
 
 
 class ServerArtifacts(MlflowArtifactsRepository):
-    """MLflow's repository; MLflow's own upload of a file imports all of MLflow, to find out that the
-    file is text, which its server does not ask for."""
+    """MLflow's repository. Its own upload imports all of MLflow to find out whether a file is text,
+    which the server does not ask for."""
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
         """Upload a file; a large one in MLflow's way, which may send it in parts."""

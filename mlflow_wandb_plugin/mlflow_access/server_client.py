@@ -1,4 +1,4 @@
-"""A client of a tracking server that needs only a part of MLflow, see `partial_import`."""
+"""A client of a tracking server that needs only a part of MLflow, see `core.partial_import`."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class ReplicatorProcess:
     """Delivers the journals of one folder, in both directions, until there is nothing to do."""
 
     def __init__(self, folder: Path) -> None:
-        from mlflow_wandb_plugin.mlflow_access.partial_import import allow_partial_import
+        from mlflow_wandb_plugin.core.partial_import import allow_partial_import
         from mlflow_wandb_plugin.replicator.mirror_deliveries import MirrorDeliveries
         from mlflow_wandb_plugin.replicator.mlflow_deliveries import MlflowDeliveries
         from mlflow_wandb_plugin.targets.wandb.log_upload import unset_user_run_variables

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
+from mlflow_wandb_plugin.core.partial_import import is_partial
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import (
@@ -27,7 +28,6 @@ from mlflow_wandb_plugin.mlflow_access.faults import (
     permanent_code,
     status_in,
 )
-from mlflow_wandb_plugin.mlflow_access.partial_import import is_partial
 from mlflow_wandb_plugin.mlflow_access.repositories import KEPT_BY_SERVER
 from mlflow_wandb_plugin.sqlite_schema import ensure_tables
 from mlflow_wandb_plugin.targets.mlflow.run_client import (
@@ -202,13 +202,15 @@ def _opened(uri: str | None) -> MlflowClient:
     """Open MLflow's client of ``uri``; UsageError if MLflow cannot, and repeating does not help."""
     client_class = import_client(uri or "")
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import ArgumentError
 
     files = (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError)
     try:
         ensure_tables(uri or default_uri())
         return client_class(tracking_uri=uri)
-    except (MlflowException, ImportError, TargetError, ArgumentError, *files) as error:
+    except Exception as error:
+        known = isinstance(error, (MlflowException, ImportError, TargetError, *files))
+        if not known and not _is_of_sqlalchemy(error, "ArgumentError"):
+            raise
         shown, reason = without_credentials(uri or ""), _first_line(error)
         raise UsageError(f"MLflow cannot use the tracking URI {shown}: {reason}") from error
 
@@ -217,7 +219,7 @@ def import_client(uri: str) -> type[MlflowClient]:
     """Import the class of a client of ``uri``: one that needs a part of MLflow only, where that is
     possible, and saves time and memory."""
     found: Any
-    if is_partial() and urlsplit(uri).scheme in ("http", "https"):
+    if is_partial("mlflow") and urlsplit(uri).scheme in ("http", "https"):
         from mlflow_wandb_plugin.mlflow_access import server_client
 
         found = server_client.ServerClient
@@ -255,22 +257,35 @@ def check_reachable(uri: str) -> None:
 def translated(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Call ``what`` once; the errors of MLflow, SQLAlchemy, the network, files and artifact stores
     become a RefusedError, a TargetUnusableError or a TargetUnavailableError."""
-    import requests
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import DataError, SQLAlchemyError
-
     try:
         return what(*args, **kwargs)
-    except MlflowException as error:
-        raise _sorted_exception(error) from error
-    except (DataError, *_UNSTORABLE) as error:
-        raise RefusedError(f"MLflow: {_first_line(error)}", "BAD_REQUEST") from error
-    except (SQLAlchemyError, requests.RequestException, OSError, ImportError) as error:
-        raise _sorted(error) from error
     except Exception as error:
-        if not is_of_cloud(error):
+        ours = _translation(error)
+        if ours is None:
             raise
-        raise _sorted(error) from error
+        raise ours from error
+
+
+def _translation(error: Exception) -> MlflowWandbError | None:
+    """The error of ours for an error of another package; None for any other one."""
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return _sorted_exception(error)
+    if isinstance(error, _UNSTORABLE) or _is_of_sqlalchemy(error, "DataError"):
+        return RefusedError(f"MLflow: {_first_line(error)}", "BAD_REQUEST")
+    known = isinstance(error, (requests.RequestException, OSError, ImportError))
+    if known or _is_of_sqlalchemy(error, "SQLAlchemyError") or is_of_cloud(error):
+        return _sorted(error)
+    return None
+
+
+def _is_of_sqlalchemy(error: Exception, name: str) -> bool:
+    """Whether an error is of this class of SQLAlchemy, which a tracking server does not need."""
+    return ("sqlalchemy.exc", name) in (
+        (kind.__module__, kind.__name__) for kind in type(error).__mro__
+    )
 
 
 def _sorted(error: Exception) -> MlflowWandbError:
