@@ -20,25 +20,32 @@ PACKAGES = ("mlflow", "mlflow.tracking", "wandb")
 PATIENCE_S = 120.0
 """For another thread that loads a package: it may wait for a module that this one imports."""
 _loading = threading.RLock()
+_loaded: set[str] = set()
+"""The packages whose ``__init__`` ran, or runs."""
 
 
 class _PartialPackage(ModuleType):
     """A package whose ``__init__`` runs when an attribute is missing."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        if not name.startswith("__"):
+            self._load()
+            if name in self.__dict__:
+                return self.__dict__[name]
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+    def _load(self) -> None:
+        """Run ``__init__``, or wait for another thread that does. While it runs in this thread, it
+        may look for what it has not defined yet."""
         if not _loading.acquire(timeout=PATIENCE_S):
             raise ImportError(f"{self.__name__} is still being imported by another thread")
         try:
-            if type(self) is _PartialPackage:
-                # Also while ``__init__`` runs: it may look for what it has not defined yet.
-                self.__class__ = ModuleType  # type: ignore[assignment]
+            if self.__name__ not in _loaded:
+                _loaded.add(self.__name__)
                 loader: Any = self.__loader__
                 loader.exec_module(self)
         finally:
             _loading.release()
-        return getattr(self, name)
 
 
 def allow_partial_import() -> None:
@@ -63,4 +70,5 @@ def allow_partial_import() -> None:
 
 def is_partial(package: str) -> bool:
     """Whether a package is imported in part, or will be."""
-    return isinstance(sys.modules.get(package), _PartialPackage)
+    partial = isinstance(sys.modules.get(package), _PartialPackage)
+    return partial and package not in _loaded

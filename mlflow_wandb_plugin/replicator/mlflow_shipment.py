@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -49,6 +50,7 @@ DEAD_TRAINER_PATIENCE_S = 1.0
 """wandb-core outlives a killed training process by about 100 ms."""
 CORE_POLL_S = 1.0
 """Between two looks whether wandb-core still has the log of a dead training process open."""
+_importing = threading.Lock()
 ASKING = "asking"
 """State of a journal until MLflow has answered for the first time."""
 SECONDARY = "secondary"
@@ -150,6 +152,7 @@ class MlflowShipment:
         )
         self._write_status(ASKING, name=info.name, project=info.project)
         backoff.call(lambda: check_reachable(self._uri))
+        import_target(self._uri)
 
         from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 
@@ -259,11 +262,12 @@ def _name_twin_in_config(info: RunInfo, wandb_file: Path, keys: Mapping[str, str
 
 
 def import_target(uri: str) -> None:
-    """Import what writing to ``uri`` needs, before the first run is there."""
-    import mlflow_wandb_plugin.targets.mlflow.target  # noqa: F401
-    from mlflow_wandb_plugin.targets.mlflow.client import import_client
+    """Import what writing to ``uri`` needs; one thread at a time."""
+    with _importing:
+        import mlflow_wandb_plugin.targets.mlflow.target  # noqa: F401
+        from mlflow_wandb_plugin.targets.mlflow.client import import_client
 
-    import_client(uri)
+        import_client(uri)
 
 
 def run_goes_on(path: Path, wandb_file: Path) -> bool:
