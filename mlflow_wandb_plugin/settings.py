@@ -32,7 +32,8 @@ class Settings:
             runs offline, and its local files are removed once MLflow has everything).
         tracking_uri: MLflow's tracking URI; empty means MLflow's own setting.
         experiment: template of the experiment's name, with {entity} and {project}.
-        init_timeout: seconds that ``wandb.init`` waits for the MLflow run id.
+        init_timeout: seconds that ``wandb.init`` waits for the MLflow run id, which is otherwise
+            printed and added to the config as soon as it is known.
         finish_timeout: seconds that ``finish()`` waits until MLflow has the run.
         linger: seconds for which the replicator retries to reach MLflow after the training process
             has ended; ``mlflow-wandb sync`` or the next start delivers the rest.
@@ -52,7 +53,7 @@ class Settings:
     homes: Homes = "both"
     tracking_uri: str = ""
     experiment: str = "{project}"
-    init_timeout: float = 10.0
+    init_timeout: float = 0.2
     finish_timeout: float = 60.0
     linger: float = 30.0
     journal_dir: str = ""

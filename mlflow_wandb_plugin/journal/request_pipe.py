@@ -29,6 +29,8 @@ from mlflow_wandb_plugin.core.locks import try_lock
 from mlflow_wandb_plugin.core.private_files import FILE_MODE, private_folder
 
 SUFFIX = ".pipe"
+FORMAT = 1
+"""Of the requests: processes of another version of the package have a helper of their own."""
 _CREDENTIALS = (
     "AWS_", "AZURE_", "DATABRICKS_", "GOOGLE_", "MLFLOW_S3_", "MLFLOW_TRACKING_", "SSL_CERT_",
     "HOME", "NETRC", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "MLFLOW_WORKSPACE",
@@ -53,7 +55,7 @@ def pipe_path(folder: Path, tracking_uri: str) -> Path:
         if name.upper().startswith(_CREDENTIALS) and name != "MLFLOW_TRACKING_URI"
     }
     place = "" if tracking_uri else os.getcwd()
-    text = json.dumps([sorted(deciding.items()), place, sys.executable, _host()])
+    text = json.dumps([FORMAT, sorted(deciding.items()), place, sys.executable, _host()])
     # Whoever gets a copy of the folder cannot find out a password by trial.
     key = hashlib.blake2b(_boot_id()).digest()
     name = hashlib.blake2b(text.encode(errors="surrogateescape"), key=key, digest_size=6)
@@ -98,8 +100,11 @@ class RequestReader:
             time.sleep(wait_s)
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
+            request: Any = None
             with contextlib.suppress(ValueError):
-                yield json.loads(line)
+                request = json.loads(line)
+            if isinstance(request, dict):
+                yield request
 
     def close(self) -> None:
         """Remove the pipe: a process that connects from now on starts another helper."""
@@ -117,6 +122,9 @@ def open_reader(path: Path) -> RequestReader | None:
     """
     while True:
         found = _make(path)
+        if found.is_symlink():
+            found.unlink()
+            continue
         fd = os.open(found, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         if not _is_private_pipe(fd):
             # It came with a folder from elsewhere: somebody else may read or write it.

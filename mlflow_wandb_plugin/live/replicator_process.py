@@ -6,6 +6,7 @@ pipe open, notices when the helper ends, and starts another one.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import subprocess
@@ -73,15 +74,24 @@ class Replicator:
                 del cls._known[pipe]
 
     @classmethod
-    def forget_all(cls) -> None:
+    def after_fork(cls) -> None:
         """In a forked child, forget the parent's replicators."""
+        cls.at_exit()
         for replicator in cls._known.values():
             if replicator._fd is not None:
                 os.close(replicator._fd)
-            if replicator._process is not None:
-                replicator._process.returncode = 0
         cls._known = {}
         cls._known_lock = threading.Lock()
+
+    @classmethod
+    def at_exit(cls) -> None:
+        """Leave the processes to themselves; they outlive this one.
+
+        Their exit status is set, for `subprocess.Popen` would warn that nobody waited for it.
+        """
+        for replicator in cls._known.values():
+            if replicator._process is not None:
+                replicator._process.returncode = 0
 
     def ship(self, journal: Path, uri: str, settings: Settings) -> None:
         """Ask the replicator to ship ``journal``, now and whenever another one takes its place.
@@ -162,4 +172,5 @@ class Replicator:
         )
 
 
-os.register_at_fork(after_in_child=Replicator.forget_all)
+os.register_at_fork(after_in_child=Replicator.after_fork)
+atexit.register(Replicator.at_exit)

@@ -27,8 +27,11 @@ from mlflow_wandb_plugin.wandb_log.run_folders import segment_of
 STAGING = ("artifacts", "staging")
 """The end of the path of wandb's staging folder."""
 _NOT_ACTIVE = "the replica is not MLflow's active run: MLflow's calls log to runs of their own"
-LATE_POLL_S = 0.5
+LATE_POLL_S = 0.1
 """Between two looks whether an MLflow that was too slow for `wandb.init` has answered."""
+LATE_S = 10.0
+"""After this time without an answer of MLflow there is a warning; `wandb.init` waits as long for it
+where the replica is to be MLflow's active run."""
 TROUBLE_PATIENCE_S = 10.0
 """How long `Run.finish` waits for an MLflow that does not answer."""
 
@@ -70,16 +73,18 @@ class RunTap:
             # First of all: the replicator must know it when it opens the run.
             self._update_wandb_config({identity.CALLS_CONFIG_KEY: {"active": True}})
         self._replicator.ship(self.path, self._target_uri, self._settings)
+        warn_at = time.monotonic() + LATE_S
         status = self._wait_for_answer()
         if self._name_replica(status):
             if self._settings.mlflow_active:
                 self._make_active(status["run_id"])
             return
-        reason = status.get("error") or _what_is_late(status, "answered")
-        warn_once(f"{reason}; training goes on, the journal keeps everything for MLflow")
         if self._settings.mlflow_active:
             warn_once(_NOT_ACTIVE)
-        threading.Thread(target=self._name_late_replica, name="mlflow-wandb", daemon=True).start()
+        self._warn_if_late(status, warn_at)
+        threading.Thread(
+            target=self._name_late_replica, args=(warn_at,), name="mlflow-wandb", daemon=True
+        ).start()
 
     def before_finish(self) -> None:
         """Before `Run.finish`: wandb accepts no change of the config of a finished run."""
@@ -156,7 +161,8 @@ class RunTap:
                 if not active_run.is_replica(before):
                     warn_once(f"MLflow's active run {before} stays; {_NOT_ACTIVE}")
                 return
-            run = active_run.fetch(self._target_uri, run_id, self._settings.init_timeout)
+            patience_s = max(self._settings.init_timeout, LATE_S)
+            run = active_run.fetch(self._target_uri, run_id, patience_s)
             calls = MlflowCalls(self._run, self._settings.secret_names)
             active_run.begin(run, calls)
         except Exception as error:
@@ -212,7 +218,9 @@ class RunTap:
         )
 
     def _wait_for_answer(self) -> dict[str, Any]:
-        deadline = time.monotonic() + self._settings.init_timeout
+        active = self._settings.mlflow_active
+        patience_s = max(self._settings.init_timeout, LATE_S if active else 0.0)
+        deadline = time.monotonic() + patience_s
         while True:
             status = read_status(self.path)
             answered = status.get("state") in ("live", "waiting", "failed")
@@ -243,10 +251,22 @@ class RunTap:
             reason = status.get("error") or _what_is_late(status, "taken everything")
             warn_once(f"{reason}. `mlflow-wandb sync {self.path.parent.parent}` delivers the rest")
 
-    def _name_late_replica(self) -> None:
-        """Wait until MLflow answers, or the run ends, and name the MLflow run."""
-        while not self._named and not self._name_replica(read_status(self.path)):
+    def _name_late_replica(self, warn_at: float) -> None:
+        """Wait until MLflow answers, or the run ends, and name the MLflow run.
+
+        Args:
+            warn_at: time of `time.monotonic` from which it is late.
+        """
+        while not self._named and not self._name_replica(status := read_status(self.path)):
+            self._warn_if_late(status, warn_at)
             time.sleep(LATE_POLL_S)
+
+    def _warn_if_late(self, status: dict[str, Any], warn_at: float) -> None:
+        reason = status.get("error")
+        if not reason and time.monotonic() > warn_at:
+            reason = _what_is_late(status, "answered")
+        if reason:
+            warn_once(f"{reason}; training goes on, the journal keeps everything for MLflow")
 
     def _name_replica(self, status: dict[str, Any], last: bool = False) -> bool:
         """Add the MLflow run's id and location to the W&B config, and print them, once they are

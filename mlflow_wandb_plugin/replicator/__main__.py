@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mlflow_wandb_plugin.core.helper_process import LOG_NAME, MODULE, lower_priority
 from mlflow_wandb_plugin.core.training_settings import load_settings
+from mlflow_wandb_plugin.journal.journal_folder import remove_empty
 from mlflow_wandb_plugin.journal.request_pipe import RequestReader, open_reader
 from mlflow_wandb_plugin.settings import PREFIX
 
@@ -86,17 +87,19 @@ def deliver(pipe: Path) -> bool:
         try:
             process.run(requests)
         finally:
-            remove_empty_log(pipe.with_name(LOG_NAME))
             requests.close()
+            remove_unused(pipe.parent)
         if process.core_gone or not process.has_more():
             return not process.core_gone
 
 
-def remove_empty_log(log: Path) -> None:
-    """Remove the log and its folders if they are empty: a script may start no run at all."""
+def remove_unused(folder: Path) -> None:
+    """Remove an empty log, and the folder if there is nothing else: a script may start no run."""
+    log = folder / LOG_NAME
     with contextlib.suppress(OSError):
         if not log.stat().st_size:
             log.unlink()
+        remove_empty(folder)
 
 
 def main() -> None:

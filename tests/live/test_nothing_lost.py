@@ -71,7 +71,8 @@ class Trainer:
         return {}
 
     def replicator(self) -> int:
-        wait_until(lambda: self.status().get("pid"), 240, "the replicator's pid")
+        """The process that writes the run to MLflow, once it does."""
+        wait_until(lambda: self.status().get("run_id"), 240, "the MLflow run")
         return int(str(self.status()["pid"]))
 
     def stop(self) -> str:
