@@ -1,4 +1,4 @@
-"""Create folders of journals."""
+"""Create folders of journals, and remove them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,21 @@ def open_folder(path: Path) -> None:
     Raises:
         OSError: it cannot be created.
     """
-    default = (
-        path.name in (JOURNAL_DIR, outbox.FORMER_FOLDER) and path.parent.name in _WANDB_FOLDERS
-    )
-    private_folder(path, tighten=default)
+    private_folder(path, tighten=_is_ours(path))
+
+
+def remove_empty(path: Path) -> None:
+    """Remove a folder of journals at its default place, and wandb's folder, if they are empty.
+
+    Raises:
+        OSError: they are not, or cannot be removed.
+    """
+    if _is_ours(path):
+        path.rmdir()
+        path.parent.rmdir()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a folder is at its default place, where this package made it."""
+    names = (JOURNAL_DIR, outbox.FORMER_FOLDER)
+    return path.name in names and path.parent.name in _WANDB_FOLDERS

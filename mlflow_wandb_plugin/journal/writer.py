@@ -18,6 +18,10 @@ from mlflow_wandb_plugin.journal.frames import FORMAT, FRAME_HEADER, HEADER, MAG
 from mlflow_wandb_plugin.journal.journal_folder import open_folder
 
 
+FOLDER_TRIES = 5
+"""A replicator that ends removes the folder if it is empty, maybe just before a journal is in it."""
+
+
 class Journal:
     """A journal that is open for appending.
 
@@ -35,8 +39,7 @@ class Journal:
         """
         self.path = path
         try:
-            open_folder(path.parent)
-            self._fd = open_fd(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            self._fd = _open(path)
             lock(self._fd, shared=True)
         except OSError as error:
             raise JournalError(f"cannot write the journal {path}: {error.strerror}") from error
@@ -70,3 +73,11 @@ class Journal:
         with contextlib.suppress(OSError):
             os.close(self._fd)
         self._fd = -1
+
+
+def _open(path: Path) -> int:
+    for _ in range(FOLDER_TRIES):
+        open_folder(path.parent)
+        with contextlib.suppress(FileNotFoundError):
+            return open_fd(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    return open_fd(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -88,7 +88,7 @@ def replicators(folder: Path) -> list[int]:
 
 @pytest.mark.slow
 def test_processes_and_directions_share_one_replicator(env: dict[str, str], tmp_path: Path) -> None:
-    """Three processes with W&B runs and one that mirrors an MLflow run have one helper; all arrive."""
+    """Three processes with W&B runs and one that mirrors an MLflow run have one helper."""
     work = Path(env["WANDB_DIR"])
     (work / "trains.py").write_text(TRAINS)
     (work / "mirrors.py").write_text(MIRRORS)
