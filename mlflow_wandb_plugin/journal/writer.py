@@ -17,9 +17,8 @@ from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal.frames import FORMAT, FRAME_HEADER, HEADER, MAGIC, NOTE
 from mlflow_wandb_plugin.journal.journal_folder import open_folder
 
-
 FOLDER_TRIES = 5
-"""A replicator that ends removes the folder if it is empty, maybe just before a journal is in it."""
+"""A replicator that ends removes an empty folder, maybe just before a journal is created in it."""
 
 
 class Journal:

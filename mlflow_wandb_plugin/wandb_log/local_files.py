@@ -82,7 +82,7 @@ class LocalFiles:
 
     def _trusted_folders(self) -> list[Path]:
         if self._trusted is None:
-            from wandb import env
+            import wandb.env as env
 
             folders = [Path(env.get_data_dir()), Path(env.get_cache_dir())]
             for home in _homes():

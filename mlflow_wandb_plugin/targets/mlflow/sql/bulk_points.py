@@ -100,11 +100,14 @@ class SqlBulk:
 def bulk_obstacle(client: MlflowClient) -> str:
     """Say why points cannot be written in bulk into the database of ``client``; empty if they
     can."""
+    needs_database = "the bulk path needs a database as tracking URI"
+    engine = getattr(client._tracking_client.store, "engine", None)
+    if engine is None:
+        return needs_database
     from sqlalchemy import Engine
 
-    engine = getattr(client._tracking_client.store, "engine", None)
     if not isinstance(engine, Engine):
-        return "the bulk path needs a database as tracking URI"
+        return needs_database
     if engine.dialect.name not in DIALECTS:
         return f"there is no bulk path into {engine.dialect.name}"
     return unknown_shape(engine, METRIC_TABLES)
