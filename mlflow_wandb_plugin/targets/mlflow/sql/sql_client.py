@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mlflow_wandb_plugin.core.atomic_files import replaced
 from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, USER_TAG
 from mlflow_wandb_plugin.mapping.names import Limits
+from mlflow_wandb_plugin.mlflow_access.point_blocks import Points
+from mlflow_wandb_plugin.mlflow_access.sql.dialects import DIALECTS, NameCollisionError
+from mlflow_wandb_plugin.mlflow_access.sql.transactions import SharedTransactions, is_active
 from mlflow_wandb_plugin.mlflow_access.table_shapes import (
     RUN_COLUMNS,
     RUN_TABLES,
     unknown_shape,
 )
-from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points
 from mlflow_wandb_plugin.targets.mlflow.run_client import (
     FoundRun,
     NewRun,
     RepositoryClient,
     RunClient,
 )
-from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError
-from mlflow_wandb_plugin.targets.mlflow.sql.transactions import SharedTransactions, is_active
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlflow_wandb_plugin.targets.mlflow.point_blocks import COLUMNS, Points, Row
+from mlflow_wandb_plugin.mlflow_access.point_blocks import COLUMNS, Points, Row
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
