@@ -97,7 +97,7 @@ class SharedTransactions:
     def _work_some(self) -> None:
         taken, results = [self._waiting.popleft()], []
         try:
-            with self._transaction() as connection:
+            with self.transaction() as connection:
                 until = time.monotonic() + LOCK_S
                 results.append(taken[0].do(connection))
                 while self._waiting and time.monotonic() < until:
@@ -120,7 +120,7 @@ class SharedTransactions:
     def _work_alone(self, work: _Work) -> None:
         for left in reversed(range(DEADLOCKS)):
             try:
-                with self._transaction() as connection:
+                with self.transaction() as connection:
                     result = work.do(connection)
             except Exception as error:
                 if left and is_deadlock(error):
@@ -131,7 +131,8 @@ class SharedTransactions:
             return
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def transaction(self) -> Iterator[Connection]:
+        """A transaction of its own; committed at the end, or rolled back and the error raised."""
         from sqlalchemy.exc import DataError, OperationalError
 
         if self._one_writer:
@@ -160,6 +161,8 @@ class SharedTransactions:
             time.sleep(FREE_S - free_s)
         if self._held_s >= HELD_S or free_s >= FREE_S:
             self._held_s = 0.0
+        else:
+            self._held_s = max(0.0, self._held_s - free_s)
 
 
 def is_deadlock(error: Exception) -> bool:
@@ -168,6 +171,13 @@ def is_deadlock(error: Exception) -> bool:
     cause = getattr(error, "orig", None)
     code = getattr(cause, "pgcode", None) or getattr(cause, "sqlstate", None)
     return code == "40P01" or getattr(cause, "args", ())[:1] == (1213,)
+
+
+def is_lock_timeout(error: Exception) -> bool:
+    """Whether the database waited for the lock of another writer as long as it may. SQLite's words
+    or MySQL's error number decide; PostgreSQL waits until the lock is free."""
+    cause = getattr(error, "orig", None)
+    return "database is locked" in str(cause) or getattr(cause, "args", ())[:1] == (1205,)
 
 
 def is_data_fault(error: BaseException | None) -> bool:
