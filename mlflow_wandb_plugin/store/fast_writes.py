@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 TABLES = {**METRIC_TABLES, "tags": RUN_TABLES["tags"], "params": RUN_TABLES["params"]}
+PARTS = ("_get_run", "_log_metrics", "_log_params", "_set_tags")
+"""What MLflow's methods are made of: where something else was put in its place, that is used."""
 DRIVERS = {"postgresql": ("psycopg2", "psycopg")}
 """Drivers of databases that are not written with every driver."""
 NAMES_REMEMBERED = 10_000
@@ -41,8 +43,8 @@ WHOLE = 2**53
 _validation: Any = validation
 
 
-class FastSqlAlchemyStore(SqlAlchemyStore):
-    """MLflow's store of the same name, whose calls that log share transactions."""
+class FastWrites(SqlAlchemyStore):
+    """The methods of MLflow's store that log; calls of several threads share transactions."""
 
     def log_batch(self, run_id: Any, metrics: Any, params: Any, tags: Any) -> None:
         batch = _whole_batch(run_id, metrics, params, tags)
@@ -51,30 +53,54 @@ class FastSqlAlchemyStore(SqlAlchemyStore):
 
     def log_metric(self, run_id: Any, metric: Any) -> None:
         points = _points(run_id, (metric,))
-        if points is None or not _written(self, Batch(run_id, points, {}, {})):
+        if points is None or not _written(self, Batch(run_id, points)):
             super().log_metric(run_id, metric)  # type: ignore[no-untyped-call]
 
     def log_param(self, run_id: Any, param: Any) -> None:
         params = _valid_params((param,))
-        if params is None or not _written(self, Batch(run_id, (), params, {})):
+        if params is None or not _written(self, Batch(run_id, params=params)):
             super().log_param(run_id, param)  # type: ignore[no-untyped-call]
 
     def set_tag(self, run_id: Any, tag: Any) -> None:
         tags = _valid_tags((tag,))
-        if tags is None or not _written(self, Batch(run_id, (), {}, tags)):
+        if tags is None or not _written(self, Batch(run_id, tags=tags)):
             super().set_tag(run_id, tag)  # type: ignore[no-untyped-call]
+
+    def _workspace_of_runs(self) -> str | None:
+        """The workspace in which a run has to be; None if it may be in any."""
+        return None
+
+
+class FastWritesInWorkspace(FastWrites):
+    """Those of MLflow's store whose calls are bound to a workspace."""
+
+    def _workspace_of_runs(self) -> str | None:
+        return str(self._get_active_workspace())
 
 
 def write_fast(store: Any) -> Any:
     """``store`` with its class replaced by one that writes fast, if there is one for it."""
-    if type(store) is not SqlAlchemyStore:
+    kind: Any = type(store)
+    if kind.__name__ not in STORES or not kind.__module__.startswith(MODULES):
         return store
     obstacle = _obstacle(store.engine)
     if obstacle:
         log_once(f"{obstacle}: MLflow's own methods write to this store")
     else:
-        store.__class__ = FastSqlAlchemyStore
+        store.__class__ = _fast_class(kind)
     return store
+
+
+@functools.cache
+def _fast_class(kind: Any) -> Any:
+    """A subclass of MLflow's class, of the same name, that writes fast."""
+    body = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(kind)(kind.__name__, (STORES[kind.__name__], kind), body)
+
+
+MODULES = "mlflow.store.tracking."
+STORES = {"SqlAlchemyStore": FastWrites, "WorkspaceAwareSqlAlchemyStore": FastWritesInWorkspace}
+"""Classes of MLflow that are replaced, by name; a subclass of theirs may do something else."""
 
 
 def _obstacle(engine: Engine) -> str:
@@ -87,17 +113,24 @@ def _obstacle(engine: Engine) -> str:
     return unknown_shape(engine, TABLES)
 
 
-def _written(store: SqlAlchemyStore, batch: Batch) -> bool:
+def _written(store: FastWrites, batch: Batch) -> bool:
     """Whether a batch is committed; False if MLflow has to write it."""
     from sqlalchemy.exc import OperationalError
 
+    if any(getattr(SqlAlchemyStore, name) is not part for name, part in _PARTS.items()):
+        return False
     try:
-        return _group(store.engine).write(batch)
+        workspace = store._workspace_of_runs()
+    except MlflowException:
+        return False
+    try:
+        return _group(store.engine).write(batch._replace(workspace=workspace))
     except OperationalError as error:
         # As MLflow's sessions do it.
         raise MlflowException(str(error), error_code=TEMPORARILY_UNAVAILABLE) from error
 
 
+_PARTS = {name: getattr(SqlAlchemyStore, name) for name in PARTS}
 _groups: weakref.WeakKeyDictionary[Engine, GroupCommit] = weakref.WeakKeyDictionary()
 _creating = threading.Lock()
 

@@ -19,13 +19,19 @@ RUNS_AT_ONCE = 500
 
 
 class Batch(NamedTuple):
-    """What one call logs to one run: rows of ``metrics``, params and tags by key. All of it is
-    valid and stored as it is here."""
+    """What one call logs to one run. All of it is valid and stored as it is here.
+
+    Attributes:
+        points: rows of ``metrics``.
+        params, tags: values by key.
+        workspace: the run must be in it; None if it may be in any.
+    """
 
     run_id: str
-    points: Sequence[Row]
-    params: Mapping[str, str]
-    tags: Mapping[str, str]
+    points: Sequence[Row] = ()
+    params: Mapping[str, str] = {}
+    tags: Mapping[str, str] = {}
+    workspace: str | None = None
 
 
 class BatchWriter:
@@ -41,10 +47,12 @@ class BatchWriter:
             NameCollisionError: names that differ are equal in the database's collation.
             sqlalchemy.exc.SQLAlchemyError: the database refused something.
         """
-        active = self._active(connection, {batch.run_id for batch in batches})
+        active = self._active(connection, batches)
         new_params: dict[tuple[str, str], str] = {}
         written = [
-            batch.run_id in active and self._add_params(connection, batch, new_params)
+            batch.run_id in active
+            and batch.workspace in (None, active[batch.run_id])
+            and self._add_params(connection, batch, new_params)
             for batch in batches
         ]
         kept = [batch for batch, good in zip(batches, written, strict=True) if good]
@@ -57,20 +65,25 @@ class BatchWriter:
         self._put_tags(connection, kept)
         return written
 
-    def _active(self, connection: Connection, run_ids: Iterable[str]) -> set[str]:
-        """Those of the runs that exist and are not deleted."""
-        wanted = sorted(run_ids)
-        found: list[str] = []
+    def _active(self, connection: Connection, batches: Sequence[Batch]) -> dict[str, str | None]:
+        """The runs that exist and are not deleted, and their workspaces; None where no batch is
+        bound to one."""
+        bound = any(batch.workspace is not None for batch in batches)
+        column = "experiments.workspace" if bound else "NULL"
+        joined = "JOIN experiments ON experiments.experiment_id = runs.experiment_id"
+        wanted = sorted({batch.run_id for batch in batches})
+        found: dict[str, str | None] = {}
         for start in range(0, len(wanted), RUNS_AT_ONCE):
             some = wanted[start : start + RUNS_AT_ONCE]
             rows = self._dialect.execute(
                 connection,
-                "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active' "
-                f"AND run_uuid IN ({', '.join('?' * len(some))})",
+                f"SELECT runs.run_uuid, {column} FROM runs {joined if bound else ''} "
+                "WHERE runs.lifecycle_stage = 'active' "
+                f"AND runs.run_uuid IN ({', '.join('?' * len(some))})",
                 tuple(some),
             )
-            found += [run_id for (run_id,) in rows.fetchall()]
-        return set(found)
+            found.update(tuple(row) for row in rows.fetchall())
+        return found
 
     def _add_params(
         self, connection: Connection, batch: Batch, new: dict[tuple[str, str], str]

@@ -19,6 +19,8 @@ HELD_S, FREE_S = 1.0, 0.12
 """After SQLite was locked for the first time span, it is left unlocked for the second one."""
 LOCK_S = 0.5
 """A transaction that lasts as long takes no more work: other writers wait for its end."""
+BUSY_MS = 20_000
+"""How long SQLite waits for the lock of another writer: as long as MLflow waits."""
 DEADLOCKS = 5
 """How often work is repeated that the database rolled back because of another transaction."""
 
@@ -194,7 +196,7 @@ def _nothing(connection: Connection) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     """Set up the connection as MLflow does, and lock at once: what is read must not change."""
     if not connection.info.get(_READY):
-        connection.exec_driver_sql("PRAGMA busy_timeout = 20000")
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_MS}")
         connection.exec_driver_sql("PRAGMA foreign_keys = ON")
         # KiB. The points of one run are spread over the index: a small cache would thrash.
         connection.exec_driver_sql("PRAGMA cache_size = -65536")
