@@ -22,6 +22,7 @@ from mlflow.utils import validation
 from mlflow_wandb_plugin.core.messages import log_once
 from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG
 from mlflow_wandb_plugin.core.model import INT64
+from mlflow_wandb_plugin.mlflow_access.own_stores import add_equal
 from mlflow_wandb_plugin.mlflow_access.point_blocks import Row, stored
 from mlflow_wandb_plugin.mlflow_access.sql.batches import Batch
 from mlflow_wandb_plugin.mlflow_access.sql.dialects import DIALECTS
@@ -95,7 +96,10 @@ def write_fast(store: Any) -> Any:
 def _fast_class(kind: Any) -> Any:
     """A subclass of MLflow's class, of the same name, that writes fast."""
     body = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(kind)(kind.__name__, (STORES[kind.__name__], kind), body)
+    fast = type(kind)(kind.__name__, (STORES[kind.__name__], kind), body)
+    if kind is SqlAlchemyStore:
+        add_equal(fast)
+    return fast
 
 
 MODULES = "mlflow.store.tracking."

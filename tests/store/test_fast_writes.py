@@ -35,6 +35,13 @@ from tests.support.postgres import postgres_server
 from tests.support.processes import started, wait_until
 from tests.support.stores import copy_store
 
+
+def spelled(text: str) -> str:
+    """A long text by its length: Hypothesis shows strategies, and warns of long ones."""
+    count, _, letter = text.partition(" ")
+    return letter * int(count) if letter else text
+
+
 TABLES = {
     "metrics": "run_uuid, key, step, timestamp, value, is_nan",
     "latest_metrics": "run_uuid, key, step, timestamp, value, is_nan",
@@ -52,7 +59,7 @@ TIMES = st.sampled_from([0, 1, 2, 2, 3, -1, 2**63 - 1, 1.5, None])
 STEPS = st.sampled_from([0, 1, 2, 2, -5, 2**63 - 1, -(2**63), 2.5, "1"])
 ODD_METRICS = st.builds(Metric, NAMES, VALUES, TIMES, STEPS)
 METRICS = st.builds(Metric, GOOD_NAMES, st.floats(width=16), st.integers(0, 3), st.integers(0, 3))
-TEXTS = st.sampled_from(["", "1", "2", "v" * 6001, "t" * 8001, "ünï\n"])
+TEXTS = st.sampled_from(["", "1", "2", "6001 v", "8001 t", "ünï\n"]).map(spelled)
 PARAMS = st.builds(Param, NAMES, TEXTS)
 GOOD_PARAMS = st.builds(Param, GOOD_NAMES, st.sampled_from(["1", "2"]))
 TAGS = st.builds(RunTag, st.one_of(NAMES, st.just("mlflow.runName")), TEXTS)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mlflow_wandb_plugin.core.atomic_files import replaced
 from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, USER_TAG
 from mlflow_wandb_plugin.mapping.names import Limits
+from mlflow_wandb_plugin.mlflow_access.own_stores import is_own
 from mlflow_wandb_plugin.mlflow_access.point_blocks import Points
 from mlflow_wandb_plugin.mlflow_access.sql.dialects import DIALECTS, NameCollisionError
 from mlflow_wandb_plugin.mlflow_access.sql.transactions import SharedTransactions, is_active
@@ -56,10 +57,8 @@ _LOCAL = r"file:|/|\./"
 
 def sql_obstacle(client: MlflowClient, transactions: SharedTransactions) -> str:
     """Say why runs cannot be written in SQL; empty if they can."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
     store = type(client._tracking_client.store)
-    if store is not SqlAlchemyStore:
+    if not is_own(store):
         return f"the store is not MLflow's own class, but {store.__name__}"
     return unknown_shape(transactions.engine, RUN_TABLES)
 
