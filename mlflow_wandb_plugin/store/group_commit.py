@@ -24,7 +24,7 @@ PATIENCE_S = 10.0
 
 
 class _Call:
-    """One call, whose thread waits for `wake`.
+    """One call, whose thread waits for `wake` to be released: the call is done, or has to lead.
 
     Attributes:
         written: whether its batch was committed; None as long as that is not known.
@@ -36,7 +36,8 @@ class _Call:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.since = time.monotonic()
-        self.wake = threading.Semaphore(0)
+        self.wake = threading.Lock()
+        self.wake.acquire()
         self.written: bool | None = None
         self.error: Exception | None = None
 
@@ -68,8 +69,11 @@ class GroupCommit:
             self._waiting.append(call)
             leads, self._led = not self._led, True
         if not leads:
-            # Woken when it is done, or to lead.
-            call.wake.acquire()
+            try:
+                call.wake.acquire()
+            except BaseException:
+                self._abandon(call)
+                raise
         if call.written is None and call.error is None:
             self._lead()
         if call.error is not None:
@@ -88,13 +92,25 @@ class GroupCommit:
             raise
         finally:
             with self._lock:
-                following = self._waiting[0] if self._waiting else None
-                self._led = following is not None
-            for call in taken[1:]:
-                if _done(call):
-                    call.wake.release()
-            if following is not None:
-                following.wake.release()
+                for call in taken[1:]:
+                    if _done(call):
+                        call.wake.release()
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Have the first call that waits lead, if there is one. The caller holds the lock."""
+        self._led = bool(self._waiting)
+        if self._waiting:
+            self._waiting[0].wake.release()
+
+    def _abandon(self, call: _Call) -> None:
+        """Have the others go on without a call whose thread was interrupted while it waited."""
+        with self._lock:
+            woken = call.wake.acquire(blocking=False)
+            if call in self._waiting:
+                self._waiting.remove(call)
+                if woken:
+                    self._hand_over()
 
     def _commit(self, taken: list[_Call]) -> None:
         with self._lock:

@@ -536,6 +536,55 @@ def test_an_interrupted_leader_leaves_the_others_their_calls(
     assert len(store.get_metric_history(run_id, "a")) == 5
 
 
+@pytest.mark.parametrize("to_lead", [False, True])
+def test_an_interrupted_call_that_waits_leaves_the_others_theirs(
+    store: Any, locked: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, to_lead: bool
+) -> None:
+    """An interrupt while it waits, also at the moment at which it would have to lead, ends this
+    call alone."""
+    locked.execute("COMMIT")
+    run_id = run_of(store)
+    group = fast_writes._group(store.engine)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def interrupt_when_waiting() -> None:
+        wait_until(waiting(store, 1), what="the call")
+        if to_lead:
+            # As if the leader had handed over just before.
+            group._waiting[0].wake = Interrupted()  # type: ignore[assignment]
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    locked.execute("BEGIN IMMEDIATE")
+    first = threading.Thread(target=log_of(store, run_id, 1))
+    first.start()
+    wait_until(lambda: group._led and not group._waiting, what="the leader")
+    threading.Thread(target=interrupt_when_waiting).start()
+    with pytest.raises(KeyboardInterrupt):
+        store.log_metric(run_id, Metric("a", 1.0, 1, 2))
+    signal.signal(signal.SIGUSR1, before)
+    locked.execute("COMMIT")
+    first.join(60)
+    store.log_metric(run_id, Metric("a", 1.0, 1, 3))
+    assert [point.step for point in store.get_metric_history(run_id, "a")] == [1, 3]
+
+
+class Interrupted:
+    """A lock that was released just before its thread was interrupted."""
+
+    def acquire(self, blocking: bool = True) -> bool:
+        return True
+
+    def release(self) -> None:
+        """It was."""
+
+
+def log_of(store: Any, run_id: str, step: int) -> Callable[[], None]:
+    return lambda: store.log_metric(run_id, Metric("a", 1.0, 1, step))
+
+
 def test_random_ids_do_not_match(store: Any) -> None:
     """An id that differs in case is another run's."""
     run_id = run_of(store)
