@@ -85,7 +85,13 @@ def _open_wandb(uri: str, options: TargetOptions) -> Target:
 
 
 def _refuse_wandb(uri: str) -> None:
-    """Raise a UsageError if ``uri`` names a store whose runs go back to W&B."""
+    """Raise a UsageError if ``uri`` names a store whose runs go back to W&B, or has the prefix of
+    fast writes, which a backfill does not use."""
+    if uri.startswith("fast+"):
+        raise UsageError(
+            f"{without_credentials(uri)} is for MLflow's own calls; what is carried here is "
+            "written in bulk without it: leave fast+ out of --to"
+        )
     if uri.startswith("wandb+"):
         raise UsageError(
             f"{without_credentials(uri)} leads to W&B, where the runs come from: "

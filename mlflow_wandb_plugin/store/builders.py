@@ -1,4 +1,4 @@
-"""Build MLflow's own stores and artifact repositories, and mirror them."""
+"""Build MLflow's own stores and artifact repositories; mirror them, have them write fast."""
 
 from __future__ import annotations
 
@@ -30,32 +30,30 @@ _asking: ContextVar[str | None] = ContextVar("mlflow_wandb_asking", default=None
 
 
 class StoreUriError(MlflowException, UsageError):
-    """A ``wandb+`` URI of a store that MLflow does not have."""
+    """A prefixed URI of a store that MLflow does not have."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, error_code=INVALID_PARAMETER_VALUE)
 
 
-def mirror_native(uri: str) -> str:
-    """Mirror the store at a ``wandb+`` URI from now on; returns its native URI.
+def switch_on(uri: str) -> str:
+    """Do what a URI's prefix says from now on; returns the native URI.
 
     Raises:
         StoreUriError: MLflow has no such store.
     """
     try:
-        native = uris.native(uri)
+        native = uris.switch_on(uri)
     except UsageError as error:
         raise StoreUriError(str(error)) from None
-    uris.mirror(native)
-    if uris.remove_unmirrored(native):
+    if uris.forget_outdated(native):
         _forget_built_stores()
     _replace_in_mlflow(uri, native)
     return native
 
 
 def _forget_built_stores() -> None:
-    """Clear MLflow's caches by URI: the store of the native URI is not mirrored, nor are the
-    repositories of its runs."""
+    """Clear MLflow's caches by URI: what they have of the native URI lacks what was switched on."""
     repositories = getattr(
         sys.modules.get("mlflow.tracking._tracking_service.utils"), "_artifact_repos_cache", None
     )
@@ -87,23 +85,45 @@ def _replace_in_mlflow(uri: str, native: str) -> None:
 
 
 def store_builder(registry: Any, original: Callable[[str], Any], store_uri: str) -> Any:
-    """MLflow's builder for ``store_uri``; its stores are mirrored if the URI is.
+    """MLflow's builder for ``store_uri``; its stores do what was switched on for the URI.
 
     Args:
         original: MLflow's ``get_store_builder``, for native URIs.
     """
     native, group = _native_of(store_uri), registry.group_name
     builder = original(native)
-    # Any registry may have versions of mirrored runs; that is checked for each version.
-    has_runs = group == REGISTRY or (group == TRACKING and uris.is_mirrored(native))
-    if is_active() and has_runs:
-        if group == REGISTRY:
-            return _registry_builder(builder)
-        return _with_native_uris(builder, mirrored_tracking, ensure_tables)
+    uris.note_built(native)
+    if group == REGISTRY and is_active():
+        # Any registry may have versions of mirrored runs; that is checked for each version.
+        return _registry_builder(builder)
+    if group == TRACKING and (_is_mirrored(native) or uris.is_fast(native)):
+        return _with_native_uris(builder, _switched_on, ensure_tables)
     if native is store_uri:
-        uris.add_unmirrored(native)
         return builder
     return _with_native_uris(builder, lambda store, _: store)
+
+
+def _is_mirrored(uri: str) -> bool:
+    return uris.is_mirrored(uri) and is_active()
+
+
+def _switched_on(store: Any, uri: str) -> Any:
+    """A tracking store that does what was switched on for its native URI."""
+    if uris.is_fast(uri):
+        from mlflow_wandb_plugin.store.fast_writes import write_fast
+
+        store = write_fast(store)
+        if uris.is_server():
+            from mlflow_wandb_plugin.store.server_requests import read_plain_requests
+
+            read_plain_requests()
+    if _is_mirrored(uri):
+        store = mirrored_tracking(store, uri)
+    queue: Any = getattr(store, "_async_logging_queue", None)
+    if hasattr(queue, "_logging_func"):
+        # It has a bound method of MLflow's class.
+        queue._logging_func = store.log_batch
+    return store
 
 
 def _with_native_uris(
@@ -141,7 +161,7 @@ def _taken(builder: Any, names: Iterable[str]) -> list[str]:
 
 
 def _native_of(value: Any) -> Any:
-    return mirror_native(value) if uris.is_prefixed(value) else value
+    return switch_on(value) if uris.is_prefixed(value) else value
 
 
 def is_active() -> bool:
@@ -168,10 +188,6 @@ def mirrored_tracking(store: Any, uri: str) -> Any:
     from mlflow_wandb_plugin.store.mirrored_runs import current_mirror
 
     store = swapped(store, run_operations.OPERATIONS)
-    queue: Any = getattr(store, "_async_logging_queue", None)
-    if hasattr(queue, "_logging_func"):
-        # It has a bound method of the unmirrored class.
-        queue._logging_func = store.log_batch
     current_mirror().stores.add(store, uri)
     _note_asking_clients()
     delivery.wait_at_exit(load_settings().mirror_wait)
@@ -211,7 +227,7 @@ def artifact_repository(
         stores, named: the function's other arguments, which are URIs of stores: the first is the
             tracking URI.
     """
-    artifact_uri = str(artifact_uri).removeprefix(uris.PREFIX)
+    artifact_uri = uris.without_prefix(str(artifact_uri))
     natives = {name: _native_of(value) for name, value in named.items()}
     given = [_native_of(value) for value in stores]
     repository = original(artifact_uri, *given, **natives)
@@ -231,16 +247,16 @@ def artifact_repository(
 
 
 def build_store(group: str, store_uri: str, **options: Any) -> Any:
-    native = mirror_native(store_uri)
+    native = switch_on(store_uri)
     builder = _registry(group).get_store_builder(native)
     taken = {name: options[name] for name in _taken(builder, options)}
     if group == TRACKING:
         ensure_tables(native)
     store = builder(store_uri=native, **taken)
+    if group == TRACKING:
+        return _switched_on(store, native)
     if not is_active():
         return store
-    if group == TRACKING:
-        return mirrored_tracking(store, native)
     return mirrored_registry(store, _native_of(options.get("tracking_uri")))
 
 
@@ -262,7 +278,7 @@ def _registry(group: str) -> Any:
 def build_workspace_store(workspace_uri: str) -> Any:
     from mlflow.tracking._workspace.registry import _get_workspace_store_registry
 
-    native = mirror_native(workspace_uri)
+    native = switch_on(workspace_uri)
     registry: Any = _get_workspace_store_registry()
     return registry.get_store_builder(native)(workspace_uri=native)
 
@@ -270,7 +286,7 @@ def build_workspace_store(workspace_uri: str) -> Any:
 def build_scorer_store(tracking_uri: str) -> Any:
     from mlflow.genai.scorers.registry import _scorer_store_registry
 
-    native = mirror_native(tracking_uri)
+    native = switch_on(tracking_uri)
     registry: Any = _scorer_store_registry
     return registry.get_store_builder(native)(tracking_uri=native)
 

@@ -28,7 +28,7 @@ if not TYPE_CHECKING:
 
 
 def strip_uri_prefixes() -> None:
-    """Remove ``wandb+`` wherever MLflow would read it. A second call changes nothing."""
+    """Remove the prefixes wherever MLflow would read it. A second call changes nothing."""
     strip_environment()
     strip_command_line(sys.argv, sys.orig_argv)
     module, owner = "mlflow.tracking.registry", "StoreRegistry"
@@ -52,9 +52,7 @@ def strip_environment() -> None:
         value = os.environ.get(variable, "")
         if uris.is_prefixed(value):
             with contextlib.suppress(UsageError):
-                native = uris.native(value)
-                uris.mirror(native)
-                os.environ[variable] = native
+                os.environ[variable] = uris.switch_on(value)
 
 
 def strip_command_line(arguments: list[str], original: list[str]) -> None:
@@ -72,11 +70,10 @@ def strip_command_line(arguments: list[str], original: list[str]) -> None:
         uri = value if equals else argument
         if uris.is_prefixed(uri):
             try:
-                native = uris.native(uri)
+                native = uris.switch_on(uri)
             except UsageError as error:
                 print(f"mlflow: {error}", file=sys.stderr)
                 raise SystemExit(2) from None
-            uris.mirror(native)
             arguments[index] = f"{option}{equals}{native}"
 
 
@@ -111,18 +108,18 @@ def _builders() -> Any:
 
 def _wrap_set_tracking_uri(original: Callable[..., None]) -> Callable[..., None]:
     def set_tracking_uri(uri: Any) -> None:
-        original(_builders().mirror_native(uri) if uris.is_prefixed(uri) else uri)
+        original(_builders().switch_on(uri) if uris.is_prefixed(uri) else uri)
 
     return set_tracking_uri
 
 
 def _wrap_get_store_builder(original: Callable[..., Any]) -> Callable[..., Any]:
     def get_store_builder(registry: Any, store_uri: Any) -> Any:
-        if uris.any_mirrored() or uris.is_prefixed(store_uri):
+        if uris.any_switched_on() or uris.is_prefixed(store_uri):
             return _builders().store_builder(
                 registry, functools.partial(original, registry), store_uri
             )
-        uris.add_unmirrored(store_uri)
+        uris.note_built(store_uri)
         return original(registry, store_uri)
 
     return get_store_builder

@@ -1,7 +1,8 @@
-"""``wandb+URI``: which URIs can be mirrored, and which ones this process mirrors.
+"""``wandb+URI`` and ``fast+URI``: which URIs may have a prefix, and what was asked for which store.
 
-MLflow tests the scheme of its URIs in many places. So ``wandb+`` is removed as early as possible,
-and the store is noted in an environment variable, which child processes inherit. This module is
+``wandb+`` mirrors a store into W&B, ``fast+`` writes fast into a database; so does ``wandb+``.
+MLflow tests the scheme of its URIs in many places. So the prefix is removed as early as possible,
+and the store is noted in environment variables, which child processes inherit. This module is
 imported while MLflow is being imported, and imports nothing that takes time.
 """
 
@@ -14,9 +15,12 @@ import re
 from mlflow_wandb_plugin.errors import UsageError
 
 PREFIX = "wandb+"
+FAST_PREFIX = "fast+"
 MIRROR = "MLFLOW_WANDB_MIRROR"
 """The environment variable with the MLflow stores that are mirrored into W&B: hashes of their URIs,
 or `OFF`."""
+FAST = "MLFLOW_WANDB_FAST"
+"""The environment variable with the databases that are written fast, as in `MIRROR`."""
 OFF = "off"
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -36,42 +40,92 @@ URI_VARIABLES = (
 
 
 def is_prefixed(uri: object) -> bool:
-    return isinstance(uri, str) and uri.startswith(PREFIX)
+    return isinstance(uri, str) and uri.startswith((PREFIX, FAST_PREFIX))
+
+
+def without_prefix(uri: str) -> str:
+    """A URI of anything, without the prefix that it may have."""
+    return uri.removeprefix(FAST_PREFIX if uri.startswith(FAST_PREFIX) else PREFIX)
 
 
 def native(uri: str) -> str:
-    """The URI without ``wandb+``.
+    """The URI of an MLflow store without its prefix.
 
     Raises:
-        UsageError: MLflow has no such store; the message is one line.
+        UsageError: MLflow has no such store, or not for this prefix; the message is one line.
     """
-    inner = uri[len(PREFIX) :]
+    inner = without_prefix(uri)
+    shown = (inner.partition("://")[0] if "://" in inner else inner.partition(":")[0])[:40]
+    if uri.startswith(FAST_PREFIX):
+        if not _is_database(inner):
+            raise UsageError(
+                f"fast+{shown} is no database of MLflow's: fast+ is followed by one of "
+                f"{', '.join(DATABASES)}, as in fast+sqlite:///mlflow.db"
+            )
+        return inner
     if inner == "databricks":
         advice = "write wandb+databricks:// or wandb+databricks://PROFILE"
         raise UsageError(f"the tracking URI wandb+databricks lacks its slashes: {advice}")
     if not _INNER.match(inner):
-        shown = inner.partition("://")[0] if "://" in inner else inner.partition(":")[0]
         raise UsageError(
-            f"wandb+{shown[:40]} mirrors no MLflow store that exists: wandb+ is followed by one of "
+            f"wandb+{shown} mirrors no MLflow store that exists: wandb+ is followed by one of "
             f"{', '.join((*DATABASES, *OTHERS))}, as in wandb+sqlite:///mlflow.db"
         )
     return "databricks" if inner == "databricks://" else inner
 
 
+def _is_database(uri: str) -> bool:
+    found = _INNER.match(uri)
+    return found is not None and found.group().startswith(DATABASES)
+
+
+def switch_on(uri: str) -> str:
+    """Do what the prefix of ``uri`` says, from now on, here and in child processes; returns the
+    native URI.
+
+    Raises:
+        UsageError: as `native`.
+    """
+    inner = native(uri)
+    if uri.startswith(PREFIX):
+        mirror(inner)
+    if _is_database(inner):
+        _note(FAST, inner)
+    return inner
+
+
 def mirror(uri: str) -> None:
     """Let this process and its children mirror the store at the native ``uri`` from now on."""
-    mirrored = os.environ.get(MIRROR, "")
-    if mirrored != OFF and not is_mirrored(uri):
-        os.environ[MIRROR] = ",".join(filter(None, (mirrored, _hash(uri))))
+    _note(MIRROR, uri)
+
+
+def _note(variable: str, uri: str) -> None:
+    noted = os.environ.get(variable, "")
+    if noted != OFF and not _is_noted(variable, uri):
+        os.environ[variable] = ",".join(filter(None, (noted, _hash(uri))))
+
+
+def _is_noted(variable: str, uri: object) -> bool:
+    return isinstance(uri, str) and _hash(uri) in os.environ.get(variable, "").split(",")
 
 
 def is_mirrored(uri: object) -> bool:
     """Whether `mirror` was called for the native ``uri``, here or in a parent process."""
-    return isinstance(uri, str) and _hash(uri) in os.environ.get(MIRROR, "").split(",")
+    return _is_noted(MIRROR, uri)
+
+
+def is_fast(uri: object) -> bool:
+    """Whether the database at the native ``uri`` is written fast."""
+    return _is_noted(FAST, uri)
 
 
 def any_mirrored() -> bool:
     return os.environ.get(MIRROR, OFF) not in (OFF, "")
+
+
+def any_switched_on() -> bool:
+    """Whether any store is mirrored or written fast."""
+    return any_mirrored() or os.environ.get(FAST, OFF) not in (OFF, "")
 
 
 def is_server() -> bool:
@@ -84,17 +138,20 @@ def _hash(uri: str) -> str:
     return hashlib.sha256(uri.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-_unmirrored: set[str] = set()
+_built: dict[str, tuple[bool, bool]] = {}
 
 
-def add_unmirrored(uri: object) -> None:
-    """Remember that MLflow has built a store of ``uri`` that is not mirrored."""
+def note_built(uri: object) -> None:
+    """Remember that MLflow builds a store of the native ``uri``, and what is switched on for it."""
     if isinstance(uri, str):
-        _unmirrored.add(_hash(uri))
+        _built[_hash(uri)] = (is_mirrored(uri), is_fast(uri))
 
 
-def remove_unmirrored(uri: str) -> bool:
-    """Forget that MLflow has built such a store; returns whether it has."""
-    found = _hash(uri) in _unmirrored
-    _unmirrored.discard(_hash(uri))
-    return found
+def forget_outdated(uri: str) -> bool:
+    """Whether MLflow has built a store of ``uri`` before something was switched on for it; that is
+    said once."""
+    built = _built.get(_hash(uri))
+    if built is None or built == (is_mirrored(uri), is_fast(uri)):
+        return False
+    del _built[_hash(uri)]
+    return True

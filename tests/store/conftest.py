@@ -30,14 +30,20 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[P
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_WANDB_JOURNAL_DIR", str(outbox))
     # So that monkeypatch takes away what a test leaves in these.
-    for variable in (uris.MIRROR, "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID", *uris.URI_VARIABLES):
+    for variable in (
+        uris.MIRROR,
+        uris.FAST,
+        "MLFLOW_EXPERIMENT_ID",
+        "MLFLOW_RUN_ID",
+        *uris.URI_VARIABLES,
+    ):
         monkeypatch.setenv(variable, "")
         monkeypatch.delenv(variable)
     monkeypatch.setattr(utils, "_tracking_uri", None)
     monkeypatch.setattr(models, "_registry_uri", None)
     monkeypatch.setattr(fluent, "_active_experiment_id", None)
     monkeypatch.setattr(messages, "_shown", set())
-    monkeypatch.setattr(uris, "_unmirrored", set())
+    monkeypatch.setattr(uris, "_built", {})
     utils._artifact_repos_cache.clear()
     for kind in (TrackingStoreRegistry, ModelRegistryStoreRegistry):
         kind._get_store_with_resolved_uri.cache_clear()

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -16,7 +17,10 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking._tracking_service import utils
 
 from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.mlflow_access.own_stores import is_own
 from mlflow_wandb_plugin.store import entry
+from mlflow_wandb_plugin.store.fast_writes import FastWrites
+from mlflow_wandb_plugin.store.group_commit import GroupCommit
 from mlflow_wandb_plugin.store.mirrored_runs import current_mirror
 from mlflow_wandb_plugin.store.swap import is_swapped
 from tests.store.conftest import Sent
@@ -244,3 +248,85 @@ def test_db_upgrade(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert {"runs", "logged_models"} <= set(sqlalchemy.inspect(engine).get_table_names())
     engine.dispose()
+
+
+def fast_and_mirrored(uri: str) -> tuple[bool, bool]:
+    store = utils._get_store(uri)
+    return isinstance(store, FastWrites), is_swapped(store)
+
+
+def test_fast_prefix(sqlite_uri: str, sent: Sent) -> None:
+    """MLflow shows the native URI; the store writes fast, as does the queue of asynchronous calls,
+    and nothing is mirrored."""
+    mlflow.set_tracking_uri(f"fast+{sqlite_uri}")
+    assert mlflow.get_tracking_uri() == os.environ["MLFLOW_TRACKING_URI"] == sqlite_uri
+    assert fast_and_mirrored(sqlite_uri) == (True, False)
+    store = utils._get_store()
+    assert type(store).__name__ == "SqlAlchemyStore"
+    assert store._async_logging_queue._logging_func == store.log_batch
+    with mlflow.start_run() as run:
+        mlflow.log_metrics({"a": 1.0, "b": 2.0}, step=1)
+        mlflow.log_metric("a", 3.0, step=2, synchronous=False).wait()
+        mlflow.log_params({"p": 1})
+        mlflow.set_tags({"t": 1})
+    data = mlflow.get_run(run.info.run_id).data
+    assert (data.metrics, data.params, data.tags["t"]) == ({"a": 3.0, "b": 2.0}, {"p": "1"}, "1")
+    assert not sent()
+
+
+@pytest.mark.parametrize("first", ["", "fast+"])
+def test_a_store_is_built_again_for_another_prefix(sqlite_uri: str, first: str) -> None:
+    """Plain, then fast, then mirrored: each time MLflow uses the new one; a repeat changes
+    nothing."""
+    mlflow.set_tracking_uri(f"{first}{sqlite_uri}")
+    assert fast_and_mirrored(sqlite_uri) == (bool(first), False)
+    mlflow.set_tracking_uri(f"fast+{sqlite_uri}")
+    assert fast_and_mirrored(sqlite_uri) == (True, False)
+    store = utils._get_store()
+    mlflow.set_tracking_uri(f"fast+{sqlite_uri}")
+    assert utils._get_store() is store
+    mlflow.set_tracking_uri(f"wandb+{sqlite_uri}")
+    assert fast_and_mirrored(sqlite_uri) == (True, True)
+
+
+def test_a_mirrored_store_writes_fast(
+    mirrored: str, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fast method is called between the two parts of the mirrored operation; what it leaves to
+    MLflow is mirrored once, and what fails is not."""
+    written: list[bool] = []
+    original = GroupCommit.write
+
+    def write(self: GroupCommit, batch: Any) -> bool:
+        written.append(original(self, batch))
+        return written[-1]
+
+    monkeypatch.setattr(GroupCommit, "write", write)
+    with mlflow.start_run() as run:
+        written.clear()
+        mlflow.log_metric("a", 1.0, step=1)
+        mlflow.log_param("p", 1)
+        with pytest.raises(MlflowException, match="Changing param values"):
+            mlflow.log_param("p", 2)
+        mlflow.set_tag("mlflow.runName", "new")
+    assert written == [True, True, False]
+    outgoing = sent()[run.info.run_id]
+    [(value, _, step)] = outgoing.metrics["a"]
+    assert (value, step) == (1.0, 1)
+    assert outgoing.params == {"p": "1"}
+
+
+def test_fast_prefix_of_what_is_no_database(fresh_process: Path) -> None:
+    """It is refused in one line."""
+    with pytest.raises(MlflowException, match=r"fast\+http is no database") as caught:
+        mlflow.set_tracking_uri("fast+http://127.0.0.1:1")
+    assert isinstance(caught.value, UsageError)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_backfill_into_a_fast_store_goes_by_sql(sqlite_uri: str) -> None:
+    """A process whose tracking URI has the prefix loses none of a backfill's speed."""
+    mlflow.set_tracking_uri(f"fast+{sqlite_uri}")
+    assert is_own(type(utils._get_store()))
+    mlflow.set_tracking_uri(f"wandb+{sqlite_uri}")
+    assert not is_own(type(utils._get_store()))

@@ -23,10 +23,13 @@ from mlflow_wandb_plugin.store import uris
         ("wandb+databricks://", "databricks"),
         ("wandb+databricks://profile", "databricks://profile"),
         ("wandb+file:///runs", "file:///runs"),
+        ("fast+sqlite:///mlflow.db", "sqlite:///mlflow.db"),
+        ("fast+postgresql+psycopg2://u:p@h/d", "postgresql+psycopg2://u:p@h/d"),
+        ("fast+mssql+pyodbc://h/d", "mssql+pyodbc://h/d"),
     ],
 )
 def test_prefix_is_removed(uri: str, native: str) -> None:
-    """The URI without ``wandb+`` keeps its driver and query."""
+    """The URI without its prefix keeps its driver and query."""
     assert uris.is_prefixed(uri)
     assert uris.native(uri) == native
 
@@ -39,6 +42,12 @@ def test_prefix_is_removed(uri: str, native: str) -> None:
         ("wandb+", "one of sqlite"),
         ("wandb+mlflow.db", "one of sqlite"),
         ("wandb+wandb+sqlite:///x.db", "one of sqlite"),
+        ("fast+http://user:secret@host", "one of sqlite, postgresql, mysql, mssql, as in fast+"),
+        ("fast+file:///runs", "fast+sqlite:///"),
+        ("fast+databricks://", "fast+sqlite:///"),
+        ("fast+wandb+sqlite:///x.db", "fast+sqlite:///"),
+        ("wandb+fast+sqlite:///x.db", "wandb+sqlite:///"),
+        ("fast+", "fast+sqlite:///"),
     ],
 )
 def test_uri_without_a_store_is_refused_in_one_line(uri: str, hint: str) -> None:
@@ -72,3 +81,41 @@ def test_mirrored_stores_are_noted_without_the_password(
     uris.mirror(one)
     assert not uris.is_mirrored(one)
     assert not uris.any_mirrored()
+
+
+def test_prefixes_switch_on_what_they_say(fresh_process: Path) -> None:
+    """``fast+`` writes fast, ``wandb+`` mirrors as well; a tracking server is mirrored alone."""
+    for uri in ("fast+sqlite:///fast.db", "wandb+sqlite:///both.db", "wandb+http://h"):
+        uris.switch_on(uri)
+    found = {
+        uri: (uris.is_mirrored(uri), uris.is_fast(uri))
+        for uri in ("sqlite:///fast.db", "sqlite:///both.db", "http://h", "sqlite:///other.db")
+    }
+    assert list(found.values()) == [(False, True), (True, True), (True, False), (False, False)]
+    assert uris.any_switched_on()
+
+
+def test_fast_writes_can_be_switched_off(
+    fresh_process: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ``MLFLOW_WANDB_FAST=off`` both prefixes leave the writing to MLflow."""
+    monkeypatch.setenv(uris.FAST, "off")
+    uris.switch_on("fast+sqlite:///fast.db")
+    uris.switch_on("wandb+sqlite:///both.db")
+    assert not uris.is_fast("sqlite:///fast.db")
+    assert not uris.is_fast("sqlite:///both.db")
+    assert uris.is_mirrored("sqlite:///both.db")
+
+
+def test_a_store_is_outdated_once(fresh_process: Path) -> None:
+    """It was built before something was switched on for its URI."""
+    uri = "sqlite:///a.db"
+    assert not uris.forget_outdated(uri)
+    uris.note_built(uri)
+    assert not uris.forget_outdated(uri)
+    uris.switch_on(f"fast+{uri}")
+    assert uris.forget_outdated(uri)
+    assert not uris.forget_outdated(uri)
+    uris.note_built(uri)
+    uris.switch_on(f"wandb+{uri}")
+    assert uris.forget_outdated(uri)

@@ -29,6 +29,7 @@ from mlflow_wandb_plugin.mlflow_access.faults import (
     status_in,
 )
 from mlflow_wandb_plugin.mlflow_access.repositories import KEPT_BY_SERVER
+from mlflow_wandb_plugin.mlflow_access.sql.transactions import is_data_fault
 from mlflow_wandb_plugin.sqlite_schema import ensure_tables
 from mlflow_wandb_plugin.targets.mlflow.run_client import (
     Metrics,
@@ -37,7 +38,6 @@ from mlflow_wandb_plugin.targets.mlflow.run_client import (
     RunClient,
     Tags,
 )
-from mlflow_wandb_plugin.targets.mlflow.sql.transactions import is_data_fault
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

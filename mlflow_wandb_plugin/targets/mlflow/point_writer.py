@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.mapping.names import Limits
+from mlflow_wandb_plugin.mlflow_access.point_blocks import BulkWriter, Points
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.client import ITEM_FAULTS, RefusedError, RefusedNamesError
-from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter, Points
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric

@@ -14,10 +14,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from mlflow_wandb_plugin.core.identity import present_tags
+from mlflow_wandb_plugin.mlflow_access.point_blocks import Points
 from mlflow_wandb_plugin.mlflow_access.repositories import open_repository
 from mlflow_wandb_plugin.targets.mlflow import model_copies
 from mlflow_wandb_plugin.targets.mlflow.model_copies import ModelCopy
-from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

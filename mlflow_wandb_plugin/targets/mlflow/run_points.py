@@ -8,9 +8,9 @@ from typing import Any
 from mlflow_wandb_plugin.core.model import RunInfo, Series
 from mlflow_wandb_plugin.core.step_axes import StepAxes
 from mlflow_wandb_plugin.mapping import from_wandb_mirror, system_metrics, to_mlflow, to_wandb
+from mlflow_wandb_plugin.mlflow_access.point_blocks import BulkWriter, Points
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.files.run_names import RunNames
-from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter, Points
 from mlflow_wandb_plugin.targets.mlflow.point_writer import PointWriter
 from mlflow_wandb_plugin.targets.mlflow.row_steps import RowSteps
 

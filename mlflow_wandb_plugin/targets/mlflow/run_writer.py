@@ -19,6 +19,7 @@ from mlflow_wandb_plugin.core.model import (
 )
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.mapping import from_wandb_mirror, to_mlflow
+from mlflow_wandb_plugin.mlflow_access.point_blocks import BulkWriter
 from mlflow_wandb_plugin.targets.mlflow import restored_parents
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.client import Client
@@ -27,7 +28,6 @@ from mlflow_wandb_plugin.targets.mlflow.files.restored_files import RestoredFile
 from mlflow_wandb_plugin.targets.mlflow.files.run_files import RunFiles
 from mlflow_wandb_plugin.targets.mlflow.files.run_names import RunNames
 from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
-from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
 from mlflow_wandb_plugin.targets.mlflow.run_description import RunDescription
 from mlflow_wandb_plugin.targets.mlflow.run_points import MissingPoints, RunPoints
 from mlflow_wandb_plugin.targets.mlflow.run_progress import RunProgress

@@ -17,6 +17,7 @@ from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.mapping import from_wandb_mirror, names, to_mlflow
 from mlflow_wandb_plugin.mapping.to_wandb import STEP_METRIC
+from mlflow_wandb_plugin.mlflow_access.point_blocks import BulkWriter
 from mlflow_wandb_plugin.settings import Settings
 from mlflow_wandb_plugin.targets.mlflow.checks import check_credentials, check_place
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
@@ -24,7 +25,6 @@ from mlflow_wandb_plugin.targets.mlflow.comparison.run_comparison import RunComp
 from mlflow_wandb_plugin.targets.mlflow.concurrent_creation import create_once, find_settled
 from mlflow_wandb_plugin.targets.mlflow.experiments import Experiments
 from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
-from mlflow_wandb_plugin.targets.mlflow.point_blocks import BulkWriter
 from mlflow_wandb_plugin.targets.mlflow.rest.request_client import RequestClient
 from mlflow_wandb_plugin.targets.mlflow.rest.rest_points import open_rest
 from mlflow_wandb_plugin.targets.mlflow.run_client import NewRun

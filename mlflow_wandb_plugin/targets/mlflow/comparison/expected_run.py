@@ -16,8 +16,8 @@ from mlflow_wandb_plugin.mapping.documents import (
     LINEAGE_FILE,
     SUMMARY_FILE,
 )
+from mlflow_wandb_plugin.mlflow_access.point_blocks import Points
 from mlflow_wandb_plugin.targets.mlflow.model_copies import ModelCopy
-from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points
 from mlflow_wandb_plugin.targets.mlflow.run_client import Metrics, Params, RunClient, Tags
 
 if TYPE_CHECKING:

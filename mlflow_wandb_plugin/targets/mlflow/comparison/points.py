@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from mlflow_wandb_plugin.core.protocols import Difference
 from mlflow_wandb_plugin.mapping.to_mlflow import same_value
+from mlflow_wandb_plugin.mlflow_access.point_blocks import LARGEST
 from mlflow_wandb_plugin.targets.mlflow.comparison.expected_run import PointColumns
-from mlflow_wandb_plugin.targets.mlflow.point_blocks import LARGEST
 
 if TYPE_CHECKING:
     import numpy as np

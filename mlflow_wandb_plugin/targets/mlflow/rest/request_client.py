@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlflow_wandb_plugin.mlflow_access.point_blocks import Points
 from mlflow_wandb_plugin.mlflow_access.repositories import KEPT_BY_SERVER
-from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points
 from mlflow_wandb_plugin.targets.mlflow.run_client import (
     NewRun,
     RepositoryClient,

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from mlflow_wandb_plugin.core.limiter import Limiter
 from mlflow_wandb_plugin.errors import TargetUnavailableError, UsageError
 from mlflow_wandb_plugin.mapping.names import Limits
+from mlflow_wandb_plugin.mlflow_access.point_blocks import Points, joined
 from mlflow_wandb_plugin.targets.mlflow.client import Client, translated
-from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points, joined
 
 if TYPE_CHECKING:
     from requests import Response

@@ -12,15 +12,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.mlflow_access.table_shapes import METRIC_TABLES, unknown_shape
-from mlflow_wandb_plugin.targets.mlflow.client import RefusedNamesError, deleted
-from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points, joined
-from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError
-from mlflow_wandb_plugin.targets.mlflow.sql.transactions import (
+from mlflow_wandb_plugin.mlflow_access.point_blocks import Points, joined
+from mlflow_wandb_plugin.mlflow_access.sql.dialects import DIALECTS, NameCollisionError
+from mlflow_wandb_plugin.mlflow_access.sql.transactions import (
     LOCK_S,
     SharedTransactions,
     is_active,
 )
+from mlflow_wandb_plugin.mlflow_access.table_shapes import METRIC_TABLES, unknown_shape
+from mlflow_wandb_plugin.targets.mlflow.client import RefusedNamesError, deleted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -19,20 +19,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mlflow_wandb_plugin.core.atomic_files import replaced
 from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, USER_TAG
 from mlflow_wandb_plugin.mapping.names import Limits
+from mlflow_wandb_plugin.mlflow_access.own_stores import is_own
+from mlflow_wandb_plugin.mlflow_access.point_blocks import Points
+from mlflow_wandb_plugin.mlflow_access.sql.dialects import DIALECTS, NameCollisionError
+from mlflow_wandb_plugin.mlflow_access.sql.transactions import SharedTransactions, is_active
 from mlflow_wandb_plugin.mlflow_access.table_shapes import (
     RUN_COLUMNS,
     RUN_TABLES,
     unknown_shape,
 )
-from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points
 from mlflow_wandb_plugin.targets.mlflow.run_client import (
     FoundRun,
     NewRun,
     RepositoryClient,
     RunClient,
 )
-from mlflow_wandb_plugin.targets.mlflow.sql.dialects import DIALECTS, NameCollisionError
-from mlflow_wandb_plugin.targets.mlflow.sql.transactions import SharedTransactions, is_active
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,10 +57,8 @@ _LOCAL = r"file:|/|\./"
 
 def sql_obstacle(client: MlflowClient, transactions: SharedTransactions) -> str:
     """Say why runs cannot be written in SQL; empty if they can."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
     store = type(client._tracking_client.store)
-    if store is not SqlAlchemyStore:
+    if not is_own(store):
         return f"the store is not MLflow's own class, but {store.__name__}"
     return unknown_shape(transactions.engine, RUN_TABLES)
 
@@ -83,7 +82,6 @@ class SqlClient(RepositoryClient):
         self._transactions = transactions
         self._limits = Limits.installed()
         self._dialect = DIALECTS[transactions.engine.dialect.name]()
-        self._mark = "?" if transactions.engine.dialect.paramstyle == "qmark" else "%s"
 
     def create_run(self, new: NewRun) -> Run:
         return self._run_or_else(self._creating(new), lambda: RunClient.create_run(self, new))
@@ -102,7 +100,7 @@ class SqlClient(RepositoryClient):
                 start_ms, None, "", "active", location, int(new.experiment_id), None,
             )  # fmt: skip
             marks = ", ".join("?" * len(values))
-            self._execute(
+            self._dialect.execute(
                 connection, f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}) VALUES ({marks})", values
             )
             tags = {**new.tags, NAME_TAG: new.name}
@@ -133,7 +131,7 @@ class SqlClient(RepositoryClient):
     def _artifact_uri(self, connection: Connection, experiment_id: str, run_id: str) -> str:
         from mlflow.utils import uri
 
-        found = self._execute(
+        found = self._dialect.execute(
             connection,
             "SELECT artifact_location FROM experiments WHERE experiment_id = ? "
             "AND lifecycle_stage = 'active'",
@@ -186,7 +184,7 @@ class SqlClient(RepositoryClient):
         query."""
         found: dict[tuple[str, str], dict[str, str]] = {}
         with self._transactions.engine.connect() as connection:
-            rows = self._execute(
+            rows = self._dialect.execute(
                 connection,
                 f'SELECT runs.run_uuid, runs.experiment_id, more."key", more.value {runs} '
                 f"JOIN tags AS more ON more.run_uuid = runs.run_uuid "
@@ -200,7 +198,7 @@ class SqlClient(RepositoryClient):
     def _with_tag(
         self, connection: Connection, key: str, value: str, experiment_id: str = ""
     ) -> list[str]:
-        found = self._execute(
+        found = self._dialect.execute(
             connection,
             'SELECT runs.run_uuid, tags."key", tags.value '
             f"{self._runs_with_tag(value, experiment_id)} {_ACTIVE_ONLY} "
@@ -228,7 +226,7 @@ class SqlClient(RepositoryClient):
         time_ms = end_ms or int(time.time() * 1000)
 
         def terminate(connection: Connection) -> None:
-            done = self._execute(
+            done = self._dialect.execute(
                 connection,
                 "UPDATE runs SET status = ?, end_time = ? "
                 "WHERE run_uuid = ? AND lifecycle_stage = 'active'",
@@ -243,7 +241,7 @@ class SqlClient(RepositoryClient):
         def widen(connection: Connection) -> None:
             for column, earlier, at in (("start_time", ">", start_ms), ("end_time", "<", end_ms)):
                 if at is not None:
-                    self._execute(
+                    self._dialect.execute(
                         connection,
                         f"UPDATE runs SET {column} = ? WHERE run_uuid = ? "
                         f"AND ({column} IS NULL OR {column} {earlier} ?) "
@@ -270,7 +268,7 @@ class SqlClient(RepositoryClient):
     def delete_tag(self, run_id: str, key: str) -> None:
         def delete(connection: Connection) -> None:
             self._check_active(connection, run_id)
-            done = self._execute(
+            done = self._dialect.execute(
                 connection, 'DELETE FROM tags WHERE run_uuid = ? AND "key" = ?', (run_id, key)
             )
             if done.rowcount != 1:
@@ -283,7 +281,7 @@ class SqlClient(RepositoryClient):
         columns = '"key", value, timestamp, step, is_nan'
         with self._transactions.engine.connect() as connection:
             streaming = connection.execution_options(stream_results=True)
-            found = self._execute(
+            found = self._dialect.execute(
                 streaming, f"SELECT {columns} FROM metrics WHERE run_uuid = ?", (run_id,)
             )
             while rows := found.fetchmany(READ_ROWS):
@@ -298,7 +296,7 @@ class SqlClient(RepositoryClient):
     def point_counts(self, run_id: str) -> dict[str, int]:
         query = 'SELECT "key", COUNT(*) FROM metrics WHERE run_uuid = ? GROUP BY "key"'
         with self._transactions.engine.connect() as connection:
-            return dict(tuple(row) for row in self._execute(connection, query, (run_id,)))
+            return dict(tuple(row) for row in self._dialect.execute(connection, query, (run_id,)))
 
     def put_text(self, run_id: str, path: str, text: str) -> bool:
         """Write the file to which MLflow's repository of local files would copy it, at a fifth of
@@ -333,11 +331,6 @@ class SqlClient(RepositoryClient):
         except NameCollisionError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
 
-    def _execute(self, connection: Connection, sql: str, values: Any) -> Any:
-        """Execute SQL with ``?`` for values and ``"`` for quotes, in the database's own syntax."""
-        sql = sql.replace("?", self._mark).replace('"', self._dialect.QUOTE)
-        return connection.exec_driver_sql(sql, values)
-
     def _check_active(self, connection: Connection, run_id: str) -> None:
         if not is_active(connection, run_id):
             raise LeftToMlflow
@@ -359,7 +352,7 @@ class SqlClient(RepositoryClient):
 
     def _put_tags(self, connection: Connection, run_id: str, tags: Mapping[str, str]) -> None:
         if tags:
-            self._execute(
+            self._dialect.execute(
                 connection,
                 'INSERT INTO tags ("key", value, run_uuid) VALUES (?, ?, ?) '
                 + self._dialect.REPLACE_VALUE,
@@ -376,7 +369,7 @@ class SqlClient(RepositoryClient):
         for param in params:
             self._check(param.key, param.value, self._limits.param_value)
         # A param that exists violates the primary key: then MLflow decides.
-        self._execute(
+        self._dialect.execute(
             connection,
             'INSERT INTO params ("key", value, run_uuid) VALUES (?, ?, ?)',
             list(rows.values()),
@@ -388,7 +381,7 @@ class SqlClient(RepositoryClient):
 
         def rows(columns: str, table: str) -> Any:
             query = f"SELECT {columns} FROM {table} WHERE run_uuid = ?"
-            return self._execute(connection, query, (run_id,)).fetchall()
+            return self._dialect.execute(connection, query, (run_id,)).fetchall()
 
         found = rows(", ".join(RUN_COLUMNS), "runs")
         if not found:
@@ -404,7 +397,7 @@ class SqlClient(RepositoryClient):
 
     def _tags(self, connection: Connection, run_id: str) -> dict[str, str]:
         query = 'SELECT "key", value FROM tags WHERE run_uuid = ?'
-        return dict(self._execute(connection, query, (run_id,)).fetchall())
+        return dict(self._dialect.execute(connection, query, (run_id,)).fetchall())
 
     def _run(
         self,

@@ -16,10 +16,10 @@ from mlflow.entities import Metric
 from mlflow_wandb_plugin.core.model import Series
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import TargetUnavailableError, UsageError
+from mlflow_wandb_plugin.mlflow_access.point_blocks import Points
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.files.losses import Losses
-from mlflow_wandb_plugin.targets.mlflow.point_blocks import Points
 from mlflow_wandb_plugin.targets.mlflow.point_writer import PointWriter
 from mlflow_wandb_plugin.targets.mlflow.rest.rest_points import RestBulk, open_rest
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget

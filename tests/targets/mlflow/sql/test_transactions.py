@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from mlflow_wandb_plugin.targets.mlflow.sql.transactions import DEADLOCKS, SharedTransactions
+from mlflow_wandb_plugin.mlflow_access.sql.transactions import DEADLOCKS, SharedTransactions
 
 
 class Log:
@@ -126,7 +126,7 @@ def test_a_step_that_raises_leaves_nothing_behind(log: Log) -> None:
 
 def test_a_long_transaction_takes_no_more_work(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transaction ends after its time, although work is waiting."""
-    from mlflow_wandb_plugin.targets.mlflow.sql import transactions as mlflow_transactions
+    from mlflow_wandb_plugin.mlflow_access.sql import transactions as mlflow_transactions
 
     monkeypatch.setattr(mlflow_transactions, "LOCK_S", 0.0)
     assert at_once(log, [log.put(number) for number in range(3)]) == [0, 1, 2]
@@ -184,7 +184,7 @@ def test_other_writers_find_the_database_unlocked(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The database is left unlocked now and then for as long as SQLite's writers wait."""
-    from mlflow_wandb_plugin.targets.mlflow.sql import transactions as mlflow_transactions
+    from mlflow_wandb_plugin.mlflow_access.sql import transactions as mlflow_transactions
 
     pauses: list[float] = []
     monkeypatch.setattr(mlflow_transactions.time, "sleep", pauses.append)

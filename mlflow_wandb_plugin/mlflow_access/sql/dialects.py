@@ -7,9 +7,11 @@ import io
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from mlflow_wandb_plugin.targets.mlflow.point_blocks import COLUMNS, Points, Row
+from mlflow_wandb_plugin.mlflow_access.point_blocks import COLUMNS, Points, Row
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -45,14 +47,24 @@ class Dialect(ABC):
     REPLACE_VALUE = "ON CONFLICT (key, run_uuid) DO UPDATE SET value = excluded.value"
     """The end of an INSERT into ``tags`` that replaces the value of a tag that exists."""
 
+    def execute(self, connection: Connection, sql: str, values: Any) -> Any:
+        """Execute SQL with ``?`` for values and ``"`` for quotes, in the database's own syntax."""
+        mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+        return connection.exec_driver_sql(sql.replace("?", mark).replace('"', self.QUOTE), values)
+
     @abstractmethod
     def insert(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
         """Insert points into ``metrics``; skip those that exist."""
 
     @abstractmethod
-    def upsert_latest(self, connection: Connection, rows: list[Row]) -> None:
-        """Insert rows of different names into ``latest_metrics``, or replace older ones. Raises
-        NameCollisionError."""
+    def insert_rows(self, connection: Connection, rows: Sequence[Row]) -> None:
+        """Insert some rows of any runs into ``metrics``, in few statements; skip those that
+        exist."""
+
+    @abstractmethod
+    def upsert_latest(self, connection: Connection, rows: Sequence[Row]) -> None:
+        """Insert rows into ``latest_metrics``, each name of a run once, or replace older ones.
+        Raises NameCollisionError."""
 
     def check_names(  # noqa: B027
         self, connection: Connection, table: str, run_id: str, names: Iterable[str]
@@ -75,6 +87,14 @@ def _insert(rows: str) -> str:
     return f"INSERT {_INTO.format(table='metrics')} VALUES {rows} ON CONFLICT DO NOTHING"
 
 
+def _upsert(rows: str) -> str:
+    return f"INSERT {_INTO.format(table='latest_metrics')} VALUES {rows} {_NEWER}"
+
+
+def _marks(rows: int) -> str:
+    return ", ".join(["(?,?,?,?,?,?)"] * rows)
+
+
 class Sqlite(Dialect):
     """Inserts some hundred rows per statement: a statement per row costs more time in Python
     than in SQLite, and at each one the driver releases the interpreter to threads that keep it
@@ -84,7 +104,9 @@ class Sqlite(Dialect):
     SIZES = (190, 24, 3, 1)
     OF_ONE_METRIC = _insert(_many("(?1,{0},{1},{2},0,?2)", 3, ONE_METRIC))
     OF_ANY = tuple(_insert(_many("({0},{1},{2},{3},{4},?1)", 5, size)) for size in SIZES)
-    UPSERT = f"INSERT {_INTO.format(table='latest_metrics')} VALUES (?,?,?,?,?,?) {_NEWER}"
+    ROWS = (160, 40, 10, 1)
+    OF_RUNS = tuple(_insert(_marks(size)) for size in ROWS)
+    LATEST = tuple(_upsert(_marks(size)) for size in ROWS)
 
     def insert(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
         rest: tuple[list[Any], ...] = ([], [], [], [], [])
@@ -116,8 +138,22 @@ class Sqlite(Dialect):
             connection.exec_driver_sql(self.OF_ONE_METRIC, tuple(parameters))
         return count
 
-    def upsert_latest(self, connection: Connection, rows: list[Row]) -> None:
-        connection.exec_driver_sql(self.UPSERT, rows)
+    def insert_rows(self, connection: Connection, rows: Sequence[Row]) -> None:
+        self._execute(connection, self.OF_RUNS, rows)
+
+    def upsert_latest(self, connection: Connection, rows: Sequence[Row]) -> None:
+        self._execute(connection, self.LATEST, rows)
+
+    def _execute(
+        self, connection: Connection, statements: Sequence[str], rows: Sequence[Row]
+    ) -> None:
+        """Execute the statements of as many rows as `ROWS` says, the largest ones first."""
+        start, end = 0, len(rows)
+        for size, statement in zip(self.ROWS, statements, strict=True):
+            while end - start >= size:
+                values = tuple(chain.from_iterable(rows[start : start + size]))
+                connection.exec_driver_sql(statement, values)
+                start += size
 
 
 _COPY_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
@@ -127,7 +163,12 @@ class PostgreSql(Dialect):
     """Copies rows into a temporary table first: COPY cannot skip rows that exist."""
 
     STAGE = "mlflow_wandb_points"
-    UPSERT = f"INSERT {_INTO.format(table='latest_metrics')} VALUES (%s,%s,%s,%s,%s,%s) {_NEWER}"
+    ROWS = (
+        "SELECT * FROM unnest(%s::text[], %s::float8[], %s::bigint[], %s::bigint[], "
+        "%s::boolean[], %s::text[])"
+    )
+    INSERT = f"INSERT {_INTO.format(table='metrics')} {ROWS} ON CONFLICT DO NOTHING"
+    UPSERT = f"INSERT {_INTO.format(table='latest_metrics')} {ROWS} {_NEWER}"
 
     def insert(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
         connection.exec_driver_sql(
@@ -158,9 +199,26 @@ class PostgreSql(Dialect):
         # The same transaction may insert more points.
         connection.exec_driver_sql(f"TRUNCATE {self.STAGE}")
 
-    def upsert_latest(self, connection: Connection, rows: list[Row]) -> None:
-        # Every process sorts the rows: two transactions never wait for each other's.
-        connection.exec_driver_sql(self.UPSERT, sorted(rows))
+    def insert_rows(self, connection: Connection, rows: Sequence[Row]) -> None:
+        connection.exec_driver_sql(self.INSERT, self._arrays(rows))
+
+    def upsert_latest(self, connection: Connection, rows: Sequence[Row]) -> None:
+        connection.exec_driver_sql(self.UPSERT, self._arrays(sorted(rows, key=_run_and_name)))
+
+    def _arrays(self, rows: Sequence[Row]) -> tuple[Any, ...]:
+        """The columns as arrays: one statement for any number of rows, six parameters to escape."""
+        names, values, times, steps, nan, runs = zip(*rows, strict=True)
+        numbers = [f"{{{','.join(map(repr, column))}}}" for column in (times, steps)]
+        flags = f"{{{','.join('ft'[flag] for flag in nan)}}}"
+        # Adding 0.0 removes the sign of a zero, as log_batch does through psycopg2.
+        floats = f"{{{','.join(repr(value + 0.0) for value in values)}}}"
+        return (list(names), floats, *numbers, flags, list(runs))
+
+
+def _run_and_name(row: Row) -> tuple[str, str]:
+    """The order in which every process locks rows: two transactions never wait for each other's,
+    nor for one of MLflow's, which sorts the names of its one run."""
+    return row[5], row[0]
 
 
 class MySql(Dialect):
@@ -188,14 +246,15 @@ class MySql(Dialect):
     def insert(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
         self._insert(connection, "metrics", _literals(run_id, part), self.IGNORE)
 
-    def upsert_latest(self, connection: Connection, rows: list[Row]) -> None:
-        # Every process sorts the rows: two transactions never wait for each other's.
-        literals = (
-            _literal_row(_text(name), value, at, step, nan, _text(run_id))
-            for name, value, at, step, nan, run_id in sorted(rows)
-        )
-        self._insert(connection, "latest_metrics", literals, self.NEWER)
-        self.check_names(connection, "latest_metrics", rows[0][-1], [row[0] for row in rows])
+    def insert_rows(self, connection: Connection, rows: Sequence[Row]) -> None:
+        self._insert(connection, "metrics", map(_literal, rows), self.IGNORE)
+
+    def upsert_latest(self, connection: Connection, rows: Sequence[Row]) -> None:
+        ordered = sorted(rows, key=_run_and_name)
+        self._insert(connection, "latest_metrics", map(_literal, ordered), self.NEWER)
+        for run_id, its_rows in groupby(ordered, key=itemgetter(5)):
+            names = [row[0] for row in its_rows]
+            self.check_names(connection, "latest_metrics", run_id, names)
 
     def check_names(
         self, connection: Connection, table: str, run_id: str, names: Iterable[str]
@@ -245,6 +304,11 @@ def _literals(run_id: str, part: Sequence[Points]) -> Iterator[str]:
         _, *columns = points.columns()
         for value, at, step, nan in zip(*columns, strict=True):
             yield _literal_row(name, value, at, step, nan, run)
+
+
+def _literal(row: Row) -> str:
+    name, value, at, step, nan, run_id = row
+    return _literal_row(_text(name), value, at, step, nan, _text(run_id))
 
 
 def _literal_row(name: str, value: float, at: int, step: int, nan: bool, run: str) -> str:

@@ -19,6 +19,8 @@ HELD_S, FREE_S = 1.0, 0.12
 """After SQLite was locked for the first time span, it is left unlocked for the second one."""
 LOCK_S = 0.5
 """A transaction that lasts as long takes no more work: other writers wait for its end."""
+BUSY_MS = 20_000
+"""How long SQLite waits for the lock of another writer: as long as MLflow waits."""
 DEADLOCKS = 5
 """How often work is repeated that the database rolled back because of another transaction."""
 
@@ -97,7 +99,7 @@ class SharedTransactions:
     def _work_some(self) -> None:
         taken, results = [self._waiting.popleft()], []
         try:
-            with self._transaction() as connection:
+            with self.transaction() as connection:
                 until = time.monotonic() + LOCK_S
                 results.append(taken[0].do(connection))
                 while self._waiting and time.monotonic() < until:
@@ -120,7 +122,7 @@ class SharedTransactions:
     def _work_alone(self, work: _Work) -> None:
         for left in reversed(range(DEADLOCKS)):
             try:
-                with self._transaction() as connection:
+                with self.transaction() as connection:
                     result = work.do(connection)
             except Exception as error:
                 if left and is_deadlock(error):
@@ -131,7 +133,8 @@ class SharedTransactions:
             return
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def transaction(self) -> Iterator[Connection]:
+        """A transaction of its own; committed at the end, or rolled back and the error raised."""
         from sqlalchemy.exc import DataError, OperationalError
 
         if self._one_writer:
@@ -160,6 +163,8 @@ class SharedTransactions:
             time.sleep(FREE_S - free_s)
         if self._held_s >= HELD_S or free_s >= FREE_S:
             self._held_s = 0.0
+        else:
+            self._held_s = max(0.0, self._held_s - free_s)
 
 
 def is_deadlock(error: Exception) -> bool:
@@ -168,6 +173,13 @@ def is_deadlock(error: Exception) -> bool:
     cause = getattr(error, "orig", None)
     code = getattr(cause, "pgcode", None) or getattr(cause, "sqlstate", None)
     return code == "40P01" or getattr(cause, "args", ())[:1] == (1213,)
+
+
+def is_lock_timeout(error: Exception) -> bool:
+    """Whether the database waited for the lock of another writer as long as it may. SQLite's words
+    or MySQL's error number decide; PostgreSQL waits until the lock is free."""
+    cause = getattr(error, "orig", None)
+    return "database is locked" in str(cause) or getattr(cause, "args", ())[:1] == (1205,)
 
 
 def is_data_fault(error: BaseException | None) -> bool:
@@ -184,7 +196,7 @@ def _nothing(connection: Connection) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     """Set up the connection as MLflow does, and lock at once: what is read must not change."""
     if not connection.info.get(_READY):
-        connection.exec_driver_sql("PRAGMA busy_timeout = 20000")
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_MS}")
         connection.exec_driver_sql("PRAGMA foreign_keys = ON")
         # KiB. The points of one run are spread over the index: a small cache would thrash.
         connection.exec_driver_sql("PRAGMA cache_size = -65536")
