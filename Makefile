@@ -2,7 +2,7 @@
 PYTHON ?= python3
 NEW_ENOUGH = import sys; sys.exit("Python 3.10 or later is needed: make PYTHON=..." if sys.version_info < (3, 10) else 0)
 
-.PHONY: help test demo test-browser test-ray test-torch test-kills test-versions coverage clean
+.PHONY: help test demo test-browser test-ray test-torch test-frameworks test-kills test-versions coverage clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -19,6 +19,9 @@ test-browser: .venv/made  ## See a run in MLflow's own UI, in headless Chromium
 test-torch: .venv/torch  ## Check torchtune's recipes and Flyte's Elastic workers, with torch on the CPU
 	@.venv/bin/python -m pytest tests/integrations/torchtune tests/integrations/flyte/test_elastic.py
 
+test-frameworks: .venvs/frameworks/made  ## Check programs of launchers and frameworks: torchrun, notebooks, Hugging Face, Lightning, …
+	@.venvs/frameworks/bin/python -m pytest -n 2 -m frameworks tests/frameworks
+
 test-ray: .venv/made  ## Check training, tuning and a backfill on small Ray clusters
 	@.venv/bin/python -m pytest -m ray_cluster tests/integrations/ray
 
@@ -33,7 +36,7 @@ COVERAGE_DATA = .coverage-data
 coverage: .venv/made  ## Measure branch coverage by package; ARGS="tests/live tests/core" for some tests
 	@rm -rf $(COVERAGE_DATA)
 	@status=0; \
-	.venv/bin/coverage run -m pytest -n 2 --dist loadfile -m "not browser and not ray_cluster" $(ARGS) || status=$$?; \
+	.venv/bin/coverage run -m pytest -n 2 --dist loadfile -m "not browser and not ray_cluster and not frameworks" $(ARGS) || status=$$?; \
 	.venv/bin/coverage combine --quiet && \
 	.venv/bin/coverage json --quiet -o $(COVERAGE_DATA)/report.json && \
 	.venv/bin/python scripts/coverage_by_package.py $(COVERAGE_DATA)/report.json && \
@@ -51,6 +54,14 @@ clean:  ## Remove the environments, the demo and what tools cache
 .venv/torch: .venv/made
 	.venv/bin/python -m pip install --quiet torch==2.13.0
 	.venv/bin/python -m pip install --quiet --editable '.[torchtune]' flyteplugins-pytorch
+	@touch $@
+
+# torch first, and alone: a build for the CPU that is at hand is then not replaced.
+.venvs/frameworks/made: pyproject.toml
+	@$(PYTHON) -c '$(NEW_ENOUGH)'
+	$(PYTHON) -m venv --clear .venvs/frameworks
+	.venvs/frameworks/bin/python -m pip install --quiet torch==2.13.0
+	.venvs/frameworks/bin/python -m pip install --quiet --editable '.[frameworks,test]'
 	@touch $@
 
 .venvs/demo/made: pyproject.toml

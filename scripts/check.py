@@ -1,7 +1,8 @@
 """``make test``: every check, one after another, and a last line that counts them.
 
 The line counts each of pytest's tests and each other check as one. All checks run, also when an
-earlier one failed. Tests that start a Ray cluster are left to ``make test-ray``.
+earlier one failed. Tests that start a Ray cluster are left to ``make test-ray``,
+those of launchers and frameworks to ``make test-frameworks``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ CHECKS = (
 )
 PYTEST = (
     "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations=25",
-    "-o", "junit_family=xunit2", "-m", "not browser and not ray_cluster",
+    "-o", "junit_family=xunit2", "-m", "not browser and not ray_cluster and not frameworks",
 )  # fmt: skip
 
 

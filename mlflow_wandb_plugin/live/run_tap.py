@@ -16,6 +16,7 @@ from mlflow_wandb_plugin.core.private_files import private_folder
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
+from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
 from mlflow_wandb_plugin.journal.status_file import read_status
 from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.live.mlflow_calls import MlflowCalls
@@ -41,7 +42,7 @@ class RunTap:
 
     Attributes:
         lock: held while a record is sent to wandb and journalled, so that the order is the same.
-        pid: of the process that started the run.
+        pid: of the process that started the run; 0 for another one, which handed the run over.
         path: the run's journal.
         calls: what MLflow's calls log to the replica, while that is MLflow's active run.
     """
@@ -55,6 +56,8 @@ class RunTap:
         self._wandb_file = Path(run.settings.sync_file).absolute()
         folder = settings.journal_dir or self._wandb_file.parent.parent / JOURNAL_DIR
         self.path = Path(folder).absolute() / f"{segment_of(self._wandb_file)}{frames.SUFFIX}"
+        if trainer_alive(self.path):
+            self.pid = 0
         self._journal: Journal | None = None
         self._broken = False
         self._target_uri = tracking_uri.uri(settings)
@@ -107,8 +110,14 @@ class RunTap:
         self._make_inactive()
         self._wait_for_replica()
 
-    def on_fork(self) -> None:
-        """Note that a forked child logs into the run, too: only wandb-core's file has the order."""
+    def join(self) -> None:
+        """Note that this process logs into a run that another one has started: the parent of a
+        fork, or one that handed it over. Only wandb-core's file has the order of the rows."""
+        try:
+            if self._journal is None:
+                self._open_journal()
+        except JournalError as error:
+            self._give_up(error)
         self._note(rows_from_file=True, pid=os.getpid())
 
     def write(self, record: Any) -> None:

@@ -174,10 +174,10 @@ def _wrap_finish(finish: Any) -> Any:
 def _attach(run: Any, interface: Any) -> None:
     run_id = run.settings.run_id
     tap = _taps.get(run_id)
-    if tap is not None and not tap.closed and tap.pid != os.getpid():
-        tap.on_fork()
-    else:
+    if tap is None or tap.closed or tap.pid == os.getpid():
         tap = _taps[run_id] = RunTap(run, settings())
+    if tap.pid != os.getpid():
+        tap.join()
     interface._publish = wrap_send(interface._publish, tap)
     interface._deliver = wrap_send(interface._deliver, tap)
 

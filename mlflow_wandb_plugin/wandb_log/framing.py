@@ -9,6 +9,7 @@ and a LAST. A block's last bytes are left empty when no header fits.
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 from itertools import starmap
@@ -75,8 +76,18 @@ class LogReader:
         for records in self.read_many():
             yield from starmap(Frame, records)
 
-    def read_many(self) -> Iterator[list[tuple[int, bytes]]]:
+    def size(self) -> int:
+        """Size of the file in bytes, as it is now; 0 if there is none."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
+    def read_many(self, until: int | None = None) -> Iterator[list[tuple[int, bytes]]]:
         """As `read`, in lists of bare tuples: a `Frame` a record takes a tenth of the time.
+
+        Args:
+            until: the file offset at which to stop, as if the file ended there.
 
         Raises:
             SourceError: as `read`.
@@ -91,7 +102,8 @@ class LogReader:
             file.seek(self.position)
             base, buffer = self.position, b""
             # The unread part of a large record doubles each round, so that it is parsed few times.
-            while data := file.read(max(READ_SIZE, len(buffer))):
+            until = sys.maxsize if until is None else until
+            while data := file.read(min(max(READ_SIZE, len(buffer)), max(0, until - file.tell()))):
                 buffer = buffer + data if buffer else data
                 yield from self._records(buffer, base)
                 buffer = buffer[self.position - base :]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_wandb_plugin import backfill
+from tests.support import core_says
 from tests.support.commands import journals, wandb_folder
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import run_script, wait_until
@@ -196,6 +197,52 @@ run.finish()
     assert (run.status, run.tags["mlflow.wandb.state"]) == ("FINISHED", "complete")
     (outcome,) = backfill(str(wandb_folder(env)), env["MLFLOW_TRACKING_URI"])
     assert outcome.verdict == "dual-written"
+
+
+@pytest.mark.slow
+def test_spawned_processes_log_into_a_run_that_they_are_handed(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    """While its own process does: the steps are those of W&B's log, and it ends the run."""
+    run_script(
+        """
+import multiprocessing, time
+import mlflow_wandb_plugin.wandb as wandb
+
+def work(run):
+    for i in range(100):
+        run.log({"child": i})
+    # W&B answers when it has the rows.
+    assert run.summary["child"] == 99
+
+if __name__ == "__main__":
+    with wandb.init(project="p", id="handed") as run:
+        child = multiprocessing.get_context("spawn").Process(target=work, args=(run,))
+        child.start()
+        i = 0
+        while child.is_alive():
+            run.log({"parent": i})
+            i += 1
+            time.sleep(0.001)
+        assert child.exitcode == 0
+        run.log({"last": 1})
+""",
+        env,
+        tmp_path / "work",
+    )
+    run = read_runs(env["MLFLOW_TRACKING_URI"])["handed"]
+    (file,) = wandb_folder(env).glob("offline-run-*/run-handed.wandb")
+    logged = [
+        (step, key, value)
+        for step, row in core_says.rows(file)
+        for (key, *_), value in row.items()
+        if key != "_timestamp"
+    ]
+    keys = ("parent", "child", "last")
+    found = [(step, key, value) for key in keys for step, value in run.points(key)]
+    assert sorted(found) == sorted(logged)
+    assert [value for _, value in run.points("child")] == [float(i) for i in range(100)]
+    assert (run.status, run.tags["mlflow.wandb.state"]) == ("FINISHED", "complete")
 
 
 def test_define_metric_makes_the_steps_and_summaries_that_wandb_makes(

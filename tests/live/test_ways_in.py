@@ -247,6 +247,23 @@ sys.exit(7)
     assert len(list(wandb_folder(env).glob("offline-run-*"))) == 2
 
 
+def test_a_script_whose_libraries_ask_for_wandb_first(env: dict[str, str], tmp_path: Path) -> None:
+    """They look for its spec, as Hugging Face's do, and import it later."""
+    (tmp_path / "work" / "train.py").write_text(
+        """
+import importlib.util
+assert importlib.util.find_spec("wandb") is not None
+assert importlib.util.find_spec("wandb") is not None
+import wandb
+with wandb.init(project="p", id="asked") as run:
+    run.log({"m": 1})
+"""
+    )
+    done = mlflow_wandb("run", "--", sys.executable, "train.py", env=env, cwd=tmp_path / "work")
+    assert done.returncode == 0, done.stderr
+    assert read_runs(env["MLFLOW_TRACKING_URI"])["asked"].points("m") == [(0, 1.0)]
+
+
 def test_mlflow_wandb_run_of_what_is_not_there(env: dict[str, str], tmp_path: Path) -> None:
     """One line that names the command; exit code 2."""
     done = mlflow_wandb("run", "--", "no-such-command", env=env, cwd=tmp_path)

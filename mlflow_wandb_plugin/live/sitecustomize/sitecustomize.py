@@ -17,7 +17,10 @@ from typing import Any
 
 
 class _WandbFinder(MetaPathFinder):
-    """Finds wandb as Python does, and has the tap installed after its import."""
+    """Finds wandb as Python does, and has the tap installed after its import.
+
+    It stays until then: libraries ask whether there is a wandb long before one is imported.
+    """
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -26,16 +29,16 @@ class _WandbFinder(MetaPathFinder):
             return None
         spec = PathFinder.find_spec(name, path)
         if spec is not None and spec.loader is not None:
-            sys.meta_path.remove(self)
-            spec.loader = _TapInstallingLoader(spec.loader)
+            spec.loader = _TapInstallingLoader(spec.loader, self)
         return spec
 
 
 class _TapInstallingLoader(Loader):
-    """Loads a module with another loader, and then installs the tap."""
+    """Loads a module with another loader, and then installs the tap; its finder is removed."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Loader, finder: MetaPathFinder) -> None:
         self._loader = loader
+        self._finder = finder
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -47,6 +50,8 @@ class _TapInstallingLoader(Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
         try:
             import mlflow_wandb_plugin
         except ImportError:

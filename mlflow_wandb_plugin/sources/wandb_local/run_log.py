@@ -210,10 +210,14 @@ class _LogReading:
         return 0 if self._file is None else self._file.position
 
     def _blocks(self) -> Iterator[Item]:
+        until = None
         if self._journal is not None:
+            # A process notes in the journal that it joins the run before wandb-core has a row of
+            # it. What the file gets while the journal is read is left for the next time.
+            until = None if self._file is None else self._file.size()
             yield from self._journal_blocks(self._journal)
         if self._file is not None:
-            yield from self._file_blocks(self._file)
+            yield from self._file_blocks(self._file, until)
 
     def _journal_blocks(self, reader: JournalReader) -> Iterator[Item]:
         decoder = self._decoder
@@ -232,11 +236,11 @@ class _LogReading:
                 skipping = entry.end < self._since
         yield from self._block(reader.position)
 
-    def _file_blocks(self, reader: LogReader) -> Iterator[Item]:
+    def _file_blocks(self, reader: LogReader, until: int | None) -> Iterator[Item]:
         decoder = self._decoder
         try:
             feed = decoder.feed if self._journal is None else self._feed_core_record
-            for records in reader.read_many():
+            for records in reader.read_many(until):
                 for count, (end, payload) in enumerate(records):
                     try:
                         feed(payload)

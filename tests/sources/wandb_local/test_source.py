@@ -267,6 +267,28 @@ def test_junk_in_a_journal_costs_itself_alone(tmp_path: Path) -> None:
     assert len([item for item in found if isinstance(item, UnreadableRange)]) == 1
 
 
+def test_rows_of_a_process_that_joins_while_earlier_ones_are_written_out(tmp_path: Path) -> None:
+    """The journal was read to its end when the other process joined; wandb-core has its row in
+    the file before that is read."""
+    path = wandb_file(tmp_path, FIRST, run_record("r1"))
+    journal = Journal(tmp_path / "mlflow" / f"{FIRST}.journal", {"run_id": "r1"})
+    for record in (run_record("r1"), partial_record({"a": 0}, timestamp=1000.0)):
+        journal.append(RECORD, record.SerializeToString())
+    log = RunLog(FIRST, path, journal.path)
+    found: list[Item] = []
+    for item in read_logs([log], {}, follow=lambda _: False):
+        if isinstance(item, Checkpoint) and not any(isinstance(one, Checkpoint) for one in found):
+            journal.note(rows_from_file=True)
+            path.unlink()
+            with LogWriter(path) as file:
+                for record in (run_record("r1"), row(0), row(1), exit_record()):
+                    file.append(record.SerializeToString())
+            journal.note(closed=True)
+            journal.close()
+        found.append(item)
+    assert sorted(set(points(found))) == [(0, 0.0), (1, 1.0)]
+
+
 def test_every_file_of_the_run_is_named(tmp_path: Path) -> None:
     """With its path below ``files/``, folders included, in a fixed order."""
     path = wandb_file(tmp_path, FIRST, run_record("r1"), exit_record())
