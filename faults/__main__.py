@@ -2,10 +2,10 @@
 
     python -m faults [--seed 1] [--count 200] [--jobs 4] [--rows 300] [--only TEXT] [--keep]
 
-Each trial is one fault, in a training script or a server that two scripts write to; see
+Each trial is one or two faults in a training script, or in a server that two scripts write to; see
 docs/faults.md. ``--only`` runs the same trials of the kinds whose name contains TEXT, such as
-``sigkill-helper``, ``mirror/`` or ``live/reset``. The exit code is 1 if a row was lost or doubled, or
-a run is in the wrong state; folders of such trials are kept.
+``sigkill-helper``, ``mirror/`` or ``live/reset``. The exit code is 1 if a row was lost or doubled,
+or a run is in the wrong state; folders of such trials are kept.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
             shutil.rmtree(folder, ignore_errors=True)
     minutes = (time.monotonic() - begin) / 60
     _show(outcomes)
-    injected = sum(bool(outcome.injected) for outcome in outcomes)
+    injected = sum(outcome.injected for outcome in outcomes)
     bad = sum(not outcome.clean for outcome in outcomes)
     print(
         f"seed {options.seed}: {injected} faults in {len(trials)} trials, {minutes:.1f} min, "
@@ -70,8 +70,13 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--count", type=int, default=200, help="trials at least, of all kinds")
-    parser.add_argument("--jobs", type=int, default=4, help="trials at the same time")
+    parser.add_argument("--count", type=int, default=200, help="faults at least, of all kinds")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=4,
+        help="trials at once, without those that hit a server",
+    )
     parser.add_argument("--rows", type=int, default=300, help="rows of a script")
     parser.add_argument("--only", default="", help="only kinds of faults that contain this text")
     parser.add_argument("--keep", action="store_true", help="keep the folders of clean trials, too")
@@ -87,9 +92,9 @@ def _campaign(folder: Path, trials: Sequence[Trial], options: argparse.Namespace
         stack.enter_context(running(server))
         place = Place(folder, template, wandb, proxies, server, options.rows)
         stack.callback(lambda: [host.end() for host in place.hosts.values()])
-        # Those that share a server wait for one another: they are spread over the campaign.
-        pool = stack.enter_context(ThreadPoolExecutor(options.jobs))
-        futures = [pool.submit(_run, trial, place, options.keep) for trial in trials]
+        pools = {lane: stack.enter_context(ThreadPoolExecutor(1)) for lane in plan.LANES}
+        pools[""] = stack.enter_context(ThreadPoolExecutor(options.jobs))
+        futures = [pools[trial.lane].submit(_run, trial, place, options.keep) for trial in trials]
         found = []
         for number, future in enumerate(as_completed(futures), 1):
             outcome = future.result()
@@ -113,12 +118,14 @@ def _run(trial: Trial, place: Place, keep: bool) -> Outcome | None:
 
 def _tell(number: int, of: int, outcome: Outcome) -> None:
     trial = outcome.trial
-    print(f"[{number}/{of}] {trial.name}, {trial.phase}, {outcome.seconds:.0f} s", end="")
+    phases = "+".join(moment.phase for moment in trial.moments)
+    print(f"[{number}/{of}] {trial.name}, {phases}, {outcome.seconds:.0f} s", end="")
     for verdict in outcome.verdicts:
         if not verdict.clean:
             told = {"lost": verdict.lost, "doubled": verdict.doubled, "wrong": verdict.wrong}
             print(f"\n    {json.dumps(told)}"[:600], end="")
-    print("" if outcome.injected else ", the fault came too late", flush=True)
+    late = outcome.injected < len(trial.moments)
+    print(f", {outcome.injected} of {len(trial.moments)} faults in time" * late, flush=True)
 
 
 def _show(outcomes: Sequence[Outcome]) -> None:
@@ -130,7 +137,7 @@ def _show(outcomes: Sequence[Outcome]) -> None:
         verdicts = [verdict for outcome in these for verdict in outcome.verdicts]
         if these:
             lines.append((
-                kind.label, sum(bool(outcome.injected) for outcome in these), len(verdicts),
+                kind.label, sum(outcome.injected for outcome in these), len(verdicts),
                 sum(verdict.rows for verdict in verdicts),
                 sum(len(verdict.lost) for verdict in verdicts),
                 sum(len(verdict.doubled) for verdict in verdicts),

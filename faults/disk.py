@@ -1,4 +1,4 @@
-"""Disks that are full or read-only, as Linux's root makes them: a small tmpfs, a read-only bind mount."""
+"""Disks that are full or read-only, as root makes them on Linux: small tmpfs, read-only mounts."""
 
 from __future__ import annotations
 

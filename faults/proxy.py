@@ -1,7 +1,7 @@
 """A proxy on loopback between a client and a real server, that treats requests badly on demand.
 
-It reads whole requests and whole answers (HTTP/1.1), so that a request can be delivered twice and an
-answer be lost after the request took effect.
+It reads whole requests and whole answers (HTTP/1.1), so that a request can be delivered twice, and
+an answer be lost after the request took effect.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ TWICE, ANSWER_LOST = "twice", "answer-lost"
 OF_EACH_REQUEST = (RESET, TOO_MANY, BROKEN, BLACK_HOLE)
 OF_WRITES = (TWICE, ANSWER_LOST)
 WRITES = (b"POST", b"PUT", b"PATCH", b"DELETE")
-SHARE = 0.3
-"""Of the writing requests, those that `TWICE` and `ANSWER_LOST` hit."""
 _NO_BODY = (b"204", b"304")
 
 
@@ -45,13 +43,18 @@ class Proxies:
     ) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout=10)
+        self.loop.close()
 
     def call(self, what: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(what, self.loop).result(timeout=30)
 
-    def to(self, port: int, seed: str = "") -> Proxy:
-        """A proxy to the server at ``port`` of loopback."""
-        proxy = Proxy(self, port, seed)
+    def to(self, port: int, seed: str = "", share: float = 0.3) -> Proxy:
+        """A proxy to the server at ``port`` of loopback.
+
+        Args:
+            share: of the writing requests, those that `TWICE` and `ANSWER_LOST` hit.
+        """
+        proxy = Proxy(self, port, seed, share)
         self.call(proxy.start())
         return proxy
 
@@ -59,12 +62,12 @@ class Proxies:
 class Proxy:
     """One proxy; ``fault`` is what happens to requests now, ``hits`` to how many it happened."""
 
-    def __init__(self, proxies: Proxies, port: int, seed: str) -> None:
+    def __init__(self, proxies: Proxies, port: int, seed: str, share: float) -> None:
         self.fault = ""
         self.hits = 0
         self._proxies = proxies
         self._upstream = port
-        self._random = random.Random(seed)
+        self._random, self._share = random.Random(seed), share
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.url = ""
@@ -79,8 +82,12 @@ class Proxy:
     async def _close(self) -> None:
         assert self._server is not None
         self._server.close()
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # Connections are closed in the loop's next round.
+        await asyncio.sleep(0.01)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -126,7 +133,7 @@ class Proxy:
     def _fault_of(self, request: bytes) -> str:
         if self.fault in OF_WRITES:
             writes = request.split(b" ", 1)[0] in WRITES
-            return self.fault if writes and self._random.random() < SHARE else ""
+            return self.fault if writes and self._random.random() < self._share else ""
         return self.fault
 
     async def _forward(self, request: bytes) -> bytes:
@@ -174,10 +181,10 @@ async def _read_answer(reader: asyncio.StreamReader, method: bytes) -> bytes:
 async def _read_body(reader: asyncio.StreamReader, head: bytes, otherwise: bytes | None) -> bytes:
     """The body behind ``head``, as it was sent; without a length it is ``otherwise``, or, if that
     is None, all until the connection ends."""
-    fields = dict(
-        (name.strip().lower(), value.strip())
+    fields = {
+        name.strip().lower(): value.strip()
         for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
-    )
+    }
     if b"chunked" in fields.get(b"transfer-encoding", b"").lower():
         return await _read_chunks(reader)
     if b"content-length" in fields:

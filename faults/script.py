@@ -82,10 +82,6 @@ class Script:
     def ended(self) -> bool:
         return self.process.poll() is not None
 
-    @property
-    def journals(self) -> list[Path]:
-        return list(Path(self.env["MLFLOW_WANDB_JOURNAL_DIR"]).glob("[!.]*.journal"))
-
     def ledger(self) -> Ledger:
         return read_ledger(self._ledger)
 
@@ -122,8 +118,10 @@ class Script:
             self._process.wait(timeout=30)
 
     def command(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> str:
-        """Run ``mlflow-wandb`` with ``arguments`` in the script's environment; returns what is wrong
-        with its end, or nothing. What it prints goes to ``commands.txt``."""
+        """Run ``mlflow-wandb`` with ``arguments``, in the script's environment or ``env``.
+
+        What it prints goes to ``commands.txt``. Returns what is wrong with its end, or nothing.
+        """
         with open(self.folder / "commands.txt", "ab") as output:
             output.write(f"$ mlflow-wandb {' '.join(map(str, arguments))}\n".encode())
             output.flush()

@@ -26,19 +26,22 @@ class MlflowServer:
     """
 
     def __init__(
-        self, folder: Path, template: Path, env: Mapping[str, str], prefix: str = ""
+        self,
+        folder: Path,
+        template: Path,
+        env: Mapping[str, str],
+        prefix: str = "",
+        workers: int = 1,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.database = folder / "server.db"
-        self._folder, self._env = folder, dict(env)
+        self._folder, self._workers = folder, workers
+        # Its runner of jobs would be one process more to wait for at each start.
+        self._env = {**env, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         folder.mkdir(parents=True, exist_ok=True)
         self._uri = prefix + copy_store(template, self.database)
         self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def started(self) -> bool:
-        return self._process is not None
 
     @property
     def pid(self) -> int:
@@ -49,7 +52,8 @@ class MlflowServer:
         """Start it, and wait until it answers."""
         command = [
             sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1",
-            "--port", str(self.port), "--workers", "1", "--backend-store-uri", self._uri,
+            "--port", str(self.port), "--workers", str(self._workers),
+            "--backend-store-uri", self._uri,
             "--artifacts-destination", str(self._folder / "artifacts"),
         ]  # fmt: skip
         with open(self._folder / "server.log", "ab") as log:

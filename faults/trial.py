@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from faults import disk, plan, targets, wandb_file
+from faults.injection import Injector
 from faults.judge import Found, Verdict, judge
 from faults.ledger import FINISHED, FINISHING, Ledger
-from faults.plan import LIVE, MIRROR, MIRRORED_SERVER, Trial
-from faults.processes import CORE, HELPER, SERVER, TRAINER, pids_of, send
+from faults.plan import ENDING, LIVE, MIRROR, MIRRORED_SERVER, Trial
+from faults.processes import CORE, HELPER, SERVER, TRAINER, pids_of
 from faults.proxy import Proxies, Proxy
 from faults.script import Script, environment
 from faults.servers import MlflowServer
@@ -24,9 +22,8 @@ from tests.support.processes import end_all_of
 from tests.support.stores import copy_store
 from tests.wandb_server import WandbServer
 
-HELPER_START_S, SETTLE_S, POLL_S = 30.0, 15.0, 0.05
+SETTLE_S, POLL_S = 15.0, 0.05
 DISK_MIB = 4
-ENDING = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 ANY_END = ("FINISHED", "FAILED", "KILLED")
 
 
@@ -51,7 +48,7 @@ class Place:
 
     Attributes:
         server: takes the runs of all trials but those that hit a server.
-        hosts: the servers that are hit, by direction; one trial at a time uses one.
+        hosts: the servers that are hit, by `Trial.lane`; one trial at a time uses one.
     """
 
     folder: Path
@@ -61,22 +58,19 @@ class Place:
     server: MlflowServer
     rows: int
     hosts: dict[str, MlflowServer] = field(default_factory=dict)
-    _guard: threading.Lock = field(default_factory=threading.Lock)
 
-    @contextlib.contextmanager
-    def host(self, direction: str) -> Iterator[MlflowServer]:
-        """The server of a direction that may be hit, for one trial at a time."""
-        with self._guard:
-            if direction not in self.hosts:
-                folder = self.folder / f"host-{direction}"
-                prefix, env = "", isolated(folder / "env")
-                if direction == MIRRORED_SERVER:
-                    prefix, env = "wandb+", environment(folder, self.wandb, self.wandb.url, "")
-                self.hosts[direction] = MlflowServer(folder, self.template, env, prefix)
-            host = self.hosts[direction]
-            if not host.answers():
-                host.restart() if host.started else host.start()
-            yield host
+    def host(self, lane: str) -> MlflowServer:
+        """The server of a lane, which answers."""
+        if lane not in self.hosts:
+            folder = self.folder / f"host-{lane}"
+            prefix, env = "", isolated(folder / "env")
+            if lane == MIRRORED_SERVER:
+                prefix, env = "wandb+", environment(folder, self.wandb, self.wandb.url, "")
+            self.hosts[lane] = MlflowServer(folder, self.template, env, prefix)
+            self.hosts[lane].start()
+        elif not self.hosts[lane].answers():
+            self.hosts[lane].restart()
+        return self.hosts[lane]
 
 
 def run(trial: Trial, place: Place) -> Outcome:
@@ -86,8 +80,7 @@ def run(trial: Trial, place: Place) -> Outcome:
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
         stack.callback(end_all_of, folder)
-        hit = trial.fault.direction == MIRRORED_SERVER or trial.fault.on == SERVER
-        server = stack.enter_context(place.host(trial.fault.direction)) if hit else place.server
+        server = place.host(trial.lane) if trial.lane else place.server
         running = RunningTrial(trial, place, server, folder, stack)
         injected, verdicts = running.run()
     return Outcome(trial, injected, verdicts, time.monotonic() - begin, folder)
@@ -109,10 +102,14 @@ class RunningTrial:
         self._direction = trial.fault.direction
         self._folder = folder
         self._hung: set[str] = set()
+        self._disk = Path()
+        self._errors: dict[str, list[str]] = {}
         mirrors = self._direction == MIRROR
         port = urlsplit(place.wandb.url).port if mirrors else server.port
         assert port is not None
-        self._proxy: Proxy = place.proxies.to(port, trial.name)
+        # MLflow's client waits a second and more after an answer that was lost, for each row.
+        share = 0.05 if self._direction == MIRRORED_SERVER else 0.3
+        self._proxy: Proxy = place.proxies.to(port, trial.name, share)
         stack.callback(self._proxy.close)
         self._scripts = [self._script(number, stack) for number in range(trial.runs)]
 
@@ -120,14 +117,14 @@ class RunningTrial:
         """Returns how many faults took effect, and the verdict of each script's run."""
         for script in self._scripts:
             script.start()
-        self._wait_for_moment()
-        injected, heal = self._inject()
-        time.sleep(self._trial.lasts_s)
-        heal()
+        injector = Injector(self._trial, self._server, self._proxy, self._scripts[0], self._disk)
+        for moment in self._trial.moments:
+            injector.inject(moment)
+            self._start_again()
         self._let_end()
+        injector.heal()
         self._deliver()
-        verdicts = [self._judge(script) for script in self._scripts]
-        return self._proxy.hits if self._fault.name in plan.NETWORK else injected, verdicts
+        return injector.injected, [self._judge(script) for script in self._scripts]
 
     # Before
 
@@ -147,103 +144,36 @@ class RunningTrial:
             env = environment(folder, place.wandb, place.wandb.url, self._proxy.url)
             module = "mirror"
         if self._fault.name in plan.DISKS:
-            stack.enter_context(disk.small_disk(self._small_disk(env), DISK_MIB))
-        resume = trial.resume and self._fault.on == TRAINER
-        return Script(folder, env, module, name, place.rows, resume)
+            self._disk = self._small_disk(env)
+            stack.enter_context(disk.small_disk(self._disk, DISK_MIB))
+        # A row that passes `mlflow server` takes several times as long as one into a file.
+        rows = place.rows // 3 if self._direction == MIRRORED_SERVER else place.rows
+        return Script(folder, env, module, name, rows, trial.resume)
 
     def _small_disk(self, env: dict[str, str]) -> Path:
+        """The folder that is to be a disk of its own: that of the journals, or all of wandb's."""
         variable = "WANDB_DIR" if self._fault.name == plan.FULL_ALL else "MLFLOW_WANDB_JOURNAL_DIR"
         if self._fault.name == plan.FULL_ALL:
             env.pop("MLFLOW_WANDB_JOURNAL_DIR")
         return Path(env[variable])
 
-    # The fault
-
-    def _wait_for_moment(self) -> None:
-        script, trial = self._scripts[0], self._trial
-        if trial.phase == plan.ROWS:
-            row = int(trial.moment * script.rows)
-            script.wait_for(lambda: script.ledger().next_row > row, 120)
-            return
-        if trial.phase == plan.FINISH:
-            script.wait_for(lambda: FINISHING in script.ledger().marks, 120)
-        time.sleep(trial.moment)
-
-    def _inject(self) -> tuple[int, Callable[[], object]]:
-        """Returns how many faults took effect, and what ends them."""
-        fault = self._fault
-        if fault.on == SERVER:
-            return self._hit_server()
-        if fault.number is not None:
-            return self._hit_process(fault.number)
-        if fault.name in plan.NETWORK:
-            self._proxy.fault = fault.name
-            return 0, self._end_network_fault
-        if fault.name in plan.CLOCKS:
-            return self._shift_clock()
-        return self._harm_disk()
-
-    def _hit_server(self) -> tuple[int, Callable[[], object]]:
-        number = self._fault.number
-        assert number is not None
-        self._server.signal(number)
-        if number == signal.SIGSTOP:
-            return 1, lambda: self._server.signal(signal.SIGCONT)
-        return 1, self._server.restart
-
-    def _hit_process(self, number: signal.Signals) -> tuple[int, Callable[[], object]]:
-        script, role = self._scripts[0], self._fault.on
-        if role == TRAINER:
-            pids = [] if script.ended else [script.process.pid]
-        else:
-            script.wait_for(lambda: pids_of(role, script.home), HELPER_START_S)
-            pids = pids_of(role, script.home)
-        sent = send(pids, number)
-        return bool(sent), lambda: send(pids, signal.SIGCONT) if number == signal.SIGSTOP else None
-
-    def _end_network_fault(self) -> None:
-        if self._fault.name in plan.proxy.OF_EACH_REQUEST:
-            self._proxy.fault = ""
-
-    def _shift_clock(self) -> tuple[int, Callable[[], object]]:
-        clock = self._scripts[0].folder / "clock"
-        clock.write_text(str(self._trial.shift_s))
-        return 1, lambda: None if self._trial.resume else clock.write_text("0")
-
-    def _harm_disk(self) -> tuple[int, Callable[[], object]]:
-        """A disk of which the trial says so is well again while the script runs."""
-        place = self._small_disk(dict(self._scripts[0].env))
-        harm, mend = disk.fill, disk.free
-        if self._fault.name == plan.READ_ONLY:
-            harm, mend = disk.make_read_only, disk.make_writable
-        harm(place)
-        if self._trial.resume:
-            return 1, lambda: mend(place)
-        self._mend = lambda: mend(place)
-        return 1, lambda: None
-
-    _mend: Callable[[], object] = staticmethod(lambda: None)
-
     # Afterwards
 
-    def _let_end(self) -> None:
-        """Wait for the scripts, and start those again that the fault ended, if the trial says so."""
-        for script in self._scripts:
-            self._note_hang(script, script.wait())
-            over = FINISHED in script.ledger().marks
-            if not over and self._trial.resume and self._fault.on == TRAINER:
+    def _start_again(self) -> None:
+        """Start a script again that the fault ended, if the trial says so."""
+        script = self._scripts[0]
+        if self._trial.resume:
+            self._let_end()
+            if FINISHED not in script.ledger().marks:
                 script.start()
-                self._note_hang(script, script.wait())
-        self._mend()
-        self._proxy.fault = ""
 
-    def _note_hang(self, script: Script, ended: bool) -> None:
-        if not ended:
-            self._hung.add(script.run)
+    def _let_end(self) -> None:
+        for script in self._scripts:
+            if not script.wait():
+                self._hung.add(script.run)
 
     def _deliver(self) -> None:
         """Give helpers a while; what is left then is `mlflow-wandb sync`'s, and a backfill's."""
-        self._errors: dict[str, list[str]] = {}
         for script in self._scripts:
             folder = self._journal_folder(script)
             deadline = time.monotonic() + SETTLE_S

@@ -1,7 +1,8 @@
 """Shift `time.time` of every Python process that has this folder in its PYTHONPATH.
 
-The file that FAULTS_CLOCK names holds the shift in seconds; it is read at each call. `time.monotonic`,
-`datetime.now` and processes that are not Python's, such as wandb-core, keep the machine's clock.
+The file that FAULTS_CLOCK names holds the shift in seconds; it is read at each call.
+`time.monotonic`, `datetime.now` and processes that are not Python's, such as wandb-core, keep the
+machine's clock.
 """
 
 import os

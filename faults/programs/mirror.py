@@ -1,4 +1,4 @@
-"""Log rows to MLflow, mirrored into W&B: ``python -m faults.programs.mirror LEDGER RUN ROWS RESUME``.
+"""Log rows to MLflow, mirrored: ``python -m faults.programs.mirror LEDGER RUN ROWS RESUME``.
 
 RUN names the experiment; the tracking URI is the environment's. A script that is started again goes
 on with the run of its ledger, behind the last row that was begun before.
