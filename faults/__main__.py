@@ -92,8 +92,10 @@ def _campaign(folder: Path, trials: Sequence[Trial], options: argparse.Namespace
         stack.enter_context(running(server))
         place = Place(folder, template, wandb, proxies, server, options.rows)
         stack.callback(lambda: [host.end() for host in place.hosts.values()])
-        pools = {lane: stack.enter_context(ThreadPoolExecutor(1)) for lane in plan.LANES}
-        pools[""] = stack.enter_context(ThreadPoolExecutor(options.jobs))
+        pools = {lane: ThreadPoolExecutor(1) for lane in plan.LANES}
+        pools[""] = ThreadPoolExecutor(options.jobs)
+        for pool in pools.values():
+            stack.callback(pool.shutdown, cancel_futures=True)
         futures = [pools[trial.lane].submit(_run, trial, place, options.keep) for trial in trials]
         found = []
         for number, future in enumerate(as_completed(futures), 1):

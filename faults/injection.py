@@ -47,6 +47,9 @@ class Injector:
         """Wait for a moment, and let a fault happen for as long as it says."""
         self._wait_for(moment)
         effects, undo = self._begin()
+        if self._fault.name in proxy.OF_EACH_REQUEST:
+            # A helper that starts on a busy machine sends nothing for many seconds.
+            self._script.wait_for(lambda: self._proxy.hits > self._hits, PATIENCE_S)
         time.sleep(moment.lasts_s)
         if undo is not None:
             undo()

@@ -149,8 +149,10 @@ def _times(fault: Fault, resume: bool) -> int:
         return 2 if resume else 1
     if fault.name in (*proxy.OF_WRITES, *DISKS) or fault.label in UNREPEATABLE:
         return 1
-    goes_on = fault.name in proxy.OF_EACH_REQUEST or fault.number == signal.SIGSTOP
-    return 3 if goes_on and fault.on != SERVER else 2
+    if fault.name in proxy.OF_EACH_REQUEST or fault.number == signal.SIGSTOP:
+        return 3
+    # A server takes long to start again.
+    return 1 if fault.on == SERVER else 2
 
 
 def _moment(chance: random.Random, phase: str) -> Moment:

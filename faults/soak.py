@@ -1,13 +1,15 @@
 """Log for a long time and watch memory and lag: ``make soak``, or
 
-    python -m faults.soak [--minutes 10] [--processes 8] [--rate 50] [--keys 20] [--workers 4]
+    python -m faults.soak [--minutes 10] [--drain 10] [--processes 8] [--rate 50] [--keys 20]
 
 Training processes log RATE rows of KEYS numbers a second each into one `mlflow server`; wandb is
-offline. Every tenth of a minute the memory of trainers and helpers is read, and how many rows were
-logged and how many MLflow has; the difference is the lag. After the last row it waits until MLflow
-has everything, at most as long again. The verdict is on the second quarter and the last one: memory
-is flat if it grew by no more than a tenth, and the lag is bounded if it did not grow by more than
-ten seconds' rows. The exit code is 1 if one of the two is not so, or a row is missing.
+offline. The server has one worker (``--workers``): those of several are killed by their supervisor
+if they are busy for five seconds. Every tenth of a minute the memory of trainers and helpers is
+read, and how many rows were logged and how many MLflow has; the difference is the lag. After the
+last row it waits until MLflow has everything, for DRAIN minutes at most. The verdict is on the
+second quarter and the last one: memory is flat if it grew by no more than a tenth, and the lag is
+bounded if it did not grow by more than ten seconds' rows. The exit code is 1 if one of the two is
+not so, or a row is missing.
 """
 
 from __future__ import annotations
@@ -90,8 +92,8 @@ class Soak:
             stack.callback(self._end_trainers)
             self._start_trainers()
             samples = []
-            seconds = 60 * self._options.minutes
-            while not samples or not self._is_over(samples[-1], 2 * seconds + START_S):
+            at_most_s = 60 * (self._options.minutes + self._options.drain) + START_S
+            while not samples or not self._is_over(samples[-1], at_most_s):
                 time.sleep(EVERY_S)
                 samples.append(self._look())
                 _print_row(samples[-1].row())
@@ -179,10 +181,11 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--minutes", type=float, default=10, help="how long to log")
+    parser.add_argument("--drain", type=float, default=10, help="how long to wait afterwards")
     parser.add_argument("--processes", type=int, default=8, help="training processes")
     parser.add_argument("--rate", type=float, default=50, help="rows a second of each")
     parser.add_argument("--keys", type=int, default=20, help="numbers of a row")
-    parser.add_argument("--workers", type=int, default=4, help="workers of mlflow server")
+    parser.add_argument("--workers", type=int, default=1, help="workers of mlflow server")
     options = parser.parse_args(arguments)
     _print_row(COLUMNS)
     _print_row(("---",) * len(COLUMNS))

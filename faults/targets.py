@@ -62,13 +62,3 @@ def in_wandb(server: WandbServer, run_id: str) -> Found:
     complete = isinstance(replica, dict) and replica.get("mlflow.wandb.state") == "complete"
     state = run.state if run.state in ("finished", "running") else "failed"
     return Found(len(copies), points, None, state, complete, str(run.values.get("param", "")))
-
-
-def mlflow_rows(database: Path, run_id: str) -> set[int]:
-    """Rows that an MLflow store has of a run of its own."""
-    uri = f"file:{database}?mode=ro"
-    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=60)) as store:
-        found = store.execute(
-            "SELECT step FROM metrics WHERE run_uuid = ? AND key = ?", (run_id, KEYS[0])
-        )
-        return {step for (step,) in found}

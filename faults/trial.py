@@ -220,7 +220,7 @@ class RunningTrial:
         if not ledger.run_id and self._direction != LIVE:
             # The script was ended before MLflow had told it its run.
             found = Found()
-        verdict = judge(found, ledger, due, self._statuses(ledger))
+        verdict = judge(found, ledger, due, self._statuses(script, ledger))
         verdict.wrong += [error for error in self._errors[script.run] if error]
         if self._hung & {script.run}:
             verdict.wrong.append("the script hangs")
@@ -238,11 +238,14 @@ class RunningTrial:
     def _due_in_mlflow(self, script: Script, ledger: Ledger) -> set[int]:
         """Rows that `log()` returned from, and those of W&B's own log. Where the journal could not
         be written, the latter alone."""
-        logs = Path(script.env["WANDB_DIR"]).rglob("*.wandb")
-        in_log = set().union(*(wandb_file.steps(path) for path in logs)) & ledger.begun
+        in_log = set().union(*map(wandb_file.steps, self._logs(script))) & ledger.begun
         return in_log if self._fault.name in plan.DISKS else in_log | ledger.accepted
 
-    def _statuses(self, ledger: Ledger) -> tuple[str, ...]:
+    def _logs(self, script: Script) -> list[Path]:
+        """W&B's own logs of a script's run."""
+        return list(Path(script.env["WANDB_DIR"]).rglob("*.wandb"))
+
+    def _statuses(self, script: Script, ledger: Ledger) -> tuple[str, ...]:
         """The run's final states that are right."""
         ended = self._fault.on == TRAINER and self._fault.number in ENDING
         finished = FINISHED in ledger.marks
@@ -252,6 +255,10 @@ class RunningTrial:
             if ended and not finished:
                 # At its very end, the run may be over already.
                 return ("KILLED", "FINISHED") if FINISHING in ledger.marks else ("KILLED",)
+            if self._fault.name == plan.FULL_ALL and not any(
+                map(wandb_file.has_end, self._logs(script))
+            ):
+                return ("KILLED",)
             return ("FINISHED",)
         if ended and not finished:
             return ("failed", "finished") if FINISHING in ledger.marks else ("failed",)

@@ -35,14 +35,21 @@ def payloads(data: bytes) -> Iterator[bytes]:
         position = begin + length
 
 
-def steps(path: Path) -> set[int]:
-    """The steps of the history rows that wandb-core has written."""
-    found = set()
+def records(path: Path) -> Iterator[Record]:
+    """The records of a log, up to the first that is damaged."""
     for payload in payloads(path.read_bytes()):
         try:
-            record = Record.FromString(payload)
+            yield Record.FromString(payload)
         except DecodeError:
-            break
-        if record.WhichOneof("record_type") == "history":
-            found.add(int(record.history.step.num))
-    return found
+            return
+
+
+def steps(path: Path) -> set[int]:
+    """The steps of the history rows that wandb-core has written."""
+    rows = (one for one in records(path) if one.WhichOneof("record_type") == "history")
+    return {int(row.history.step.num) for row in rows}
+
+
+def has_end(path: Path) -> bool:
+    """Whether wandb-core has written how the run ended."""
+    return any(record.WhichOneof("record_type") == "exit" for record in records(path))
