@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         outcomes = _campaign(folder, trials, options)
     finally:
         end_all_of(folder)
-        if not options.keep and not any(folder.glob("*-*-*")):
+        if not any((folder / trial.name).exists() for trial in trials):
             shutil.rmtree(folder, ignore_errors=True)
     minutes = (time.monotonic() - begin) / 60
     _show(outcomes)
@@ -91,7 +91,7 @@ def _campaign(folder: Path, trials: Sequence[Trial], options: argparse.Namespace
         server = MlflowServer(folder / "server", template, isolated(folder / "server" / "env"))
         stack.enter_context(running(server))
         place = Place(folder, template, wandb, proxies, server, options.rows)
-        stack.callback(lambda: [host.end() for host in place.hosts.values()])
+        stack.callback(place.end_hosts)
         pools = {lane: ThreadPoolExecutor(1) for lane in plan.LANES}
         pools[""] = ThreadPoolExecutor(options.jobs)
         for pool in pools.values():

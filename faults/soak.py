@@ -91,7 +91,7 @@ class Soak:
             stack.callback(end_all_of, self._folder)
             stack.callback(self._end_trainers)
             self._start_trainers()
-            samples = []
+            samples: list[Sample] = []
             at_most_s = 60 * (self._options.minutes + self._options.drain) + START_S
             while not samples or not self._is_over(samples[-1], at_most_s):
                 time.sleep(EVERY_S)

@@ -72,6 +72,10 @@ class Place:
             self.hosts[lane].restart()
         return self.hosts[lane]
 
+    def end_hosts(self) -> None:
+        for host in self.hosts.values():
+            host.end()
+
 
 def run(trial: Trial, place: Place) -> Outcome:
     """Run ``trial``; whatever it started is ended."""
