@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -37,6 +38,8 @@ _printing = threading.Lock()
 
 
 def main(arguments: Sequence[str]) -> int:
+    # So that whatever was started is ended, however the campaign is.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = _options(arguments)
     trials = plan.trials(options.seed, options.count, options.only)
     if not disk.can_mount():

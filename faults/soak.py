@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sqlite3
 import statistics
 import subprocess
@@ -187,6 +188,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--keys", type=int, default=20, help="numbers of a row")
     parser.add_argument("--workers", type=int, default=1, help="workers of mlflow server")
     options = parser.parse_args(arguments)
+    # So that whatever was started is ended, however the soak is.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     _print_row(COLUMNS)
     _print_row(("---",) * len(COLUMNS))
     with tempfile.TemporaryDirectory(prefix="mlflow-wandb-soak-") as name:
