@@ -2,7 +2,7 @@
 PYTHON ?= python3
 NEW_ENOUGH = import sys; sys.exit("Python 3.10 or later is needed: make PYTHON=..." if sys.version_info < (3, 10) else 0)
 
-.PHONY: help test demo test-browser test-ray test-torch test-frameworks test-kills test-versions coverage clean
+.PHONY: help test demo test-browser test-ray test-torch test-frameworks test-kills test-versions faults soak coverage clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,12 @@ test-kills: .venv/made  ## Kill backfills and copies twenty to thirty times each
 
 test-versions: .venv/made  ## Check old and new wandb and mlflow; ARGS="0.31.0:3.1.4" for some pairs
 	@.venv/bin/python -m scripts.test_versions $(ARGS)
+
+faults: .venv/made  ## Inject 200 faults into training runs and count what is lost; ARGS="--seed 7 --only sigkill-helper"
+	@.venv/bin/python -m faults $(ARGS)
+
+soak: .venv/made  ## Log for ten minutes and watch memory and lag; ARGS="--minutes 1" for less
+	@.venv/bin/python -m faults.soak $(ARGS)
 
 COVERAGE_DATA = .coverage-data
 

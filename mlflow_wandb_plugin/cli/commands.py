@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -17,6 +18,7 @@ from mlflow_wandb_plugin.cli.status import status
 from mlflow_wandb_plugin.cli.sync import sync
 from mlflow_wandb_plugin.cli.verify import verify
 from mlflow_wandb_plugin.errors import MlflowWandbError
+from mlflow_wandb_plugin.store.uris import MIRROR, OFF
 
 USAGE = 2
 
@@ -38,6 +40,9 @@ for command in (backfill, doctor, export, plugins, run, status, sync, verify):
 def run_command() -> None:
     """Run the command that the arguments name: an error of this package, and a wrong option, is one
     line and exit code 2; Ctrl-C is exit code 130."""
+    if sys.argv[1:2] != [run.name]:
+        # Only what users run is mirrored. A mirrored store cannot be read by SQL or be counted.
+        os.environ[MIRROR] = OFF
     try:
         sys.exit(cli(standalone_mode=False))
     except (MlflowWandbError, click.ClickException) as error:

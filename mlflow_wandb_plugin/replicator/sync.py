@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,9 @@ from mlflow_wandb_plugin.targets.wandb.log_upload import unset_user_run_variable
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, wanted_mode
 
 LOCK_PATIENCE_S = 60.0
+FOLLOWED_QUIET_S = 10.0
+"""A forwarder that still follows a server's journal after this time without a write has delivered
+it: the run has not ended, and the server may go on with it."""
 TARGET_PATIENCE_S = 60.0
 
 
@@ -157,7 +161,7 @@ def _deliver(journal: _Waiting, target: _Target) -> Delivery:
             # A forwarder that waits for W&B does not hold the journal.
             unset_user_run_variables()
             ship = WandbShipment(path, follow=False).ship
-            delivery = _ship(path, ship, "W&B", partial(trainer_alive, path))
+            delivery = _ship(path, ship, "W&B", partial(_mirror_goes_on, path, journal.header))
         else:
             delivery = _deliver_to_mlflow(path, target.uri, journal.header)
     except (JournalError, UsageError) as error:
@@ -166,6 +170,17 @@ def _deliver(journal: _Waiting, target: _Target) -> Delivery:
         # An error of one journal must not keep the others from being delivered.
         delivery = Delivery(path, "failed", f"{type(error).__name__}: {error}", home=target.home)
     return replace(delivery, target=target.shown)
+
+
+def _mirror_goes_on(path: Path, header: Mapping[str, Any]) -> bool:
+    """Whether the forwarder that holds a journal waits for more, and has delivered the rest."""
+    if trainer_alive(path):
+        return True
+    if header.get("role") != "server" or read_status(path).get("state") != "live":
+        return False
+    with contextlib.suppress(OSError):
+        return time.time() - path.stat().st_mtime > FOLLOWED_QUIET_S
+    return False
 
 
 def _deliver_to_mlflow(path: Path, uri: str, header: dict[str, Any]) -> Delivery:

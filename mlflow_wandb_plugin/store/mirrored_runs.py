@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
@@ -9,7 +10,7 @@ import socket
 import threading
 import time
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from mlflow_wandb_plugin.store.journal_writers import Journals, RunFiles
 from mlflow_wandb_plugin.store.tracking_stores import TrackingStores
 
 OWNER_FILE = "owner"
+MOST_WAITING_BYTES = 16 * 1024 * 1024
+"""Of a run whose journal cannot be written, what waits in memory."""
 MOST_REMEMBERED = 20_000
 """Runs and logged models that a process remembers; it asks MLflow again for those it forgot."""
 
@@ -37,13 +40,17 @@ class MirroredRun:
 
     Attributes:
         files: the run's files beside the journal.
-        lost: number of operations that could not be journalled yet, by reason.
+        lost: number of operations that are given up and could not be counted in the journal yet, by
+            reason.
     """
 
     def __init__(self, header: dict[str, Any], journals: Journals, watch: DeliveryWatch) -> None:
         self.run_id = str(header["mlflow_run_id"])
         self.files = RunFiles(journals.folder / f"{self.run_id}.files")
         self.lost: Counter[str] = Counter()
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._lock = threading.RLock()
         self._header = header
         self._journals = journals
         self._watch = watch
@@ -53,16 +60,46 @@ class MirroredRun:
         self.append_encoded(_encode(op, **fields))
 
     def append_encoded(self, payload: bytes) -> None:
-        """Journal one operation; if it cannot be, count it in ``lost``. Never raises."""
+        """Journal one operation. Never raises.
+
+        While the journal cannot be written, operations wait in memory, in their order; those that
+        do not fit into `MOST_WAITING_BYTES` are counted in ``lost``.
+        """
+        with self._lock:
+            self._waiting.append(payload)
+            self._waiting_bytes += len(payload)
+            self._write_waiting()
+            while self._waiting_bytes > MOST_WAITING_BYTES:
+                # The last ones: an operation may need those before it.
+                self._waiting_bytes -= len(self._waiting.pop())
+                self.lost["operations that the journal did not take"] += 1
+        self._watch.check_if_due(self._journals.path(self.run_id))
+
+    def write_waiting(self) -> None:
+        """Write what waits, if anything does, once more before the process ends. Never raises."""
+        with self._lock:
+            if self._waiting or self.lost:
+                self._write_waiting()
+
+    def after_fork(self) -> None:
+        """In a forked child: what waits is the parent's to write."""
+        self._lock = threading.RLock()
+        self._waiting, self._waiting_bytes = deque(), 0
+
+    def _write_waiting(self) -> None:
+        """Write the operations that wait, and what was lost, as far as the journal takes them."""
         try:
+            while self._waiting:
+                self._write(self._waiting[0])
+                self._waiting_bytes -= len(self._waiting.popleft())
             for what, count in list(self.lost.items()):
                 self._write(_encode("lost", what=what, count=count))
                 del self.lost[what]
-            self._write(payload)
         except JournalError as error:
-            self.lost["operations that the journal did not take"] += 1
-            log_once(f"{error}. MLflow goes on; W&B lacks what is logged until this is mended")
-        self._watch.check_if_due(self._journals.path(self.run_id))
+            log_once(
+                f"{error}. MLflow goes on; what W&B is to get waits in this process's memory until "
+                "this is mended, and is lost if the process ends before"
+            )
 
     def _write(self, payload: bytes) -> None:
         self._journals.append(self.run_id, self._header, payload)
@@ -194,6 +231,15 @@ class Mirror:
     def after_fork(self) -> None:
         """In a forked child: another thread may have held the lock."""
         self._lock = threading.Lock()
+        for run in self._runs.values():
+            if run is not None:
+                run.after_fork()
+
+    def write_waiting(self) -> None:
+        """As `MirroredRun.write_waiting`, for all runs."""
+        for run in list(self._runs.values()):
+            if run is not None:
+                run.write_waiting()
 
     def _find(self, store: Any, run_id: str) -> MirroredRun | None:
         run = _unless_absent(store.get_run, run_id)
@@ -307,4 +353,10 @@ def _after_fork() -> None:
         _mirror.after_fork()
 
 
+def _at_exit() -> None:
+    if _mirror is not None:
+        _mirror.write_waiting()
+
+
 os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)

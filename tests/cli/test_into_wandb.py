@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 import mlflow_wandb_plugin
 from tests.support.commands import main_in_process
+from tests.support.mirrored import JournalledRun, forward
 from tests.support.wandb_state import project_of
 from tests.wandb_server import WandbServer
+from tests.wandb_server.clients import environment
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -124,3 +127,29 @@ def test_other_processes_know_the_map(server: WandbServer, command: Command) -> 
     code, out, err = command(*ends, "--engine", "processes", "--workers", "1")
     assert code == 0, out + err
     assert sorted(server.store.projects) == [("alice", "first"), ("tester", "one")]
+
+
+@pytest.mark.slow
+def test_a_mirrored_run_with_holes_is_not_taken_for_complete(
+    server: WandbServer, command: Command, fresh_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Points are counted also where the user's own store is a mirrored one: a run that the mirror
+    did not bring over whole is told, with what to do."""
+    client = MlflowClient(fresh_store)
+    run = client.create_run("0")
+    for step in range(3):
+        client.log_metric(run.info.run_id, "loss", step, step=step)
+    client.set_terminated(run.info.run_id)
+    journal = JournalledRun(Path("outbox"), run.info.run_id, project="Default")
+    journal.create()
+    journal.points(2)
+    journal.end()
+    forward(Path("outbox"), environment(server, "private", {"WANDB_MODE": "online"}), Path())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"wandb+{fresh_store}")
+    code, out, err = command("backfill", fresh_store, "--to", "wandb://tester", "--json")
+    assert code == 1, err
+    assert "write it into another project (--to or --map)" in json.dumps(json.loads(out))
+    code, out, err = command("backfill", fresh_store, "--to", "wandb://tester/whole", "--json")
+    assert code == 0, err
+    written = project_of(server, "tester", "whole").runs[run.info.run_id]
+    assert [line.row["loss"] for line in written.history.live] == [0, 1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from mlflow import MlflowClient
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.journal_locks import shipping_lock
+from mlflow_wandb_plugin.journal.reader import read_header
+from mlflow_wandb_plugin.journal.status_file import write_status
 from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.replicator import mlflow_shipment, sync
 from mlflow_wandb_plugin.replicator.mlflow_shipment import MlflowShipment
@@ -258,3 +261,20 @@ def test_journals_are_delivered_target_by_target(
     paths.insert(0, written(tmp_path, *WHOLE, name="20260100_000000-r0"))
     found = [(each.home, each.state) for each in deliver(paths, fresh_store)]
     assert found == [("MLflow", "complete")] * 2 + [("W&B", "waiting")] * 2
+
+
+def test_a_quiet_run_of_a_server_that_a_forwarder_follows_is_live(tmp_path: Path) -> None:
+    """The forwarder holds such a journal for half an hour: `sync` does not wait for it, and a
+    journal that was written a moment ago is not taken for delivered."""
+    run = JournalledRun(tmp_path, "followed", role="server")
+    run.create()
+    run.close()
+    write_status(run.path, {"state": "live"})
+    header = read_header(run.path)
+    assert not sync._mirror_goes_on(run.path, header)
+    os.utime(run.path, (0, 0))
+    with shipping_lock(run.path) as locked:
+        assert locked
+        (delivery,) = deliver([run.path])
+    assert (delivery.state, delivery.home) == ("live", "W&B")
+    assert not sync._mirror_goes_on(run.path, header | {"role": "client"})

@@ -164,11 +164,14 @@ def test_unwritable_outbox_gives_a_warning(
     assert "cannot write the outbox" in caplog.text
 
 
-def test_operations_that_cannot_be_journalled_are_counted(
+@pytest.mark.parametrize("room", [1_000_000, 0])
+def test_operations_that_cannot_be_journalled_wait_or_are_counted(
     mirrored: str, fresh_process: Path, sent_of: SentOf, monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, room: int,
 ) -> None:  # fmt: skip
-    """When there is space again, the journal has the number of lost operations."""
+    """When there is space again, the journal has what waited in memory, in its order, and the
+    number of operations for which there was no room."""
+    monkeypatch.setattr(mirrored_runs, "MOST_WAITING_BYTES", room)
     real, full = os.write, True
 
     def write(fd: int, data: bytes) -> int:
@@ -184,8 +187,10 @@ def test_operations_that_cannot_be_journalled_are_counted(
         full = False
         mlflow.log_metric("x", 2, step=2)
     outgoing = sent_of(run.info.run_id)
-    assert outgoing.lost == {"operations that the journal did not take": 2}
-    assert [point[0] for point in outgoing.metrics["x"]] == [2]
+    lost = {} if room else {"operations that the journal did not take": 2}
+    assert outgoing.lost == lost
+    assert [point[0] for point in outgoing.metrics["x"]] == ([1, 2] if room else [2])
+    assert outgoing.params == ({"p": "1"} if room else {})
     assert caplog.text.count("No space left on device") == 1
 
 

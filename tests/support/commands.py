@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_wandb_plugin.cli import main
+from mlflow_wandb_plugin.store.uris import MIRROR
 from tests.support.processes import started
 
 COMMAND = str(Path(sys.executable).parent / "mlflow-wandb")
@@ -36,6 +37,8 @@ def main_in_process(
 ) -> tuple[int, str, str]:
     """Run the command in this process: exit code, stdout, stderr."""
     monkeypatch.setattr(sys, "argv", ["mlflow-wandb", *map(str, arguments)])
+    # The command switches the mirror off for its process, which is this one.
+    monkeypatch.setenv(MIRROR, os.environ.get(MIRROR, ""))
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         main()

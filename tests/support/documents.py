@@ -13,6 +13,7 @@ PAGES = (
     "docs/architecture.md",
     "docs/archive.md",
     "docs/cli.md",
+    "docs/faults.md",
     "docs/flyte.md",
     "docs/importers.md",
     "docs/mapping.md",

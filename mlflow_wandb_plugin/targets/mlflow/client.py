@@ -59,6 +59,9 @@ _PERMANENT = ITEM_FAULTS.union(
     ("FEATURE_DISABLED", "PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"),
 )
 """Error codes of requests that would fail again."""
+_POOL_EXHAUSTED = re.compile(r"QueuePool limit of size \d+ overflow -?\d+ reached")
+"""SQLAlchemy's words for a server that is too busy: none of its connections to the database was
+free for 30 seconds. MLflow answers with BAD_REQUEST."""
 TOO_LARGE = 413
 READ_ONLY = "readonly database"
 _LACKING = " cannot be None"
@@ -310,6 +313,8 @@ def _sorted_exception(error: MlflowException) -> MlflowWandbError:
         return RefusedError(f"MLflow: {text}", "BAD_REQUEST")
     if type(cause) is Exception and _LACKING in str(cause):
         return RefusedError(f"MLflow: {text}", "INVALID_STATE")
+    if _POOL_EXHAUSTED.search(str(error)):
+        return TargetUnavailableError(f"MLflow: {text}")
     if _POINT_EXISTS.search(str(error)):
         return RefusedError(f"MLflow: {text}", EXISTS)
     refused = code in _PERMANENT or 400 <= status < 500

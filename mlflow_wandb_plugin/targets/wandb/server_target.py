@@ -143,7 +143,8 @@ class WandbTarget(Target):
         if found is not None and found.replica.get(identity.ORIGIN) == "dual":
             raise TargetError(
                 f"{project.path}/{info.run_id} was mirrored while it ran, and is not complete: "
-                "run mlflow-wandb sync, which delivers its journal"
+                "run mlflow-wandb sync, which delivers its journal. If there is none any more, "
+                "write it into another project (--to or --map)"
             )
         if found is not None and found.remote.lines:
             _check_selection(found.replica.get(identity.SELECTION, ""), self._options.selection)

@@ -12,7 +12,10 @@ import requests_mock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException, RestException
+from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import sessionmaker
+from sqlalchemy.pool import QueuePool
 
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
@@ -199,3 +202,29 @@ def test_items_fit_into_batches() -> None:
     last = batches[-1][2][-1]
     assert (last.key, last.value) == ("t", "new")
     assert list(PendingItems().batches()) == []
+
+
+def test_a_server_whose_connections_to_its_database_are_all_in_use_is_waited_for() -> None:
+    """MLflow calls it a bad request when its pool has no connection for 30 seconds; the items of
+    the request are not at fault."""
+    from mlflow.store.db.utils import _get_managed_session_maker
+
+    engine = create_engine(
+        "sqlite://", poolclass=QueuePool, pool_size=1, max_overflow=0, pool_timeout=0.01
+    )
+    session = _get_managed_session_maker(sessionmaker(engine), "sqlite")
+
+    def ask() -> None:
+        with session() as opened:
+            opened.execute(text("SELECT 1"))
+
+    with engine.connect():
+        with pytest.raises(MlflowException) as answered:
+            ask()
+        assert answered.value.error_code == "BAD_REQUEST"
+        with pytest.raises(TargetUnavailableError, match="QueuePool limit"):
+            translated(ask)
+    as_json = json.loads(answered.value.serialize_as_json())
+    with pytest.raises(TargetUnavailableError, match="QueuePool limit"):
+        translated(raising(RestException(as_json)))
+    engine.dispose()
