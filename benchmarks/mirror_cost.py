@@ -8,7 +8,7 @@ two calls in a row differ by more than what is measured, as the other rows show.
 
 Imports: `import mlflow` in processes of their own, with the package's entry points and without
 them, in turns; medians of CPU time in milliseconds, and the time inside the entry points. The
-forwarder is kept from starting: it is another process.
+replicator is kept from starting: it is another process.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def time_calls(folder: Path, calls: int) -> None:
     import mlflow
     from mlflow.tracking._tracking_service import utils
 
-    from mlflow_wandb_plugin.store import forwarder_process
+    from mlflow_wandb_plugin.store import replicator_start
 
-    forwarder_process.ensure_running = lambda folder: None
+    replicator_start.ensure_running = lambda folder: None
     os.chdir(folder)
     mlflow.set_tracking_uri(f"wandb+sqlite:///{folder / 'mirrored.db'}")
     mirrored = utils._get_store()

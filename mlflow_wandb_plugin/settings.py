@@ -41,7 +41,7 @@ class Settings:
         mirror_project: template of the W&B project of a run that is created in MLflow, with
             {experiment}.
         mirror_wait: seconds that a process that mirrors waits at its end until W&B has its runs;
-            for containers, in which the forwarder ends with the process.
+            for containers, in which the replicator ends with the process.
         mirror_entity: W&B entity of such runs; empty means ``WANDB_ENTITY``, else W&B's default.
         secret_names: names of config keys and options, separated by commas, whose values are
             secrets beside those known by their name or form; `SECRETS_SHOWN` hides nothing.

@@ -4,7 +4,7 @@ Every process that writes to a run (a script, each worker of an MLflow server) a
 one journal, ``MLFLOW_RUN_ID.journal``: an append is one system call, so the file's order is the
 order of the writes, and the W&B row that an operation becomes has a number that never changes.
 Files of the run are copied to ``MLFLOW_RUN_ID.files/`` beside it. Writers leave the journal behind;
-the forwarder, one for each folder, removes it when W&B has everything.
+the replicator, one for each folder, removes it when W&B has everything.
 
 A frame of kind `OPERATION` holds one JSON object, with bare NaN and Infinity as Python writes them.
 A batch may be in the binary format of `encode_batch` instead: a ``B``, two sizes, such an object
@@ -62,7 +62,7 @@ FOLDER = "mlflow"
 have one replicator."""
 FORMER_FOLDER = "mirror"
 TROUBLE = "trouble"
-FORWARDER_LOCK = "forwarder.lock"
+DELIVERY_LOCK = "delivery.lock"
 """The lock file of a folder, held by the process that delivers to W&B."""
 STUCK = ("waiting", "failed")
 """States of a journal that W&B does not accept now; the status file has the error."""

@@ -170,7 +170,7 @@ def config_section(
         registered_files: entries by `models.registered_file`.
         traces: number of traces, which W&B has no place for.
         lost: number of things that W&B lacks, by kind.
-        journal: what a mirrored run's forwarder keeps there.
+        journal: what a mirrored run's replicator keeps there.
     """
     removed: dict[str, str | None] = dict.fromkeys(sorted(removed_tags))
     section = {

@@ -90,7 +90,7 @@ class MirrorDeliveries:
         if not self._locked:
             if not self._journals():
                 return False
-            lock = file_lock(self.folder / outbox.FORWARDER_LOCK)
+            lock = file_lock(self.folder / outbox.DELIVERY_LOCK)
             self._locked = self._lock.enter_context(lock)
             if not self._locked:
                 self._lock.close()

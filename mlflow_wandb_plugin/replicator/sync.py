@@ -31,7 +31,7 @@ from mlflow_wandb_plugin.targets.wandb.lookup import Access, wanted_mode
 
 LOCK_PATIENCE_S = 60.0
 FOLLOWED_QUIET_S = 10.0
-"""A forwarder that still follows a server's journal after this time without a write has delivered
+"""A replicator that still follows a server's journal after this time without a write has delivered
 it: the run has not ended, and the server may go on with it."""
 TARGET_PATIENCE_S = 60.0
 
@@ -158,7 +158,7 @@ def _deliver(journal: _Waiting, target: _Target) -> Delivery:
     path = journal.path
     try:
         if target.home == "W&B":
-            # A forwarder that waits for W&B does not hold the journal.
+            # A replicator that waits for W&B does not hold the journal.
             unset_user_run_variables()
             ship = WandbShipment(path, follow=False).ship
             delivery = _ship(path, ship, "W&B", partial(_mirror_goes_on, path, journal.header))
@@ -173,7 +173,7 @@ def _deliver(journal: _Waiting, target: _Target) -> Delivery:
 
 
 def _mirror_goes_on(path: Path, header: Mapping[str, Any]) -> bool:
-    """Whether the forwarder that holds a journal waits for more, and has delivered the rest."""
+    """Whether the replicator that holds a journal waits for more, and has delivered the rest."""
     if trainer_alive(path):
         return True
     if header.get("role") != "server" or read_status(path).get("state") != "live":

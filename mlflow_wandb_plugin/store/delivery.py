@@ -1,6 +1,6 @@
 """Wait until W&B has the runs that this process mirrors.
 
-Processes of a container have to: the forwarder ends with the container.
+Processes of a container have to: the replicator ends with the container.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.journal.status_file import read_status
-from mlflow_wandb_plugin.store import forwarder_process
+from mlflow_wandb_plugin.store import replicator_start
 from mlflow_wandb_plugin.store.mirrored_runs import current_mirror
 
 POLL_S = 0.1
@@ -59,6 +59,6 @@ def _arrived(run_ids: Sequence[str], seconds: float) -> bool:
         stuck = [path for path in left if read_status(path).get("state") in outbox.STUCK]
         if len(stuck) == len(left) or time.monotonic() > deadline:
             return False
-        forwarder_process.ensure_running(left[0].parent)
+        replicator_start.ensure_running(left[0].parent)
         time.sleep(POLL_S)
     return True

@@ -22,7 +22,7 @@ from mlflow_wandb_plugin.journal.writer import Journal
 OPEN_AT_MOST = 64
 IDLE_S = 60.0
 """After this time without a write, a server's worker closes a journal: most runs are ended by a
-request to another worker, and the forwarder waits while a journal is open."""
+request to another worker, and the replicator waits while a journal is open."""
 ATTEMPTS = 20
 _SUFFIX = re.compile(r"\.\w{1,16}")
 
@@ -77,7 +77,7 @@ class Journals:
     def _open_journal(self, run_id: str, header: Mapping[str, Any]) -> Journal:
         """Open a journal that still has its name once it is locked.
 
-        The forwarder removes a journal only while no process has it locked, but may do so between
+        The replicator removes a journal only while no process has it locked, but may do so between
         the opening and the locking.
         """
         for _ in range(ATTEMPTS):

@@ -24,8 +24,8 @@ from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.journal.journal_folder import open_folder
 from mlflow_wandb_plugin.mapping import to_wandb
 from mlflow_wandb_plugin.store import uris
-from mlflow_wandb_plugin.store.forwarder_process import DeliveryWatch
 from mlflow_wandb_plugin.store.journal_writers import Journals, RunFiles
+from mlflow_wandb_plugin.store.replicator_start import DeliveryWatch
 from mlflow_wandb_plugin.store.tracking_stores import TrackingStores
 
 OWNER_FILE = "owner"

@@ -155,7 +155,7 @@ def change_logged_model(store: Any, model_id: str, *args: Any, **kwargs: Any) ->
 
 
 def log_model_params(store: Any, model_id: str, params: Any) -> Steps:
-    """Journal the params alone: the forwarder adds them to those that it knows."""
+    """Journal the params alone: the replicator adds them to those that it knows."""
     run = current_mirror().run_of_model(store, model_id)
     if run is not None:
         yield None

@@ -263,8 +263,8 @@ def test_journals_are_delivered_target_by_target(
     assert found == [("MLflow", "complete")] * 2 + [("W&B", "waiting")] * 2
 
 
-def test_a_quiet_run_of_a_server_that_a_forwarder_follows_is_live(tmp_path: Path) -> None:
-    """The forwarder holds such a journal for half an hour: `sync` does not wait for it, and a
+def test_a_quiet_run_of_a_server_that_a_replicator_follows_is_live(tmp_path: Path) -> None:
+    """The replicator holds such a journal for half an hour: `sync` does not wait for it, and a
     journal that was written a moment ago is not taken for delivered."""
     run = JournalledRun(tmp_path, "followed", role="server")
     run.create()

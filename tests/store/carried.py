@@ -55,7 +55,7 @@ def carry(played: Played) -> Iterator[RemoteOutcome]:
     """Carry a copy of the journals that the program left to a W&B server on loopback."""
     outbox = played.folder / "carried" / "mirror"
     shutil.copytree(played.outbox, outbox)
-    (outbox / "forwarder.lock").unlink()
+    (outbox / "delivery.lock").unlink()
     client = MlflowClient(played.uri)
     sent = read_outbox(outbox)
     digests = {
@@ -71,7 +71,7 @@ def carry(played: Played) -> Iterator[RemoteOutcome]:
     with WandbServer(played.folder / "wandb-server") as wandb:
         env = environment(wandb, played.folder / "private", {"WANDB_MODE": "online"})
         if {run.header["role"] for run in sent.values()} == {"server"}:
-            # A forwarder would stay with runs that are open: a server may go on with them.
+            # A replicator would stay with runs that are open: a server may go on with them.
             command = [sys.executable, "-m", "mlflow_wandb_plugin.cli", "sync", str(outbox)]
             run_command(command, env, played.folder / "work", timeout=240)
         else:

@@ -10,7 +10,7 @@ import pytest
 
 from mlflow_wandb_plugin.core import messages
 from mlflow_wandb_plugin.store import mirrored_runs, uris
-from tests.support.outboxes import JournalContent, no_forwarder, read_journal, read_outbox
+from tests.support.outboxes import JournalContent, no_replicator, read_journal, read_outbox
 from tests.support.stores import copy_store
 
 Sent = Callable[[], dict[str, JournalContent]]
@@ -47,7 +47,7 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[P
     utils._artifact_repos_cache.clear()
     for kind in (TrackingStoreRegistry, ModelRegistryStoreRegistry):
         kind._get_store_with_resolved_uri.cache_clear()
-    with no_forwarder(outbox):
+    with no_replicator(outbox):
         yield outbox
         while mlflow.active_run() is not None:
             mlflow.end_run()

@@ -13,7 +13,7 @@ from mlflow.entities import ViewType
 
 from tests.store.state import pointing_at, read_state
 from tests.support.environment import isolated
-from tests.support.outboxes import no_forwarder
+from tests.support.outboxes import no_replicator
 from tests.support.processes import started
 
 PROGRAM = Path(__file__).with_name("program.py")
@@ -46,7 +46,7 @@ def play(folder: Path, uri: str, by_variable: bool = False) -> str:
     work = folder / "work"
     arguments = [] if by_variable else [uri]
     with (
-        no_forwarder(work / "wandb" / "mlflow"),
+        no_replicator(work / "wandb" / "mlflow"),
         started([sys.executable, str(PROGRAM), *arguments], env, work) as process,
     ):
         out, err = process.communicate(timeout=240)

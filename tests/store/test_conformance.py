@@ -29,7 +29,7 @@ from tests.store.carried import (
 from tests.store.played import Played, play, runs_of
 from tests.store.state import differences, digest, hashed, pointing_at, steady
 from tests.support.mlflow_features import IS_3_1
-from tests.support.outboxes import JournalContent, no_forwarder, read_outbox
+from tests.support.outboxes import JournalContent, no_replicator, read_outbox
 from tests.support.postgres import postgres_server
 from tests.support.processes import mlflow_server
 from tests.support.stores import copy_store
@@ -95,7 +95,7 @@ def by_server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> It
     (folder / "work").mkdir()
     uri = copy_store(empty_store, folder / "server.db")
     outbox = folder / "server" / "env" / "work" / "wandb" / "mlflow"
-    with no_forwarder(outbox), mlflow_server(folder / "server", None, 4, f"wandb+{uri}") as url:
+    with no_replicator(outbox), mlflow_server(folder / "server", None, 4, f"wandb+{uri}") as url:
         output = play(folder, url)
         yield Played(url, folder, outbox, output)
 
@@ -374,7 +374,7 @@ def test_no_password_leaves_mlflow(on_postgres: Played) -> None:
 def test_a_plain_uri_leaves_no_outbox(plain: Played) -> None:
     """The package is installed, but nobody asked for a mirror: there is nothing but the lock that
     the test took."""
-    assert os.listdir(plain.outbox) == ["forwarder.lock"]
+    assert os.listdir(plain.outbox) == ["delivery.lock"]
 
 
 @pytest.mark.slow

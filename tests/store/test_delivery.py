@@ -33,7 +33,7 @@ def test_a_process_that_waits_leaves_nothing_to_deliver(tmp_path: Path, empty_st
 
 
 def test_no_wait_for_a_run_that_cannot_arrive(mirrored: str, fresh_process: Path) -> None:
-    """The wait ends as soon as the forwarder reports that W&B cannot be reached."""
+    """The wait ends as soon as the replicator reports that W&B cannot be reached."""
     with mlflow.start_run() as run:
         mlflow.log_metric("x", 1)
     run_id = run.info.run_id

@@ -18,7 +18,7 @@ from mlflow_wandb_plugin.store import mirrored_runs
 from tests.store.conftest import Sent
 from tests.support.environment import isolated
 from tests.support.modes import no_umask, open_to_others
-from tests.support.outboxes import JournalContent, no_forwarder
+from tests.support.outboxes import JournalContent, no_replicator
 from tests.support.processes import run_script
 from tests.support.stores import copy_store
 
@@ -237,7 +237,7 @@ for _ in range(2):
         mlflow.log_metric("x", 1)
 print("wandb" in sys.modules)
 """
-    with no_forwarder(tmp_path / "work" / "wandb" / "mlflow"):
+    with no_replicator(tmp_path / "work" / "wandb" / "mlflow"):
         done = run_script(code, env, tmp_path / "work")
     assert done.stdout == "False\n"
     told = [line for line in done.stderr.splitlines() if "mlflow-wandb" in line]
@@ -278,7 +278,7 @@ def test_only_the_owner_may_read_the_outbox(
     monkeypatch.delenv("MLFLOW_WANDB_JOURNAL_DIR")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     (tmp_path / "own.txt").write_text("own")
-    with no_umask(), no_forwarder(folder):
+    with no_umask(), no_replicator(folder):
         folder.chmod(0o777)
         mlflow.set_tracking_uri(f"wandb+{copy_store(empty_store, tmp_path / 'mlflow.db')}")
         with mlflow.start_run():

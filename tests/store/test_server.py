@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.support.mlflow_features import needs_opentelemetry
-from tests.support.outboxes import no_forwarder
+from tests.support.outboxes import no_replicator
 from tests.support.processes import mlflow_server
 from tests.support.stores import copy_store
 
@@ -25,7 +25,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator
     folder = tmp_path_factory.mktemp("mirrored-server")
     uri = copy_store(empty_store, folder / "mlflow.db")
     outbox = folder / "server" / "env" / "work" / "wandb" / "mlflow"
-    with no_forwarder(outbox), mlflow_server(folder / "server", uri=f"wandb+{uri}") as found:
+    with no_replicator(outbox), mlflow_server(folder / "server", uri=f"wandb+{uri}") as found:
         yield found
 
 

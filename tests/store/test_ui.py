@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.support.environment import isolated
-from tests.support.outboxes import no_forwarder
+from tests.support.outboxes import no_replicator
 from tests.support.processes import mlflow_server, run_command
 from tests.support.stores import copy_store
 
@@ -45,7 +45,7 @@ def test_experiment_page_shows_its_runs(browser: str, empty_store: Path, tmp_pat
     uri = copy_store(empty_store, tmp_path / "mlflow.db")
     folder = tmp_path / "server"
     outbox = folder / "env" / "work" / "wandb" / "mlflow"
-    with no_forwarder(outbox), mlflow_server(folder, uri=f"wandb+{uri}") as url:
+    with no_replicator(outbox), mlflow_server(folder, uri=f"wandb+{uri}") as url:
         client = MlflowClient(url)
         experiment = client.create_experiment("seen in a browser")
         run = client.create_run(experiment, run_name="the-run-to-find")

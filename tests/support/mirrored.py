@@ -1,4 +1,4 @@
-"""Write journals as the mirrored store does, for tests of the forwarder."""
+"""Write journals as the mirrored store does, for tests of the replicator."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ class JournalledRun:
 
 
 @contextlib.contextmanager
-def forwarder(
+def replicator(
     folder: Path, env: Mapping[str, str], cwd: Path, linger: float = 1.0
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A forwarder in a process group of its own; whatever is left of it is killed at the end."""
+    """A replicator in a process group of its own; whatever is left of it is killed at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOG_NAME, "ab") as log:
         process = subprocess.Popen(
@@ -104,8 +104,8 @@ def forwarder(
 
 
 def forward(folder: Path, env: Mapping[str, str], cwd: Path, linger: float = 1.0) -> str:
-    """Run a forwarder to its end; returns what it logged."""
-    with forwarder(folder, env, cwd, linger) as process:
+    """Run a replicator to its end; returns what it logged."""
+    with replicator(folder, env, cwd, linger) as process:
         process.wait(90)
     log = (folder / LOG_NAME).read_text()
     assert process.returncode == 0, log

@@ -101,9 +101,9 @@ def _apply(run: JournalContent, operation: dict[str, Any], files: Path) -> None:
 
 
 @contextlib.contextmanager
-def no_forwarder(folder: Path) -> Iterator[Path]:
-    """Hold the lock of the folder's forwarder, so that none delivers from ``folder``."""
+def no_replicator(folder: Path) -> Iterator[Path]:
+    """Hold the lock of the folder's replicator, so that none delivers from ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder / outbox.FORWARDER_LOCK, patience_s=30) as locked:
+    with file_lock(folder / outbox.DELIVERY_LOCK, patience_s=30) as locked:
         assert locked
         yield folder

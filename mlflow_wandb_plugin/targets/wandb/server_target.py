@@ -203,7 +203,7 @@ def _replica_tags(info: RunInfo, config: Mapping[str, Any]) -> Mapping[str, str]
     mirrored = config.get(rules.MLFLOW_KEY)
     named = config.get(identity.RUN_ID_CONFIG_KEY)
     if isinstance(mirrored, Mapping) and named == info.config.get(identity.RUN_ID_CONFIG_KEY):
-        # Mirrored by the forwarder, which checks that everything has arrived before the end.
+        # Mirrored by the replicator, which checks that everything has arrived before the end.
         ended = mirrored.get("status") in rules.EXIT_CODES
         position = json.dumps(identity.ended({}, info.segments)) if ended else "{}"
         state = "complete" if ended else "live"

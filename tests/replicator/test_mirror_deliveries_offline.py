@@ -20,10 +20,10 @@ from mlflow_wandb_plugin.core.model import RunInfo, Selection
 from mlflow_wandb_plugin.core.protocols import Source
 from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
-from tests.replicator.test_forwarder import MODEL, VERSION
+from tests.replicator.test_replicator import MODEL, VERSION
 from tests.support import core_says
 from tests.support.environment import isolated
-from tests.support.mirrored import START_MS, JournalledRun, forward, forwarder
+from tests.support.mirrored import START_MS, JournalledRun, forward, replicator
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import started, wait_until
 from tests.support.wandb_source import source_of
@@ -120,12 +120,12 @@ def test_an_offline_run_is_written_once_and_completely(
     assert [blob.path.read_bytes() for blob in model.files.values()] == [b"flavor"]
 
 
-def test_a_forwarder_killed_offline_leaves_one_run(
+def test_a_replicator_killed_offline_leaves_one_run(
     env: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
-    """The partial run of the killed forwarder is never visible, and is written again."""
+    """The partial run of the killed replicator is never visible, and is written again."""
     run = write(folder)
-    with forwarder(folder, env, tmp_path) as process:
+    with replicator(folder, env, tmp_path) as process:
         wait_until(lambda: list(folder.glob("off.wandb/*.wandb")), what="the log")
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

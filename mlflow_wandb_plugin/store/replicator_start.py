@@ -17,9 +17,9 @@ from mlflow_wandb_plugin.journal.journal_folder import open_folder
 from mlflow_wandb_plugin.journal.status_file import read_status
 
 CHECK_EVERY_S = 5.0
-"""Between two checks whether the forwarder of a folder runs."""
+"""Between two checks whether the replicator of a folder runs."""
 LONGEST_PAUSE_S = 600.0
-"""The longest pause after a forwarder that fails as soon as it starts."""
+"""The longest pause after a replicator that fails as soon as it starts."""
 NO_KEY = "no API key"
 NOT_ONLINE = ("offline", "dryrun", "disabled")
 """Values of WANDB_MODE with which wandb needs no key."""
@@ -55,12 +55,12 @@ def ensure_running(folder: Path) -> None:
 def _is_running(folder: Path) -> bool:
     open_folder(folder)
     # A shared lock, so that processes that check at the same time do not see one another's.
-    with file_lock(folder / outbox.FORWARDER_LOCK, shared=True) as free:
+    with file_lock(folder / outbox.DELIVERY_LOCK, shared=True) as free:
         return not free
 
 
 def forget_processes() -> None:
-    """Forget the forwarders: after a fork they are the parent's, and at exit they outlive us.
+    """Forget the replicators: after a fork they are the parent's, and at exit they outlive us.
 
     Their exit status is set, for `subprocess.Popen` would warn that nobody waited for it.
     """
@@ -90,7 +90,7 @@ class DeliveryWatch:
             self.check(journal)
 
     def check(self, journal: Path) -> None:
-        """Start a forwarder unless one runs; warn once of each kind of trouble."""
+        """Start a replicator unless one runs; warn once of each kind of trouble."""
         ensure_running(self._folder)
         trouble = self._trouble(journal)
         kind = NO_KEY if NO_KEY in trouble else trouble
@@ -115,7 +115,7 @@ def key_is_missing() -> bool:
     """Whether wandb cannot find an API key, and needs one: no variable or file may have it.
 
     Only wandb can be certain that there is one. It is not imported, and a short script may end
-    before the forwarder has found out.
+    before the replicator has found out.
     """
     variable = os.environ.get
     has_key = variable("WANDB_API_KEY") or variable("WANDB_IDENTITY_TOKEN_FILE")

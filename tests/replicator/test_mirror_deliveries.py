@@ -1,4 +1,4 @@
-"""Journals of mirrored runs arrive in W&B: with the forwarder, online, and the real SDK."""
+"""Journals of mirrored runs arrive in W&B: with the replicator, online, and the real SDK."""
 
 from __future__ import annotations
 
@@ -156,8 +156,8 @@ def test_the_config_names_the_mlflow_run(rich: Run) -> None:
     assert rich.values["mlflow_tracking_uri"] == "sqlite:///somewhere.db"
 
 
-def test_files_arrive_and_none_of_the_forwarders_own(rich: Run) -> None:
-    """The latest content of each file is below artifacts/, and the forwarder adds no files."""
+def test_files_arrive_and_none_of_the_replicators_own(rich: Run) -> None:
+    """The latest content of each file is below artifacts/, and the replicator adds no files."""
     files = {name: blob.path.read_bytes() for name, blob in rich.files.items()}
     ours = {name: files[name] for name in files if name.startswith("artifacts/")}
     image = f"artifacts/images/dog~x+step+3+timestamp+{START_MS + 123}+uuid"

@@ -1,4 +1,4 @@
-"""One forwarder for each folder, started without waiting and not too often."""
+"""One replicator for each folder, started without waiting and not too often."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from mlflow_wandb_plugin.core import helper_process, messages
-from mlflow_wandb_plugin.store import forwarder_process
+from mlflow_wandb_plugin.store import replicator_start
 from tests.support.environment import isolated
-from tests.support.outboxes import no_forwarder
+from tests.support.outboxes import no_replicator
 from tests.support.processes import run_script, wait_until
 
 STANDS_IN = """
 import fcntl, json, os, sys, time
 folder = os.path.dirname(sys.argv[1])
-lock = os.open(os.path.join(folder, "forwarder.lock"), os.O_RDWR | os.O_CREAT)
+lock = os.open(os.path.join(folder, "delivery.lock"), os.O_RDWR | os.O_CREAT)
 fcntl.flock(lock, fcntl.LOCK_EX)
 names = ("MLFLOW_WANDB_HOMES", "MLFLOW_WANDB_MIRROR", "WANDB_SERVICE", "MLFLOW_WANDB_AUTOLOG")
 with open(os.path.join(folder, f"started.{os.getpid()}"), "w") as file:
@@ -33,35 +33,35 @@ FAILS = "import sys; print('no luck'); sys.exit(3)"
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An outbox; whatever was started for it is ended."""
-    monkeypatch.setattr(forwarder_process, "_next_check", {})
-    monkeypatch.setattr(forwarder_process, "_pause_s", {})
-    monkeypatch.setattr(forwarder_process, "_processes", {})
+    monkeypatch.setattr(replicator_start, "_next_check", {})
+    monkeypatch.setattr(replicator_start, "_pause_s", {})
+    monkeypatch.setattr(replicator_start, "_processes", {})
     monkeypatch.setattr(messages, "_shown", set())
     yield tmp_path / "outbox"
-    for process in forwarder_process._processes.values():
+    for process in replicator_start._processes.values():
         os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
         process.wait(timeout=10)
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
-    (tmp_path / "stands_in_for_the_forwarder.py").write_text(code)
+    (tmp_path / "stands_in_for_the_replicator.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    monkeypatch.setattr(helper_process, "MODULE", "stands_in_for_the_forwarder")
+    monkeypatch.setattr(helper_process, "MODULE", "stands_in_for_the_replicator")
 
 
 def look_again(folder: Path) -> None:
-    forwarder_process._next_check.clear()
-    forwarder_process.ensure_running(folder)
+    replicator_start._next_check.clear()
+    replicator_start.ensure_running(folder)
 
 
-def test_a_forwarder_is_started_once(
+def test_a_replicator_is_started_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has its own session, no mirror, and no secrets in its command."""
     monkeypatch.setenv("WANDB_SERVICE", "somebody's")
     monkeypatch.setenv("MLFLOW_WANDB_AUTOLOG", "1")
     stand_in(monkeypatch, tmp_path, STANDS_IN)
-    forwarder_process.ensure_running(folder)
+    replicator_start.ensure_running(folder)
     wait_until(lambda: [file for file in folder.glob("started.*") if file.read_text()], 240)
     [started] = folder.glob("started.*")
     told = json.loads(started.read_text())
@@ -70,23 +70,23 @@ def test_a_forwarder_is_started_once(
         "WANDB_SERVICE": None, "MLFLOW_WANDB_AUTOLOG": None,
     }  # fmt: skip
     assert told["session"] == int(started.suffix[1:]) != os.getsid(0)
-    process = forwarder_process._processes[folder]
+    process = replicator_start._processes[folder]
     look_again(folder)
-    assert forwarder_process._processes[folder] is process
+    assert replicator_start._processes[folder] is process
 
 
 def test_script_ends_without_a_complaint(tmp_path: Path) -> None:
-    """Python does not warn at exit that nobody waited for the forwarder."""
-    (tmp_path / "stands_in_for_the_forwarder.py").write_text("")
+    """Python does not warn at exit that nobody waited for the replicator."""
+    (tmp_path / "stands_in_for_the_replicator.py").write_text("")
     code = (
         "import atexit\n"
         "atexit.register(lambda: print([p.returncode is None for p in started]))\n"
         "from pathlib import Path\n"
-        "from mlflow_wandb_plugin.store import forwarder_process\n"
+        "from mlflow_wandb_plugin.store import replicator_start\n"
         "from mlflow_wandb_plugin.core import helper_process\n"
-        "helper_process.MODULE = 'stands_in_for_the_forwarder'\n"
-        "forwarder_process.ensure_running(Path('outbox'))\n"
-        "started = list(forwarder_process._processes.values())\n"
+        "helper_process.MODULE = 'stands_in_for_the_replicator'\n"
+        "replicator_start.ensure_running(Path('outbox'))\n"
+        "started = list(replicator_start._processes.values())\n"
     )
     path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
     done = run_script(code, isolated(tmp_path, PYTHONPATH=path), tmp_path)
@@ -95,12 +95,12 @@ def test_script_ends_without_a_complaint(tmp_path: Path) -> None:
 
 def test_none_is_started_while_another_process_delivers(folder: Path) -> None:
     """None is started while a process holds the lock, whichever started it."""
-    with no_forwarder(folder):
-        forwarder_process.ensure_running(folder)
-    assert not forwarder_process._processes
+    with no_replicator(folder):
+        replicator_start.ensure_running(folder)
+    assert not replicator_start._processes
 
 
-def test_a_failing_forwarder_is_started_less_and_less_often(
+def test_a_failing_replicator_is_started_less_and_less_often(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """There is one warning with the log's path, and the pause doubles each time."""
@@ -108,9 +108,9 @@ def test_a_failing_forwarder_is_started_less_and_less_often(
     pauses = []
     for _ in range(3):
         look_again(folder)
-        forwarder_process._processes[folder].wait(timeout=20)
-        pauses.append(forwarder_process._next_check[folder])
-    assert forwarder_process._pause_s[folder] == 4 * forwarder_process.CHECK_EVERY_S
+        replicator_start._processes[folder].wait(timeout=20)
+        pauses.append(replicator_start._next_check[folder])
+    assert replicator_start._pause_s[folder] == 4 * replicator_start.CHECK_EVERY_S
     assert caplog.text.count("replicator.log says why") == 1
     assert "no luck" in (folder / "replicator.log").read_text()
 
@@ -127,7 +127,7 @@ def test_it_never_raises(
 
 def test_asking_often_is_cheap(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second call within some seconds checks nothing."""
-    with no_forwarder(folder):
-        forwarder_process.ensure_running(folder)
-        monkeypatch.setattr(forwarder_process, "_is_running", lambda folder: pytest.fail("looked"))
-        forwarder_process.ensure_running(folder)
+    with no_replicator(folder):
+        replicator_start.ensure_running(folder)
+        monkeypatch.setattr(replicator_start, "_is_running", lambda folder: pytest.fail("looked"))
+        replicator_start.ensure_running(folder)

@@ -16,7 +16,7 @@ from mlflow_wandb_plugin.core.helper_process import LOG_NAME
 from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.journal.status_file import read_status
 from tests.support.commands import mlflow_wandb
-from tests.support.mirrored import START_MS, JournalledRun, forward, forwarder
+from tests.support.mirrored import START_MS, JournalledRun, forward, replicator
 from tests.support.processes import free_port, wait_until
 from tests.wandb_server import Run, WandbServer
 from tests.wandb_server.clients import environment
@@ -70,7 +70,7 @@ def said(path: Path) -> tuple[str, str]:
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """The forwarder dies as by ``kill -9``, and wandb-core with it."""
+    """The replicator dies as by ``kill -9``, and wandb-core with it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
@@ -78,11 +78,11 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 def test_a_run_is_followed_while_it_goes_on(
     wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
-    """W&B has the rows while the run still runs; the forwarder ends by itself afterwards."""
+    """W&B has the rows while the run still runs; the replicator ends by itself afterwards."""
     run = JournalledRun(folder, "live", project="live")
     run.create()
     run.points(10)
-    with forwarder(folder, env, tmp_path) as process:
+    with replicator(folder, env, tmp_path) as process:
         project = wandb.project("live")
         wait_until(lambda: "live" in project.runs, what="the run in W&B")
         there = project.runs["live"]
@@ -90,7 +90,7 @@ def test_a_run_is_followed_while_it_goes_on(
         run.points(10, start=10)
         wait_until(lambda: losses(there) == expected(20), what="more rows")
         assert (there.state, said(run.path)[0]) == ("running", "live")
-        assert forward(folder, env, tmp_path) == "", "a second forwarder has nothing to do"
+        assert forward(folder, env, tmp_path) == "", "a second replicator has nothing to do"
         assert process.poll() is None
         run.end()
         assert process.wait(30) == 0
@@ -108,10 +108,10 @@ def test_a_run_is_followed_while_it_goes_on(
         ("MirroredRun", 1),
     ],
 )
-def test_a_forwarder_killed_at_any_moment_loses_and_doubles_nothing(
+def test_a_replicator_killed_at_any_moment_loses_and_doubles_nothing(
     wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path, moment: Match, skip: int
 ) -> None:
-    """It is killed just after W&B accepted a request; the next forwarder goes on."""
+    """It is killed just after W&B accepted a request; the next replicator goes on."""
     name = f"killed-{moment[:6]}-{skip}".replace("/", "-").replace(" ", "-")
     run = JournalledRun(folder, "k", project=name)
     run.create(team="x")
@@ -121,7 +121,7 @@ def test_a_forwarder_killed_at_any_moment_loses_and_doubles_nothing(
     run.file("MLmodel", b"flavor", model="m-1")
     run.points(30, start=30)
     run.end("FAILED")
-    with forwarder(folder, env, tmp_path) as process:
+    with replicator(folder, env, tmp_path) as process:
         fault = wandb.fail(moment, skip=skip, then=lambda: kill(process))
         process.wait(60)
     assert (fault.hits, process.returncode) == (1, -signal.SIGKILL)
@@ -136,15 +136,15 @@ def test_a_forwarder_killed_at_any_moment_loses_and_doubles_nothing(
     assert not run.path.exists()
 
 
-def test_a_forwarder_killed_again_and_again_beside_a_live_run(
+def test_a_replicator_killed_again_and_again_beside_a_live_run(
     wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
-    """Each forwarder continues where W&B is, and reads again what was not sent."""
+    """Each replicator continues where W&B is, and reads again what was not sent."""
     run = JournalledRun(folder, "again", project="again")
     run.create()
     for attempt in range(2):
         run.points(40, start=40 * attempt)
-        with forwarder(folder, env, tmp_path) as process:
+        with replicator(folder, env, tmp_path) as process:
             arrived = 10 + 40 * attempt
             runs = wandb.project("again").runs
             wait_until(
@@ -160,15 +160,15 @@ def test_a_forwarder_killed_again_and_again_beside_a_live_run(
     assert losses(wandb.run("again/again")) == expected(80)
 
 
-def test_the_forwarder_restarts_when_wandb_core_dies(
+def test_the_replicator_restarts_when_wandb_core_dies(
     wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
-    """The SDK cannot go on without wandb-core: the forwarder restarts with a new one."""
+    """The SDK cannot go on without wandb-core: the replicator restarts with a new one."""
     run = JournalledRun(folder, "core", project="core")
     run.create()
     run.points(10)
     runs = wandb.project("core").runs
-    with forwarder(folder, env, tmp_path) as process:
+    with replicator(folder, env, tmp_path) as process:
         wait_until(lambda: "core" in runs and runs["core"].history.live, what="rows in W&B")
         for child in children(process.pid):
             os.kill(child, signal.SIGKILL)
@@ -231,7 +231,7 @@ def test_trouble_is_logged_once_and_sync_delivers_later(
 def test_a_file_that_wandb_gave_up_on_is_sent_again(
     wandb: WandbServer, env: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
-    """wandb-core only logs a refused upload: the forwarder checks and sends it again."""
+    """wandb-core only logs a refused upload: the replicator checks and sends it again."""
     run = JournalledRun(folder, "refused", project="refused")
     run.create()
     run.points(3)
