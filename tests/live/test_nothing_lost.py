@@ -193,7 +193,9 @@ def test_a_replicator_that_was_killed_is_replaced_while_training_goes_on(
             at_kill = len(t.logged())
             wait_until(lambda killed=killed: t.replicator() != killed, 120, "another replicator")
             wait_until(
-                lambda rows=at_kill: len(the_run(uri).points("loss")) > rows + 1, 240, "later rows"
+                lambda rows=at_kill: len(the_run(uri).metrics.get("loss", [])) > rows + 1,
+                240,
+                "later rows",
             )
         assert t.process.poll() is None
         warnings = t.stop()
