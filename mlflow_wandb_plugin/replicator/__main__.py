@@ -47,13 +47,15 @@ class ReplicatorProcess:
     def run(self, requests: RequestReader) -> None:
         """Work until there is nothing left to do."""
         idle_since = time.monotonic()
-        while time.monotonic() - idle_since < self._patience_s() and not self.core_gone:
+        while not self.core_gone:
             for request in requests.read(POLL_S):
                 self._to_mlflow.take(request)
             self._to_mlflow.note_trainers(requests.connected)
             mirrors = self._to_wandb.work()
             if mirrors or requests.connected or self._to_mlflow.busy:
                 self._used, idle_since = True, time.monotonic()
+            elif time.monotonic() - idle_since >= self._patience_s():
+                break
         self._to_wandb.stop()
 
     @property
