@@ -53,7 +53,7 @@ class Settings:
     homes: Homes = "both"
     tracking_uri: str = ""
     experiment: str = "{project}"
-    init_timeout: float = 0.2
+    init_timeout: float = 0.1
     finish_timeout: float = 60.0
     linger: float = 30.0
     journal_dir: str = ""
