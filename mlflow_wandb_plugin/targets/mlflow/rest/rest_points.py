@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import chain, islice
@@ -33,14 +34,14 @@ RETRIED_BY_MLFLOW = frozenset({408, 500, 502, 504})
 
 class RestBulk:
     """A `BulkWriter` through a tracking server that `open_rest` has checked. Thread-safe: all
-    runs share one limit."""
+    runs and all targets of this process on one server share one limit."""
 
     backs_off = True
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._credentials = client.mlflow._tracking_client.store.get_host_creds
-        self._limiter = Limiter(REQUESTS_AT_ONCE, REQUESTS_AT_ONCE)
+        self._limiter = _limiter_of(client.uri)
         self._size = Limits.installed().batch_metrics
 
     def fits(self, blocks: Sequence[Points]) -> bool:
@@ -108,6 +109,17 @@ class RestBulk:
                 f"MLflow: the server asks to wait ({response.status_code})", _retry_after(response)
             )
         verify_rest_response(response, LOG_BATCH)
+
+
+_limiters: dict[str, Limiter] = {}
+_finding = threading.Lock()
+
+
+def _limiter_of(uri: str) -> Limiter:
+    """The limiter of a server's requests. A replicator has a target for each run: if each of them
+    sent as many requests as one may, those of a slow server would time out, and be repeated."""
+    with _finding:
+        return _limiters.setdefault(uri, Limiter(REQUESTS_AT_ONCE, REQUESTS_AT_ONCE))
 
 
 def open_rest(client: Client) -> RestBulk:

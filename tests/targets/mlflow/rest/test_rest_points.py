@@ -21,6 +21,7 @@ from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.files.losses import Losses
 from mlflow_wandb_plugin.targets.mlflow.point_writer import PointWriter
+from mlflow_wandb_plugin.targets.mlflow.rest import rest_points
 from mlflow_wandb_plugin.targets.mlflow.rest.rest_points import RestBulk, open_rest
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.support.mlflow_features import loggable
@@ -34,6 +35,7 @@ SPECIAL = [0.0, -0.0, float("nan"), float("inf"), float("-inf"), 1.7976931348623
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[requests_mock.Mocker]:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(rest_points, "_limiters", {})
     with requests_mock.Mocker() as mocker:
         yield mocker
 
@@ -212,3 +214,36 @@ def test_a_point_that_the_server_refuses_is_counted(server: str) -> None:
     assert writer.losses == {"metric_refused": 2}
     history = MlflowClient(server).get_metric_history(writer.run_id, "m")
     assert sorted((m.step, m.value) for m in history) == [(0, 1.0), (2, 3.0)]
+
+
+@pytest.mark.usefixtures("answers")
+def test_all_targets_on_a_server_share_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writers of five runs have four requests under way together, not each of them."""
+    sent = under_way = most = 0
+    four, five = threading.Event(), threading.Event()
+    counting = threading.Lock()
+
+    def request(bulk: RestBulk, body: bytes) -> None:
+        nonlocal sent, under_way, most
+        with counting:
+            sent += 1
+            under_way += 1
+            most = max(most, under_way)
+            (four if under_way == 4 else five if under_way > 4 else threading.Event()).set()
+        four.wait(60)
+        # A fifth one, if it may be sent, comes meanwhile.
+        five.wait(0.2)
+        with counting:
+            under_way -= 1
+
+    # requests_mock answers one request at a time.
+    monkeypatch.setattr(RestBulk, "_request", request)
+    writers = [
+        threading.Thread(target=open_rest(Client(HOST)).write, args=(f"run{n}", [column(1)]))
+        for n in range(5)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(timeout=120)
+    assert (sent, most) == (5, 4)
