@@ -20,7 +20,7 @@ from mlflow_wandb_plugin.core.model import RunInfo, Selection
 from mlflow_wandb_plugin.core.protocols import Source
 from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
-from tests.replicator.test_replicator import MODEL, VERSION
+from tests.replicator.test_mirror_deliveries import MODEL, VERSION
 from tests.support import core_says
 from tests.support.environment import isolated
 from tests.support.mirrored import START_MS, JournalledRun, forward, replicator
