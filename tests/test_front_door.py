@@ -31,7 +31,7 @@ HEAVY_MODULES = (
     "wandb", "store.builders", "store.fast_writes", "store.server_requests",
     "mlflow_access.server_artifacts", "mlflow_access.server_client",
 )  # fmt: skip
-"""The drop-in is wandb; the others subclass MLflow's classes and exceptions, or make its objects, and
+"""The drop-in is wandb; the others subclass MLflow's classes, or make its objects, and they
 are imported when MLflow builds a store or a client is opened."""
 
 
