@@ -2,14 +2,14 @@
 
     python -m faults.soak [--minutes 10] [--drain 10] [--processes 8] [--rate 50] [--keys 20]
 
-Training processes log RATE rows of KEYS numbers a second each into one `mlflow server`; wandb is
-offline. The server has one worker (``--workers``): those of several are killed by their supervisor
-if they are busy for five seconds. Every tenth of a minute the memory of trainers and helpers is
-read, and how many rows were logged and how many MLflow has; the difference is the lag. After the
-last row it waits until MLflow has everything, for DRAIN minutes at most. The verdict is on the
-second quarter and the last one: memory is flat if it grew by no more than a tenth, and the lag is
-bounded if it did not grow by more than ten seconds' rows. The exit code is 1 if one of the two is
-not so, or a row is missing.
+Training processes log RATE rows of KEYS numbers a second each into one `mlflow server` on
+``fast+sqlite``, or with ``--plain`` on ``sqlite``; wandb is offline. The server has one worker
+(``--workers``): those of several are killed by their supervisor if they are busy for five seconds.
+Every tenth of a minute the memory of trainers and helpers is read, and how many rows were logged
+and how many MLflow has; the difference is the lag. After the last row it waits until MLflow has
+everything, for DRAIN minutes at most. The verdict is on the second quarter and the last one: memory
+is flat if it grew by no more than a tenth, and the lag is bounded if it did not grow by more than
+ten seconds' rows. The exit code is 1 if one of the two is not so, or a row is missing.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class Soak:
         self._folder, self._options = folder, options
         template = make_template(folder / "empty.db")
         env = isolated(folder / "server" / "env")
-        self._server = MlflowServer(folder / "server", template, env, workers=options.workers)
+        prefix = "" if options.plain else "fast+"
+        self._server = MlflowServer(folder / "server", template, env, prefix, options.workers)
         (folder / "trainers").mkdir()
         self._env = isolated(
             folder / "trainers",
@@ -187,6 +188,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rate", type=float, default=50, help="rows a second of each")
     parser.add_argument("--keys", type=int, default=20, help="numbers of a row")
     parser.add_argument("--workers", type=int, default=1, help="workers of mlflow server")
+    parser.add_argument("--plain", action="store_true", help="a server without fast+")
     options = parser.parse_args(arguments)
     # So that whatever was started is ended, however the soak is.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
