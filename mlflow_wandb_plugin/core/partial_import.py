@@ -55,7 +55,8 @@ def allow_partial_import() -> None:
         if name in sys.modules or (parent and not is_partial(parent)):
             continue
         spec = importlib.util.find_spec(name)
-        if spec is None or spec.submodule_search_locations is None:
+        version = _version(name)
+        if spec is None or spec.submodule_search_locations is None or not version:
             continue
         package: Any = _PartialPackage(name)
         package.__spec__, package.__loader__ = spec, spec.loader
@@ -65,7 +66,15 @@ def allow_partial_import() -> None:
         if parent:
             setattr(sys.modules[parent], child, package)
         else:
-            package.__version__ = importlib.metadata.version(name)
+            package.__version__ = version
+
+
+def _version(package: str) -> str:
+    """The version of a package; empty for one whose distribution has another name."""
+    try:
+        return importlib.metadata.version(package.partition(".")[0])
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def is_partial(package: str) -> bool:
