@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +27,17 @@ class LedgerWriter:
     def write(self, what: str, of: object = "") -> None:
         os.write(self._fd, f"{what} {of}\n".encode())
         os.fsync(self._fd)
+
+    @contextlib.contextmanager
+    def row(self, row: int) -> Iterator[None]:
+        """Write before and after the call that logs a row; an exception of it is written, too."""
+        self.write(BEGUN, row)
+        try:
+            yield
+        except Exception as error:
+            self.write(REFUSED, f"{row} {error!r}"[:200].replace("\n", " "))
+        else:
+            self.write(ACCEPTED, row)
 
 
 @dataclass

@@ -10,11 +10,8 @@ import time
 from pathlib import Path
 
 from faults.ledger import (
-    ACCEPTED,
-    BEGUN,
     FINISHED,
     FINISHING,
-    REFUSED,
     LedgerWriter,
     read_ledger,
     values,
@@ -37,13 +34,8 @@ def main(path: Path, run_id: str, rows: int, resume: bool) -> None:
         settings=settings,
     )
     for row in range(first, rows):
-        ledger.write(BEGUN, row)
-        try:
+        with ledger.row(row):
             run.log(values(row), step=row)
-        except Exception as error:
-            ledger.write(REFUSED, f"{row} {error!r}"[:200].replace("\n", " "))
-        else:
-            ledger.write(ACCEPTED, row)
         time.sleep(PAUSE_S)
     ledger.write(FINISHING)
     run.finish()

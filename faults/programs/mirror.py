@@ -11,11 +11,8 @@ import time
 from pathlib import Path
 
 from faults.ledger import (
-    ACCEPTED,
-    BEGUN,
     FINISHED,
     FINISHING,
-    REFUSED,
     RUN,
     LedgerWriter,
     read_ledger,
@@ -36,13 +33,8 @@ def main(path: Path, experiment: str, rows: int) -> None:
         if not before.run_id:
             mlflow.log_param("param", "of the run")
         for row in range(before.next_row, rows):
-            ledger.write(BEGUN, row)
-            try:
+            with ledger.row(row):
                 mlflow.log_metrics(values(row), step=row)
-            except Exception as error:
-                ledger.write(REFUSED, f"{row} {error!r}"[:200].replace("\n", " "))
-            else:
-                ledger.write(ACCEPTED, row)
             time.sleep(PAUSE_S)
         ledger.write(FINISHING)
     ledger.write(FINISHED)

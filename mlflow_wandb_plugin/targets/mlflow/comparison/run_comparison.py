@@ -230,9 +230,7 @@ class RunComparison(MlflowRunWriter):
         wanted = self._expected.files
         self.checked["files"] += len(wanted)
         two = two_clocks(info, self._tags)
-        there = self._run.info
-        place = there.run_id, there.artifact_uri
-        stored = StoredFiles(self._target, *place, two, from_server(info))
+        stored = StoredFiles(self._target, self._run.info.artifact_uri, two, from_server(info))
         results = stored.compare(wanted)
         for path, result in sorted(results.items()):
             by_design = KNOWN_TO_THE_SERVER if two and path in documents.KNOWN_TO_ONE else ""
@@ -265,7 +263,7 @@ class RunComparison(MlflowRunWriter):
         known = there.model_type or "", str(there.status), there.params or {}
         if known != (wanted.kind, wanted.status, dict(wanted.params)):
             self.differs(Difference(f"{what} has another type, status or params", fixable=False))
-        stored = StoredFiles(self._target, self.run_id, there.artifact_location, False, False)
+        stored = StoredFiles(self._target, there.artifact_location, False, False)
         for path, result in sorted(stored.compare(files).items()):
             if result != "equal":
                 self.differs(Difference(f"file {path} of {what} is {result}", fixable=False))

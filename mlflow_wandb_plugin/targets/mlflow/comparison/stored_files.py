@@ -40,7 +40,6 @@ class StoredFiles:
     def __init__(
         self,
         client: Client,
-        run_id: str,
         artifact_uri: str | None,
         two_descriptions: bool,
         from_server: bool,
@@ -50,7 +49,6 @@ class StoredFiles:
         self._client = client
         self._two_descriptions = two_descriptions
         self._from_server = from_server
-        self._run_id = run_id
         repository = open_repository(artifact_uri or "", client.mlflow.tracking_uri)
         self._repository = repository
         self._folder: Path | None = None
@@ -109,16 +107,12 @@ class StoredFiles:
         return "by design" if _described_equally(expected, there) else "different"
 
     def _download(self, path: str, place: str) -> Path:
-        if self._repository is None:
-            return Path(self._client.mlflow.download_artifacts(self._run_id, path, place))
         local = Path(place, "file")
         # The public method would list the folder at each file.
         self._repository._download_file(path, str(local))  # type: ignore[no-untyped-call]
         return local
 
     def _list(self, folder: str) -> Any:
-        if self._repository is None:
-            return self._client.mlflow.list_artifacts(self._run_id, folder or None)
         return self._repository.list_artifacts(folder or None)
 
     def _listed(self, folder: str) -> dict[str, int | None]:
