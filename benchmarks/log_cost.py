@@ -92,13 +92,13 @@ def ratios(first: list[float], second: list[float]) -> list[float]:
 
 def own_cost(run: Any, data: dict[str, float], gap_s: float) -> float:
     """Microseconds that the tap takes for a row, where wandb's part takes nothing."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import PartialHistoryRequest
 
-    record = Record()
+    logged = PartialHistoryRequest()
     for key, value in data.items():
-        record.request.partial_history.item.add(key=key, value_json=json.dumps(value))
-    send = tap.wrap_send(lambda record: None, tap.tap_of(run))
-    return min(median(timed(partial(send, record), BLOCK, gap_s)) for _ in range(20))
+        logged.item.add(key=key, value_json=json.dumps(value))
+    send = tap.row_sender(lambda record: None, tap.tap_of(run))
+    return min(median(timed(partial(send, logged), BLOCK, gap_s)) for _ in range(20))
 
 
 def timed(function: Callable[[], object], calls: int, gap_s: float) -> list[float]:
