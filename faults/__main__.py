@@ -127,7 +127,7 @@ def _tell(number: int, of: int, outcome: Outcome) -> None:
     print(f"[{number}/{of}] {trial.name}, {phases}, {outcome.seconds:.0f} s", end="")
     for verdict in outcome.verdicts:
         if not verdict.clean:
-            told = {"lost": verdict.lost, "doubled": verdict.doubled, "wrong": verdict.wrong}
+            told = {"wrong": verdict.wrong, "lost": verdict.lost, "doubled": verdict.doubled}
             print(f"\n    {json.dumps(told)}"[:600], end="")
     late = outcome.injected < len(trial.moments)
     print(f", {outcome.injected} of {len(trial.moments)} faults in time" * late, flush=True)

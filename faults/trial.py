@@ -14,7 +14,7 @@ from faults.judge import Found, Verdict, judge
 from faults.ledger import FINISHED, FINISHING, Ledger
 from faults.plan import ENDING, LIVE, MIRROR, MIRRORED_SERVER, Trial
 from faults.processes import CORE, HELPER, SERVER, TRAINER, pids_of
-from faults.proxy import Proxies, Proxy
+from faults.proxy import BLACK_HOLE, Proxies, Proxy
 from faults.script import Script, environment
 from faults.servers import MlflowServer
 from tests.support.environment import isolated
@@ -23,6 +23,8 @@ from tests.support.stores import copy_store
 from tests.wandb_server import WandbServer
 
 SETTLE_S, POLL_S = 15.0, 0.05
+HANGING_S = 150.0
+"""A request that never got its answer is given up after this time by every client, W&B's after 90 s."""
 DISK_MIB = 4
 ANY_END = ("FINISHED", "FAILED", "KILLED")
 
@@ -180,7 +182,8 @@ class RunningTrial:
         """Give helpers a while; what is left then is `mlflow-wandb sync`'s, and a backfill's."""
         for script in self._scripts:
             folder = self._journal_folder(script)
-            deadline = time.monotonic() + SETTLE_S
+            patience_s = HANGING_S if self._fault.name == BLACK_HOLE else SETTLE_S
+            deadline = time.monotonic() + patience_s
             while list(folder.glob("[!.]*.journal")) and time.monotonic() < deadline:
                 if not pids_of(HELPER, Path(self._delivering_env(script)["HOME"])):
                     break

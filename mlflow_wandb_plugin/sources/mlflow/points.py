@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
+from mlflow_wandb_plugin.mlflow_access.own_stores import is_own
 from mlflow_wandb_plugin.mlflow_access.table_shapes import METRIC_TABLES, unknown_shape
 from mlflow_wandb_plugin.sources.mlflow.point_spool import PointSpool
 from mlflow_wandb_plugin.sources.mlflow.store_client import StoreClient
@@ -36,12 +37,9 @@ class PointReader(Protocol):
 def point_reader(client: StoreClient) -> PointReader:
     """Return the fastest reader for the store of ``client``."""
     from mlflow.store.tracking.rest_store import RestStore
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     store = client.store
-    if type(store) is SqlAlchemyStore and not client.ask(
-        unknown_shape, store.engine, METRIC_TABLES
-    ):
+    if is_own(type(store)) and not client.ask(unknown_shape, store.engine, METRIC_TABLES):
         return SqlReader(client)
     if type(store) is RestStore and not store.get_host_creds().use_databricks_sdk:
         return PageReader(client)

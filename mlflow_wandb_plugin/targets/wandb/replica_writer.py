@@ -113,6 +113,7 @@ class ReplicaWriter:
         arrived: what W&B has of the run.
         selection: which metrics and artifacts the items have, as text.
         sends_parts: whether each checkpoint sends what there is, for a run that goes on.
+        rows: collects the rows to write; default: those behind the ones that have arrived.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class ReplicaWriter:
         arrived: Arrived,
         selection: str,
         sends_parts: bool = False,
+        rows: HistoryRows | None = None,
     ) -> None:
         self._losses: Counter[str] = Counter()
         self._place = place
@@ -133,7 +135,7 @@ class ReplicaWriter:
         made = identity.identity_tags(info, origin, rules.MAPPING_VERSION)
         made |= {identity.SELECTION: selection} if selection else {}
         self._replica = {**made, **(arrived.replica or {}), identity.STATE: "live"}
-        self._rows = HistoryRows(arrived.rows - 1)
+        self._rows = rows or HistoryRows(arrived.rows - 1)
         self._system: dict[int, dict[str, float]] = {}
         self._filled = _filled(info)
         self._part: ReplicaFolder | None = None
@@ -236,7 +238,7 @@ class ReplicaWriter:
         with writing(folder.path):
             self._write_end(folder)
         lines = self._arrived.lines + rows.taken
-        self._place.deliver(info, folder, Arrived(rows.through + 1, lines, 0, replica))
+        self._place.deliver(info, folder, Arrived(rows.last + 1, lines, 0, replica))
         emptied = self._filled - _filled(info)
         if emptied:
             self._place.clear(info, emptied)
@@ -278,7 +280,7 @@ class ReplicaWriter:
         if rules.MLFLOW_KEY in shown:
             folder.write(log_records.define_metric("*", rules.STEP_METRIC))
             folder.write(log_records.hide_from_summary(rules.STEP_METRIC))
-        internal: dict[str, Any] = {"_step": self._rows.through}
+        internal: dict[str, Any] = {"_step": self._rows.last}
         if info.last_ms is not None:
             internal["_timestamp"] = info.last_ms / 1000
         folder.write(log_records.summary({**info.summary, **internal}))

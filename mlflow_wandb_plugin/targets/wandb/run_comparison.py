@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from mlflow_wandb_plugin.core.file_digests import base64_md5
 from mlflow_wandb_plugin.core.identity import Twin
 from mlflow_wandb_plugin.core.model import (
+    INT64,
     NO_FILE,
     ArtifactRef,
     Checkpoint,
@@ -26,7 +27,7 @@ from mlflow_wandb_plugin.core.protocols import Difference, Side, Source
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.core.replicate import replicate
 from mlflow_wandb_plugin.mapping.names import safe_path
-from mlflow_wandb_plugin.mapping.to_wandb import artifact_name
+from mlflow_wandb_plugin.mapping.to_wandb import STEP_METRIC, artifact_name
 from mlflow_wandb_plugin.targets.wandb.replica_folder import (
     WRITTEN_BY_CORE,
     is_version,
@@ -148,6 +149,10 @@ class WandbRunComparison(CollectedRun):
         for unreadable in read.unreadable:
             self.differs(Difference(f"in W&B: {unreadable}"))
         self._compare_descriptions(there.info)
+        if self._twin.origin == "dual":
+            # The mirror numbered the rows by calls, the source's items by time.
+            for points in (self.points, there.points):
+                _use_mlflow_steps(points)
         self._compare_points("metric", self.points, there.points)
         self._compare_points("system metric", self.system, there.system)
         self._compare_mappings("row", _by_text(self.objects), _by_text(there.objects))
@@ -223,6 +228,15 @@ class WandbRunComparison(CollectedRun):
 
 def _only_in_wandb(what: str) -> Difference:
     return Difference(f"{what} is in W&B alone", fixable=False, only_in=ONLY_TARGET)
+
+
+def _use_mlflow_steps(points: dict[Key, Columns]) -> None:
+    """Put MLflow's steps, a key of the rows, in the place of the rows' numbers."""
+    steps = points.pop((STEP_METRIC,), Columns())
+    pairs = zip(steps.steps, steps.values, strict=True)
+    by_row = {row: int(step) for row, step in pairs if abs(step) < INT64}
+    for columns in points.values():
+        columns.steps = array("q", (by_row.get(row, 0) for row in columns.steps))
 
 
 def different_points(

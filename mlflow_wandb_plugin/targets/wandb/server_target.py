@@ -25,6 +25,7 @@ from mlflow_wandb_plugin.errors import (
 )
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.targets.wandb import log_records
+from mlflow_wandb_plugin.targets.wandb.history_rows import LackingRows
 from mlflow_wandb_plugin.targets.wandb.log_records import LogArtifact
 from mlflow_wandb_plugin.targets.wandb.log_upload import upload_log
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, RemoteRun, RunAddress
@@ -135,25 +136,15 @@ class WandbTarget(Target):
         project = self._project_of(info)
         with as_target_errors():
             found = self._found(info)
-        if found is not None and not found.replica:
-            raise TargetError(
-                f"{project.path}/{info.run_id} exists in W&B, and this package did not write it: "
-                "choose another project, or delete that run"
-            )
-        if found is not None and found.replica.get(identity.ORIGIN) == "dual":
-            raise TargetError(
-                f"{project.path}/{info.run_id} was mirrored while it ran, and is not complete: "
-                "run mlflow-wandb sync, which delivers its journal. If there is none any more, "
-                "write it into another project (--to or --map)"
-            )
-        if found is not None and found.remote.lines:
-            _check_selection(found.replica.get(identity.SELECTION, ""), self._options.selection)
-        arrived = Arrived()
+        arrived, rows = Arrived(), None
         if found is not None:
-            remote = found.remote
-            arrived = Arrived(remote.rows, remote.lines, remote.system_samples, found.replica)
+            remote, replica = found
+            _check_replica(found, f"{project.path}/{info.run_id}", self._options.selection)
+            arrived = Arrived(remote.rows, remote.lines, remote.system_samples, replica)
+            if replica.get(identity.ORIGIN) == "dual":
+                rows = self._lacking_rows(project, info, remote.rows)
         place = ServerPlace(project, self._access, lambda: self._turns.wait(_turn(info)))
-        return ReplicaWriter(place, info, origin, arrived, self._options.selection)
+        return ReplicaWriter(place, info, origin, arrived, self._options.selection, rows=rows)
 
     def announce(self, info: RunInfo) -> None:
         self._turns.begin(_turn(info))
@@ -176,6 +167,12 @@ class WandbTarget(Target):
         lacks = {key: count for key, count in counts.items() if there.get(key, 0) < count}
         return f"W&B lacks points of {len(lacks)} metrics" if lacks else ""
 
+    def _lacking_rows(self, project: ProjectAddress, info: RunInfo, next_row: int) -> LackingRows:
+        """Collect what a run lacks whose mirror has ended, such as what came after a full disk."""
+        run = RunInfo(info.run_id, project.project, project.entity)
+        with as_target_errors():
+            return LackingRows(self._read_back(project).history(run), next_row)
+
     def _project_of(self, info: RunInfo) -> ProjectAddress:
         mapped = self._options.projects.get(info.project_path)
         if mapped:
@@ -192,6 +189,30 @@ class WandbTarget(Target):
         address = RunAddress(project.entity, project.project, info.run_id)
         remote = self._access.run(address)
         return Found(remote, _replica_tags(info, remote.config)) if remote.exists else None
+
+
+def _check_replica(found: Found, path: str, selection: str) -> None:
+    """Check that a run of W&B may be written.
+
+    Raises:
+        TargetError: others wrote it, its mirror has not ended, or it has other metrics.
+    """
+    if not found.replica:
+        raise TargetError(
+            f"{path} exists in W&B, and this package did not write it: choose another project, or "
+            "delete that run"
+        )
+    if (
+        found.replica.get(identity.ORIGIN) == "dual"
+        and found.replica.get(identity.STATE) != "complete"
+    ):
+        raise TargetError(
+            f"{path} was mirrored while it ran, and is not complete: run mlflow-wandb sync, which "
+            "delivers its journal. If there is none any more, write it into another project (--to "
+            "or --map)"
+        )
+    if found.remote.lines:
+        _check_selection(found.replica.get(identity.SELECTION, ""), selection)
 
 
 def _replica_tags(info: RunInfo, config: Mapping[str, Any]) -> Mapping[str, str]:

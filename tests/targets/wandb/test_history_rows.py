@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlflow_wandb_plugin.core.model import RowObjects, Series
-from mlflow_wandb_plugin.targets.wandb.history_rows import HistoryRows
+from mlflow_wandb_plugin.targets.wandb.history_rows import HistoryRows, LackingRows
 from mlflow_wandb_plugin.targets.wandb.log_records import number_text
 
 
@@ -47,6 +47,35 @@ def test_what_comes_too_late_is_counted() -> None:
     rows.add_series(series("a", [4, 6, 6], [1.0, 2.0, 3.0]))
     assert [dict(row.values) for row in rows.take()] == [{("a",): "2"}]
     assert rows.refused == 2
+
+
+def test_what_a_mirrored_run_has_in_other_rows_is_left_out() -> None:
+    """Points are told by key, MLflow's step, time and value, and as often as they are there; media
+    by their digest. New rows follow those of the run."""
+    image = {"_type": "image-file", "sha256": "ab", "path": "media/images/x_0_ab.png"}
+    there = [
+        Series(("mlflow_step",), [0, 1, 2], [5000, 5001, 5001], [1, 2, 2]),
+        Series(("loss",), [0, 1, 2], [5000, 5001, 5001], [0.5, math.nan, math.nan]),
+        RowObjects(0, 5000, {("seen",): image}),
+    ]
+    rows = LackingRows(there, next_row=3)
+    rows.add_series(
+        Series(("mlflow_step",), range(5), [5000, 5001, 5001, 5001, 5002], [1, 2, 2, 2, 1])
+    )
+    nan = math.nan
+    rows.add_series(
+        Series(("loss",), range(5), [5000, 5001, 5001, 5001, 5002], [0.5, nan, nan, nan, 0.5])
+    )
+    rows.add_series(Series(("acc",), [0], [5000], [1.0]))
+    moved = image | {"path": "media/images/x_7_ab.png"}
+    rows.add_objects(RowObjects(0, 5000, {("seen",): moved}))
+    found = [(row.step, row.timestamp_ms, dict(row.values)) for row in rows.take()]
+    assert found == [
+        (3, 5000, {("mlflow_step",): "1", ("acc",): "1"}),
+        (4, 5001, {("mlflow_step",): "2", ("loss",): "NaN"}),
+        (5, 5002, {("mlflow_step",): "1", ("loss",): "0.5"}),
+    ]
+    assert (rows.last, rows.taken, rows.refused) == (5, 3, 0)
 
 
 @given(st.floats())
