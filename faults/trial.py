@@ -24,7 +24,7 @@ from tests.wandb_server import WandbServer
 
 SETTLE_S, POLL_S = 15.0, 0.05
 HANGING_S = 150.0
-"""A request that never got its answer is given up after this time by every client, W&B's after 90 s."""
+"""A request without an answer is given up after this time by every client, W&B's after 90 s."""
 DISK_MIB = 4
 ANY_END = ("FINISHED", "FAILED", "KILLED")
 
