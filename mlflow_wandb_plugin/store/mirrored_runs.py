@@ -98,7 +98,7 @@ class MirroredRun:
         except JournalError as error:
             log_once(
                 f"{error}. MLflow goes on; what W&B is to get waits in this process's memory until "
-                "this is mended, and is lost if the process ends before"
+                "this is mended. If the process ends before, `mlflow-wandb backfill` brings it"
             )
 
     def _write(self, payload: bytes) -> None:
