@@ -27,6 +27,7 @@ from mlflow_wandb_plugin.mlflow_access.point_blocks import Row, stored
 from mlflow_wandb_plugin.mlflow_access.sql.batches import Batch
 from mlflow_wandb_plugin.mlflow_access.sql.dialects import DIALECTS
 from mlflow_wandb_plugin.mlflow_access.table_shapes import METRIC_TABLES, RUN_TABLES, unknown_shape
+from mlflow_wandb_plugin.store.fast_reads import FastReads
 from mlflow_wandb_plugin.store.group_commit import GroupCommit
 
 if TYPE_CHECKING:
@@ -94,9 +95,9 @@ def write_fast(store: Any) -> Any:
 
 @functools.cache
 def _fast_class(kind: Any) -> Any:
-    """A subclass of MLflow's class, of the same name, that writes fast."""
+    """A subclass of MLflow's class, of the same name, that writes and reads fast."""
     body = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
-    fast = type(kind)(kind.__name__, (STORES[kind.__name__], kind), body)
+    fast = type(kind)(kind.__name__, (STORES[kind.__name__], FastReads, kind), body)
     if kind is SqlAlchemyStore:
         add_equal(fast)
     return fast
