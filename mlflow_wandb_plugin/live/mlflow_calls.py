@@ -14,7 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.atomic_files import copy_file, replaced
@@ -32,6 +32,9 @@ POINTS_AT_MOST = 100_000
 MLFLOW_ALONE = 100
 """Points after which a script without a row in W&B is taken to log its metrics by MLflow alone."""
 
+Point: TypeAlias = "tuple[str, float, int, int]"
+"""Key, value, time in Unix ms and step in MLflow."""
+
 
 class MlflowCalls:
     """A `store.active_run.Receiver`: the open W&B run ``run``.
@@ -43,7 +46,9 @@ class MlflowCalls:
     rows of MLflow's calls wait while a row of the script's is open, and, until it has logged one
     that W&B numbered, altogether; at the end of the run they follow.
 
-    A number that both APIs log is logged once: whoever comes first brings it to both homes.
+    A number that both APIs log is logged once. If W&B has it first, MLflow's call adds none. If
+    MLflow has it first, W&B's row notes with which step and time (`rules.POINTS_KEY`); so points
+    of MLflow's calls wait for the end of such a row.
     """
 
     def __init__(self, run: Any, secret_names: str) -> None:
@@ -51,13 +56,15 @@ class MlflowCalls:
         self._secrets = Secrets(secret_names)
         self._lock = threading.Lock()
         self._own = _Own()
-        self._waiting: list[tuple[str, float, int, int]] = []
+        self._waiting: list[Point] = []
+        self._ready = 0
+        self._places: dict[str, list[int]] = {}
         self._of_wandb: dict[str, float] = {}
-        self._of_mlflow: dict[str, float] = {}
+        self._of_mlflow: dict[str, Point] = {}
         self._defined: set[str] = set()
         self._row_open = False
         self._script_rows = 0
-        self._latest: dict[str, tuple[str, float, int, int]] = {}
+        self._latest: dict[str, Point] = {}
         self._models: dict[str, Any] = {}
         self._params: set[str] = set()
         self._tags: dict[str, str] = {}
@@ -67,45 +74,39 @@ class MlflowCalls:
 
     # -- what the script's W&B calls log ----------------------------------------------------------
 
-    def see(self, record: Any) -> Any:
-        """Take note of a row that the script logs by W&B; called before it is journalled.
-
-        Returns:
-            The record to journal: without the numbers that MLflow's calls have logged already.
-        """
+    def see(self, record: Any) -> None:
+        """Take note of a row that the script logs by W&B, and note in it which of its numbers
+        MLflow's calls have logged already; called before it is sent and journalled."""
         if self._own.logging:
-            return record
+            return
         request = record.request.partial_history
         has_step = request.HasField("step")
         ends = request.action.flush if request.HasField("action") else not has_step
         with self._lock:
+            known = list(filter(None, map(self._known_point, request.item)))
+            self._places |= {key: [step, at_ms] for key, _, at_ms, step in known}
+            if known:
+                text = json.dumps(self._places)
+                request.item.add(key=rules.POINTS_KEY, value_json=json.dumps(text))
             self._row_open = not ends
             self._script_rows += ends and not has_step
-            known = [number for number, item in enumerate(request.item) if self._is_known(item)]
-        if not known:
-            return record
-        copy = type(record)()
-        copy.CopyFrom(record)
-        for number in reversed(known):
-            del copy.request.partial_history.item[number]
-        return copy
+            if ends:
+                # What comes now belongs to a later row.
+                self._places, self._ready = {}, len(self._waiting)
 
-    def _is_known(self, item: Any) -> bool:
-        """Whether MLflow has a number of a row; else note that W&B has it. The lock is held."""
+    def _known_point(self, item: Any) -> Point | None:
+        """MLflow's point that is a number of a row; else note that W&B has it. The lock is held."""
         key = item.key or ".".join(item.nested_key)
         value = _number(item.value_json or typed_json(item))
         if value is None or key.startswith("_"):
-            return False
-        if key in self._of_mlflow and _equal(self._of_mlflow[key], value):
-            del self._of_mlflow[key]
-            self._waiting = [
-                point
-                for point in self._waiting
-                if not (point[0] == key and _equal(point[1], value))
-            ]
-            return True
-        self._of_wandb[key] = value
-        return False
+            return None
+        self._defined.add(key)
+        point = self._of_mlflow.pop(key, None)
+        if point is None or not _equal(point[1], value):
+            self._of_wandb[key] = value
+            return None
+        self._waiting = [one for one in self._waiting if one is not point]
+        return point
 
     # -- what MLflow's calls log ------------------------------------------------------------------
 
@@ -147,6 +148,8 @@ class MlflowCalls:
         if tags:
             self._add_tags({tag.key: str(tag.value) for tag in tags})
         self._log_waiting()
+        if metrics:
+            self._define_ours()
         with self._lock:
             points = []
             for metric in metrics:
@@ -154,7 +157,7 @@ class MlflowCalls:
                 point = key, metric.value, metric.timestamp, metric.step
                 # MLflow keeps one of two equal points: autologging logs some once more.
                 if self._latest.get(key) != point:
-                    self._of_mlflow[key], self._latest[key] = metric.value, point
+                    self._of_mlflow[key] = self._latest[key] = point
                     points.append(point)
             free = max(0, POINTS_AT_MOST - len(self._waiting))
             self._waiting += points[:free]
@@ -226,7 +229,9 @@ class MlflowCalls:
             by_mlflow_alone = not self._script_rows and len(self._waiting) >= MLFLOW_ALONE
             if not last and (self._row_open or not (self._script_rows or by_mlflow_alone)):
                 return
-            points, self._waiting = self._waiting, []
+            many = last or len(self._waiting) >= MLFLOW_ALONE
+            ready, self._ready = len(self._waiting) if many else self._ready, 0
+            points, self._waiting = self._waiting[:ready], self._waiting[ready:]
             closes, self._row_open = self._row_open, False
         self._own.logging = True
         try:
@@ -238,14 +243,18 @@ class MlflowCalls:
         finally:
             self._own.logging = False
 
+    def _define_ours(self) -> None:
+        """Leave out of W&B's summary what is only about MLflow's points."""
+        for name in (rules.STEP_METRIC, rules.POINTS_KEY):
+            if name not in self._defined:
+                self._defined.add(name)
+                self._run.define_metric(name, summary="none")
+
     def _define(self, keys: Mapping[str, float]) -> None:
         """Let W&B draw metrics that MLflow's calls alone log over MLflow's step."""
-        if not self._defined:
-            self._run.define_metric(rules.STEP_METRIC, summary="none")
-            self._defined.add(rules.STEP_METRIC)
         for key in keys:
             # W&B takes a dot in such a name for nesting.
-            if key not in self._defined and key not in self._of_wandb and "." not in key:
+            if key not in self._defined and "." not in key:
                 self._run.define_metric(key, step_metric=rules.STEP_METRIC, step_sync=False)
             self._defined.add(key)
 

@@ -101,8 +101,10 @@ def using(**changes: Any) -> Iterator[None]:
         MlflowWandbError: as for `install`.
     """
     changed = load_settings(**{**dataclasses.asdict(settings()), **changes})
-    if not _installed:
+    if not _installed and changed.homes != "wandb":
         install(load_settings())
+    if changed.homes == "mlflow":
+        _force_offline()
     token = _override.set(changed)
     try:
         yield
@@ -240,7 +242,7 @@ def _force_offline() -> None:
 
     @functools.wraps(original)
     def init(*args: Any, **kwargs: Any) -> Any:
-        if _settings.homes == "mlflow" and kwargs.get("mode") != "disabled":
+        if settings().homes == "mlflow" and kwargs.get("mode") != "disabled":
             kwargs["mode"] = "offline"
         return original(*args, **kwargs)
 

@@ -28,6 +28,9 @@ FLOAT_PARAMS = "float_params"
 """The section's list of params whose text is a whole number with a fraction, such as ``1.0``."""
 STEP_METRIC = "mlflow_step"
 """The metric that holds MLflow's step: W&B's own step must rise, MLflow's need not."""
+POINTS_KEY = "mlflow_points"
+"""The key in a row with which step and time MLflow's calls have logged numbers of the row already:
+the JSON text of an object with [step, Unix ms] by key."""
 
 EXIT_CODES: Mapping[str, int] = {"FINISHED": 0, "FAILED": 1, "KILLED": 255}
 """Exit code of the W&B run by MLflow's run status: 0 is finished, the others are failed."""
@@ -89,7 +92,7 @@ def config_value(text: str) -> int | float | bool | str:
 
 
 _RESERVED_IN_CONFIG = (*IDENTITY_CONFIG_KEYS, MLFLOW_KEY, "_wandb", "wandb_version", "")
-_RESERVED_IN_ROWS = ("_step", "_timestamp", "_runtime", "_wandb", STEP_METRIC)
+_RESERVED_IN_ROWS = ("_step", "_timestamp", "_runtime", "_wandb", STEP_METRIC, POINTS_KEY)
 
 
 def config_key(param: str) -> str:

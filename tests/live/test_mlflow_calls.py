@@ -81,7 +81,7 @@ def test_what_mlflows_calls_log_is_in_both_homes_once(
     state = read_runs(online["MLFLOW_TRACKING_URI"], tmp_path / "there")["both"]
     assert state.status == "FINISHED"
     assert points(state) == {
-        "loss": [(0, 1.0), (2, 0.5)],
+        "loss": [(0, 1.0), (1, 0.5)],
         "acc": [(70, 0.5), (80, 0.6), (90, 0.7)],
         "f1": [(80, 0.25)],
     }
@@ -94,8 +94,8 @@ def test_what_mlflows_calls_log_is_in_both_homes_once(
     run = wandb_server.run("calls/both")
     assert numbers(wandb_server, "calls/both") == [
         {"loss": 1.0},
-        {"acc": 0.5, "mlflow_step": 70},
         {"loss": 0.5},
+        {"acc": 0.5, "mlflow_step": 70},
         {"acc": 0.6, "f1": 0.25, "mlflow_step": 80},
         {"acc": 0.7, "mlflow_step": 90},
     ]
@@ -174,7 +174,11 @@ with wandb.init(project="calls", id="twice", config=params) as run:
 
 @pytest.mark.parametrize("first", ["wandb", "mlflow"])
 def test_a_number_that_both_apis_log_is_in_each_home_once(
-    online: dict[str, str], wandb_server: WandbServer, tmp_path: Path, first: str
+    online: dict[str, str],
+    wandb_server: WandbServer,
+    tmp_path: Path,
+    empty_store: Path,
+    first: str,
 ) -> None:
     """As with `report_to=["wandb", "mlflow"]` of Hugging Face, in either order: whoever comes first
     brings it to both homes. Numbers that differ are both logged, and params are those of W&B."""
@@ -190,6 +194,14 @@ def test_a_number_that_both_apis_log_is_in_each_home_once(
     assert state.points("only_mlflow") == [(0, 0.0), (10, 1.0), (20, 2.0), (30, 3.0)]
     assert state.params == {"lr": "0.1", "layers": "[1, 2]", "none": "None"}
     assert state.tags["mlflow.wandb.losses"] == "{}"
+    assert "mlflow_points" not in wandb_server.run("calls/twice").summary
+    (folder,) = (tmp_path / "client" / "dir" / "wandb").glob("run-*-twice")
+    uri = online["MLFLOW_TRACKING_URI"]
+    (verified,) = verify(WandbDir(folder), MlflowTarget(uri), Selection())
+    assert (verified.result, verified.differences) == ("equal", ())
+    other = copy_store(empty_store, tmp_path / "other.db")
+    mlflow_wandb("backfill", str(folder), "--to", other, env=online, cwd=tmp_path)
+    assert read_runs(other)["twice"].metrics == state.metrics
 
 
 AUTOLOG = """
