@@ -221,13 +221,21 @@ def _finish_open_runs() -> None:
         tap.after_finish()
 
 
+def _before_fork() -> None:
+    for tap in _taps.values():
+        if tap.calls is not None:
+            tap.calls.before_fork()
+
+
 def _after_fork() -> None:
     """Replace locks: one that another thread held at the fork stays locked in the child."""
     for tap in _taps.values():
         tap.lock = threading.RLock()
+        if tap.calls is not None:
+            tap.calls.after_fork()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
 def _force_offline() -> None:

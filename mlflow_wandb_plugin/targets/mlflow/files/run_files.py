@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from mlflow_wandb_plugin.core import identity
@@ -14,7 +15,8 @@ from mlflow_wandb_plugin.core.server_values import is_kept_as
 from mlflow_wandb_plugin.mapping import documents, from_wandb_mirror, to_mlflow
 from mlflow_wandb_plugin.mapping.documents import artifact_document
 from mlflow_wandb_plugin.mapping.models import TYPE
-from mlflow_wandb_plugin.mapping.names import Limits, safe_path
+from mlflow_wandb_plugin.mapping.names import Limits, is_below, safe_path
+from mlflow_wandb_plugin.mapping.to_wandb import CALLS_MEDIA, DATASET_TYPE
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.files.captions import Captions
 from mlflow_wandb_plugin.targets.mlflow.files.charts import Charts
@@ -71,6 +73,7 @@ class RunFiles:
         self.long_tags: dict[str, str] = {}
         self._summary_points: dict[str, list[list[int]]] = {}
         self._has_calls = self._calls_were_here = False
+        self._datasets_of_calls: set[str] = set()
 
     def note_calls(self, has_calls: bool, here: bool) -> None:
         """Note whether MLflow's calls logged files of the run, and to this MLflow run: it has them
@@ -138,9 +141,15 @@ class RunFiles:
 
     def add_row(self, row: RowObjects) -> None:
         """Keep a row's values that are not numbers; show its media in MLflow."""
-        if self._history.add(row):
-            self._show(row)
-        self._media.add_row(row)
+        copies = from_wandb_mirror.media_of_calls(row) if self._has_calls else {}
+        if copies and not self._calls_were_here:
+            self._media.list_files(copies)
+        rest = {key: value for key, value in row.values.items() if key not in copies}
+        if rest:
+            row = replace(row, values=rest) if copies else row
+            if self._history.add(row):
+                self._show(row)
+            self._media.add_row(row)
 
     def _show(self, row: RowObjects) -> None:
         """Take what is shown of all rows at once; each row comes once."""
@@ -151,6 +160,8 @@ class RunFiles:
     def add_file(self, ref: FileRef) -> None:
         of_calls = from_wandb_mirror.file_path(ref.path) if self._has_calls else None
         if of_calls is not None and self._calls_were_here:
+            return
+        if self._has_calls and is_below(ref.path, CALLS_MEDIA):
             return
         target = f"{documents.FILES_DIR}/{safe_path(ref.path)}"
         if of_calls is not None and not of_calls.startswith(OURS):
@@ -163,13 +174,13 @@ class RunFiles:
 
     def add_artifact(self, artifact: ArtifactRef) -> None:
         """Upload the files and the description of a logged artifact; note a used one."""
+        if self._calls_were_here and self._is_of_calls(artifact):
+            return
         if artifact.used:
             used = {"type": artifact.type, "name": artifact.name, "version": artifact.version}
             used |= {"digest": artifact.digest} if artifact.digest else {}
             if used not in self._lineage:
                 self._lineage.append(used)
-            return
-        if self._calls_were_here and from_wandb_mirror.is_model_of_mlflow(artifact):
             return
         self._media.add_artifact(artifact)
         # A local log does not know the version, which W&B's server numbers.
@@ -191,6 +202,17 @@ class RunFiles:
         self._uploads.write_json(f"{documents.ARTIFACTS_DIR}/{base}.json", document)
         if artifact.type == TYPE:
             self._list_model(artifact, f"{documents.ARTIFACTS_DIR}/{base}")
+
+    def _is_of_calls(self, artifact: ArtifactRef) -> bool:
+        """Whether MLflow's calls logged a model or dataset: MLflow has it."""
+        if from_wandb_mirror.is_dataset_of_mlflow(artifact):
+            self._datasets_of_calls.add(artifact.name)
+            return True
+        # That it is used is said by another record, which has the name alone.
+        named = artifact.used and artifact.type == DATASET_TYPE
+        return (named and artifact.name in self._datasets_of_calls) or (
+            from_wandb_mirror.is_model_of_mlflow(artifact)
+        )
 
     def _list_model(self, artifact: ArtifactRef, folder: str) -> None:
         """Let MLflow list an artifact as a model of the run."""
