@@ -145,10 +145,15 @@ class LoggedModels:
 
 class UsedDatasets:
     """Datasets of the MLflow run: they become artifacts that the run used, but where there is no
-    server, which takes none."""
+    server, which takes none.
+
+    Attributes:
+        names: of the artifacts that W&B has, with their versions.
+    """
 
     def __init__(self, run: Any) -> None:
         self._run = run
+        self.names: list[str] = []
         self._known: list[dict[str, Any]] = []
         self._threads: list[threading.Thread] = []
 
@@ -176,7 +181,7 @@ class UsedDatasets:
 
     def _use(self, artifact: Any) -> None:
         try:
-            self._run.use_artifact(artifact)
+            self.names.append(self._run.use_artifact(artifact).name)
         except Exception as error:
             warn_once(f"W&B lacks the dataset {artifact.name} of MLflow's calls: {error}")
 

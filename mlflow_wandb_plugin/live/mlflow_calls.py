@@ -327,6 +327,7 @@ class MlflowCalls:
             "active": True,
             "tags": removed | rules.config_tags(own, self._secrets),
             "datasets": state.datasets,
+            "used": self._datasets.names,
             "input_models": state.input_models,
             "registered_files": state.registered_files,
             "traces_not_mirrored": state.traces,

@@ -133,9 +133,10 @@ def is_model_of_mlflow(artifact: ArtifactRef) -> bool:
     return artifact.type == models.TYPE and bool(artifact.metadata.get(models.MODEL_ID))
 
 
-def is_dataset_of_mlflow(artifact: ArtifactRef) -> bool:
-    """Whether an artifact was made of a dataset."""
-    return artifact.type == rules.DATASET_TYPE and "mlflow_digest" in artifact.metadata
+def is_of_mlflow(artifact: ArtifactRef) -> bool:
+    """Whether an artifact was made of a logged model or a dataset."""
+    is_dataset = artifact.type == rules.DATASET_TYPE and "mlflow_digest" in artifact.metadata
+    return is_dataset or is_model_of_mlflow(artifact)
 
 
 def media_of_calls(row: RowObjects) -> dict[Key, Mapping[str, Any]]:

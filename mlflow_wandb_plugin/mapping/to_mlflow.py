@@ -116,6 +116,13 @@ def tags_of_calls(info: RunInfo) -> dict[str, str]:
     }
 
 
+def used_by_calls(info: RunInfo) -> frozenset[str]:
+    """The artifacts, as name:version, that are datasets which MLflow's calls have logged."""
+    section = info.config.get(CALLS_CONFIG_KEY)
+    used = section.get("used") if isinstance(section, Mapping) else None
+    return frozenset(map(str, used if isinstance(used, list) else ()))
+
+
 def hidden_params(info: RunInfo, shown_info: RunInfo) -> int:
     """Number of config leaves of ``info`` that are hidden in ``shown_info``."""
     first = shown_info.first_config

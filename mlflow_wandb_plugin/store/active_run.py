@@ -10,7 +10,9 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,7 +46,7 @@ class _ActiveRuns:
     """In the place of a mirror, for a mirror's operations: the active runs alone are mirrored."""
 
     def __init__(self) -> None:
-        self._run_of_model: dict[str, str] = {}
+        self._models: dict[str, tuple[str, int]] = {}
 
     @property
     def stores(self) -> _ActiveRuns:
@@ -57,11 +59,17 @@ class _ActiveRuns:
         return _receivers.get(run_id)
 
     def run_of_model(self, store: Any, model_id: str) -> Receiver | None:
-        return _receivers.get(self._run_of_model.get(model_id, ""))
+        return _receivers.get(self._models.get(model_id, ("", 0))[0])
 
     def add_model(self, model: Any) -> None:
         if model.source_run_id in _receivers:
-            self._run_of_model[model.model_id] = model.source_run_id
+            now_ms = time.time_ns() // 1_000_000
+            self._models.setdefault(model.model_id, (model.source_run_id, now_ms))
+
+    def is_copy(self, metric: Any) -> bool:
+        """Whether it is a point that the run had before the model was created to which MLflow's
+        `log_model` adds it."""
+        return metric.timestamp <= self._models.get(metric.model_id, ("", -1))[1]
 
 
 _active = _ActiveRuns()
@@ -250,7 +258,7 @@ def _begun(steps: Steps) -> Steps:
 
 def _log_metric(method: Callable[..., Any], run_id: str, metric: Any) -> Any:
     receiver = _receivers.get(run_id)
-    if receiver is None:
+    if receiver is None or _active.is_copy(metric):
         return method(run_id, metric)
     if not _unknown(receiver.unknown_metrics, [metric]):
         return None
@@ -285,10 +293,13 @@ def _log_batch(
     receiver = _receivers.get(run_id)
     if receiver is None:
         return method(run_id, metrics, params, tags)
-    metrics = _unknown(receiver.unknown_metrics, list(metrics or ()))
+    metrics = list(metrics or ())
+    copies = list(filter(_active.is_copy, metrics))
+    news = list(filterfalse(_active.is_copy, metrics))
+    news = _unknown(receiver.unknown_metrics, news)
     params = _unknown(receiver.unknown_params, list(params or ()))
-    result = method(run_id, metrics, params, tags)
-    _tell_batch(receiver, metrics, params, tags or ())
+    result = method(run_id, [*copies, *news], params, tags)
+    _tell_batch(receiver, news, params, tags or ())
     return result
 
 

@@ -16,7 +16,7 @@ from mlflow_wandb_plugin.mapping import documents, from_wandb_mirror, to_mlflow
 from mlflow_wandb_plugin.mapping.documents import artifact_document
 from mlflow_wandb_plugin.mapping.models import TYPE
 from mlflow_wandb_plugin.mapping.names import Limits, is_below, safe_path
-from mlflow_wandb_plugin.mapping.to_wandb import CALLS_MEDIA, DATASET_TYPE
+from mlflow_wandb_plugin.mapping.to_wandb import CALLS_MEDIA
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.files.captions import Captions
 from mlflow_wandb_plugin.targets.mlflow.files.charts import Charts
@@ -73,7 +73,6 @@ class RunFiles:
         self.long_tags: dict[str, str] = {}
         self._summary_points: dict[str, list[list[int]]] = {}
         self._has_calls = self._calls_were_here = False
-        self._datasets_of_calls: set[str] = set()
 
     def note_calls(self, has_calls: bool, here: bool) -> None:
         """Note whether MLflow's calls logged files of the run, and to this MLflow run: it has them
@@ -174,7 +173,7 @@ class RunFiles:
 
     def add_artifact(self, artifact: ArtifactRef) -> None:
         """Upload the files and the description of a logged artifact; note a used one."""
-        if self._calls_were_here and self._is_of_calls(artifact):
+        if self._calls_were_here and from_wandb_mirror.is_of_mlflow(artifact):
             return
         if artifact.used:
             used = {"type": artifact.type, "name": artifact.name, "version": artifact.version}
@@ -202,17 +201,6 @@ class RunFiles:
         self._uploads.write_json(f"{documents.ARTIFACTS_DIR}/{base}.json", document)
         if artifact.type == TYPE:
             self._list_model(artifact, f"{documents.ARTIFACTS_DIR}/{base}")
-
-    def _is_of_calls(self, artifact: ArtifactRef) -> bool:
-        """Whether MLflow's calls logged a model or dataset: MLflow has it."""
-        if from_wandb_mirror.is_dataset_of_mlflow(artifact):
-            self._datasets_of_calls.add(artifact.name)
-            return True
-        # That it is used is said by another record, which has the name alone.
-        named = artifact.used and artifact.type == DATASET_TYPE
-        return (named and artifact.name in self._datasets_of_calls) or (
-            from_wandb_mirror.is_model_of_mlflow(artifact)
-        )
 
     def _list_model(self, artifact: ArtifactRef, folder: str) -> None:
         """Let MLflow list an artifact as a model of the run."""
@@ -275,6 +263,9 @@ class RunFiles:
                 config[key] = value
         self._uploads.write_json(documents.CONFIG_FILE, config)
         self._uploads.write_json(documents.SUMMARY_FILE, self.summary)
+        if self._calls_were_here:
+            of_calls = to_mlflow.used_by_calls(info)
+            self._lineage = [used for used in self._lineage if _shown_name(used) not in of_calls]
         if self._lineage:
             self._uploads.write_json(documents.LINEAGE_FILE, self._lineage)
             self._log_inputs()
@@ -312,6 +303,10 @@ class RunFiles:
             self._client.call(self._client.client.log_inputs, self._run_id, datasets)
         except RefusedError:
             self._losses.counts["input_refused"] += len(datasets)
+
+
+def _shown_name(used: Mapping[str, Any]) -> str:
+    return f"{used['name']}:{used['version']}"
 
 
 def _alerts(saved: list[Any]) -> list[dict[str, str]]:
