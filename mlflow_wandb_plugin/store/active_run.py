@@ -8,6 +8,7 @@ the operations that a mirror of that run would journal. For all other runs they 
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mlflow_wandb_plugin.core.messages import log_once
+from mlflow_wandb_plugin.core.mlflow_terms import NOTES_TAG
 from mlflow_wandb_plugin.store import artifact_operations, run_operations, version_operations
 from mlflow_wandb_plugin.store.mirrored_runs import stand_in
 from mlflow_wandb_plugin.store.swap import Operation, Steps
@@ -69,7 +71,7 @@ class _ActiveRuns:
     def is_copy(self, metric: Any) -> bool:
         """Whether it is a point that the run had before the model was created to which MLflow's
         `log_model` adds it."""
-        return metric.timestamp <= self._models.get(metric.model_id, ("", -1))[1]
+        return bool(metric.timestamp <= self._models.get(metric.model_id, ("", -1))[1])
 
 
 _active = _ActiveRuns()
@@ -126,6 +128,7 @@ def begin(run: Any, receiver: Receiver) -> None:
     from mlflow.tracking._tracking_service.utils import _get_store
 
     _wrap_clients()
+    _wrap_start_run()
     _receivers[run.info.run_id] = receiver
     # Of which MLflow's tracing has no client.
     get_store: Any = _get_store
@@ -172,6 +175,42 @@ def _told(step: Callable[..., Any], *arguments: Any) -> Any:
         return None
     finally:
         stand_in.reset(token)
+
+
+def _wrap_start_run() -> None:
+    """Wrap once `mlflow.start_run`: where a replica is active, a run that is not nested is it, and
+    no error."""
+    import mlflow
+    from mlflow.tracking import fluent
+
+    original = fluent.start_run
+    if fluent.start_run is not mlflow.start_run or isinstance(original, _StartRun):
+        return
+    wrapped: Any = _StartRun(original)
+    mlflow.start_run = fluent.start_run = wrapped
+
+
+class _StartRun:
+    """`mlflow.start_run`, wrapped. The run has its name and experiment from W&B."""
+
+    def __init__(self, original: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, original)
+        self._original = original
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        import mlflow
+
+        run = mlflow.active_run()
+        given = inspect.signature(self._original).bind(*args, **kwargs).arguments
+        other = given.get("run_id") or given.get("nested") or given.get("parent_run_id")
+        if run is None or not is_replica(run.info.run_id) or other:
+            return self._original(*args, **kwargs)
+        note = {NOTES_TAG: given["description"]} if given.get("description") else {}
+        mlflow.set_tags({**(given.get("tags") or {}), **note})
+        active_run: Any = mlflow.ActiveRun
+        again = active_run(run)
+        _stacks().get().append(again)
+        return again
 
 
 # -- the store ------------------------------------------------------------------------------------
