@@ -33,11 +33,13 @@ class ForkedCalls:
         self._files = RunFiles(folder / "files")
         self._journal: tuple[int, Journal] | None = None
         self._readers: dict[Path, JournalReader] = {}
+        self._forks = False
 
     # -- in the process that opened the run -------------------------------------------------------
 
     def prepare(self) -> None:
         """Create the folder: a child may be forked now."""
+        self._forks = True
         private_folder(self._folder)
 
     def read(self) -> Iterator[dict[str, Any]]:
@@ -47,7 +49,7 @@ class ForkedCalls:
         Raises:
             JournalError: a journal cannot be read.
         """
-        for path in sorted(self._folder.glob(f"*{frames.SUFFIX}")):
+        for path in sorted(self._folder.glob(f"*{frames.SUFFIX}")) if self._forks else ():
             reader = self._readers.setdefault(path, JournalReader(path))
             for _, operation in outbox.operations(reader):
                 if "file" in operation:

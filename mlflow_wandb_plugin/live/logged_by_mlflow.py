@@ -112,7 +112,10 @@ class LoggedModels:
             else:
                 self._state.lost["version of a model that W&B does not have"] += 1
         for model in self._changed.values() if last else ():
-            self._change(model)
+            try:
+                self._change(model)
+            except Exception as error:
+                self._state.lost[f"change of a model, for {type(error).__name__}"] += 1
 
     def _log(self, model: Model) -> None:
         artifact = self._artifact(model)

@@ -7,6 +7,7 @@ time in it: the replicator writes the same point again, which MLflow ignores.
 from __future__ import annotations
 
 import atexit
+import copy
 import json
 import os
 import threading
@@ -77,6 +78,8 @@ class MlflowCalls:
         self._script_rows = 0
         self._latest: dict[str, Point] = {}
         self._shown_tags: tuple[str, ...] = ()
+        self._described: dict[str, Any] = {"active": True}
+        self._config_at_fork: dict[str, Any] = {}
         self._pid = os.getpid()
         self._at_exit = self._ended = False
 
@@ -133,7 +136,8 @@ class MlflowCalls:
 
     def unknown_params(self, params: Sequence[Any]) -> list[Any]:
         """Leave out params that the W&B config has: MLflow would refuse another text of a value."""
-        config = {".".join(path): value for path, value in flatten(dict(self._run.config)).items()}
+        # wandb has no config in a forked child.
+        config = self._config() if os.getpid() == self._pid else self._config_at_fork
         unknown = []
         for param in params:
             if param.key in self._state.params or param.key not in config:
@@ -144,6 +148,9 @@ class MlflowCalls:
                     "what MLflow's call says is left out, because a param has one value"
                 )
         return unknown
+
+    def _config(self) -> dict[str, Any]:
+        return {".".join(path): value for path, value in flatten(dict(self._run.config)).items()}
 
     def append(self, op: str, **fields: Any) -> None:
         """Take an operation; that of a forked child goes to the process that opened the run."""
@@ -162,6 +169,7 @@ class MlflowCalls:
     def before_fork(self) -> None:
         """In the process that opened the run: a child may log to it from now on."""
         if os.getpid() == self._pid and not self._ended:
+            self._config_at_fork = self._config()
             self._forked.prepare()
             self._end_at_exit()
 
@@ -173,8 +181,11 @@ class MlflowCalls:
     def _take(self, operation: Mapping[str, Any]) -> None:
         with self._taking:
             self._end_at_exit()
-            for of_child in self._forked.read():
-                self._apply(of_child)
+            self._take_forked()
+            self._apply(operation)
+
+    def _take_forked(self) -> None:
+        for operation in self._forked.read():
             self._apply(operation)
 
     def _end_at_exit(self) -> None:
@@ -184,6 +195,13 @@ class MlflowCalls:
             atexit.register(self.end)
 
     def _apply(self, op: Mapping[str, Any]) -> None:
+        try:
+            self._log(op)
+        except Exception as error:
+            self._state.lost[f"{op['op']}, for {type(error).__name__}"] += 1
+            warn_once(f"what MLflow's calls log does not reach W&B: {error}")
+
+    def _log(self, op: Mapping[str, Any]) -> None:
         self._log_waiting()
         if op["op"] in ("model", "outputs", "version", "alias"):
             self._models.apply(op)
@@ -240,8 +258,7 @@ class MlflowCalls:
         try:
             active_run.flush_traces(PATIENCE_S)
             with self._taking:
-                for of_child in self._forked.read():
-                    self._apply(of_child)
+                self._take_forked()
                 self._forked.remove()
                 self._log_waiting(last=True)
                 self._models.log(last=True)
@@ -334,7 +351,9 @@ class MlflowCalls:
             "lost": dict(state.lost),
         }
         shown = {key: value for key, value in section.items() if value}
-        self._run.config.update({identity.CALLS_CONFIG_KEY: shown}, allow_val_change=True)
+        if shown != self._described:
+            self._described = copy.deepcopy(shown)
+            self._run.config.update({identity.CALLS_CONFIG_KEY: shown}, allow_val_change=True)
 
 
 class _Own(threading.local):

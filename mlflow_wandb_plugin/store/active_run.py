@@ -206,7 +206,8 @@ class _StartRun:
         if run is None or not is_replica(run.info.run_id) or other:
             return self._original(*args, **kwargs)
         note = {NOTES_TAG: given["description"]} if given.get("description") else {}
-        mlflow.set_tags({**(given.get("tags") or {}), **note})
+        if tags := {**(given.get("tags") or {}), **note}:
+            mlflow.set_tags(tags)
         active_run: Any = mlflow.ActiveRun
         again = active_run(run)
         _stacks().get().append(again)
