@@ -34,7 +34,7 @@ POINTS_AT_MOST = 100_000
 FORKED = "mlflow-calls"
 """The folder in the run's own for what forked children log."""
 PATIENCE_S = 10.0
-"""How long the end of the run waits for traces."""
+"""How long the end of the run waits for what MLflow logs in threads."""
 MLFLOW_ALONE = 100
 """Points after which a script without a row in W&B is taken to log its metrics by MLflow alone."""
 
@@ -256,7 +256,7 @@ class MlflowCalls:
             return
         self._ended = True
         try:
-            active_run.flush_traces(PATIENCE_S)
+            active_run.flush(self, PATIENCE_S)
             with self._taking:
                 self._take_forked()
                 self._forked.remove()

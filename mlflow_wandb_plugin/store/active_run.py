@@ -144,13 +144,21 @@ def end(run_id: str) -> None:
         stack[:] = [run for run in stack if run.info.run_id != run_id]
 
 
-def flush_traces(wait_s: float) -> None:
-    """Wait at most ``wait_s`` seconds until MLflow has the traces that this process has ended."""
+def flush(receiver: Receiver, wait_s: float) -> None:
+    """Wait at most ``wait_s`` seconds until MLflow has what it logs in threads: images of the
+    receiver's run, and traces."""
     import mlflow
+    from mlflow.tracking._tracking_service.utils import _get_artifact_repo
 
-    thread = threading.Thread(
-        target=mlflow.flush_trace_async_logging, name="mlflow-wandb", daemon=True
-    )
+    def wait() -> None:
+        get_repository: Any = _get_artifact_repo
+        for run_id in [name for name, one in _receivers.items() if one is receiver]:
+            repository = get_repository(run_id)
+            if repository is not None:
+                repository.flush_async_logging()
+        mlflow.flush_trace_async_logging()
+
+    thread = threading.Thread(target=wait, name="mlflow-wandb", daemon=True)
     thread.start()
     thread.join(wait_s)
 

@@ -180,15 +180,31 @@ def test_what_mlflows_calls_log_is_in_wandb_as_the_mirror_has_it(
 def test_the_same_through_a_tracking_server(
     online: dict[str, str], wandb_server: WandbServer, tmp_path: Path, server: str
 ) -> None:
-    """Files, models and versions go to the server by other stores and repositories of MLflow."""
+    """Files, models and versions go to the server by other stores and repositories of MLflow. An
+    image that MLflow still logs in a thread of its own when the run ends is there."""
     env = online | {"MLFLOW_TRACKING_URI": server}
     script = ACTIVE.replace("calls", "calls-served").replace('"registered"', '"served"')
+    script += '    mlflow.log_image(numpy.zeros((2, 2), dtype="uint8"), key="late", step=9)\n'
     run_script(script, env, tmp_path / "work", timeout=240)
     run = wandb_server.run("calls-served/active")
     assert media(wandb_server, "calls-served/active").keys() == {
-        "dogs", "pictures/zero.png", "figure.png", "table.json",
+        "dogs", "pictures/zero.png", "figure.png", "table.json", "late",
     }  # fmt: skip
     (model,) = [one for one in run.logged_artifacts if one.collection.type == "model"]
     assert {"served-v1", "served-best"} <= {*model.aliases, *model.collection.aliases}
     assert [one.collection.name for one in run.used_artifacts] == ["train"]
     assert run.values["mlflow_calls"]["traces_not_mirrored"] == 1
+
+
+def test_what_an_offline_run_cannot_take_is_counted(env: dict[str, str], tmp_path: Path) -> None:
+    """W&B without a server takes no used artifact and no change of one that is logged; the config
+    has the dataset, and the number of such changes."""
+    run_script(ACTIVE, env, tmp_path / "work", timeout=240)
+    uri = env["MLFLOW_TRACKING_URI"]
+    state = read_runs(uri, tmp_path / "there")["active"]
+    config = json.loads((tmp_path / "there" / state.run_id / "wandb" / "config.json").read_text())
+    section = config["mlflow_calls"]
+    assert [one["name"] for one in section["datasets"]] == ["train"]
+    assert section["lost"] == {"change of a model that W&B had already": 1}
+    (folder,) = (tmp_path / "work" / "wandb").glob("offline-run-*-active")
+    assert differences(folder, uri) == ()

@@ -56,7 +56,7 @@ class RunMedia:
         """Let MLflow show images and tables that are files of the run already: of a table, the key
         is its path."""
         for key, value in values.items():
-            table = {"path": ".".join(key), "type": "table"}
+            table = {"path": safe_path(".".join(key)), "type": "table"}
             if value["_type"] in IMAGE_TYPES:
                 self.tags["mlflow.loggedImages"] = "True"
             elif table not in self._tables:
