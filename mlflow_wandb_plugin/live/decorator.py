@@ -65,15 +65,18 @@ def _run(init: dict[str, Any]) -> Iterator[None]:
 
     import wandb
 
-    from mlflow_wandb_plugin import autolog
+    from mlflow_wandb_plugin.live.tap import using
     from mlflow_wandb_plugin.settings import Settings
 
     ours = {field.name for field in fields(Settings)}
-    autolog(**{name: value for name, value in init.items() if name in ours})
-    if wandb.run is not None:
+    with using(**{name: value for name, value in init.items() if name in ours}):
+        if wandb.run is None:
+            run = wandb.init(**{name: value for name, value in init.items() if name not in ours})
+        else:
+            run = None
+    if run is None:
         yield
         return
-    run = wandb.init(**{name: value for name, value in init.items() if name not in ours})
     exit_code = 1
     try:
         yield
@@ -82,5 +85,13 @@ def _run(init: dict[str, Any]) -> Iterator[None]:
         # The caller stopped reading from a generator, which is no failure.
         exit_code = 0
         raise
+    except SystemExit as error:
+        exit_code = _exit_code(error)
+        raise
     finally:
         run.finish(exit_code=exit_code)
+
+
+def _exit_code(error: SystemExit) -> int:
+    """The exit code that Python makes of it: a text is printed, and is a failure."""
+    return error.code if isinstance(error.code, int) else int(error.code is not None)

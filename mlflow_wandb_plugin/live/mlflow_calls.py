@@ -7,30 +7,39 @@ time in it: the replicator writes the same point again, which MLflow ignores.
 from __future__ import annotations
 
 import atexit
-import glob
+import copy
 import json
 import os
 import threading
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 from mlflow_wandb_plugin.core import identity
-from mlflow_wandb_plugin.core.atomic_files import copy_file, replaced
 from mlflow_wandb_plugin.core.mlflow_terms import NOTES_TAG
 from mlflow_wandb_plugin.core.model import flatten
 from mlflow_wandb_plugin.core.redaction import Secrets
+from mlflow_wandb_plugin.live.forked_calls import ForkedCalls
+from mlflow_wandb_plugin.live.logged_by_mlflow import LoggedFiles, LoggedModels, UsedDatasets
 from mlflow_wandb_plugin.live.terminal import warn_once
 from mlflow_wandb_plugin.mapping import to_wandb as rules
-from mlflow_wandb_plugin.mapping.models import EMPTY_FILE, TYPE, Model
-from mlflow_wandb_plugin.mapping.names import safe_path
+from mlflow_wandb_plugin.mapping.journal_state import JournalState
+from mlflow_wandb_plugin.store import active_run
 from mlflow_wandb_plugin.wandb_log.steps import typed_json
 
 POINTS_AT_MOST = 100_000
 """Points that wait for W&B; of more, only the number is kept."""
+FORKED = "mlflow-calls"
+"""The folder in the run's own for what forked children log."""
+PATIENCE_S = 10.0
+"""How long the end of the run waits for what MLflow logs in threads."""
 MLFLOW_ALONE = 100
 """Points after which a script without a row in W&B is taken to log its metrics by MLflow alone."""
+
+Point: TypeAlias = "tuple[str, float, int, int]"
+"""Key, value, time in Unix ms and step in MLflow."""
 
 
 class MlflowCalls:
@@ -43,69 +52,72 @@ class MlflowCalls:
     rows of MLflow's calls wait while a row of the script's is open, and, until it has logged one
     that W&B numbered, altogether; at the end of the run they follow.
 
-    A number that both APIs log is logged once: whoever comes first brings it to both homes.
+    A number that both APIs log is logged once. If W&B has it first, MLflow's call adds none. If
+    MLflow has it first, W&B's row notes with which step and time (`rules.POINTS_KEY`); so points
+    of MLflow's calls wait for the end of such a row.
     """
 
     def __init__(self, run: Any, secret_names: str) -> None:
         self._run = run
         self._secrets = Secrets(secret_names)
+        self._state = JournalState()
+        self._files = LoggedFiles(run, self._state)
+        self._models = LoggedModels(run, self._state)
+        self._datasets = UsedDatasets(run)
+        self._forked = ForkedCalls(Path(run.settings.sync_file).absolute().parent / FORKED)
+        self._taking = threading.RLock()
         self._lock = threading.Lock()
         self._own = _Own()
-        self._waiting: list[tuple[str, float, int, int]] = []
+        self._waiting: list[Point | dict[str, Any]] = []
+        self._ready = 0
+        self._places: dict[str, list[int]] = {}
         self._of_wandb: dict[str, float] = {}
-        self._of_mlflow: dict[str, float] = {}
+        self._of_mlflow: dict[str, Point] = {}
         self._defined: set[str] = set()
         self._row_open = False
         self._script_rows = 0
-        self._latest: dict[str, tuple[str, float, int, int]] = {}
-        self._models: dict[str, Any] = {}
-        self._params: set[str] = set()
-        self._tags: dict[str, str] = {}
-        self._lost: Counter[str] = Counter()
+        self._latest: dict[str, Point] = {}
+        self._shown_tags: tuple[str, ...] = ()
+        self._described: dict[str, Any] = {"active": True}
+        self._config_at_fork: dict[str, Any] = {}
         self._pid = os.getpid()
         self._at_exit = self._ended = False
 
     # -- what the script's W&B calls log ----------------------------------------------------------
 
-    def see(self, record: Any) -> Any:
-        """Take note of a row that the script logs by W&B; called before it is journalled.
-
-        Returns:
-            The record to journal: without the numbers that MLflow's calls have logged already.
-        """
+    def see(self, record: Any) -> None:
+        """Take note of a row that the script logs by W&B, and note in it which of its numbers
+        MLflow's calls have logged already; called before it is sent and journalled."""
         if self._own.logging:
-            return record
+            return
         request = record.request.partial_history
         has_step = request.HasField("step")
         ends = request.action.flush if request.HasField("action") else not has_step
         with self._lock:
+            known = list(filter(None, map(self._known_point, request.item)))
+            self._places |= {key: [step, at_ms] for key, _, at_ms, step in known}
+            if known:
+                text = json.dumps(self._places)
+                request.item.add(key=rules.POINTS_KEY, value_json=json.dumps(text))
             self._row_open = not ends
             self._script_rows += ends and not has_step
-            known = [number for number, item in enumerate(request.item) if self._is_known(item)]
-        if not known:
-            return record
-        copy = type(record)()
-        copy.CopyFrom(record)
-        for number in reversed(known):
-            del copy.request.partial_history.item[number]
-        return copy
+            if ends:
+                # What comes now belongs to a later row.
+                self._places, self._ready = {}, len(self._waiting)
 
-    def _is_known(self, item: Any) -> bool:
-        """Whether MLflow has a number of a row; else note that W&B has it. The lock is held."""
+    def _known_point(self, item: Any) -> Point | None:
+        """MLflow's point that is a number of a row; else note that W&B has it. The lock is held."""
         key = item.key or ".".join(item.nested_key)
         value = _number(item.value_json or typed_json(item))
         if value is None or key.startswith("_"):
-            return False
-        if key in self._of_mlflow and _equal(self._of_mlflow[key], value):
-            del self._of_mlflow[key]
-            self._waiting = [
-                point
-                for point in self._waiting
-                if not (point[0] == key and _equal(point[1], value))
-            ]
-            return True
-        self._of_wandb[key] = value
-        return False
+            return None
+        self._defined.add(key)
+        point = self._of_mlflow.pop(key, None)
+        if point is None or not _equal(point[1], value):
+            self._of_wandb[key] = value
+            return None
+        self._waiting = [one for one in self._waiting if one is not point]
+        return point
 
     # -- what MLflow's calls log ------------------------------------------------------------------
 
@@ -124,10 +136,11 @@ class MlflowCalls:
 
     def unknown_params(self, params: Sequence[Any]) -> list[Any]:
         """Leave out params that the W&B config has: MLflow would refuse another text of a value."""
-        config = {".".join(path): value for path, value in flatten(dict(self._run.config)).items()}
+        # wandb has no config in a forked child.
+        config = self._config() if os.getpid() == self._pid else self._config_at_fork
         unknown = []
         for param in params:
-            if param.key in self._params or param.key not in config:
+            if param.key in self._state.params or param.key not in config:
                 unknown.append(param)
             elif str(config[param.key]) != str(param.value):
                 warn_once(
@@ -136,74 +149,105 @@ class MlflowCalls:
                 )
         return unknown
 
-    def add(self, metrics: Sequence[Any], params: Sequence[Any], tags: Sequence[Any]) -> None:
+    def _config(self) -> dict[str, Any]:
+        return {".".join(path): value for path, value in flatten(dict(self._run.config)).items()}
+
+    def append(self, op: str, **fields: Any) -> None:
+        """Take an operation; that of a forked child goes to the process that opened the run."""
+        if os.getpid() != self._pid:
+            self._forked.append(op, **fields)
+        else:
+            self._take({"op": op, "at": time.time_ns() // 1_000_000, **fields})
+
+    def add_file(self, source: Path, path: str, model: str | None, stored: bool) -> None:
+        """Take a file of the run, or of its logged model ``model``; it is copied at once."""
+        if os.getpid() != self._pid:
+            self._forked.add_file(source, path, model, stored)
+        else:
+            self.append("file", path=path, local=source, model=model)
+
+    def before_fork(self) -> None:
+        """In the process that opened the run: a child may log to it from now on."""
+        if os.getpid() == self._pid and not self._ended:
+            self._config_at_fork = self._config()
+            self._forked.prepare()
+            self._end_at_exit()
+
+    def after_fork(self) -> None:
+        """In a forked child, which has logged nothing by W&B: another thread may hold the lock."""
+        self._lock = threading.Lock()
+        self._of_wandb, self._of_mlflow = {}, {}
+
+    def _take(self, operation: Mapping[str, Any]) -> None:
+        with self._taking:
+            self._end_at_exit()
+            self._take_forked()
+            self._apply(operation)
+
+    def _take_forked(self) -> None:
+        for operation in self._forked.read():
+            self._apply(operation)
+
+    def _end_at_exit(self) -> None:
         if not self._at_exit:
             # Registered after wandb's own exit hook, it runs before it: that one ends the run.
             self._at_exit = True
             atexit.register(self.end)
-        if params:
-            self._params.update(param.key for param in params)
-            self._add_params({param.key: str(param.value) for param in params})
-        if tags:
-            self._add_tags({tag.key: str(tag.value) for tag in tags})
+
+    def _apply(self, op: Mapping[str, Any]) -> None:
+        try:
+            self._log(op)
+        except Exception as error:
+            self._state.lost[f"{op['op']}, for {type(error).__name__}"] += 1
+            warn_once(f"what MLflow's calls log does not reach W&B: {error}")
+
+    def _log(self, op: Mapping[str, Any]) -> None:
         self._log_waiting()
+        if op["op"] in ("model", "outputs", "version", "alias"):
+            self._models.apply(op)
+            return
+        if op.get("model"):
+            self._models.add_file(op["model"], op["path"], op["local"])
+            return
+        self._models.log()
+        self._state.apply(op)
+        match op["op"]:
+            case "batch":
+                self._add_params(op["params"])
+                self._add_tags(op["tags"])
+                self._add_points(op["metrics"])
+            case "untag":
+                self._show_tags()
+            case "file":
+                row = self._files.add(op["path"], op["local"], op["at"])
+                if row is not None:
+                    self._define_ours()
+                    with self._lock:
+                        self._wait([row])
+            case "inputs":
+                for dataset in op["datasets"]:
+                    self._datasets.add(dataset)
+                self._describe()
+
+    def _add_points(self, metrics: Sequence[Sequence[Any]]) -> None:
+        if metrics:
+            self._define_ours()
         with self._lock:
             points = []
-            for metric in metrics:
-                key = rules.metric_key(metric.key)
-                point = key, metric.value, metric.timestamp, metric.step
+            for name, value, at_ms, step in metrics:
+                key = rules.metric_key(name)
+                point = key, value, at_ms, step
                 # MLflow keeps one of two equal points: autologging logs some once more.
                 if self._latest.get(key) != point:
-                    self._of_mlflow[key], self._latest[key] = metric.value, point
+                    self._of_mlflow[key] = self._latest[key] = point
                     points.append(point)
-            free = max(0, POINTS_AT_MOST - len(self._waiting))
-            self._waiting += points[:free]
-            if points[free:]:
-                self._lost["points: too many waited for the end of the run"] += len(points[free:])
+            self._wait(points)
 
-    def add_files(self, files: Mapping[str, Path]) -> None:
-        """Save files below `rules.FILES_DIR`; they are copied at once."""
-        root = Path(self._run.dir)
-        for path, local in files.items():
-            target = root / rules.file_path(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # In one step: wandb-core may be reading the file that was there before.
-            with replaced(target) as temporary:
-                copy_file(local, temporary)
-            self._run.save(glob.escape(str(target)), base_path=str(root), policy="now")
-
-    def add_model_files(self, model: Any, files: Mapping[str, Path]) -> None:
-        """Add files to the artifact of a logged model; they are copied at once."""
-        artifact = self._artifact_of(model)
-        for path, local in sorted(files.items()):
-            artifact.add_file(str(local), name=safe_path(path), skip_cache=True, overwrite=True)
-
-    def end_model(self, model: Any) -> None:
-        """Log a model as an artifact."""
-        artifact = self._artifact_of(model)
-        del self._models[model.model_id]
-        known = Model(
-            model.model_id,
-            model.name,
-            model.model_type or "",
-            model.status.name,
-            dict(model.params or {}),
-            dict(model.tags or {}),
-        )
-        artifact.metadata = known.metadata
-        if not artifact.manifest.entries:
-            # W&B identifies artifacts by content: models without files would all be one artifact.
-            with artifact.new_file(EMPTY_FILE) as file:
-                json.dump(known.metadata, file)
-        self._run.log_artifact(artifact, aliases=sorted(known.aliases))
-
-    def _artifact_of(self, model: Any) -> Any:
-        import wandb
-
-        if model.model_id not in self._models:
-            name = rules.artifact_name(model.name)
-            self._models[model.model_id] = wandb.Artifact(name, type=TYPE)
-        return self._models[model.model_id]
+    def _wait(self, new: Sequence[Point | dict[str, Any]]) -> None:
+        free = max(0, POINTS_AT_MOST - len(self._waiting))
+        self._waiting += new[:free]
+        if new[free:]:
+            self._state.lost["points: too many waited for the end of the run"] += len(new[free:])
 
     def end(self) -> None:
         """At the end of the run, log what has waited. Never raises."""
@@ -212,8 +256,13 @@ class MlflowCalls:
             return
         self._ended = True
         try:
-            self._log_waiting(last=True)
-            if self._lost:
+            active_run.flush(self, PATIENCE_S)
+            with self._taking:
+                self._take_forked()
+                self._forked.remove()
+                self._log_waiting(last=True)
+                self._models.log(last=True)
+                self._datasets.wait()
                 self._describe()
         except Exception as error:
             # Whatever the error is, the user's run ends as it would.
@@ -226,26 +275,41 @@ class MlflowCalls:
             by_mlflow_alone = not self._script_rows and len(self._waiting) >= MLFLOW_ALONE
             if not last and (self._row_open or not (self._script_rows or by_mlflow_alone)):
                 return
-            points, self._waiting = self._waiting, []
+            many = last or len(self._waiting) >= MLFLOW_ALONE
+            ready, self._ready = len(self._waiting) if many else self._ready, 0
+            points, self._waiting = self._waiting[:ready], self._waiting[ready:]
             closes, self._row_open = self._row_open, False
         self._own.logging = True
         try:
-            for row in rules.rows(points):
-                self._define(row.values)
+            for document in self._documents(points):
                 step = {"step": self._run.step + 1, "commit": True} if closes else {}
-                self._run.log(row.document(), **step)
+                self._run.log(document, **step)
                 closes = False
         finally:
             self._own.logging = False
 
+    def _documents(self, waiting: Sequence[Point | dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield the rows of points, and those of media, in their order."""
+        for is_row, group in groupby(waiting, key=lambda one: isinstance(one, dict)):
+            if is_row:
+                yield from cast("Iterator[dict[str, Any]]", group)
+                continue
+            for row in rules.rows(cast("Iterator[Point]", group)):
+                self._define(row.values)
+                yield row.document()
+
+    def _define_ours(self) -> None:
+        """Leave out of W&B's summary what is only about MLflow's points."""
+        for name in (rules.STEP_METRIC, rules.POINTS_KEY):
+            if name not in self._defined:
+                self._defined.add(name)
+                self._run.define_metric(name, summary="none")
+
     def _define(self, keys: Mapping[str, float]) -> None:
         """Let W&B draw metrics that MLflow's calls alone log over MLflow's step."""
-        if not self._defined:
-            self._run.define_metric(rules.STEP_METRIC, summary="none")
-            self._defined.add(rules.STEP_METRIC)
         for key in keys:
             # W&B takes a dot in such a name for nesting.
-            if key not in self._defined and key not in self._of_wandb and "." not in key:
+            if key not in self._defined and "." not in key:
                 self._run.define_metric(key, step_metric=rules.STEP_METRIC, step_sync=False)
             self._defined.add(key)
 
@@ -261,30 +325,46 @@ class MlflowCalls:
     def _add_tags(self, tags: Mapping[str, str]) -> None:
         if NOTES_TAG in tags:
             self._run.notes = self._secrets.text(tags[NOTES_TAG])
-        own = {key: text for key, text in tags.items() if not key.startswith(("mlflow.", "wandb."))}
-        if not own:
-            return
-        before = set(rules.wandb_tags(self._tags, self._secrets))
-        self._tags.update(own)
-        now = rules.wandb_tags(self._tags, self._secrets)
-        kept = [tag for tag in self._run.tags or () if tag not in before]
+        if any(map(_is_own, tags)):
+            self._show_tags()
+
+    def _show_tags(self) -> None:
+        now = rules.wandb_tags(self._state.tags, self._secrets)
+        kept = [tag for tag in self._run.tags or () if tag not in self._shown_tags]
         self._run.tags = (*kept, *(tag for tag in now if tag not in kept))
+        self._shown_tags = now
         self._describe()
 
     def _describe(self) -> None:
+        """Keep in the config what W&B has no other place for."""
+        state = self._state
+        own = {key: text for key, text in state.tags.items() if _is_own(key)}
+        removed = dict.fromkeys(filter(_is_own, state.removed_tags))
         section = {
             "active": True,
-            "tags": rules.config_tags(self._tags, self._secrets),
-            "lost": dict(self._lost),
+            "tags": removed | rules.config_tags(own, self._secrets),
+            "datasets": state.datasets,
+            "used": self._datasets.names,
+            "input_models": state.input_models,
+            "registered_files": state.registered_files,
+            "traces_not_mirrored": state.traces,
+            "lost": dict(state.lost),
         }
         shown = {key: value for key, value in section.items() if value}
-        self._run.config.update({identity.CALLS_CONFIG_KEY: shown}, allow_val_change=True)
+        if shown != self._described:
+            self._described = copy.deepcopy(shown)
+            self._run.config.update({identity.CALLS_CONFIG_KEY: shown}, allow_val_change=True)
 
 
 class _Own(threading.local):
     """Whether what this thread logs to W&B comes from MLflow's calls."""
 
     logging = False
+
+
+def _is_own(tag: str) -> bool:
+    """Whether a tag is the user's."""
+    return not tag.startswith(("mlflow.", "wandb."))
 
 
 def _number(text: str) -> float | None:

@@ -136,7 +136,7 @@ class RunTap:
             return self.keep_artifact_files(record)
         if kind == "request.partial_history" and self.calls is not None:
             try:
-                return self.calls.see(record)
+                self.calls.see(record)
             except Exception as error:
                 # Whatever the error is, the user's row is logged.
                 warn_once(f"numbers that MLflow's calls log as well may be doubled: {error}")

@@ -102,8 +102,10 @@ def using(**changes: Any) -> Iterator[None]:
         MlflowWandbError: as for `install`.
     """
     changed = load_settings(**{**dataclasses.asdict(settings()), **changes})
-    if not _installed:
+    if not _installed and changed.homes != "wandb":
         install(load_settings())
+    if changed.homes == "mlflow":
+        _force_offline()
     token = _override.set(changed)
     try:
         yield
@@ -268,13 +270,21 @@ def _finish_open_runs() -> None:
         tap.after_finish()
 
 
+def _before_fork() -> None:
+    for tap in _taps.values():
+        if tap.calls is not None:
+            tap.calls.before_fork()
+
+
 def _after_fork() -> None:
     """Replace locks: one that another thread held at the fork stays locked in the child."""
     for tap in _taps.values():
         tap.lock = threading.RLock()
+        if tap.calls is not None:
+            tap.calls.after_fork()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
 def _force_offline() -> None:
@@ -289,7 +299,7 @@ def _force_offline() -> None:
 
     @functools.wraps(original)
     def init(*args: Any, **kwargs: Any) -> Any:
-        if _settings.homes == "mlflow" and kwargs.get("mode") != "disabled":
+        if settings().homes == "mlflow" and kwargs.get("mode") != "disabled":
             kwargs["mode"] = "offline"
         return original(*args, **kwargs)
 

@@ -15,9 +15,18 @@ from mlflow_wandb_plugin.core.identity import (
     is_of_package,
 )
 from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, NOTES_TAG, PARENT_TAG
-from mlflow_wandb_plugin.core.model import ArtifactRef, MlflowOrigin, RunInfo, RunState, Series
+from mlflow_wandb_plugin.core.model import (
+    ArtifactRef,
+    Key,
+    MlflowOrigin,
+    RowObjects,
+    RunInfo,
+    RunState,
+    Series,
+)
 from mlflow_wandb_plugin.mapping import models, to_mlflow
 from mlflow_wandb_plugin.mapping import to_wandb as rules
+from mlflow_wandb_plugin.mapping.names import is_below
 
 STATES: Mapping[str, RunState] = {
     "FINISHED": "finished",
@@ -122,6 +131,21 @@ def is_copy_of_table(artifact: ArtifactRef) -> bool:
 def is_model_of_mlflow(artifact: ArtifactRef) -> bool:
     """Whether an artifact was made of a logged model."""
     return artifact.type == models.TYPE and bool(artifact.metadata.get(models.MODEL_ID))
+
+
+def is_of_mlflow(artifact: ArtifactRef) -> bool:
+    """Whether an artifact was made of a logged model or a dataset."""
+    is_dataset = artifact.type == rules.DATASET_TYPE and "mlflow_digest" in artifact.metadata
+    return is_dataset or is_model_of_mlflow(artifact)
+
+
+def media_of_calls(row: RowObjects) -> dict[Key, Mapping[str, Any]]:
+    """The values of a row that show files that MLflow's calls logged (`rules.CALLS_MEDIA`)."""
+    return {
+        key: value
+        for key, value in row.values.items()
+        if is_shown_copy(value) and is_below(str(value.get("path")), rules.CALLS_MEDIA)
+    }
 
 
 def file_path(path: str) -> str | None:

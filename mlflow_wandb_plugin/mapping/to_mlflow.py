@@ -16,7 +16,15 @@ from typing import Any
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.identity import CALLS_CONFIG_KEY, IDENTITY_CONFIG_KEYS
 from mlflow_wandb_plugin.core.mlflow_terms import NOTES_TAG, USER_TAG
-from mlflow_wandb_plugin.core.model import INT64, Key, RunInfo, RunState, as_float, flatten
+from mlflow_wandb_plugin.core.model import (
+    INT64,
+    Key,
+    RowObjects,
+    RunInfo,
+    RunState,
+    as_float,
+    flatten,
+)
 from mlflow_wandb_plugin.core.redaction import Secrets, without_credentials
 from mlflow_wandb_plugin.core.step_axes import StepAxes
 from mlflow_wandb_plugin.errors import UsageError
@@ -82,6 +90,21 @@ def has_mlflow_calls(info: RunInfo) -> bool:
     return isinstance(info.config.get(CALLS_CONFIG_KEY), Mapping)
 
 
+def places_of_calls(row: RowObjects) -> tuple[RowObjects, dict[str, tuple[int, int]]]:
+    """Split what `to_wandb.POINTS_KEY` says from a row: (step, Unix ms) by dotted key."""
+    text = row.values.get((to_wandb.POINTS_KEY,))
+    if not isinstance(text, str):
+        return row, {}
+    rest = {key: value for key, value in row.values.items() if key != (to_wandb.POINTS_KEY,)}
+    try:
+        named = json.loads(text).items()
+        places = {str(key): (int(step), int(at_ms)) for key, (step, at_ms) in named}
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        places = {}
+    stored = {key: place for key, place in places.items() if all(map(is_step, place))}
+    return replace(row, values=rest), stored
+
+
 def tags_of_calls(info: RunInfo) -> dict[str, str]:
     """The tags that MLflow's calls have set, as the W&B config has them."""
     section = info.config.get(CALLS_CONFIG_KEY)
@@ -91,6 +114,13 @@ def tags_of_calls(info: RunInfo) -> dict[str, str]:
         for key, value in (tags.items() if isinstance(tags, Mapping) else ())
         if isinstance(value, str) and not str(key).startswith(("mlflow.", "wandb."))
     }
+
+
+def used_by_calls(info: RunInfo) -> frozenset[str]:
+    """The artifacts, as name:version, that are datasets which MLflow's calls have logged."""
+    section = info.config.get(CALLS_CONFIG_KEY)
+    used = section.get("used") if isinstance(section, Mapping) else None
+    return frozenset(map(str, used if isinstance(used, list) else ()))
 
 
 def hidden_params(info: RunInfo, shown_info: RunInfo) -> int:

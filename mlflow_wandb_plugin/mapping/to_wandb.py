@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.identity import IDENTITY_CONFIG_KEYS, config_keys, is_of_package
 from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG, NOTES_TAG, PARENT_TAG, USER_TAG
 from mlflow_wandb_plugin.core.model import as_float
@@ -28,6 +29,9 @@ FLOAT_PARAMS = "float_params"
 """The section's list of params whose text is a whole number with a fraction, such as ``1.0``."""
 STEP_METRIC = "mlflow_step"
 """The metric that holds MLflow's step: W&B's own step must rise, MLflow's need not."""
+POINTS_KEY = "mlflow_points"
+"""The key in a row with which step and time MLflow's calls have logged numbers of the row already:
+the JSON text of an object with [step, Unix ms] by key."""
 
 EXIT_CODES: Mapping[str, int] = {"FINISHED": 0, "FAILED": 1, "KILLED": 255}
 """Exit code of the W&B run by MLflow's run status: 0 is finished, the others are failed."""
@@ -40,8 +44,12 @@ NAME_LENGTH = 128
 """The longest artifact name that W&B accepts and run name that it shows, in characters."""
 DELETED_WANDB_TAG = "mlflow-deleted"
 
+SEGMENT = "mlflow"
+"""The one segment of a run that is read from MLflow; its positions are rows."""
 FILES_DIR = "artifacts"
 """The folder of the MLflow run's files among the W&B run's files, apart from W&B's own."""
+CALLS_MEDIA = "media/mlflow_calls"
+"""The folder of media of an open W&B run that are copies of files that MLflow's calls logged."""
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"})
 TABLE_ROWS = 10_000
 """The most rows of a table that is logged as W&B's Table: wandb cuts longer ones."""
@@ -89,7 +97,7 @@ def config_value(text: str) -> int | float | bool | str:
 
 
 _RESERVED_IN_CONFIG = (*IDENTITY_CONFIG_KEYS, MLFLOW_KEY, "_wandb", "wandb_version", "")
-_RESERVED_IN_ROWS = ("_step", "_timestamp", "_runtime", "_wandb", STEP_METRIC)
+_RESERVED_IN_ROWS = ("_step", "_timestamp", "_runtime", "_wandb", STEP_METRIC, POINTS_KEY)
 
 
 def config_key(param: str) -> str:
@@ -123,7 +131,7 @@ def run_config(
         header: of the run's journal; it has the run's identity in MLflow.
         section: what else of the MLflow run is kept, below `MLFLOW_KEY`.
     """
-    identity = config_keys(
+    names = config_keys(
         str(header["mlflow_run_id"]),
         str(header.get("experiment_id") or ""),
         str(header.get("tracking_uri") or ""),
@@ -133,7 +141,7 @@ def run_config(
     }
     floats = float_params(params)
     whole = {**section, FLOAT_PARAMS: floats} if floats else section
-    return {**values, **identity, MLFLOW_KEY: whole}
+    return {**values, **names, MLFLOW_KEY: whole}
 
 
 def config_section(
@@ -295,6 +303,24 @@ def source_settings(tags: Mapping[str, str]) -> dict[str, str]:
         "git_remote_url": without_credentials(tags.get("mlflow.source.git.repoURL", "")),
     }
     return {name: value for name, value in found.items() if value}
+
+
+_FACTS = {
+    "program": "mlflow.source.name",
+    "git_commit": "mlflow.source.git.commit",
+    "git_remote": "mlflow.source.git.repoURL",
+}
+
+
+def run_facts(tags: Mapping[str, str], user: str) -> dict[str, str]:
+    """Return the run's origin for `RunInfo.facts`, by its tags."""
+    named = source_settings(tags)
+    found = {fact: tags.get(tag, "") for fact, tag in _FACTS.items()}
+    found["git_remote"] = named.get("git_remote_url", "")
+    found["user"] = tags.get(USER_TAG) or user
+    beside = (identity.BESIDE_RUN_ID, identity.BESIDE_PROJECT, identity.BESIDE_ENTITY)
+    found |= {tag: tags.get(tag, "") for tag in beside}
+    return {fact: value for fact, value in found.items() if value}
 
 
 # -- files ------------------------------------------------------------------------------------

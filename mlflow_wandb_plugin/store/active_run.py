@@ -1,50 +1,80 @@
 """Make the replica of an open W&B run MLflow's active run, and tell that run what is logged there.
 
-What MLflow's calls log reaches MLflow's store first, as ever. The methods of that store, and of the
-repository of the run's artifacts, are wrapped for the calls that are about such a run: then a
-`Receiver` gets what was logged. For all other runs they are MLflow's own.
+What MLflow's calls log reaches MLflow's store first, as ever. The methods of that store, of the
+registry and of the run's artifacts are wrapped: where a call is about such a run, a `Receiver` gets
+the operations that a mirror of that run would journal. For all other runs they are MLflow's own.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import os
-import posixpath
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any, Protocol
 
 from mlflow_wandb_plugin.core.messages import log_once
+from mlflow_wandb_plugin.core.mlflow_terms import NOTES_TAG
+from mlflow_wandb_plugin.store import artifact_operations, run_operations, version_operations
+from mlflow_wandb_plugin.store.mirrored_runs import stand_in
+from mlflow_wandb_plugin.store.swap import Operation, Steps
 
 
 class Receiver(Protocol):
-    """The W&B run whose replica is active. Its methods get MLflow's entities."""
+    """The W&B run whose replica is active, in the place of a `mirrored_runs.MirroredRun`."""
 
     def unknown_metrics(self, metrics: Sequence[Any]) -> list[Any]:
-        """Return those that MLflow does not get from W&B anyway."""
+        """Return those of MLflow's entities that MLflow does not get from W&B anyway."""
 
     def unknown_params(self, params: Sequence[Any]) -> list[Any]:
-        """Return those that MLflow does not get from W&B anyway."""
+        """Return those of MLflow's entities that MLflow does not get from W&B anyway."""
 
-    def add(self, metrics: Sequence[Any], params: Sequence[Any], tags: Sequence[Any]) -> None:
-        """Take what MLflow has accepted."""
+    def append(self, op: str, **fields: Any) -> None:
+        """Take an operation of `journal.outbox` that MLflow has accepted."""
 
-    def add_files(self, files: Mapping[str, Path]) -> None:
-        """Take files that MLflow has accepted, by their path in the run."""
-
-    def add_model_files(self, model: Any, files: Mapping[str, Path]) -> None:
-        """Take files of a logged model (MLflow's entity), by their path in the model."""
-
-    def end_model(self, model: Any) -> None:
-        """Take a logged model, which gets no more files."""
+    def add_file(self, source: Path, path: str, model: str | None, stored: bool) -> None:
+        """As `mirrored_runs.MirroredRun.add_file`."""
 
 
 _receivers: dict[str, Receiver] = {}
 """By the id of the MLflow run. Changed in one step, so that no lock is needed to read it."""
-_models: dict[str, Any] = {}
-"""The logged models of these runs that may get more files, by their id."""
-_pid = os.getpid()
+
+
+class _ActiveRuns:
+    """In the place of a mirror, for a mirror's operations: the active runs alone are mirrored."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, tuple[str, int]] = {}
+
+    @property
+    def stores(self) -> _ActiveRuns:
+        return self
+
+    def store_of(self, instance: Any) -> Any:
+        return instance
+
+    def run(self, store: Any, run_id: str) -> Receiver | None:
+        return _receivers.get(run_id)
+
+    def run_of_model(self, store: Any, model_id: str) -> Receiver | None:
+        return _receivers.get(self._models.get(model_id, ("", 0))[0])
+
+    def add_model(self, model: Any) -> None:
+        if model.source_run_id in _receivers:
+            now_ms = time.time_ns() // 1_000_000
+            self._models.setdefault(model.model_id, (model.source_run_id, now_ms))
+
+    def is_copy(self, metric: Any) -> bool:
+        """Whether it is a point that the run had before the model was created to which MLflow's
+        `log_model` adds it."""
+        return bool(metric.timestamp <= self._models.get(metric.model_id, ("", -1))[1])
+
+
+_active = _ActiveRuns()
 
 
 def fetch(uri: str, run_id: str, wait_s: float) -> Any:
@@ -95,9 +125,14 @@ def is_replica(run_id: str) -> bool:
 def begin(run: Any, receiver: Receiver) -> None:
     """Make ``run`` MLflow's active run in this thread; ``receiver`` gets what is logged to it."""
     import mlflow
+    from mlflow.tracking._tracking_service.utils import _get_store
 
-    _wrap_client()
+    _wrap_clients()
+    _wrap_start_run()
     _receivers[run.info.run_id] = receiver
+    # Of which MLflow's tracing has no client.
+    get_store: Any = _get_store
+    _wrapped(get_store(), _OF_TRACKING)
     active_run: Any = mlflow.ActiveRun
     _stacks().get().append(active_run(run))
 
@@ -109,6 +144,25 @@ def end(run_id: str) -> None:
         stack[:] = [run for run in stack if run.info.run_id != run_id]
 
 
+def flush(receiver: Receiver, wait_s: float) -> None:
+    """Wait at most ``wait_s`` seconds until MLflow has what it logs in threads: images of the
+    receiver's run, and traces."""
+    import mlflow
+    from mlflow.tracking._tracking_service.utils import _get_artifact_repo
+
+    def wait() -> None:
+        get_repository: Any = _get_artifact_repo
+        for run_id in [name for name, one in _receivers.items() if one is receiver]:
+            repository = get_repository(run_id)
+            if repository is not None:
+                repository.flush_async_logging()
+        mlflow.flush_trace_async_logging()
+
+    thread = threading.Thread(target=wait, name="mlflow-wandb", daemon=True)
+    thread.start()
+    thread.join(wait_s)
+
+
 def _stacks() -> Any:
     """MLflow's stack of active runs, of which each thread has its own."""
     from mlflow.tracking import fluent
@@ -116,61 +170,95 @@ def _stacks() -> Any:
     return fluent._active_run_stack
 
 
-def _receiver_of(run_id: Any) -> Receiver | None:
-    receiver = _receivers.get(run_id)
-    if receiver is not None and os.getpid() != _pid:
-        log_once(
-            "what a forked process logs to the active run by MLflow's calls stays in MLflow: only "
-            "the process that opened the W&B run can log it there, too"
-        )
-        return None
-    return receiver
-
-
-def _told(method: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a receiver's method; None if it fails, for MLflow's call succeeds all the same."""
+def _told(step: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a receiver's method, or a part of a mirror's operation; None if it fails, for MLflow's
+    call succeeds all the same, and None at the operation's end."""
+    token = stand_in.set(_active)
     try:
-        return method(*arguments)
+        return step(*arguments)
+    except StopIteration:
+        return None
     except Exception as error:
         log_once(f"what MLflow's calls log does not reach W&B: {type(error).__name__}: {error}")
         return None
+    finally:
+        stand_in.reset(token)
+
+
+def _wrap_start_run() -> None:
+    """Wrap once `mlflow.start_run`: where a replica is active, a run that is not nested is it, and
+    no error."""
+    import mlflow
+    from mlflow.tracking import fluent
+
+    original = fluent.start_run
+    if fluent.start_run is not mlflow.start_run or isinstance(original, _StartRun):
+        return
+    wrapped: Any = _StartRun(original)
+    mlflow.start_run = fluent.start_run = wrapped
+
+
+class _StartRun:
+    """`mlflow.start_run`, wrapped. The run has its name and experiment from W&B."""
+
+    def __init__(self, original: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, original)
+        self._original = original
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        import mlflow
+
+        run = mlflow.active_run()
+        given = inspect.signature(self._original).bind(*args, **kwargs).arguments
+        other = given.get("run_id") or given.get("nested") or given.get("parent_run_id")
+        if run is None or not is_replica(run.info.run_id) or other:
+            return self._original(*args, **kwargs)
+        note = {NOTES_TAG: given["description"]} if given.get("description") else {}
+        if tags := {**(given.get("tags") or {}), **note}:
+            mlflow.set_tags(tags)
+        active_run: Any = mlflow.ActiveRun
+        again = active_run(run)
+        _stacks().get().append(again)
+        return again
 
 
 # -- the store ------------------------------------------------------------------------------------
 
 
-def _wrap_client() -> None:
-    """Wrap once what gives MLflow's client its store, and the repositories of runs and models."""
+def _wrap_clients() -> None:
+    """Wrap once what gives MLflow's clients their stores and repositories."""
+    from mlflow.tracking._model_registry.client import ModelRegistryClient
     from mlflow.tracking._tracking_service.client import TrackingServiceClient
 
-    client: Any = TrackingServiceClient
-    original_store, original_repository = client.store, client._get_artifact_repo
-    if isinstance(original_store, _Store):
+    tracking: Any = TrackingServiceClient
+    registry: Any = ModelRegistryClient
+    if isinstance(tracking.store, _Store):
         return
+    tracking.store = _Store(tracking.store, _OF_TRACKING)
+    registry.store = _Store(registry.store, _OF_REGISTRY)
+    original = tracking._get_artifact_repo
 
-    @functools.wraps(original_repository)
-    def get_artifact_repo(self: Any, resource_id: str, *args: Any, **kwargs: Any) -> Any:
-        repository = original_repository(self, resource_id, *args, **kwargs)
-        if resource_id in _receivers or resource_id in _models:
-            _wrap_repository(repository, resource_id)
-        return repository
+    @functools.wraps(original)
+    def get_artifact_repo(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _wrapped(original(self, *args, **kwargs), _OF_REPOSITORY)
 
-    client._get_artifact_repo = get_artifact_repo
-    client.store = _Store(lambda self: _wrapped_store(original_store.fget(self)))
+    tracking._get_artifact_repo = get_artifact_repo
 
 
 class _Store(property):
-    """The property with which MLflow's client gets its store, wrapped."""
+    """The property with which a client of MLflow gets its store, wrapped."""
+
+    def __init__(self, original: Any, wrappers: Mapping[str, Callable[..., Any]]) -> None:
+        super().__init__(lambda client: _wrapped(original.fget(client), wrappers))
 
 
-def _wrapped_store(store: Any) -> Any:
-    """``store``, its methods wrapped if a replica is active. MLflow keeps one for each URI."""
-    if _receivers and not isinstance(store.log_batch, _Wrapped):
-        for name, wrapper in _WRAPPERS.items():
-            method = getattr(store, name, None)
-            if method is not None:
-                setattr(store, name, _Wrapped(method, wrapper))
-    return store
+def _wrapped(instance: Any, wrappers: Mapping[str, Callable[..., Any]]) -> Any:
+    """``instance``, its methods wrapped if a replica is active. MLflow keeps one for each URI."""
+    for name, wrapper in wrappers.items() if _receivers else ():
+        method = getattr(instance, name, None)
+        if method is not None and not isinstance(method, _Wrapped):
+            setattr(instance, name, _Wrapped(method, wrapper))
+    return instance
 
 
 class _Wrapped:
@@ -184,33 +272,65 @@ class _Wrapped:
         return self._wrapper(self._method, *args, **kwargs)
 
 
+class _Inside(threading.local):
+    """Whether this thread is in a method that is told, which may call another one."""
+
+    now = False
+
+
+_inside = _Inside()
+
+
+def _mirrored(operation: Operation, method: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call a method between the two parts of a mirror's operation."""
+    if _inside.now or not _receivers:
+        return method(*args, **kwargs)
+    steps = _told(lambda: _begun(operation(method.__self__, *args, **kwargs)))
+    # What a method calls itself is a part of it, but where it is about another run.
+    _inside.now = steps is not None
+    try:
+        result = method(*args, **kwargs)
+        if steps is not None:
+            _told(steps.send, result)
+        return result
+    finally:
+        _inside.now = False
+        if steps is not None:
+            steps.close()
+
+
+def _begun(steps: Steps) -> Steps:
+    next(steps)
+    return steps
+
+
 def _log_metric(method: Callable[..., Any], run_id: str, metric: Any) -> Any:
-    receiver = _receiver_of(run_id)
-    if receiver is None:
+    receiver = _receivers.get(run_id)
+    if receiver is None or _active.is_copy(metric):
         return method(run_id, metric)
     if not _unknown(receiver.unknown_metrics, [metric]):
         return None
     result = method(run_id, metric)
-    _told(receiver.add, [metric], [], [])
+    _tell_batch(receiver, [metric], [], [])
     return result
 
 
 def _log_param(method: Callable[..., Any], run_id: str, param: Any) -> Any:
-    receiver = _receiver_of(run_id)
+    receiver = _receivers.get(run_id)
     if receiver is None:
         return method(run_id, param)
     if not _unknown(receiver.unknown_params, [param]):
         return None
     result = method(run_id, param)
-    _told(receiver.add, [], [param], [])
+    _tell_batch(receiver, [], [param], [])
     return result
 
 
 def _set_tag(method: Callable[..., Any], run_id: str, tag: Any) -> Any:
     result = method(run_id, tag)
-    receiver = _receiver_of(run_id)
+    receiver = _receivers.get(run_id)
     if receiver is not None:
-        _told(receiver.add, [], [], [tag])
+        _tell_batch(receiver, [], [], [tag])
     return result
 
 
@@ -218,14 +338,28 @@ def _log_batch(
     method: Callable[..., Any], run_id: str, metrics: Any = (), params: Any = (), tags: Any = ()
 ) -> Any:
     """Also for `log_batch_async`, which returns before MLflow has accepted the batch."""
-    receiver = _receiver_of(run_id)
+    receiver = _receivers.get(run_id)
     if receiver is None:
         return method(run_id, metrics, params, tags)
-    metrics = _unknown(receiver.unknown_metrics, list(metrics or ()))
+    metrics = list(metrics or ())
+    copies = list(filter(_active.is_copy, metrics))
+    news = list(filterfalse(_active.is_copy, metrics))
+    news = _unknown(receiver.unknown_metrics, news)
     params = _unknown(receiver.unknown_params, list(params or ()))
-    result = method(run_id, metrics, params, tags)
-    _told(receiver.add, metrics, params, list(tags or ()))
+    result = method(run_id, [*copies, *news], params, tags)
+    _tell_batch(receiver, news, params, tags or ())
     return result
+
+
+def _tell_batch(
+    receiver: Receiver, metrics: Sequence[Any], params: Sequence[Any], tags: Sequence[Any]
+) -> None:
+    batch = {
+        "metrics": [[one.key, one.value, one.timestamp, one.step] for one in metrics],
+        "params": {one.key: str(one.value) for one in params},
+        "tags": {one.key: str(one.value) for one in tags},
+    }
+    _told(functools.partial(receiver.append, "batch", **batch))
 
 
 def _update_run_info(
@@ -241,101 +375,36 @@ def _update_run_info(
     return method(run_id, run_status, end_time, run_name)
 
 
-def _create_logged_model(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    model = method(*args, **kwargs)
-    if model.source_run_id in _receivers:
-        _models[model.model_id] = model
-    return model
-
-
-def _finalize_logged_model(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    model = method(*args, **kwargs)
-    receiver = _receiver_of(model.source_run_id)
-    if receiver is not None and _models.pop(model.model_id, None) is not None:
-        _told(receiver.end_model, model)
-    return model
-
-
 def _unknown(method: Callable[..., list[Any]], entities: list[Any]) -> list[Any]:
     found: list[Any] | None = _told(method, entities) if entities else []
     return entities if found is None else found
 
 
-_WRAPPERS: Mapping[str, Callable[..., Any]] = {
+def _of_mirror(operations: Mapping[str, Operation], names: str) -> dict[str, Callable[..., Any]]:
+    """Wrappers of methods with the operations of a mirror, by name."""
+    return {name: functools.partial(_mirrored, operations[name]) for name in names.split()}
+
+
+_OF_TRACKING: Mapping[str, Callable[..., Any]] = {
     "log_metric": _log_metric,
     "log_param": _log_param,
     "set_tag": _set_tag,
     "log_batch": _log_batch,
     "log_batch_async": _log_batch,
     "update_run_info": _update_run_info,
-    "create_logged_model": _create_logged_model,
-    "finalize_logged_model": _finalize_logged_model,
+    **_of_mirror(
+        run_operations.OPERATIONS,
+        "delete_tag log_inputs log_outputs create_logged_model finalize_logged_model "
+        "log_logged_model_params set_logged_model_tags delete_logged_model_tag "
+        "delete_logged_model start_trace start_trace_v3",
+    ),
 }
-
-
-# -- artifacts ------------------------------------------------------------------------------------
-
-
-def _wrap_repository(repository: Any, owner: str) -> None:
-    """Wrap what uploads files; ``owner`` is the id of the run or logged model that gets them."""
-    for name, wrapper in (("log_artifact", _log_artifact), ("log_artifacts", _log_artifacts)):
-        method = getattr(repository, name)
-        if not isinstance(method, _Wrapped):
-            setattr(repository, name, _Wrapped(method, functools.partial(wrapper, owner)))
-
-
-class _Uploading(threading.local):
-    """Whether this thread is in a repository's method, which may call another one of it."""
-
-    now = False
-
-
-_uploading = _Uploading()
-
-
-def _log_artifact(
-    owner: str, method: Callable[..., Any], local_file: Any, artifact_path: str | None = None
-) -> Any:
-    name = os.path.basename(local_file)
-    path = posixpath.join(artifact_path or "", name)
-    return _log_files(
-        owner, lambda: method(local_file, artifact_path), lambda: {path: Path(local_file)}
-    )
-
-
-def _log_artifacts(
-    owner: str, method: Callable[..., Any], local_dir: Any, artifact_path: str | None = None
-) -> Any:
-    def files() -> dict[str, Path]:
-        folder = Path(local_dir)
-        found = sorted(file for file in folder.rglob("*") if file.is_file())
-        inside = ((file, file.relative_to(folder).as_posix()) for file in found)
-        return {posixpath.join(artifact_path or "", path): file for file, path in inside}
-
-    return _log_files(owner, lambda: method(local_dir, artifact_path), files)
-
-
-def _log_files(
-    owner: str, upload: Callable[[], Any], files: Callable[[], Mapping[str, Path]]
-) -> Any:
-    if _uploading.now:
-        return upload()
-    _uploading.now = True
-    try:
-        result = upload()
-    finally:
-        _uploading.now = False
-    model = _models.get(owner)
-    receiver = _receiver_of(owner if model is None else model.source_run_id)
-    if receiver is not None and model is not None:
-        _told(receiver.add_model_files, model, files())
-    elif receiver is not None:
-        _told(receiver.add_files, files())
-    return result
+_OF_REGISTRY = _of_mirror(version_operations.OPERATIONS, " ".join(version_operations.OPERATIONS))
+_OF_REPOSITORY = _of_mirror(artifact_operations.OPERATIONS, "log_artifact log_artifacts")
 
 
 def _after_fork() -> None:
-    _uploading.now = False
+    _inside.now = False
 
 
 os.register_at_fork(after_in_child=_after_fork)

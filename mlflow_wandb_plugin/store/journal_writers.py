@@ -155,6 +155,10 @@ class RunFiles:
             raise
         return kept.name
 
+    def path(self, kept: str) -> Path:
+        """Where the kept file of the name ``kept`` is."""
+        return self._folder / Path(kept).name
+
     def _new_path(self, name: str) -> Path:
         """A path with the extension of ``name``, from which W&B tells a file's format."""
         private_folder(self._folder, tighten=True)

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +329,9 @@ def _unless_absent(get: Callable[[str], Any], resource_id: str) -> Any:
         return None
 
 
+stand_in: ContextVar[Any] = ContextVar("mlflow_wandb_stand_in", default=None)
+"""What operations get in place of this process's mirror: `store.active_run` uses them for runs that
+no mirror has."""
 _mirror: Mirror | None = None
 _creating = threading.Lock()
 
@@ -339,6 +343,9 @@ def current_mirror() -> Mirror:
         UsageError: a setting is invalid.
     """
     global _mirror
+    instead: Mirror | None = stand_in.get()
+    if instead is not None:
+        return instead
     if _mirror is None:
         with _creating:
             if _mirror is None:

@@ -3,50 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mlflow_wandb_plugin.backfill.verify import verify
-from mlflow_wandb_plugin.core.model import Selection
-from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
-from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
+from tests.live.both_homes import differences, numbers, points
 from tests.support.commands import mlflow_wandb
-from tests.support.mlflow_state import RunState, read_runs
+from tests.support.mlflow_state import read_runs
 from tests.support.processes import run_script, silent_server
 from tests.support.stores import copy_store
-from tests.support.wandb_state import rows
 from tests.wandb_server import WandbServer
 
 pytestmark = [pytest.mark.usefixtures("patient"), pytest.mark.slow]
-
-
-@pytest.fixture
-def wandb_server(tmp_path: Path) -> Iterator[WandbServer]:
-    with WandbServer(tmp_path / "server") as running:
-        yield running
-
-
-@pytest.fixture
-def online(wandb_server: WandbServer, env: dict[str, str], tmp_path: Path) -> dict[str, str]:
-    """Environment of a script that is logged in at the loopback W&B server, and active there."""
-    place = wandb_server.env(tmp_path / "client")
-    return {**env, **place, "WANDB_MODE": "online", "MLFLOW_WANDB_ACTIVE": "1"}
-
-
-def numbers(server: WandbServer, path: str) -> list[dict[str, Any]]:
-    """Rows in W&B without its own keys."""
-    return [
-        {key: value for key, value in row.items() if key[:1] != "_"}
-        for row in rows(server.run(path))
-    ]
-
-
-def points(run: RunState) -> dict[str, list[tuple[int, Any]]]:
-    """(step, value) of the metrics that are not the machine's."""
-    return {key: run.points(key) for key in run.metrics if not key.startswith("system/")}
 
 
 BOTH = """
@@ -81,7 +49,7 @@ def test_what_mlflows_calls_log_is_in_both_homes_once(
     state = read_runs(online["MLFLOW_TRACKING_URI"], tmp_path / "there")["both"]
     assert state.status == "FINISHED"
     assert points(state) == {
-        "loss": [(0, 1.0), (2, 0.5)],
+        "loss": [(0, 1.0), (1, 0.5)],
         "acc": [(70, 0.5), (80, 0.6), (90, 0.7)],
         "f1": [(80, 0.25)],
     }
@@ -94,8 +62,8 @@ def test_what_mlflows_calls_log_is_in_both_homes_once(
     run = wandb_server.run("calls/both")
     assert numbers(wandb_server, "calls/both") == [
         {"loss": 1.0},
-        {"acc": 0.5, "mlflow_step": 70},
         {"loss": 0.5},
+        {"acc": 0.5, "mlflow_step": 70},
         {"acc": 0.6, "f1": 0.25, "mlflow_step": 80},
         {"acc": 0.7, "mlflow_step": 90},
     ]
@@ -104,8 +72,7 @@ def test_what_mlflows_calls_log_is_in_both_homes_once(
     assert run.tags == ["team:vision"]
     assert {"artifacts/notes/a.txt", "artifacts/b.json"} <= run.files.keys()
     (folder,) = (tmp_path / "client" / "dir" / "wandb").glob("run-*-both")
-    (verified,) = verify(WandbDir(folder), MlflowTarget(online["MLFLOW_TRACKING_URI"]), Selection())
-    assert (verified.result, verified.differences) == ("equal", ())
+    assert differences(folder, online["MLFLOW_TRACKING_URI"]) == ()
     command = ("backfill", str(folder), "--to")
     done = mlflow_wandb(*command, online["MLFLOW_TRACKING_URI"], env=online, cwd=tmp_path)
     assert "1 skipped as dual-written" in done.stdout, done.stdout + done.stderr
@@ -174,7 +141,11 @@ with wandb.init(project="calls", id="twice", config=params) as run:
 
 @pytest.mark.parametrize("first", ["wandb", "mlflow"])
 def test_a_number_that_both_apis_log_is_in_each_home_once(
-    online: dict[str, str], wandb_server: WandbServer, tmp_path: Path, first: str
+    online: dict[str, str],
+    wandb_server: WandbServer,
+    tmp_path: Path,
+    empty_store: Path,
+    first: str,
 ) -> None:
     """As with `report_to=["wandb", "mlflow"]` of Hugging Face, in either order: whoever comes first
     brings it to both homes. Numbers that differ are both logged, and params are those of W&B."""
@@ -190,6 +161,13 @@ def test_a_number_that_both_apis_log_is_in_each_home_once(
     assert state.points("only_mlflow") == [(0, 0.0), (10, 1.0), (20, 2.0), (30, 3.0)]
     assert state.params == {"lr": "0.1", "layers": "[1, 2]", "none": "None"}
     assert state.tags["mlflow.wandb.losses"] == "{}"
+    assert "mlflow_points" not in wandb_server.run("calls/twice").summary
+    (folder,) = (tmp_path / "client" / "dir" / "wandb").glob("run-*-twice")
+    uri = online["MLFLOW_TRACKING_URI"]
+    assert differences(folder, uri) == ()
+    other = copy_store(empty_store, tmp_path / "other.db")
+    mlflow_wandb("backfill", str(folder), "--to", other, env=online, cwd=tmp_path)
+    assert read_runs(other)["twice"].metrics == state.metrics
 
 
 AUTOLOG = """
@@ -279,46 +257,6 @@ def test_several_runs_of_one_process(env: dict[str, str], tmp_path: Path) -> Non
     assert [state.status for state in named.values()] == ["FINISHED"] * 4 + ["FAILED"]
     (own,) = states.values()
     assert (own.status, points(own)) == ("FINISHED", {"m": [(0, 4.0)]})
-
-
-FORKED = """
-import multiprocessing, os
-import mlflow, mlflow_wandb_plugin, wandb
-
-def child(run_id):
-    assert mlflow.active_run() is None
-    mlflow.MlflowClient().log_metric(run_id, "of_child", 1.0)
-    mlflow.MlflowClient().set_terminated(run_id)
-
-if __name__ == "__main__":
-    mlflow_wandb_plugin.autolog()
-    run = wandb.init(project="calls", id="parent")
-    run_id = run.config["mlflow_run_id"]
-    for kind in ("fork", "spawn"):
-        if kind == "spawn":
-            mlflow.MlflowClient().log_metric(run_id, "after_fork", 1.0)
-            break
-        process = multiprocessing.get_context(kind).Process(target=child, args=(run_id,))
-        process.start()
-        process.join()
-        assert process.exitcode == 0
-    assert mlflow.active_run().info.run_id == run_id
-    assert mlflow.get_run(run_id).info.status == "RUNNING"
-    mlflow.log_metric("m", 1.0)
-    run.finish()
-"""
-
-
-def test_a_forked_child_logs_to_the_replica_in_mlflow_alone(
-    env: dict[str, str], tmp_path: Path
-) -> None:
-    """It does not end the replica, and one line says that W&B lacks what it logs."""
-    env["MLFLOW_WANDB_ACTIVE"] = "1"
-    done = run_script(FORKED, env, tmp_path / "work")
-    assert "what a forked process logs to the active run by MLflow's calls" in done.stderr
-    state = read_runs(env["MLFLOW_TRACKING_URI"])["parent"]
-    assert points(state) == {"of_child": [(0, 1.0)], "after_fork": [(0, 1.0)], "m": [(0, 1.0)]}
-    assert state.status == "FINISHED"
 
 
 SILENT = """

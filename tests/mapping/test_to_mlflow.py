@@ -20,7 +20,7 @@ from mlflow.utils.validation import (
 )
 
 from mlflow_wandb_plugin.core import redaction
-from mlflow_wandb_plugin.core.model import RunInfo
+from mlflow_wandb_plugin.core.model import RowObjects, RunInfo
 from mlflow_wandb_plugin.mapping import names, system_metrics, to_mlflow
 from mlflow_wandb_plugin.mapping.documents import canonical_json
 from mlflow_wandb_plugin.mapping.names import Namer, legal_name, safe_path
@@ -319,3 +319,16 @@ def test_tags_of_mlflows_calls_are_mlflows_tags_again() -> None:
     assert tags["wandb.tags"] == '["own"]'
     for config in ({}, {"mlflow_calls": "text"}, {"mlflow_calls": {"tags": []}}):
         assert to_mlflow.tags_of_calls(RunInfo("r", "p", config=config)) == {}
+
+
+def test_a_row_tells_which_points_mlflows_calls_had_first() -> None:
+    """Step and time by key; what anybody else may have written there is no place, and no error."""
+    key = ("mlflow_points",)
+    row = RowObjects(4, 1000, {("text",): "x", key: '{"loss": [70, 900], "a.b": [2, 901]}'})
+    rest, places = to_mlflow.places_of_calls(row)
+    assert rest == RowObjects(4, 1000, {("text",): "x"})
+    assert places == {"loss": (70, 900), "a.b": (2, 901)}
+    for text in ("{", "[]", '{"a": 1}', '{"a": [1]}', '{"a": ["x", 1]}', '{"a": [1e400, 1]}',
+                 f'{{"a": [{2**63}, 1]}}', '{"a": null}'):  # fmt: skip
+        assert to_mlflow.places_of_calls(replace(row, values={key: text}))[1] == {}
+    assert to_mlflow.places_of_calls(rest) == (rest, {})

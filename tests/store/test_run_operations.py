@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.tracking._tracking_service import utils
 
-from mlflow_wandb_plugin.sources.mlflow.journal_state import JournalModels, JournalState
+from mlflow_wandb_plugin.mapping.journal_state import JournalModels, JournalState
 from mlflow_wandb_plugin.store import mirrored_runs
 from tests.store.conftest import Sent
 from tests.support.outboxes import JournalContent

@@ -11,8 +11,7 @@ from mlflow_wandb_plugin.core.file_digests import base64_md5
 from mlflow_wandb_plugin.core.model import ArtifactEntry, ArtifactRef
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.mapping.models import EMPTY_FILE, TYPE, Model
-from mlflow_wandb_plugin.sources.mlflow.artifact_store import TEMP_PREFIX
-from mlflow_wandb_plugin.sources.temp_dirs import RefCountedTempDir
+from mlflow_wandb_plugin.sources.mlflow.artifact_store import temporary_file
 
 
 def model_artifact(
@@ -61,6 +60,6 @@ def file_entry(path: str, local: Path) -> ArtifactEntry:
 
 def document_entry(name: str, content: Mapping[str, Any]) -> ArtifactEntry:
     """A file of an artifact that is made of what is known."""
-    local = RefCountedTempDir(TEMP_PREFIX).new_file(name)
+    local = temporary_file(name)
     local.write_text(json.dumps(content, sort_keys=True, indent=1), encoding="utf-8")
     return file_entry(name, local)

@@ -27,10 +27,14 @@ if TYPE_CHECKING:
 
 _LAYOUT = re.compile(r"/(?:models/m-[0-9a-f]{32}|[0-9a-f]{32})/artifacts/*$")
 """How MLflow ends the folder of a run's or a model's files."""
-TEMP_PREFIX = "mlflow-wandb-read-"
 UPLOADING = ".artifact.uploading."
 """How MLflow begins the name of a file that it has not written to its end; a process that is
 killed leaves it. Source: mlflow.store.artifact.local_artifact_repo."""
+
+
+def temporary_file(name: str) -> Path:
+    """Return the path of a new file, which exists while the path is referenced."""
+    return RefCountedTempDir("mlflow-wandb-read-").new_file(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ class ArtifactStore:
         if ".." in path.split("/") or path.startswith("/"):
             raise SourceError("its name leads out of the run's folder")
         # The path keeps its folder: each file has its own, which goes when it is not needed.
-        local = RefCountedTempDir(TEMP_PREFIX).new_file(safe_path(path).rpartition("/")[2])
+        local = temporary_file(safe_path(path).rpartition("/")[2])
         self._client.ask(self._download, path, local)
         return LocalCopy(local)
 

@@ -24,8 +24,10 @@ from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.journal.journal_locks import exclusive_journal, trainer_alive
 from mlflow_wandb_plugin.journal.reader import JournalReader
 from mlflow_wandb_plugin.mapping import to_wandb as rules
+from mlflow_wandb_plugin.mapping.journal_state import OF_THE_RUN, JournalModels, JournalState
 from mlflow_wandb_plugin.mapping.models import EMPTY_FILE, Model
 from mlflow_wandb_plugin.mapping.names import is_below, safe_path
+from mlflow_wandb_plugin.mapping.to_wandb import SEGMENT
 from mlflow_wandb_plugin.sources.mlflow.artifact_refs import (
     document_entry,
     file_entry,
@@ -33,8 +35,7 @@ from mlflow_wandb_plugin.sources.mlflow.artifact_refs import (
     used_datasets,
 )
 from mlflow_wandb_plugin.sources.mlflow.journal_rows import JournalRows
-from mlflow_wandb_plugin.sources.mlflow.journal_state import OF_THE_RUN, JournalModels, JournalState
-from mlflow_wandb_plugin.sources.mlflow.run_description import SEGMENT, STATES
+from mlflow_wandb_plugin.sources.mlflow.run_description import STATES
 
 
 class Ending(NamedTuple):

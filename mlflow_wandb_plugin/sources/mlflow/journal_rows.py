@@ -9,9 +9,10 @@ from typing import Any
 
 from mlflow_wandb_plugin.core.model import Item, RowObjects, Series
 from mlflow_wandb_plugin.errors import SourceError
+from mlflow_wandb_plugin.mapping import media
 from mlflow_wandb_plugin.mapping import to_wandb as rules
-from mlflow_wandb_plugin.sources.mlflow import media
-from mlflow_wandb_plugin.sources.mlflow.journal_state import JournalState
+from mlflow_wandb_plugin.mapping.journal_state import JournalState
+from mlflow_wandb_plugin.sources.mlflow.artifact_store import temporary_file
 from mlflow_wandb_plugin.sources.mlflow.seen_points import SeenPoints
 
 
@@ -69,8 +70,10 @@ class JournalRows:
         elif local is not None and rules.may_be_table(path, local.stat().st_size):
             table = rules.shown_table(local.read_text(encoding="utf-8", errors="replace"))
             if table is not None:
-                number = self._number(at_ms)
-                yield from self._media(path, number, at_ms, media.table(path, number, *table))
+                number, shown = self._number(at_ms), temporary_file("table.json")
+                yield from self._media(
+                    path, number, at_ms, media.table(path, number, *table, shown)
+                )
 
     def _image(self, name: rules.ImageName, local: Path | None, at_ms: int) -> Iterator[Item]:
         # A number is taken also without a file: those of later rows depend on it.

@@ -11,9 +11,9 @@ from mlflow_wandb_plugin.core.mlflow_terms import NOTES_TAG, USER_TAG
 from mlflow_wandb_plugin.core.model import RunInfo, RunState
 from mlflow_wandb_plugin.core.step_axes import from_text
 from mlflow_wandb_plugin.mapping import to_mlflow
+from mlflow_wandb_plugin.mapping.to_wandb import SEGMENT
 from mlflow_wandb_plugin.sources.mlflow.run_description import (
     MLFLOW_RUN_ID,
-    SEGMENT,
     STATES,
     run_info,
 )

@@ -29,12 +29,12 @@ from mlflow_wandb_plugin.core.step_axes import StepAxes
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.mapping import documents, system_metrics, to_mlflow
 from mlflow_wandb_plugin.mapping.names import safe_path
+from mlflow_wandb_plugin.mapping.to_wandb import SEGMENT
 from mlflow_wandb_plugin.sources.mlflow.artifact_store import ArtifactStore, StoredFile
 from mlflow_wandb_plugin.sources.mlflow.point_spool import PointSpool
 from mlflow_wandb_plugin.sources.mlflow.points import PointReader
 from mlflow_wandb_plugin.sources.mlflow.replica import replica_info
 from mlflow_wandb_plugin.sources.mlflow.rows import RowBuilder
-from mlflow_wandb_plugin.sources.mlflow.run_description import SEGMENT
 from mlflow_wandb_plugin.sources.mlflow.store_client import StoreClient
 from mlflow_wandb_plugin.sources.mlflow.wandb_steps import WandbSteps, can_be_found
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.core import identity
-from mlflow_wandb_plugin.core.mlflow_terms import NOTES_TAG, PARENT_TAG, USER_TAG
+from mlflow_wandb_plugin.core.mlflow_terms import NOTES_TAG, PARENT_TAG
 from mlflow_wandb_plugin.core.model import RunInfo, RunState, flatten
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.mapping import to_wandb as rules
@@ -16,8 +16,6 @@ from mlflow_wandb_plugin.sources.mlflow.point_spool import LARGEST
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-SEGMENT = "mlflow"
-"""The one segment of a run that is read from MLflow; its positions are rows."""
 MLFLOW_RUN_ID = "mlflow_run_id"
 """The fact with the id of the run in MLflow, by which it is read again."""
 STATES: Mapping[str, RunState] = {
@@ -28,11 +26,6 @@ STATES: Mapping[str, RunState] = {
     "KILLED": "killed",
 }
 """W&B's run states by MLflow's run status."""
-_FACTS = {
-    "program": "mlflow.source.name",
-    "git_commit": "mlflow.source.git.commit",
-    "git_remote": "mlflow.source.git.repoURL",
-}
 
 
 @dataclass(slots=True)
@@ -93,7 +86,7 @@ def run_info(
         notes=notes and secrets.text(notes),
         tags=rules.wandb_tags(tags, secrets),
         group=parent or "",
-        segments=(SEGMENT,),
+        segments=(rules.SEGMENT,),
         state=state,
         exit_code=rules.EXIT_CODES.get(info.status),
         started_ms=info.start_time,
@@ -101,7 +94,7 @@ def run_info(
         config=config,
         first_config=flatten(config),
         summary={rules.metric_key(key): finite(value) for key, value in run.data.metrics.items()},
-        facts=run_facts(tags, info.user_id or "") | {MLFLOW_RUN_ID: info.run_id},
+        facts=rules.run_facts(tags, info.user_id or "") | {MLFLOW_RUN_ID: info.run_id},
     )
 
 
@@ -118,14 +111,3 @@ def datasets(run: Run) -> Sequence[Mapping[str, Any]]:
 def finite(value: float) -> float:
     """Return a metric's value; MLflow's databases hold infinities as the largest float."""
     return float("inf") * value if abs(value) == LARGEST else value
-
-
-def run_facts(tags: Mapping[str, str], user: str) -> dict[str, str]:
-    """Return the run's origin for `RunInfo.facts`, by its tags."""
-    named = rules.source_settings(tags)
-    found = {fact: tags.get(tag, "") for fact, tag in _FACTS.items()}
-    found["git_remote"] = named.get("git_remote_url", "")
-    found["user"] = tags.get(USER_TAG) or user
-    beside = (identity.BESIDE_RUN_ID, identity.BESIDE_PROJECT, identity.BESIDE_ENTITY)
-    found |= {tag: tags.get(tag, "") for tag in beside}
-    return {fact: value for fact, value in found.items() if value}

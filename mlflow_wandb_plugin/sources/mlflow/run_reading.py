@@ -18,17 +18,19 @@ from mlflow_wandb_plugin.core.model import (
 )
 from mlflow_wandb_plugin.core.protocols import SourceOptions
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
+from mlflow_wandb_plugin.mapping import media
 from mlflow_wandb_plugin.mapping import to_wandb as rules
-from mlflow_wandb_plugin.sources.mlflow import media
+from mlflow_wandb_plugin.mapping.to_wandb import SEGMENT
 from mlflow_wandb_plugin.sources.mlflow.artifact_store import (
     ArtifactStore,
     LocalCopy,
     StoredFile,
+    temporary_file,
 )
 from mlflow_wandb_plugin.sources.mlflow.point_spool import PointSpool
 from mlflow_wandb_plugin.sources.mlflow.points import PointReader
 from mlflow_wandb_plugin.sources.mlflow.rows import RowBuilder
-from mlflow_wandb_plugin.sources.mlflow.run_description import SEGMENT, run_info
+from mlflow_wandb_plugin.sources.mlflow.run_description import run_info
 from mlflow_wandb_plugin.sources.mlflow.run_models import MODELS, RunModels
 from mlflow_wandb_plugin.sources.mlflow.store_client import StoreClient
 
@@ -207,7 +209,11 @@ class RunReading:
         if not rules.may_be_table(file.path, copy.path.stat().st_size):
             return None
         table = rules.shown_table(copy.path.read_text(encoding="utf-8", errors="replace"))
-        return None if table is None else media.table(file.path, number, *table)
+        return (
+            None
+            if table is None
+            else media.table(file.path, number, *table, temporary_file("table.json"))
+        )
 
     def _file(self, path: str) -> Generator[Item, None, LocalCopy | None]:
         """Yield a file of the run; returns its local copy, None if it cannot be downloaded."""

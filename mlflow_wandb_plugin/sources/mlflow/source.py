@@ -9,11 +9,12 @@ from mlflow_wandb_plugin.core.model import Item, Key, RunInfo, Selection, Size
 from mlflow_wandb_plugin.core.protocols import Source, SourceOptions
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.mapping import to_wandb as rules
+from mlflow_wandb_plugin.mapping.to_wandb import SEGMENT
 from mlflow_wandb_plugin.sources.mlflow.artifact_store import ArtifactStore
 from mlflow_wandb_plugin.sources.mlflow.points import point_reader
 from mlflow_wandb_plugin.sources.mlflow.replica import is_replica
 from mlflow_wandb_plugin.sources.mlflow.replica_reading import ReplicaReading
-from mlflow_wandb_plugin.sources.mlflow.run_description import MLFLOW_RUN_ID, SEGMENT
+from mlflow_wandb_plugin.sources.mlflow.run_description import MLFLOW_RUN_ID
 from mlflow_wandb_plugin.sources.mlflow.run_lister import RunLister
 from mlflow_wandb_plugin.sources.mlflow.run_reading import RunReading
 from mlflow_wandb_plugin.sources.mlflow.store_client import StoreClient

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mlflow_wandb_plugin.core.model import Key, Series
@@ -37,6 +37,7 @@ class RowSteps:
         self._held: list[Series] = []
         self._points = 0
         self._highest = -1
+        self._places: dict[str, dict[int, tuple[int, int]]] = {}
         self._latest: dict[Key, tuple[int, set[tuple[int, float | None]]]] = {}
         """Unix ms of each key's latest point, and (step, value) of its points of that time."""
 
@@ -53,12 +54,29 @@ class RowSteps:
         self._highest = max([self._highest, *series.steps[-1:]])
         return ready
 
+    def place(self, row: int, places: Mapping[str, tuple[int, int]]) -> None:
+        """Set the step and time (Unix ms) of points of a row, by dotted key."""
+        for key, place in places.items():
+            self._places.setdefault(key, {})[row] = place
+
     def release(self) -> list[Series]:
         """Return all series. Call it at the end of a block."""
         held, self._held = self._held, []
         self._points, self._highest = 0, -1
         columns = _Columns(held, self.axes.metrics | {self._first} - {""})
-        return [self._replaced(series, columns) for series in held]
+        ready = [self._placed(series.steps, self._replaced(series, columns)) for series in held]
+        self._places = {}
+        return ready
+
+    def _placed(self, rows: Sequence[int], series: Series) -> Series:
+        """``series`` with the steps and times that `place` has set for points of ``rows``."""
+        places = self._places.get(".".join(series.key), {})
+        if places.keys().isdisjoint(rows):
+            return series
+        points = zip(rows, series.steps, series.timestamps_ms, strict=True)
+        pairs = [places.get(row, (step, at_ms)) for row, step, at_ms in points]
+        steps, times_ms = zip(*pairs, strict=True)
+        return replace(series, steps=steps, timestamps_ms=times_ms)
 
     def _replaced(self, series: Series, columns: _Columns) -> Series:
         since, metrics = self.axes.spans(".".join(series.key))

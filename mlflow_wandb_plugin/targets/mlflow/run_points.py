@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mlflow_wandb_plugin.core.model import RunInfo, Series
+from mlflow_wandb_plugin.core.model import RowObjects, RunInfo, Series
 from mlflow_wandb_plugin.core.step_axes import StepAxes
 from mlflow_wandb_plugin.mapping import from_wandb_mirror, system_metrics, to_mlflow, to_wandb
 from mlflow_wandb_plugin.mlflow_access.point_blocks import BulkWriter, Points
@@ -87,6 +87,14 @@ class RunPoints:
         """Stop waiting for values of step metrics: a block of the log has ended."""
         for series in self._steps.release():
             self._append_history(series)
+
+    def take_places(self, row: RowObjects) -> RowObjects:
+        """Take what a row says of points that MLflow's calls have logged; return the rest."""
+        if not self._has_calls:
+            return row
+        row, places = to_mlflow.places_of_calls(row)
+        self._steps.place(row.step, places)
+        return row
 
     def append_summary(self, info: RunInfo) -> None:
         """Take the numbers of the summary that history does not end with, and MLflow lacks."""

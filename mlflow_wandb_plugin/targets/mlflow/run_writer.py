@@ -133,7 +133,9 @@ class MlflowRunWriter:
 
     def add(self, item: FileRef | ArtifactRef | RowObjects) -> None:
         if isinstance(item, RowObjects):
-            self._files.add_row(item)
+            row = self._points.take_places(item)
+            if row.values:
+                self._files.add_row(row)
         elif isinstance(item, ArtifactRef):
             self._files.add_artifact(item)
         else:

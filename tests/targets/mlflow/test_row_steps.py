@@ -107,3 +107,17 @@ def test_memory_is_bounded_where_no_mark_comes(monkeypatch: pytest.MonkeyPatch) 
     ]  # fmt: skip
     assert block("at", 3, [10.0]) == []
     assert [list(series.steps) for series in axis.release()] == [[10], [10]]
+
+
+def test_points_that_have_a_place_of_their_own_keep_it() -> None:
+    """Step and time of the point alone; other points of the row and the next block have theirs."""
+    steps = RowSteps(axes((0, "*", "epoch")), "mlflow_step")
+    steps.add(series("loss", [0, 1, 2], [3.0, 2.0, 1.0]))
+    steps.add(series("other", [1], [0.0]))
+    steps.add(series("epoch", [1], [8.0]))
+    steps.place(1, {"loss": (70, 900)})
+    found = {one.key[0]: one for one in steps.release()}
+    assert list(found["loss"].steps) == [0, 70, 2]
+    assert list(found["loss"].timestamps_ms) == [0, 900, 2000]
+    assert (list(found["other"].steps), list(found["other"].timestamps_ms)) == ([8], [1000])
+    assert written(steps, series("loss", [1], [2.0])) == {"loss": [1]}

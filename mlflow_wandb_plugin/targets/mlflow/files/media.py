@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects
+from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, Key, RowObjects
 from mlflow_wandb_plugin.mapping.names import Limits, safe_path
 from mlflow_wandb_plugin.targets.mlflow.files.table_images import TableImages
 from mlflow_wandb_plugin.targets.mlflow.files.uploads import Uploads
@@ -51,6 +51,16 @@ class RunMedia:
         for key, value in row.values.items():
             if isinstance(value, dict) and value.get("_type") in SHOWN:
                 self._values.append((".".join(key), RowObjects(row.step, row.timestamp_ms, value)))
+
+    def list_files(self, values: Mapping[Key, Mapping[str, Any]]) -> None:
+        """Let MLflow show images and tables that are files of the run already: of a table, the key
+        is its path."""
+        for key, value in values.items():
+            table = {"path": safe_path(".".join(key)), "type": "table"}
+            if value["_type"] in IMAGE_TYPES:
+                self.tags["mlflow.loggedImages"] = "True"
+            elif table not in self._tables:
+                self._tables.append(table)
 
     def add_artifact(self, artifact: ArtifactRef) -> None:
         """Take an artifact, which may have the images of a table."""

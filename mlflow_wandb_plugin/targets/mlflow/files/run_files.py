@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from mlflow_wandb_plugin.core import identity
@@ -14,7 +15,8 @@ from mlflow_wandb_plugin.core.server_values import is_kept_as
 from mlflow_wandb_plugin.mapping import documents, from_wandb_mirror, to_mlflow
 from mlflow_wandb_plugin.mapping.documents import artifact_document
 from mlflow_wandb_plugin.mapping.models import TYPE
-from mlflow_wandb_plugin.mapping.names import Limits, safe_path
+from mlflow_wandb_plugin.mapping.names import Limits, is_below, safe_path
+from mlflow_wandb_plugin.mapping.to_wandb import CALLS_MEDIA
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.files.captions import Captions
 from mlflow_wandb_plugin.targets.mlflow.files.charts import Charts
@@ -138,9 +140,15 @@ class RunFiles:
 
     def add_row(self, row: RowObjects) -> None:
         """Keep a row's values that are not numbers; show its media in MLflow."""
-        if self._history.add(row):
-            self._show(row)
-        self._media.add_row(row)
+        copies = from_wandb_mirror.media_of_calls(row) if self._has_calls else {}
+        if copies and not self._calls_were_here:
+            self._media.list_files(copies)
+        rest = {key: value for key, value in row.values.items() if key not in copies}
+        if rest:
+            row = replace(row, values=rest) if copies else row
+            if self._history.add(row):
+                self._show(row)
+            self._media.add_row(row)
 
     def _show(self, row: RowObjects) -> None:
         """Take what is shown of all rows at once; each row comes once."""
@@ -151,6 +159,8 @@ class RunFiles:
     def add_file(self, ref: FileRef) -> None:
         of_calls = from_wandb_mirror.file_path(ref.path) if self._has_calls else None
         if of_calls is not None and self._calls_were_here:
+            return
+        if self._has_calls and is_below(ref.path, CALLS_MEDIA):
             return
         target = f"{documents.FILES_DIR}/{safe_path(ref.path)}"
         if of_calls is not None and not of_calls.startswith(OURS):
@@ -163,13 +173,13 @@ class RunFiles:
 
     def add_artifact(self, artifact: ArtifactRef) -> None:
         """Upload the files and the description of a logged artifact; note a used one."""
+        if self._calls_were_here and from_wandb_mirror.is_of_mlflow(artifact):
+            return
         if artifact.used:
             used = {"type": artifact.type, "name": artifact.name, "version": artifact.version}
             used |= {"digest": artifact.digest} if artifact.digest else {}
             if used not in self._lineage:
                 self._lineage.append(used)
-            return
-        if self._calls_were_here and from_wandb_mirror.is_model_of_mlflow(artifact):
             return
         self._media.add_artifact(artifact)
         # A local log does not know the version, which W&B's server numbers.
@@ -253,6 +263,9 @@ class RunFiles:
                 config[key] = value
         self._uploads.write_json(documents.CONFIG_FILE, config)
         self._uploads.write_json(documents.SUMMARY_FILE, self.summary)
+        if self._calls_were_here:
+            of_calls = to_mlflow.used_by_calls(info)
+            self._lineage = [used for used in self._lineage if _shown_name(used) not in of_calls]
         if self._lineage:
             self._uploads.write_json(documents.LINEAGE_FILE, self._lineage)
             self._log_inputs()
@@ -290,6 +303,10 @@ class RunFiles:
             self._client.call(self._client.client.log_inputs, self._run_id, datasets)
         except RefusedError:
             self._losses.counts["input_refused"] += len(datasets)
+
+
+def _shown_name(used: Mapping[str, Any]) -> str:
+    return f"{used['name']}:{used['version']}"
 
 
 def _alerts(saved: list[Any]) -> list[dict[str, str]]:

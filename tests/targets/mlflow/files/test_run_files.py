@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -157,3 +158,44 @@ def test_files_of_mlflows_calls_come_back_where_they_were(
         end(writer, info)
     again = read_runs(fresh_store, tmp_path / "again")["elsewhere"].artifacts
     assert not [path for path in again if "late" in path or "MLmodel" in path]
+
+
+def test_media_of_mlflows_calls_are_the_files_that_they_show(
+    fresh_store: str, local: Path, tmp_path: Path
+) -> None:
+    """A run of another MLflow shows them at their own path; no copy of them is written, nor a line
+    of the document of rows. A dataset that they used is no W&B input of the run."""
+    info = run_info(run_id="elsewhere", config={"mlflow_calls": {"active": True}})
+    media = "media/mlflow_calls"
+    image = {"_type": "image-file", "path": f"{media}/images/dogs_1_abc.png"}
+    table = {"_type": "table-file", "path": f"{media}/table/t/a.json_2_abc.table.json"}
+    with opened(fresh_store, info) as writer:
+        for value in (image, table):
+            writer.add(FileRef(value["path"], file(local, value["path"].replace("/", "-"))))
+        writer.add(RowObjects(1, 1000, {("dogs",): image}))
+        writer.add(RowObjects(2, 2000, {("t/a.json",): table, ("own",): "text"}))
+        end(writer, info)
+    found = read_runs(fresh_store, tmp_path / "found")["elsewhere"]
+    assert not [path for path in found.artifacts if "media" in path or "tables" in path]
+    assert found.tags["mlflow.loggedImages"] == "True"
+    assert json.loads(found.tags["mlflow.loggedArtifacts"]) == [
+        {"path": "t/a.json", "type": "table"}
+    ]
+    lines = (tmp_path / "found" / found.run_id / "wandb" / "history.jsonl").read_text()
+    assert json.loads(lines) == {"_step": 2, "_timestamp_ms": 2000, "own": "text"}
+    section = {"active": True, "used": ["train:v0"]}
+    here = run_info(run_id="here", config={"mlflow_calls": section})
+    with opened(fresh_store, here) as writer:
+        run_id = writer.run_id
+        end(writer, here)
+    here = run_info(run_id="here", config={"mlflow_calls": section, "mlflow_run_id": run_id})
+    with opened(fresh_store, here) as writer:
+        for name, version in (("train", "v0"), ("train", "v3")):
+            writer.add(ArtifactRef("dataset", name, version, used=True))
+        metadata = {"mlflow_digest": "d"}
+        writer.add(ArtifactRef("dataset", "train", "v0", metadata=metadata))
+        end(writer, here)
+    again = read_runs(fresh_store, tmp_path / "again")["here"]
+    lineage = (tmp_path / "again" / again.run_id / "wandb" / "lineage.json").read_text()
+    assert [one["version"] for one in json.loads(lineage)] == ["v3"]
+    assert not [path for path in again.artifacts if path.startswith("wandb/artifacts")]

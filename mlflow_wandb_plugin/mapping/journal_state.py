@@ -14,7 +14,6 @@ from mlflow_wandb_plugin.core.model import RunInfo, RunState, as_float, flatten
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.mapping.models import DELETED, Model, registered_file
-from mlflow_wandb_plugin.sources.mlflow.run_description import SEGMENT, run_facts
 
 OF_THE_RUN = frozenset(
     {"create", "update", "delete", "restore", "untag", "batch", "inputs", "trace", "lost"}
@@ -193,7 +192,7 @@ class JournalState:
             notes=secrets.text(self.tags.get(NOTES_TAG) or ""),
             tags=rules.wandb_tags(self.tags, secrets, self.deleted),
             group=self.parent or "",
-            segments=(SEGMENT,),
+            segments=(rules.SEGMENT,),
             state=state,
             exit_code=exit_code,
             started_ms=self.start_ms,
@@ -202,7 +201,7 @@ class JournalState:
             first_config=flatten(config),
             summary={key: value for key, (_, value) in self.latest.items()},
             points=self.points,
-            facts=run_facts(self.tags, self.user),
+            facts=rules.run_facts(self.tags, self.user),
         )
 
 

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from mlflow_wandb_plugin.core.model import FileRef
 from mlflow_wandb_plugin.errors import SourceError
 from mlflow_wandb_plugin.mapping.names import safe_path
-from mlflow_wandb_plugin.sources.mlflow.artifact_store import TEMP_PREFIX
-from mlflow_wandb_plugin.sources.temp_dirs import RefCountedTempDir
 
+FOLDER = "media"
+"""The folder of the files of media values among the W&B run's files, as wandb has it."""
 _BLOCK = 1 << 20
 
 
@@ -26,8 +26,11 @@ class Media(NamedTuple):
     file: FileRef
 
 
-def image(key: str, row: int, local: Path) -> Media:
+def image(key: str, row: int, local: Path, folder: str = FOLDER) -> Media:
     """Return the image in ``local`` as the value of ``key`` in row ``row``.
+
+    Args:
+        folder: of its file in the W&B run.
 
     Raises:
         SourceError: Pillow is missing or cannot read it.
@@ -40,19 +43,30 @@ def image(key: str, row: int, local: Path) -> Media:
     except Exception as error:
         raise SourceError(f"image not shown ({type(error).__name__})") from error
     digest, suffix = _sha256(local), local.suffix
-    file = FileRef(_path("images", key, row, digest, suffix), local)
+    file = FileRef(_path(f"{folder}/images", key, row, digest, suffix), local)
     described = {"width": width, "height": height, "format": suffix[1:]}
     return Media(_value("image-file", file, digest) | described, file)
 
 
-def table(key: str, row: int, columns: list[str], data: list[list[Any]]) -> Media:
-    """Return a table as the value of ``key`` in row ``row``; its file is a temporary one."""
-    local = RefCountedTempDir(TEMP_PREFIX).new_file("table.table.json")
+def table(
+    key: str,
+    row: int,
+    columns: list[str],
+    data: list[list[Any]],
+    local: Path,
+    folder: str = FOLDER,
+) -> Media:
+    """Return a table as the value of ``key`` in row ``row``.
+
+    Args:
+        local: its file, which is written.
+        folder: as for `image`.
+    """
     # As wandb writes it, so that the file has the same digest as that of a live mirror.
     text = json.dumps({"columns": columns, "data": data}, separators=(",", ":"))
     local.write_text(text, encoding="utf-8")
     digest = _sha256(local)
-    file = FileRef(_path("table", key, row, digest, ".table.json"), local)
+    file = FileRef(_path(f"{folder}/table", key, row, digest, ".table.json"), local)
     counted = {"ncols": len(columns), "nrows": len(data), "log_mode": "IMMUTABLE"}
     return Media(_value("table-file", file, digest) | counted, file)
 
@@ -63,7 +77,7 @@ def _value(kind: str, file: FileRef, digest: str) -> dict[str, Any]:
 
 
 def _path(folder: str, key: str, row: int, digest: str, suffix: str) -> str:
-    return safe_path(f"media/{folder}/{key}_{row}_{digest[:20]}{suffix}")
+    return safe_path(f"{folder}/{key}_{row}_{digest[:20]}{suffix}")
 
 
 def _sha256(local: Path) -> str:
