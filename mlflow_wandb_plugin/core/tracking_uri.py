@@ -65,7 +65,11 @@ def where(uri: str, experiment_id: str, run_id: str) -> str:
 
 
 def link(uri: str, experiment_id: str, run_id: str) -> str:
-    """The page of a run on a tracking server; empty for other stores."""
+    """The page of a run on a tracking server; empty for other stores.
+
+    It asks for MLflow's view of trainings: MLflow 3.17 opens the one of GenAI apps else.
+    """
     if uri.startswith(("http://", "https://")):
-        return f"{shown(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+        page = f"{shown(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+        return f"{page}?workflowType=machine_learning"
     return ""

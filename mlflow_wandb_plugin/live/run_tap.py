@@ -63,7 +63,7 @@ class RunTap:
         self._target_uri = tracking_uri.uri(settings)
         # Before the run is created, so that it is ready when wandb is.
         self._replicator = Replicator.start(self.path.parent, self._target_uri)
-        self._naming, self._named = threading.Lock(), False
+        self._naming, self._named, self._printed = threading.Lock(), False, False
         self.calls: MlflowCalls | None = None
         self._active_run_id = ""
         self._quiet = heed(run.settings)
@@ -256,6 +256,8 @@ class RunTap:
             time.sleep(0.02)
         line.end()
         status = read_status(self.path)
+        # Of a run that ended before MLflow had answered.
+        self._print_replica(status)
         if status.get("state") != "complete":
             reason = status.get("error") or _what_is_late(status, "taken everything")
             warn_once(f"{reason}. `mlflow-wandb sync {self.path.parent.parent}` delivers the rest")
@@ -289,10 +291,15 @@ class RunTap:
             if run_id and not self._named:
                 where = status["experiment_id"], status["tracking_uri"]
                 self._update_wandb_config(identity.config_keys(run_id, *where))
-                if not self._quiet:
-                    print_line(f"MLflow run {run_id} {status.get('where', '')}".rstrip())
+                self._print_replica(status)
             self._named = self._named or bool(run_id) or last
         return bool(run_id)
+
+    def _print_replica(self, status: dict[str, Any]) -> None:
+        """Print the MLflow run's id and location, once they are known."""
+        if status.get("run_id") and not (self._quiet or self._printed):
+            self._printed = True
+            print_line(f"MLflow run {status['run_id']} {status.get('where', '')}".rstrip())
 
     def _update_wandb_config(self, values: Mapping[str, Any]) -> None:
         try:

@@ -38,3 +38,22 @@ def test_a_late_mlflow_run_id_is_in_the_config_as_soon_as_it_is_known(
     assert state.status == "FINISHED"
     assert state.points("loss") == [(0, 1.0), (1, 2.0)]
     assert done.stderr.count(f"MLflow run {state.run_id}") == 1
+
+
+ENDS_AT_ONCE = """
+import mlflow_wandb_plugin
+import wandb
+
+mlflow_wandb_plugin.autolog(init_timeout=0, finish_timeout=200)
+with wandb.init(project="late") as run:
+    run.log({"loss": 1.0})
+"""
+
+
+def test_a_run_that_ends_before_mlflow_answers_is_named_at_its_end(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    """Its id and location are printed, once."""
+    done = run_script(ENDS_AT_ONCE, env, tmp_path)
+    [state] = read_runs(env["MLFLOW_TRACKING_URI"]).values()
+    assert done.stderr.count(f"MLflow run {state.run_id}") == 1

@@ -306,6 +306,7 @@ run.finish()
     _, run_id, experiment_id, uri = said.split()
     assert uri == server
     page = f"MLflow run {run_id} at {server}/#/experiments/{experiment_id}/runs/{run_id}"
+    page += "?workflowType=machine_learning"
     assert page in done.stderr
     run = read_runs(server, tmp_path / "dual", "known")["known"]
     assert run.run_id == run_id
