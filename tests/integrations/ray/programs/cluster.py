@@ -48,3 +48,16 @@ def told(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def trial_of(name: str, config: dict[str, Any]) -> Any:
+    """Tune's trial of an experiment on a storage path in this folder, without a cluster."""
+    from ray.train._internal.storage import StorageContext
+    from ray.tune.experiment import Trial
+
+    class WithoutCluster(Trial):  # type: ignore[misc]
+        local_path = str(Path.cwd() / "trial")
+
+    storage = StorageContext(storage_path=str(Path.cwd() / "storage"), experiment_dir_name=name)
+    known: dict[str, Any] = {"trial_id": "abcde_00000", "stub": True, "storage": storage}
+    return WithoutCluster("a-trainable", config=config, **known)
