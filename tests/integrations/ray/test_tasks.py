@@ -54,3 +54,21 @@ def test_generators_coroutines_and_failures(left: Left, project: str, rows: list
     assert_same_points(run, twin)
     ended = ("failed", "FAILED") if project == "fails" else ("finished", "FINISHED")
     assert (run.state, twin.status) == ended
+
+
+def test_a_task_that_holds_the_drop_in_is_replicated(left: Left) -> None:
+    """The worker imports nothing of the package but what the function brings along."""
+    run, twin = left.only("drop-in")
+    assert run.name == left.said["drop-in"]
+    assert rows_of(run) == [{"index": 7}]
+    assert_same_points(run, twin)
+
+
+def test_a_task_that_imports_wandb_is_replicated_by_rays_setup_hook(
+    program: Callable[..., Left],
+) -> None:
+    """The hook names `autolog`, as docs/ray.md has it; the function need not know of it."""
+    left = program("tasks", "hook")
+    run, twin = left.only("by-hook")
+    assert rows_of(run) == [{"index": 8}]
+    assert_same_points(run, twin)

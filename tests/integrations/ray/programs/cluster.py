@@ -11,7 +11,7 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def small_ray(cpus: int = 2) -> Iterator[Any]:
+def small_ray(cpus: int = 2, **options: Any) -> Iterator[Any]:
     import ray
 
     # The dashboard's packages are not needed, and its port may be taken.
@@ -20,6 +20,7 @@ def small_ray(cpus: int = 2) -> Iterator[Any]:
         object_store_memory=100_000_000,
         include_dashboard=False,
         log_to_driver="RAY_TESTS_LOG" in os.environ,
+        **options,
     )
     try:
         yield ray
