@@ -51,7 +51,7 @@ def told(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def trial_of(name: str, config: dict[str, Any]) -> Any:
+def trial_of(name: str, config: dict[str, Any], trial_id: str = "abcde_00000") -> Any:
     """Tune's trial of an experiment on a storage path in this folder, without a cluster."""
     from ray.train._internal.storage import StorageContext
     from ray.tune.experiment import Trial
@@ -60,5 +60,5 @@ def trial_of(name: str, config: dict[str, Any]) -> Any:
         local_path = str(Path.cwd() / "trial")
 
     storage = StorageContext(storage_path=str(Path.cwd() / "storage"), experiment_dir_name=name)
-    known: dict[str, Any] = {"trial_id": "abcde_00000", "stub": True, "storage": storage}
+    known: dict[str, Any] = {"trial_id": trial_id, "stub": True, "storage": storage}
     return WithoutCluster("a-trainable", config=config, **known)
