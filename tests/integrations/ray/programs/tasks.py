@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from typing import Any
 
@@ -30,6 +31,17 @@ def holds_the_drop_in() -> str:
     with wandb_of_drop_in.init(project="drop-in") as run:
         run.log({"index": 7})
         return str(run.id)
+
+
+@ray.remote
+def logs_with_mlflow(uri: str) -> str:
+    import mlflow
+
+    mlflow.set_tracking_uri(f"wandb+{uri}")
+    mlflow.set_experiment("mirrored")
+    with mlflow.start_run() as run:
+        mlflow.log_metric("index", 9.0, step=3)
+    return str(run.info.run_id)
 
 
 @ray.remote
@@ -103,6 +115,7 @@ def main() -> None:
             failed = str(error.args[0]) if error.args else str(error)
         said = {
             "drop-in": ray.get(holds_the_drop_in.remote()),
+            "mirrored": ray.get(logs_with_mlflow.remote(os.environ["MLFLOW_TRACKING_URI"])),
             "task": ray.get([task.remote(index) for index in range(2)]),
             "generator": [ray.get(one) for one in generator.remote(3)],
             "fails": "as intended" in failed,
