@@ -258,7 +258,7 @@ class DualLoggerCallback(rays.WandbLoggerCallback):
     def _begin(self, trial: Any, config: Mapping[str, Any]) -> RunThread:
         storage, name = trial.storage, str(trial)
         # Trial ids begin with five digits a session: they are unique within an experiment only.
-        own = self._ids.setdefault(trial.trial_id, run_id(path_of(storage), trial.trial_id))
+        own = self._ids.setdefault(trial.trial_id, run_id(path_of(storage), str(trial.trial_id)))
         group = self.group or trial.experiment_dir_name
         about = {PARENT_GROUP_KEY: group, "trial_log_path": str(trial.local_path)}
         arguments = {"id": own, "name": name, "group": group, "config": about}

@@ -23,6 +23,7 @@ from mlflow_wandb_ray import (
     setup_mlflow,
     setup_wandb,
     tune,
+    worker,
 )
 
 
@@ -152,3 +153,16 @@ def test_a_trial_that_has_ended_keeps_no_thread_and_no_run(
     callback.on_experiment_end([])
     kept = [callback._threads, callback._ending, callback._configs, callback._saved]
     assert [len(of_trials) for of_trials in kept] == [0, 0, 0, 0]
+
+
+def test_ranks_other_than_zero_get_what_does_nothing(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str]
+) -> None:
+    """A disabled run, and Ray's module without effects; MLflow and W&B are not asked."""
+    monkeypatch.setattr(worker._Session, "current", lambda: worker._Session(rank=1, ranks=2))
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    run = setup_wandb(project="p")
+    assert run.disabled
+    run.finish()
+    assert setup_mlflow({}).sklearn.save_model(None, "folder") is None
