@@ -127,15 +127,17 @@ class DualLoggerCallback(rays.WandbLoggerCallback):
         self._destination().provide_key()
 
     def log_trial_start(self, trial: Any) -> None:
-        """Also called when a trial is restarted."""
-        if trial.trial_id not in self._threads:
-            config = self._config_of(trial)
+        """Also called when a trial is restarted, perhaps with another config."""
+        config = self._config_of(trial)
+        if trial.trial_id in self._threads:
+            self._update_config(trial, config)
+        else:
             self._configs[trial.trial_id] = dict(config)
             self._threads[trial.trial_id] = self._begin(trial, config)
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
-        self.log_trial_start(trial)
-        thread, known = self._threads[trial.trial_id], self._configs[trial.trial_id]
+        if trial.trial_id not in self._threads:
+            self.log_trial_start(trial)
         clean = rays._clean_log(
             dict(result), video_kwargs=self.video_kwargs, image_kwargs=self.image_kwargs
         )
@@ -146,15 +148,8 @@ class DualLoggerCallback(rays.WandbLoggerCallback):
         ]
         rules = SimpleNamespace(_exclude=set(excluded), _to_config=set(self.AUTO_CONFIG_KEYS))
         row, config = rays._WandbLoggingActor._handle_result(rules, clean)
-        changed = {
-            key: value
-            for key, value in shown(config).items()
-            if known.get(key) != value and self._is_logged_now(key)
-        }
-        if changed:
-            known.update(changed)
-            thread.call(lambda run: run.config.update(changed, allow_val_change=True))
-        thread.log(row)
+        self._update_config(trial, shown(config))
+        self._threads[trial.trial_id].log(row)
 
     def on_checkpoint(
         self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
@@ -242,6 +237,20 @@ class DualLoggerCallback(rays.WandbLoggerCallback):
             init["tags"] = self.tags
         of_nodes = self.api_key, self.api_key_path, self._databricks_config_file
         return Destination(init, settings, tags, *of_nodes)
+
+    def _update_config(self, trial: Any, config: Mapping[str, Any]) -> None:
+        """Log what has changed in a trial's config."""
+        known = self._configs[trial.trial_id]
+        changed = {
+            key: value
+            for key, value in config.items()
+            if known.get(key) != value and self._is_logged_now(key)
+        }
+        if changed:
+            known.update(changed)
+            self._threads[trial.trial_id].call(
+                lambda run: run.config.update(changed, allow_val_change=True)
+            )
 
     def _is_logged_now(self, key: str) -> bool:
         return not self.log_params_on_trial_end or key in self.AUTO_CONFIG_KEYS

@@ -60,7 +60,7 @@ def install(settings: Settings) -> None:
     """
     global _settings, _installed
     _settings = settings
-    if settings.homes == "wandb":
+    if settings.homes == "wandb" and not _installed:
         return
     if settings.homes == "mlflow":
         _force_offline()
