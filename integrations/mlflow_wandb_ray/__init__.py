@@ -11,9 +11,16 @@ from typing import Any
 _MODULES = {
     "DualLoggerCallback": "mlflow_wandb_ray.tune",
     "DualTrainCallback": "mlflow_wandb_ray.controller",
+    "MLflowLoggerCallback": "mlflow_wandb_ray.tune",
+    "WandbLoggerCallback": "mlflow_wandb_ray.tune",
     "setup_dual": "mlflow_wandb_ray.worker",
+    "setup_mlflow": "mlflow_wandb_ray.worker",
+    "setup_wandb": "mlflow_wandb_ray.worker",
 }
-__all__ = ["DualLoggerCallback", "DualTrainCallback", "setup_dual"]
+__all__ = [
+    "DualLoggerCallback", "DualTrainCallback", "MLflowLoggerCallback", "WandbLoggerCallback",
+    "setup_dual", "setup_mlflow", "setup_wandb",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -14,8 +14,8 @@ from typing import Any
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_ray.arguments import check_init_arguments
-from mlflow_wandb_ray.run_thread import RunThread
-from mlflow_wandb_ray.runs import Destination, begin, run_id, storage_path
+from mlflow_wandb_ray.run_thread import RunThread, not_logged
+from mlflow_wandb_ray.runs import Destination, begin, group_of, run_id, storage_path
 
 try:
     from ray.train.v2._internal.execution.callback import ControllerCallback, ReportCallback
@@ -29,7 +29,8 @@ except ImportError as error:
 
 FAILED, ABORTED = 1, 255
 _PASSED_VARIABLES = (
-    "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_API_KEY_FILE",
+    "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_PROJECT_NAME",
+    "WANDB_GROUP_NAME", "WANDB_API_KEY_FILE",
     "MLFLOW_TRACKING_URI", "DATABRICKS_CONFIG_FILE",
 )  # fmt: skip
 _PASSED_PREFIX = "MLFLOW_WANDB_"
@@ -62,7 +63,10 @@ class DualTrainCallback(ControllerCallback, ReportCallback):
     ) -> None:
         check_init_arguments(type(self).__name__, init)
         self._destination = Destination(
-            init, tracking_uri, experiment, api_key_file, databricks_config_file
+            init,
+            {"tracking_uri": tracking_uri, "experiment": experiment},
+            api_key_file=api_key_file,
+            databricks_config_file=databricks_config_file,
         )
         # The callback is created in the user's script; the controller may have another environment.
         self._environment = _settings_of(os.environ)
@@ -75,18 +79,31 @@ class DualTrainCallback(ControllerCallback, ReportCallback):
         run_config = train_run_context.run_config
         storage = run_config.storage_context
         arguments = {"id": run_id(storage_path(storage)), "name": run_config.name}
+        if group := group_of(self._destination.init):
+            arguments["group"] = group
         config = train_run_context.train_loop_config or {}
 
         def start(offline: bool) -> Any:
             destination = self._destination.offline() if offline else self._destination
             # Several trainers may share a process, as Tune's trials do.
-            return begin(destination, {**arguments, "reinit": "create_new"}, config, storage)
+            return begin(destination, arguments, config, storage, several=True)
 
         self._run_thread = RunThread(start)
 
     def after_report(self, training_report: Any, metrics: list[dict[str, Any]]) -> None:
         if self._run_thread is not None and metrics:
             self._run_thread.log(metrics[0])
+
+    async def before_controller_shutdown(self) -> None:
+        """Fail the training if nothing of it could be logged.
+
+        Raises:
+            NotLoggedError: the run could not start.
+        """
+        if self._run_thread is not None:
+            self._run_thread.wait()
+            if self._run_thread.error is not None:
+                raise not_logged(self._run_thread.error)
 
     def after_controller_finish(self, result: Any) -> None:
         self._end(0 if result.error is None else FAILED)

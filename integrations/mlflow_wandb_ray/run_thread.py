@@ -9,28 +9,42 @@ from concurrent.futures import wait as wait_for
 from typing import Any
 
 from mlflow_wandb_plugin.errors import MlflowWandbError
+from mlflow_wandb_ray.credentials import NoKeyError
+
+
+class NotLoggedError(MlflowWandbError):
+    """What an experiment reported is in neither home."""
 
 
 class RunThread:
     """Makes the calls of one run in order; none of them raises into the caller.
 
-    If W&B refuses or cannot be reached, the run becomes an offline one: MLflow gets everything, and
-    ``wandb sync`` uploads it to W&B.
+    If W&B cannot be reached, or there is no key for it, the run becomes an offline one: MLflow gets
+    everything, and ``wandb sync`` uploads it to W&B.
 
     Args:
         start: starts the run; its argument says whether the run must be offline.
 
     Attributes:
-        run: the W&B run; None until it has started.
+        run: the W&B run; None until it has started, and after its end.
+        run_id: its id; empty until it has started.
+        error: why the run could not start; None if it did.
     """
 
     def __init__(self, start: Callable[[bool], Any]) -> None:
         self._start = start
         self.run: Any = None
+        self.run_id = ""
+        self.error: Exception | None = None
         self._ended = False
         self._lost = 0
         self._pool = ThreadPoolExecutor(1, "mlflow-wandb-ray")
         self._last: Future[None] = self._pool.submit(self._begin)
+
+    @property
+    def done(self) -> bool:
+        """Whether all calls so far are made."""
+        return self._last.done()
 
     def call(self, what: Callable[[Any], object]) -> None:
         """Call ``what`` with the W&B run after all earlier calls."""
@@ -59,13 +73,20 @@ class RunThread:
 
     def _begin(self) -> None:
         try:
-            self.run = self._start(False)
-        except Exception as error:
-            report(f"{_message(error)}. The run continues offline; `wandb sync` uploads it")
             try:
+                self.run = self._start(False)
+            except Exception as error:
+                if not _is_unreachable(error):
+                    raise
+                report(f"{_message(error)}. The run continues offline; `wandb sync` uploads it")
                 self.run = self._start(True)
-            except Exception as second:
-                report(f"this run is not logged: {_message(second)}")
+            self.run_id = self.run.id
+        except Exception as error:
+            self.error = error
+            report(f"this run is not logged: {_message(error)}")
+        finally:
+            # It refers to the callback, and to what the training was given.
+            del self._start
 
     def _call(self, what: Callable[[Any], object]) -> None:
         try:
@@ -81,11 +102,24 @@ class RunThread:
             report(f"{self._lost} reports are not logged")
         else:
             self._call(lambda run: run.finish(exit_code=exit_code))
+            self.run = None
+
+
+def not_logged(error: Exception) -> NotLoggedError:
+    """Return the error of an experiment of which no run could start, because of ``error``."""
+    return NotLoggedError(f"nothing was logged to W&B or MLflow: {_message(error)}")
 
 
 def report(message: str) -> None:
     """Write a line to the log of this process, which Ray shows to the driver."""
     print(f"mlflow-wandb: {message}", file=sys.stderr, flush=True)
+
+
+def _is_unreachable(error: Exception) -> bool:
+    """Whether an offline run can do what W&B does not: it cannot be reached, or knows no key."""
+    import wandb
+
+    return isinstance(error, NoKeyError | wandb.errors.CommError | ConnectionError | TimeoutError)
 
 
 def _message(error: Exception) -> str:

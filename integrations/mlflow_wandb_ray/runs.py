@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mlflow_wandb_plugin.core.identity import CALLS_CONFIG_KEY
 from mlflow_wandb_plugin.core.redaction import without_secrets
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.live.terminal import print_line, warn_once
-from mlflow_wandb_plugin.sources.wandb_local.unsent_rows import Unsent
+from mlflow_wandb_plugin.live.terminal import warn_once
+from mlflow_wandb_plugin.mapping.to_wandb import project_name
 from mlflow_wandb_ray import credentials
 
 
@@ -23,19 +24,25 @@ class Destination:
 
     Attributes:
         init: arguments of ``wandb.init``.
-        tracking_uri, experiment: of MLflow; None means the settings of this package.
-        api_key_file, databricks_config_file: see `credentials`.
+        settings: of this package; those that are None are left out.
+        tags: of the MLflow run.
+        api_key, api_key_file, databricks_config_file: see `credentials`.
     """
 
     init: Mapping[str, Any] = field(default_factory=dict)
-    tracking_uri: str | None = None
-    experiment: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, Any] = field(default_factory=dict)
+    api_key: str | None = None
     api_key_file: str | None = None
     databricks_config_file: str | None = None
 
     def offline(self) -> Destination:
         """Return a copy that does not connect to W&B."""
         return replace(self, init={**self.init, "mode": "offline"})
+
+    def provide_key(self) -> None:
+        """Make sure that this process has W&B's key; see `credentials.provide_wandb_key`."""
+        credentials.provide_wandb_key(self.init, self.api_key, self.api_key_file)
 
 
 def run_id(*parts: str) -> str:
@@ -55,7 +62,11 @@ def local_folder(storage: Any) -> Path | None:
 
 
 def begin(
-    destination: Destination, arguments: Mapping[str, Any], config: Mapping[str, Any], storage: Any
+    destination: Destination,
+    arguments: Mapping[str, Any],
+    config: Mapping[str, Any],
+    storage: Any,
+    several: bool = False,
 ) -> Any:
     """Start or resume a W&B run that is replicated to MLflow.
 
@@ -64,29 +75,60 @@ def begin(
         config: the training's config, logged as the run's config without secrets.
         storage: Ray's storage context, in which wandb's files and the journals are kept because it
             outlives the node; None leaves the folder to wandb.
+        several: other runs of this process may be open at the same time.
 
     Raises:
         UsageError: a setting does not fit, or this node has no credentials.
     """
     import wandb
+    from ray.air.integrations.wandb import _run_wandb_process_run_info_hook
 
-    from mlflow_wandb_plugin.live.tap import using
+    from mlflow_wandb_plugin.live.tap import tap_of, using
 
-    init = {**arguments, **destination.init}
-    credentials.provide_wandb_key(init, destination.api_key_file)
+    init = {**arguments, **destination.init, **({"reinit": "create_new"} if several else {})}
+    destination.provide_key()
     if init.get("id") and "resume" not in init and not credentials.is_offline(init):
         init["resume"] = "allow"
-    given = destination.init.get("config") or {}
-    users = shown(given) if isinstance(given, Mapping) else {}
-    init["config"] = {**shown(config), **(arguments.get("config") or {}), **users}
+    init["config"] = _config(destination, arguments, config)
+    init["project"] = project_of(init)
     if storage is not None:
         _keep_on_storage(init, local_folder(storage))
-    settings = {"tracking_uri": destination.tracking_uri, "experiment": destination.experiment}
-    with using(**{name: value for name, value in settings.items() if value}):
+    settings = {name: value for name, value in destination.settings.items() if value is not None}
+    with using(**settings):
         _check_mlflow(destination)
         run = wandb.init(**init)
-    log_unsent(run)
+    tap = tap_of(run)
+    if destination.tags and tap is not None and tap.calls is not None:
+        # The replica is MLflow's active run: what the config says of tags was replaced.
+        import mlflow
+
+        mlflow.set_tags(dict(destination.tags))
+    _run_wandb_process_run_info_hook(run)
     return run
+
+
+def project_of(init: Mapping[str, Any], experiment: str | None = None) -> str | None:
+    """Return W&B's project: the argument, ``WANDB_PROJECT_NAME``, that of Ray's hook,
+    ``WANDB_PROJECT``, or one named as MLflow's experiment."""
+    from ray.air.integrations.wandb import _get_wandb_project
+
+    project = _get_wandb_project(init.get("project")) or os.environ.get("WANDB_PROJECT")
+    return project or (project_name("{experiment}", experiment) if experiment else None)
+
+
+def group_of(init: Mapping[str, Any], default: str | None = None) -> str | None:
+    """Return W&B's group: the argument, ``WANDB_GROUP_NAME``, or the default."""
+    return init.get("group") or os.environ.get("WANDB_GROUP_NAME") or default
+
+
+def _config(
+    destination: Destination, arguments: Mapping[str, Any], config: Mapping[str, Any]
+) -> dict[str, Any]:
+    given = destination.init.get("config") or {}
+    users = shown(given) if isinstance(given, Mapping) else {}
+    tags = {str(key): str(value) for key, value in destination.tags.items()}
+    calls = {CALLS_CONFIG_KEY: {"tags": without_secrets(tags)}} if tags else {}
+    return {**shown(config), **(arguments.get("config") or {}), **users, **calls}
 
 
 def shown(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,24 +173,3 @@ def _check_mlflow(destination: Destination) -> None:
         credentials.check_mlflow(uri, destination.databricks_config_file)
     except UsageError as error:
         warn_once(str(error))
-
-
-def log_unsent(run: Any) -> None:
-    """Log the rows of killed processes that did not reach W&B, with their steps and times.
-
-    W&B resumes after the last row that it has; MLflow ignores rows that it has already. Never
-    raises.
-    """
-    try:
-        if run.offline or not run.resumed:
-            return
-        unsent = Unsent(Path(run.dir).parent, run.id, run.starting_step)
-        rows = unsent.rows()
-        for step, row in rows:
-            run.log(row, step=step, commit=True)
-        unsent.forget()
-    except Exception as error:
-        warn_once(f"W&B may lack what a killed process logged: {error}")
-        return
-    if rows:
-        print_line(f"{len(rows)} rows of a killed process are logged again: W&B did not have them")

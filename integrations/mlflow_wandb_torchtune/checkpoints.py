@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -29,16 +29,16 @@ class CheckpointLogging:
 
     def __init__(self, which: Which) -> None:
         self._which = which
-        self._run: Any = None
+        self._run: Callable[[], Any] = lambda: None
         self._config: Mapping[str, Any] = {}
         self._facts: dict[str, Any] = {}
         self._originals: list[tuple[Any, str, Any]] = []
 
-    def watch(self, run: Any, config: Mapping[str, Any]) -> None:
+    def watch(self, run: Callable[[], Any], config: Mapping[str, Any]) -> None:
         """Start logging what the config's checkpointer saves.
 
         Args:
-            run: the W&B run to log to.
+            run: returns the W&B run to log to.
             config: the recipe's config, with its interpolations resolved.
         """
         if self._which == "none" or self._originals:
@@ -109,7 +109,7 @@ class CheckpointLogging:
                 return
             folder = output_dir / f"epoch_{epoch}"
             base = folder if all(folder in file.parents for file in files) else output_dir
-            log_files(self._run, files, base, epoch, metadata)
+            log_files(self._run(), files, base, epoch, metadata)
         except Exception as error:
             warn_once(f"the checkpoint of epoch {epoch} is not logged: {error}")
 

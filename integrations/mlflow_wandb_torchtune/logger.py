@@ -23,9 +23,9 @@ CONFIG_FILE = "torchtune_config.yaml"
 class DualLogger(MetricLoggerInterface):
     """Logs a recipe to W&B and MLflow; takes the arguments of WandBLogger and MLFlowLogger.
 
-    The run starts with `log_config`, or with the first metric if that is not called; only the
-    process of rank zero logs. A helper process writes MLflow: when the recipe ends, training waits
-    for it, at most for the setting ``finish_timeout``.
+    The run starts with `log_config`, or with the first metric if that is not called, or if the
+    recipe resumes from a checkpoint. Only the process of rank zero logs. A helper process writes
+    MLflow: when the recipe ends, training waits for it, at most for the setting ``finish_timeout``.
 
     Args:
         project: W&B's project, and MLflow's experiment unless ``experiment_name`` is given.
@@ -46,6 +46,7 @@ class DualLogger(MetricLoggerInterface):
     """
 
     _session: Session | None = None
+    _closed = True
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class DualLogger(MetricLoggerInterface):
         if log_checkpoints not in get_args(Which):
             choice = ", ".join(get_args(Which))
             raise UsageError(f"log_checkpoints must be one of {choice}: not {log_checkpoints!r}")
-        self._closed = False
+        self._config: Any = OmegaConf.create()
         self._rank = _global_rank()
         folder = init.pop("dir", log_dir)
         if folder is not None and self._rank == 0:
@@ -79,11 +80,12 @@ class DualLogger(MetricLoggerInterface):
             run_id or os.environ.get("MLFLOW_RUN_ID", ""),
         )
         self._checkpoints = CheckpointLogging(log_checkpoints)
+        self._closed = False
 
     # -- torchtune's interface ------------------------------------------------------------
 
     def log_config(self, config: Any) -> None:
-        """Start the run and log the recipe's config, without passwords and keys.
+        """Log the recipe's config, without passwords and keys.
 
         It becomes W&B's config, MLflow's params, and the file ``torchtune_config.yaml`` in both.
 
@@ -93,21 +95,22 @@ class DualLogger(MetricLoggerInterface):
         if self._rank != 0 or self._closed:
             return
         save_config(config)
+        self._config = config
         document = _resolved(config)
-        if self._session is None:
-            self._begin(document)
-        else:
+        self._checkpoints.watch(self._current_run, document)
+        if self._session is not None:
             shown = without_secrets(document)
-            self._current_run().config.update(shown, allow_val_change=True)
-        self._save_config_file(config)
-        self._checkpoints.watch(self._current_run(), document)
+            self._session.run.config.update(shown, allow_val_change=True)
+            self._save_config_file(self._session.run)
+        elif not document.get("resume_from_checkpoint"):
+            self._current_run()
 
     def log(self, name: str, data: Any, step: int) -> None:
         """Log one scalar; see `log_dict`."""
         self.log_dict({name: data}, step)
 
     def log_dict(self, payload: Mapping[str, Any], step: int) -> None:
-        """Log scalars: numbers, or tensors and arrays that hold one.
+        """Log scalars: what wandb takes as a number, so tensors and arrays that hold one, too.
 
         Args:
             payload: values by name.
@@ -115,8 +118,7 @@ class DualLogger(MetricLoggerInterface):
         """
         if self._rank != 0 or self._closed:
             return
-        run = self._current_run()
-        run.log({**{name: _number(value) for name, value in payload.items()}, STEP_KEY: int(step)})
+        self._current_run().log({**payload, STEP_KEY: int(step)})
 
     def close(self) -> None:
         """End the run; as failed if an exception is being handled."""
@@ -127,9 +129,10 @@ class DualLogger(MetricLoggerInterface):
 
     def __del__(self) -> None:
         # The recipe crashed, the program continues, and nothing can call close() any more.
-        if self._session is not None and not self._session.ended:
+        if not self._closed:
             self._checkpoints.unwatch()
-            self._session.abandon()
+            if self._session is not None:
+                self._session.abandon()
 
     # -- for custom recipes ---------------------------------------------------------------
 
@@ -155,26 +158,25 @@ class DualLogger(MetricLoggerInterface):
             log_checkpoint(self._current_run(), Path(path), epoch, metadata or {})
 
     def _current_run(self) -> Any:
+        """Return the run; starts it, a resumed one not before there is something to log."""
         if self._session is None:
-            self._begin({})
-        assert self._session is not None
+            config = _resolved(self._config)
+            folder = config.get("output_dir")
+            self._session = Session.begin(
+                self._destination,
+                without_secrets(config),
+                Path(folder).absolute() if isinstance(folder, str) and folder else None,
+                resume=bool(config.get("resume_from_checkpoint")),
+            )
+            if self._config:
+                self._save_config_file(self._session.run)
         return self._session.run
 
-    def _begin(self, config: Mapping[str, Any]) -> None:
-        output_dir = config.get("output_dir")
-        self._session = Session.begin(
-            self._destination,
-            without_secrets(dict(config)),
-            Path(output_dir).absolute() if isinstance(output_dir, str) and output_dir else None,
-            resume=bool(config.get("resume_from_checkpoint")),
-        )
-
-    def _save_config_file(self, config: Any) -> None:
-        run = self._current_run()
+    def _save_config_file(self, run: Any) -> None:
         try:
             file = Path(run.dir) / CONFIG_FILE
             # As YAML for ``tune run --config``: with interpolations, without secrets.
-            document = without_secrets(OmegaConf.to_container(config, resolve=False))
+            document = without_secrets(OmegaConf.to_container(self._config, resolve=False))
             file.write_text(OmegaConf.to_yaml(OmegaConf.create(document)), encoding="utf-8")
             run.save(str(file), base_path=run.dir, policy="now")
         except Exception as error:
@@ -213,15 +215,3 @@ def _experiment_of_mlflow() -> str | None:
     """Return MLflow's variable, which torchtune's MLFlowLogger reads, unless ours is set."""
     ours = os.environ.get("MLFLOW_WANDB_EXPERIMENT")
     return None if ours else os.environ.get("MLFLOW_EXPERIMENT_NAME")
-
-
-def _number(value: Any) -> Any:
-    """Return the number in a tensor or array of one element; other values stay."""
-    import numpy as np
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return value.item() if value.numel() == 1 else value.detach()
-    if isinstance(value, np.ndarray | np.generic) and value.size == 1:
-        return value.item()
-    return value

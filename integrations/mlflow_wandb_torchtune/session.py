@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import os
@@ -12,16 +11,16 @@ import threading
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from mlflow_wandb_plugin.core.atomic_files import write_atomically
-from mlflow_wandb_plugin.core.identity import GIVEN_RUN_CONFIG_KEY
+from mlflow_wandb_plugin.core.identity import GIVEN_RUN_CONFIG_KEY, RUN_ID_CONFIG_KEY
 from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
 from mlflow_wandb_plugin.live.terminal import warn_once
 
 FILE_NAME = "dual_logger.json"
-"""The file with the ids of the two runs beside the checkpoints: a resumed recipe resumes both."""
+"""The file with the run's id beside the checkpoints: a resumed recipe resumes both runs."""
 STEP_KEY = "global_step"
 CRASHED, INTERRUPTED = 1, 255
 """Exit codes of a W&B run; wandb itself gives the second to Ctrl-C."""
@@ -44,21 +43,16 @@ class Destination:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptIds:
-    """Ids of a recipe's W&B run and of its replica.
-
-    Attributes:
-        mlflow_run_id: empty while MLflow has not created the run yet.
-    """
+class KeptId:
+    """The id of a recipe's W&B run, by which its replica is found, too."""
 
     project: str
     entity: str
     wandb_run_id: str
-    mlflow_run_id: str = ""
 
     @classmethod
-    def read(cls, folder: Path) -> KeptIds | None:
-        """Read the ids that an earlier run of the recipe wrote; None if there are none to read."""
+    def read(cls, folder: Path) -> KeptId | None:
+        """Read the id that an earlier run of the recipe wrote; None if there is none to read."""
         try:
             kept = cls(**json.loads((folder / FILE_NAME).read_text()))
         except (OSError, ValueError, TypeError):
@@ -70,19 +64,18 @@ class KeptIds:
 class Session:
     """A W&B run that is replicated to MLflow, from `begin` to `end`.
 
-    If the recipe crashes, `end` is not called: the run is ended as failed when the process exits
-    or another recipe begins in it.
+    If the recipe crashes, `end` is not called: wandb ends the run when the process exits. Where the
+    program goes on, `abandon` is called, at the latest when another recipe begins.
     """
 
     _open: Session | None = None
 
-    def __init__(self, run: Any, owned: bool, kept_in: Path | None) -> None:
+    def __init__(self, run: Any, owned: bool) -> None:
         self.run = run
         self._owned = owned
-        self._kept_in = kept_in
         self._pid = os.getpid()
         self._error_at_begin = sys.exc_info()[1]
-        self._exit_code = CRASHED
+        self._sigterm = owned and _exit_on_sigterm_of_torchrun()
         self.ended = False
 
     @classmethod
@@ -99,7 +92,7 @@ class Session:
 
         Args:
             config: the recipe's config, without secrets.
-            output_dir: folder in which the ids are kept for a resume.
+            output_dir: folder in which the id is kept for a resume.
             resume: whether the recipe resumes from a checkpoint.
 
         Raises:
@@ -111,14 +104,12 @@ class Session:
             cls._open.abandon()
         _switch_on_replication(destination)
         if wandb.run is not None:
-            session = cls(wandb.run, owned=False, kept_in=None)
+            session = cls(wandb.run, owned=False)
             session._join(config)
         else:
             resumed = _resume_arguments(destination, output_dir, resume)
-            run = wandb.init(**_arguments(destination, config, resumed))
-            session = cls(run, owned=True, kept_in=output_dir)
-            session._keep_ids()
-            session._watch_for_a_crash()
+            session = cls(wandb.init(**_arguments(destination, config, resumed)), owned=True)
+            session._keep_id(output_dir)
         session.run.define_metric(STEP_KEY)
         session.run.define_metric("*", step_metric=STEP_KEY, step_sync=True)
         cls._open = session
@@ -134,7 +125,7 @@ class Session:
 
     def abandon(self) -> None:
         """End the run of a recipe that crashed."""
-        self._finish(self._exit_code)
+        self._finish(CRASHED)
 
     def _finish(self, exit_code: int) -> None:
         if self.ended or self._pid != os.getpid():
@@ -144,34 +135,11 @@ class Session:
         self._error_at_begin = None
         if Session._open is self:
             Session._open = None
-        if not self._owned:
-            return
-        self._stop_watching()
-        self.run.finish(exit_code=exit_code)
-        # After finish() the MLflow run id is known, unless MLflow could not be reached.
-        self._keep_ids()
-
-    def _watch_for_a_crash(self) -> None:
-        # Exit hooks run in reverse order: this one runs before wandb's, which came first.
-        atexit.register(self.abandon)
-        self._excepthook = sys.excepthook
-        sys.excepthook = self._note_exception
-        self._sigterm = _exit_on_sigterm_of_torchrun()
-
-    def _note_exception(
-        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
-    ) -> None:
-        if issubclass(kind, KeyboardInterrupt):
-            self._exit_code = INTERRUPTED
-        self._excepthook(kind, error, trace)
-
-    def _stop_watching(self) -> None:
-        atexit.unregister(self.abandon)
-        if sys.excepthook == self._note_exception:
-            sys.excepthook = self._excepthook
         if self._sigterm and signal.getsignal(signal.SIGTERM) is _exit:
             with contextlib.suppress(ValueError):
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if self._owned:
+            self.run.finish(exit_code=exit_code)
 
     def _join(self, config: Mapping[str, Any]) -> None:
         from mlflow_wandb_plugin.live.tap import follows
@@ -183,16 +151,15 @@ class Session:
             )
         self.run.config.update(dict(config), allow_val_change=True)
 
-    def _keep_ids(self) -> None:
-        if self._kept_in is None:
+    def _keep_id(self, folder: Path | None) -> None:
+        if folder is None:
             return
-        run, known = self.run, self.run.config.get("mlflow_run_id") or ""
-        ids = KeptIds(run.project or "", run.entity or "", run.id, str(known))
+        kept = KeptId(self.run.project or "", self.run.entity or "", self.run.id)
         try:
-            self._kept_in.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._kept_in / FILE_NAME, json.dumps(asdict(ids), indent=1) + "\n")
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / FILE_NAME, json.dumps(asdict(kept), indent=1) + "\n")
         except OSError as error:
-            warn_once(f"a resume will start new runs, because the ids cannot be kept: {error}")
+            warn_once(f"a resume will start new runs, because the id cannot be kept: {error}")
 
 
 def _switch_on_replication(destination: Destination) -> None:
@@ -211,36 +178,29 @@ def _arguments(
     destination: Destination, config: Mapping[str, Any], resumed: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the arguments of ``wandb.init``; those of the user take precedence."""
-    facts: dict[str, Any] = {}
-    if destination.mlflow_run_id:
-        facts |= {"mlflow_run_id": destination.mlflow_run_id, GIVEN_RUN_CONFIG_KEY: True}
-    elif "mlflow_run_id" in resumed:
-        facts["mlflow_run_id"] = resumed["mlflow_run_id"]
-    known = {key: value for key, value in resumed.items() if key != "mlflow_run_id"}
+    given = destination.mlflow_run_id
+    facts = {RUN_ID_CONFIG_KEY: given, GIVEN_RUN_CONFIG_KEY: True} if given else {}
     users = destination.init.get("config") or {}
-    return {**known, **destination.init, "config": {**users, **config, **facts}}
+    return {**resumed, **destination.init, "config": {**users, **config, **facts}}
 
 
 def _resume_arguments(
     destination: Destination, output_dir: Path | None, resume: bool
 ) -> dict[str, str]:
-    """Return arguments that make W&B and MLflow resume the recipe's runs."""
-    if not resume or {"resume", "resume_from", "fork_from"} & destination.init.keys():
+    """Return arguments that make W&B and MLflow resume the recipe's runs, now or later."""
+    if {"resume", "resume_from", "fork_from"} & destination.init.keys():
         return {}
     if "id" in destination.init:
-        return {"resume": "allow"}
-    kept = _kept(destination, output_dir)
-    if kept is None:
-        return {}
-    mlflow = {"mlflow_run_id": kept.mlflow_run_id} if kept.mlflow_run_id else {}
-    return {"id": kept.wandb_run_id, "resume": "allow"} | mlflow
+        return {"resume": "allow"} if resume else {}
+    kept = _kept(destination, output_dir) if resume else None
+    return {"resume": "allow"} | ({"id": kept.wandb_run_id} if kept else {})
 
 
-def _kept(destination: Destination, output_dir: Path | None) -> KeptIds | None:
-    """Read the ids that an earlier run kept; warns if there are none to use."""
-    kept = None if output_dir is None else KeptIds.read(output_dir)
+def _kept(destination: Destination, output_dir: Path | None) -> KeptId | None:
+    """Read the id that an earlier run kept; warns if there is none to use."""
+    kept = None if output_dir is None else KeptId.read(output_dir)
     if kept is None:
-        warn_once(f"{output_dir} has no ids of an earlier run to resume: new runs are started")
+        warn_once(f"{output_dir} has no id of an earlier run to resume: new runs are started")
         return None
     entity = destination.init.get("entity") or os.environ.get("WANDB_ENTITY") or ""
     elsewhere = entity and kept.entity and entity != kept.entity
@@ -252,7 +212,7 @@ def _kept(destination: Destination, output_dir: Path | None) -> KeptIds | None:
 
 
 def _exit_on_sigterm_of_torchrun() -> bool:
-    """Raise SystemExit on SIGTERM, which torchrun sends to all processes when one fails.
+    """Exit on SIGTERM, which torchrun sends to all processes when one fails.
 
     The run is then ended. Without torchrun, or with another handler, the signal is left alone.
     """
@@ -266,4 +226,5 @@ def _exit_on_sigterm_of_torchrun() -> bool:
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    # wandb takes the run's exit code from this function.
+    sys.exit(128 + number)

@@ -55,7 +55,12 @@ def _wrap(function: Any, init: dict[str, Any]) -> Any:
                 return (yield from function(*args, **kwargs))
 
     else:
-        return _run(init)(function)
+        # Not `_run(init)(function)`, whose generator cloudpickle cannot send to Ray's workers.
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with _run(init):
+                return function(*args, **kwargs)
+
     return wrapper
 
 

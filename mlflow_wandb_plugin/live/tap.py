@@ -1,10 +1,11 @@
 """The tap: write every record that the wandb SDK sends to wandb-core to a journal, too.
 
 All of wandb's private API that the package relies on while training is in this file:
-`Run._set_backend`, called once for every run and again in forked children, `Run._finish`, and the
-interface's `_publish` and `_deliver`. Where one of them is missing, `install` raises an error and
-changes nothing. `Run._finish_timed_out`, where it exists, is true after wandb gave up uploading.
-The interface's `_publish_partial_history` is replaced where `sends_rows_as_known`.
+`Run._set_backend`, called once for every run and again in forked children, `Run._on_start` at the
+end of `wandb.init`, `Run._finish`, and the interface's `_publish` and `_deliver`. Where one of them
+is missing, `install` raises an error and changes nothing. `Run._finish_timed_out`, where it exists,
+is true after wandb gave up uploading. The interface's `_publish_partial_history` is replaced where
+`sends_rows_as_known`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import atexit
 import dataclasses
 import functools
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +29,8 @@ from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.live.replicator_process import Replicator
 from mlflow_wandb_plugin.live.run_tap import RunTap
 from mlflow_wandb_plugin.live.terminal import warn_once
+from mlflow_wandb_plugin.live.unsent_rows import log_unsent
+from mlflow_wandb_plugin.live.workers import follow
 from mlflow_wandb_plugin.settings import Settings
 
 # The records that replication needs. All others (telemetry, console, polling) are no data of the
@@ -57,15 +61,17 @@ def install(settings: Settings) -> None:
     """
     global _settings, _installed
     _settings = settings
-    if settings.homes == "wandb":
+    if settings.homes == "wandb" and not _installed:
         return
     if settings.homes == "mlflow":
         _force_offline()
+    run = run_class()
+    follow(sys.modules["wandb"], settings)
     with _lock:
         if _installed:
             return
-        run = run_class()
         run._set_backend = _wrap_set_backend(run._set_backend)
+        run._on_start = _wrap_on_start(run._on_start)
         run._finish = _wrap_finish(run._finish)
         _installed = True
     _start_replicator_early(settings)
@@ -82,6 +88,10 @@ def _start_replicator_early(settings: Settings) -> None:
     if os.environ.get("WANDB_MODE") != "disabled":
         folder = Path(settings.journal_dir).absolute() if settings.journal_dir else outbox.folder()
         Replicator.start(folder, tracking_uri.uri(settings))
+
+
+def is_installed() -> bool:
+    return _installed
 
 
 def settings() -> Settings:
@@ -122,7 +132,7 @@ def run_class() -> Any:
     import wandb
 
     found: Any = getattr(wandb, "Run", None)
-    if not (hasattr(found, "_set_backend") and hasattr(found, "_finish")):
+    if not all(hasattr(found, name) for name in ("_set_backend", "_on_start", "_finish")):
         raise MlflowWandbError(
             f"mlflow-wandb-plugin does not know how to follow wandb {wandb.__version__}: "
             "use a version that its package metadata allows"
@@ -155,6 +165,17 @@ def _wrap_set_backend(set_backend: Any) -> Any:
     return wrapper
 
 
+def _wrap_on_start(on_start: Any) -> Any:
+    @functools.wraps(on_start)
+    def wrapper(run: Any) -> Any:
+        result = on_start(run)
+        if tap_of(run) is not None:
+            log_unsent(run)
+        return result
+
+    return wrapper
+
+
 def _wrap_finish(finish: Any) -> Any:
     @functools.wraps(finish)
     def wrapper(run: Any, *args: Any, **kwargs: Any) -> Any:
@@ -170,6 +191,8 @@ def _wrap_finish(finish: Any) -> Any:
             # Only now has wandb-core written the end of its file of the run.
             if tap is not None:
                 tap.after_finish(uploaded)
+                if tap.closed and tap_of(run) is tap:
+                    del _taps[run.settings.run_id]
 
     return wrapper
 
@@ -266,7 +289,7 @@ def kept_kind(record: Any) -> str | None:
 
 
 def _finish_open_runs() -> None:
-    for tap in _taps.values():
+    for tap in list(_taps.values()):
         tap.after_finish()
 
 

@@ -27,8 +27,8 @@ from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.journal_locks import remove_journal, shipping_lock, trainer_alive
 from mlflow_wandb_plugin.journal.reader import read_header
 from mlflow_wandb_plugin.journal.status_file import read_status, write_status
+from mlflow_wandb_plugin.live import unsent_rows
 from mlflow_wandb_plugin.replicator.run_log_of_journal import wandb_file_of
-from mlflow_wandb_plugin.sources.wandb_local import unsent_rows
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog
 from mlflow_wandb_plugin.sources.wandb_local.run_log import (
     Progress,

@@ -21,9 +21,12 @@ def test_the_journal_notes_whether_everything_was_uploaded(
     timed_out: bool,
     uploaded: bool,
 ) -> None:
-    """The journal is closed in any case, and an error that wandb raises reaches the user."""
+    """The journal is closed in any case, an error that wandb raises reaches the user, and a run
+    whose journal is closed is not kept in memory."""
     noted: list[bool] = []
-    run_tap = SimpleNamespace(before_finish=lambda: None, after_finish=noted.append)
+    run_tap = SimpleNamespace(
+        before_finish=lambda: None, after_finish=noted.append, closed=raises is None
+    )
     monkeypatch.setitem(tap._taps, "r1", run_tap)
     run = SimpleNamespace(settings=SimpleNamespace(run_id="r1"), _finish_timed_out=timed_out)
 
@@ -34,6 +37,7 @@ def test_the_journal_notes_whether_everything_was_uploaded(
     with contextlib.nullcontext() if raises is None else pytest.raises(SystemExit):
         tap._wrap_finish(finish)(run)
     assert noted == [uploaded]
+    assert ("r1" in tap._taps) is not run_tap.closed
 
 
 def test_wandb_has_the_attribute_of_a_finish_that_timed_out() -> None:

@@ -36,7 +36,7 @@ HISTORY = "HistoryPage"
 class Backfilled:
     """Reports: of the round in which a node was killed, of the same again, of the same by threads
     of this process; of a round in which W&B said 429 once, and of the same runs by threads into
-    another experiment. And what MLflow has in the end."""
+    another store. And what MLflow has in the end."""
 
     killed: dict[str, Any]
     again: dict[str, Any]
@@ -76,8 +76,8 @@ def done(tmp_path_factory: pytest.TempPathFactory, wandb: WandbServer, server: s
         written = make_folder(folder / "shared", "shelf")
         report(["backfill", str(folder / "shared"), *arguments[2:], *on_ray], env, folder)
     local = report(arguments, env, folder)
-    threads = ["--experiment", "by threads", "--report", "threads.html"]
-    by_threads = report([*other, *threads], env, folder)
+    elsewhere = ["--to", f"sqlite:///{folder / 'threads.db'}", "--json"]
+    by_threads = report([*other[:2], *elsewhere, "--report", "threads.html"], env, folder)
     found = read_runs_of(PROJECT, server)
     names = [f"r-{index}" for index in range(RUNS)]
     read = {name: len(wandb.asked(HISTORY, name)) for name in names}
@@ -235,7 +235,7 @@ def test_a_report_of_migrated_runs_is_the_one_of_threads(done: Backfilled) -> No
     """Verdicts, actions and points are equal; so are the curves of the page."""
 
     def comparable(found: dict[str, Any]) -> list[dict[str, Any]]:
-        runs = [{**run, "mlflow_run_id": ""} for run in found["runs"]]
+        runs = [{**run, "mlflow_run_id": "", "link": ""} for run in found["runs"]]
         return sorted(runs, key=lambda run: str(run["run_id"]))
 
     assert done.limited["counts"] == done.by_threads["counts"]

@@ -38,7 +38,7 @@ def test_no_key_is_one_line_that_says_what_to_do() -> None:
         "http://127.0.0.1:9",
     ):
         assert part in said
-    assert caught.value.__suppress_context__
+    assert isinstance(caught.value, ValueError)
 
 
 @pytest.mark.parametrize("mode", ["offline", "disabled"])
@@ -48,21 +48,32 @@ def test_a_run_that_is_offline_needs_no_key(mode: str) -> None:
     assert "WANDB_API_KEY" not in os.environ
 
 
-def test_a_key_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By argument or by variable; the environment's own key stands over it."""
-    file = tmp_path / "key"
-    file.write_text(f"{KEY}\n")
-    monkeypatch.setenv("WANDB_API_KEY", "the environment's")
-    provide_wandb_key({}, str(file))
-    assert os.environ["WANDB_API_KEY"] == "the environment's"
-    monkeypatch.delenv("WANDB_API_KEY")
-    provide_wandb_key({}, str(file))
-    assert os.environ["WANDB_API_KEY"] == KEY
-    monkeypatch.delenv("WANDB_API_KEY")
-    monkeypatch.setenv("WANDB_API_KEY_FILE", "~/key")
-    provide_wandb_key({})
-    assert os.environ["WANDB_API_KEY"] == KEY
-    monkeypatch.delenv("WANDB_API_KEY")
+def test_keys_are_taken_in_rays_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The arguments stand over the environment's key, that over the file that a variable names,
+    and that over the function that Ray's variable names. Of a file the first line counts."""
+    file, other = tmp_path / "key", tmp_path / "other"
+    file.write_text(f"{KEY}\nsomething else\n")
+    other.write_text("of the variable\n")
+    monkeypatch.setenv("WANDB_API_KEY_FILE", "~/other")
+    monkeypatch.setenv("WANDB_SETUP_API_KEY_HOOK", f"{__name__}.key_of_hook")
+
+    def taken(in_environment: str, **given: str) -> str:
+        monkeypatch.setenv("WANDB_API_KEY", in_environment)
+        provide_wandb_key({}, **given)
+        return os.environ["WANDB_API_KEY"]
+
+    assert taken("the environment's", key_file=str(file)) == KEY
+    assert taken("the environment's", key="the argument's") == "the argument's"
+    assert taken("the environment's") == "the environment's"
+    assert taken("") == "of the variable"
+    monkeypatch.delenv("WANDB_API_KEY_FILE")
+    assert taken("") == "of the hook"
+    with pytest.raises(ValueError, match="both api_key and api_key_file"):
+        taken("", key="one", key_file=str(file))
+
+
+def key_of_hook() -> str:
+    return "of the hook"
 
 
 def test_a_key_in_the_netrc_file_is_enough(tmp_path: Path) -> None:
@@ -79,7 +90,7 @@ def test_a_key_file_of_no_use_is_named(tmp_path: Path, content: str | None) -> N
     if content is not None:
         file.write_text(content)
     with pytest.raises(UsageError, match="the W&B key file "):
-        provide_wandb_key({}, str(file))
+        provide_wandb_key({}, key_file=str(file))
 
 
 def test_databricks_without_configuration_is_one_line(tmp_path: Path) -> None:
@@ -99,14 +110,15 @@ def test_databricks_without_configuration_is_one_line(tmp_path: Path) -> None:
 
 def test_the_callbacks_take_no_key_along(monkeypatch: pytest.MonkeyPatch) -> None:
     """What Ray sends to the controller, and Tune writes beside the experiment, holds the driver's
-    settings without keys, passwords in URIs and tokens."""
+    settings without keys, passwords in URIs and tokens, also where they were arguments."""
     from mlflow_wandb_ray import DualLoggerCallback, DualTrainCallback
 
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ann:open-sesame@host/")
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "a-token")
-    for callback in (DualTrainCallback(), DualLoggerCallback(project="mine")):
+    given = {"api_key": KEY, "tracking_token": "a-token"}
+    for callback in (DualTrainCallback(), DualLoggerCallback("mine", **given)):
         sent = pickle.dumps(callback)
         assert b"mine" in sent
         for secret in (KEY, "open-sesame", "a-token"):

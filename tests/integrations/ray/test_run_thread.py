@@ -7,18 +7,25 @@ import time
 from typing import Any
 
 import pytest
+from wandb.errors import CommError
 
-from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_ray.run_thread import RunThread
+from mlflow_wandb_ray.credentials import NoKeyError
+from mlflow_wandb_ray.run_thread import RunThread, not_logged
 
 
 class Run:
-    """The part of a W&B run that a RunThread uses."""
+    """The part of a W&B run that a RunThread uses; it is also what starts it."""
 
-    def __init__(self, offline: bool) -> None:
-        self.offline = offline
+    id = "x"
+
+    def __init__(self) -> None:
+        self.offline = False
         self.rows: list[dict[str, Any]] = []
         self.exit_codes: list[int] = []
+
+    def start(self, offline: bool) -> Run:
+        self.offline = offline
+        return self
 
     def log(self, row: dict[str, Any]) -> None:
         if "bad" in row:
@@ -31,11 +38,11 @@ class Run:
 
 def test_calls_do_not_wait_and_keep_their_order() -> None:
     """While the run is still starting, reports are taken at once; all arrive, once."""
-    gate = threading.Event()
+    gate, run = threading.Event(), Run()
 
     def start(offline: bool) -> Run:
         gate.wait(20)
-        return Run(offline)
+        return run.start(offline)
 
     thread = RunThread(start)
     began = time.monotonic()
@@ -50,46 +57,72 @@ def test_calls_do_not_wait_and_keep_their_order() -> None:
     assert thread.run is None
     gate.set()
     thread.wait(20)
-    assert thread.run.rows == [{"n": number} for number in range(100)]
-    assert thread.run.exit_codes == [1]
+    assert run.rows == [{"n": number} for number in range(100)]
+    assert run.exit_codes == [1]
+    assert thread.done
+    assert (thread.run, thread.run_id, thread.error) == (None, "x", None)
 
 
-def test_a_refusal_makes_the_run_an_offline_one(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (NoKeyError("no W&B API key"), "no W&B API key"),
+        (CommError("timed out"), "CommError: timed out"),
+        (ConnectionError("refused"), "ConnectionError: refused"),
+    ],
+)
+def test_a_wandb_that_cannot_be_reached_makes_the_run_an_offline_one(
+    error: Exception, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The reason is said in one line, and nothing is lost."""
+    run = Run()
 
     def start(offline: bool) -> Run:
         if not offline:
-            raise UsageError("no W&B API key")
-        return Run(offline)
+            raise error
+        return run.start(offline)
 
     thread = RunThread(start)
     thread.log({"n": 1})
     thread.end(0)
     thread.wait(20)
-    assert thread.run.offline
-    assert thread.run.rows == [{"n": 1}]
-    said = capsys.readouterr().err
-    assert (
-        said == "mlflow-wandb: no W&B API key. The run continues offline; `wandb sync` uploads it\n"
-    )
+    assert run.offline
+    assert run.rows == [{"n": 1}]
+    line = f"mlflow-wandb: {said}. The run continues offline; `wandb sync` uploads it\n"
+    assert capsys.readouterr().err == line
 
 
-def test_what_is_lost_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
-    """A row that wandb refuses, and all rows of a run that never starts; the rest goes on."""
-    thread = RunThread(Run)
-    thread.log({"bad": 1})
-    thread.log({"n": 1})
-    thread.end(0)
-    thread.wait(20)
-    assert thread.run.rows == [{"n": 1}]
-    assert "something is not logged: ValueError: wandb's own" in capsys.readouterr().err
+def test_another_error_is_not_told_as_offline(capsys: pytest.CaptureFixture[str]) -> None:
+    """The run is not tried a second time, its reports are counted, and the error is kept."""
+    starts: list[bool] = []
 
     def start(offline: bool) -> Run:
-        raise OSError("disk full")
+        starts.append(offline)
+        raise ValueError("wandb's own")
 
     thread = RunThread(start)
     thread.log({"n": 1})
     thread.log({"n": 2})
     thread.end(0)
     thread.wait(20)
-    assert "2 reports are not logged" in capsys.readouterr().err
+    assert starts == [False]
+    said = capsys.readouterr().err
+    assert "this run is not logged: ValueError: wandb's own" in said
+    assert "2 reports are not logged" in said
+    assert "offline" not in said
+    assert isinstance(thread.error, ValueError)
+    assert "nothing was logged to W&B or MLflow: ValueError: wandb's own" in str(
+        not_logged(thread.error)
+    )
+
+
+def test_a_row_that_wandb_refuses_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    """The rest goes on."""
+    run = Run()
+    thread = RunThread(run.start)
+    thread.log({"bad": 1})
+    thread.log({"n": 1})
+    thread.end(0)
+    thread.wait(20)
+    assert run.rows == [{"n": 1}]
+    assert "something is not logged: ValueError: wandb's own" in capsys.readouterr().err

@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_ray import setup_dual
 from mlflow_wandb_ray.runs import local_folder, run_id, shown, storage_path
 
 
@@ -40,9 +37,3 @@ def test_a_config_becomes_plain_values() -> None:
     assert shown(
         {"lr": np.float32(0.5), "sizes": (1, 2), "model": Path, 3: {"api_key": "x", "n": None}}
     ) == {"lr": 0.5, "sizes": [1, 2], "model": "Path", "3": {"api_key": "***", "n": None}}
-
-
-def test_setup_dual_elsewhere_is_an_error() -> None:
-    """Outside of a training function of Ray Train there is no run to set up."""
-    with pytest.raises(UsageError, match="in the function that a Ray Trainer runs"):
-        setup_dual({})

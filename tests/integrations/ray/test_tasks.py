@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.integrations.ray.conftest import Left, assert_same_points, rows_of
+from tests.support.processes import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray_cluster, pytest.mark.timeout(300)]
 
@@ -54,3 +55,31 @@ def test_generators_coroutines_and_failures(left: Left, project: str, rows: list
     assert_same_points(run, twin)
     ended = ("failed", "FAILED") if project == "fails" else ("finished", "FINISHED")
     assert (run.state, twin.status) == ended
+
+
+def test_a_task_that_holds_the_drop_in_is_replicated(left: Left) -> None:
+    """The worker imports nothing of the package but what the function brings along."""
+    run, twin = left.only("drop-in")
+    assert run.name == left.said["drop-in"]
+    assert rows_of(run) == [{"index": 7}]
+    assert_same_points(run, twin)
+
+
+def test_a_task_that_logs_with_mlflow_is_mirrored(left: Left) -> None:
+    """`wandb+` before the tracking URI, in the worker: W&B has the run of the same id."""
+    wait_until(lambda: left.wandb("mirrored") != [], 120, "the run in W&B")
+    run, twin = left.only("mirrored")
+    assert run.name == left.said["mirrored"]
+    wait_until(lambda: run.state == "finished", 120, "the end of the run in W&B")
+    assert twin.points("index") == [(3, 9.0)]
+    assert [row["index"] for row in rows_of(run)] == [9.0]
+
+
+def test_a_task_that_imports_wandb_is_replicated_by_rays_setup_hook(
+    program: Callable[..., Left],
+) -> None:
+    """The hook names `autolog`, as docs/ray.md has it; the function need not know of it."""
+    left = program("tasks", "hook")
+    run, twin = left.only("by-hook")
+    assert rows_of(run) == [{"index": 8}]
+    assert_same_points(run, twin)

@@ -13,9 +13,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray_cluster, pytest.mark.timeout(600
 
 
 @pytest.fixture(scope="module")
-def left(program: Callable[..., Left]) -> Left:
-    names = ("worker-dies", "rank-zero-dies", "retries-spent", "in-worker", "every-rank", "gloo")
-    return program("train", *names, timeout=560)
+def dying(program: Callable[..., Left]) -> Left:
+    return program("train", "worker-dies", "rank-zero-dies", "retries-spent", timeout=560)
+
+
+@pytest.fixture(scope="module")
+def others(program: Callable[..., Left]) -> Left:
+    return program("train", "in-worker", "every-rank", "gloo", "no:home", timeout=560)
 
 
 def row_of(told: dict[str, Any]) -> dict[str, Any]:
@@ -23,12 +27,12 @@ def row_of(told: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["worker-dies", "rank-zero-dies"])
-def test_a_restart_resumes_the_same_runs(left: Left, name: str) -> None:
+def test_a_restart_resumes_the_same_runs(dying: Left, name: str) -> None:
     """One run in each home has what the controller received of both attempts, each report once and
     in order; it is finished."""
-    run, twin = left.only(name)
-    assert left.said[name] == "finished"
-    told = left.told(name)
+    run, twin = dying.only(name)
+    assert dying.said[name] == "finished"
+    told = dying.told(name)
     first = [row_of(line) for line in told if line["first"]]
     second = [row_of(line) for line in told if not line["first"]]
     # The rank that lives may be at its third report already, which then never is one.
@@ -43,12 +47,12 @@ def test_a_restart_resumes_the_same_runs(left: Left, name: str) -> None:
     assert twin.tags["mlflow.wandb.state"] == "complete"
 
 
-def test_a_training_whose_retries_are_spent_is_failed(left: Left) -> None:
+def test_a_training_whose_retries_are_spent_is_failed(dying: Left) -> None:
     """Both attempts' reports are in one run, which is FAILED; the user's error is Ray's own."""
-    run, twin = left.only("retries-spent")
-    assert left.said["retries-spent"] == "WorkerGroupError"
+    run, twin = dying.only("retries-spent")
+    assert dying.said["retries-spent"] == "WorkerGroupError"
     assert (run.state, twin.status) == ("failed", "FAILED")
-    told = [row_of(line) for line in left.told("retries-spent")]
+    told = [row_of(line) for line in dying.told("retries-spent")]
     received = rows_of(run)
     assert received
     assert [row for row in received if row not in told] == []
@@ -57,19 +61,19 @@ def test_a_training_whose_retries_are_spent_is_failed(left: Left) -> None:
 
 
 @pytest.mark.parametrize("name", ["worker-dies", "retries-spent", "in-worker"])
-def test_no_secret_of_the_config_is_shown(left: Left, name: str) -> None:
+def test_no_secret_of_the_config_is_shown(dying: Left, others: Left, name: str) -> None:
     """The training's config is in both homes, its key is not."""
-    run, twin = left.only(name)
+    run, twin = (others if name == "in-worker" else dying).only(name)
     assert run.values["api_key"] == twin.params["api_key"] == "***"
     assert run.values["told"] == twin.params["told"]
 
 
-def test_setup_dual_resumes_after_rank_zero_was_killed(left: Left) -> None:
+def test_setup_dual_resumes_after_rank_zero_was_killed(others: Left) -> None:
     """Both attempts log into one run: its id is the same in each. All rows of both are in both
     homes, in order and at the same steps, although W&B had none of the first attempt's when its
     worker was killed. The worker's end has ended the run, which nobody else did."""
-    run, twin = left.only("in-worker")
-    told = left.told("in-worker")
+    run, twin = others.only("in-worker")
+    told = others.told("in-worker")
     assert {line["id"] for line in told} == {run.name}
     assert [line["first"] for line in told] == [True] * 2 + [False] * 4
     assert [line["resumed_at"] for line in told] == [0] * 6
@@ -78,25 +82,32 @@ def test_setup_dual_resumes_after_rank_zero_was_killed(left: Left) -> None:
     assert (run.state, twin.status) == ("finished", "FINISHED")
 
 
-def test_each_rank_may_have_a_run_of_its_own(left: Left) -> None:
+def test_each_rank_may_have_a_run_of_its_own(others: Left) -> None:
     """They are one group in W&B and stand below one run in MLflow."""
-    runs = left.wandb("every-rank")
-    told = {line["id"]: line["rank"] for line in left.told("every-rank")}
+    runs = others.wandb("every-rank")
+    told = {line["id"]: line["rank"] for line in others.told("every-rank")}
     assert {run.name: rows_of(run) for run in runs} == {
         run_id: [{"rank": rank}] for run_id, rank in told.items()
     }
     assert sorted(told.values()) == [0, 1]
-    twins = [left.mlflow[run.name] for run in runs]
+    twins = [others.mlflow[run.name] for run in runs]
     (group,) = {run.group for run in runs}
     (parent,) = {twin.tags["mlflow.parentRunId"] for twin in twins}
-    assert left.mlflow[parent].name == group
+    assert others.mlflow[parent].name == group
 
 
-def test_torch_trainer_with_gloo(left: Left) -> None:
+def test_torch_trainer_with_gloo(others: Left) -> None:
     """What TorchTrainer's two workers report is in both homes."""
     pytest.importorskip("torch", reason="torch is not installed: pip install torch")
-    run, twin = left.only("gloo")
-    assert left.said["gloo"] == "finished"
-    assert rows_of(run) == [row_of(line) for line in left.told("gloo")]
+    run, twin = others.only("gloo")
+    assert others.said["gloo"] == "finished"
+    assert rows_of(run) == [row_of(line) for line in others.told("gloo")]
     assert [row["loss"] for row in rows_of(run)] == [1.0, 3.0, 5.0, 7.0]
     assert_same_points(run, twin)
+
+
+def test_a_training_that_reaches_no_home_ends_with_an_error(others: Left) -> None:
+    """W&B refuses the project's name: what workers report is in neither home, and the driver is
+    told so by Ray's own error."""
+    assert others.said["no:home"] == "ControllerError"
+    assert others.wandb("no:home") == []

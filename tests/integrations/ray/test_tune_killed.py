@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_wandb_plugin.sources.wandb_local.unsent_rows import KEPT_JOURNAL
+from mlflow_wandb_plugin.live.unsent_rows import KEPT_JOURNAL
 from tests.integrations.ray.conftest import (
     PROGRAMS,
     Left,

@@ -61,14 +61,15 @@ def run_recipe(
     work: Path,
     launcher: tuple[str, ...] = (),
     check: bool = True,
+    before: tuple[str, ...] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """``tune run RECIPE`` in a child process, and wait for it."""
+    """``tune run RECIPE`` in a child process, and wait for it; ``before`` comes before it."""
     work.mkdir(parents=True, exist_ok=True)
     file = work / "config.yaml"
     # YAML is a superset of JSON.
     file.write_text(json.dumps(config, indent=1))
     tune = [sys.executable, "-m", "torchtune._cli.tune"]
-    command = [*tune, "run", *launcher, recipe, "--config", str(file)]
+    command = [*before, *tune, "run", *launcher, recipe, "--config", str(file)]
     ours = {
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -45,3 +46,30 @@ main()
     assert {name: table[name] for name in ("project", "log_checkpoints")} == {
         "project": arguments["project"], "log_checkpoints": arguments["log_checkpoints"],
     }  # fmt: skip
+
+
+def test_the_command_line_alone_switches_a_shipped_config(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    """The page's arguments make torchtune build our logger in place of the config's."""
+    import importlib.util
+
+    (shown,) = re.findall(r"^tune run (?:.*\\\n)?.*metric_logger=.*$", PAGE, re.M)
+    arguments = re.findall(r"metric_logger\S+", shown)
+    [name] = re.findall(r"--config (\S+)", shown)
+    spec = importlib.util.find_spec("recipes")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    file = f"{spec.submodule_search_locations[0]}/configs/{name}.yaml"
+    code = """
+import sys
+from torchtune import config
+from torchtune.config._parse import TuneRecipeArgumentParser
+from torchtune.config._utils import _merge_yaml_and_cli_args
+found = TuneRecipeArgumentParser("tune").parse_known_args(["--config", *sys.argv[1:]])
+logger = config.instantiate(_merge_yaml_and_cli_args(*found).metric_logger)
+print(type(logger).__name__, logger._destination.init["project"])
+"""
+    command = [sys.executable, "-c", code, file, "output_dir=out", *arguments]
+    done = run_command(command, env, tmp_path)
+    assert done.stdout.splitlines()[-1] == "DualLogger torchtune"

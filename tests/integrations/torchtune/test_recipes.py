@@ -39,13 +39,20 @@ class Recipes:
         self._wandb, self._material = wandb, material
         self._reads = 0
 
-    def run(self, name: str, recipe: str, launcher: tuple[str, ...] = (), **changes: Any) -> str:
+    def run(
+        self,
+        name: str,
+        recipe: str,
+        launcher: tuple[str, ...] = (),
+        before: tuple[str, ...] = (),
+        **changes: Any,
+    ) -> str:
         """Run a recipe whose W&B project is ``name``; its output if it succeeds, else its
         complaint."""
         work = self.folder / name
         config = recipe_config(self._material, work, **changes)
         config["metric_logger"] = config["metric_logger"] | {"project": name}
-        done = run_recipe(recipe, config, self.env, work, launcher, check=False)
+        done = run_recipe(recipe, config, self.env, work, launcher, check=False, before=before)
         return done.stdout + done.stderr if done.returncode == 0 else f"failed: {done.stderr}"
 
     def homes(self, name: str) -> BothRuns:
@@ -204,6 +211,71 @@ def test_a_resume_resumes_the_same_two_runs(
     metadata = homes.artifacts()["torchtune_model_1"]["metadata"]
     assert metadata["seed"] == before.artifacts()["torchtune_model_0"]["metadata"]["seed"]
     assert sorted(homes.artifacts()) == ["torchtune_model_0", "torchtune_model_1"]
+
+
+def rows_and_points(homes: BothRuns) -> Any:
+    """What a resume that fails must not change."""
+    run, twin = homes.wandb, homes.mlflow
+    return homes.rows, run.values, sorted(run.files), twin.metrics, twin.params, twin.status
+
+
+def test_a_killed_recipe_that_is_resumed_has_the_same_rows_in_both_backends(
+    recipes: Recipes,
+) -> None:
+    """W&B had none of them when the process was killed. A resume that fails before its first step
+    adds nothing to either; the next one logs first what W&B lacks, then trains."""
+    kills = {"_component_": f"{TINY}.LossThatBreaks", "at": STEPS_PER_EPOCH + 3, "kills": True}
+    said = recipes.run("killed", "full_finetune_single_device", loss=kills)
+    assert said.startswith("failed")
+    wait_until(lambda: recipes.homes("killed").mlflow.status == "KILLED", 60, "the end in MLflow")
+    before = recipes.homes("killed")
+    assert before.rows == []
+    first = list(range(1, STEPS_PER_EPOCH + 3))
+    assert [step for step, _ in before.mlflow.points("loss")] == first
+    base = recipe_config(recipes.folder / "material", recipes.folder / "killed")["checkpointer"]
+
+    def resume(file: str) -> str:
+        return recipes.run(
+            "killed",
+            "full_finetune_single_device",
+            resume_from_checkpoint=True,
+            checkpointer=base | {"checkpoint_files": [file]},
+        )
+
+    assert resume("epoch_0/not-there.safetensors").startswith("failed")
+    assert rows_and_points(recipes.homes("killed")) == rows_and_points(before)
+    said = resume(f"epoch_0/{MODEL[0]}")
+    assert not said.startswith("failed"), said
+    homes = recipes.homes("killed")
+    again = list(range(STEPS_PER_EPOCH + 1, 2 * STEPS_PER_EPOCH + 1))
+    assert [step for step, _ in homes.points("loss")] == first + again
+    homes.assert_equal_points()
+    assert (homes.wandb.state, homes.mlflow.status) == ("finished", "FINISHED")
+
+
+def test_torchtunes_own_logger_under_the_command_has_the_same_metrics(
+    full: BothRuns, recipes: Recipes
+) -> None:
+    """Its config is as torchtune's page has it; `mlflow-wandb run` is before `tune run`. Keys,
+    steps and the learning rate are DualLogger's in both homes."""
+    command = (str(Path(sys.executable).parent / "mlflow-wandb"), "run", "--")
+    own = {
+        "_component_": "torchtune.training.metric_logging.WandBLogger",
+        "log_dir": str(recipes.folder / "native" / "logs"),
+    }
+    said = recipes.run("native", "full_finetune_single_device", before=command, metric_logger=own)
+    assert not said.startswith("failed"), said
+    native = recipes.homes("native")
+    native.assert_equal_points()
+    assert native.mlflow.status == "FINISHED"
+    ours, theirs = (
+        {key: [step for _, _, step in points] for key, points in homes.mlflow.metrics.items()
+         if not key.startswith("system/")}
+        for homes in (full, native)
+    )  # fmt: skip
+    assert theirs == ours
+    assert native.mlflow.points("lr") == full.mlflow.points("lr")
+    assert native.points("lr") == full.points("lr")
 
 
 def test_two_ranks_are_one_run(recipes: Recipes) -> None:

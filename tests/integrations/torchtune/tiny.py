@@ -9,6 +9,7 @@ import io
 import json
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,18 @@ def lora_model(**lora: Any) -> Any:
 
 
 class LossThatBreaks(torch.nn.CrossEntropyLoss):
-    """Breaks when it is computed for the ``at``-th time on ``rank``."""
+    """Breaks when it is computed for the ``at``-th time on ``rank``, or kills the process."""
 
-    def __init__(self, at: int, rank: int = 0) -> None:
+    def __init__(self, at: int, rank: int = 0, kills: bool = False) -> None:
         super().__init__()
+        self._kills = kills
         self._left = at
         self._mine = int(os.environ.get("RANK", "0")) == rank
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         self._left -= 1
+        if self._left == 0 and self._mine and self._kills:
+            os.kill(os.getpid(), signal.SIGKILL)
         if self._left == 0 and self._mine:
             raise RuntimeError("the loss broke")
         return super().forward(*args, **kwargs)

@@ -11,7 +11,7 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def small_ray(cpus: int = 2) -> Iterator[Any]:
+def small_ray(cpus: int = 2, **options: Any) -> Iterator[Any]:
     import ray
 
     # The dashboard's packages are not needed, and its port may be taken.
@@ -20,6 +20,7 @@ def small_ray(cpus: int = 2) -> Iterator[Any]:
         object_store_memory=100_000_000,
         include_dashboard=False,
         log_to_driver="RAY_TESTS_LOG" in os.environ,
+        **options,
     )
     try:
         yield ray
@@ -48,3 +49,16 @@ def told(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def trial_of(name: str, config: dict[str, Any], trial_id: str = "abcde_00000") -> Any:
+    """Tune's trial of an experiment on a storage path in this folder, without a cluster."""
+    from ray.train._internal.storage import StorageContext
+    from ray.tune.experiment import Trial
+
+    class WithoutCluster(Trial):  # type: ignore[misc]
+        local_path = str(Path.cwd() / "trial")
+
+    storage = StorageContext(storage_path=str(Path.cwd() / "storage"), experiment_dir_name=name)
+    known: dict[str, Any] = {"trial_id": trial_id, "stub": True, "storage": storage}
+    return WithoutCluster("a-trainable", config=config, **known)

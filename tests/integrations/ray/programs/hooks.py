@@ -14,11 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from ray.train import RunConfig
-from ray.train._internal.storage import StorageContext as TuneStorage
 from ray.train.v2._internal.execution.context import TrainRunContext
-from ray.tune.experiment import Trial
 
 from mlflow_wandb_ray import DualLoggerCallback, DualTrainCallback
+from tests.integrations.ray.programs.cluster import trial_of
 
 SECRET = "0123456789abcdef"
 
@@ -37,7 +36,7 @@ def train(name: str, error: Exception | None = None) -> str:
     for step in range(3):
         callback.after_report(None, [{"loss": 1 / (step + 1)}, {"loss": 99.0}])
     callback.after_controller_finish(SimpleNamespace(error=error))
-    return str(callback._run_thread.run.id)
+    return str(callback._run_thread.run_id)
 
 
 def restored(name: str, saved: bool) -> dict[str, str]:
@@ -46,10 +45,9 @@ def restored(name: str, saved: bool) -> dict[str, str]:
     Args:
         saved: Tune has saved the callback's state since the trial began.
     """
-    storage = TuneStorage(storage_path=str(Path.cwd() / "storage"), experiment_dir_name=name)
     first = DualLoggerCallback(project=name)
     first.setup()
-    trial = _trial(name, storage, {"lr": 0.5})
+    trial = trial_of(name, {"lr": 0.5})
     first.log_trial_start(trial)
     _results(first, trial, 1, 2)
     kept = first.get_state() if saved else {"ids": {}}
@@ -58,7 +56,7 @@ def restored(name: str, saved: bool) -> dict[str, str]:
     second: Any = pickle.loads(pickle.dumps(first))
     second.setup()
     second.set_state(kept)
-    trial = _trial(name, storage, {"lr": 4.0})
+    trial = trial_of(name, {"lr": 4.0})
     second.log_trial_start(trial)
     second.log_trial_start(trial)
     _results(second, trial, 3, 4)
@@ -90,9 +88,8 @@ def saves(name: str) -> str:
     from ray.train import Checkpoint
     from ray.train._internal.session import _TrainingResult
 
-    storage = TuneStorage(storage_path=str(Path.cwd() / "storage"), experiment_dir_name=name)
-    callback = DualLoggerCallback(project=name, log_checkpoints=True)
-    trial = _trial(name, storage, {})
+    callback = DualLoggerCallback(project=name, upload_checkpoints=True)
+    trial = trial_of(name, {})
     about: dict[str, Any] = {"iteration": 1, "trials": [trial], "trial": trial}
 
     def checkpoint(content: str) -> Any:
@@ -112,10 +109,6 @@ def saves(name: str) -> str:
     callback.on_trial_complete(**about)
     callback.on_experiment_end([trial])
     return str(callback.get_state()["ids"][trial.trial_id])
-
-
-def _trial(name: str, storage: Any, config: dict[str, Any]) -> Any:
-    return Trial("a-trainable", config=config, trial_id="abcde_00000", stub=True, storage=storage)
 
 
 def _results(callback: Any, trial: Any, *iterations: int) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from typing import Any
 
 import ray
 
+import mlflow_wandb_plugin.wandb as wandb_of_drop_in
 from mlflow_wandb_plugin import dual_write
 from tests.integrations.ray.programs.cluster import small_ray
 
@@ -20,6 +23,34 @@ def task(index: int) -> str:
     assert wandb.run is not None
     wandb.log({"index": index})
     return str(wandb.run.id)
+
+
+@ray.remote
+def holds_the_drop_in() -> str:
+    """The module is a global of the function, and nothing else is imported."""
+    with wandb_of_drop_in.init(project="drop-in") as run:
+        run.log({"index": 7})
+        return str(run.id)
+
+
+@ray.remote
+def logs_with_mlflow(uri: str) -> str:
+    import mlflow
+
+    mlflow.set_tracking_uri(f"wandb+{uri}")
+    mlflow.set_experiment("mirrored")
+    with mlflow.start_run() as run:
+        mlflow.log_metric("index", 9.0, step=3)
+    return str(run.info.run_id)
+
+
+@ray.remote
+def imports_wandb_itself() -> str:
+    import wandb
+
+    with wandb.init(project="by-hook") as run:
+        run.log({"index": 8})
+        return str(run.id)
 
 
 @ray.remote(num_returns="streaming")
@@ -71,6 +102,11 @@ class AsyncTrainer:
 
 
 def main() -> None:
+    if sys.argv[1:] == ["hook"]:
+        with small_ray(runtime_env={"worker_process_setup_hook": "mlflow_wandb_plugin.autolog"}):
+            said: dict[str, Any] = {"by-hook": ray.get(imports_wandb_itself.remote())}
+        print(json.dumps(said))
+        return
     with small_ray():
         trainer, async_trainer = Trainer.remote(), AsyncTrainer.remote()
         try:
@@ -78,6 +114,8 @@ def main() -> None:
         except ValueError as error:
             failed = str(error.args[0]) if error.args else str(error)
         said = {
+            "drop-in": ray.get(holds_the_drop_in.remote()),
+            "mirrored": ray.get(logs_with_mlflow.remote(os.environ["MLFLOW_TRACKING_URI"])),
             "task": ray.get([task.remote(index) for index in range(2)]),
             "generator": [ray.get(one) for one in generator.remote(3)],
             "fails": "as intended" in failed,

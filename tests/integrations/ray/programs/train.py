@@ -141,6 +141,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "left-open": {"function": left_open, "callback": ""},
     "every-rank": {"function": every_rank, "callback": ""},
     "gloo": {"function": gloo, "torch": True},
+    "no:home": {"function": reporting},
 }
 
 

@@ -39,7 +39,7 @@ def train(config: dict[str, Any]) -> None:
 def callback(name: str, **options: Any) -> Any:
     from mlflow_wandb_ray import DualLoggerCallback
 
-    return DualLoggerCallback(project=name, experiment=f"of {name}", **options)
+    return DualLoggerCallback(project=name, experiment_name=f"of {name}", **options)
 
 
 def outcome(results: Any) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def population(name: str) -> dict[str, Any]:
         run_config=tune.RunConfig(
             name=name,
             storage_path=str(Path.cwd() / "storage"),
-            callbacks=[callback(name, log_checkpoints=True)],
+            callbacks=[callback(name, upload_checkpoints=True)],
             verbose=0,
         ),
     ).fit()

@@ -21,6 +21,7 @@ from mlflow_wandb_plugin.core.model import nest
 from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import frames, reader
 from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
+from mlflow_wandb_plugin.live.terminal import print_line, warn_once
 from mlflow_wandb_plugin.wandb_log.metric_definitions import MetricDefinitions
 from mlflow_wandb_plugin.wandb_log.run_folders import segment_of
 from mlflow_wandb_plugin.wandb_log.steps import Row, StepMachine
@@ -51,6 +52,30 @@ def may_lack_rows(path: Path, header: Mapping[str, Any], wandb_file: Path) -> bo
         return False
     notes = (entry for entry in reader.JournalReader(path).read() if entry.kind == frames.NOTE)
     return not any(note.document().get("uploaded") for note in notes)
+
+
+def log_unsent(run: Any) -> None:
+    """Log the rows of killed processes that did not reach W&B, with their steps and times.
+
+    W&B resumes after the last row that it has; MLflow ignores rows that it has already. Never
+    raises.
+
+    Args:
+        run: the W&B run of this process, which has just started.
+    """
+    try:
+        if run.offline or not run.resumed:
+            return
+        unsent = Unsent(Path(run.dir).parent, run.id, run.starting_step)
+        rows = unsent.rows()
+        for step, row in rows:
+            run.log(row, step=step, commit=True)
+        unsent.forget()
+    except Exception as error:
+        warn_once(f"W&B may lack what a killed process logged: {error}")
+        return
+    if rows:
+        print_line(f"{len(rows)} rows of a killed process are logged again: W&B did not have them")
 
 
 class Unsent:

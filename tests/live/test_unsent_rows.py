@@ -10,7 +10,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from mlflow_wandb_plugin.journal.frames import RECORD
 from mlflow_wandb_plugin.journal.writer import Journal
-from mlflow_wandb_plugin.sources.wandb_local.unsent_rows import KEPT_JOURNAL, Unsent, keep
+from mlflow_wandb_plugin.live.unsent_rows import KEPT_JOURNAL, Unsent, keep
 from tests.support.records import partial_record
 
 TIME = 1_700_000_000.25
