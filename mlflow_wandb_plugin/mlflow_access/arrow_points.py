@@ -80,19 +80,25 @@ def encode(blocks: Sequence[Points]) -> bytes:
     import pyarrow as pa
 
     counts = [len(block.values) for block in blocks]
-    keys = np.repeat(np.arange(len(blocks), dtype=np.int32), counts)
-    names = pa.array([block.name for block in blocks], pa.utf8())
+    count = sum(counts)
+
+    def array(kind: pa.DataType, length: int, *buffers: Any) -> pa.Array:
+        # `pyarrow.array` would import pandas.
+        return pa.Array.from_buffers(kind, length, [None, *map(pa.py_buffer, buffers)])
 
     def column(index: int, kind: type[Any]) -> Any:
-        numbers = chain.from_iterable(block[index] for block in blocks)
-        return pa.array(np.fromiter(numbers, kind, len(keys)))
+        return np.fromiter(chain.from_iterable(block[index] for block in blocks), kind, count)
 
-    batch = pa.record_batch(
+    names = [block.name.encode() for block in blocks]
+    ends = np.cumsum([0, *map(len, names)], dtype=np.int32)
+    dictionary = array(pa.utf8(), len(names), ends, b"".join(names))
+    keys = np.repeat(np.arange(len(blocks), dtype=np.int32), counts)
+    batch = pa.RecordBatch.from_arrays(
         [
-            pa.DictionaryArray.from_arrays(pa.array(keys), names),
-            column(3, np.int64),
-            column(2, np.int64),
-            column(1, np.float64),
+            pa.DictionaryArray.from_arrays(array(pa.int32(), count, keys), dictionary),
+            array(pa.int64(), count, column(3, np.int64)),
+            array(pa.int64(), count, column(2, np.int64)),
+            array(pa.float64(), count, column(1, np.float64)),
         ],
         schema=_schema(),
     )

@@ -55,8 +55,8 @@ _offers: dict[str, ArrowOffer] = {}
 
 
 def offer_of(uri: str) -> ArrowOffer | None:
-    """The offer of the server at ``uri``; None where this process does not ask for it, because
-    pyarrow is not installed, or is most of the memory that a replicator would need."""
+    """The offer of the server at ``uri``; None where this process does not ask for it: without
+    pyarrow, or in a replicator, which sends few points at once, and for which it is 6 MB."""
     if is_partial("mlflow") or not all(map(importlib.util.find_spec, ("numpy", "pyarrow"))):
         return None
     return _offers.setdefault(uri, ArrowOffer())

@@ -186,15 +186,13 @@ def test_a_name_without_utf8_is_refused(answers: requests_mock.Mocker) -> None:
 
 
 def test_a_process_with_a_part_of_mlflow_does_not_ask(env: dict[str, str], tmp_path: Path) -> None:
-    """Nor does it import pyarrow: that would be a third of a replicator's memory."""
+    """A replicator: it sends few points at once."""
     code = (
-        "import sys\n"
         "from mlflow_wandb_plugin.core.partial_import import allow_partial_import\n"
         "allow_partial_import()\n"
         "from mlflow_wandb_plugin.targets.mlflow.client import Client\n"
         "from mlflow_wandb_plugin.targets.mlflow.rest.rest_points import open_rest\n"
         "assert open_rest(Client('http://mlflow.test'))._offer is None\n"
-        "assert 'pyarrow' not in sys.modules\n"
     )
     run_script(code, env, tmp_path)
 
