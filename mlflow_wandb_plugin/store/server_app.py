@@ -39,16 +39,20 @@ class _Finder(MetaPathFinder):
 
             def exec_module(module: Any) -> None:
                 execute(module)
-                _change(module.app)
+                _change(module)
 
             loader.exec_module = exec_module
         return spec
 
 
-def _change(app: Any) -> None:
+def _change(module: Any) -> None:
+    """Change the app of MLflow's module, unless it is not as in the versions that are known."""
+    from flask import Flask
+
     from mlflow_wandb_plugin.store.arrow_requests import take_arrow_points
     from mlflow_wandb_plugin.store.server_requests import VIEW, read_plain_requests
 
-    if VIEW in app.view_functions:
+    app = getattr(module, "app", None)
+    if isinstance(app, Flask) and VIEW in app.view_functions:
         read_plain_requests(app)
         take_arrow_points(app)
