@@ -70,6 +70,12 @@ def parts(blocks: Sequence[Points]) -> Iterator[list[Points]]:
         yield part
 
 
+def receipt(blocks: Sequence[Points]) -> dict[str, int]:
+    """The answer to a request whose points are committed: no other server gives it, nor does one
+    that got a GET, to which a redirect turns a POST."""
+    return {"points": sum(len(block.values) for block in blocks)}
+
+
 def encode(blocks: Sequence[Points]) -> bytes:
     """The stream of some points.
 

@@ -125,7 +125,7 @@ def _answer(asked: _Asked) -> Response:
     except ArrowFormatError as error:
         return _refusal(400, f"no points: {error}")
     store.log_points(run_id, blocks)
-    return jsonify({})
+    return jsonify(arrow_points.receipt(blocks))
 
 
 def _refusal(status: int, message: str) -> Response:

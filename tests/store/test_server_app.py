@@ -66,7 +66,7 @@ def test_every_worker_takes_points(
         assert [answer.json() for answer in answers] == [FORMAT] * len(answers)
         client = MlflowClient(url)
         run_id = client.create_run("0").info.run_id
-        assert post(url, run_id).json() == {}
+        assert post(url, run_id).json() == {"points": 2}
         assert log_batch(url, run_id).json() == {}
         assert client.get_run(run_id).data.metrics == {"a": 2.0, "b": 1.0}
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,11 +37,16 @@ RETRIED_BY_MLFLOW = frozenset({408, 500, 502, 504})
 
 
 class Body(NamedTuple):
-    """What is sent in one request."""
+    """What is sent in one request.
+
+    Attributes:
+        receipt: the answer that says that points were taken as Arrow; None for log-batch.
+    """
 
     content: bytes
     path: str = LOG_BATCH
     content_type: str = "application/json"
+    receipt: Mapping[str, int] | None = None
 
 
 class ArrowNotTakenError(Exception):
@@ -134,8 +139,8 @@ class RestBulk:
             respect_retry_after_header=False,
             data=body.content,
         )
-        if body.path != LOG_BATCH and response.status_code in arrow_offer.NOT_TAKEN:
-            _check_taken(response)
+        if body.receipt is not None:
+            _check_taken(response, body.receipt)
         if response.status_code in ASKED_TO_WAIT:
             raise TargetUnavailableError(
                 f"MLflow: the server asks to wait ({response.status_code})", _retry_after(response)
@@ -146,16 +151,24 @@ class RestBulk:
 def _arrow_bodies(run_id: str, blocks: Sequence[Points]) -> Iterator[Body]:
     path = f"{arrow_offer.PATH}?{urlencode({'run_id': run_id})}"
     for part in arrow_points.parts(blocks):
-        yield Body(translated(arrow_points.encode, part), path, arrow_points.CONTENT_TYPE)
+        content = translated(arrow_points.encode, part)
+        receipt = arrow_points.receipt(part)
+        yield Body(content, path, arrow_points.CONTENT_TYPE, receipt)
 
 
-def _check_taken(response: Response) -> None:
-    """Raise ArrowNotTakenError unless the answer is MLflow's, about the run."""
+def _check_taken(response: Response, receipt: Mapping[str, int]) -> None:
+    """Raise ArrowNotTakenError for an answer of somebody who does not know such requests; not for
+    MLflow's errors, and those of a server in trouble."""
+    status = response.status_code
+    if status != 200 and status not in arrow_offer.NOT_TAKEN:
+        return
     try:
-        code = response.json()["error_code"]
-    except (ValueError, LookupError, TypeError):
-        code = ""
-    if code != "RESOURCE_DOES_NOT_EXIST":
+        answer = response.json()
+    except ValueError:
+        answer = None
+    absent = isinstance(answer, dict) and answer.get("error_code") == "RESOURCE_DOES_NOT_EXIST"
+    known = answer == receipt if status == 200 else absent
+    if not known:
         raise ArrowNotTakenError
 
 

@@ -54,6 +54,11 @@ def points_of(request: Any) -> set[tuple[str, int]]:
     return {(m["key"], m["step"]) for m in json.loads(request.body)["metrics"]}
 
 
+def receipt(request: Any, context: Any) -> Any:
+    """What a server answers that has taken all points."""
+    return {"points": len(points_of(request))}
+
+
 def asked(answers: requests_mock.Mocker) -> list[str]:
     """Methods and last parts of the paths of all requests."""
     return [f"{each.method} {each.path.rsplit('/')[-1]}" for each in answers.request_history]
@@ -65,7 +70,7 @@ def test_points_are_sent_as_arrow(
     """All points once, in requests of so many points; the server is asked once, about the run."""
     monkeypatch.setattr(arrow_points, "POINTS_SENT", 1000)
     answers.get(ARROW, json=FORMAT)
-    answers.post(ARROW, json={})
+    answers.post(ARROW, json=receipt)
     opened().write("r&1", [column(2500, "a"), column(10, "b")])
     opened().write("r2", [column(10, "b")])
     question, *posts = answers.request_history
@@ -117,7 +122,7 @@ def test_a_server_in_trouble_is_asked_again(
 ) -> None:
     """Points go by log-batch meanwhile; the next write asks again."""
     answers.get(ARROW, [answer, {"json": FORMAT}])
-    answers.post(ARROW, json={})
+    answers.post(ARROW, json=receipt)
     bulk = opened()
     bulk.write("r", [column(10)])
     bulk.write("r", [column(10)])
@@ -132,16 +137,21 @@ def test_a_server_in_trouble_is_asked_again(
         {"status_code": 411, "json": REFUSAL},
         {"status_code": 413, "text": "nginx"},
         {"status_code": 415, "json": REFUSAL},
+        {"status_code": 200, "json": {}},
+        {"status_code": 200, "json": FORMAT},
+        {"status_code": 200, "text": "<html>anything</html>"},
+        {"status_code": 200, "json": {"points": 499}},
     ],
 )
 def test_a_server_that_takes_them_no_longer(
     answers: requests_mock.Mocker, monkeypatch: pytest.MonkeyPatch, refusal: dict[str, Any]
 ) -> None:
-    """Started again without this package, or behind a proxy: all points of the write go by
-    log-batch, each metric's latest first, and so does all that follows."""
+    """Started again without this package, or behind a proxy that refuses them, answers anything or
+    turns a POST into a GET: all points of the write go by log-batch, each metric's latest first,
+    and so does all that follows."""
     monkeypatch.setattr(arrow_points, "POINTS_SENT", 500)
     answers.get(ARROW, json=FORMAT)
-    answers.post(ARROW, [{"json": {}}, refusal])
+    answers.post(ARROW, [{"json": receipt}, refusal])
     bulk = opened()
     bulk.write("r", [column(2500)])
     batches = [each for each in answers.request_history if each.path.endswith("log-batch")]
@@ -169,7 +179,8 @@ def test_requests_are_repeated_as_those_of_log_batch(answers: requests_mock.Mock
     """A lost answer and a server that asks to wait: the same points are sent again."""
     answers.get(ARROW, json=FORMAT)
     answers.post(
-        ARROW, [{"exc": requests.ConnectionError}, {"status_code": 503, "text": ""}, {"json": {}}]
+        ARROW,
+        [{"exc": requests.ConnectionError}, {"status_code": 503, "text": ""}, {"json": receipt}],
     )
     opened().write("r", [column(10)])
     posts = [each for each in answers.request_history if each.method == "POST"]
