@@ -354,6 +354,45 @@ def test_points_in_columns_share_a_transaction_with_others(
     assert [len(store.get_metric_history(run_id, name)) for name in ("a", "b")] == [1205, 1200]
 
 
+@pytest.mark.slow
+def test_two_servers_that_write_the_same_points_at_once(
+    postgres_pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In opposite orders, so that their transactions wait for each other: those that PostgreSQL
+    rolls back are repeated, and all points are there once."""
+    repeated: list[Any] = []
+    original = fast_writes.GroupCommit._commit_alone
+    monkeypatch.setattr(
+        fast_writes.GroupCommit,
+        "_commit_alone",
+        lambda group, call: (repeated.append(call), original(group, call)),
+    )
+    first = postgres_pair.fast
+    second = write_fast(SqlAlchemyStore(first.db_uri, "artifacts"))
+    # Stores of one process share an engine, and with it their transactions.
+    monkeypatch.setattr(second, "engine", sqlalchemy.create_engine(first.db_uri))
+    run_id = run_of(first)
+    count, rounds = 400, 8
+    meeting = threading.Barrier(2, timeout=120)
+
+    def log(store: Any, order: int) -> None:
+        for number in range(rounds):
+            steps = list(range(number * count, (number + 1) * count))
+            blocks = [Points(f"m{n}", [0.5] * count, steps, steps) for n in range(10)]
+            meeting.wait()
+            store.log_points(run_id, blocks[::order])
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(log, first, 1), pool.submit(log, second, -1)]:
+            future.result()
+    assert repeated
+    for n in range(10):
+        assert len(first.get_metric_history(run_id, f"m{n}")) == rounds * count
+    latest = {(m.key, m.step) for m in first.get_run(run_id).data._metric_objs}
+    assert latest == {(f"m{n}", rounds * count - 1) for n in range(10)}
+    second.engine.dispose()
+
+
 def test_points_in_columns_that_the_database_refuses_are_mlflows(store: Any) -> None:
     """They are written in batches of MLflow's, one of which fails, with its error."""
     run_id = run_of(store)
