@@ -30,6 +30,8 @@ POINTS_SENT = 25_000
 """Points of a stream that is made here: less than a megabyte, which is as much as many proxies
 take."""
 MOST_NAMES = 10_000
+LONGEST_NAME = 1_000
+"""Characters; MLflow's own limit is 250, and its errors repeat the name."""
 _MESSAGES = ["schema", "dictionary", "record batch"]
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 
@@ -204,6 +206,8 @@ def _blocks(batch: pa.RecordBatch) -> Iterator[Points]:
     ends = [*(np.flatnonzero(np.diff(indices)) + 1).tolist(), len(indices)]
     steps, times, values = (column.tolist() for column in numbers)
     names = keys.dictionary.to_pylist()
+    if max(map(len, names), default=0) > LONGEST_NAME:
+        raise ArrowFormatError(f"a name has more than {LONGEST_NAME} characters")
     start = 0
     for end in ends if len(indices) else ():
         part = slice(start, end)

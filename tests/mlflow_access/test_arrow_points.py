@@ -130,6 +130,7 @@ def test_parts_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
             pa.array([0, 0], pa.int32()), pa.array([b"\xff"]).view(pa.utf8()))), "damaged"),
         (written([batch_of(arrow_points.MOST_POINTS + 1, ["a"])]), "50001 rows"),
         (written([batch_of(1, list(map(str, range(arrow_points.MOST_NAMES + 1))))]), "10001 rows"),
+        (written([batch_of(1, ["k" * 1001])]), "more than 1000 characters"),
         (written([batch_of(4097, ["a"])]).replace(
             (4097).to_bytes(8, "little"), (2**61).to_bytes(8, "little")), f"{2**61} rows"),
     ],
