@@ -1,10 +1,10 @@
-"""Points as Arrow through an `mlflow server` behind `fast+`; the peers through a plain server.
+"""Points as Arrow through an `mlflow server` behind `fast+`; wandb-to-mlflow's through a plain one.
 
     python -m benchmarks.write_arrow [--runs 1] [--keys 20] [--steps 5000] [--rounds 5]
 
 One worker on SQLite, four on PostgreSQL; each server has a database of its own. This project sends
-its points to the plain server, too. Both servers run all the time, and share this machine's cores
-with the client.
+its points to the plain server, too, by log-batch. Both servers run all the time, and share this
+machine's cores with the client. wandb-to-mlflow must be installed.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def main() -> None:
                 served("fast+", database, folder / f"{database}-fast") as fast,
             ):
                 entrants: dict[str, tuple[Writer, Server]] = {
-                    name: (write, plain) for name, write in peers.writers().items()
+                    peers.OURS: (peers.this_project, fast),
+                    BY_LOG_BATCH: (peers.this_project, plain),
+                    "wandb-to-mlflow (PyPI)": (peers.wandb_to_mlflow, plain),
                 }
-                entrants[BY_LOG_BATCH] = entrants[peers.OURS]
-                entrants[peers.OURS] = (peers.this_project, fast)
                 where = f"{workers} workers on {database}"
                 race(entrants, runs, options.rounds, where, workers)
 

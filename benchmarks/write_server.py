@@ -26,6 +26,7 @@ from benchmarks.common import (
     show,
     stopwatch,
 )
+from mlflow_wandb_plugin.core import identity
 from tests.support.processes import mlflow_server
 
 SETTLING_S = 30
@@ -75,6 +76,8 @@ class Server:
         experiment = client.get_experiment_by_name("bench")
         assert experiment is not None
         client.rename_experiment(experiment.experiment_id, name)
+        # This project finds an experiment by its tag, too.
+        client.set_experiment_tag(experiment.experiment_id, identity.EXPERIMENT, name)
 
 
 def race(
