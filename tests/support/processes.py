@@ -190,10 +190,8 @@ def mlflow_server(
         command, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True
     )
     try:
-        # MLflow 3.1 has this path without the prefix.
-        paths = {"/health", f"{prefix}/health"}
         wait_until(
-            lambda: any(_answers(port, path) for path in paths) or process.poll() is not None,
+            lambda: _answers(port, prefix) or process.poll() is not None,
             SERVER_START_S,
             "mlflow server",
         )
@@ -204,12 +202,12 @@ def mlflow_server(
         log.close()
 
 
-def _answers(port: int, path: str) -> bool:
+def _answers(port: int, prefix: str) -> bool:
     import http.client
 
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
-        connection.request("GET", path)
+        connection.request("GET", f"{prefix}/health")
         return connection.getresponse().status == 200
     except OSError:
         return False
