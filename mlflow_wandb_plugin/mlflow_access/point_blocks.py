@@ -8,10 +8,13 @@ equal. These are the rules of ``SqlAlchemyStore.log_batch``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from mlflow_wandb_plugin.core.model import INT64
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
 
 COLUMNS = ("key", "value", "timestamp", "step", "is_nan", "run_uuid")
 LARGEST = 1.7976931348623157e308
@@ -112,6 +115,15 @@ def joined(blocks: Sequence[Points]) -> list[Points]:
         columns[1].extend(points.timestamps_ms)
         columns[2].extend(points.steps)
     return [Points(name, *columns) for name, columns in by_name.items()]
+
+
+def metrics_of(blocks: Sequence[Points]) -> Iterator[Metric]:
+    """The points as MLflow's objects."""
+    from mlflow.entities import Metric
+
+    for points in blocks:
+        for value, at, step in zip(*points[1:], strict=True):
+            yield Metric(points.name, value, at, step)
 
 
 def stored(value: float) -> float:

@@ -113,10 +113,6 @@ def _switched_on(store: Any, uri: str) -> Any:
         from mlflow_wandb_plugin.store.fast_writes import write_fast
 
         store = write_fast(store)
-        if uris.is_server():
-            from mlflow_wandb_plugin.store.server_requests import read_plain_requests
-
-            read_plain_requests()
     if _is_mirrored(uri):
         store = mirrored_tracking(store, uri)
     queue: Any = getattr(store, "_async_logging_queue", None)

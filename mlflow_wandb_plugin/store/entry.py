@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.errors import UsageError
-from mlflow_wandb_plugin.store import uris
+from mlflow_wandb_plugin.store import server_app, uris
 
 if not TYPE_CHECKING:
 
@@ -41,6 +41,7 @@ def strip_uri_prefixes() -> None:
     # At this time no other module has imported the function from its module.
     module = "mlflow.tracking._tracking_service.utils"
     _replace(module, "", "set_tracking_uri", _wrap_set_tracking_uri)
+    server_app.change_when_imported()
 
 
 def strip_environment() -> None:

@@ -23,7 +23,7 @@ from mlflow_wandb_plugin.core.messages import log_once
 from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG
 from mlflow_wandb_plugin.core.model import INT64
 from mlflow_wandb_plugin.mlflow_access.own_stores import add_equal
-from mlflow_wandb_plugin.mlflow_access.point_blocks import Row, stored
+from mlflow_wandb_plugin.mlflow_access.point_blocks import Points, Row, metrics_of, stored
 from mlflow_wandb_plugin.mlflow_access.sql.batches import Batch
 from mlflow_wandb_plugin.mlflow_access.sql.dialects import DIALECTS
 from mlflow_wandb_plugin.mlflow_access.table_shapes import METRIC_TABLES, RUN_TABLES, unknown_shape
@@ -52,6 +52,26 @@ class FastWrites(SqlAlchemyStore):
         batch = _whole_batch(run_id, metrics, params, tags)
         if batch is None or not _written(self, batch):
             super().log_batch(run_id, metrics, params, tags)  # type: ignore[no-untyped-call]
+
+    def log_points(self, run_id: str, blocks: Sequence[Points]) -> None:
+        """Log points of a run, each metric of which is there once: all of them in one transaction,
+        but those that MLflow has to write.
+
+        Raises:
+            MlflowException: as `log_batch` for the same points. Nothing was written if they are at
+                fault.
+        """
+        _validation._validate_run_id(run_id)
+        index = 0
+        for block in blocks:
+            if not (_is_metric_name(block.name) and block.storable()):
+                _refuse(block, index)
+            index += len(block.values)
+        if not _written(self, Batch(run_id, blocks=blocks)):
+            metrics, size = list(metrics_of(blocks)), _validation.MAX_METRICS_PER_BATCH
+            for start in range(0, len(metrics) or 1, size):
+                some = metrics[start : start + size]
+                super().log_batch(run_id, some, [], [])  # type: ignore[no-untyped-call]
 
     def log_metric(self, run_id: Any, metric: Any) -> None:
         points = _points(run_id, (metric,))
@@ -210,6 +230,14 @@ def _is_metric_name(name: str) -> bool:
     except MlflowException:
         return False
     return True
+
+
+def _refuse(block: Points, index: int) -> None:
+    """Raise MLflow's own error for points of a metric that are at fault, the first of which is at
+    ``index`` of the batch."""
+    for at, metric in enumerate(metrics_of([block]), start=index):
+        fields = metric.key, metric.value, metric.timestamp, metric.step
+        _validation._validate_metric(*fields, path=f"metrics[{at}]")
 
 
 def _valid_params(params: Sequence[Any]) -> Mapping[str, str] | None:

@@ -135,11 +135,11 @@ class GroupCommit:
                 call.written = written
 
     def _take_more(self, taken: list[_Call]) -> None:
-        points = sum(len(call.batch.points) for call in taken)
+        points = sum(call.batch.point_count() for call in taken)
         with self._lock:
             while self._waiting and points < MOST_POINTS:
                 call = self._waiting.popleft()
-                points += len(call.batch.points)
+                points += call.batch.point_count()
                 taken.append(call)
 
     def _take_impatient(self, taken: list[_Call]) -> None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import inspect
 import time
+from itertools import islice
 from typing import Any
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.messages import log_once
 from mlflow_wandb_plugin.core.mlflow_terms import TERMINAL
 from mlflow_wandb_plugin.journal import outbox
+from mlflow_wandb_plugin.mapping.names import Limits
+from mlflow_wandb_plugin.mlflow_access.point_blocks import metrics_of
 from mlflow_wandb_plugin.store.mirrored_runs import MirroredRun, current_mirror
 from mlflow_wandb_plugin.store.swap import Changed, Operation, Steps, by_name
 
@@ -113,6 +116,16 @@ def _append_batch(run: MirroredRun, metrics: Any, params: Any, tags: Any) -> Non
     run.append_encoded(outbox.encode_batch(at, metrics, named, tagged))
 
 
+def log_points(store: Any, run_id: str, blocks: Any) -> Steps:
+    """Journal the points in batches of the size that MLflow's have."""
+    run = current_mirror().run(store, run_id)
+    if run is not None:
+        yield None
+        metrics = metrics_of(blocks)
+        while some := list(islice(metrics, Limits.installed().batch_metrics)):
+            _append_batch(run, some, (), ())
+
+
 def delete_tag(store: Any, run_id: str, key: str) -> Steps:
     run = current_mirror().run(store, run_id)
     if run is not None:
@@ -208,7 +221,8 @@ def start_trace(store: Any, *args: Any, **kwargs: Any) -> Steps:
 
 OPERATIONS: dict[str, Operation] = {
     **by_name(create_run, update_run_info, delete_run, restore_run, rename_experiment),
-    **by_name(log_metric, log_param, set_tag, log_batch, delete_tag, log_inputs, log_outputs),
+    **by_name(log_metric, log_param, set_tag, log_batch, log_points, delete_tag),
+    **by_name(log_inputs, log_outputs),
     **by_name(create_logged_model, delete_logged_model, record_logged_model, start_trace),
     "start_trace_v3": start_trace,
     "finalize_logged_model": create_logged_model,

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from mlflow_wandb_plugin.core.model import INT64
+
+if TYPE_CHECKING:
+    from flask import Flask
 
 VIEW = "_log_batch"
 FIELDS = {"run_id", "metrics", "params", "tags"}
@@ -35,13 +38,9 @@ class Request(NamedTuple):
     tags: list[RunTag]
 
 
-def read_plain_requests() -> None:
-    """Have this process's MLflow server read plain requests of log_batch here, from now on."""
-    from mlflow.server import app
-
-    original = app.view_functions.get(VIEW)
-    if original is not None and not hasattr(original, "_mlflow_wandb_original"):
-        app.view_functions[VIEW] = _view(original)
+def read_plain_requests(app: Flask) -> None:
+    """Have the Flask app of an MLflow server read plain requests of log_batch here."""
+    app.view_functions[VIEW] = _view(app.view_functions[VIEW])
 
 
 def _view(original: Callable[[], Any]) -> Callable[[], Any]:
@@ -67,7 +66,6 @@ def _view(original: Callable[[], Any]) -> Callable[[], Any]:
             return original()
         return log(asked)
 
-    view._mlflow_wandb_original = original  # type: ignore[attr-defined]
     return view
 
 

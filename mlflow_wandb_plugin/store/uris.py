@@ -27,13 +27,14 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 OTHERS = ("http", "https", "databricks", "file")
 _INNER = re.compile(rf"(?:(?:{'|'.join(DATABASES)})(?:\+\w+)?|https?|databricks)://|file:")
 
+SERVER_STORE = "_MLFLOW_SERVER_FILE_STORE"
 URI_VARIABLES = (
     "MLFLOW_TRACKING_URI",
     "MLFLOW_REGISTRY_URI",
     "MLFLOW_BACKEND_STORE_URI",
     "MLFLOW_REGISTRY_STORE_URI",
     "MLFLOW_WORKSPACE_STORE_URI",
-    "_MLFLOW_SERVER_FILE_STORE",
+    SERVER_STORE,
     "_MLFLOW_SERVER_REGISTRY_STORE",
 )
 """Variables from which MLflow reads a store's URI; the last two are those of a server's workers."""
@@ -130,7 +131,7 @@ def any_switched_on() -> bool:
 
 def is_server() -> bool:
     """Whether this process is one of an MLflow server's."""
-    return "_MLFLOW_SERVER_FILE_STORE" in os.environ
+    return SERVER_STORE in os.environ
 
 
 def _hash(uri: str) -> str:

@@ -14,6 +14,7 @@ GENAI = "evaluation data, scorers, reviews and issues have no place in a W&B run
 SKILLS = "skills are a registry of their own and belong to no run"
 SECRETS = "gateways, secrets, budgets and webhooks never leave MLflow"
 VERSIONS = {
+    "log_points": "no MLflow's: stores that write fast have it",
     "start_trace_v3": "MLflow 3.1; later it is start_trace",
     "log_artifact_from_stream": "not yet in MLflow 3.1",
     "log_artifact_from_async_stream": "not yet in MLflow 3.1",

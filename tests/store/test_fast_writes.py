@@ -26,6 +26,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+from mlflow_wandb_plugin.mlflow_access.point_blocks import Points, metrics_of
 from mlflow_wandb_plugin.mlflow_access.sql import transactions
 from mlflow_wandb_plugin.store import fast_writes
 from mlflow_wandb_plugin.store.fast_writes import FastWrites, write_fast
@@ -54,6 +55,7 @@ NAMES = st.sampled_from(
 )
 GOOD_NAMES = st.sampled_from(["a", "b", "loss/train", "ä"])
 SPECIAL = (0.0, -0.0, float("nan"), float("inf"), float("-inf"), 1, True, None, "1", 2**60)
+SPECIAL_FLOATS = st.sampled_from([0.0, -0.0, float("nan"), float("inf"), float("-inf")])
 VALUES = st.one_of(st.sampled_from(SPECIAL), st.floats(width=16))
 TIMES = st.sampled_from([0, 1, 2, 2, 3, -1, 2**63 - 1, 1.5, None])
 STEPS = st.sampled_from([0, 1, 2, 2, -5, 2**63 - 1, -(2**63), 2.5, "1"])
@@ -64,11 +66,29 @@ PARAMS = st.builds(Param, NAMES, TEXTS)
 GOOD_PARAMS = st.builds(Param, GOOD_NAMES, st.sampled_from(["1", "2"]))
 TAGS = st.builds(RunTag, st.one_of(NAMES, st.just("mlflow.runName")), TEXTS)
 GOOD_TAGS = st.builds(RunTag, GOOD_NAMES, TEXTS)
+INTEGERS = st.sampled_from([0, 1, 2, 2, 2**63 - 1])
+COLUMNS = st.lists(
+    st.tuples(st.one_of(SPECIAL_FLOATS, st.floats(width=16)), INTEGERS, INTEGERS),
+    min_size=1,
+    max_size=6,
+)
+ODD_COLUMNS = st.lists(
+    st.tuples(SPECIAL_FLOATS, st.sampled_from([1, -1]), INTEGERS), min_size=1, max_size=4
+)
+BLOCKS = st.one_of(
+    st.dictionaries(GOOD_NAMES, COLUMNS, max_size=4),
+    st.dictionaries(NAMES, st.one_of(COLUMNS, ODD_COLUMNS), max_size=4),
+).map(
+    lambda names: [
+        Points(name, *map(list, zip(*points, strict=True))) for name, points in names.items()
+    ]
+)
 RUNS = st.sampled_from(["one", "one", "two", "deleted", "missing", ""])
 CALLS = st.one_of(
     st.tuples(st.just("log_metric"), RUNS, st.one_of(METRICS, ODD_METRICS)),
     st.tuples(st.just("log_param"), RUNS, st.one_of(GOOD_PARAMS, PARAMS)),
     st.tuples(st.just("set_tag"), RUNS, st.one_of(GOOD_TAGS, TAGS)),
+    st.tuples(st.just("log_points"), RUNS, BLOCKS),
     st.tuples(
         st.just("log_batch"),
         RUNS,
@@ -138,6 +158,14 @@ def postgres_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         fast.engine.dispose()
 
 
+def method_of(store: Any, name: str) -> Callable[..., Any]:
+    """A method of a store; what does in a plain one what `log_points` does in a fast one."""
+    if name == "log_points" and not isinstance(store, FastWrites):
+        return lambda run_id, blocks: store.log_batch(run_id, list(metrics_of(blocks)), [], [])
+    method: Callable[..., Any] = getattr(store, name)
+    return method
+
+
 def play(pair: Pair, calls: list[Any]) -> None:
     """The same calls on both, one after the other; what each raises is compared."""
     assert isinstance(pair.fast, FastWrites)
@@ -147,7 +175,7 @@ def play(pair: Pair, calls: list[Any]) -> None:
     for method, run, *arguments in calls:
         run_id = named.get(run, run)
         plain, fast = (
-            outcome(partial(getattr(store, method), run_id, *copy.deepcopy(arguments)))
+            outcome(partial(method_of(store, method), run_id, *copy.deepcopy(arguments)))
             for store in pair
         )
         assert fast == plain, (method, run, arguments)
@@ -299,6 +327,92 @@ def test_concurrent_calls_share_a_transaction_and_not_their_errors(
     assert store.get_run(one).data.params == {"p": "1"}
 
 
+def test_points_in_columns_share_a_transaction_with_others(
+    store: Any, locked: sqlite3.Connection
+) -> None:
+    """Rows and columns of the same metric at once: the latest of all of them is the latest."""
+    locked.execute("COMMIT")
+    run_id = run_of(store)
+    locked.execute("BEGIN IMMEDIATE")
+    commits: list[Any] = []
+    sqlalchemy.event.listen(store.engine, "commit", commits.append)
+    calls: list[Callable[[], Any]] = [
+        lambda step=step: store.log_metric(run_id, Metric("a", step / 7, 1, step))
+        for step in range(5)
+    ]
+    calls += [
+        lambda start=start: store.log_points(
+            run_id, [Points(name, [0.5] * 400, [1] * 400, list(range(start, start + 400)))
+                     for name in ("a", "b")]
+        )
+        for start in (800, 0, 400)
+    ]  # fmt: skip
+    assert at_once(store, locked, calls) == [("returned", "None")] * 8
+    assert len(commits) == 1
+    latest = {m.key: (m.step, m.value) for m in store.get_run(run_id).data._metric_objs}
+    assert latest == {"a": (1199, 0.5), "b": (1199, 0.5)}
+    assert [len(store.get_metric_history(run_id, name)) for name in ("a", "b")] == [1205, 1200]
+
+
+@pytest.mark.slow
+def test_two_servers_that_write_the_same_points_at_once(
+    postgres_pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In opposite orders, so that their transactions wait for each other: those that PostgreSQL
+    rolls back are repeated, and all points are there once."""
+    repeated: list[Any] = []
+    original = fast_writes.GroupCommit._commit_alone
+    monkeypatch.setattr(
+        fast_writes.GroupCommit,
+        "_commit_alone",
+        lambda group, call: (repeated.append(call), original(group, call)),
+    )
+    first = postgres_pair.fast
+    second = write_fast(SqlAlchemyStore(first.db_uri, "artifacts"))
+    # Stores of one process share an engine, and with it their transactions.
+    monkeypatch.setattr(second, "engine", sqlalchemy.create_engine(first.db_uri))
+    run_id = run_of(first)
+    count, rounds = 400, 8
+    meeting = threading.Barrier(2, timeout=120)
+
+    def log(store: Any, order: int) -> None:
+        for number in range(rounds):
+            steps = list(range(number * count, (number + 1) * count))
+            blocks = [Points(f"m{n}", [0.5] * count, steps, steps) for n in range(10)]
+            meeting.wait()
+            store.log_points(run_id, blocks[::order])
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(log, first, 1), pool.submit(log, second, -1)]:
+            future.result()
+    assert repeated
+    for n in range(10):
+        assert len(first.get_metric_history(run_id, f"m{n}")) == rounds * count
+    latest = {(m.key, m.step) for m in first.get_run(run_id).data._metric_objs}
+    assert latest == {(f"m{n}", rounds * count - 1) for n in range(10)}
+    second.engine.dispose()
+
+
+def test_points_in_columns_that_the_database_refuses_are_mlflows(store: Any) -> None:
+    """They are written in batches of MLflow's, one of which fails, with its error."""
+    run_id = run_of(store)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER no_bad BEFORE INSERT ON metrics WHEN NEW.key = 'bad' "
+            "BEGIN SELECT RAISE(ABORT, 'no bad metrics'); END"
+        )
+    numbers = list(range(1500))
+    good = Points("a", [0.5] * 1500, numbers, numbers)
+    with pytest.raises(MlflowException, match="no bad metrics"):
+        store.log_points(run_id, [good, Points("bad", [0.5], [1], [1])])
+    assert len(store.get_metric_history(run_id, "a")) == 1000
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TRIGGER no_bad")
+    store.log_points(run_id, [good, Points("bad", [0.5], [1], [1])])
+    assert store.get_run(run_id).data.metrics == {"a": 0.5, "bad": 0.5}
+    assert len(store.get_metric_history(run_id, "a")) == 1500
+
+
 def test_waiting_calls_go_into_one_transaction(store: Any, locked: sqlite3.Connection) -> None:
     """What waits when a transaction begins is committed with it."""
     commits: list[Any] = []
@@ -333,6 +447,7 @@ def test_lock_of_another_writer(
     store: Any, locked: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who waits for it in vain gets MLflow's error, and the next call works."""
+    blocks = [Points("b", [1.0, 2.0], [1, 1], [1, 2])]
     locked.execute("COMMIT")
     run_id = run_of(store)
     store.engine.dispose()
@@ -341,9 +456,14 @@ def test_lock_of_another_writer(
     with pytest.raises(MlflowException, match="database is locked") as caught:
         store.log_metric(run_id, Metric("a", 1.0, 1, 1))
     assert caught.value.error_code == "TEMPORARILY_UNAVAILABLE"
+    with pytest.raises(MlflowException, match="database is locked") as caught:
+        store.log_points(run_id, blocks)
+    assert caught.value.error_code == "TEMPORARILY_UNAVAILABLE"
     locked.execute("COMMIT")
     store.log_metric(run_id, Metric("a", 1.0, 1, 2))
     assert [point.step for point in store.get_metric_history(run_id, "a")] == [2]
+    store.log_points(run_id, blocks)
+    assert [point.step for point in store.get_metric_history(run_id, "b")] == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import mlflow
 import pytest
@@ -14,6 +15,7 @@ from mlflow.models import Model
 from mlflow.tracking._tracking_service import utils
 
 from mlflow_wandb_plugin.mapping.journal_state import JournalModels, JournalState
+from mlflow_wandb_plugin.mlflow_access.point_blocks import Points
 from mlflow_wandb_plugin.store import mirrored_runs
 from tests.store.conftest import Sent
 from tests.support.outboxes import JournalContent
@@ -44,6 +46,21 @@ def test_life_of_a_run(run_id: str, sent_of: SentOf) -> None:
     assert created["user"] == MlflowClient().get_run(run_id).info.user_id
     assert (renamed["status"], renamed["end_time"], renamed["name"]) == ("RUNNING", None, "other")
     assert (ended["status"], ended["end_time"], ended["name"]) == ("FAILED", 99, None)
+
+
+def test_points_in_columns_are_batches_of_metrics(sqlite_uri: str, sent_of: SentOf) -> None:
+    """Points that a server takes as columns are journalled in batches of MLflow's size, once."""
+    mlflow.set_tracking_uri(f"wandb+{sqlite_uri}")
+    run_id = MlflowClient().create_run("0").info.run_id
+    numbers = list(range(1200))
+    store: Any = MlflowClient()._tracking_client.store
+    store.log_points(run_id, [Points("x", [0.5] * 1200, numbers, numbers)])
+    with pytest.raises(MlflowException, match="Invalid value"):
+        store.log_points(run_id, [Points("x", [0.5], [-1], [1])])
+    _, first, second = sent_of(run_id).operations
+    assert [len(first["metrics"]), len(second["metrics"])] == [1000, 200]
+    assert second["metrics"][-1] == ["x", 0.5, 1199, 1199]
+    assert len(MlflowClient().get_metric_history(run_id, "x")) == 1200
 
 
 def test_metrics_keep_value_step_and_time(run_id: str, sent_of: SentOf) -> None:

@@ -156,9 +156,21 @@ def silent_server() -> Iterator[int]:
 
 @contextlib.contextmanager
 def mlflow_server(
-    folder: Path, port: int | None = None, workers: int = 1, uri: str = ""
+    folder: Path,
+    port: int | None = None,
+    workers: int = 1,
+    uri: str = "",
+    options: Sequence[str] = (),
+    prefix: str = "",
+    **variables: str,
 ) -> Iterator[str]:
-    """A real `mlflow server` on loopback; yields its URL. Data stays in ``folder``."""
+    """A real `mlflow server` on loopback; yields its URL. Data stays in ``folder``.
+
+    Args:
+        options: more of the command line's.
+        prefix: its ``--static-prefix``.
+        variables: more of the environment's.
+    """
     from tests.support.environment import isolated
 
     port = port or free_port()
@@ -168,29 +180,34 @@ def mlflow_server(
         "--workers", str(workers),
         "--backend-store-uri", uri or f"sqlite:///{folder / 'server.db'}",
         "--artifacts-destination", str(folder / "artifacts"),
+        *options,
     ]  # fmt: skip
-    env = isolated(folder / "env", PYTHONUNBUFFERED="1")
+    if prefix:
+        command += ["--static-prefix", prefix]
+    env = isolated(folder / "env", PYTHONUNBUFFERED="1", **variables)
     log = open(folder / "server.log", "ab")  # noqa: SIM115
     process = subprocess.Popen(
         command, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True
     )
     try:
         wait_until(
-            lambda: _answers(port) or process.poll() is not None, SERVER_START_S, "mlflow server"
+            lambda: _answers(port, prefix) or process.poll() is not None,
+            SERVER_START_S,
+            "mlflow server",
         )
         assert process.poll() is None, (folder / "server.log").read_text()[-3000:]
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}{prefix}"
     finally:
         end_server(process)
         log.close()
 
 
-def _answers(port: int) -> bool:
+def _answers(port: int, prefix: str) -> bool:
     import http.client
 
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
-        connection.request("GET", "/health")
+        connection.request("GET", f"{prefix}/health")
         return connection.getresponse().status == 200
     except OSError:
         return False

@@ -7,9 +7,10 @@ there or deleted, a param that changes) is left out, for MLflow to do it or to r
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from mlflow_wandb_plugin.mlflow_access.point_blocks import Row
+from mlflow_wandb_plugin.mlflow_access.point_blocks import Points, Row
 from mlflow_wandb_plugin.mlflow_access.sql.dialects import DIALECTS
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Batch(NamedTuple):
         points: rows of ``metrics``.
         params, tags: values by key.
         workspace: the run must be in it; None if it may be in any.
+        blocks: more points, as columns; each metric once.
     """
 
     run_id: str
@@ -32,6 +34,10 @@ class Batch(NamedTuple):
     params: Mapping[str, str] = {}
     tags: Mapping[str, str] = {}
     workspace: str | None = None
+    blocks: Sequence[Points] = ()
+
+    def point_count(self) -> int:
+        return len(self.points) + sum(len(block.values) for block in self.blocks)
 
 
 class BatchWriter:
@@ -61,7 +67,13 @@ class BatchWriter:
             self._insert_params(connection, new_params)
         if points:
             self._dialect.insert_rows(connection, points)
-            self._dialect.upsert_latest(connection, latest(points))
+        for batch in kept:
+            if batch.blocks:
+                self._dialect.insert(connection, batch.run_id, batch.blocks)
+        of_blocks = (block.latest(batch.run_id) for batch in kept for block in batch.blocks)
+        newest = latest(chain(points, of_blocks))
+        if newest:
+            self._dialect.upsert_latest(connection, newest)
         self._put_tags(connection, kept)
         return written
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from mlflow_wandb_plugin.mapping.names import Limits
@@ -62,7 +62,7 @@ class Batches:
             self._log(kind, items[:middle], check_run=False)
             self._log(kind, items[middle:], check_run=False)
 
-    def leave_out(self, metrics: Sequence[Metric], reason: str) -> None:
+    def leave_out(self, metrics: Iterable[Metric], reason: str) -> None:
         """Count points that MLflow refuses."""
         for metric in metrics:
             self.losses.add(REFUSED_METRIC, _loss(metric, reason), once=True)

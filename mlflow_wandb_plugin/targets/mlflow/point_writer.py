@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.mapping.names import Limits
-from mlflow_wandb_plugin.mlflow_access.point_blocks import BulkWriter, Points
+from mlflow_wandb_plugin.mlflow_access.point_blocks import BulkWriter, Points, metrics_of
 from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.client import ITEM_FAULTS, RefusedError, RefusedNamesError
 
@@ -42,7 +42,7 @@ class PointWriter:
         """Keep points of one metric; those that MLflow cannot store are counted as losses."""
         if len(points.values) and not points.storable():
             points, refused = points.split()
-            self._batches.leave_out(_metrics([refused]), OUT_OF_RANGE)
+            self._batches.leave_out(metrics_of([refused]), OUT_OF_RANGE)
         if len(points.values):
             self._waiting.append(points)
             self._count += len(points.values)
@@ -56,7 +56,7 @@ class PointWriter:
             if together and self._write_with(self._bulk, then):
                 return
             self._write_all(self._bulk)
-        self._metrics.extend(_metrics(self._waiting))
+        self._metrics.extend(metrics_of(self._waiting))
         self._waiting, self._count = [], 0
         while self._metrics:
             self._batches.log("metrics", self._metrics[: self._batch_size])
@@ -89,19 +89,9 @@ class PointWriter:
             self._write(bulk)
         except RefusedNamesError as error:
             refused = [points for points in self._waiting if points.name in error.names]
-            self._batches.leave_out(_metrics(refused), str(error))
+            self._batches.leave_out(metrics_of(refused), str(error))
         except RefusedError as error:
             if error.code not in ITEM_FAULTS:
                 raise
             return
         self._waiting, self._count = [], 0
-
-
-def _metrics(waiting: Sequence[Points]) -> list[Metric]:
-    from mlflow.entities import Metric
-
-    return [
-        Metric(points.name, value, at, step)
-        for points in waiting
-        for value, at, step in zip(*points[1:], strict=True)
-    ]

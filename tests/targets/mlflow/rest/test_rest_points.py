@@ -21,14 +21,16 @@ from mlflow_wandb_plugin.targets.mlflow.batches import Batches
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.files.losses import Losses
 from mlflow_wandb_plugin.targets.mlflow.point_writer import PointWriter
-from mlflow_wandb_plugin.targets.mlflow.rest import rest_points
+from mlflow_wandb_plugin.targets.mlflow.rest import arrow_offer, rest_points
 from mlflow_wandb_plugin.targets.mlflow.rest.rest_points import RestBulk, open_rest
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.support.mlflow_features import loggable
+from tests.support.processes import mlflow_server
 from tests.targets.mlflow.writing import end, run_info
 
 HOST = "http://mlflow.test:5000"
 LOG_BATCH = f"{HOST}/api/2.0/mlflow/runs/log-batch"
+ARROW = f"{LOG_BATCH}/arrow"
 SPECIAL = [0.0, -0.0, float("nan"), float("inf"), float("-inf"), 1.7976931348623157e308, 1e-300]
 
 
@@ -36,7 +38,9 @@ SPECIAL = [0.0, -0.0, float("nan"), float("inf"), float("-inf"), 1.7976931348623
 def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[requests_mock.Mocker]:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(rest_points, "_limiters", {})
+    monkeypatch.setattr(arrow_offer, "_offers", {})
     with requests_mock.Mocker() as mocker:
+        mocker.get(ARROW, status_code=404)
         yield mocker
 
 
@@ -53,11 +57,26 @@ def column(count: int, name: str = "m") -> Points:
 
 
 def sent(answers: requests_mock.Mocker) -> list[list[dict[str, Any]]]:
-    return [json.loads(request.body)["metrics"] for request in answers.request_history]
+    return [json.loads(request.body)["metrics"] for request in posted(answers)]
 
 
-def test_points_are_those_of_mlflows_client(server: str) -> None:
-    """Special values, repeats and any order give equal histories and latest values."""
+def posted(answers: requests_mock.Mocker) -> list[Any]:
+    return [request for request in answers.request_history if request.method == "POST"]
+
+
+@pytest.fixture(scope="module")
+def fast_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a server that writes fast, and takes Arrow."""
+    folder = tmp_path_factory.mktemp("fast-server")
+    with mlflow_server(folder, uri=f"fast+sqlite:///{folder / 'server.db'}") as url:
+        yield url
+
+
+@pytest.mark.parametrize("kind", ["server", "fast_server"])
+def test_points_are_those_of_mlflows_client(request: pytest.FixtureRequest, kind: str) -> None:
+    """Special values, repeats and any order give equal histories and latest values; the requests
+    are of Arrow where the server takes that."""
+    server = request.getfixturevalue(kind)
     rng, client = random.Random(0), MlflowClient(server)
     target = Client(server)
     bulk, losses = open_rest(target), Losses()
@@ -91,6 +110,7 @@ def test_points_are_those_of_mlflows_client(server: str) -> None:
         ]
         assert histories[0] == histories[1]
     assert not losses.counts
+    assert arrow_offer.offer_of(server)._taken is (kind == "fast_server")
     latest = [
         {m.key: (m.step, m.timestamp, str(m.value)) for m in client.get_run(run).data._metric_objs}
         for run in (one, other)
@@ -158,7 +178,7 @@ def test_a_server_that_asks_to_wait(answers: requests_mock.Mocker) -> None:
     pauses: list[float] = []
     bulk = patient(pauses)
     bulk.write("r", [column(10)])
-    assert answers.call_count == 3
+    assert len(posted(answers)) == 3
     assert pauses[0] >= 0.2
     assert bulk._limiter.limit < 4
 
@@ -186,13 +206,15 @@ def test_a_refusal_is_final(answers: requests_mock.Mocker, status: int) -> None:
 def test_credentials_are_mlflows(
     answers: requests_mock.Mocker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each request has the credentials that MLflow takes from the environment."""
+    """Each request, and the question for Arrow, has the credentials that MLflow takes from the
+    environment."""
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "secret")
     answers.post(LOG_BATCH, json={})
     patient([]).write("r", [column(1)])
-    (request,) = answers.request_history
-    assert request.headers["Authorization"] == "Bearer secret"
-    assert "mlflow" in request.headers["User-Agent"]
+    question, request = answers.request_history
+    for one in (question, request):
+        assert one.headers["Authorization"] == "Bearer secret"
+        assert "mlflow" in one.headers["User-Agent"]
 
 
 def test_only_a_server_has_this_path(fresh_store: str) -> None:

@@ -1,0 +1,58 @@
+"""Changes the Flask app of an MLflow server's worker as soon as MLflow has made it.
+
+The app is made while ``mlflow.server`` is imported, and MLflow opens its store at the first request
+that needs one. A path that only some workers knew would look as if it came and went.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from typing import Any
+
+from mlflow_wandb_plugin.store import uris
+
+MODULE = "mlflow.server"
+
+
+def change_when_imported() -> None:
+    """Have the app changed if this process is a server's and its store is written fast."""
+    if not uris.is_fast(os.environ.get(uris.SERVER_STORE)) or MODULE in sys.modules:
+        return
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(MetaPathFinder):
+    """Finds the module once, and has it changed after it was executed."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        if fullname != MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(fullname, path)
+        if spec is not None and spec.loader is not None:
+            loader: Any = spec.loader
+            execute = loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                execute(module)
+                _change(module)
+
+            loader.exec_module = exec_module
+        return spec
+
+
+def _change(module: Any) -> None:
+    """Change the app of MLflow's module, unless it is not as in the versions that are known."""
+    from flask import Flask
+
+    from mlflow_wandb_plugin.store.arrow_requests import take_arrow_points
+    from mlflow_wandb_plugin.store.server_requests import VIEW, read_plain_requests
+
+    app = getattr(module, "app", None)
+    if isinstance(app, Flask) and VIEW in app.view_functions:
+        read_plain_requests(app)
+        take_arrow_points(app)
