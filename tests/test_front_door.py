@@ -28,7 +28,8 @@ def loaded_by(*modules: str) -> set[str]:
 
 
 HEAVY_MODULES = (
-    "wandb", "store.builders", "store.fast_reads", "store.fast_writes", "store.server_requests",
+    "wandb", "store.arrow_requests", "store.builders", "store.fast_reads", "store.fast_writes",
+    "store.server_requests",
     "mlflow_access.server_artifacts", "mlflow_access.server_client",
 )  # fmt: skip
 """The drop-in is wandb; the others subclass MLflow's classes, or make its objects, and they
