@@ -16,6 +16,7 @@ from mlflow_wandb_plugin.cli.plugins import plugins
 from mlflow_wandb_plugin.cli.run import run
 from mlflow_wandb_plugin.cli.status import status
 from mlflow_wandb_plugin.cli.sync import sync
+from mlflow_wandb_plugin.cli.ui import ui
 from mlflow_wandb_plugin.cli.verify import verify
 from mlflow_wandb_plugin.errors import MlflowWandbError
 from mlflow_wandb_plugin.store.uris import MIRROR, OFF
@@ -33,7 +34,7 @@ def cli(context: click.Context) -> None:
         context.exit(USAGE)
 
 
-for command in (backfill, doctor, export, plugins, run, status, sync, verify):
+for command in (backfill, doctor, export, plugins, run, status, sync, ui, verify):
     cli.add_command(command)
 
 

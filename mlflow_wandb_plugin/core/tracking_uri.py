@@ -65,11 +65,17 @@ def where(uri: str, experiment_id: str, run_id: str) -> str:
 
 
 def link(uri: str, experiment_id: str, run_id: str) -> str:
-    """The page of a run on a tracking server; empty for other stores.
+    """The page of a run on a tracking server; empty for other stores."""
+    return _page(uri, f"experiments/{experiment_id}/runs/{run_id}")
 
-    It asks for MLflow's view of trainings: MLflow 3.17 opens the one of GenAI apps else.
-    """
+
+def experiments_link(uri: str) -> str:
+    """The page with the experiments of a tracking server; empty for other stores."""
+    return _page(uri, "experiments")
+
+
+def _page(uri: str, path: str) -> str:
+    """A page in MLflow's view of trainings: MLflow 3.17 opens the one of GenAI apps else."""
     if uri.startswith(("http://", "https://")):
-        page = f"{shown(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
-        return f"{page}?workflowType=machine_learning"
+        return f"{shown(uri).rstrip('/')}/#/{path}?workflowType=machine_learning"
     return ""
