@@ -51,7 +51,7 @@ def test_block_runs_and_leaves_the_runs_it_says(
     if block.needs and find_spec(block.needs) is None:
         pytest.skip(f"{block.needs} is not installed")
     work = tmp_path / "work"
-    shutil.copytree(project, work, dirs_exist_ok=True)
+    shutil.copytree(project, work, symlinks=True, dirs_exist_ok=True)
     if "examples/" in block.code:
         shutil.copytree(ROOT / "examples", work / "examples")
     uri = copy_store(empty_store, work / "mlflow.db")
