@@ -149,6 +149,9 @@ def test_a_mirrored_run_with_holes_is_not_taken_for_complete(
     code, out, err = command("backfill", fresh_store, "--to", "wandb://tester", "--json")
     assert code == 0, err
     assert "repaired" in json.dumps(json.loads(out))
+    mended = project_of(server, "tester", "Default").runs[run.info.run_id]
+    logged = [(line.row["mlflow_step"], line.row["loss"]) for line in mended.history.live[2:]]
+    assert logged == [(0, 0), (1, 1), (2, 2)]
     code, out, err = command("backfill", fresh_store, "--to", "wandb://tester/whole", "--json")
     assert code == 0, err
     written = project_of(server, "tester", "whole").runs[run.info.run_id]
