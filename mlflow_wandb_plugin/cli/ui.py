@@ -11,8 +11,8 @@ import click
 from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.core.training_settings import load_settings
 from mlflow_wandb_plugin.errors import UsageError
-
-PREFIXES = ("wandb+", "fast+")
+from mlflow_wandb_plugin.mlflow_access.address import default_uri
+from mlflow_wandb_plugin.store import uris
 
 
 @click.command()
@@ -27,9 +27,8 @@ def ui(to: str, port: int) -> None:
 
     It listens on 127.0.0.1 alone, until Ctrl-C. For example: mlflow-wandb ui --to sqlite:///mlflow.db
     """
-    uri = tracking_uri.absolute_uri(to) or tracking_uri.uri(load_settings()) or _of_mlflow()
-    for prefix in PREFIXES:
-        uri = uri.removeprefix(prefix)
+    wanted = to or tracking_uri.uri(load_settings()) or default_uri()
+    uri = tracking_uri.absolute_uri(uris.without_prefix(wanted))
     if page := tracking_uri.experiments_link(uri):
         click.echo(page)
         return
@@ -45,9 +44,3 @@ def ui(to: str, port: int) -> None:
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
     os.execv(command[0], command)
-
-
-def _of_mlflow() -> str:
-    import mlflow
-
-    return tracking_uri.absolute_uri(mlflow.get_tracking_uri())

@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import Any
 
 from mlflow_wandb_plugin.core import tracking_uri
+from mlflow_wandb_plugin.core.import_hook import when_imported
 from mlflow_wandb_plugin.errors import MlflowWandbError
-from mlflow_wandb_plugin.live.import_hook import when_wandb_is_imported
 from mlflow_wandb_plugin.live.terminal import warn_once
 from mlflow_wandb_plugin.settings import Settings
 
@@ -53,7 +53,7 @@ class _Follower:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        when_wandb_is_imported(lambda: _install(self._settings))
+        when_imported("wandb", lambda _: _install(self._settings))
 
 
 def _wandb_of_worker(settings: Settings) -> Any:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
+from mlflow_wandb_plugin.core.import_hook import when_imported
 from mlflow_wandb_plugin.store import uris
 
 MODULE = "mlflow.server"
@@ -21,28 +20,7 @@ def change_when_imported() -> None:
     """Have the app changed if this process is a server's and its store is written fast."""
     if not uris.is_fast(os.environ.get(uris.SERVER_STORE)) or MODULE in sys.modules:
         return
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
-
-
-class _Finder(MetaPathFinder):
-    """Finds the module once, and has it changed after it was executed."""
-
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if fullname != MODULE:
-            return None
-        sys.meta_path.remove(self)
-        spec = PathFinder.find_spec(fullname, path)
-        if spec is not None and spec.loader is not None:
-            loader: Any = spec.loader
-            execute = loader.exec_module
-
-            def exec_module(module: Any) -> None:
-                execute(module)
-                _change(module)
-
-            loader.exec_module = exec_module
-        return spec
+    when_imported(MODULE, _change)
 
 
 def _change(module: Any) -> None:

@@ -38,9 +38,9 @@ def _run(spec: ModuleSpec | None) -> ModuleType | None:
 
 if os.environ.get("MLFLOW_WANDB_AUTOLOG"):
     # From its file: a child may have another Python, without the package.
-    file = OWN_FOLDER.parent / "import_hook.py"
+    file = OWN_FOLDER.parents[1] / "core" / "import_hook.py"
     hook = _run(importlib.util.spec_from_file_location("mlflow_wandb_import_hook", file))
     if hook is not None:
-        hook.when_wandb_is_imported(_autolog)
+        hook.when_imported("wandb", lambda _: _autolog())
 others = [folder for folder in sys.path if Path(folder or ".").resolve() != OWN_FOLDER]
 _run(PathFinder.find_spec("sitecustomize", others))

@@ -1,4 +1,4 @@
-"""Call something once wandb has been imported. It needs nothing but Python."""
+"""Call something once a module has been imported. It needs nothing but Python."""
 
 from __future__ import annotations
 
@@ -10,27 +10,32 @@ from types import ModuleType
 from typing import Any
 
 
-def when_wandb_is_imported(call: Callable[[], object]) -> None:
-    """Have ``call`` called after the first import of wandb, or now if that was before."""
-    if "wandb" in sys.modules:
-        call()
+def when_imported(name: str, call: Callable[[ModuleType], object]) -> None:
+    """Have ``call`` called with a module after its first import, or now if that was before.
+
+    Args:
+        name: of the module, with dots.
+    """
+    if name in sys.modules:
+        call(sys.modules[name])
     else:
-        sys.meta_path.insert(0, _WandbFinder(call))
+        sys.meta_path.insert(0, _Finder(name, call))
 
 
-class _WandbFinder(MetaPathFinder):
-    """Finds wandb as Python does, and wraps its loader.
+class _Finder(MetaPathFinder):
+    """Finds a module as Python does, and wraps its loader.
 
-    It stays until wandb is imported: libraries ask whether there is a wandb long before.
+    It stays until the module is imported: libraries ask whether there is a wandb long before.
     """
 
-    def __init__(self, call: Callable[[], object]) -> None:
+    def __init__(self, name: str, call: Callable[[ModuleType], object]) -> None:
+        self._name = name
         self._call = call
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != "wandb":
+        if name != self._name:
             return None
         spec = PathFinder.find_spec(name, path)
         if spec is not None and spec.loader is not None:
@@ -41,7 +46,9 @@ class _WandbFinder(MetaPathFinder):
 class _CallingLoader(Loader):
     """Loads a module with another loader, removes its finder, and calls what is to be called."""
 
-    def __init__(self, loader: Loader, finder: MetaPathFinder, call: Callable[[], object]) -> None:
+    def __init__(
+        self, loader: Loader, finder: MetaPathFinder, call: Callable[[ModuleType], object]
+    ) -> None:
         self._loader = loader
         self._finder = finder
         self._call = call
@@ -58,4 +65,4 @@ class _CallingLoader(Loader):
         self._loader.exec_module(module)
         if self._finder in sys.meta_path:
             sys.meta_path.remove(self._finder)
-        self._call()
+        self._call(module)
