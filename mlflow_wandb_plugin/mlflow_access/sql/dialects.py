@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,6 +10,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.mlflow_access.point_blocks import COLUMNS, Points, Row
+from mlflow_wandb_plugin.mlflow_access.sql.postgres_copy import copy_points
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -156,11 +155,9 @@ class Sqlite(Dialect):
                 start += size
 
 
-_COPY_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
-
-
 class PostgreSql(Dialect):
-    """Copies rows into a temporary table first: COPY cannot skip rows that exist."""
+    """Copies rows; where some of them exist, into a temporary table first: COPY cannot skip
+    them."""
 
     STAGE = "mlflow_wandb_points"
     ROWS = (
@@ -171,28 +168,22 @@ class PostgreSql(Dialect):
     UPSERT = f"INSERT {_INTO.format(table='latest_metrics')} {ROWS} {_NEWER}"
 
     def insert(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
+        try:
+            with connection.begin_nested():
+                copy_points(connection, "metrics", run_id, part)
+        except _driver(connection).Error:
+            # Rows exist; anything else fails here again, with an error of SQLAlchemy's.
+            self._insert_new(connection, run_id, part)
+
+    def _insert_new(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
+        """Insert the points that do not exist."""
         connection.exec_driver_sql(
             f"CREATE TEMPORARY TABLE IF NOT EXISTS {self.STAGE} (key varchar, value float8, "
             "timestamp bigint, step bigint, is_nan boolean, run_uuid varchar) "
             "ON COMMIT DELETE ROWS"
         )
-        lines = io.StringIO()
-        for points in part:
-            name = points.name.translate(_COPY_ESCAPES)
-            _, *columns = points.columns()
-            for value, at, step, is_nan in zip(*columns, strict=True):
-                # Adding 0.0 removes the sign of a zero, as log_batch does through psycopg2.
-                lines.write(f"{name}\t{value + 0.0!r}\t{at}\t{step}\t{'ft'[is_nan]}\t{run_id}\n")
+        copy_points(connection, self.STAGE, run_id, part)
         named = ", ".join(COLUMNS)
-        copy = f"COPY {self.STAGE} ({named}) FROM STDIN"
-        driver: Any = connection.connection.cursor()
-        with contextlib.closing(driver) as cursor:
-            if hasattr(cursor, "copy_expert"):
-                lines.seek(0)
-                cursor.copy_expert(copy, lines)
-            else:
-                with cursor.copy(copy) as stream:
-                    stream.write(lines.getvalue())
         connection.exec_driver_sql(
             f"INSERT INTO metrics ({named}) SELECT {named} FROM {self.STAGE} ON CONFLICT DO NOTHING"
         )
@@ -213,6 +204,11 @@ class PostgreSql(Dialect):
         # Adding 0.0 removes the sign of a zero, as log_batch does through psycopg2.
         floats = f"{{{','.join(repr(value + 0.0) for value in values)}}}"
         return (list(names), floats, *numbers, flags, list(runs))
+
+
+def _driver(connection: Connection) -> Any:
+    """The driver's module."""
+    return connection.dialect.dbapi
 
 
 def _run_and_name(row: Row) -> tuple[str, str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ LOCK_S = 0.5
 """A transaction that lasts as long takes no more work: other writers wait for its end."""
 BUSY_MS = 20_000
 """How long SQLite waits for the lock of another writer: as long as MLflow waits."""
+AT_ONCE = 4
+"""Transactions at a time, but on SQLite, which lets one writer in."""
 DEADLOCKS = 5
 """How often work is repeated that the database rolled back because of another transaction."""
 
@@ -44,12 +46,16 @@ class _Work(NamedTuple):
     done: Future[Any]
 
 
+class _AbandonedError(Exception):
+    """The thread that did the work was interrupted: nothing of it was committed."""
+
+
 class SharedTransactions:
     """Does the work of many threads, in each transaction all work that is waiting.
 
     `run` returns when its work is committed, as if it had a transaction of its own. The first
-    thread that waits does the work of all; work that comes meanwhile waits for the next
-    transaction.
+    threads that wait, as many as the database serves at once, do the work of all; work that comes
+    meanwhile waits for the next transaction.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -59,7 +65,7 @@ class SharedTransactions:
         self._held_s = 0.0
         self._ended = 0.0
         self._waiting: deque[_Work] = deque()
-        self._working = threading.Lock()
+        self._working = threading.Semaphore(1 if self._one_writer else AT_ONCE)
         self._batch = _Batch()
 
     def run(self, do: Callable[[Connection], T]) -> T:
@@ -76,12 +82,14 @@ class SharedTransactions:
         if self._batch.works is not None:
             self._batch.works.append(do)
             return None  # type: ignore[return-value]
-        done: Future[T] = Future()
-        self._waiting.append(_Work(do, done))
-        with self._working:
-            while not done.done():
-                self._work_some()
-        return done.result()
+        while True:
+            done: Future[T] = Future()
+            self._waiting.append(_Work(do, done))
+            with self._working:
+                while self._waiting and not done.done():
+                    self._work_some()
+            with contextlib.suppress(_AbandonedError):
+                return done.result()
 
     def batched(self, steps: Sequence[Callable[[], object]]) -> None:
         """Do the work that ``steps`` would `run` in one transaction: all of it or none. They are
@@ -97,13 +105,16 @@ class SharedTransactions:
             self.run(lambda connection: [work(connection) for work in works])
 
     def _work_some(self) -> None:
-        taken, results = [self._waiting.popleft()], []
+        """Do the first work that waits, and in half a second what else does."""
+        taken: list[_Work] = []
+        results: list[Any] = []
         try:
+            if not self._take(taken):
+                return
             with self.transaction() as connection:
                 until = time.monotonic() + LOCK_S
                 results.append(taken[0].do(connection))
-                while self._waiting and time.monotonic() < until:
-                    taken.append(self._waiting.popleft())
+                while time.monotonic() < until and self._take(taken):
                     results.append(taken[-1].do(connection))
         except Exception as error:
             if len(taken) == 1 and not is_deadlock(error):
@@ -112,12 +123,22 @@ class SharedTransactions:
                 for work in taken:
                     self._work_alone(work)
         except BaseException:
-            # An interrupt of this thread: the other threads do the work.
-            self._waiting.extendleft(reversed(taken))
+            # An interrupt of this thread: the other threads do their work themselves.
+            for work in taken:
+                if not work.done.done():
+                    work.done.set_exception(_AbandonedError())
             raise
         else:
             for work, result in zip(taken, results, strict=True):
                 work.done.set_result(result)
+
+    def _take(self, taken: list[_Work]) -> bool:
+        """Move the first work that waits to ``taken``; False if there is none."""
+        try:
+            taken.append(self._waiting.popleft())
+        except IndexError:
+            return False
+        return True
 
     def _work_alone(self, work: _Work) -> None:
         for left in reversed(range(DEADLOCKS)):
@@ -132,7 +153,7 @@ class SharedTransactions:
                 work.done.set_result(result)
             return
 
-    @contextmanager
+    @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A transaction of its own; committed at the end, or rolled back and the error raised."""
         from sqlalchemy.exc import DataError, OperationalError

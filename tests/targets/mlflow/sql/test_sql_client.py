@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,37 @@ def test_many_rows_of_many_metrics(client: MlflowClient, bulk: SqlBulk) -> None:
             ]
         assert len(client.get_metric_history(run_id, "nan")) == count
         assert client.get_run(run_id).data.metrics["a"] == values[-1]
+
+
+def test_several_threads_write_whole_runs(client: MlflowClient, bulk: SqlBulk) -> None:
+    """Runs that threads write at the same time, twice each, have each point once."""
+    run_ids = [client.create_run("0").info.run_id for _ in range(6)]
+    steps = list(range(400))
+    errors: list[BaseException] = []
+
+    def write(number: int) -> None:
+        blocks = [Points(name, [number + step / 7 for step in steps], steps, steps)
+                  for name in ("a", "b", "c")]  # fmt: skip
+        try:
+            for start in range(0, 400, 100):
+                bulk.write(run_ids[number], [block.cut(start, start + 100) for block in blocks])
+            bulk.write(run_ids[number], blocks)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not errors
+    for number, run_id in enumerate(run_ids):
+        for name in ("a", "b", "c"):
+            history = client.get_metric_history(run_id, name)
+            assert sorted((m.step, m.value) for m in history) == [
+                (step, number + step / 7) for step in steps
+            ]
+        assert client.get_run(run_id).data.metrics["a"] == number + 399 / 7
 
 
 def test_a_subclass_of_mlflows_store_is_left_to_mlflow(uri: str, bulk: SqlBulk) -> None:

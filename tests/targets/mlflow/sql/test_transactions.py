@@ -133,6 +133,42 @@ def test_a_long_transaction_takes_no_more_work(log: Log, monkeypatch: pytest.Mon
     assert log.commits == 4
 
 
+def test_an_interrupt_reaches_only_the_thread_that_works(log: Log) -> None:
+    """What an interrupted thread had taken from other threads is done by these, once."""
+    raised: list[type[BaseException]] = []
+    leads = threading.Event()
+    interrupts = iter([True])
+
+    def wait_for_others(connection: Any) -> None:
+        leads.set()
+        log.put(0)(connection)
+        while len(log.transactions._waiting) < 2:
+            assert not raised
+
+    def interrupted_once(connection: Any) -> Any:
+        log.put(2)(connection)
+        if next(interrupts, False):
+            raise KeyboardInterrupt
+
+    def run(work: Any) -> None:
+        try:
+            log.transactions.run(work)
+        except BaseException as error:
+            raised.append(type(error))
+
+    leader = threading.Thread(target=run, args=(wait_for_others,))
+    others = [threading.Thread(target=run, args=(work,)) for work in (log.put(1), interrupted_once)]
+    leader.start()
+    assert leads.wait(30)
+    for thread in others:
+        thread.start()
+    for thread in (leader, *others):
+        thread.join(30)
+        assert not thread.is_alive()
+    assert raised == [KeyboardInterrupt]
+    assert log.numbers == [1, 2]
+
+
 class DriverError(Exception):
     """An error of a driver: MySQL's begin with a number, PostgreSQL's have an SQLSTATE."""
 
