@@ -28,6 +28,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from mlflow_wandb_plugin.mlflow_access.point_blocks import Points, metrics_of
 from mlflow_wandb_plugin.mlflow_access.sql import transactions
+from mlflow_wandb_plugin.mlflow_access.sql.dialects import PostgreSql
 from mlflow_wandb_plugin.store import fast_writes
 from mlflow_wandb_plugin.store.fast_writes import FastWrites, write_fast
 from tests.support.environment import isolated
@@ -151,7 +152,9 @@ def sqlite_pair(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def postgres_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     folder = str(tmp_path_factory.mktemp("pair"))
-    with postgres_server() as first, postgres_server() as second:
+    with postgres_server() as first, postgres_server() as second, pytest.MonkeyPatch.context() as m:
+        # So that some of the small batches are copied, and some are not.
+        m.setattr(PostgreSql, "COPIED", 3)
         plain, fast = SqlAlchemyStore(first, folder), SqlAlchemyStore(second, folder)
         yield Pair(plain, write_fast(fast))
         plain.engine.dispose()
