@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from mlflow_wandb_plugin import builtin_plugin, hookspecs
+from mlflow_wandb_plugin.core.metric_rules import MetricRule
+from mlflow_wandb_plugin.core.model import Key, RunInfo
 from mlflow_wandb_plugin.core.protocols import Source, SourceOptions, Target, TargetOptions
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import PluginError, UsageError
@@ -81,6 +83,28 @@ def open_target(uri: str, options: TargetOptions | None = None) -> Target:
     if target is None:
         raise UsageError(f"{uri} is not a target: pass an MLflow tracking URI or archive:DIR")
     return target
+
+
+def map_metric(run: RunInfo, key: Key) -> MetricRule | None:
+    """Return the rule of a plugin for a run's key; None if none has one.
+
+    Raises:
+        PluginError: what a plugin returned is no rule.
+    """
+    rule = manager().hook.map_metric(run=run, key=key)
+    if rule is not None and not isinstance(rule, MetricRule):
+        raise PluginError(f"map_metric of a plugin returned {rule!r}: return a MetricRule or None")
+    return rule
+
+
+def takes(run: RunInfo) -> bool:
+    """Whether no plugin leaves a W&B run out; runs that were created in MLflow are all taken."""
+    return run.mlflow is not None or manager().hook.select_run(run=run) is not False
+
+
+def may_leave_out() -> bool:
+    """Whether there is a plugin that selects runs."""
+    return bool(manager().hook.select_run.get_hookimpls())
 
 
 def open_engine(name: str, address: str = "") -> Engine:

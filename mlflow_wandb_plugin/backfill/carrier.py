@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.decide import Decision, decide
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
@@ -27,7 +28,7 @@ from mlflow_wandb_plugin.mapping import to_mlflow
 
 
 def selected(source: Source, selection: Selection) -> Iterator[RunInfo]:
-    """List the selected runs of ``source``.
+    """List the selected runs of ``source`` that no plugin leaves out.
 
     Raises:
         UsageError: the source does not know the filter, or has no experiments.
@@ -41,7 +42,7 @@ def selected(source: Source, selection: Selection) -> Iterator[RunInfo]:
         )
     if selection.experiments and source.filter_language != "mlflow":
         raise UsageError("only runs in MLflow can be selected by experiment: use --project")
-    return source.runs(selection)
+    return filter(plugins.takes, source.runs(selection))
 
 
 def unlisted(unreadable: UnreadableRange) -> tuple[RunInfo, Decision]:

@@ -65,7 +65,7 @@ def _dual_written(
     if options.existing == "update":
         return Decision("dual-written", "migrate", "", twin, from_start=True)
     counts = source.point_counts(run)
-    lacking = "" if counts is None else target.lacking(twin, options.taken(counts))
+    lacking = "" if counts is None else target.lacking(run, twin, options.taken(counts))
     if lacking:
         return Decision("partial", "migrate", lacking, twin, from_start=True)
     return Decision("dual-written", "skip", "dual-written and complete", twin)

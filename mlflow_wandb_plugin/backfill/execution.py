@@ -141,7 +141,8 @@ class Backfill:
         self._started = True
         ends = list(zip(self._sources, self._jobs, strict=True))
         counts = [source.count(job.selection) for source, job in ends]
-        self.total = None if None in counts else sum(filter(None, counts))
+        unknown = None in counts or plugins.may_leave_out()
+        self.total = None if unknown else sum(filter(None, counts))
         return self._carried(ends, listener or Listener())
 
     def not_carried(self) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.core.identity import EVERYTHING, shortened_selection
 from mlflow_wandb_plugin.core.limiter import RequestGate
 from mlflow_wandb_plugin.core.model import (
@@ -192,4 +193,5 @@ class Job:
             # With "trust" no run is written that a config names.
             adopt_dual=self.options.adopt_dual or self.options.dual_written == "trust",
             projects=self.projects,
+            map_metric=plugins.map_metric,
         )

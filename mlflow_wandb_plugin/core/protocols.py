@@ -9,6 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from mlflow_wandb_plugin.core.identity import EVERYTHING, Origin, Twin
 from mlflow_wandb_plugin.core.limiter import RequestGate
+from mlflow_wandb_plugin.core.metric_rules import MapMetric, without_rules
 from mlflow_wandb_plugin.core.model import (
     ArtifactRef,
     Checkpoint,
@@ -70,6 +71,7 @@ class TargetOptions:
         steps: as `Settings.steps`, for runs that are created; None means that setting.
         projects: the W&B project, ENTITY/PROJECT, that the runs of a project go into, by that
             project's `RunInfo.project_path`; others go where the target's URI says.
+        map_metric: how a key of a W&B run is written to MLflow.
     """
 
     experiment: str = "{project}"
@@ -83,6 +85,7 @@ class TargetOptions:
     steps: str | None = None
     selection: str = EVERYTHING
     projects: Mapping[str, str] = field(default_factory=dict)
+    map_metric: MapMetric = without_rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +344,7 @@ class Target(ABC):
         """Return a comparison of ``twin`` with what would be written into it now."""
         raise TargetError("this target cannot be compared with")
 
-    def lacking(self, twin: Twin, counts: Mapping[Key, int]) -> str:
+    def lacking(self, info: RunInfo, twin: Twin, counts: Mapping[Key, int]) -> str:
         """Say which points of a complete replica are missing; empty if none are known to be.
 
         Args:

@@ -10,6 +10,9 @@ from typing import Any
 from mlflow_wandb_plugin.core.atomic_files import write_atomically
 from mlflow_wandb_plugin.core.private_files import FILE_MODE, open_private
 
+LEFT_OUT = "left out"
+"""State of a journal whose run a plugin does not select."""
+
 
 def read_status(path: Path) -> dict[str, Any]:
     """The status of journal ``path``; empty when there is none yet."""

@@ -17,7 +17,7 @@ from mlflow_wandb_plugin.errors import JournalError
 from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.frames import JOURNAL_DIR
 from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
-from mlflow_wandb_plugin.journal.status_file import read_status
+from mlflow_wandb_plugin.journal.status_file import LEFT_OUT, read_status
 from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.live.mlflow_calls import MlflowCalls
 from mlflow_wandb_plugin.live.replicator_process import Replicator
@@ -232,7 +232,7 @@ class RunTap:
         deadline = time.monotonic() + patience_s
         while True:
             status = read_status(self.path)
-            answered = status.get("state") in ("live", "waiting", "failed")
+            answered = status.get("state") in ("live", "waiting", "failed", LEFT_OUT)
             if answered or time.monotonic() > deadline:
                 return status
             if self._replicator.trouble:
@@ -246,7 +246,7 @@ class RunTap:
         while (now := time.monotonic()) < deadline and not self._replicator.trouble:
             status = read_status(self.path)
             state = status.get("state")
-            if state in ("complete", "partial", "failed"):
+            if state in ("complete", "partial", "failed", LEFT_OUT):
                 break
             trouble_since = (trouble_since or now) if state == "waiting" else None
             if trouble_since is not None and now - trouble_since > TROUBLE_PATIENCE_S:
@@ -258,7 +258,7 @@ class RunTap:
         status = read_status(self.path)
         # Of a run that ended before MLflow had answered.
         self._print_replica(status)
-        if status.get("state") != "complete":
+        if status.get("state") not in ("complete", LEFT_OUT):
             reason = status.get("error") or _what_is_late(status, "taken everything")
             warn_once(f"{reason}. `mlflow-wandb sync {self.path.parent.parent}` delivers the rest")
 
@@ -281,19 +281,20 @@ class RunTap:
 
     def _name_replica(self, status: dict[str, Any], last: bool = False) -> bool:
         """Add the MLflow run's id and location to the W&B config, and print them, once they are
-        known; returns whether they are.
+        known; returns whether there is no more to wait for.
 
         Args:
             last: do not do it later: the run ends.
         """
         run_id = status.get("run_id")
+        left_out = status.get("state") == LEFT_OUT
         with self._naming:
             if run_id and not self._named:
                 where = status["experiment_id"], status["tracking_uri"]
                 self._update_wandb_config(identity.config_keys(run_id, *where))
                 self._print_replica(status)
-            self._named = self._named or bool(run_id) or last
-        return bool(run_id)
+            self._named = self._named or bool(run_id) or last or left_out
+        return bool(run_id) or left_out
 
     def _print_replica(self, status: dict[str, Any]) -> None:
         """Print the MLflow run's id and location, once they are known."""

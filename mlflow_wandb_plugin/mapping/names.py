@@ -89,14 +89,16 @@ class Namer:
         self._taken: set[str] = {*self._names.values(), *taken}
         self._unassigned = self._taken - self.renamed.keys()
 
-    def name(self, key: Key) -> str:
-        """Return the name of a key."""
+    def name(self, key: Key, wanted: str = "") -> str:
+        """Return the name of a key: the one it has, else ``wanted``, or the dotted key, as far as
+        MLflow accepts it."""
         known = self._names.get(key)
         if known is not None:
             return known
         dotted = ".".join(key)
-        name = legal_name(dotted, self._limit)
-        if name == dotted and name in self._unassigned:
+        own = wanted or dotted
+        name = legal_name(own, self._limit)
+        if name == own and name in self._unassigned:
             self._unassigned.discard(name)
         elif name in self._taken:
             name = self._free_name(name, key)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.core import identity, tracking_uri
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.core.protocols import TargetOptions
@@ -26,7 +27,7 @@ from mlflow_wandb_plugin.errors import (
 from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.journal_locks import remove_journal, shipping_lock, trainer_alive
 from mlflow_wandb_plugin.journal.reader import read_header
-from mlflow_wandb_plugin.journal.status_file import read_status, write_status
+from mlflow_wandb_plugin.journal.status_file import LEFT_OUT, read_status, write_status
 from mlflow_wandb_plugin.live import unsent_rows
 from mlflow_wandb_plugin.replicator.run_log_of_journal import wandb_file_of
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog
@@ -97,8 +98,8 @@ class MlflowShipment:
 
         Returns:
             The state reached: complete, partial (the run goes on, or something was lost), waiting
-            (MLflow does not answer), failed, empty (nothing was ever logged), or busy (another
-            process ships the journal).
+            (MLflow does not answer), failed, empty (nothing was ever logged), busy (another
+            process ships the journal), or left out (by a plugin).
         """
         with shipping_lock(self.path) as locked:
             if not locked:
@@ -124,6 +125,8 @@ class MlflowShipment:
             info = peek(log)
         except SourceError:
             return self._remove_empty()
+        if not plugins.takes(info):
+            return self._leave_out()
         target = self._open_target(header, info)
         writer = target.open(info, "dual", target.find(info))
         try:
@@ -163,6 +166,7 @@ class MlflowShipment:
             find_beside=False,
             secret_names=header.get("secret_names"),
             steps=header.get("steps"),
+            map_metric=plugins.map_metric,
         )
         return MlflowTarget(
             self._uri or None,
@@ -234,6 +238,15 @@ class MlflowShipment:
         with contextlib.suppress(OSError):
             write_status(self.path, self._status)
         return state
+
+    def _leave_out(self) -> str:
+        """Remove the journal of a run that a plugin leaves out, once its writer is done."""
+        self._write_status(LEFT_OUT)
+        while self._follow and trainer_alive(self.path):
+            time.sleep(POLL_S)
+        if not trainer_alive(self.path):
+            remove_journal(self.path)
+        return self._write_status(LEFT_OUT)
 
     def _remove_empty(self) -> str:
         """Remove the journal of a run that was never created."""

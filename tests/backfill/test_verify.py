@@ -328,7 +328,9 @@ def test_a_tracking_server_is_compared_with(
         "file wandb/files/saved.txt has another content",
     )
     counts = MlflowTarget(server).lacking(
-        Twin(outcome.mlflow_run_id, "", "dual", "complete", {}, {}), {("m",): 32, ("low",): 30}
+        outcome.run,
+        Twin(outcome.mlflow_run_id, "", "dual", "complete", {}, {}),
+        {("m",): 32, ("low",): 30},
     )
     assert counts == "MLflow has 31 of 32 points of m"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mlflow_wandb_plugin.core.metric_rules import MetricRules
 from mlflow_wandb_plugin.core.model import RowObjects, RunInfo, Series
 from mlflow_wandb_plugin.core.step_axes import StepAxes
 from mlflow_wandb_plugin.mapping import from_wandb_mirror, system_metrics, to_mlflow, to_wandb
@@ -20,6 +21,7 @@ class RunPoints:
 
     Args:
         bulk: writes many points at once; None where only MLflow's API can.
+        rules: of plugins, for the run's keys.
         axes: which metrics' values are the steps of which keys.
         start_ms: the run's start in Unix ms.
         latest: each metric's latest value in MLflow when the run was opened.
@@ -38,6 +40,7 @@ class RunPoints:
         batches: Batches,
         bulk: BulkWriter | None,
         names: RunNames,
+        rules: MetricRules,
         axes: StepAxes,
         start_ms: int,
         latest: Mapping[str, float],
@@ -46,6 +49,7 @@ class RunPoints:
     ) -> None:
         self._client, self._run_id = batches.client, batches.run_id
         self._names = names
+        self._rules = rules
         self._start_ms = start_ms
         self._latest = latest
         self.of_summary: dict[str, list[tuple[int, int]]] = {}
@@ -99,7 +103,11 @@ class RunPoints:
     def append_summary(self, info: RunInfo) -> None:
         """Take the numbers of the summary that history does not end with, and MLflow lacks."""
         for key, (value, step, at) in to_mlflow.summary_points(info, self.axes).items():
-            name = self._names.metrics.name(key)
+            rule = self._rules.of_summary(key)
+            if rule.drop:
+                continue
+            name = self._names.metrics.name(key, rule.name)
+            [value] = rule.written([value])
             self.of_summary.setdefault(name, []).append((step, at))
             if key in info.last or not self._ends_with(name, value, step):
                 self._write(Points(name, (value,), (at,), (step,)))
@@ -126,8 +134,15 @@ class RunPoints:
             series = from_wandb_mirror.metric_series(series)
         elif self._has_calls and series.key == (to_wandb.STEP_METRIC,):
             return
-        name = self._names.metrics.name(series.key)
-        self._write(Points(name, series.values, series.timestamps_ms, series.steps))
+        rule = self._rules.of(series.key)
+        if rule.drop:
+            return
+        name = self._names.metrics.name(series.key, rule.name)
+        values = rule.written(series.values)
+        self._write_history(Points(name, values, series.timestamps_ms, series.steps))
+
+    def _write_history(self, points: Points) -> None:
+        self._write(points)
 
     def _append_system(self, series: Series) -> None:
         """The step of a system point is the number of whole seconds since the run's start: it
@@ -152,14 +167,12 @@ class MissingPoints(RunPoints):
         super().__init__(*args)
         self._known_steps: dict[str, set[int]] = {}
 
-    def _append_history(self, series: Series) -> None:
-        name = self._names.metrics.name(series.key)
-        known = self._steps_of(name)
-        points = zip(series.steps, series.timestamps_ms, series.values, strict=True)
-        missing = [point for point in points if point[0] not in known]
+    def _write_history(self, points: Points) -> None:
+        known = self._steps_of(points.name)
+        rows = zip(points.values, points.timestamps_ms, points.steps, strict=True)
+        missing = [row for row in rows if row[2] not in known]
         if missing:
-            steps, times, values = zip(*missing, strict=True)
-            self._write(Points(name, values, times, steps))
+            self._write(Points(points.name, *zip(*missing, strict=True)))
 
     def _steps_of(self, name: str) -> set[int]:
         """Steps at which the metric had a point when it was first asked for."""

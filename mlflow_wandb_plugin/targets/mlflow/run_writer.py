@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.metric_rules import MetricRules
 from mlflow_wandb_plugin.core.mlflow_terms import PARENT_TAG
 from mlflow_wandb_plugin.core.model import (
     ArtifactRef,
@@ -44,6 +45,7 @@ class MlflowRunWriter:
     Args:
         run: the MLflow run to write.
         reopen_tags: identity tags to set on a run that existed before; None for a new run.
+        rules: of plugins, for the run's keys.
         secrets: hides secrets in what describes the run.
         bulk: writes many points at once; None where only MLflow's API can.
         secondary: whether another process decides if the run goes on and how it ends; called
@@ -59,6 +61,7 @@ class MlflowRunWriter:
         run: Run,
         info: RunInfo,
         reopen_tags: Mapping[str, str] | None,
+        rules: MetricRules,
         secrets: Secrets,
         bulk: BulkWriter | None = None,
         secondary: Callable[[], bool] = lambda: False,
@@ -70,6 +73,7 @@ class MlflowRunWriter:
         self.experiment_id: str = run.info.experiment_id
         self._secondary = secondary
         self._secrets = secrets
+        self._rules = rules
         tags = identity.present_tags(run.data.tags)
         self._parents, self._parent_id = parents, tags.get(PARENT_TAG)
         losses = Losses()
@@ -88,7 +92,7 @@ class MlflowRunWriter:
         self._start_if_moved_ms = start_of(info, run.info.start_time, tags)
         self._start_ms = run.info.start_time or to_mlflow.run_time(info.started_ms) or 0
         self._points = self.points_type(
-            batches, bulk, self._names, self._steps.axes, self._start_ms, run.data.metrics,
+            batches, bulk, self._names, rules, self._steps.axes, self._start_ms, run.data.metrics,
             self._restores, to_mlflow.has_mlflow_calls(info),
         )  # fmt: skip
         self._define(info)
@@ -190,6 +194,7 @@ class MlflowRunWriter:
         self._description.remove_stale(info)
         self._rewrites["secret_hidden"] = hidden
         self._rewrites["name"] = self._names.count_rewritten()
+        self._rewrites.update(self._rules.counts())
         self._rewrites["time"] = to_mlflow.lost_run_times(info)
         # Of a run that goes on, or a log that was read before, too.
         self._files.summary.update(info.summary)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.core import identity, tracking_uri
 from mlflow_wandb_plugin.core.identity import Origin, Twin
+from mlflow_wandb_plugin.core.metric_rules import MetricRules, without_rules
 from mlflow_wandb_plugin.core.mlflow_terms import PARENT_TAG
 from mlflow_wandb_plugin.core.model import Key, RunInfo
 from mlflow_wandb_plugin.core.protocols import Place, Target, TargetOptions, WriteMethod, WritePath
@@ -211,7 +212,7 @@ class MlflowTarget(Target):
     def _writer(
         self, kind: type[MlflowRunWriter], run: Run, info: RunInfo, tags: dict[str, str] | None
     ) -> MlflowRunWriter:
-        common = self._client, run, info, tags
+        common = self._client, run, info, tags, self._rules(info)
         return kind(*common, self._secrets, self._bulk, self._secondary, self._parents)
 
     def config_keys(self, twin: Twin) -> Mapping[str, str]:
@@ -224,18 +225,20 @@ class MlflowTarget(Target):
     def compare(self, info: RunInfo, twin: Twin) -> RunComparison:
         """A writer that writes nothing and tells what in ``twin`` differs from what it is given."""
         run = self._client.call(self._client.client.get_run_data, twin.run_id)
-        return RunComparison(self._client, run, info, self._secrets, self._parents)
+        rules = self._rules(info)
+        return RunComparison(self._client, run, info, rules, self._secrets, self._parents)
 
-    def lacking(self, twin: Twin, counts: Mapping[Key, int]) -> str:
+    def lacking(self, info: RunInfo, twin: Twin, counts: Mapping[Key, int]) -> str:
         """Say which points of a run are missing, by the number of points of each metric. Points
         that MLflow refused are not missing: they are counted as losses."""
         there = self._client.call(self._client.client.point_counts, twin.run_id)
         namer = names.Namer(names.Limits.installed().key)
+        rules = self._rules(info)
         pairs = [
-            (".".join(key), there.get(namer.name(key), 0), n)
+            (".".join(key), there.get(namer.name(key, rules.of(key).name), 0), n)
             for key, n in counts.items()
             # No metric of its own where MLflow's calls logged it.
-            if key != (STEP_METRIC,)
+            if key != (STEP_METRIC,) and not rules.of(key).drop
         ]
         missing = [(key, found, wanted) for key, found, wanted in pairs if found < wanted]
         if not missing or sum(wanted - found for _, found, wanted in missing) <= twin.refused:
@@ -243,6 +246,11 @@ class MlflowTarget(Target):
         key, found, wanted = missing[0]
         more = f", and further metrics ({len(missing) - 1})" if len(missing) > 1 else ""
         return f"MLflow has {found:,} of {wanted:,} points of {key}{more}"
+
+    def _rules(self, info: RunInfo) -> MetricRules:
+        """The rules for a run's keys; a run that was created in MLflow has its own metrics back."""
+        created_here = from_wandb_mirror.restored(info).mlflow is not None
+        return MetricRules(without_rules if created_here else self._options.map_metric, info)
 
     def _create(self, info: RunInfo, tags: dict[str, str]) -> tuple[Run, bool]:
         """Create the run, unless another process just did; returns it and whether it is ours."""

@@ -160,7 +160,7 @@ class WandbTarget(Target):
     def compare(self, info: RunInfo, twin: Twin) -> WandbRunComparison:
         return WandbRunComparison(twin, self._read_back(self._project_of(info)))
 
-    def lacking(self, twin: Twin, counts: Mapping[Key, int]) -> str:
+    def lacking(self, info: RunInfo, twin: Twin, counts: Mapping[Key, int]) -> str:
         entity, _, project = twin.experiment_id.partition("/")
         source = self._read_back(replace(self._address, entity=entity, project=project))
         there = source.point_counts(RunInfo(twin.run_id, project, entity)) or {}

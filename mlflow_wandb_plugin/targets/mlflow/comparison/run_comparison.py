@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.core import identity
+from mlflow_wandb_plugin.core.metric_rules import MetricRules
 from mlflow_wandb_plugin.core.mlflow_terms import PARENT_TAG
 from mlflow_wandb_plugin.core.model import ArtifactRef, FileRef, RowObjects, RunInfo
 from mlflow_wandb_plugin.core.protocols import Difference, Side
@@ -79,7 +80,13 @@ class RunComparison(MlflowRunWriter):
     """A `RunWriter` that writes nothing and finds what differs; see `core.protocols`."""
 
     def __init__(
-        self, client: Client, run: Run, info: RunInfo, secrets: Secrets, parents: ParentRuns
+        self,
+        client: Client,
+        run: Run,
+        info: RunInfo,
+        rules: MetricRules,
+        secrets: Secrets,
+        parents: ParentRuns,
     ) -> None:
         from mlflow.entities import Run, RunData, RunTag
 
@@ -95,7 +102,8 @@ class RunComparison(MlflowRunWriter):
         self._tags = tags = identity.present_tags(run.data.tags)
         decisive = [RunTag(key, tags[key]) for key in DECISIVE if key in tags]
         empty = Run(run.info, RunData(tags=decisive))
-        super().__init__(recording, empty, info, None, secrets, RecordedPoints(self._expected))
+        bulk = RecordedPoints(self._expected)
+        super().__init__(recording, empty, info, None, rules, secrets, bulk)
         start_ms = start_of(self._shown(info), run.info.start_time, tags)
         self._points.count_seconds_from(start_ms)
 
