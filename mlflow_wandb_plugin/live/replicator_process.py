@@ -111,7 +111,19 @@ class Replicator:
             self._requests = {path: kept for path, kept in self._requests.items() if path.exists()}
             self._requests[journal] = request
             self._unsent.add(journal)
+            # Not by the thread alone: a forked process may end before it has run.
+            self._connect()
             self._send_unsent()
+
+    def _connect(self) -> int | None:
+        """Open the pipe, if a replicator reads it; None otherwise. The lock is held."""
+        if self._fd is None:
+            self._fd = request_pipe.open_writer(self._pipe)
+            if self._fd is not None:
+                # So that it imports what it needs to write there.
+                request_pipe.send(self._fd, {"journal": "", "tracking_uri": self._uri})
+                self._unsent = {path for path in self._requests if path.exists()}
+        return self._fd
 
     def _send_unsent(self) -> None:
         """Send what is waiting, as far as there is a replicator. The lock is held."""
@@ -122,16 +134,12 @@ class Replicator:
 
     def _supervise(self) -> None:
         while not self._released:
-            fd = request_pipe.open_writer(self._pipe)
+            with self._lock:
+                fd = self._connect()
             if fd is None:
                 self._start_if_due()
                 time.sleep(CONNECT_POLL_S)
                 continue
-            with self._lock:
-                self._fd = fd
-                # So that it imports what it needs to write there.
-                request_pipe.send(fd, {"journal": "", "tracking_uri": self._uri})
-                self._unsent = {path for path in self._requests if path.exists()}
             while not self._released and not request_pipe.wait_for_end(fd, LOOK_EVERY_S):
                 with self._lock:
                     self._send_unsent()

@@ -24,6 +24,9 @@ DEFAULT_LINGER_S = 30.0
 class MlflowDeliveries:
     """Follows journals of one folder, one thread each.
 
+    Journals that processes left are shipped, too: when the first request for their MLflow comes,
+    and when the last process is gone, for one may have ended before it could send a request.
+
     Args:
         folder: where the journals are.
     """
@@ -33,7 +36,9 @@ class MlflowDeliveries:
         self._linger_s = DEFAULT_LINGER_S
         self._alone_since: float | None = None
         self._threads: dict[Path, threading.Thread] = {}
+        self._connected = False
         self._adopted_for: set[str] = set()
+        self._chosen_folders: dict[str, str] = {}
 
     @property
     def busy(self) -> bool:
@@ -42,6 +47,10 @@ class MlflowDeliveries:
 
     def note_trainers(self, connected: bool) -> None:
         """Note whether there is a training process that may write journals."""
+        if self._connected and not connected:
+            for uri, journal_dir in self._chosen_folders.items():
+                self._adopt_orphans(uri, journal_dir)
+        self._connected = connected
         self._alone_since = None if connected else self._alone_since or time.monotonic()
 
     def take(self, request: Mapping[str, Any]) -> None:
@@ -49,6 +58,7 @@ class MlflowDeliveries:
         `live.replicator_process`."""
         name, uri = str(request["journal"]), str(request["tracking_uri"])
         if not name:
+            self._chosen_folders.setdefault(uri, "")
             threading.Thread(target=import_target, args=(uri,), daemon=True).start()
             return
         path = self._folder / name
@@ -56,6 +66,7 @@ class MlflowDeliveries:
             return
         self._linger_s = float(request["linger_s"])
         journal_dir = str(self._folder) if request["chosen_folder"] else ""
+        self._chosen_folders[uri] = journal_dir
         self._ship(path, uri, str(request["experiment"]), journal_dir, own=True)
         if uri not in self._adopted_for:
             self._adopted_for.add(uri)

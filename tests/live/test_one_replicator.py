@@ -59,6 +59,27 @@ with wandb.init(project="left", id="left", config={"lr": 0.1}, tags=["t"]) as ru
     run.log({"table": wandb.Table(columns=["a"], data=[[1]])})
     run.summary["best"] = 0.05
 """
+CHILD_WITHOUT_REQUEST = """
+import os
+import mlflow_wandb_plugin
+from mlflow_wandb_plugin.live.replicator_process import Replicator
+
+mlflow_wandb_plugin.autolog()
+import wandb
+
+wandb.setup()
+child = os.fork()
+if not child:
+    # As where it ends before it has sent anything.
+    Replicator.start = classmethod(lambda cls, folder, uri: Replicator.__new__(Replicator))
+    Replicator.ship = lambda *arguments: None
+    Replicator.trouble = ""
+    run = wandb.init(project="forked", id="child")
+    for step in range(20):
+        run.log({"loss": step / 2})
+    os._exit(0)
+os.waitpid(child, 0)
+"""
 SHIPS = """
 import sys
 from pathlib import Path
@@ -123,6 +144,18 @@ def test_it_starts_with_autolog_and_leaves_nothing_behind(
     work = Path(env["WANDB_DIR"])
     run_script(EARLY, env, work, timeout=240)
     wait_until(lambda: not (work / "wandb").exists(), 240, "the end of the replicator")
+
+
+def test_what_a_process_left_without_a_request_is_delivered(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    """A forked process may end before its request is sent: its journal is not left behind."""
+    work = Path(env["WANDB_DIR"])
+    run_script(CHILD_WITHOUT_REQUEST, env, work, timeout=240)
+    folder = work / "wandb" / "mlflow"
+    wait_until(lambda: not list(folder.glob("*.journal")), 240, "the delivery of the journal")
+    [run] = read_runs(env["MLFLOW_TRACKING_URI"]).values()
+    assert run.points("loss") == [(step, step / 2) for step in range(20)]
 
 
 @pytest.mark.slow
