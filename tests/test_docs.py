@@ -100,7 +100,7 @@ def test_links_between_pages_lead_somewhere() -> None:
         for link in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
             target, _, anchor = link.partition("#")
             file = (ROOT / page).parent / target if target else ROOT / page
-            assert file.is_file(), f"{page}: {link}"
+            assert file.exists(), f"{page}: {link}"
             if not anchor:
                 continue
             headings = re.findall(r"^#+ (.*)$", file.read_text(), re.M)
