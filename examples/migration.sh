@@ -7,6 +7,7 @@
 set -euo pipefail
 export WANDB_MODE=offline MLFLOW_TRACKING_URI="${MLFLOW_TRACKING_URI:-sqlite:///$PWD/mlflow.db}"
 export MLFLOW_WANDB_FINISH_TIMEOUT=180
+unset WANDB_DIR
 team=$(mktemp -d)
 
 cat >"$team/train.py" <<'PYTHON'
