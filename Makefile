@@ -17,7 +17,7 @@ check: .venv/made  ## Run format, lint, types, import contracts, spelling and th
 	@.venv/bin/python scripts/check.py --quick
 
 docs: .venv/made  ## Build the pages of docs/ as a site, site/index.html; no network
-	@.venv/bin/mkdocs build --strict --quiet
+	@.venv/bin/mkdocs build --strict --quiet && echo site/index.html
 
 reference: .venv/made  ## Write the pages of docs/ that are made from the code
 	@.venv/bin/python -m scripts.reference
