@@ -77,7 +77,7 @@ def _into_mlflow() -> Iterable[str]:
     yield table(("constant", "path"), _paths(documents))
 
 
-def _pairs(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _pairs(mapping: Mapping[Any, Any]) -> list[tuple[str, str]]:
     return [(code(key), code(str(value))) for key, value in mapping.items()]
 
 

@@ -68,6 +68,7 @@ def test_backfill(tmp_path: Path, empty_store: Path) -> None:
         assert len(re.findall(f"^{said}", done.stdout, re.M)) == 2, done.stdout
 
 
+@pytest.mark.slow
 def test_migration(tmp_path: Path, empty_store: Path) -> None:
     """All five runs are in MLflow once, and W&B has those that were logged to it."""
     command = "bash examples/migration.sh"

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.documents import blocks
+from tests.support.documents import TRAIN, blocks
 from tests.support.environment import isolated
 from tests.support.mlflow_state import RunState, read_runs
 from tests.support.processes import run_command
 from tests.support.stores import copy_store
-from tests.test_docs import TRAIN
 from tests.wandb_server import WandbServer
 
 pytestmark = pytest.mark.slow

@@ -16,6 +16,15 @@ PAGES = (
     *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md")),
 )
 
+TRAIN = """
+import wandb
+
+with wandb.init(project="mnist") as run:
+    for step in range(3):
+        run.log({"loss": 1 / (step + 1)})
+"""
+"""The `train.py` that pages run."""
+
 _BLOCK = re.compile(
     r"(?:^<!--(?P<note>.*?)-->\n)?^```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.M | re.S
 )
