@@ -4,7 +4,7 @@ NEW_ENOUGH = import sys; sys.exit("Python 3.10 or later is needed: make PYTHON=.
 
 .PHONY: help test check docs reference demo test-browser test-ray test-torch test-frameworks test-kills test-versions faults soak coverage clean
 
-# Advertisement of the site's theme.
+# The site's theme prints an advertisement otherwise.
 export NO_MKDOCS_2_WARNING = 1
 
 help:  ## Show the targets
