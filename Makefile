@@ -2,13 +2,25 @@
 PYTHON ?= python3
 NEW_ENOUGH = import sys; sys.exit("Python 3.10 or later is needed: make PYTHON=..." if sys.version_info < (3, 10) else 0)
 
-.PHONY: help test demo test-browser test-ray test-torch test-frameworks test-kills test-versions faults soak coverage clean
+.PHONY: help test check docs reference demo test-browser test-ray test-torch test-frameworks test-kills test-versions faults soak coverage clean
+
+# The site's theme prints an advertisement otherwise.
+export NO_MKDOCS_2_WARNING = 1
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 test: .venv/made  ## Run every check and print how many passed
 	@.venv/bin/python scripts/check.py
+
+check: .venv/made  ## Run format, lint, types, import contracts, spelling and the pages' build; under a minute
+	@.venv/bin/python scripts/check.py --quick
+
+docs: .venv/made  ## Build the pages of docs/ as a site, site/index.html; no network
+	@.venv/bin/mkdocs build --strict --quiet && echo site/index.html
+
+reference: .venv/made  ## Write the pages of docs/ that are made from the code
+	@.venv/bin/python -m scripts.reference
 
 demo: .venvs/demo/made  ## Train twice, backfill, and see both runs in MLflow; no account, no server
 	@.venvs/demo/bin/python examples/demo/demo.py
@@ -49,7 +61,7 @@ coverage: .venv/made  ## Measure branch coverage by package; ARGS="tests/live te
 	exit $$status
 
 clean:  ## Remove the environments, the demo and what tools cache
-	rm -rf .venv .venvs .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache $(COVERAGE_DATA)
+	rm -rf .venv .venvs .demo site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache $(COVERAGE_DATA)
 
 .venv/made: pyproject.toml
 	@$(PYTHON) -c '$(NEW_ENOUGH)'

@@ -3,6 +3,9 @@
 The line counts each of pytest's tests and each other check as one. All checks run, also when an
 earlier one failed. Tests that start a Ray cluster are left to ``make test-ray``,
 those of launchers and frameworks to ``make test-frameworks``.
+
+``make check`` is what of this takes less than a minute: ``check.py --quick``. It builds the pages,
+which the tests do otherwise.
 """
 
 from __future__ import annotations
@@ -17,13 +20,16 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 
-CHECKS = (
+QUICK_CHECKS = (
     ("ruff", "format", "--check", "."),
     ("ruff", "check", "."),
     ("mypy",),
     ("lint-imports",),
-    ("python", "scripts/check_wheel.py"),
+    ("codespell",),
 )
+WHEEL = ("python", "scripts/check_wheel.py")
+PAGES = ("mkdocs", "build", "--strict", "--quiet")
+QUICK = "--quick"
 PYTEST = (
     "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations=25",
     "-o", "junit_family=xunit2", "-m", "not browser and not ray_cluster and not frameworks",
@@ -66,8 +72,11 @@ def line(counts: Counter[str]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    counts: Counter[str] = Counter("passed" if run(check) else "failed" for check in CHECKS)
-    counts += pytest(*arguments)
+    quick = QUICK in arguments
+    checks = (*QUICK_CHECKS, PAGES if quick else WHEEL)
+    counts: Counter[str] = Counter("passed" if run(check) else "failed" for check in checks)
+    if not quick:
+        counts += pytest(*arguments)
     print(line(counts), flush=True)
     return 1 if counts["failed"] else 0
 

@@ -88,7 +88,7 @@ def check(python: Path) -> bool:
 def check_pair(wandb: str, mlflow: str) -> tuple[Counter[str], list[str]]:
     """Run all that is run with this pair: the counts, and a line for each part."""
     python = environment(wandb, mlflow)
-    # Also when the environment is re-used.
+    # Also when the environment is reused.
     in_full = list(python.parents[1].glob("lib/*/site-packages/mlflow_skinny-*.dist-info"))
     pair = f"wandb {wandb} with mlflow {mlflow}" + ("" if in_full else " (--no-deps)")
     well = check(python)

@@ -15,19 +15,11 @@ import pytest
 
 from mlflow_wandb_plugin.core.identity import STATE
 from mlflow_wandb_plugin.settings import Settings, variable_of
-from tests.support.documents import PAGES, ROOT, Block, blocks
+from tests.support.documents import PAGES, ROOT, TRAIN, Block, blocks
 from tests.support.environment import isolated
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import run_script
 from tests.support.stores import copy_store
-
-TRAIN = """
-import wandb
-
-with wandb.init(project="mnist") as run:
-    for step in range(3):
-        run.log({"loss": 1 / (step + 1)})
-"""
 
 RUN = [block for block in blocks() if not block.reason_not_run]
 
@@ -100,7 +92,7 @@ def test_links_between_pages_lead_somewhere() -> None:
         for link in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
             target, _, anchor = link.partition("#")
             file = (ROOT / page).parent / target if target else ROOT / page
-            assert file.is_file(), f"{page}: {link}"
+            assert file.exists(), f"{page}: {link}"
             if not anchor:
                 continue
             headings = re.findall(r"^#+ (.*)$", file.read_text(), re.M)

@@ -10,23 +10,20 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
     "README.md",
     "CONTRIBUTING.md",
-    "docs/architecture.md",
-    "docs/archive.md",
-    "docs/cli.md",
-    "docs/faults.md",
-    "docs/flyte.md",
-    "docs/importers.md",
-    "docs/mapping.md",
-    "docs/mlflow_calls.md",
-    "docs/performance.md",
-    "docs/quick_start.md",
-    "docs/ray.md",
-    "docs/scale.md",
-    "docs/settings.md",
-    "docs/store.md",
-    "docs/torchtune.md",
-    "docs/w2m.md",
+    "SECURITY.md",
+    "CHANGELOG.md",
+    "examples/README.md",
+    *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md")),
 )
+
+TRAIN = """
+import wandb
+
+with wandb.init(project="mnist") as run:
+    for step in range(3):
+        run.log({"loss": 1 / (step + 1)})
+"""
+"""The `train.py` that pages run."""
 
 _BLOCK = re.compile(
     r"(?:^<!--(?P<note>.*?)-->\n)?^```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.M | re.S
