@@ -1,6 +1,6 @@
 """Inject faults into training runs and count what is lost: ``make faults``, or
 
-    python -m faults [--seed 1] [--count 200] [--jobs 4] [--rows 300] [--only TEXT] [--keep]
+    python -m faults [--seed 1] [--count 220] [--jobs 4] [--rows 300] [--only TEXT] [--keep]
 
 Each trial is one or two faults in a training script, or in a server that two scripts write to; see
 docs/faults.md. ``--only`` runs the same trials of the kinds whose name contains TEXT, such as
@@ -73,7 +73,12 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--count", type=int, default=200, help="faults at least, of all kinds")
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=220,
+        help="faults planned at least; a script may end before its last one",
+    )
     parser.add_argument(
         "--jobs",
         type=int,
