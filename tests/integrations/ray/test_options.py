@@ -94,6 +94,10 @@ def test_what_variables_say(left: Left) -> None:
     assert run.group == "group-of-variables"
     client = MlflowClient(left.uri)
     assert client.get_run(twin.run_id).info.experiment_id == "0"
+    # `save_checkpoints`, the old name of `upload_checkpoints`.
+    (artifact,) = run.logged_artifacts
+    assert artifact.collection.name == f"checkpoint_{run.display_name}"
+    assert [path for path in twin.artifacts if path.endswith("/state.json")]
     assert left.mlflow[twin.tags["mlflow.parentRunId"]].name == "group-of-variables"
     assert client.get_experiment_by_name("another") is None
 
@@ -128,4 +132,10 @@ def test_arguments_of_the_setup_functions(left: Left, other: str) -> None:
     assert twin.points("loss") == [(7, 3.0)]
     assert [row["loss"] for row in rows_of(third)] == [3.0]
     assert twin.tags["user_name"] == third.values["mlflow_calls"]["tags"]["user_name"] == "Jane"
+    by_id = read_runs(other)["setup-by-id"]
+    assert by_id.points("loss") == [(0, 4.0)]
+    client = MlflowClient(other)
+    experiment = client.get_experiment(client.get_run(by_id.run_id).info.experiment_id)
+    assert experiment.name == "made before"
+    assert [row["loss"] for row in rows_of(left.server.run("made before/setup-by-id"))] == [4.0]
     assert left.said["setup"] == ["ValueError", "MissingArgumentError"]

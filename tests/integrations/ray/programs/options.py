@@ -48,7 +48,7 @@ def one_trial(callback: Any, name: str, checkpoint: bool = False) -> str:
     callback.on_trial_result(**about, result=RESULT)
     if checkpoint:
         saved = Path.cwd() / "saved"
-        saved.mkdir()
+        saved.mkdir(exist_ok=True)
         (saved / "state.json").write_text("1")
         own = _TrainingResult(Checkpoint.from_directory(saved), {"training_iteration": 1})
         callback.on_checkpoint(**about, checkpoint=own.checkpoint)
@@ -92,7 +92,8 @@ def of_variables(experiment_id: str) -> str:
         "MLFLOW_EXPERIMENT_ID": experiment_id, "MLFLOW_EXPERIMENT_NAME": "another",
     }  # fmt: skip
     try:
-        return one_trial(WandbLoggerCallback(), "of-variables")
+        callback = WandbLoggerCallback(save_checkpoints=True)
+        return one_trial(callback, "of-variables", checkpoint=True)
     finally:
         for name in ("WANDB_PROJECT_NAME", "WANDB_GROUP_NAME", "MLFLOW_EXPERIMENT_ID"):
             del os.environ[name]
@@ -125,12 +126,18 @@ def setup(uri: str) -> list[str]:
     )  # fmt: skip
     second.log({"loss": 2.0})
     second.finish()
-    MlflowClient(uri).create_experiment("made before")
+    experiment_id = MlflowClient(uri).create_experiment("made before")
     mlflow = setup_mlflow(
         {"lr": 0.1}, uri, None, None, "made before", None, None, "by mlflow",
         tags={"user_name": "Jane"}, id="setup-mlflow",
     )  # fmt: skip
     mlflow.log_metric("loss", 3.0, step=7)
+    assert wandb.run is not None
+    wandb.run.finish()
+    by_id = setup_mlflow(
+        {}, uri, experiment_id=experiment_id, experiment_name="ignored", id="setup-by-id"
+    )
+    by_id.log_metric("loss", 4.0)
     assert wandb.run is not None
     wandb.run.finish()
     refused = []
