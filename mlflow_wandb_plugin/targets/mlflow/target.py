@@ -61,6 +61,7 @@ class MlflowTarget(Target):
     ) -> None:
         self._client = Client(uri, backoff)
         self.uri = self._client.uri
+        self.viewer = tracking_uri.ui_command(self.uri)
         self._options = options or TargetOptions()
         self._experiments = Experiments(self._client)
         secret_names = self._options.secret_names
@@ -85,8 +86,7 @@ class MlflowTarget(Target):
         return experiment_id
 
     def _experiment_by_name(self, info: RunInfo) -> str:
-        project = info.project if info.mlflow is None else info.mlflow.experiment or info.project
-        name = to_mlflow.experiment_name(self._options.experiment, info.entity, project)
+        name = to_mlflow.experiment_of(self._options.experiment, info)
         if self.uri.startswith("databricks") and not name.startswith("/"):
             raise UsageError(
                 f"Databricks wants an absolute experiment path, not {name!r}: "
@@ -132,14 +132,14 @@ class MlflowTarget(Target):
         self._checks_places = True
 
     def curve(self, run_id: str, key: Key) -> list[tuple[int, float]]:
-        """A metric's points by step, for a report's curve; empty where there are none."""
+        """A metric's points in the order in which they were logged; empty where there are none."""
         name = names.legal_name(".".join(key), names.Limits.installed().key)
         try:
             history = self._client.call(self._client.mlflow.get_metric_history, run_id, name)
         except RefusedError:
             return []
-        points = sorted((metric.step, metric.value) for metric in history)
-        return points[:: max(1, len(points) // 120)]
+        in_order = sorted(history, key=lambda metric: (metric.timestamp, metric.step))
+        return [(metric.step, metric.value) for metric in in_order]
 
     def find(self, info: RunInfo) -> Twin | None:
         """The active run that has the identity tags, in any experiment; else, if that is wanted,
@@ -220,6 +220,11 @@ class MlflowTarget(Target):
     def place(self, experiment_id: str, run_id: str) -> Place:
         name = self._experiments.name_of(experiment_id)
         return Place(name, tracking_uri.link(self.uri, experiment_id, run_id))
+
+    def destination(self, info: RunInfo) -> str:
+        if self._options.experiment_id:
+            return self._experiments.name_of(self._options.experiment_id)
+        return to_mlflow.experiment_of(self._options.experiment, info)
 
     def compare(self, info: RunInfo, twin: Twin) -> RunComparison:
         """A writer that writes nothing and tells what in ``twin`` differs from what it is given."""
