@@ -39,15 +39,19 @@ def _drawn(key: Key, curve: Curve, read_back: ReadBack, outcome: Outcome) -> dic
     there = read_back(outcome.mlflow_run_id, key)
     if not there:
         return document
-    pair = compared(curve, there)
+    found = compared(curve, there)
+    same_length = len(there) == curve.count
     # A run that was repaired has points from before.
-    equal = pair.equal and (len(there) == curve.count or outcome.action == "repaired")
-    if equal and pair.same_steps:
-        same = len(there) == curve.count
-        target = "same" if same else _points(pair.target)
-        return document | {"target": target, "together": True}
+    equal = found.equal and (same_length or outcome.action == "repaired")
+    if equal and found.same_steps and same_length:
+        return document | {"target": "same", "together": True}
+    target = Curve()
+    target.add([step for step, _ in there], [value for _, value in there])
+    document["target"] = _points(target)
+    if equal and found.same_steps:
+        return document | {"together": True}
     note = "equal values at other steps" if equal else "the two differ"
-    return document | {"target": _points(pair.target), "together": False, "note": note}
+    return document | {"together": False, "note": note}
 
 
 def _points(curve: Curve) -> dict[str, Any]:

@@ -8,11 +8,12 @@ import threading
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mlflow_wandb_plugin.core.model import INT64, Item, Key, Series
 
 CURVES_A_RUN = 3
-POINTS_A_CURVE = 100
+POINTS_A_CURVE = 60
 
 
 @dataclass(slots=True)
@@ -34,51 +35,49 @@ class Curve:
     last_step: int = 0
     last: float = math.nan
 
-    def add(self, steps: Iterable[int], values: Iterable[float]) -> None:
+    def add(self, steps: Sequence[int], values: Sequence[float]) -> None:
         """Add the points that follow."""
-        for step, value in zip(steps, values, strict=True):
-            self.last_step, self.last = max(-INT64, min(step, INT64 - 1)), float(value)
-            if self.count % self.stride == 0:
-                self.steps.append(self.last_step)
-                self.values.append(self.last)
-                if len(self.steps) > 2 * POINTS_A_CURVE:
-                    self.steps, self.values = self.steps[::2], self.values[::2]
-                    self.stride *= 2
-            self.count += 1
+        done, total = 0, len(values)
+        while done < total:
+            # No more of them than may be kept before n doubles.
+            end = min(total, done + (2 * POINTS_A_CURVE + 1 - len(self.steps)) * self.stride)
+            first = done + -self.count % self.stride
+            self.steps.extend(map(_in_64_bits, steps[first : end : self.stride]))
+            self.values.extend(map(float, values[first : end : self.stride]))
+            self.count += end - done
+            done = end
+            if len(self.steps) > 2 * POINTS_A_CURVE:
+                self.steps, self.values = self.steps[::2], self.values[::2]
+                self.stride *= 2
+        if total:
+            self.last_step, self.last = _in_64_bits(steps[-1]), float(values[-1])
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A curve of the source and what the target has of it.
+def _in_64_bits(step: int) -> int:
+    return max(-INT64, min(int(step), INT64 - 1))
 
-    Attributes:
-        equal: whether the values are the same, as far as both are known.
-        same_steps: whether the points have the same steps, too.
-    """
 
-    source: Curve
-    target: Curve
+class Comparison(NamedTuple):
+    """Whether the values of a curve are the same in the target, and whether their steps are, too,
+    as far as both are known."""
+
     equal: bool
     same_steps: bool
 
 
-def compared(source: Curve, points: Sequence[tuple[int, float]]) -> Pair:
+def compared(source: Curve, points: Sequence[tuple[int, float]]) -> Comparison:
     """Compare a curve with all points that the target has, in the order in which they were logged.
 
     A run that was filled has more points in the target than were read: the last ones are compared.
     """
-    target = Curve()
-    target.add((step for step, _ in points), (value for _, value in points))
     offset = len(points) - source.count
-    equal = same_steps = offset >= 0
-    for number, (step, value) in enumerate(zip(source.steps, source.values, strict=True)):
-        at = offset + number * source.stride
-        if not 0 <= at < len(points):
-            break
-        there = points[at]
-        same_steps = same_steps and there[0] == step
-        equal = equal and _same(there[1], value)
-    return Pair(source, target, equal, same_steps)
+    if offset < 0:
+        return Comparison(False, False)
+    there = points[offset :: source.stride]
+    pairs = list(zip(source.steps, source.values, there, strict=False))
+    equal = all(_same(value, found) for _, value, (_, found) in pairs)
+    equal = equal and _same(source.last, points[-1][1])
+    return Comparison(equal, all(step == found for step, _, (found, _) in pairs))
 
 
 def _same(one: float, other: float) -> bool:

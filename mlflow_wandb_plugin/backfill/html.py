@@ -117,7 +117,7 @@ def _row(number: int, outcome: Outcome, drawn: CurveData) -> _Row:
     cells = (
         _Cell(_named(outcome.run.name or run.run_id, run.path, run.url), run.name or run.run_id),
         _Cell(escape(run.state)),
-        _Cell(day(run.started_ms), str(run.started_ms or 0)),
+        _date(run.started_ms),
         _Cell(escape(outcome.verdict)),
         _Cell(escape(outcome.action + (f": {outcome.reason}" if outcome.reason else ""))),
         _number(outcome.points),
@@ -134,7 +134,7 @@ def _planned_row(item: PlannedRun) -> _Row:
     cells = (
         _Cell(_named(run.name or run.run_id, run.path, run.url), run.name or run.run_id),
         _Cell(escape(run.state)),
-        _Cell(day(run.started_ms), str(run.started_ms or 0)),
+        _date(run.started_ms),
         _Cell(escape(decision.verdict)),
         _Cell(escape(report.planned_action(item))),
         _Cell(escape(item.experiment)),
@@ -144,13 +144,17 @@ def _planned_row(item: PlannedRun) -> _Row:
     return _Row(cells, filters)
 
 
+def _date(at_ms: int | None) -> _Cell:
+    return _Cell(day(at_ms), str(at_ms or 0), "date")
+
+
 def _number(number: int) -> _Cell:
     return _Cell(f"{number:,}", str(number), "number")
 
 
 def _named(name: str, path: str, url: str) -> str:
     link = _link(url, "W&B")
-    return f"{escape(name)}<br><small>{escape(path)}{f' · {link}' if link else ''}</small>"
+    return f"{escape(name)}<br><small>{escape(path)}{f' {link}' if link else ''}</small>"
 
 
 def _in_target(outcome: Outcome) -> str:

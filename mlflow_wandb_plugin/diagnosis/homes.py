@@ -13,14 +13,16 @@ from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.diagnosis.check import Check
 from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
 from mlflow_wandb_plugin.mlflow_access.existing_store import store_exists
-from mlflow_wandb_plugin.targets.mlflow.checks import ask_server
+from mlflow_wandb_plugin.targets.mlflow.checks import ask_server, import_client
 from mlflow_wandb_plugin.targets.mlflow.client import Client, check_reachable
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, wanted_mode
 from mlflow_wandb_plugin.wandb_api.address import default_server
 
 LIMIT_S = 2.0
-"""Seconds for each home to answer."""
+"""Seconds for each server to answer."""
+FILES_S = 60.0
+"""Seconds for files of this machine, which may be locked."""
 
 Checks = Callable[[], Iterator[Check]]
 
@@ -40,14 +42,18 @@ class TimedChecks:
         what: makes the checks.
         where: the server, without credentials.
         todo: what to do where it does not answer.
+        limit_s: seconds that it has.
     """
 
-    def __init__(self, name: str, what: Checks, where: str, todo: str) -> None:
+    def __init__(
+        self, name: str, what: Checks, where: str, todo: str, limit_s: float = LIMIT_S
+    ) -> None:
         self._name, self._where, self._todo = name, where, todo
         self._what = what
         self._found: list[Check] = []
         self._thread = threading.Thread(target=self._run, name="mlflow-wandb-doctor", daemon=True)
-        self._ends_at = time.monotonic() + LIMIT_S
+        self._limit_s = limit_s
+        self._ends_at = time.monotonic() + limit_s
         self._thread.start()
 
     def _run(self) -> None:
@@ -66,15 +72,18 @@ class TimedChecks:
         self._thread.join(max(0.0, self._ends_at - time.monotonic()))
         found = list(self._found)
         if self._thread.is_alive():
-            said = f"{self._where} has not answered within {LIMIT_S:g} seconds"
+            said = f"{self._where} has not answered within {self._limit_s:g} seconds"
             found.append(Check(self._name, "problem", said, self._todo))
         return found
 
 
 def mlflow_checks(uri: str) -> TimedChecks:
     """Begin to look at the MLflow store at ``uri``."""
+    import_client(uri)
     todo = "start it, or name another one with MLFLOW_TRACKING_URI or --to"
-    return TimedChecks("MLflow answers", lambda: _mlflow(uri), tracking_uri.shown(uri), todo)
+    limit_s = FILES_S if uri.startswith("sqlite") or "://" not in uri else LIMIT_S
+    shown = tracking_uri.shown(uri)
+    return TimedChecks("MLflow answers", lambda: _mlflow(uri), shown, todo, limit_s)
 
 
 def wandb_checks() -> TimedChecks:

@@ -1,4 +1,4 @@
-"""``mlflow-wandb`` as a user calls it: status, sync, plugins, doctor."""
+"""``mlflow-wandb`` as a user calls it: status, sync, plugins."""
 
 from __future__ import annotations
 
@@ -212,18 +212,6 @@ def test_a_misspelt_hook_is_said(env: dict[str, str], tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "open_sauce" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_doctor(env: dict[str, str], tmp_path: Path) -> None:
-    """All well on this machine; an MLflow that is not there is a problem and exit code 1."""
-    done = mlflow_wandb("doctor", env=env, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout
-    assert done.stdout.count("ok ") == 3
-    away = {**env, "MLFLOW_TRACKING_URI": f"http://user:secret@127.0.0.1:{free_port()}"}
-    done = mlflow_wandb("doctor", env=away, cwd=tmp_path)
-    assert done.returncode == 1
-    assert "problem MLflow answers" in done.stdout
-    assert "secret" not in done.stdout + done.stderr
 
 
 def test_status_of_long_names_stays_within_80_columns(env: dict[str, str], tmp_path: Path) -> None:

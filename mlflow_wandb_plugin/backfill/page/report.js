@@ -43,8 +43,7 @@
     if (only) parts.append(svg("circle", { cx: only[0], cy: only[1], r: home === "wandb" ? 4 : 2, class: home }));
     return parts;
   }
-  function chart(drawn) {
-    const all = Object.values(drawn);
+  function chart(drawn, all) {
     const xs = range(all.flatMap(curve => curve.x)), ys = range(all.flatMap(curve => curve.y));
     const picture = svg("svg", { width: WIDTH, height: HEIGHT, role: "img" });
     if (!isFinite(xs[0]) || !isFinite(ys[0])) {
@@ -73,22 +72,37 @@
     }
     return text;
   }
-  function figure(title, drawn, note) {
+  function figure(one, drawn, both) {
     const element = document.createElement("figure");
-    element.append(chart(drawn), caption(title, drawn, note));
+    // Two that are drawn apart have one scale.
+    element.append(chart(drawn, both || Object.values(drawn)), caption(one.key, drawn, one.note));
     return element;
   }
-  function draw(details) {
-    if (details.childElementCount > 1) return;
-    for (const one of curves[details.dataset.run] || []) {
+  const drawings = new Map();
+  function figures(run) {
+    const cell = document.createElement("td");
+    for (const one of curves[run] || []) {
       const wandb = one.source, mlflow = one.target === "same" ? one.source : one.target;
-      if (!mlflow) details.append(figure(one.key, { wandb }, one.note));
-      else if (one.together) details.append(figure(one.key, { wandb, mlflow }, one.note));
-      else details.append(figure(one.key, { wandb }, one.note), figure(one.key, { mlflow }, one.note));
+      if (!mlflow) cell.append(figure(one, { wandb }));
+      else if (one.together) cell.append(figure(one, { wandb, mlflow }));
+      else cell.append(figure(one, { wandb }, [wandb, mlflow]), figure(one, { mlflow }, [wandb, mlflow]));
     }
+    return cell;
+  }
+  function show(details) {
+    const row = details.closest("tr");
+    if (!drawings.has(row) && details.open) {
+      const below = document.createElement("tr"), cell = figures(details.dataset.run);
+      cell.colSpan = row.cells.length;
+      below.className = "drawing";
+      below.append(cell);
+      row.after(below);
+      drawings.set(row, below);
+    }
+    if (drawings.has(row)) drawings.get(row).hidden = row.hidden || !details.open;
   }
   document.addEventListener("toggle", event => {
-    if (event.target.matches("details[data-run]") && event.target.open) draw(event.target);
+    if (event.target.matches("details[data-run]")) show(event.target);
   }, true);
   if (rows.length <= OPEN_AT_FIRST) document.querySelectorAll("details[data-run]").forEach(one => { one.open = true; });
 
@@ -104,7 +118,7 @@
       const numeric = head.dataset.kind === "number";
       const order = (a, b) => numeric ? Number(key(a)) - Number(key(b)) : key(a).localeCompare(key(b), undefined, { numeric: true });
       rows.sort((a, b) => down ? order(b, a) : order(a, b));
-      body.append(...rows);
+      body.append(...rows.flatMap(row => drawings.has(row) ? [row, drawings.get(row)] : [row]));
     });
   });
 
@@ -118,6 +132,8 @@
       const fits = words.every(word => texts.get(row).includes(word))
         && Array.from(form.querySelectorAll("select")).every(select => !select.value || row.dataset[select.name] === select.value);
       row.hidden = !fits;
+      const details = row.querySelector("details");
+      if (details) show(details);
       count += fits ? 1 : 0;
     }
     shown.textContent = `${count.toLocaleString("en")} of ${rows.length.toLocaleString("en")} runs`;

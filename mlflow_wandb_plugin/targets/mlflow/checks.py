@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import threading
@@ -29,6 +30,15 @@ def check_credentials(client: Client) -> None:
         TargetUnusableError: it does not, or its certificate is not trusted.
     """
     _in_time(lambda: _check_credentials(client))
+
+
+def import_client(uri: str) -> None:
+    """Import what a client of the store at ``uri`` needs before it is asked: it takes seconds."""
+    if uri.startswith(("http://", "https://")):
+        importlib.import_module("mlflow.store.tracking.rest_store")
+        importlib.import_module("mlflow_wandb_plugin.mlflow_access.server_client")
+    else:
+        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
 
 
 class ServerAnswer(NamedTuple):
