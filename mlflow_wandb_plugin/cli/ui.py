@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from mlflow_wandb_plugin.cli.next_commands import examples
+from mlflow_wandb_plugin.cli.terminal import working
 from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.core.training_settings import load_settings
 from mlflow_wandb_plugin.errors import UsageError
@@ -33,7 +34,10 @@ def ui(to: str, port: int) -> None:
 
     It listens on 127.0.0.1 alone, until Ctrl-C.
     """
-    wanted = to or tracking_uri.uri(load_settings()) or default_uri()
+    wanted = to or tracking_uri.uri(load_settings())
+    if not wanted:
+        with working("importing MLflow to ask for its own store"):
+            wanted = default_uri()
     uri = tracking_uri.absolute_uri(uris.without_prefix(wanted))
     if page := tracking_uri.experiments_link(uri):
         click.echo(page)

@@ -80,7 +80,9 @@ class TimedChecks:
 def mlflow_checks(uri: str) -> TimedChecks:
     """Begin to look at the MLflow store at ``uri``."""
     import_client(uri)
-    todo = "start it, or name another one with MLFLOW_TRACKING_URI or --to"
+    todo = (
+        "start it (one that just started is slow), or name another one: MLFLOW_TRACKING_URI, --to"
+    )
     limit_s = FILES_S if uri.startswith("sqlite") or "://" not in uri else LIMIT_S
     shown = tracking_uri.shown(uri)
     return TimedChecks("MLflow answers", lambda: _mlflow(uri), shown, todo, limit_s)

@@ -117,7 +117,7 @@ def test_an_mlflow_that_is_not_there(env: dict[str, str], tmp_path: Path) -> Non
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     (at,) = (number for number, line in enumerate(lines) if "problem MLflow answers" in line)
-    assert lines[at + 1].strip().startswith("start it, or name another one")
+    assert lines[at + 1].strip().startswith("start it (one that just started is slow), or")
     assert "secret" not in done.stdout + done.stderr
 
 
