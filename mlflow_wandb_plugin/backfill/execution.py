@@ -192,8 +192,7 @@ class Backfill:
         self, path: Path, outcomes: Sequence[Outcome], not_carried: Sequence[str] = ()
     ) -> None:
         """Write a report of ``outcomes`` in the format that the suffix of ``path`` names."""
-        read_back = self._target.curve
-        write_report(path, outcomes, self._curves, read_back, self.heading, not_carried)
+        write_report(path, outcomes, self._curves, self._target, self.heading, not_carried)
 
 
 def _open_engine(name: str, address: str, jobs: Sequence[Job]) -> Engine | None:

@@ -62,11 +62,13 @@ def page(
     read_back: ReadBack,
     heading: Heading | None = None,
     not_carried: Sequence[str] = (),
+    reasons: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Return the page of a report. Text from W&B is escaped: it is never markup.
 
     Args:
         not_carried: what the source has beside its runs, one line each.
+        reasons: why something was lost, by the run's id in the target.
     """
     heading = heading or Heading()
     drawn = curves_of_runs(outcomes, curves, read_back)
@@ -78,7 +80,10 @@ def page(
             {"summary": report.one_line(outcomes)},
             report.counts(outcomes) | {"lost": report.lost(outcomes)},
             columns,
-            [_row(number, outcome, drawn) for number, outcome in enumerate(outcomes)],
+            [
+                _row(number, outcome, drawn, (reasons or {}).get(outcome.mlflow_run_id, ()))
+                for number, outcome in enumerate(outcomes)
+            ],
             report.legend(outcome.verdict for outcome in outcomes),
             {
                 "What was lost, and why": losses_in_total(outcomes, heading.homes[1] == "MLflow"),
@@ -110,7 +115,7 @@ def plan_page(planned: Sequence[PlannedRun], heading: Heading | None = None) -> 
     )
 
 
-def _row(number: int, outcome: Outcome, drawn: CurveData) -> _Row:
+def _row(number: int, outcome: Outcome, drawn: CurveData, reasons: Sequence[str]) -> _Row:
     run = outcome.run
     there = drawn.get(str(number), ())
     figures = f'<details data-run="{number}"><summary>{len(there)} curves</summary></details>'
@@ -121,7 +126,7 @@ def _row(number: int, outcome: Outcome, drawn: CurveData) -> _Row:
         _Cell(escape(outcome.verdict)),
         _Cell(escape(outcome.action + (f": {outcome.reason}" if outcome.reason else ""))),
         _number(outcome.points),
-        _lost(outcome),
+        _lost(outcome, reasons),
         _Cell(_in_target(outcome), outcome.experiment),
         _Cell(figures if there else ""),
     )
@@ -171,11 +176,15 @@ def _link(url: str, text: str) -> str:
     return f'<a href="{quoted}" title="{quoted}" rel="noopener noreferrer">{escape(text)}</a>'
 
 
-def _lost(outcome: Outcome) -> _Cell:
+def _lost(outcome: Outcome, reasons: Sequence[str]) -> _Cell:
     lines = [report.losses_in_words(outcome)] if outcome.losses else []
     lines += map(str, outcome.unreadable)
     css = "lost" if lines else ""
-    return _Cell("<br>".join(map(escape, lines)), str(report.lost_of(outcome)), css)
+    text = "<br>".join(map(escape, lines))
+    if reasons:
+        why = "<br>".join(map(escape, reasons))
+        text += f"<details><summary>why</summary><small>{why}</small></details>"
+    return _Cell(text, str(report.lost_of(outcome)), css)
 
 
 def _rendered(content: _Page) -> str:

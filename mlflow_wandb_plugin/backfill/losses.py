@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 
@@ -27,6 +27,8 @@ REASONS: Mapping[str, str] = {
     "used_artifact": "the target does not have an artifact that the run used",
     "sweep": "W&B does not take the sweep of a run that has ended",
 }
+SHOWN_REASONS = 20
+"""Reasons of one run."""
 ELSE = "it could not be carried"
 WHERE = "; wandb/losses.jsonl among the run's artifacts in MLflow names each"
 
@@ -48,3 +50,21 @@ def losses_in_total(outcomes: Sequence[Outcome], in_mlflow: bool = True) -> list
         for kind, number in sorted(counted.items())
     ]
     return lines + [str(one) for outcome in outcomes for one in outcome.unreadable]
+
+
+def reasons_by_run(
+    outcomes: Sequence[Outcome], ask: Callable[[str], Sequence[str]]
+) -> dict[str, list[str]]:
+    """Return what the target keeps of each run's losses, by the run's id there.
+
+    Args:
+        ask: see `Target.loss_reasons`.
+    """
+    ids = [one.mlflow_run_id for one in outcomes if one.losses and one.mlflow_run_id]
+    found = {run_id: list(ask(run_id)) for run_id in ids}
+    return {run_id: _shortened(lines) for run_id, lines in found.items() if lines}
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    more = len(lines) - SHOWN_REASONS
+    return lines if more <= 0 else [*lines[:SHOWN_REASONS], f"and {more:,} more"]

@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from mlflow_wandb_plugin.backfill import html, report
-from mlflow_wandb_plugin.backfill.curve_data import ReadBack
 from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.heading import Heading
+from mlflow_wandb_plugin.backfill.losses import reasons_by_run
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun
 from mlflow_wandb_plugin.core.atomic_files import write_atomically
+from mlflow_wandb_plugin.core.protocols import Target
 
 SUFFIXES = (".html", ".json", ".jsonl", ".txt")
 
@@ -26,13 +27,19 @@ def write_report(
     path: Path,
     outcomes: Sequence[Outcome],
     curves: Curves,
-    read_back: ReadBack,
+    target: Target,
     heading: Heading,
     not_carried: Sequence[str] = (),
 ) -> None:
-    """Write a report of what was done."""
+    """Write a report of what was done.
+
+    Args:
+        target: tells, for a page, the curves that it has and why something was lost.
+        not_carried: what the source has beside its runs, one line each.
+    """
     if path.suffix == ".html":
-        text = html.page(outcomes, curves, read_back, heading, not_carried)
+        reasons = reasons_by_run(outcomes, target.loss_reasons)
+        text = html.page(outcomes, curves, target.curve, heading, not_carried, reasons)
     elif path.suffix == ".json":
         text = json.dumps(report.as_json(outcomes, heading, not_carried), indent=1)
     elif path.suffix == ".jsonl":

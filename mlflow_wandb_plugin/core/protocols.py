@@ -391,6 +391,11 @@ class Target(ABC):
         """
         return ""
 
+    def loss_reasons(self, run_id: str) -> Sequence[str]:
+        """Return what was lost of a run and why, one line each, for a report; empty where the
+        target does not keep it."""
+        return ()
+
     def curve(self, run_id: str, key: Key) -> list[tuple[int, float]]:
         """Return all points (step, value) of a metric in the order in which they were logged, for a
         report's curve; empty where unknown."""

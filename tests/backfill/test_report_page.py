@@ -9,6 +9,7 @@ import json
 import math
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,30 +17,29 @@ import pytest
 from mlflow_wandb_plugin.backfill import html
 from mlflow_wandb_plugin.backfill.curves import POINTS_A_CURVE, Curve, Curves, compared
 from mlflow_wandb_plugin.backfill.decide import Decision
+from mlflow_wandb_plugin.backfill.engines.threads import backfill
 from mlflow_wandb_plugin.backfill.heading import Heading
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun
-from mlflow_wandb_plugin.core.model import Key, Series, Size, UnreadableRange
-from tests.backfill.fakes import run_info
+from mlflow_wandb_plugin.backfill.report_files import write_report
+from mlflow_wandb_plugin.core.model import FileRef, Key, Selection, Series, Size, UnreadableRange
+from mlflow_wandb_plugin.core.protocols import TargetOptions
+from mlflow_wandb_plugin.plugins import open_target
+from tests.backfill.fakes import MemorySource, run_info
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>'\"&"
 
 
 class Elements(HTMLParser):
-    """The elements of a page, and the texts of its scripts."""
+    """The elements of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        if self.lasttag in ("script", "style") and data.strip():
-            self.scripts.append(data)
 
     def of(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.found if name == tag]
@@ -67,7 +67,8 @@ def hostile_page() -> str:
                       unreadable=(UnreadableRange(HOSTILE, 0, 1, HOSTILE, HOSTILE),))  # fmt: skip
     curves = watched([(0, 1.0), (1, 2.0)], (HOSTILE,), HOSTILE)
     heading = Heading((HOSTILE,), HOSTILE, HOSTILE, {HOSTILE: HOSTILE}, None, HOSTILE)
-    return html.page([outcome], curves, lambda run_id, key: [(0, 1.0)], heading, [HOSTILE])
+    reasons = {HOSTILE: [HOSTILE]}
+    return html.page([outcome], curves, lambda *_: [(0, 1.0)], heading, [HOSTILE], reasons)
 
 
 def test_nothing_of_a_run_is_markup() -> None:
@@ -76,7 +77,7 @@ def test_nothing_of_a_run_is_markup() -> None:
     plain = html.page([Outcome(run_info("r"), "new", "failed")], Curves(), lambda *_: [])
     elements = Elements(page)
     assert {tag for tag, _ in elements.found} - {tag for tag, _ in Elements(plain).found} <= {
-        "a", "details", "summary", "h2", "ul", "li",
+        "a", "details", "summary", "small", "h2", "ul", "li",
     }  # fmt: skip
     assert len(elements.of("script")) == 3
     assert not elements.of("img")
@@ -203,3 +204,17 @@ def test_a_curve_ends_with_its_last_point() -> None:
         999.0,
         1000,
     )
+
+
+def test_why_something_was_lost_is_on_the_page(fresh_store: str, tmp_path: Path) -> None:
+    """As the run's own list in MLflow has it: here a file that is gone."""
+    run = run_info("r1")
+    source = MemorySource({"r1": [FileRef("<b>.txt", tmp_path / "gone.txt"), run]})
+    target = open_target(fresh_store, TargetOptions())
+    outcomes = list(backfill(source, target, Selection()))
+    assert [outcome.losses for outcome in outcomes] == [{"file_missing": 1}]
+    write_report(tmp_path / "report.html", outcomes, Curves(), target, Heading())
+    page = (tmp_path / "report.html").read_text()
+    (why,) = re.findall(r"<summary>why</summary><small>(.*?)</small>", page)
+    assert why.endswith(": no readable file gone.txt")
+    assert "<b>" not in why

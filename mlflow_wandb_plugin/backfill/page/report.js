@@ -132,7 +132,7 @@
       const fits = words.every(word => texts.get(row).includes(word))
         && Array.from(form.querySelectorAll("select")).every(select => !select.value || row.dataset[select.name] === select.value);
       row.hidden = !fits;
-      const details = row.querySelector("details");
+      const details = row.querySelector("details[data-run]");
       if (details) show(details);
       count += fits ? 1 : 0;
     }

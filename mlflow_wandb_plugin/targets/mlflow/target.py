@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from mlflow_wandb_plugin.core.model import Key, RunInfo
 from mlflow_wandb_plugin.core.protocols import Place, Target, TargetOptions, WriteMethod, WritePath
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.core.retry import Backoff
-from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
 from mlflow_wandb_plugin.mapping import from_wandb_mirror, names, to_mlflow
 from mlflow_wandb_plugin.mapping.to_wandb import STEP_METRIC
 from mlflow_wandb_plugin.mlflow_access.point_blocks import BulkWriter
@@ -24,6 +25,9 @@ from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.comparison.run_comparison import RunComparison
 from mlflow_wandb_plugin.targets.mlflow.concurrent_creation import create_once, find_settled
 from mlflow_wandb_plugin.targets.mlflow.experiments import Experiments
+from mlflow_wandb_plugin.targets.mlflow.files.losses import Losses, reasons_in
+from mlflow_wandb_plugin.targets.mlflow.files.run_files import LOSSES_FILE
+from mlflow_wandb_plugin.targets.mlflow.files.uploads import Uploads
 from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
 from mlflow_wandb_plugin.targets.mlflow.rest.request_client import RequestClient
 from mlflow_wandb_plugin.targets.mlflow.rest.rest_points import open_rest
@@ -140,6 +144,14 @@ class MlflowTarget(Target):
             return []
         in_order = sorted(history, key=lambda metric: (metric.timestamp, metric.step))
         return [(metric.step, metric.value) for metric in in_order]
+
+    def loss_reasons(self, run_id: str) -> list[str]:
+        """See `Target.loss_reasons`: the lines of the run's list of losses, if that can be read."""
+        try:
+            with closing(Uploads(self._client, run_id, Losses())) as files:
+                return reasons_in(files.download(LOSSES_FILE))
+        except (TargetError, TargetUnavailableError, ValueError):
+            return []
 
     def find(self, info: RunInfo) -> Twin | None:
         """The active run that has the identity tags, in any experiment; else, if that is wanted,
