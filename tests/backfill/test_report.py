@@ -115,3 +115,17 @@ def test_plan_and_report_say_how_points_are_written() -> None:
     assert report.plan_as_json([], heading)["write_path"] == wanted
     page = html.page(OUTCOMES, Curves(), lambda run_id, key: [], heading)
     assert "write path: api (the tables &lt;differ&gt;)" in page
+
+
+def test_plan_and_report_say_from_where_to_where_when_and_with_what() -> None:
+    """In both documents; what is not known is left out. The report counts what was lost."""
+    versions = {"mlflow": "3.1"}
+    heading = Heading(("./wandb",), "sqlite:///x.db", "2026-01-02 03:04:05 UTC", versions)
+    wanted = {
+        "sources": ["./wandb"], "target": "sqlite:///x.db", "date": "2026-01-02 03:04:05 UTC",
+        "versions": versions,
+    }  # fmt: skip
+    found = report.as_json(OUTCOMES, heading)
+    assert wanted.items() <= found.items()
+    assert (found["lost"], "viewer" in found) == (3, False)
+    assert wanted.items() <= report.plan_as_json([], heading).items()
