@@ -146,10 +146,13 @@ def _carry(
     outcomes = report.in_order(outcomes, selection.newest_first)
     with working("asking what the source has beside its runs"):
         not_carried = session.not_carried()
-    if report_file is not None:
-        with working(f"writing {report_file}"):
-            session.write_report(report_file, outcomes, not_carried)
-    _show(outcomes, session, not_carried, as_json)
+    try:
+        if report_file is not None:
+            with working(f"writing {report_file}"):
+                session.write_report(report_file, outcomes, not_carried)
+    finally:
+        # What was done is told also where the file cannot be written.
+        _show(outcomes, session, not_carried, as_json)
     return any(outcome.action == "failed" for outcome in outcomes)
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.diagnosis.check import Check
 from mlflow_wandb_plugin.errors import MlflowWandbError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 PACKAGE = "mlflow-wandb-plugin"
 NO_EXTRAS = frozenset(("dev", "test", "frameworks"))
@@ -69,11 +73,8 @@ def _extras() -> Iterator[Check]:
             yield Check(f"extra {extra}", "note", what, todo)
 
 
-def _lacking(requirement: object) -> str:
+def _lacking(requirement: Requirement) -> str:
     """Say what an installed distribution does not meet; empty if it does."""
-    from packaging.requirements import Requirement
-
-    assert isinstance(requirement, Requirement)
     try:
         found = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
