@@ -25,8 +25,8 @@ reference: .venv/made  ## Write the pages of docs/ that are made from the code
 demo: .venvs/demo/made  ## Train twice, backfill, and see both runs in MLflow; no account, no server
 	@.venvs/demo/bin/python examples/demo/demo.py
 
-test-browser: .venv/made  ## See a run in MLflow's own UI, in headless Chromium
-	@.venv/bin/python -m pytest -m browser tests/store/test_ui.py
+test-browser: .venv/made  ## See a run in MLflow's own UI, and a report's page, in headless Chromium
+	@.venv/bin/python -m pytest -m browser tests/store/test_ui.py tests/backfill/test_report_in_browser.py
 
 test-torch: .venv/torch  ## Check torchtune's recipes and Flyte's Elastic workers, with torch on the CPU
 	@.venv/bin/python -m pytest tests/integrations/torchtune tests/integrations/flyte/test_elastic.py

@@ -60,8 +60,20 @@ def open_target(uri: str, options: TargetOptions) -> Target | None:
         from mlflow_wandb_plugin.mlflow_access.existing_store import store_exists
 
         if not store_exists(uri):
-            return AbsentTarget(without_credentials(uri) or "MLflow's store", comparable=True)
+            return _absent_mlflow(uri, options)
     return MlflowTarget(uri or None, options)
+
+
+def _absent_mlflow(uri: str, options: TargetOptions) -> AbsentTarget:
+    from mlflow_wandb_plugin.core.tracking_uri import ui_command
+    from mlflow_wandb_plugin.mapping.to_mlflow import experiment_of
+
+    return AbsentTarget(
+        without_credentials(uri) or "MLflow's store",
+        True,
+        lambda info: experiment_of(options.experiment, info),
+        ui_command(uri),
+    )
 
 
 def _open_offline(uri: str, options: TargetOptions) -> Target:

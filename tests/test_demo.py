@@ -31,7 +31,8 @@ def test_demo_leaves_both_runs_in_mlflow_and_can_be_repeated(
     second = demo(folder, env)
     assert second.returncode == 0, second.stdout + second.stderr
     assert "1 migrated, 1 skipped as dual-written" in second.stdout
-    assert "mlflow ui" in second.stdout
+    look = f"mlflow-wandb ui --to sqlite:///{folder / 'mlflow.db'}"
+    assert second.stdout.count(look) == 2
     printed = dict(re.findall(r"^(\w+): accuracy on unseen data ([\d.]+)$", second.stdout, re.M))
     runs = {run.name: run for run in read_runs(f"sqlite:///{folder / 'mlflow.db'}").values()}
     assert set(runs) == set(printed) == {"before", "after"}

@@ -37,9 +37,9 @@ def main(folder: Path) -> None:
         sys.exit("The demo expected 1 run migrated and 1 skipped as dual-written.")
 
     say("4. Both runs are in MLflow")
-    show = [str(BIN / "mlflow"), "ui", "--backend-store-uri", tracking_uri, "--port", "5000"]
+    show = [str(BIN / "mlflow-wandb"), "ui", "--to", tracking_uri]
     print(f"Look at them:\n\n  (cd {shlex.quote(str(folder))} && {shlex.join(show)})\n")
-    print("then open port 5000 of this machine in a browser.")
+    print("It prints the page to open in a browser, in MLflow's view of model training.")
 
 
 def empty(folder: Path) -> None:

@@ -191,16 +191,18 @@ def read_files(folder: Path) -> Iterator[FileRef | ArtifactRef | UnreadableRange
         )  # fmt: skip
 
 
-def file_bytes(folder: Path) -> int:
-    """Return the listed size of all copies, in bytes.
+def file_sizes(folder: Path) -> list[int]:
+    """Return the listed size of each copy, in bytes.
 
     Raises:
         ValueError, KeyError, TypeError: the index is damaged.
     """
     index = read_index(folder)
-    listed = sum(int(item["size"]) for item in index.get("files", ()))
     entries = (entry for item in index.get("artifacts", ()) for entry in item["entries"])
-    return listed + sum(int(entry.get("size", 0)) for entry in entries)
+    return [
+        *(int(item["size"]) for item in index.get("files", ())),
+        *(int(entry["size"]) for entry in entries if "size" in entry),
+    ]
 
 
 def read_index(folder: Path) -> dict[str, Any]:

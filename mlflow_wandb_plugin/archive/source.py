@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlflow_wandb_plugin.archive import points_table
 from mlflow_wandb_plugin.archive.codec import decode_row
-from mlflow_wandb_plugin.archive.file_store import INDEX, file_bytes, read_files
+from mlflow_wandb_plugin.archive.file_store import INDEX, file_sizes, read_files
 from mlflow_wandb_plugin.archive.run_document import (
     ROWS_FILE,
     RUN_FILE,
@@ -26,7 +26,7 @@ from mlflow_wandb_plugin.core.model import (
     Size,
     UnreadableRange,
 )
-from mlflow_wandb_plugin.core.protocols import Source
+from mlflow_wandb_plugin.core.protocols import RunOverview, Source
 from mlflow_wandb_plugin.errors import SourceError
 
 
@@ -71,9 +71,16 @@ class ArchiveSource(Source):
         document = read_run(folder)
         try:
             points = 0 if document is None else sum(document.points.values())
-            return Size(points, file_bytes(folder))
+            sizes = file_sizes(folder)
+            return Size(points, sum(sizes), files=len(sizes))
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise SourceError(f"{folder / INDEX} is damaged: {error!r}") from error
+
+    def overview(self, run: RunInfo, with_files: bool) -> RunOverview:
+        """Take everything from the run's document and the index of its files."""
+        size = self.size(run)
+        keys = frozenset(".".join(key) for key in run.last)
+        return RunOverview(sum(run.rows.values()), keys, size.files, size.file_bytes)
 
     def read(self, run: RunInfo, since: Mapping[str, int]) -> Iterator[Item]:
         """Yield the run as its original source did, with that source's checkpoints.

@@ -31,8 +31,17 @@ def selected(source: Source, selection: Selection) -> Iterator[RunInfo]:
     """List the selected runs of ``source`` that no plugin leaves out.
 
     Raises:
-        UsageError: the source does not know the filter, or has no experiments.
+        UsageError: see `check_selection`.
         SourceError: the source cannot be listed.
+    """
+    check_selection(source, selection)
+    return filter(plugins.takes, source.runs(selection))
+
+
+def check_selection(source: Source, selection: Selection) -> None:
+    """
+    Raises:
+        UsageError: the source does not know the filter, or has no experiments.
     """
     language = "mlflow" if isinstance(selection.filter, str) else "wandb"
     if selection.filter is not None and source.filter_language != language:
@@ -42,7 +51,6 @@ def selected(source: Source, selection: Selection) -> Iterator[RunInfo]:
         )
     if selection.experiments and source.filter_language != "mlflow":
         raise UsageError("only runs in MLflow can be selected by experiment: use --project")
-    return filter(plugins.takes, source.runs(selection))
 
 
 def unlisted(unreadable: UnreadableRange) -> tuple[RunInfo, Decision]:

@@ -14,6 +14,7 @@ from mlflow_wandb_plugin.backfill.curves import Curves
 from mlflow_wandb_plugin.backfill.engines.base import Engine
 from mlflow_wandb_plugin.backfill.engines.processes import ProcessEngine
 from mlflow_wandb_plugin.backfill.engines.threads import backfill
+from mlflow_wandb_plugin.backfill.heading import Heading, installed_versions, now
 from mlflow_wandb_plugin.backfill.options import BackfillOptions, Job
 from mlflow_wandb_plugin.backfill.outcome import Listener, Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun, dual_experiment, plan
@@ -25,6 +26,7 @@ from mlflow_wandb_plugin.core.protocols import Source, Target, WriteMethod
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.core.tracking_uri import names_mlflow
 from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
+from mlflow_wandb_plugin.mlflow_access.address import default_uri
 
 LOCAL, PROCESSES = "local", "processes"
 
@@ -111,6 +113,7 @@ class Backfill:
         if not only_plan:
             self._target.check()
         self._curves = Curves()
+        self._date = now()
         self._keep_curves = keep_curves
         self._started = False
         self.total: int | None = None
@@ -119,6 +122,26 @@ class Backfill:
     def write_method(self) -> WriteMethod:
         """How points are written, and why."""
         return self._target.write_method
+
+    @property
+    def comparable(self) -> bool:
+        """Whether what was carried can be verified."""
+        return self._target.comparable
+
+    @property
+    def heading(self) -> Heading:
+        """What reports and plans say above their runs."""
+        to = self._jobs[0].to or default_uri()
+        mlflow_first = names_mlflow(self._jobs[0].source)
+        return Heading(
+            tuple(without_credentials(job.source) for job in self._jobs),
+            without_credentials(to),
+            self._date,
+            installed_versions(),
+            self.write_method,
+            self._target.viewer,
+            ("MLflow", "W&B") if mlflow_first else ("W&B", "MLflow"),
+        )
 
     def plan(self) -> list[PlannedRun]:
         """Decide on each selected run; write nothing."""
@@ -166,9 +189,11 @@ class Backfill:
                     source, self._target, job.selection, job.options, listener, curves
                 )
 
-    def write_report(self, path: Path, outcomes: Sequence[Outcome]) -> None:
+    def write_report(
+        self, path: Path, outcomes: Sequence[Outcome], not_carried: Sequence[str] = ()
+    ) -> None:
         """Write a report of ``outcomes`` in the format that the suffix of ``path`` names."""
-        write_report(path, outcomes, self._curves, self._target.curve, self.write_method)
+        write_report(path, outcomes, self._curves, self._target, self.heading, not_carried)
 
 
 def _open_engine(name: str, address: str, jobs: Sequence[Job]) -> Engine | None:

@@ -21,11 +21,16 @@ from mlflow_wandb_plugin.errors import TargetError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """A run, the decision on it, and its size; the size is 0 if the run is skipped."""
+    """A run, the decision on it, and its size; the size is 0 if the run is skipped.
+
+    Attributes:
+        experiment: name of the experiment or project that it is in, or would go into.
+    """
 
     run: RunInfo
     decision: Decision
     size: Size
+    experiment: str = ""
 
 
 def plan(
@@ -39,9 +44,16 @@ def plan(
     for run in selected(source, selection):
         decision = decide(run, source, target, options)
         size = source.size(run) if decision.action == "migrate" else Size()
-        yield PlannedRun(run, decision, size)
+        yield PlannedRun(run, decision, size, _experiment(run, decision, target))
     for unreadable in source.unreadable:
         yield PlannedRun(*unlisted(unreadable), Size())
+
+
+def _experiment(run: RunInfo, decision: Decision, target: Target) -> str:
+    twin = decision.twin
+    if twin is None or not twin.experiment_id:
+        return target.destination(run)
+    return target.place(twin.experiment_id, twin.run_id).experiment
 
 
 def dual_experiment(source: Source, target: Target, selection: Selection) -> str:

@@ -3,51 +3,60 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlflow_wandb_plugin.backfill.estimate import about, estimated_s
+from mlflow_wandb_plugin.backfill.heading import Heading, day
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun
+from mlflow_wandb_plugin.core.identity import Verdict
 from mlflow_wandb_plugin.core.protocols import WriteMethod
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+VERDICTS: Mapping[Verdict, str] = {
+    "new": "the target does not have it; it is migrated",
+    "dual-written": "the package wrote it while it trained, and it is complete; it is skipped",
+    "existing": "backfilled before, and complete; it is skipped",
+    "partial": "there, with holes; what is missing is added",
+    "foreign": "another tool migrated it; it is skipped",
+}
+"""What each verdict on a run means, and what is done by default."""
+DAMAGED = "damaged_"
+"""The beginning of the losses that count bytes or rows of a range, and no values."""
+
 
 def as_json(
-    outcomes: Sequence[Outcome],
-    method: WriteMethod | None = None,
-    not_carried: Sequence[str] = (),
+    outcomes: Sequence[Outcome], heading: Heading | None = None, not_carried: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Return the report as JSON-compatible values."""
     return {
-        **_method(method),
+        **(Heading() if heading is None else heading).as_json(),
         **({"not_carried": list(not_carried)} if not_carried else {}),
         "counts": counts(outcomes),
-        "runs": [
-            {
-                "run_id": outcome.run.run_id,
-                "path": outcome.run.path,
-                "name": outcome.run.name,
-                "state": outcome.run.state,
-                "verdict": outcome.verdict,
-                "action": outcome.action,
-                "reason": outcome.reason,
-                "mlflow_run_id": outcome.mlflow_run_id,
-                "experiment": outcome.experiment,
-                "link": outcome.link,
-                "points": outcome.points,
-                "losses": dict(outcome.losses),
-                "damage": [str(unreadable) for unreadable in outcome.unreadable],
-            }
-            for outcome in outcomes
-        ],
+        "lost": lost(outcomes),
+        "runs": [_outcome_as_json(outcome) for outcome in outcomes],
     }
 
 
-def _method(method: WriteMethod | None) -> dict[str, Any]:
-    return {} if method is None else {"write_path": asdict(method)}
+def _outcome_as_json(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "run_id": outcome.run.run_id,
+        "path": outcome.run.path,
+        "name": outcome.run.name,
+        "state": outcome.run.state,
+        "verdict": outcome.verdict,
+        "action": outcome.action,
+        "reason": outcome.reason,
+        "mlflow_run_id": outcome.mlflow_run_id,
+        "experiment": outcome.experiment,
+        "link": outcome.link,
+        "points": outcome.points,
+        "losses": dict(outcome.losses),
+        "damage": [str(unreadable) for unreadable in outcome.unreadable],
+    }
 
 
 def written_by(method: WriteMethod) -> str:
@@ -61,37 +70,53 @@ def counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
     return {action: counted[action] for action in ("migrated", "repaired", "skipped", "failed")}
 
 
+def lost(outcomes: Iterable[Outcome]) -> int:
+    """Return how many values, files and ranges of logs were lost on the way."""
+    return sum(map(lost_of, outcomes))
+
+
+def lost_of(outcome: Outcome) -> int:
+    """Return what was lost of one run. A damaged range counts once, whatever its length."""
+    values = sum(n for kind, n in outcome.losses.items() if not kind.startswith(DAMAGED))
+    return values + sum(unreadable.lost for unreadable in outcome.unreadable)
+
+
 def as_table(outcomes: Sequence[Outcome]) -> Table:
     """Return a table with a row per run."""
-    from rich.markup import escape
+    from rich.style import Style
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="Backfill")
     for column in ("run", "id", "state", "what", "points"):
         table.add_column(column, justify="right" if column == "points" else "left", overflow="fold")
     for outcome in outcomes:
+        what = Text(_what(outcome))
+        if where := _where(outcome):
+            # Where a terminal can, the parts of a folded link open all of it.
+            what.append(f"\n{where}", Style(link=outcome.link) if outcome.link else "")
         table.add_row(
-            escape(outcome.run.name or outcome.run.run_id),
-            escape(outcome.run.run_id),
+            Text(outcome.run.name or outcome.run.run_id),
+            Text(outcome.run.run_id),
             outcome.run.state,
-            escape(f"{_what(outcome)}\n{_where(outcome)}".strip()),
+            what,
             f"{outcome.points:,}" if outcome.points else "",
         )
     return table
 
 
 def one_line(outcomes: Sequence[Outcome]) -> str:
-    """Summarise outcomes: "1 migrated, 1 skipped as dual-written"."""
+    """Summarise outcomes: "1 migrated, 1 skipped as dual-written, 0 lost"."""
     counted = counts(outcomes)
     verdicts = Counter(o.verdict for o in outcomes if o.action == "skipped")
     skipped = ", ".join(f"{number} skipped as {name}" for name, number in sorted(verdicts.items()))
-    parts = [f"{counted['migrated']} migrated"]
+    parts = [f"{counted['migrated']:,} migrated"]
     if counted["repaired"]:
-        parts.append(f"{counted['repaired']} repaired")
+        parts.append(f"{counted['repaired']:,} repaired")
     parts.append(skipped or "0 skipped")
     if counted["failed"]:
-        parts.append(f"{counted['failed']} failed")
-    return ", ".join(parts)
+        parts.append(f"{counted['failed']:,} failed")
+    return ", ".join([*parts, f"{lost(outcomes):,} lost"])
 
 
 def in_order(outcomes: Sequence[Outcome], newest_first: bool = False) -> list[Outcome]:
@@ -101,6 +126,12 @@ def in_order(outcomes: Sequence[Outcome], newest_first: bool = False) -> list[Ou
         return outcome.run.started_ms or 0, outcome.run.run_id
 
     return sorted(outcomes, key=start, reverse=newest_first)
+
+
+def legend(verdicts: Iterable[Verdict]) -> list[str]:
+    """Return a line for each verdict that occurs."""
+    there = set(verdicts)
+    return [f"{name}: {meaning}" for name, meaning in VERDICTS.items() if name in there]
 
 
 def _where(outcome: Outcome) -> str:
@@ -113,30 +144,37 @@ def _where(outcome: Outcome) -> str:
 def _what(outcome: Outcome) -> str:
     text = outcome.action + (f": {outcome.reason}" if outcome.reason else "")
     if outcome.losses:
-        lost = ", ".join(f"{number} {kind}" for kind, number in sorted(outcome.losses.items()))
-        text += f"; lost: {lost}"
+        text += f"; lost: {losses_in_words(outcome)}"
     if outcome.unreadable:
         text += "; " + "; ".join(str(unreadable) for unreadable in outcome.unreadable)
     return text
 
 
-def plan_as_json(
-    planned: Sequence[PlannedRun], method: WriteMethod | None = None
-) -> dict[str, Any]:
+def losses_in_words(outcome: Outcome) -> str:
+    """Return what was lost of a run, by kind."""
+    return ", ".join(f"{number:,} {kind}" for kind, number in sorted(outcome.losses.items()))
+
+
+def plan_as_json(planned: Sequence[PlannedRun], heading: Heading | None = None) -> dict[str, Any]:
     """Return a plan as JSON-compatible values, with its totals."""
+    heading = heading or Heading()
     return {
-        **_method(method),
-        "totals": _totals(planned),
+        **heading.as_json(),
+        "totals": totals(planned) | {"estimated_s": round(_seconds(planned, heading), 1)},
         "runs": [
             {
                 "run_id": item.run.run_id,
                 "path": item.run.path,
                 "name": item.run.name,
                 "state": item.run.state,
+                "started": day(item.run.started_ms),
+                "ended": day(item.run.ended_ms),
                 "verdict": item.decision.verdict,
                 "action": item.decision.action,
                 "reason": item.decision.reason,
+                "experiment": item.experiment,
                 "points": item.size.points,
+                "files": item.size.files,
                 "bytes": item.size.file_bytes,
                 "requests": item.size.requests,
             }
@@ -147,35 +185,63 @@ def plan_as_json(
 
 def plan_as_table(planned: Sequence[PlannedRun]) -> Table:
     """Return a table with a row per run and a last row with the totals."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    totals = _totals(planned)
+    total = totals(planned)
     table = Table(title="Plan: nothing has been written", show_footer=True)
-    table.add_column("run", footer=f"{totals['runs']} runs")
-    table.add_column("id")
+    table.add_column("run", footer=f"{total['runs']:,} runs")
+    table.add_column("id", overflow="fold")
+    table.add_column("state")
+    table.add_column("started")
     table.add_column("verdict")
-    table.add_column("action", footer=f"{totals['to_migrate']} to migrate")
-    for name, key in (("points", "points"), ("bytes", "bytes"), ("API calls", "requests")):
-        table.add_column(name, justify="right", footer=f"{totals[key]:,}")
+    table.add_column("action", footer=f"{total['to_migrate']:,} to migrate")
+    table.add_column("into")
+    for name, key in _NUMBERS.items():
+        table.add_column(name, justify="right", footer=f"{total[key]:,}")
     for item in planned:
-        reason = item.decision.reason
-        what = f"{item.decision.action}: {reason}" if reason else str(item.decision.action)
-        table.add_row(
-            escape(item.run.name or item.run.run_id),
-            escape(item.run.run_id),
+        size = item.size
+        texts = (
+            item.run.name or item.run.run_id,
+            item.run.run_id,
+            item.run.state,
+            day(item.run.started_ms),
             item.decision.verdict,
-            escape(what),
-            *(f"{n:,}" for n in (item.size.points, item.size.file_bytes, item.size.requests)),
+            planned_action(item),
+            item.experiment,
+            *(f"{n:,}" for n in (size.points, size.files, size.file_bytes, size.requests)),
         )
+        table.add_row(*map(Text, texts))
     return table
 
 
-def _totals(planned: Sequence[PlannedRun]) -> dict[str, int]:
+_NUMBERS = {"points": "points", "files": "files", "bytes": "bytes", "API calls": "requests"}
+
+
+def planned_action(item: PlannedRun) -> str:
+    """Return what is to be done with a run, and why."""
+    decision = item.decision
+    return f"{decision.action}: {decision.reason}" if decision.reason else decision.action
+
+
+def plan_in_one_line(planned: Sequence[PlannedRun], heading: Heading) -> str:
+    """Summarise a plan: "2 of 3 runs to migrate, about 4 minutes"."""
+    total = totals(planned)
+    time = about(_seconds(planned, heading)) if total["to_migrate"] else "nothing to do"
+    return f"{total['to_migrate']:,} of {total['runs']:,} runs to migrate: {time}"
+
+
+def _seconds(planned: Sequence[PlannedRun], heading: Heading) -> float:
+    return estimated_s(planned, "" if heading.method is None else heading.method.path)
+
+
+def totals(planned: Sequence[PlannedRun]) -> dict[str, int]:
+    """Return the sums of a plan."""
     return {
         "runs": len(planned),
         "to_migrate": sum(item.decision.action == "migrate" for item in planned),
         "points": sum(item.size.points for item in planned),
+        "files": sum(item.size.files for item in planned),
         "bytes": sum(item.size.file_bytes for item in planned),
         "requests": sum(item.size.requests for item in planned),
     }

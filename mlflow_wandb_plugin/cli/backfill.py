@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from mlflow_wandb_plugin.backfill import report
 from mlflow_wandb_plugin.backfill.execution import LOCAL, Backfill, jobs_of
@@ -23,11 +22,13 @@ from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.report_files import SUFFIXES, write_plan
 from mlflow_wandb_plugin.cli import INTERRUPTED
 from mlflow_wandb_plugin.cli.into_wandb import check_wandb_only, maps_projects, projects_of
+from mlflow_wandb_plugin.cli.next_commands import examples, same_with
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import reads_source
+from mlflow_wandb_plugin.cli.terminal import console, current, say, working
+from mlflow_wandb_plugin.cli.verify import verify
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.core.output_file import check_output_file
-from mlflow_wandb_plugin.core.protocols import WriteMethod
 from mlflow_wandb_plugin.errors import UsageError
 
 SHOWN_LINES = 10
@@ -35,7 +36,15 @@ SHOWN_LINES = 10
 log = logging.getLogger("mlflow_wandb_plugin.backfill")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "mlflow-wandb backfill ./wandb --to sqlite:///mlflow.db --dry-run",
+        "mlflow-wandb backfill ./wandb --to sqlite:///mlflow.db --report report.html",
+        "mlflow-wandb backfill wandb://my-team/mnist --to http://127.0.0.1:5000",
+        "mlflow-wandb backfill wandb://my-team --to archive:./runs --since 2026-01-01",
+        "mlflow-wandb backfill sqlite:///mlflow.db --to wandb://my-team/mnist",
+    )
+)
 @reads_source
 @click.option("--order", type=click.Choice(("oldest", "newest")), default="oldest",
               show_default=True, help="Which runs come first.")  # fmt: skip
@@ -59,7 +68,8 @@ log = logging.getLogger("mlflow_wandb_plugin.backfill")
               help="Cluster of --engine ray. Default: Ray's own.")  # fmt: skip
 @click.option("--write-path", type=click.Choice(("auto", "bulk", "api")), default="auto",
               show_default=True, help="Points go to MLflow's database or API.")  # fmt: skip
-@click.option("--plan", "only_plan", is_flag=True, help="Show what would be done; write nothing.")
+@click.option("--plan", "--dry-run", "only_plan", is_flag=True,
+              help="Show what would be done, and how long it may take; write nothing.")  # fmt: skip
 @click.option("--follow", is_flag=True, help="Repeat the backfill until interrupted.")
 @click.option("--every", default=60.0, show_default=True, help="Seconds between repetitions.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -93,7 +103,8 @@ def backfill(
     chosen = BackfillOptions(workers=workers, **options)
     jobs = jobs_of(sources, to, experiment, selection, chosen, projects_of(mapped))
     keep_curves = report_file is not None and report_file.suffix == ".html"
-    session = Backfill(jobs, engine, address, keep_curves, only_plan, allow_none=follow)
+    with working("opening the source and the target"):
+        session = Backfill(jobs, engine, address, keep_curves, only_plan, allow_none=follow)
     if only_plan:
         _show_plan(session, as_json, report_file)
         return
@@ -133,21 +144,32 @@ def _carry(
         click.echo(f"{bar.runs_done}{of} runs done; run the same command to go on", err=True)
         raise
     outcomes = report.in_order(outcomes, selection.newest_first)
-    _show(outcomes, session.write_method, session.not_carried(), as_json)
-    if report_file is not None:
-        session.write_report(report_file, outcomes)
+    with working("asking what the source has beside its runs"):
+        not_carried = session.not_carried()
+    try:
+        if report_file is not None:
+            with working(f"writing {report_file}"):
+                session.write_report(report_file, outcomes, not_carried)
+    finally:
+        # What was done is told also where the file cannot be written.
+        _show(outcomes, session, not_carried, as_json)
     return any(outcome.action == "failed" for outcome in outcomes)
 
 
 def _show_plan(session: Backfill, as_json: bool, report_file: Path | None) -> None:
-    planned, method = session.plan(), session.write_method
-    if as_json:
-        click.echo(json.dumps(report.plan_as_json(planned, method), indent=1))
-    else:
-        Console().print(report.plan_as_table(planned))
-        click.echo(report.written_by(method))
+    with working("looking at each run and at what the target has of it"):
+        planned, heading = session.plan(), session.heading
     if report_file is not None:
-        write_plan(report_file, planned, method)
+        write_plan(report_file, planned, heading)
+    if as_json:
+        click.echo(json.dumps(report.plan_as_json(planned, heading), indent=1))
+        return
+    if not current().quiet:
+        console().print(report.plan_as_table(planned))
+    for line in report.legend(item.decision.verdict for item in planned):
+        say(line)
+    say(report.written_by(session.write_method))
+    click.echo(report.plan_in_one_line(planned, heading))
 
 
 def _rounds(follow: bool, every_s: float) -> Iterator[None]:
@@ -159,20 +181,28 @@ def _rounds(follow: bool, every_s: float) -> Iterator[None]:
 
 
 def _show(
-    outcomes: list[Outcome], method: WriteMethod, not_carried: list[str], as_json: bool
+    outcomes: list[Outcome], session: Backfill, not_carried: list[str], as_json: bool
 ) -> None:
     if as_json:
-        click.echo(json.dumps(report.as_json(outcomes, method, not_carried), indent=1))
-    else:
-        console = Console()
-        console.print(report.as_table(outcomes))
-        console.print(report.one_line(outcomes), highlight=False)
-        console.print(report.written_by(method), highlight=False, soft_wrap=True)
-        for line in not_carried[:SHOWN_LINES]:
-            console.print(f"not carried: {line}", highlight=False, markup=False, soft_wrap=True)
-        if len(not_carried) > SHOWN_LINES:
-            more = len(not_carried) - SHOWN_LINES
-            console.print(f"not carried: {more:,} more; --json names all", highlight=False)
+        click.echo(json.dumps(report.as_json(outcomes, session.heading, not_carried), indent=1))
+        return
+    if not current().quiet:
+        console().print(report.as_table(outcomes))
+    say(report.written_by(session.write_method))
+    for line in not_carried[:SHOWN_LINES]:
+        say(f"not carried: {line}")
+    if len(not_carried) > SHOWN_LINES:
+        say(f"not carried: {len(not_carried) - SHOWN_LINES:,} more; --json names all")
+    if session.heading.viewer:
+        say(f"See them: {session.heading.viewer}")
+    click.echo(f"{report.one_line(outcomes)}.{_next(outcomes, session)}")
+
+
+def _next(outcomes: list[Outcome], session: Backfill) -> str:
+    """What to type next: again what failed, else the command that checks what was carried."""
+    if any(outcome.action == "failed" for outcome in outcomes):
+        return " Once the reasons above are gone, the same command carries what failed."
+    return f" Check: {same_with(verify)}" if session.comparable and outcomes else ""
 
 
 def _keep_log(folder: Path | None) -> None:

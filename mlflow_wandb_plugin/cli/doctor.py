@@ -2,62 +2,69 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from importlib.metadata import version
+from collections import Counter
+from dataclasses import asdict
 
 import click
 
-from mlflow_wandb_plugin.errors import MlflowWandbError
+from mlflow_wandb_plugin.backfill.heading import installed_versions
+from mlflow_wandb_plugin.cli.next_commands import examples
+from mlflow_wandb_plugin.cli.terminal import say, working
+from mlflow_wandb_plugin.core import tracking_uri
+from mlflow_wandb_plugin.core.mlflow_retries import RETRIES
+from mlflow_wandb_plugin.core.training_settings import load_settings
+from mlflow_wandb_plugin.diagnosis.check import Check
+from mlflow_wandb_plugin.diagnosis.homes import mlflow_checks, prepare_imports, wandb_checks
+from mlflow_wandb_plugin.diagnosis.installation import classification_check, installation_checks
+from mlflow_wandb_plugin.mlflow_access.address import default_uri
+from mlflow_wandb_plugin.store import uris
 
 
-@click.command()
-def doctor() -> None:
-    """Check that the installed wandb can be replicated and that MLflow answers."""
-    sound = True
-    for name in ("mlflow-wandb-plugin", "mlflow", "wandb"):
-        click.echo(f"{name} {version(name)}")
-    checks = (
-        ("wandb can be followed", _tap),
-        ("MLflow answers", _mlflow),
-        ("points are written", _write_path),
-    )
-    for what, check in checks:
-        try:
-            click.echo(f"ok      {what}: {check()}")
-        except MlflowWandbError as error:
-            sound = False
-            click.echo(f"problem {what}: {error}")
-    sys.exit(0 if sound else 1)
+@click.command(
+    epilog=examples("mlflow-wandb doctor", "mlflow-wandb doctor --to http://127.0.0.1:5000 --json")
+)
+@click.option(
+    "--to", default="", metavar="URI", help="MLflow tracking URI. Default: MLflow's own setting."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def doctor(to: str, as_json: bool) -> None:
+    """Check this installation, both homes, and what waits to be delivered.
+
+    Each line says what was found, and below it what to do about it. A server has two seconds to
+    answer. No key is printed, and nothing is written.
+
+    Exit code: 0 no problem was found, 1 one was, 2 it could not start.
+    """
+    os.environ.setdefault(RETRIES, "0")
+    prepare_imports()
+    with working("importing MLflow and wandb, and asking both homes"):
+        uri = tracking_uri.absolute_uri(
+            uris.without_prefix(to or tracking_uri.uri(load_settings()) or default_uri())
+        )
+        asked = (mlflow_checks(uri), wandb_checks())
+        checks = [check for one in asked for check in one.results()]
+        checks += [*installation_checks(), classification_check()]
+    versions = installed_versions()
+    if as_json:
+        document = {"versions": versions, "checks": [asdict(check) for check in checks]}
+        click.echo(json.dumps(document, indent=1))
+    else:
+        _show(versions, checks)
+    sys.exit(1 if any(check.state == "problem" for check in checks) else 0)
 
 
-def _tap() -> str:
-    from mlflow_wandb_plugin.live import tap
-
-    tap.run_class()
-    return "yes"
-
-
-def _mlflow() -> str:
-    from mlflow_wandb_plugin.core import tracking_uri
-    from mlflow_wandb_plugin.core.retry import Backoff
-    from mlflow_wandb_plugin.targets.mlflow.client import Client
-
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    client = Client(_uri(), Backoff(patience_s=0))
-    client.call(client.mlflow.search_experiments, max_results=1)
-    return tracking_uri.shown(client.uri)
-
-
-def _write_path() -> str:
-    from mlflow_wandb_plugin.core.retry import Backoff
-    from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
-
-    return str(MlflowTarget(_uri(), backoff=Backoff(patience_s=0)).write_method)
-
-
-def _uri() -> str | None:
-    from mlflow_wandb_plugin.core import tracking_uri
-    from mlflow_wandb_plugin.settings import Settings
-
-    return tracking_uri.uri(Settings.load()) or None
+def _show(versions: dict[str, str], checks: list[Check]) -> None:
+    for name, number in versions.items():
+        say(f"{name} {number}")
+    for check in checks:
+        # A quiet doctor tells what is wrong.
+        show = click.echo if check.state == "problem" else say
+        show(f"{check.state:7} {check.name}: {check.said}")
+        if check.todo:
+            show(f"        {check.todo}")
+    counted = Counter(check.state for check in checks)
+    said = [f"{counted['ok']} ok", f"{counted['note']} notes", f"{counted['problem']} problems"]
+    click.echo(", ".join(said))

@@ -9,8 +9,10 @@ from typing import Any, Literal
 import click
 
 from mlflow_wandb_plugin import plugins
+from mlflow_wandb_plugin.cli.next_commands import examples
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import selects_runs
+from mlflow_wandb_plugin.cli.terminal import working
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.core.output_file import check_output_file
 from mlflow_wandb_plugin.core.protocols import SourceOptions
@@ -19,7 +21,12 @@ from mlflow_wandb_plugin.export.tables import ExportOptions
 from mlflow_wandb_plugin.export.tables import export as export_table
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "mlflow-wandb export ./wandb --to runs.csv --order -summary.loss",
+        "mlflow-wandb export wandb://my-team/mnist --to history.parquet --history",
+    )
+)
 @selects_runs
 @click.option("--to", required=True, type=click.Path(path_type=Path),
               help="The file: .csv, .parquet or .jsonl.")  # fmt: skip
@@ -42,7 +49,8 @@ def export(
     check_output_file("--to", to, SUFFIXES)
     wanted = tuple(name.strip() for name in columns.split(",") if name.strip())
     chosen = ExportOptions(history or "no", order, wanted)
-    opened = plugins.open_source(source, SourceOptions(artifacts=False, **options))
+    with working("opening the source"):
+        opened = plugins.open_source(source, SourceOptions(artifacts=False, **options))
     with ProgressBar() as bar:
         bar.expect_runs(opened.count(selection))
         done = export_table(opened, to, selection, chosen, bar.run_verified)

@@ -7,9 +7,10 @@ import json
 import click
 
 from mlflow_wandb_plugin import plugins as loading
+from mlflow_wandb_plugin.cli.next_commands import examples
 
 
-@click.command()
+@click.command(epilog=examples("mlflow-wandb plugins", "mlflow-wandb plugins --json"))
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def plugins(as_json: bool) -> None:
     """List what extends this installation: plugins and the hooks that each implements."""

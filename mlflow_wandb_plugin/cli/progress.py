@@ -11,13 +11,13 @@ from mlflow_wandb_plugin.backfill.outcome import (
     Listener,
     Outcome,
 )
+from mlflow_wandb_plugin.cli.terminal import console, shows_progress
 
 
 class ProgressBar(Listener):
     """Shows the number of runs and points carried; nothing where stderr is no terminal."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -27,7 +27,6 @@ class ProgressBar(Listener):
             TimeRemainingColumn,
         )
 
-        console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description:>6}"),
             BarColumn(),
@@ -35,8 +34,8 @@ class ProgressBar(Listener):
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
+            console=console(stderr=True),
+            disable=not shows_progress(),
             transient=True,
         )
         self._runs = self._progress.add_task("runs", total=None, rate="")
@@ -83,16 +82,14 @@ def counted_progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
     Yields:
         A function to be called with the name of each when it is started.
     """
-    from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
     columns = (TextColumn(what), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Progress(
         *columns,
         TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
+        console=console(stderr=True),
+        disable=not shows_progress(),
         transient=True,
         # Lines for a pipe or a file stay out of the terminal.
         redirect_stdout=sys.stdout.isatty(),

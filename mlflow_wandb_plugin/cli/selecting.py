@@ -10,12 +10,14 @@ from datetime import datetime, timezone
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from mlflow_wandb_plugin.core.mlflow_retries import few_mlflow_retries
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.core.tracking_uri import names_mlflow
 from mlflow_wandb_plugin.errors import UsageError
 
+SOURCE_KINDS = ("wandb://", "wandb+https://", "archive:", "mlflow:", "sqlite:///")
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempted")
 PROJECT = "{project}"
 """The experiment that W&B's runs are written into, unless the user names one."""
@@ -139,10 +141,19 @@ def _with_selection(
     argument = click.argument(
         "sources", nargs=-1 if several else 1, required=True,
         metavar="SOURCE..." if several else "SOURCE", callback=_as_tuple,
+        shell_complete=_complete_source,
     )  # fmt: skip
     for option in reversed((argument, *options)):
         decorated = option(decorated)
     return decorated
+
+
+def _complete_source(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Let the shell complete a path; sources of other kinds are typed."""
+    kinds = [CompletionItem(kind) for kind in SOURCE_KINDS if kind.startswith(incomplete)]
+    return kinds if incomplete and kinds else [CompletionItem(incomplete, type="file")]
 
 
 def _as_tuple(context: click.Context, parameter: click.Parameter, value: Any) -> tuple[str, ...]:

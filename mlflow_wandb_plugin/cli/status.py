@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any
 
 import click
 
+from mlflow_wandb_plugin.cli.next_commands import examples
+from mlflow_wandb_plugin.cli.terminal import say
+from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
 from mlflow_wandb_plugin.journal.status_file import read_status
@@ -23,7 +27,11 @@ COLUMNS = {"run": 26, "id": 14, "project": 16, "age": 5, "replica": 9}
 """The columns of the list, and the most characters of each."""
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "mlflow-wandb status", "mlflow-wandb status ./wandb", "mlflow-wandb status --json"
+    )
+)
 @click.argument("folders", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def status(folders: tuple[Path, ...], as_json: bool) -> None:
@@ -39,7 +47,18 @@ def status(folders: tuple[Path, ...], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
-    click.echo("\n".join(_lines(rows)) or "no replicas here")
+    for line in _lines(rows):
+        say(line)
+    click.echo(_verdict(rows))
+
+
+def _verdict(rows: Sequence[dict[str, Any]]) -> str:
+    """The last line: how many there are, and what to type if some wait."""
+    if not rows:
+        return "no replicas here"
+    counted = Counter(str(row["replica"]) for row in rows)
+    line = ", ".join(f"{number:,} {state}" for state, number in sorted(counted.items()))
+    return f"{line}. Deliver: mlflow-wandb sync" if counted["waiting"] else line
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -60,17 +79,19 @@ def _details(row: dict[str, Any]) -> list[str]:
     wanted = {
         "log": row["log"],
         f"in {row['home']}": row["MLflow run"] if row["home"] == "MLflow" else row["where"],
+        "see it": row["see it"],
         "trainer": row["trainer"] if row["trainer"] == "alive" else "",
         "not yet shipped": row["not yet shipped"],
         "not carried": row["not carried"],
         "trouble": row["trouble"],
     }
     text = {"width": WIDTH, "initial_indent": "  ", "subsequent_indent": "    "}
+    whole = {"break_long_words": False, "break_on_hyphens": False}
     return [
         line
         for name, value in wanted.items()
         if value
-        for line in textwrap.wrap(f"{name}: {value}", break_long_words=False, **text)  # type: ignore[arg-type]
+        for line in textwrap.wrap(f"{name}: {value}", **whole, **text)  # type: ignore[arg-type]
     ]
 
 
@@ -101,6 +122,7 @@ def _row(path: Path) -> dict[str, Any]:
         "replica": "waiting" if pending and not alive and at_work else state,
         "MLflow run": path.stem if mirrored else recorded.get("run_id", ""),
         "where": recorded.get("where", ""),
+        "see it": "" if mirrored else tracking_uri.how_to_see(str(recorded.get("where", ""))),
         "not yet shipped": f"{path.stat().st_size:,} bytes" if pending else "",
         "not carried": ", ".join(f"{what}: {count}" for what, count in losses.items()),
         "trouble": recorded.get("error", ""),

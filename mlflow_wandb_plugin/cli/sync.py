@@ -10,11 +10,14 @@ from pathlib import Path
 
 import click
 
+from mlflow_wandb_plugin.cli.next_commands import examples
 from mlflow_wandb_plugin.cli.progress import counted_progress
 from mlflow_wandb_plugin.replicator import sync as syncing
 
 
-@click.command()
+@click.command(
+    epilog=examples("mlflow-wandb sync", "mlflow-wandb sync ./wandb --to http://127.0.0.1:5000")
+)
 @click.argument("folders", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--to",

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from mlflow_wandb_plugin.cli.next_commands import examples
+from mlflow_wandb_plugin.cli.terminal import working
 from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.core.training_settings import load_settings
 from mlflow_wandb_plugin.errors import UsageError
@@ -15,7 +17,12 @@ from mlflow_wandb_plugin.mlflow_access.address import default_uri
 from mlflow_wandb_plugin.store import uris
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "mlflow-wandb ui --to sqlite:///mlflow.db --port 5001",
+        "mlflow-wandb ui --to http://127.0.0.1:5000",
+    )
+)
 @click.option(
     "--to", default="", metavar="URI", help="MLflow tracking URI. Default: MLflow's own setting."
 )
@@ -25,9 +32,12 @@ from mlflow_wandb_plugin.store import uris
 def ui(to: str, port: int) -> None:
     """Show runs in MLflow's UI: start it on a database or folder, or print the page of a server.
 
-    It listens on 127.0.0.1 alone, until Ctrl-C. For example: mlflow-wandb ui --to sqlite:///mlflow.db
+    It listens on 127.0.0.1 alone, until Ctrl-C.
     """
-    wanted = to or tracking_uri.uri(load_settings()) or default_uri()
+    wanted = to or tracking_uri.uri(load_settings())
+    if not wanted:
+        with working("importing MLflow to ask for its own store"):
+            wanted = default_uri()
     uri = tracking_uri.absolute_uri(uris.without_prefix(wanted))
     if page := tracking_uri.experiments_link(uri):
         click.echo(page)

@@ -16,14 +16,22 @@ from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.verify import Verified
 from mlflow_wandb_plugin.backfill.verify import verify as compare
 from mlflow_wandb_plugin.cli.into_wandb import check_wandb_only, maps_projects, projects_of
+from mlflow_wandb_plugin.cli.next_commands import examples, same_with
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import reads_source
+from mlflow_wandb_plugin.cli.terminal import say, working
 from mlflow_wandb_plugin.core.model import Selection
 
 SHOWN_DIFFERENCES = 5
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "mlflow-wandb verify ./wandb --to sqlite:///mlflow.db",
+        "mlflow-wandb verify wandb://my-team/mnist --to http://127.0.0.1:5000 --repair",
+        "mlflow-wandb verify ./wandb --to sqlite:///mlflow.db --can-delete",
+    )
+)
 @reads_source
 @maps_projects
 @click.option("--repair", is_flag=True, help="Write runs that differ again, and compare once more.")
@@ -51,7 +59,8 @@ def verify(
     check_wandb_only(to, mapped)
     chosen = BackfillOptions(**options)
     jobs = jobs_of(sources, to, experiment, selection, chosen, projects_of(mapped))
-    opened, target = open_ends(jobs, create=False)
+    with working("opening the source and the target"):
+        opened, target = open_ends(jobs, create=False)
     with ProgressBar() as bar:
         counts = [source.count(selection) for source in opened]
         bar.expect_runs(None if None in counts else sum(filter(None, counts)))
@@ -68,7 +77,7 @@ def verify(
     else:
         for result in results:
             _show(result)
-        click.echo(_one_line(results))
+        click.echo(f"{_one_line(results)}. {_next(results, repair)}")
     sys.exit(0 if all(result.result in ("equal", "foreign") for result in results) else 1)
 
 
@@ -82,13 +91,13 @@ def _answer_deletion(results: list[Verified], kept_by: list[str], as_json: bool)
         click.echo(json.dumps(document, indent=1))
         return 0 if answer else 1
     for path, lines in reasons.items():
-        click.echo(f"{path}: only in the source:")
+        say(f"{path}: only in the source:")
         for line in lines[:SHOWN_DIFFERENCES]:
-            click.echo(f"  {line}")
+            say(f"  {line}")
         if len(lines) > SHOWN_DIFFERENCES:
-            click.echo(f"  and {len(lines) - SHOWN_DIFFERENCES:,} more; --json lists the first 100")
+            say(f"  and {len(lines) - SHOWN_DIFFERENCES:,} more; --json lists the first 100")
     for line in kept_by:
-        click.echo(f"only in the source: {line}")
+        say(f"only in the source: {line}")
     if reasons or kept_by:
         click.echo(f"keep it: {len(reasons):,} of {len(results):,} runs are not all in the target")
         return 1
@@ -110,13 +119,31 @@ def _show(result: Verified) -> None:
         details += f"; {len(result.by_design)} differ by design"
     if result.repaired:
         details += f"; {result.repaired:,} repaired"
-    click.echo(f"{result.run.path}: {result.result} ({details})")
+    say(f"{result.run.path}: {result.result} ({details})")
     for difference in result.differences[:SHOWN_DIFFERENCES]:
-        click.echo(f"  {difference}")
+        say(f"  {difference}")
     if result.count > SHOWN_DIFFERENCES:
-        click.echo(f"  and {result.count - SHOWN_DIFFERENCES:,} more; --json lists the first 100")
+        say(f"  and {result.count - SHOWN_DIFFERENCES:,} more; --json lists the first 100")
 
 
 def _one_line(results: list[Verified]) -> str:
     counted = Counter(result.result for result in results)
     return ", ".join(f"{number} {result}" for result, number in sorted(counted.items()))
+
+
+def _next(results: list[Verified], repair: bool) -> str:
+    """The verdict in words, and what to type next."""
+    there = {result.result for result in results}
+    if "failed" in there:
+        return "Some could not be compared; the lines above say why"
+    if "absent" in there:
+        return "The target lacks runs: mlflow-wandb backfill with the same arguments carries them"
+    if "different" in there:
+        if repair:
+            return "What still differs cannot be changed in the target"
+        return f"Repair: {same_with(verify, '--repair')}"
+    if "foreign" in there:
+        return "Runs that another tool wrote were not compared"
+    return (
+        f"The target has all of it. May the source be deleted? {same_with(verify, '--can-delete')}"
+    )

@@ -312,11 +312,12 @@ def _matches(wanted: str, names: Sequence[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Size of a run: number of points, bytes of files, requests to the source."""
+    """Size of a run: number of points, bytes of files, requests to the source, number of files."""
 
     points: int = 0
     file_bytes: int = 0
     requests: int = 0
+    files: int = 0
 
 
 def flatten(tree: Mapping[str, Any], prefix: Key = ()) -> dict[Key, Any]:

@@ -104,6 +104,21 @@ class WriteMethod:
         return f"{self.path} ({self.reason})"
 
 
+@dataclass(frozen=True, slots=True)
+class RunOverview:
+    """What a run has, as far as it is known without carrying it; None where it is not counted.
+
+    Attributes:
+        keys: names of the keys of its history.
+        file_bytes: size of its files.
+    """
+
+    rows: int | None = None
+    keys: frozenset[str] | None = None
+    files: int | None = None
+    file_bytes: int | None = None
+
+
 class Source(ABC):
     """Somewhere runs can be read from.
 
@@ -166,6 +181,22 @@ class Source(ABC):
         """
         return self.read(run, {})
 
+    def overview(self, run: RunInfo, with_files: bool) -> RunOverview:
+        """Return what a listed run has, with as little reading as possible.
+
+        Args:
+            with_files: count files, too, where that takes a request of its own.
+
+        Raises:
+            SourceError: the run cannot be read.
+        """
+        counts = self.point_counts(run)
+        keys = None if counts is None else frozenset(".".join(key) for key in counts)
+        if not with_files:
+            return RunOverview(_rows_of(run), keys)
+        size = self.size(run)
+        return RunOverview(_rows_of(run), keys, size.files, size.file_bytes)
+
     @abstractmethod
     def size(self, run: RunInfo) -> Size:
         """Return what `read` would yield, counted or estimated, for a plan.
@@ -195,6 +226,10 @@ class Source(ABC):
         Raises:
             SourceError: the source refused; the run is as before.
         """
+
+
+def _rows_of(run: RunInfo) -> int | None:
+    return sum(run.rows.values()) if run.rows else None
 
 
 class RunWriter(Protocol):
@@ -303,11 +338,13 @@ class Target(ABC):
         comparable: whether `compare` is offered.
         has_experiments: whether runs are in experiments with an id, as `TargetOptions` can name.
         write_method: how points are written.
+        viewer: the command that shows its runs, where they have no pages; else empty.
     """
 
     comparable: bool = False
     has_experiments: bool = False
     write_method: WriteMethod = WriteMethod()
+    viewer: str = ""
 
     def check(self) -> None:  # noqa: B027
         """Ask once, before the first run, whether the target as a whole can be used; from then on,
@@ -340,6 +377,11 @@ class Target(ABC):
         """Say where a user finds a run."""
         return Place()
 
+    def destination(self, info: RunInfo) -> str:
+        """Return the name of the experiment or project that a new run would go into; empty where
+        there is none. Creates nothing."""
+        return ""
+
     def compare(self, info: RunInfo, twin: Twin) -> RunComparison:
         """Return a comparison of ``twin`` with what would be written into it now."""
         raise TargetError("this target cannot be compared with")
@@ -352,6 +394,12 @@ class Target(ABC):
         """
         return ""
 
+    def loss_reasons(self, run_id: str) -> Sequence[str]:
+        """Return what was lost of a run and why, one line each, for a report; empty where the
+        target does not keep it."""
+        return ()
+
     def curve(self, run_id: str, key: Key) -> list[tuple[int, float]]:
-        """Return points (step, value) of a metric for a report's curve; empty where unknown."""
+        """Return all points (step, value) of a metric in the order in which they were logged, for a
+        report's curve; empty where unknown."""
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -72,6 +73,19 @@ def link(uri: str, experiment_id: str, run_id: str) -> str:
 def experiments_link(uri: str) -> str:
     """The page with the experiments of a tracking server; empty for other stores."""
     return _page(uri, "experiments")
+
+
+def ui_command(uri: str) -> str:
+    """The command that shows the runs of a store without pages; empty for a server."""
+    if not uri or uri.startswith(("http://", "https://", "databricks", "uc:")):
+        return ""
+    return shlex.join(["mlflow-wandb", "ui", "--to", shown(uri)])
+
+
+def how_to_see(place: str) -> str:
+    """The page of a run, or the command that shows it, of what `where` has said; else empty."""
+    how, _, there = place.partition(" ")
+    return {"at": there, "in": ui_command(there)}.get(how, "")
 
 
 def _page(uri: str, path: str) -> str:

@@ -373,6 +373,12 @@ def experiment_name(template: str, entity: str, project: str) -> str:
     return name[: Limits.installed().experiment_name]
 
 
+def experiment_of(template: str, info: RunInfo) -> str:
+    """Name of the experiment that a run goes into; one that was created in MLflow keeps its own."""
+    project = info.project if info.mlflow is None else info.mlflow.experiment or info.project
+    return experiment_name(template, info.entity, project)
+
+
 def experiment_tags(entity: str, project: str) -> dict[str, str]:
     """Tags of a project's experiment; export-wandb-to-mlflow writes the same."""
     path = f"{entity}/{project}" if entity else project

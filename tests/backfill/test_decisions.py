@@ -373,5 +373,5 @@ def test_html_in_a_name_is_text_in_the_report() -> None:
     """Names come from a server: the page shows them, and runs nothing."""
     run = RunInfo("r1", "p", name="<script>alert(1)</script>")
     page = html.page([Outcome(run, "new", "migrated")], Curves(), lambda run_id, key: [])
-    assert "<script>" not in page
+    assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page

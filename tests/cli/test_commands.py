@@ -1,4 +1,4 @@
-"""``mlflow-wandb`` as a user calls it: status, sync, plugins, doctor."""
+"""``mlflow-wandb`` as a user calls it: status, sync, plugins."""
 
 from __future__ import annotations
 
@@ -214,16 +214,21 @@ def test_a_misspelt_hook_is_said(env: dict[str, str], tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_doctor(env: dict[str, str], tmp_path: Path) -> None:
-    """All well on this machine; an MLflow that is not there is a problem and exit code 1."""
-    done = mlflow_wandb("doctor", env=env, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout
-    assert done.stdout.count("ok ") == 3
-    away = {**env, "MLFLOW_TRACKING_URI": f"http://user:secret@127.0.0.1:{free_port()}"}
-    done = mlflow_wandb("doctor", env=away, cwd=tmp_path)
-    assert done.returncode == 1
-    assert "problem MLflow answers" in done.stdout
-    assert "secret" not in done.stdout + done.stderr
+def test_status_says_how_to_see_each_run(env: dict[str, str], tmp_path: Path) -> None:
+    """The page on a server, in MLflow's view of model training, or the command that shows a
+    database; the last line counts the runs by state."""
+    folder = tmp_path / "work" / "wandb" / "mlflow"
+    folder.mkdir(parents=True)
+    page = "http://host/#/experiments/1/runs/m?workflowType=machine_learning"
+    for run_id, where in (("served", f"at {page}"), ("stored", "in sqlite:////a-b/mlflow.db")):
+        document = {"state": "complete", "name": run_id, "run_id": "m", "where": where}
+        (folder / f"20260101_000000-{run_id}.status").write_text(json.dumps(document))
+    lines = mlflow_wandb("status", env=env, cwd=tmp_path / "work").stdout.splitlines()
+    assert f"  see it: {page}" in lines
+    assert "  see it: mlflow-wandb ui --to sqlite:////a-b/mlflow.db" in lines
+    assert lines[-1] == "2 complete"
+    rows = json.loads(mlflow_wandb("status", "--json", env=env, cwd=tmp_path / "work").stdout)
+    assert {row["id"]: row["see it"] for row in rows}["served"] == page
 
 
 def test_status_of_long_names_stays_within_80_columns(env: dict[str, str], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.core.model import Item, Key, RunInfo, Selection, Size
-from mlflow_wandb_plugin.core.protocols import Source, SourceOptions
+from mlflow_wandb_plugin.core.protocols import RunOverview, Source, SourceOptions
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.mapping import to_wandb as rules
 from mlflow_wandb_plugin.mapping.to_wandb import SEGMENT
@@ -85,7 +85,16 @@ class MlflowSource(Source):
             except SourceError:
                 # A plan is made all the same; `read` reports what it cannot read.
                 pass
-        return Size(points, sum(sizes), REQUESTS + metrics + len(sizes))
+        return Size(points, sum(sizes), REQUESTS + metrics + len(sizes), len(sizes))
+
+    def overview(self, run: RunInfo, with_files: bool) -> RunOverview:
+        """Name the metrics that the listing has; MLflow has no rows."""
+        entity = self._lister.listed(str(run.facts[MLFLOW_RUN_ID]))
+        keys = frozenset(entity.data.metrics)
+        if not with_files:
+            return RunOverview(keys=keys)
+        size = self.size(run)
+        return RunOverview(None, keys, size.files, size.file_bytes)
 
     def point_counts(self, run: RunInfo) -> Mapping[Key, int] | None:
         """Count in the database; None elsewhere, where counting would be reading, and for a run

@@ -11,13 +11,14 @@ from mlflow_wandb_plugin.core.model import (
     FileRef,
     Item,
     Key,
+    RowObjects,
     RunInfo,
     Selection,
     Series,
     Size,
     UnreadableRange,
 )
-from mlflow_wandb_plugin.core.protocols import Source
+from mlflow_wandb_plugin.core.protocols import RunOverview, Source
 from mlflow_wandb_plugin.errors import JournalError, SourceError
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog, find_logs
 from mlflow_wandb_plugin.sources.wandb_local.run_log import peek, read_logs
@@ -98,7 +99,25 @@ class WandbDir(Source):
                 points += len(item.values)
             elif isinstance(item, FileRef) and not item.refused:
                 files.add(item.local)
-        return Size(points, sum(file.stat().st_size for file in files if file.is_file()))
+        sizes = _sizes(files)
+        return Size(points, sum(sizes), files=len(sizes))
+
+    def overview(self, run: RunInfo, with_files: bool) -> RunOverview:
+        """Read the run's logs once: rows and keys are in no other place. Files are not opened."""
+        keys: set[Key] = set()
+        files: set[Path] = set()
+        rows = 0
+        for item in read_logs(self._logs_of(run), {}, follow_links=self._follow_links):
+            if isinstance(item, Series) and item.kind == "history":
+                keys.add(item.key)
+            elif isinstance(item, RowObjects):
+                keys.update(item.values)
+            elif isinstance(item, FileRef) and not item.refused:
+                files.add(item.local)
+            elif isinstance(item, RunInfo):
+                rows = sum(item.rows.values())
+        sizes = _sizes(files)
+        return RunOverview(rows, frozenset(map(".".join, keys)), len(sizes), sum(sizes))
 
     def point_counts(self, run: RunInfo) -> Mapping[Key, int]:
         """Count the points by reading the run's logs."""
@@ -133,6 +152,11 @@ class WandbDir(Source):
                 "here: put the folder on storage that all machines see, at the same path"
             )
         return [self._segments[segment] for segment in run.segments]
+
+
+def _sizes(files: set[Path]) -> list[int]:
+    """Return the sizes of those files that exist."""
+    return [file.stat().st_size for file in files if file.is_file()]
 
 
 def _stamp(file: Path | None) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from mlflow_wandb_plugin.core.model import Item, Key, RunInfo, Selection, Size, UnreadableRange
-from mlflow_wandb_plugin.core.protocols import Source
+from mlflow_wandb_plugin.core.protocols import RunOverview, Source
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.sources.wandb_server.source import WandbServerSource
 from mlflow_wandb_plugin.wandb_api.address import ProjectAddress
@@ -70,6 +70,9 @@ class WandbEntitySource(Source):
 
     def size(self, run: RunInfo) -> Size:
         return self._project(run.project).size(run)
+
+    def overview(self, run: RunInfo, with_files: bool) -> RunOverview:
+        return self._project(run.project).overview(run, with_files)
 
     def point_counts(self, run: RunInfo) -> Mapping[Key, int]:
         return self._project(run.project).point_counts(run)

@@ -18,7 +18,7 @@ from mlflow_wandb_plugin.core.model import (
     UnreadableRange,
     flatten,
 )
-from mlflow_wandb_plugin.core.protocols import Source
+from mlflow_wandb_plugin.core.protocols import RunOverview, Source
 from mlflow_wandb_plugin.core.step_axes import StepAxes
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
 from mlflow_wandb_plugin.sources.temp_dirs import RefCountedTempDir
@@ -97,7 +97,16 @@ class WandbServerSource(Source):
         artifacts = [number(artifact.get("size")) for artifact in listed]
         # The run twice, exports, files, events, used and logged artifacts; then their contents.
         requests = 7 + ceil(rows / self._page_rows) + len(files) + 3 * len(artifacts)
-        return Size(points, sum(files) + sum(artifacts), requests)
+        return Size(points, sum(files) + sum(artifacts), requests, len(files) + len(artifacts))
+
+    def overview(self, run: RunInfo, with_files: bool) -> RunOverview:
+        """Take rows and keys from the listing, the keys of the summary; a request lists files."""
+        rows = sum(run.rows.values())
+        keys = frozenset(".".join(path) for path in flatten(run.summary))
+        if not with_files:
+            return RunOverview(rows, keys)
+        sizes = [number(file.get("sizeBytes")) for file in list_files(self._client, run.run_id)]
+        return RunOverview(rows, keys, len(sizes), sum(sizes))
 
     def point_counts(self, run: RunInfo) -> Mapping[Key, int]:
         """Return what the server counts, without reading the history."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import TargetError, TargetUnusableError, UnavailableError
 from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError, translated
+from mlflow_wandb_plugin.targets.mlflow.rest import arrow_offer
 
 PATIENCE_S = 4.0
 """Seconds for a question; one that is not answered is left to the first run."""
 REFUSED_CREDENTIALS = (401, 403)
+NO_RUN = "0" * 32
+"""An id that no run has."""
 
 
 def check_credentials(client: Client) -> None:
@@ -25,6 +30,58 @@ def check_credentials(client: Client) -> None:
         TargetUnusableError: it does not, or its certificate is not trusted.
     """
     _in_time(lambda: _check_credentials(client))
+
+
+def import_client(uri: str) -> None:
+    """Import what a client of the store at ``uri`` needs before it is asked: it takes seconds."""
+    if uri.startswith(("http://", "https://")):
+        importlib.import_module("mlflow.store.tracking.rest_store")
+        importlib.import_module("mlflow_wandb_plugin.mlflow_access.server_client")
+    else:
+        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+
+
+class ServerAnswer(NamedTuple):
+    """What a tracking server says of itself.
+
+    Attributes:
+        version: of MLflow; empty where the server does not tell it.
+        account: whose credentials are sent, without them.
+        arrow: whether it takes points as Arrow.
+    """
+
+    version: str
+    account: str
+    arrow: bool
+
+
+def ask_server(client: Client, timeout_s: float) -> ServerAnswer:
+    """Ask a tracking server for something small, and for what it is.
+
+    Raises:
+        TargetUnusableError: it does not accept the credentials, or its certificate is not trusted.
+        TargetError, TargetUnavailableError: it refused, or did not answer.
+    """
+    from mlflow.utils.rest_utils import http_request
+
+    _check_credentials(client)
+    translated(client.mlflow.search_experiments, max_results=1)
+    store: Any = client.mlflow._tracking_client.store
+    credentials = store.get_host_creds()
+    response = translated(
+        http_request, credentials, "/version", "GET", max_retries=0, timeout=timeout_s,
+        raise_on_status=False,
+    )  # fmt: skip
+    told = response.text.strip() if response.status_code == 200 else ""
+    version = told if re.fullmatch(r"[\w.+-]{1,40}", told) else ""
+    arrow = arrow_offer.ArrowOffer().holds(credentials, NO_RUN)
+    return ServerAnswer(version, _account(credentials), arrow)
+
+
+def _account(credentials: Any) -> str:
+    if credentials.username:
+        return str(credentials.username)
+    return "the owner of a token" if credentials.token else "none: no credentials are set"
 
 
 def check_place(client: Client, experiment_id: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from mlflow_wandb_plugin.core.model import Key, RunInfo
 from mlflow_wandb_plugin.core.protocols import Place, Target, TargetOptions, WriteMethod, WritePath
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.core.retry import Backoff
-from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_plugin.errors import TargetError, TargetUnavailableError, UsageError
 from mlflow_wandb_plugin.mapping import from_wandb_mirror, names, to_mlflow
 from mlflow_wandb_plugin.mapping.to_wandb import STEP_METRIC
 from mlflow_wandb_plugin.mlflow_access.point_blocks import BulkWriter
@@ -25,6 +26,9 @@ from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError
 from mlflow_wandb_plugin.targets.mlflow.comparison.run_comparison import RunComparison
 from mlflow_wandb_plugin.targets.mlflow.concurrent_creation import create_once, find_settled
 from mlflow_wandb_plugin.targets.mlflow.experiments import Experiments
+from mlflow_wandb_plugin.targets.mlflow.files.losses import Losses, reasons_in
+from mlflow_wandb_plugin.targets.mlflow.files.run_files import LOSSES_FILE
+from mlflow_wandb_plugin.targets.mlflow.files.uploads import Uploads
 from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
 from mlflow_wandb_plugin.targets.mlflow.rest.request_client import RequestClient
 from mlflow_wandb_plugin.targets.mlflow.rest.rest_points import open_rest
@@ -62,6 +66,7 @@ class MlflowTarget(Target):
     ) -> None:
         self._client = Client(uri, backoff)
         self.uri = self._client.uri
+        self.viewer = tracking_uri.ui_command(self.uri)
         self._options = options or TargetOptions()
         self._experiments = Experiments(self._client)
         secret_names = self._options.secret_names
@@ -86,8 +91,7 @@ class MlflowTarget(Target):
         return experiment_id
 
     def _experiment_by_name(self, info: RunInfo) -> str:
-        project = info.project if info.mlflow is None else info.mlflow.experiment or info.project
-        name = to_mlflow.experiment_name(self._options.experiment, info.entity, project)
+        name = to_mlflow.experiment_of(self._options.experiment, info)
         if self.uri.startswith("databricks") and not name.startswith("/"):
             raise UsageError(
                 f"Databricks wants an absolute experiment path, not {name!r}: "
@@ -133,14 +137,22 @@ class MlflowTarget(Target):
         self._checks_places = True
 
     def curve(self, run_id: str, key: Key) -> list[tuple[int, float]]:
-        """A metric's points by step, for a report's curve; empty where there are none."""
+        """A metric's points in the order in which they were logged; empty where there are none."""
         name = names.legal_name(".".join(key), names.Limits.installed().key)
         try:
             history = self._client.call(self._client.mlflow.get_metric_history, run_id, name)
         except RefusedError:
             return []
-        points = sorted((metric.step, metric.value) for metric in history)
-        return points[:: max(1, len(points) // 120)]
+        in_order = sorted(history, key=lambda metric: (metric.timestamp, metric.step))
+        return [(metric.step, metric.value) for metric in in_order]
+
+    def loss_reasons(self, run_id: str) -> list[str]:
+        """See `Target.loss_reasons`: the lines of the run's list of losses, if that can be read."""
+        try:
+            with closing(Uploads(self._client, run_id, Losses())) as files:
+                return reasons_in(files.download(LOSSES_FILE))
+        except (TargetError, TargetUnavailableError, ValueError):
+            return []
 
     def find(self, info: RunInfo) -> Twin | None:
         """The active run that has the identity tags, in any experiment; else, if that is wanted,
@@ -221,6 +233,11 @@ class MlflowTarget(Target):
     def place(self, experiment_id: str, run_id: str) -> Place:
         name = self._experiments.name_of(experiment_id)
         return Place(name, tracking_uri.link(self.uri, experiment_id, run_id))
+
+    def destination(self, info: RunInfo) -> str:
+        if self._options.experiment_id:
+            return self._experiments.name_of(self._options.experiment_id)
+        return to_mlflow.experiment_of(self._options.experiment, info)
 
     def compare(self, info: RunInfo, twin: Twin) -> RunComparison:
         """A writer that writes nothing and tells what in ``twin`` differs from what it is given."""

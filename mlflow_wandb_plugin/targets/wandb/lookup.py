@@ -146,13 +146,23 @@ class Access:
 
         Asks the server in any case, to know that it answers and accepts the key.
         """
+        viewer = self._viewer()
+        return given or str(viewer.get("entity") or viewer.get("username") or "")
+
+    def account(self) -> str:
+        """The name of the API key's owner, and of the default entity where that is another."""
+        viewer = self._viewer()
+        name, entity = str(viewer.get("username") or ""), str(viewer.get("entity") or "")
+        return name if entity in ("", name) else f"{name}, entity {entity}"
+
+    def _viewer(self) -> dict[str, Any]:
         viewer = self.client("", "").query(VIEWER).get("viewer")
         if not isinstance(viewer, dict):
             raise UsageError(
                 f"{self._base_url} does not accept the API key: set WANDB_API_KEY, "
                 f"or run `wandb login --host {self._base_url}`"
             )
-        return given or str(viewer.get("entity") or viewer.get("username") or "")
+        return viewer
 
     def run(self, address: RunAddress) -> RemoteRun:
         """What the server has of a run now; of a run that it does not have, nothing."""

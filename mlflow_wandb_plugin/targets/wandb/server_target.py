@@ -157,6 +157,9 @@ class WandbTarget(Target):
         address = replace(self._address, entity=entity, project=project)
         return Place(experiment_id, address.run_url(run_id))
 
+    def destination(self, info: RunInfo) -> str:
+        return self._project_of(info).path
+
     def compare(self, info: RunInfo, twin: Twin) -> WandbRunComparison:
         return WandbRunComparison(twin, self._read_back(self._project_of(info)))
 

@@ -298,7 +298,7 @@ def test_listing_and_sizing_read_no_history(wandb: WandbServer) -> None:
     )  # fmt: skip
     source = source_of(wandb, "sized")
     size = source.size(only_run(source))
-    assert size == Size(points=5010, file_bytes=7, requests=12)
+    assert size == Size(points=5010, file_bytes=7, requests=12, files=2)
     assert not HISTORY & source.calls.keys()
 
 

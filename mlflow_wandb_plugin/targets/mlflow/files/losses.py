@@ -71,3 +71,13 @@ class Losses:
                 return []
             self._saved = len(self._lines)
             return list(self._lines)
+
+
+def reasons_in(text: str) -> list[str]:
+    """Return the saved lines of losses as text: what was lost, and why.
+
+    Raises:
+        ValueError: a line is damaged.
+    """
+    found = [json.loads(line) for line in text.split("\n") if line]
+    return [f"{one.get('key')}: {one.get('reason')}" for one in found if isinstance(one, dict)]

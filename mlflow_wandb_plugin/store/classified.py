@@ -1,10 +1,14 @@
 """Every method of MLflow's stores that the mirror leaves alone, by the reason for it.
 
-A new version of MLflow may bring a method that writes to runs: the test beside this table fails
-until somebody has decided.
+A new version of MLflow may bring a method that writes to runs: a test fails until somebody has
+decided, and `mlflow-wandb doctor` names it.
 """
 
 from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 READS = "it reads"
 INSIDE = "it is MLflow's own plumbing; what it writes passes a mirrored operation"
@@ -188,3 +192,80 @@ ARTIFACTS: dict[str, str] = {
         """,
     ),
 }
+
+
+class Part(NamedTuple):
+    """A part of MLflow: the methods that it offers, those that are mirrored, and the others."""
+
+    name: str
+    offered: frozenset[str]
+    mirrored: Mapping[str, object]
+    left_alone: Mapping[str, str]
+
+
+def parts(stores_too: bool = True) -> list[Part]:
+    """Return the parts of the installed MLflow that may write to runs.
+
+    Args:
+        stores_too: look at the stores themselves, whose import takes seconds, and not at their
+            interfaces alone.
+    """
+    from mlflow.store.artifact import artifact_repo
+    from mlflow.store.model_registry import abstract_store as abstract_registry
+    from mlflow.store.tracking import abstract_store as abstract_tracking
+
+    from mlflow_wandb_plugin.store import artifact_operations, run_operations, version_operations
+
+    repositories = [
+        value
+        for _, value in inspect.getmembers(artifact_repo, inspect.isclass)
+        if value.__module__ == artifact_repo.__name__
+    ]
+    stores = _stores() if stores_too else _Stores([], [])
+    tracking = _offered([abstract_tracking.AbstractStore], stores.tracking)
+    registry = _offered([abstract_registry.AbstractStore], stores.registry)
+    return [
+        Part("tracking", tracking, run_operations.OPERATIONS, TRACKING),
+        Part("registry", registry, version_operations.OPERATIONS, MODEL_REGISTRY),
+        Part("artifacts", _offered(repositories, []), artifact_operations.OPERATIONS, ARTIFACTS),
+    ]
+
+
+class _Stores(NamedTuple):
+    tracking: list[type]
+    registry: list[type]
+
+
+def _stores() -> _Stores:
+    from mlflow.store.model_registry.rest_store import RestStore as RegistryOverHttp
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as SqlRegistry
+    from mlflow.store.tracking.rest_store import RestStore
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    return _Stores([SqlAlchemyStore, RestStore], [SqlRegistry, RegistryOverHttp])
+
+
+def unclassified() -> list[str]:
+    """Return the methods of the installed MLflow's interfaces on which nobody has decided."""
+    return [
+        f"{part.name}: {name}"
+        for part in parts(stores_too=False)
+        for name in sorted(part.offered - part.mirrored.keys() - part.left_alone.keys())
+    ]
+
+
+def _offered(abstract: Iterable[type], concrete: Iterable[type]) -> frozenset[str]:
+    """Return the methods that classes offer; private ones of abstract classes, too, which others
+    implement."""
+    offered = {name for kind in abstract for name in _methods(kind, private=True)}
+    return frozenset(offered | {name for kind in concrete for name in _methods(kind, False)})
+
+
+def _methods(kind: type, private: bool) -> set[str]:
+    return {
+        name
+        for name, value in inspect.getmembers(kind, callable)
+        if not inspect.isclass(value)
+        and not name.startswith("__")
+        and (private or not name.startswith("_"))
+    }
