@@ -6,20 +6,22 @@ manager that adds itself to the custom_context of the tasks called inside it.
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, KeysView, Mapping
+from collections.abc import Collection, ItemsView, Iterator, KeysView, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
 import flyte
 from flyte._context import internal_ctx
 
 from mlflow_wandb_flyte.config_codec import ConfigError, decode, encode
+from mlflow_wandb_plugin.core.arguments import check_arguments
 
 RunMode: TypeAlias = Literal["auto", "new", "shared"]
 RankScope: TypeAlias = Literal["global", "worker"]
 MlflowRunMode: TypeAlias = Literal["auto", "new", "nested"]
 TrackRunMode: TypeAlias = Literal["auto", "new", "shared", "nested"]
+OnBackendError: TypeAlias = Literal["raise", "warn"]
 
 Config = TypeVar("Config", bound="_Config")
 
@@ -177,7 +179,11 @@ def wandb_config(
             it for runs of their own.
         run_mode, rank_scope, download_logs: as of `wandb_init`, whose arguments take precedence.
         kwargs: other arguments of ``wandb.init``. Secrets among them do not reach tasks.
+
+    Raises:
+        UnknownArgumentError, ConfigError: an argument is unknown, or cannot have this value.
     """
+    check_wandb_arguments("wandb_config", kwargs, run_mode, rank_scope)
     return WandbConfig(
         project, entity, host, id, name, tags, config, mode, group, run_mode, rank_scope,
         download_logs, kwargs or None,
@@ -231,8 +237,10 @@ def mlflow_config(
         kwargs: other arguments of ``mlflow.start_run``.
 
     Raises:
-        ConfigError: arguments exclude each other.
+        UnknownArgumentError, ConfigError: an argument is unknown, cannot have this value, or
+            excludes another one.
     """
+    check_mlflow_arguments("mlflow_config", kwargs, run_mode)
     config = MlflowConfig(
         tracking_uri, experiment_name, experiment_id, run_name, run_id, tags, run_mode, autolog,
         framework, log_models, log_datasets, autolog_kwargs, link_host, link_template,
@@ -240,6 +248,57 @@ def mlflow_config(
     )  # fmt: skip
     check_exclusive(vars(config))
     return config
+
+
+def check_wandb_arguments(
+    name: str,
+    given: Mapping[str, Any],
+    run_mode: str | None,
+    rank_scope: str | None,
+    of_track: Collection[str] = (),
+) -> None:
+    """Check what ``name``, a function of this package, is given for ``wandb.init``.
+
+    Args:
+        of_track: other arguments of `track`, which takes more; empty for the others.
+
+    Raises:
+        UnknownArgumentError, ConfigError: an argument is unknown, or cannot have this value.
+    """
+    import wandb
+
+    check_arguments(name, given, wandb.init, of_track)
+    modes = get_args(TrackRunMode if of_track else RunMode)
+    check_choice(f"{name}(run_mode=…)", run_mode, (None, *modes))
+    check_choice(f"{name}(rank_scope=…)", rank_scope, (None, *get_args(RankScope)))
+    # A task's run lives beside those of other tasks in its process.
+    check_choice(f"{name}(reinit=…)", given.get("reinit"), (None, "default", "create_new"))
+
+
+def check_mlflow_arguments(
+    name: str, given: Mapping[str, Any], run_mode: str, also: Collection[str] = ()
+) -> None:
+    """Check what ``name``, a function of this package, is given for ``mlflow.start_run``.
+
+    Raises:
+        UnknownArgumentError, ConfigError: as for `check_wandb_arguments`.
+    """
+    check_choice(f"{name}(run_mode=…)", run_mode, get_args(MlflowRunMode))
+    if set(given) - set(also):
+        import mlflow
+
+        check_arguments(name, given, mlflow.start_run, also)
+
+
+def check_choice(name: str, given: Any, known: Sequence[Any]) -> None:
+    """Check that an argument has one of the values that are known.
+
+    Raises:
+        ConfigError: it has another one.
+    """
+    if given not in known:
+        values = ", ".join(repr(one) for one in known if one is not None)
+        raise ConfigError(f"{name} must be one of {values}: not {given!r}")
 
 
 def check_exclusive(given: Mapping[str, Any]) -> None:

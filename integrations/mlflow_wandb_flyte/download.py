@@ -130,7 +130,7 @@ def download_wandb_sweep_dirs(
 
 
 @flyte.trace
-async def download_wandb_run_logs(run_id: str, project: str = "", entity: str = "") -> Dir[Any]:
+async def download_wandb_run_logs(run_id: str, project: str = "", entity: str = "") -> Dir:  # type: ignore[type-arg]
     """`download_wandb_run_dir` as a trace, so that Flyte's UI shows the files."""
     return await Dir.from_local(
         download_wandb_run_dir(run_id, project=project or None, entity=entity or None)
@@ -138,7 +138,7 @@ async def download_wandb_run_logs(run_id: str, project: str = "", entity: str = 
 
 
 @flyte.trace
-async def download_wandb_sweep_logs(sweep_id: str, project: str = "", entity: str = "") -> Dir[Any]:
+async def download_wandb_sweep_logs(sweep_id: str, project: str = "", entity: str = "") -> Dir:  # type: ignore[type-arg]
     """`download_wandb_sweep_dirs` as a trace, so that Flyte's UI shows the files."""
     base = _folder(DEFAULT_FOLDER / f"sweep-{quote(sweep_id, safe='')}")
     download_wandb_sweep_dirs(sweep_id, str(base), project=project or None, entity=entity or None)

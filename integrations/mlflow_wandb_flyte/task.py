@@ -18,10 +18,12 @@ from typing import Any
 from flyte.extend import AsyncFunctionTaskTemplate
 
 from mlflow_wandb_flyte import sigterm
+from mlflow_wandb_flyte.config_codec import ConfigError
 from mlflow_wandb_flyte.distributed import shape
 from mlflow_wandb_flyte.download import show_run_logs, show_sweep_logs
 from mlflow_wandb_flyte.links import TaskLink
 from mlflow_wandb_flyte.mlflow_session import (
+    NOT_FOR_REPLICA,
     MlflowOptions,
     MlflowSession,
     end_runs_of_killed_workers,
@@ -36,12 +38,19 @@ Options = WandbOptions | MlflowOptions | SweepOptions
 
 
 def track_task(task: Any, options: Options, links: Sequence[Any] = ()) -> Any:
-    """Open a run around each execution of ``task``; changes and returns the task."""
+    """Open a run around each execution of ``task``; changes and returns the task.
+
+    Raises:
+        ConfigError: `mlflow_run` has arguments that the decorator of a W&B run excludes.
+    """
+    # Where the task will run may not be the main thread, which alone may do it.
+    sigterm.install_handler()
     if not hasattr(task, "tracked_by"):
         _as_tracked(task, ())
     # The same decorator again replaces the one before.
     kept = [one for one in task.tracked_by if type(one) is not type(options)]
     task.tracked_by = (options, *kept)
+    _check_together(task.tracked_by)
     task.links = (*task.links, *links)
     return task
 
@@ -97,6 +106,7 @@ async def _execute(task: Any, *args: Any, **kwargs: Any) -> Any:
         result = await call.in_sweep(call.runner(), *args, **kwargs)
     except Exception:
         await call.end_killed_workers()
+        await call.show_logs()
         raise
     await call.show_logs()
     return result
@@ -157,12 +167,35 @@ class _Call:
 
 
 def in_order(tracked_by: Sequence[Options]) -> tuple[Options, ...]:
-    """Return the options of runs, W&B's first, whose replica is then the task's MLflow run."""
+    """Return the options of runs, W&B's first, whose replica may then be the task's MLflow run."""
     wandb = [one for one in tracked_by if isinstance(one, WandbOptions)]
     mlflow = [one for one in tracked_by if isinstance(one, MlflowOptions)]
-    if mlflow:
-        wandb = [replace(one, with_mlflow=True) for one in wandb]
+    for options in mlflow:
+        if options.mode() == "auto":
+            init, settings = options.for_replica()
+            wandb = [
+                replace(
+                    one,
+                    with_mlflow=True,
+                    init={**init, **one.init},
+                    settings={**settings, **one.settings},
+                )
+                for one in wandb
+            ]
     return (*wandb, *mlflow)
+
+
+def _check_together(tracked_by: Sequence[Options]) -> None:
+    if not any(isinstance(one, WandbOptions) for one in tracked_by):
+        return
+    for options in tracked_by:
+        if isinstance(options, MlflowOptions) and options.run_mode == "auto":
+            for name in NOT_FOR_REPLICA:
+                if options.given.get(name):
+                    raise ConfigError(
+                        f"mlflow_run({name}=…) is not possible beside wandb_init or track, whose "
+                        "run has one replica in MLflow: leave it out, or pass run_mode='new'"
+                    )
 
 
 def sessions_of(options: Sequence[Options]) -> list[Session]:
