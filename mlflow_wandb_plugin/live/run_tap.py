@@ -186,6 +186,7 @@ class RunTap:
             run = self._replica(status)
             calls = MlflowCalls(self._run, self._settings.secret_names, waits=run is None)
             if run is None:
+                active_run.use_tracking_uri(self._target_uri)
                 run = waiting_store.create_run(self._run.name or self._run.id)
             self.active_run = active_run.begin(run, calls)
         except Exception as error:

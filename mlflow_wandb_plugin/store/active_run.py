@@ -94,8 +94,7 @@ def fetch(uri: str, run_id: str, wait_s: float) -> Any:
     """
     import mlflow
 
-    if uri and mlflow.get_tracking_uri() != uri:
-        mlflow.set_tracking_uri(uri)
+    use_tracking_uri(uri)
     answers: list[Any] = []
 
     def ask() -> None:
@@ -112,6 +111,14 @@ def fetch(uri: str, run_id: str, wait_s: float) -> Any:
     if isinstance(answers[0], Exception):
         raise answers[0]
     return answers[0]
+
+
+def use_tracking_uri(uri: str) -> None:
+    """Make ``uri`` MLflow's tracking URI, unless it is empty."""
+    import mlflow
+
+    if uri and mlflow.get_tracking_uri() != uri:
+        mlflow.set_tracking_uri(uri)
 
 
 def active_run_id() -> str:
@@ -242,14 +249,17 @@ class _StartRun:
 
 def _wrap_clients() -> None:
     """Wrap once what gives MLflow's clients their stores and repositories."""
+    from mlflow.tracing.client import TracingClient
     from mlflow.tracking._model_registry.client import ModelRegistryClient
     from mlflow.tracking._tracking_service.client import TrackingServiceClient
 
     tracking: Any = TrackingServiceClient
+    tracing: Any = TracingClient
     registry: Any = ModelRegistryClient
     if isinstance(tracking.store, _Store):
         return
-    tracking.store = _Store(functools.partial(_tracking_store, tracking.store))
+    for client in (tracking, tracing):
+        client.store = _Store(functools.partial(_tracking_store, client.store))
     opened = registry.store.fget
     registry.store = _Store(lambda client: _wrapped(opened(client), _OF_REGISTRY))
     original = tracking._get_artifact_repo
