@@ -6,7 +6,7 @@ manager that adds itself to the custom_context of the tasks called inside it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, ItemsView, Iterator, KeysView, Mapping, Sequence
+from collections.abc import Collection, ItemsView, Iterator, KeysView, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 import flyte
 from flyte._context import internal_ctx
 
-from mlflow_wandb_flyte.config_codec import ConfigError, decode, encode
-from mlflow_wandb_plugin.core.arguments import check_arguments
+from mlflow_wandb_flyte.config_codec import decode, encode
+from mlflow_wandb_plugin.core.arguments import ArgumentValueError, check_arguments, check_choice
 
 RunMode: TypeAlias = Literal["auto", "new", "shared"]
 RankScope: TypeAlias = Literal["global", "worker"]
@@ -181,13 +181,11 @@ def wandb_config(
         kwargs: other arguments of ``wandb.init``. Secrets among them do not reach tasks.
 
     Raises:
-        UnknownArgumentError, ConfigError: an argument is unknown, or cannot have this value.
+        UnknownArgumentError, ArgumentValueError: an argument is unknown, or cannot have this value.
     """
+    given = locals() | {"kwargs": kwargs or None}
     check_wandb_arguments("wandb_config", kwargs, run_mode, rank_scope)
-    return WandbConfig(
-        project, entity, host, id, name, tags, config, mode, group, run_mode, rank_scope,
-        download_logs, kwargs or None,
-    )  # fmt: skip
+    return WandbConfig(**given)
 
 
 def wandb_sweep_config(
@@ -207,9 +205,7 @@ def wandb_sweep_config(
         name: of the sweep; by default the Flyte run's and action's names.
         kwargs: other keys of a W&B sweep configuration, such as ``early_terminate``.
     """
-    return WandbSweepConfig(
-        name, method, metric, parameters, project, entity, prior_runs, download_logs, kwargs or None
-    )
+    return WandbSweepConfig(**locals() | {"kwargs": kwargs or None})
 
 
 def mlflow_config(
@@ -237,17 +233,12 @@ def mlflow_config(
         kwargs: other arguments of ``mlflow.start_run``.
 
     Raises:
-        UnknownArgumentError, ConfigError: an argument is unknown, cannot have this value, or
+        UnknownArgumentError, ArgumentValueError: an argument is unknown, cannot have this value, or
             excludes another one.
     """
-    check_mlflow_arguments("mlflow_config", kwargs, run_mode)
-    config = MlflowConfig(
-        tracking_uri, experiment_name, experiment_id, run_name, run_id, tags, run_mode, autolog,
-        framework, log_models, log_datasets, autolog_kwargs, link_host, link_template,
-        kwargs or None,
-    )  # fmt: skip
-    check_exclusive(vars(config))
-    return config
+    given = locals() | {"kwargs": kwargs or None}
+    check_mlflow_arguments("mlflow_config", kwargs, given)
+    return MlflowConfig(**given)
 
 
 def check_wandb_arguments(
@@ -263,7 +254,7 @@ def check_wandb_arguments(
         of_track: other arguments of `track`, which takes more; empty for the others.
 
     Raises:
-        UnknownArgumentError, ConfigError: an argument is unknown, or cannot have this value.
+        UnknownArgumentError, ArgumentValueError: an argument is unknown, or cannot have this value.
     """
     import wandb
 
@@ -276,41 +267,26 @@ def check_wandb_arguments(
 
 
 def check_mlflow_arguments(
-    name: str, given: Mapping[str, Any], run_mode: str, also: Collection[str] = ()
+    name: str, kwargs: Collection[str], given: Mapping[str, Any], also: Collection[str] = ()
 ) -> None:
     """Check what ``name``, a function of this package, is given for ``mlflow.start_run``.
 
+    Args:
+        kwargs: names of arguments that it does not have itself.
+        given: all arguments. An experiment, and a run, is named by its name or its id.
+
     Raises:
-        UnknownArgumentError, ConfigError: as for `check_wandb_arguments`.
+        UnknownArgumentError, ArgumentValueError: as for `check_wandb_arguments`.
     """
-    check_choice(f"{name}(run_mode=…)", run_mode, get_args(MlflowRunMode))
-    if set(given) - set(also):
+    check_choice(f"{name}(run_mode=…)", given["run_mode"], get_args(MlflowRunMode))
+    for names in (("experiment_name", "experiment_id"), ("run_name", "run_id")):
+        if all(map(given.get, names)):
+            both = " and ".join(map(repr, names))
+            raise ArgumentValueError(f"Cannot provide both {both}: use one of them")
+    if set(kwargs) - set(also):
         import mlflow
 
-        check_arguments(name, given, mlflow.start_run, also)
-
-
-def check_choice(name: str, given: Any, known: Sequence[Any]) -> None:
-    """Check that an argument has one of the values that are known.
-
-    Raises:
-        ConfigError: it has another one.
-    """
-    if given not in known:
-        values = ", ".join(repr(one) for one in known if one is not None)
-        raise ConfigError(f"{name} must be one of {values}: not {given!r}")
-
-
-def check_exclusive(given: Mapping[str, Any]) -> None:
-    """Check that an experiment, and a run, are named by their name or their id, not by both.
-
-    Raises:
-        ConfigError: both are given.
-    """
-    for names in (("experiment_name", "experiment_id"), ("run_name", "run_id")):
-        if all(given.get(name) for name in names):
-            both = " and ".join(map(repr, names))
-            raise ConfigError(f"Cannot provide both {both}: use one of them")
+        check_arguments(name, kwargs, mlflow.start_run, also)
 
 
 def get_wandb_context() -> WandbConfig | None:

@@ -19,8 +19,6 @@ from mlflow_wandb_flyte.context import (
     RankScope,
     RunMode,
     TrackRunMode,
-    check_choice,
-    check_exclusive,
     check_mlflow_arguments,
     check_wandb_arguments,
 )
@@ -29,9 +27,9 @@ from mlflow_wandb_flyte.links import Mlflow, Wandb, WandbSweep
 from mlflow_wandb_flyte.mlflow_session import MlflowOptions, MlflowSession
 from mlflow_wandb_flyte.session import ending_of, running
 from mlflow_wandb_flyte.sweep import SweepOptions
-from mlflow_wandb_flyte.task import is_task, track_task
+from mlflow_wandb_flyte.task import NO_LOGS, is_task, track_task
 from mlflow_wandb_flyte.wandb_session import EXIT_CODES, WandbOptions, start_run
-from mlflow_wandb_plugin.core.arguments import check_arguments
+from mlflow_wandb_plugin.core.arguments import check_arguments, check_choice
 from mlflow_wandb_plugin.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -70,7 +68,7 @@ def wandb_init(
         kwargs: other arguments of ``wandb.init``.
 
     Raises:
-        UnknownArgumentError, ConfigError: an argument is unknown, or cannot have this value.
+        UnknownArgumentError, ArgumentValueError: an argument is unknown, or cannot have this value.
         RuntimeError: at the call: the mode is "shared" and there is no run to share, or the
             function is a trace.
     """
@@ -116,7 +114,7 @@ def track(
             `mlflow_wandb_plugin.settings.Settings` such as ``tracking_uri`` and ``experiment``.
 
     Raises:
-        UnknownArgumentError, ConfigError: an argument is unknown, or cannot have this value.
+        UnknownArgumentError, ArgumentValueError: an argument is unknown, or cannot have this value.
     """
     check_wandb_arguments("track", kwargs, run_mode, rank_scope, OUR_SETTINGS)
     check_choice("track(on_backend_error=…)", on_backend_error, ("raise", "warn"))
@@ -207,20 +205,15 @@ def mlflow_run(
         kwargs: other arguments of ``mlflow.start_run``; ``link_host`` and ``link_template``.
 
     Raises:
-        UnknownArgumentError, ConfigError: an argument is unknown, cannot have this value, or
+        UnknownArgumentError, ArgumentValueError: an argument is unknown, cannot have this value, or
             excludes another one.
         RuntimeError: at the call: the function is a trace.
     """
-    check_mlflow_arguments("mlflow_run", kwargs, run_mode, ("link_host", "link_template"))
+    named = {**locals(), **kwargs, "autolog": autolog or None}
+    check_mlflow_arguments("mlflow_run", kwargs, named, ("link_host", "link_template"))
     check_choice("mlflow_run(on_backend_error=…)", on_backend_error, ("raise", "warn"))
-    named = {
-        "tracking_uri": tracking_uri, "experiment_name": experiment_name,
-        "experiment_id": experiment_id, "run_name": run_name, "run_id": run_id, "tags": tags,
-        "autolog": autolog or None, "framework": framework, "log_models": log_models,
-        "log_datasets": log_datasets, "autolog_kwargs": autolog_kwargs,
-    }  # fmt: skip
-    check_exclusive(named)
-    given = {**{key: value for key, value in named.items() if value is not None}, **kwargs}
+    own = ("_func", "run_mode", "rank", "on_backend_error", "kwargs")
+    given = {key: one for key, one in named.items() if key not in own and one is not None}
     options = MlflowOptions(run_mode, rank, on_backend_error, given)
 
     def decorate(func: Any) -> Any:
@@ -302,7 +295,7 @@ def _wandb_links(task: Any, options: WandbOptions) -> list[Any]:
         link.mode_given = options.run_mode is not None
         link.scope_given = options.rank_scope is not None
     if nodes * processes > 1 and options.download_logs:
-        logger.warning("download_logs: a distributed task's logs are not downloaded")
+        logger.warning(NO_LOGS)
     return [_of_decorator(link, _task_host(task)) for link in links]
 
 

@@ -18,6 +18,7 @@ from mlflow_wandb_flyte.session import Ending
 from mlflow_wandb_flyte.wandb_session import action_id
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.mlflow_terms import PARENT_TAG
+from mlflow_wandb_plugin.core.training_settings import load_settings
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +53,15 @@ class MlflowOptions:
         return config.run_mode if self.run_mode == "auto" and config else self.run_mode
 
     def for_replica(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what a W&B run whose replica is the MLflow run gets: arguments of ``wandb.init``,
-        and fields of `mlflow_wandb_plugin.settings.Settings`."""
-        init = {"name": self.given.get("run_name"), "notes": self.given.get("description")}
-        settings = {
-            "tracking_uri": self.given.get("tracking_uri"),
-            "experiment": self.given.get("experiment_name"),
-        }
-        return _without_none(init), _without_none(settings)
+        """Return arguments of ``wandb.init``, and fields of `settings.Settings`, for the W&B run
+        that has the MLflow run as its replica."""
+        init = {"name": "run_name", "notes": "description"}
+        settings = {"tracking_uri": "tracking_uri", "experiment": "experiment_name"}
+        given: Any = [
+            {key: self.given[name] for key, name in names.items() if self.given.get(name)}
+            for names in (init, settings)
+        ]
+        return given[0], given[1]
 
     def logs_here(self) -> bool:
         """Whether this process is the one that logs."""
@@ -77,10 +79,6 @@ class MlflowOptions:
                     merged.pop(name, None)
         both = (merged.get("autolog_kwargs", {}), self.given.get("autolog_kwargs", {}))
         return {**merged, **self.given, "autolog_kwargs": both[0] | both[1]}
-
-
-def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
 
 
 class MlflowSession:
@@ -130,7 +128,10 @@ class MlflowSession:
                 mlflow.end_run(STATUS[ending])
         except Exception as error:
             logger.warning("MLflow run %s could not be ended: %s", self.run.info.run_id, error)
-        replica.wait_for_wandb(self.run.info.run_id)
+        from mlflow_wandb_plugin.store import delivery
+
+        # The container may end with the task.
+        delivery.wait_for(self.run.info.run_id, load_settings().finish_timeout)
 
     def _started(self, shared: str) -> Any:
         if self._options.on_backend_error == "raise":
@@ -151,7 +152,13 @@ class MlflowSession:
     def _start(self, shared: str) -> Any:
         import mlflow
 
-        replica.use_mirrored_store(self._arguments.get("tracking_uri"))
+        uri = self._arguments.get("tracking_uri", "")
+        if load_settings().homes == "both":
+            from mlflow_wandb_plugin.store import uris
+
+            uris.use_mirrored(uri)
+        elif uri:
+            mlflow.set_tracking_uri(uri)
         self._client = mlflow.MlflowClient()
         if shared:
             active_run: Any = mlflow.ActiveRun

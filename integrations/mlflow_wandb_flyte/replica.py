@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,11 +11,7 @@ import flyte
 from mlflow_wandb_flyte import current_run, keys
 from mlflow_wandb_flyte.context import changed_context, get_mlflow_context
 from mlflow_wandb_flyte.links import run_link
-from mlflow_wandb_plugin.core.training_settings import load_settings
-from mlflow_wandb_plugin.errors import UsageError
 from mlflow_wandb_plugin.store import waiting_store
-
-logger = logging.getLogger(__name__)
 
 WAITING = "waiting:"
 """Precedes the id of a run that stands for one that MLflow does not have (`waiting_store`)."""
@@ -66,44 +61,3 @@ def flyte_tags() -> dict[str, str]:
     names = ("name", "run_name", "project", "domain")
     tags = {f"flyte.{'action_name' if n == 'name' else n}": getattr(action, n) for n in names}
     return {key: value for key, value in tags.items() if value}
-
-
-def use_mirrored_store(uri: str | None) -> None:
-    """Have MLflow use the store at ``uri`` (None: the current one) and mirror it to W&B.
-
-    With ``MLFLOW_WANDB_HOMES=mlflow``, or a store that cannot be mirrored, nothing goes to W&B.
-    """
-    import mlflow
-
-    before = mlflow.get_tracking_uri()
-    wanted = uri or before
-    if load_settings().homes == "both":
-        from mlflow_wandb_plugin.store import uris
-
-        plain = wanted.removeprefix(uris.PREFIX)
-        try:
-            if not uris.is_mirrored(uris.native(f"{uris.PREFIX}{plain}")):
-                wanted = f"{uris.PREFIX}{plain}"
-        except UsageError as error:
-            logger.warning("what MLflow's own calls log stays in MLflow: %s", error)
-    if wanted != before:
-        mlflow.set_tracking_uri(wanted)
-
-
-def wait_for_wandb(run_id: str) -> None:
-    """Wait until W&B has the MLflow run: the container may end with the task.
-
-    Waits at most ``MLFLOW_WANDB_FINISH_TIMEOUT`` seconds, and not if W&B cannot be reached. What
-    W&B lacks then stays in the journal.
-    """
-    from mlflow_wandb_plugin.store import uris
-
-    if not uris.any_mirrored():
-        return
-    from mlflow_wandb_plugin.store import delivery
-
-    try:
-        if not delivery.arrived(run_id, load_settings().finish_timeout):
-            logger.warning("W&B does not have all of MLflow run %s yet", run_id)
-    except Exception as error:
-        logger.warning("cannot tell whether W&B has MLflow run %s: %s", run_id, error)

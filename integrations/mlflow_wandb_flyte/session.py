@@ -9,7 +9,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
-from mlflow_wandb_flyte.sigterm import ended_on_sigterm
+from mlflow_wandb_plugin.live.sigterm import ended_on_sigterm
 
 Ending: TypeAlias = Literal["finished", "failed", "killed"]
 

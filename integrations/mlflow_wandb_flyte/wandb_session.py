@@ -76,12 +76,6 @@ class WandbOptions:
         config = get_wandb_context()
         return self.rank_scope or (config.rank_scope if config else None) or "global"
 
-    def wants_logs(self) -> bool:
-        """Whether the decorator or ``wandb_config`` asks for ``download_logs``."""
-        config = get_wandb_context()
-        configured = bool(config and config.download_logs)
-        return configured if self.download_logs is None else self.download_logs
-
 
 class WandbSession:
     """A `Session` of one call of a task."""
@@ -250,16 +244,15 @@ def start_run(init: Mapping[str, Any], on_backend_error: OnBackendError) -> Any:
     """Call ``wandb.init``; with "warn", offline, if W&B cannot be had."""
     import wandb
 
+    from mlflow_wandb_plugin.wandb_api.client import check_answer
+
     if on_backend_error == "raise" or is_offline(init):
         return wandb.init(**init)
     settings = _settings(init.get("settings"), mode="offline")
     offline = {**init, "mode": "offline", "settings": settings, "resume": None}
     try:
-        _check_server(init)
-    except Exception as error:
-        logger.warning(OFFLINE, error)
-        return wandb.init(**offline)
-    try:
+        base_url, key = (_setting(init.get("settings"), name) for name in ("base_url", "api_key"))
+        check_answer(base_url or "", key or "")
         return wandb.init(**init)
     except Exception as error:
         logger.warning(OFFLINE, error)
@@ -268,24 +261,8 @@ def start_run(init: Mapping[str, Any], on_backend_error: OnBackendError) -> Any:
     except Exception as error:
         if IN_USE not in str(error):
             raise
-        # wandb-core keeps the id of the run that it could not start.
+        # wandb-core keeps the id of a run that it could not start.
         return wandb.init(**{**offline, "id": f"{init.get('id')}-offline"})
-
-
-def _check_server(init: Mapping[str, Any]) -> None:
-    """Ask W&B's server once: ``wandb.init`` would keep the id of a run that it cannot start.
-
-    Raises:
-        MlflowWandbError: it does not answer, or refuses the key, or there is none.
-    """
-    from mlflow_wandb_plugin.wandb_api.address import default_server, find_api_key, server_address
-    from mlflow_wandb_plugin.wandb_api.client import WandbClient
-
-    settings = init.get("settings")
-    base_url = (_setting(settings, "base_url") or default_server()).rstrip("/")
-    key = _setting(settings, "api_key") or find_api_key(base_url)
-    client = WandbClient(server_address(base_url, key)).without_retries()
-    client.query("query Viewer { viewer { id } }")
 
 
 def is_run_of_a_task(run: Any) -> bool:

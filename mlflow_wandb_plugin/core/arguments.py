@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from mlflow_wandb_plugin.errors import UsageError
@@ -12,6 +12,21 @@ from mlflow_wandb_plugin.errors import UsageError
 
 class UnknownArgumentError(UsageError, TypeError):
     """A function or class does not take an argument."""
+
+
+class ArgumentValueError(UsageError, ValueError):
+    """An argument cannot have the value that it is given."""
+
+
+def check_choice(name: str, given: Any, known: Sequence[Any]) -> None:
+    """Check that an argument has one of the values that are known.
+
+    Raises:
+        ArgumentValueError: it has another one.
+    """
+    if given not in known:
+        values = ", ".join(repr(one) for one in known if one is not None)
+        raise ArgumentValueError(f"{name} must be one of {values}: not {given!r}")
 
 
 def check_arguments(
