@@ -255,7 +255,8 @@ def _plain_wandb_run(options: WandbOptions) -> Iterator[Any]:
         return
     from mlflow_wandb_plugin.live.tap import using
 
-    with using(**options.settings):
+    active = {"mlflow_active": True} if options.with_mlflow else {}
+    with using(**{**active, **options.settings}):
         run = start_run(options.init, options.on_backend_error)
     try:
         yield run

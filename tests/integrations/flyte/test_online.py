@@ -63,7 +63,8 @@ def test_a_child_in_another_container_logs_into_its_parents_run(online: Online) 
 
 
 def test_the_contexts_project_and_id_reach_a_container(online: Online) -> None:
-    """The decorator's project comes before the context's; the id is the context's."""
+    """The decorator's project comes before the context's; the id is the context's. A server that
+    can be had is used, whatever `on_backend_error` says."""
     assert online.said["context"] == ""
     assert online.server.run("tester/own/named").summary["x"] == 1
     assert values(online.mlflow["named"], "x") == [1]

@@ -32,6 +32,12 @@ def tracked() -> None:
     log_by_both()
 
 
+@track(project="plain", entity="tester", id="plain-a")
+def plain() -> None:
+    """No task: called outside of Flyte."""
+    log_by_both()
+
+
 @track
 @env.task
 async def joins() -> str:
@@ -71,7 +77,7 @@ def mlflow_is_away_alone() -> None:
     said["alone"] = "ran"
 
 
-@mlflow_run(experiment_name="parents")
+@mlflow_run(experiment_name="parents", on_backend_error="warn")
 @env.task
 def parent() -> None:
     said["parent"] = [get_mlflow_run().info.run_id, nested()]
@@ -85,7 +91,9 @@ def nested() -> str:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        if name in ("joined", "parent"):
+        if name == "plain":
+            said["plain error"] = plain() or ""
+        elif name in ("joined", "parent"):
             flyte.init()
             flyte.with_runcontext(mode="local").run(globals()[name])
         else:

@@ -51,7 +51,7 @@ def parent() -> None:
     said["child"] = error
 
 
-@wandb_init(project="own")
+@wandb_init(project="own", on_backend_error="warn")
 @env.task
 def by_context() -> None:
     wandb.log({"x": 1})
