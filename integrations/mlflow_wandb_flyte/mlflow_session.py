@@ -30,6 +30,8 @@ NOT_FOR_START_RUN = (
 )  # fmt: skip
 NOT_FOR_REPLICA = ("experiment_id", "run_id", "parent_run_id")
 """Arguments that say which MLflow run it is, which W&B's run says of its replica."""
+IGNORED_BY_REPLICA = ("experiment_id", "run_id", "run_name")
+"""Fields of `mlflow_config` that are not those of a W&B run's replica."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ class MlflowSession:
 
         client = mlflow.MlflowClient()
         try:
-            for key, value in (self._options.given.get("tags") or {}).items():
+            for key, value in (self._arguments.get("tags") or {}).items():
                 client.set_tag(self.run.info.run_id, key, value)
         except Exception as error:
             logger.warning("MLflow run %s lacks tags: %s", self.run.info.run_id, error)

@@ -26,6 +26,7 @@ from mlflow_wandb_flyte.download import (
 )
 from mlflow_wandb_flyte.links import TaskLink
 from mlflow_wandb_flyte.mlflow_session import (
+    IGNORED_BY_REPLICA,
     NOT_FOR_REPLICA,
     MlflowOptions,
     MlflowSession,
@@ -191,6 +192,10 @@ def in_order(tracked_by: Sequence[Options]) -> tuple[Options, ...]:
     for options in mlflow:
         if options.mode() == "auto":
             init, settings = options.for_replica()
+            arguments = options.arguments()
+            for name in IGNORED_BY_REPLICA if wandb else ():
+                if arguments.get(name) and name not in options.given:
+                    logger.warning("mlflow_config(%s=…) is not of a W&B run's replica", name)
             wandb = [
                 replace(
                     one,
