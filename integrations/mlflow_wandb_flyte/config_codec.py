@@ -7,13 +7,15 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
+from mlflow_wandb_plugin.core.arguments import ArgumentValueError
 from mlflow_wandb_plugin.core.redaction import without_credentials
-from mlflow_wandb_plugin.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
+TEXTS = ("str | None", "RunMode", "RankScope", "MlflowRunMode")
+"""Types, as the source has them, of the fields that are text."""
 _SECRET = re.compile(
     r"(^|[_-])(api_?key|password|passwd|secret|secret_key|access_token|auth_token|identity_token"
     r"|bearer_token|credentials)$",
@@ -28,7 +30,7 @@ def encode(config: Any, prefix: str) -> dict[str, str]:
     Flyte stores the context in plain text and passes it to every child.
 
     Raises:
-        ConfigError: a value cannot be written as JSON.
+        ArgumentValueError: a value cannot be written as JSON.
     """
     encoded = {}
     for field in fields(config):
@@ -39,7 +41,7 @@ def encode(config: Any, prefix: str) -> dict[str, str]:
         try:
             text = value if isinstance(value, str) else json.dumps(value)
         except (TypeError, ValueError) as error:
-            raise ConfigError(
+            raise ArgumentValueError(
                 f"{prefix} config field '{field.name}' must be JSON-serializable "
                 f"to reach child tasks: {error}"
             ) from error
@@ -52,11 +54,10 @@ def decode(config: type[Any], context: Mapping[str, str], prefix: str) -> Any:
 
     The type of a field decides how its string is read: a project called "123" stays a str.
     """
-    hints = get_type_hints(config)
     values = {}
     for field in fields(config):
         if (text := context.get(f"{prefix}_{field.name}")) is not None:
-            values[field.name] = text if _is_str(hints[field.name]) else _parsed(text)
+            values[field.name] = text if field.type in TEXTS else _parsed(text)
     return config(**values)
 
 
@@ -76,27 +77,12 @@ def without_secrets(value: Any, where: str) -> Any:
     return value
 
 
-class ConfigError(UsageError, ValueError):
-    """An invalid configuration; also a ValueError, as in the plugins that this one replaces."""
-
-
 def _warn(where: str) -> None:
     logger.warning(
         "%s holds a secret and is not passed to tasks: Flyte stores the context in plain text; "
         "use flyte.Secret(key=..., as_env_var=...)",
         where,
     )
-
-
-def _is_str(hint: Any) -> bool:
-    """Whether the type is str, Optional[str] or a Literal of str."""
-    options = get_args(hint) or (hint,)
-    return all(option is str or option is type(None) or _str_literal(option) for option in options)
-
-
-def _str_literal(option: Any) -> bool:
-    inner = get_args(option)
-    return isinstance(option, str) or (bool(inner) and all(isinstance(one, str) for one in inner))
 
 
 def _parsed(text: str) -> Any:

@@ -6,20 +6,22 @@ manager that adds itself to the custom_context of the tasks called inside it.
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, KeysView, Mapping
+from collections.abc import Collection, ItemsView, Iterator, KeysView, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
 import flyte
 from flyte._context import internal_ctx
 
-from mlflow_wandb_flyte.config_codec import ConfigError, decode, encode
+from mlflow_wandb_flyte.config_codec import decode, encode
+from mlflow_wandb_plugin.core.arguments import ArgumentValueError, check_arguments, check_choice
 
 RunMode: TypeAlias = Literal["auto", "new", "shared"]
 RankScope: TypeAlias = Literal["global", "worker"]
 MlflowRunMode: TypeAlias = Literal["auto", "new", "nested"]
 TrackRunMode: TypeAlias = Literal["auto", "new", "shared", "nested"]
+OnBackendError: TypeAlias = Literal["raise", "warn"]
 
 Config = TypeVar("Config", bound="_Config")
 
@@ -177,11 +179,13 @@ def wandb_config(
             it for runs of their own.
         run_mode, rank_scope, download_logs: as of `wandb_init`, whose arguments take precedence.
         kwargs: other arguments of ``wandb.init``. Secrets among them do not reach tasks.
+
+    Raises:
+        UnknownArgumentError, ArgumentValueError: an argument is unknown, or cannot have this value.
     """
-    return WandbConfig(
-        project, entity, host, id, name, tags, config, mode, group, run_mode, rank_scope,
-        download_logs, kwargs or None,
-    )  # fmt: skip
+    given = locals() | {"kwargs": kwargs or None}
+    check_wandb_arguments("wandb_config", kwargs, run_mode, rank_scope)
+    return WandbConfig(**given)
 
 
 def wandb_sweep_config(
@@ -201,9 +205,7 @@ def wandb_sweep_config(
         name: of the sweep; by default the Flyte run's and action's names.
         kwargs: other keys of a W&B sweep configuration, such as ``early_terminate``.
     """
-    return WandbSweepConfig(
-        name, method, metric, parameters, project, entity, prior_runs, download_logs, kwargs or None
-    )
+    return WandbSweepConfig(**locals() | {"kwargs": kwargs or None})
 
 
 def mlflow_config(
@@ -231,27 +233,60 @@ def mlflow_config(
         kwargs: other arguments of ``mlflow.start_run``.
 
     Raises:
-        ConfigError: arguments exclude each other.
+        UnknownArgumentError, ArgumentValueError: an argument is unknown, cannot have this value, or
+            excludes another one.
     """
-    config = MlflowConfig(
-        tracking_uri, experiment_name, experiment_id, run_name, run_id, tags, run_mode, autolog,
-        framework, log_models, log_datasets, autolog_kwargs, link_host, link_template,
-        kwargs or None,
-    )  # fmt: skip
-    check_exclusive(vars(config))
-    return config
+    given = locals() | {"kwargs": kwargs or None}
+    check_mlflow_arguments("mlflow_config", kwargs, given)
+    return MlflowConfig(**given)
 
 
-def check_exclusive(given: Mapping[str, Any]) -> None:
-    """Check that an experiment, and a run, are named by their name or their id, not by both.
+def check_wandb_arguments(
+    name: str,
+    given: Mapping[str, Any],
+    run_mode: str | None,
+    rank_scope: str | None,
+    of_track: Collection[str] = (),
+) -> None:
+    """Check what ``name``, a function of this package, is given for ``wandb.init``.
+
+    Args:
+        of_track: other arguments of `track`, which takes more; empty for the others.
 
     Raises:
-        ConfigError: both are given.
+        UnknownArgumentError, ArgumentValueError: an argument is unknown, or cannot have this value.
     """
+    import wandb
+
+    check_arguments(name, given, wandb.init, of_track)
+    modes = get_args(TrackRunMode if of_track else RunMode)
+    check_choice(f"{name}(run_mode=…)", run_mode, (None, *modes))
+    check_choice(f"{name}(rank_scope=…)", rank_scope, (None, *get_args(RankScope)))
+    # A task's run lives beside those of other tasks in its process.
+    check_choice(f"{name}(reinit=…)", given.get("reinit"), (None, "default", "create_new"))
+
+
+def check_mlflow_arguments(
+    name: str, kwargs: Collection[str], given: Mapping[str, Any], also: Collection[str] = ()
+) -> None:
+    """Check what ``name``, a function of this package, is given for ``mlflow.start_run``.
+
+    Args:
+        kwargs: names of arguments that it does not have itself.
+        given: all arguments. An experiment, and a run, is named by its name or its id.
+
+    Raises:
+        UnknownArgumentError, ArgumentValueError: as for `check_wandb_arguments`.
+    """
+    check_choice(f"{name}(run_mode=…)", given["run_mode"], get_args(MlflowRunMode))
     for names in (("experiment_name", "experiment_id"), ("run_name", "run_id")):
-        if all(given.get(name) for name in names):
+        if all(map(given.get, names)):
             both = " and ".join(map(repr, names))
-            raise ConfigError(f"Cannot provide both {both}: use one of them")
+            raise ArgumentValueError(f"Cannot provide both {both}: use one of them")
+    if set(kwargs) - set(also):
+        import mlflow
+
+        check_arguments(name, kwargs, mlflow.start_run, also)
 
 
 def get_wandb_context() -> WandbConfig | None:

@@ -12,8 +12,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from inspect import signature
 from types import ModuleType
 from typing import Any
+
+import wandb
+from wandb.sdk.lib import module
 
 _wandb_run: ContextVar[Any] = ContextVar("mlflow_wandb_flyte_wandb_run", default=None)
 _mlflow_runs: ContextVar[list[Any] | None] = ContextVar(
@@ -21,19 +25,13 @@ _mlflow_runs: ContextVar[list[Any] | None] = ContextVar(
 )
 _lock = threading.Lock()
 
-RUN_ATTRIBUTES = (
-    "alert", "config", "define_metric", "link_model", "log", "log_artifact", "log_model",
-    "mark_preempting", "save", "summary", "unwatch", "use_artifact", "use_model", "watch",
-)  # fmt: skip
+RUN_ATTRIBUTES = tuple(name for name in signature(module.set_global).parameters if name != "run")
 """Attributes of the wandb module that belong to its current run."""
 
 
 @contextmanager
 def wandb_run(run: Any) -> Iterator[None]:
     """Make ``run`` wandb's current run here and in what starts with a copy of this context."""
-    import wandb
-    from wandb.sdk.lib import module
-
     wandb_globals: Any = module
     with _lock:
         if not isinstance(wandb, _WandbModule):
@@ -69,19 +67,19 @@ def mlflow_runs(*runs: Any) -> Iterator[None]:
 
 
 def _run_attribute(name: str) -> property:
-    def get(module: ModuleType) -> Any:
+    def get(wandb_module: ModuleType) -> Any:
         run = _wandb_run.get()
         if run is None:
             try:
-                return vars(module)[name]
+                return vars(wandb_module)[name]
             except KeyError:
                 raise AttributeError(f"module 'wandb' has no attribute {name!r}") from None
         return run if name == "run" else getattr(run, name)
 
-    def set_(module: ModuleType, value: Any) -> None:
-        vars(module)[name] = value
+    def set_(wandb_module: ModuleType, value: Any) -> None:
+        vars(wandb_module)[name] = value
 
-    return property(get, set_, lambda module: vars(module).pop(name))
+    return property(get, set_, lambda wandb_module: vars(wandb_module).pop(name))
 
 
 class _WandbModule(ModuleType):

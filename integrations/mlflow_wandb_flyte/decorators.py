@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, TypeVar, cast
 
@@ -15,19 +15,21 @@ import flyte
 from mlflow_wandb_flyte import keys
 from mlflow_wandb_flyte.context import (
     MlflowRunMode,
+    OnBackendError,
     RankScope,
     RunMode,
     TrackRunMode,
-    check_exclusive,
+    check_mlflow_arguments,
+    check_wandb_arguments,
 )
 from mlflow_wandb_flyte.distributed import shape
 from mlflow_wandb_flyte.links import Mlflow, Wandb, WandbSweep
-from mlflow_wandb_flyte.mlflow_session import MlflowOptions, plain_run
-from mlflow_wandb_flyte.session import ending_of
+from mlflow_wandb_flyte.mlflow_session import MlflowOptions, MlflowSession
+from mlflow_wandb_flyte.session import ending_of, running
 from mlflow_wandb_flyte.sweep import SweepOptions
-from mlflow_wandb_flyte.task import is_task, track_task
-from mlflow_wandb_flyte.wandb_session import EXIT_CODES, OnBackendError, WandbOptions
-from mlflow_wandb_plugin.errors import UsageError
+from mlflow_wandb_flyte.task import NO_LOGS, is_task, track_task
+from mlflow_wandb_flyte.wandb_session import EXIT_CODES, WandbOptions, start_run
+from mlflow_wandb_plugin.core.arguments import check_arguments, check_choice
 from mlflow_wandb_plugin.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ def wandb_init(
     download_logs: bool | None = None,
     project: str | None = None,
     entity: str | None = None,
+    on_backend_error: OnBackendError = "raise",
     **kwargs: Any,
 ) -> Any:
     """Open a W&B run, replicated to MLflow, around a Flyte task or a sweep's objective.
@@ -60,20 +63,27 @@ def wandb_init(
         rank_scope: "global" (default) or "worker": whether the mode applies to all nodes together
             or to each node.
         download_logs: after the task, download the run's files into a Flyte trace.
+        on_backend_error: what to do if W&B cannot be had: "raise", or "warn" and go on offline.
+            MLflow is written either way.
         kwargs: other arguments of ``wandb.init``.
 
     Raises:
+        UnknownArgumentError, ArgumentValueError: an argument is unknown, or cannot have this value.
         RuntimeError: at the call: the mode is "shared" and there is no run to share, or the
             function is a trace.
     """
+    check_wandb_arguments("wandb_init", kwargs, run_mode, rank_scope)
+    check_choice("wandb_init(on_backend_error=…)", on_backend_error, ("raise", "warn"))
     given = {"project": project, "entity": entity}
     init = {key: value for key, value in given.items() if value is not None} | kwargs
-    options = WandbOptions(init, run_mode, rank_scope, download_logs)
+    options = WandbOptions(
+        init, run_mode, rank_scope, download_logs, on_backend_error=on_backend_error
+    )
 
     def decorate(func: Any) -> Any:
         if is_task(func):
             return track_task(func, options, _wandb_links(func, options))
-        return _around(func, functools.partial(_plain_wandb_run, init))
+        return _around(func, functools.partial(_plain_wandb_run, options))
 
     return decorate if _func is None else decorate(_func)
 
@@ -89,37 +99,39 @@ def track(
     link_host: str | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Open a W&B run around a Flyte task, with its replica as MLflow's active run.
+    """Open a run around a Flyte task that is both W&B's and MLflow's.
 
-    What is logged to W&B reaches both. MLflow's own calls (``log_artifact``, autologging, …) log
-    into the same MLflow run; they are not copied to W&B.
+    What the calls of either API log, autologging included, is in W&B and in MLflow.
 
     Args:
         run_mode: as of `wandb_init`, and "nested": a run of its own below the parent task's run:
             its child in MLflow, and in W&B in the group named after the parent's id.
         rank_scope, download_logs: as of `wandb_init`.
         resume_on_retry: whether a retried task resumes the same runs.
-        on_backend_error: what to do if W&B cannot be reached: "raise", or "warn" and continue
-            offline; MLflow is written either way.
+        on_backend_error: as of `wandb_init`.
         link_host: URL of MLflow's UI.
         kwargs: arguments of ``wandb.init``, and fields of
             `mlflow_wandb_plugin.settings.Settings` such as ``tracking_uri`` and ``experiment``.
+
+    Raises:
+        UnknownArgumentError, ArgumentValueError: an argument is unknown, or cannot have this value.
     """
-    _check_choice("run_mode", run_mode, (None, "auto", "new", "shared", "nested"))
-    _check_choice("on_backend_error", on_backend_error, ("raise", "warn"))
+    check_wandb_arguments("track", kwargs, run_mode, rank_scope, OUR_SETTINGS)
+    check_choice("track(on_backend_error=…)", on_backend_error, ("raise", "warn"))
     settings = {key: value for key, value in kwargs.items() if key in OUR_SETTINGS}
     init = {key: value for key, value in kwargs.items() if key not in OUR_SETTINGS}
     options = WandbOptions(
         init, run_mode, rank_scope, download_logs, resume_on_retry, on_backend_error, settings,
-        with_mlflow=True, link_host=link_host,
+        with_mlflow=bool(settings.get("mlflow_active", True)), link_host=link_host,
     )  # fmt: skip
 
     def decorate(func: Any) -> Any:
         if not is_task(func):
-            return _around(func, functools.partial(_plain_wandb_run, init, settings))
+            return _around(func, functools.partial(_plain_wandb_run, options))
         mode = run_mode if run_mode in ("new", "nested") else ""
-        mlflow = Mlflow(_decorator_run_mode=mode, _link_host=link_host or "", _of_wandb_run=True)
-        return track_task(func, options, [*_wandb_links(func, options), _of_decorator(mlflow)])
+        mlflow = _of_decorator(Mlflow(_decorator_run_mode=mode), link_host or "")
+        mlflow.of_wandb_run = True
+        return track_task(func, options, [*_wandb_links(func, options), mlflow])
 
     return decorate if _func is None else decorate(_func)
 
@@ -141,15 +153,19 @@ def wandb_sweep(
         kwargs: other arguments of ``wandb.sweep``.
 
     Raises:
+        UnknownArgumentError: an argument is unknown.
         RuntimeError: the function is no task; or, at the call, there is no `wandb_sweep_config`.
     """
+    import wandb
+
+    check_arguments("wandb_sweep", kwargs, wandb.sweep)
     options = SweepOptions(project, entity, download_logs, kwargs)
 
     def decorate(func: Any) -> Any:
         if not is_task(func):
             raise RuntimeError("@wandb_sweep can only be used with Flyte tasks.")
-        link = WandbSweep(project=project, entity=entity, _task_host=_task_host(func))
-        return track_task(func, options, [_of_decorator(link)])
+        link = _of_decorator(WandbSweep(project=project, entity=entity), _task_host(func))
+        return track_task(func, options, [link])
 
     return decorate if _func is None else decorate(_func)
 
@@ -170,6 +186,7 @@ def mlflow_run(
     log_datasets: bool | None = None,
     autolog_kwargs: dict[str, Any] | None = None,
     rank: int | None = None,
+    on_backend_error: OnBackendError = "raise",
     **kwargs: Any,
 ) -> Any:
     """Open an MLflow run around a Flyte task or a function.
@@ -183,21 +200,21 @@ def mlflow_run(
         framework: whose autologging to switch on, such as "sklearn"; by default MLflow's own
             choice.
         rank: of this process, if the variable RANK is not set; only rank 0 logs.
+        on_backend_error: what to do if MLflow cannot be had: "raise", or "warn" and drop what is
+            logged to it.
         kwargs: other arguments of ``mlflow.start_run``; ``link_host`` and ``link_template``.
 
     Raises:
-        ConfigError: arguments exclude each other.
+        UnknownArgumentError, ArgumentValueError: an argument is unknown, cannot have this value, or
+            excludes another one.
         RuntimeError: at the call: the function is a trace.
     """
-    named = {
-        "tracking_uri": tracking_uri, "experiment_name": experiment_name,
-        "experiment_id": experiment_id, "run_name": run_name, "run_id": run_id, "tags": tags,
-        "autolog": autolog or None, "framework": framework, "log_models": log_models,
-        "log_datasets": log_datasets, "autolog_kwargs": autolog_kwargs,
-    }  # fmt: skip
-    check_exclusive(named)
-    given = {**{key: value for key, value in named.items() if value is not None}, **kwargs}
-    options = MlflowOptions(run_mode, rank, given)
+    named = {**locals(), **kwargs, "autolog": autolog or None}
+    check_mlflow_arguments("mlflow_run", kwargs, named, ("link_host", "link_template"))
+    check_choice("mlflow_run(on_backend_error=…)", on_backend_error, ("raise", "warn"))
+    own = ("_func", "run_mode", "rank", "on_backend_error", "kwargs")
+    given = {key: one for key, one in named.items() if key not in own and one is not None}
+    options = MlflowOptions(run_mode, rank, on_backend_error, given)
 
     def decorate(func: Any) -> Any:
         if not is_task(func):
@@ -228,9 +245,7 @@ def _around(func: F, run: Callable[[], Any]) -> F:
 
 
 @contextmanager
-def _plain_wandb_run(
-    init: Mapping[str, Any], settings: Mapping[str, Any] | None = None
-) -> Iterator[Any]:
+def _plain_wandb_run(options: WandbOptions) -> Iterator[Any]:
     """Inside a task, yield the task's run; outside Flyte, as in a sweep's agent, open one."""
     if flyte.ctx():
         run = (flyte.ctx().data or {}).get(keys.WANDB_RUN)
@@ -238,12 +253,11 @@ def _plain_wandb_run(
             raise RuntimeError(_NOT_FOR_TRACES.format("wandb_init", "wandb", "wandb"))
         yield run
         return
-    import wandb
-
     from mlflow_wandb_plugin.live.tap import using
 
-    with using(**(settings or {})):
-        run = wandb.init(**init)
+    active = {"mlflow_active": True} if options.with_mlflow else {}
+    with using(**{**active, **options.settings}):
+        run = start_run(options.init, options.on_backend_error)
     try:
         yield run
     except BaseException as error:
@@ -253,11 +267,11 @@ def _plain_wandb_run(
 
 
 @contextmanager
-def _plain_mlflow_run(options: MlflowOptions) -> Iterator[Any]:
+def _plain_mlflow_run(options: MlflowOptions) -> Iterator[None]:
     if flyte.ctx():
         raise RuntimeError(_NOT_FOR_TRACES.format("mlflow_run", "MLflow", "mlflow"))
-    with plain_run(options) if options.logs_here() else nullcontext() as run:
-        yield run
+    with running(MlflowSession(options)):
+        yield
 
 
 # -- links ------------------------------------------------------------------------------------
@@ -270,10 +284,6 @@ def _wandb_links(task: Any, options: WandbOptions) -> list[Any]:
         "run_mode": options.run_mode or "auto",
         "rank_scope": options.rank_scope or "global",
         "_is_distributed": nodes * processes > 1,
-        "_several_nodes": nodes > 1,
-        "_mode_given": options.run_mode is not None,
-        "_scope_given": options.rank_scope is not None,
-        "_task_host": _task_host(task),
     }
     links = [Wandb(**common)]
     if nodes > 1 and options.rank_scope == "worker":
@@ -281,9 +291,13 @@ def _wandb_links(task: Any, options: WandbOptions) -> list[Any]:
         links = [
             Wandb(**common, name=name.format(node), _worker_index=node) for node in range(nodes)
         ]
+    for link in links:
+        link.several_nodes = nodes > 1
+        link.mode_given = options.run_mode is not None
+        link.scope_given = options.rank_scope is not None
     if nodes * processes > 1 and options.download_logs:
-        logger.warning("download_logs: a distributed task's logs are not downloaded")
-    return [_of_decorator(link) for link in links]
+        logger.warning(NO_LOGS)
+    return [_of_decorator(link, _task_host(task)) for link in links]
 
 
 def _task_host(task: Any) -> str:
@@ -296,15 +310,10 @@ def _configure(link: Mlflow, options: MlflowOptions) -> None:
         link._decorator_run_mode = options.run_mode
     if options.run_mode == "nested":
         link.name = "MLflow (parent)"
-    link._link_host = options.given.get("link_host", "")
-    link._experiment_id = str(options.given.get("experiment_id", ""))
+    link.task_host = options.given.get("link_host", "")
+    link.experiment_id = str(options.given.get("experiment_id", ""))
 
 
-def _of_decorator(link: Any) -> Any:
-    link.of_decorator = True
+def _of_decorator(link: Any, host: str) -> Any:
+    link.of_decorator, link.task_host = True, host
     return link
-
-
-def _check_choice(name: str, given: Any, known: Sequence[Any]) -> None:
-    if given not in known:
-        raise UsageError(f"{name} must be one of {', '.join(map(repr, known))}: not {given!r}")

@@ -73,11 +73,17 @@ def share(mode: TrackRunMode, scope: RankScope, info: dict[str, int], base: str)
 
 def shape(task: Any) -> tuple[int, int]:
     """Return (nodes, processes a node) of a Flyte task; if it is elastic, the largest numbers."""
-    plugin = getattr(task, "plugin_config", None)
+    plugin: Any = getattr(task, "plugin_config", None)
+    if is_elastic(task):
+        return _count(plugin.nnodes), _count(plugin.nproc_per_node)
     settings = getattr(plugin, "settings", None)
-    if settings is not None and hasattr(settings, "replicas"):
-        return _count(settings.replicas), _count(settings.nproc_per_node)
-    return _count(getattr(plugin, "nnodes", 1)), _count(getattr(plugin, "nproc_per_node", 1))
+    nodes = getattr(settings, "replicas", 1)
+    return _count(nodes), _count(getattr(settings, "nproc_per_node", 1))
+
+
+def is_elastic(task: Any) -> bool:
+    """Whether torch's launcher starts the processes of a task; its class may not be installed."""
+    return type(getattr(task, "plugin_config", None)).__name__ == "Elastic"
 
 
 def _count(given: Any) -> int:

@@ -130,7 +130,7 @@ def download_wandb_sweep_dirs(
 
 
 @flyte.trace
-async def download_wandb_run_logs(run_id: str, project: str = "", entity: str = "") -> Dir[Any]:
+async def download_wandb_run_logs(run_id: str, project: str = "", entity: str = "") -> Dir:  # type: ignore[type-arg]
     """`download_wandb_run_dir` as a trace, so that Flyte's UI shows the files."""
     return await Dir.from_local(
         download_wandb_run_dir(run_id, project=project or None, entity=entity or None)
@@ -138,30 +138,19 @@ async def download_wandb_run_logs(run_id: str, project: str = "", entity: str = 
 
 
 @flyte.trace
-async def download_wandb_sweep_logs(sweep_id: str, project: str = "", entity: str = "") -> Dir[Any]:
+async def download_wandb_sweep_logs(sweep_id: str, project: str = "", entity: str = "") -> Dir:  # type: ignore[type-arg]
     """`download_wandb_sweep_dirs` as a trace, so that Flyte's UI shows the files."""
     base = _folder(DEFAULT_FOLDER / f"sweep-{quote(sweep_id, safe='')}")
     download_wandb_sweep_dirs(sweep_id, str(base), project=project or None, entity=entity or None)
     return await Dir.from_local(str(base))
 
 
-async def show_run_logs(run: Any) -> None:
-    """Download an ended W&B run into a trace, for ``download_logs``. Errors become warnings."""
-    if run.offline:
-        logger.warning("download_logs: run %s is offline, W&B has no logs of it", run.id)
-        return
+async def show_logs(download: Any, name: str, project: str | None, entity: str | None) -> None:
+    """Call one of the two traces, for ``download_logs``. Errors become warnings."""
     try:
-        await download_wandb_run_logs(run.id, run.project or "", run.entity or "")
+        await download(name, project or "", entity or "")
     except Exception as error:
-        logger.warning("download_logs: run %s was not downloaded: %s", run.id, error)
-
-
-async def show_sweep_logs(sweep: Any) -> None:
-    """Download the runs of a `SweepSession` into a trace. Errors become warnings."""
-    try:
-        await download_wandb_sweep_logs(sweep.sweep_id, sweep.project or "", sweep.entity or "")
-    except Exception as error:
-        logger.warning("download_logs: sweep %s was not downloaded: %s", sweep.sweep_id, error)
+        logger.warning("download_logs: %s was not downloaded: %s", name, error)
 
 
 def _sweep_project(entity: str | None, project: str | None) -> tuple[str | None, str | None]:

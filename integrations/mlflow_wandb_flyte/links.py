@@ -22,10 +22,15 @@ RUN_TEMPLATE = "{host}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 class TaskLink(Link):
-    """Flyte's interface of a link, reduced to the two values that our links use."""
+    """Flyte's interface of a link, reduced to the two values that our links use.
+
+    Attributes:
+        of_decorator: whether a decorator has added it to the task.
+        task_host: address of the server, if the decorator or the task's environment names one.
+    """
 
     of_decorator = False
-    """Whether a decorator has added it to the task."""
+    task_host = ""
 
     def get_link(
         self,
@@ -57,7 +62,13 @@ class Wandb(TaskLink):
         run_mode, rank_scope: as of `wandb_init`; "auto" and "global" let ``wandb_config`` decide.
         id: of the run; by default the Flyte run's and action's names.
         name: of the link.
+
+    Attributes:
+        several_nodes, mode_given, scope_given: what a decorator knows: whether the task has several
+            nodes, and whether it was given ``run_mode`` and ``rank_scope``.
     """
+
+    several_nodes = mode_given = scope_given = False
 
     host: str = WANDB_HOST
     project: str | None = None
@@ -68,15 +79,11 @@ class Wandb(TaskLink):
     name: str = "Weights & Biases"
     _is_distributed: bool = False
     _worker_index: int | None = None
-    _several_nodes: bool = False
-    _mode_given: bool = False
-    _scope_given: bool = False
-    _task_host: str = ""
 
     def _address(self, context: dict[str, str], task_id: str) -> str:
-        host = wandb_host(self.host, context, self._task_host)
+        host = wandb_host(self.host, context, self.task_host)
         mode = self.run_mode
-        if mode == "auto" and not self._mode_given:
+        if mode == "auto" and not self.mode_given:
             mode = cast(RunMode, context.get("wandb_run_mode", mode))
         parent = context.get(keys.WANDB_RUN_ID)
         base = self.id or context.get("wandb_id") or task_id
@@ -94,14 +101,14 @@ class Wandb(TaskLink):
 
     def _worker(self, context: dict[str, str]) -> str:
         scope: str = self.rank_scope
-        if scope == "global" and not self._scope_given:
+        if scope == "global" and not self.scope_given:
             scope = context.get("wandb_rank_scope", scope)
         if scope != "worker":
             return ""
         if self._worker_index is not None:
             return f"-worker-{self._worker_index}"
         # The number of a task's links is fixed before its context is known: link to the first node.
-        return "-worker-0" if self._several_nodes else ""
+        return "-worker-0" if self.several_nodes else ""
 
     def _project_path(self, context: dict[str, str], shares: bool) -> tuple[str, str] | None:
         """Return (entity, project) of the run; a shared run's are its parent's."""
@@ -126,10 +133,9 @@ class WandbSweep(TaskLink):
     entity: str | None = None
     id: str | None = None
     name: str = "Weights & Biases Sweep"
-    _task_host: str = ""
 
     def _address(self, context: dict[str, str], task_id: str) -> str:
-        host = wandb_host(self.host, context, self._task_host)
+        host = wandb_host(self.host, context, self.task_host)
         sweep = self.id or context.get(keys.SWEEP_ID)
         opened = context if sweep else {}
         entity, project = (
@@ -158,31 +164,35 @@ class Mlflow(TaskLink):
     Args:
         name: of the link.
         link: an address to show as it is.
+
+    Attributes:
+        experiment_id, of_wandb_run: what a decorator knows: the experiment, and whether the run is
+            the replica of a W&B run.
     """
+
+    experiment_id = ""
+    of_wandb_run = False
 
     name: str = "MLflow"
     link: str = ""
     _decorator_run_mode: str = ""
-    _link_host: str = ""
-    _experiment_id: str = ""
-    _of_wandb_run: bool = False
 
     def _address(self, context: dict[str, str], task_id: str) -> str:
         if self.link:
             return self.link
-        mode_key = "wandb_run_mode" if self._of_wandb_run else "mlflow_run_mode"
+        mode_key = "wandb_run_mode" if self.of_wandb_run else "mlflow_run_mode"
         mode = self._decorator_run_mode or context.get(mode_key)
         inherited = context.get(keys.MLFLOW_LINK, "")
         if inherited and mode != "new":
             return inherited
-        host = (self._link_host or context.get("mlflow_link_host", "")).rstrip("/")
-        experiment = self._experiment_id or context.get("mlflow_experiment_id", "")
+        host = (self.task_host or context.get("mlflow_link_host", "")).rstrip("/")
+        experiment = self.experiment_id or context.get("mlflow_experiment_id", "")
         if not host:
             return ""
         host = without_credentials(host)
         if not experiment:
             return f"{host}/#/experiments"
-        field = "tags.`wandb.run_id`" if self._of_wandb_run else "attributes.run_name"
+        field = "tags.`wandb.run_id`" if self.of_wandb_run else "attributes.run_name"
         search = _quoted(f"{field} = '{task_id}'")
         return f"{host}/#/experiments/{experiment}?searchFilter={search}"
 

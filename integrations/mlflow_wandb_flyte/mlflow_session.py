@@ -13,11 +13,12 @@ from typing import Any
 import flyte
 
 from mlflow_wandb_flyte import current_run, keys, replica
-from mlflow_wandb_flyte.context import MlflowRunMode, get_mlflow_context
-from mlflow_wandb_flyte.session import Ending, ending_of
+from mlflow_wandb_flyte.context import MlflowRunMode, OnBackendError, get_mlflow_context
+from mlflow_wandb_flyte.session import Ending
 from mlflow_wandb_flyte.wandb_session import action_id
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.mlflow_terms import PARENT_TAG
+from mlflow_wandb_plugin.core.training_settings import load_settings
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +28,10 @@ NOT_FOR_START_RUN = (
     *AUTOLOG, "tracking_uri", "experiment_name", "experiment_id", "run_mode", "link_host",
     "link_template",
 )  # fmt: skip
-
-_open_runs: dict[str, Any] = {}
-"""MLflow runs that tasks of this process have open, by id."""
+NOT_FOR_REPLICA = ("experiment_id", "run_id", "parent_run_id")
+"""Arguments that say which MLflow run it is, which W&B's run says of its replica."""
+IGNORED_BY_REPLICA = ("experiment_id", "run_id", "run_name")
+"""Fields of `mlflow_config` that are not those of a W&B run's replica."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,24 @@ class MlflowOptions:
 
     run_mode: MlflowRunMode = "auto"
     rank: int | None = None
+    on_backend_error: OnBackendError = "raise"
     given: Mapping[str, Any] = field(default_factory=dict)
 
     def mode(self) -> MlflowRunMode:
         """Return the run mode after ``mlflow_config``."""
         config = get_mlflow_context()
         return config.run_mode if self.run_mode == "auto" and config else self.run_mode
+
+    def for_replica(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return arguments of ``wandb.init``, and fields of `settings.Settings`, for the W&B run
+        that has the MLflow run as its replica."""
+        init = {"name": "run_name", "notes": "description"}
+        settings = {"tracking_uri": "tracking_uri", "experiment": "experiment_name"}
+        given: Any = [
+            {key: self.given[name] for key, name in names.items() if self.given.get(name)}
+            for names in (init, settings)
+        ]
+        return given[0], given[1]
 
     def logs_here(self) -> bool:
         """Whether this process is the one that logs."""
@@ -85,10 +99,14 @@ class MlflowSession:
         if not self._options.logs_here():
             return
         self._arguments = self._options.arguments()
-        self.run = _open_runs.get(self._shared_id() or "")
+        shares = self._options.mode() == "auto"
+        shared, self.run = replica.inherited_run() if shares else ("", None)
         if self.run is None:
             with current_run.mlflow_runs():
-                self.run = self._start()
+                self.run = self._started(shared)
+        if not self._owner:
+            # A shared run, which another task has opened, and ends.
+            self._tag_shared_run()
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -96,7 +114,7 @@ class MlflowSession:
             yield
             return
         link = self._arguments.get("link_host"), self._arguments.get("link_template")
-        with replica.task_run(self.run, *link), current_run.mlflow_runs(self.run):
+        with replica.task_run(self.run, *link):
             self._autolog()
             yield
 
@@ -105,7 +123,6 @@ class MlflowSession:
             if not self._owner:
                 return
             self._owner = False
-        _open_runs.pop(self.run.info.run_id, None)
         try:
             import mlflow
 
@@ -113,32 +130,58 @@ class MlflowSession:
                 mlflow.end_run(STATUS[ending])
         except Exception as error:
             logger.warning("MLflow run %s could not be ended: %s", self.run.info.run_id, error)
-        replica.wait_for_wandb(self.run.info.run_id)
+        from mlflow_wandb_plugin.store import delivery
 
-    def _shared_id(self) -> str | None:
-        """Return the parent's run id, if this task is to log into that run."""
-        context = flyte.ctx().custom_context or {}
-        return context.get(keys.MLFLOW_RUN_ID) if self._options.mode() == "auto" else None
+        # The container may end with the task.
+        delivery.wait_for(self.run.info.run_id, load_settings().finish_timeout)
 
-    def _start(self) -> Any:
+    def _started(self, shared: str) -> Any:
+        if self._options.on_backend_error == "raise":
+            return self._start(shared)
         import mlflow
 
-        replica.use_mirrored_store(self._arguments.get("tracking_uri"))
+        from mlflow_wandb_plugin.mlflow_access.address import connect
+        from mlflow_wandb_plugin.store import active_run, uris, waiting_store
+
+        uri = self._arguments.get("tracking_uri") or mlflow.get_tracking_uri()
+        try:
+            connect(uris.without_prefix(uri))
+            return self._start(shared)
+        except Exception as error:
+            logger.warning("MLflow cannot be had (%s): what the task logs to it is dropped", error)
+            return active_run.begin(waiting_store.create_run("dropped"), None)
+
+    def _start(self, shared: str) -> Any:
+        import mlflow
+
+        uri = self._arguments.get("tracking_uri", "")
+        if load_settings().homes == "both":
+            from mlflow_wandb_plugin.store import uris
+
+            uris.use_mirrored(uri)
+        elif uri:
+            mlflow.set_tracking_uri(uri)
         self._client = mlflow.MlflowClient()
-        shared = self._shared_id()
         if shared:
-            # Another process opened the run, and ends it.
-            for key, value in (self._options.given.get("tags") or {}).items():
-                self._client.set_tag(shared, key, value)
-            return replica.as_active_run(self._client.get_run(shared))
+            active_run: Any = mlflow.ActiveRun
+            return active_run(self._client.get_run(shared))
         start = {k: v for k, v in self._arguments.items() if k not in NOT_FOR_START_RUN}
         experiment = self._experiment_id()
         if flyte.ctx():
-            start = self._of_this_action(start, experiment)
+            start, experiment = self._of_this_action(start, experiment)
         run = mlflow.start_run(experiment_id=experiment, **start)
         self._owner = True
-        _open_runs[run.info.run_id] = run
         return run
+
+    def _tag_shared_run(self) -> None:
+        import mlflow
+
+        client = mlflow.MlflowClient()
+        try:
+            for key, value in (self._arguments.get("tags") or {}).items():
+                client.set_tag(self.run.info.run_id, key, value)
+        except Exception as error:
+            logger.warning("MLflow run %s lacks tags: %s", self.run.info.run_id, error)
 
     def _experiment_id(self) -> str | None:
         import mlflow
@@ -149,21 +192,27 @@ class MlflowSession:
         name = self._arguments.get("experiment_name")
         return str(mlflow.set_experiment(name).experiment_id) if name else None
 
-    def _of_this_action(self, start: dict[str, Any], experiment: str | None) -> dict[str, Any]:
-        """Return arguments of ``mlflow.start_run`` that resume an earlier attempt's run, if any."""
+    def _of_this_action(
+        self, start: dict[str, Any], experiment: str | None
+    ) -> tuple[dict[str, Any], str | None]:
+        """Return arguments of ``mlflow.start_run``, which resume an earlier attempt's run, and the
+        experiment: of a nested run the parent's, where MLflow shows them together."""
         if start.get("run_id"):
-            return start
+            return start, experiment
         tags = {**replica.flyte_tags(), **(start.get("tags") or {})}
-        parent = (flyte.ctx().custom_context or {}).get(keys.MLFLOW_RUN_ID)
         if self._options.mode() == "nested":
+            parent, run = replica.inherited_run()
             if parent:
                 tags[PARENT_TAG] = parent
+                parent_run = run or self._client.get_run(parent)
+                experiment = experiment or parent_run.info.experiment_id
             else:
                 logger.warning("run_mode='nested' but no parent run: the run has no parent")
         earlier = self._earlier_attempt(experiment)
         if earlier:
-            return {"run_id": earlier, "tags": tags}
-        return {**start, "run_name": start.get("run_name") or action_id(), "tags": tags}
+            return {"run_id": earlier, "tags": tags}, experiment
+        named = {**start, "run_name": start.get("run_name") or action_id(), "tags": tags}
+        return named, experiment
 
     def _earlier_attempt(self, experiment: str | None) -> str | None:
         found = self._client.search_runs([experiment or _default_experiment()], _of_action())
@@ -198,25 +247,6 @@ class MlflowSession:
 def get_mlflow_run() -> Any:
     """Return the MLflow run of the running task, or None."""
     return (flyte.ctx().data or {}).get(keys.MLFLOW_RUN)
-
-
-@contextmanager
-def plain_run(options: MlflowOptions) -> Iterator[Any]:
-    """Open a run around a plain function, outside Flyte."""
-    import mlflow
-
-    session = MlflowSession(options)
-    session._arguments = options.arguments()
-    run = session._start()
-    session._autolog()
-    try:
-        yield run
-    except BaseException as error:
-        mlflow.end_run(STATUS[ending_of(error)])
-        replica.wait_for_wandb(run.info.run_id)
-        raise
-    mlflow.end_run()
-    replica.wait_for_wandb(run.info.run_id)
 
 
 def end_runs_of_killed_workers(options: MlflowOptions) -> None:

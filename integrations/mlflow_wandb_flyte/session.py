@@ -9,7 +9,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
-from mlflow_wandb_flyte.sigterm import ended_on_sigterm
+from mlflow_wandb_plugin.live.sigterm import ended_on_sigterm
 
 Ending: TypeAlias = Literal["finished", "failed", "killed"]
 
@@ -47,14 +47,15 @@ def wrapped(function: Any, sessions: Callable[[], Sequence[Session]]) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
             with contextlib.ExitStack() as stack:
                 for session in sessions():
-                    stack.enter_context(_running(session))
+                    stack.enter_context(running(session))
                 return function(*args, **kwargs)
 
     return call
 
 
 @contextlib.contextmanager
-def _running(session: Session) -> Iterator[None]:
+def running(session: Session) -> Iterator[None]:
+    """Open a session, enter it for the block, and close it."""
     session.open()
     endings: list[Ending] = []
     try:
@@ -66,7 +67,7 @@ def _running(session: Session) -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def _running_async(session: Session) -> AsyncIterator[None]:
-    """As `_running`, without blocking the event loop while the run is opened and closed."""
+    """As `running`, without blocking the event loop while the run is opened and closed."""
     opening = asyncio.ensure_future(asyncio.to_thread(session.open))
     try:
         await asyncio.shield(opening)

@@ -32,12 +32,6 @@ class SweepOptions:
     download_logs: bool | None
     given: dict[str, Any]
 
-    def wants_logs(self) -> bool:
-        """Whether the decorator or `wandb_sweep_config` asks for ``download_logs``."""
-        config = get_wandb_sweep_context()
-        configured = bool(config and config.download_logs)
-        return configured if self.download_logs is None else self.download_logs
-
 
 class SweepSession:
     """A `Session` that has a sweep instead of a run."""

@@ -17,11 +17,17 @@ from typing import Any
 
 from flyte.extend import AsyncFunctionTaskTemplate
 
-from mlflow_wandb_flyte import sigterm
-from mlflow_wandb_flyte.distributed import shape
-from mlflow_wandb_flyte.download import show_run_logs, show_sweep_logs
+from mlflow_wandb_flyte.context import get_wandb_context, get_wandb_sweep_context
+from mlflow_wandb_flyte.distributed import is_elastic, shape
+from mlflow_wandb_flyte.download import (
+    download_wandb_run_logs,
+    download_wandb_sweep_logs,
+    show_logs,
+)
 from mlflow_wandb_flyte.links import TaskLink
 from mlflow_wandb_flyte.mlflow_session import (
+    IGNORED_BY_REPLICA,
+    NOT_FOR_REPLICA,
     MlflowOptions,
     MlflowSession,
     end_runs_of_killed_workers,
@@ -29,19 +35,30 @@ from mlflow_wandb_flyte.mlflow_session import (
 from mlflow_wandb_flyte.session import Session, wrapped
 from mlflow_wandb_flyte.sweep import SweepOptions, SweepSession
 from mlflow_wandb_flyte.wandb_session import WandbOptions, WandbSession
+from mlflow_wandb_plugin.core.arguments import ArgumentValueError
+from mlflow_wandb_plugin.live import sigterm
 
 logger = logging.getLogger(__name__)
+
+NO_LOGS = "download_logs is not supported for distributed tasks: their logs are not downloaded"
 
 Options = WandbOptions | MlflowOptions | SweepOptions
 
 
 def track_task(task: Any, options: Options, links: Sequence[Any] = ()) -> Any:
-    """Open a run around each execution of ``task``; changes and returns the task."""
+    """Open a run around each execution of ``task``; changes and returns the task.
+
+    Raises:
+        ArgumentValueError: `mlflow_run` has arguments that the decorator of a W&B run excludes.
+    """
+    # Where the task will run may not be the main thread, which alone may do it.
+    sigterm.install_handler()
     if not hasattr(task, "tracked_by"):
         _as_tracked(task, ())
     # The same decorator again replaces the one before.
     kept = [one for one in task.tracked_by if type(one) is not type(options)]
     task.tracked_by = (options, *kept)
+    _check_together(task.tracked_by)
     task.links = (*task.links, *links)
     return task
 
@@ -97,6 +114,7 @@ async def _execute(task: Any, *args: Any, **kwargs: Any) -> Any:
         result = await call.in_sweep(call.runner(), *args, **kwargs)
     except Exception:
         await call.end_killed_workers()
+        await call.show_logs()
         raise
     await call.show_logs()
     return result
@@ -115,9 +133,8 @@ class _Call:
         """Return the plain task with the runs opened where its function runs."""
         runner = _plain(self._task)
         # Worker processes, which torch's launcher starts, each open sessions of their own.
-        launches = type(getattr(runner, "plugin_config", None)).__name__ == "Elastic"
         inner = in_order(self._task.tracked_by)
-        sessions = functools.partial(sessions_of if launches else self._opened, inner)
+        sessions = functools.partial(sessions_of if is_elastic(runner) else self._opened, inner)
         runner.func = wrapped(runner.func, sessions)
         return runner
 
@@ -144,25 +161,64 @@ class _Call:
 
     async def show_logs(self) -> None:
         """Download the logs of the runs into traces, if ``download_logs`` asks for it."""
-        for options in self._task.tracked_by:
-            if isinstance(options, WandbOptions) and options.wants_logs():
-                if self._distributed:
-                    logger.warning("download_logs: a distributed task's logs are not downloaded")
-                for session in self._sessions:
-                    if isinstance(session, WandbSession) and session.run is not None:
-                        await show_run_logs(session.run)
-            if isinstance(options, SweepOptions) and options.wants_logs():
-                for sweep in self._sweeps:
-                    await show_sweep_logs(sweep)
+        wanted = [type(one) for one in self._task.tracked_by if wants_logs(one)]
+        if WandbOptions in wanted and self._distributed:
+            logger.warning(NO_LOGS)
+        for session in self._sessions if WandbOptions in wanted else ():
+            run = session.run if isinstance(session, WandbSession) else None
+            if run is not None and run.offline:
+                logger.warning("download_logs: run %s is offline, W&B has no logs of it", run.id)
+            elif run is not None:
+                await show_logs(download_wandb_run_logs, run.id, run.project, run.entity)
+        for sweep in self._sweeps if SweepOptions in wanted else ():
+            where = sweep.sweep_id, sweep.project, sweep.entity
+            await show_logs(download_wandb_sweep_logs, *where)
+
+
+def wants_logs(options: Options) -> bool:
+    """Whether a decorator, or else the configuration, asks for ``download_logs``."""
+    if isinstance(options, MlflowOptions):
+        return False
+    of_sweep = isinstance(options, SweepOptions)
+    config = get_wandb_sweep_context() if of_sweep else get_wandb_context()
+    configured = bool(config and config.download_logs)
+    return configured if options.download_logs is None else options.download_logs
 
 
 def in_order(tracked_by: Sequence[Options]) -> tuple[Options, ...]:
-    """Return the options of runs, W&B's first, whose replica is then the task's MLflow run."""
+    """Return the options of runs, W&B's first, whose replica may then be the task's MLflow run."""
     wandb = [one for one in tracked_by if isinstance(one, WandbOptions)]
     mlflow = [one for one in tracked_by if isinstance(one, MlflowOptions)]
-    if mlflow:
-        wandb = [replace(one, with_mlflow=True) for one in wandb]
+    for options in mlflow:
+        if options.mode() == "auto":
+            init, settings = options.for_replica()
+            arguments = options.arguments()
+            for name in IGNORED_BY_REPLICA if wandb else ():
+                if arguments.get(name) and name not in options.given:
+                    logger.warning("mlflow_config(%s=…) is not of a W&B run's replica", name)
+            wandb = [
+                replace(
+                    one,
+                    with_mlflow=True,
+                    init={**init, **one.init},
+                    settings={**settings, **one.settings},
+                )
+                for one in wandb
+            ]
     return (*wandb, *mlflow)
+
+
+def _check_together(tracked_by: Sequence[Options]) -> None:
+    if not any(isinstance(one, WandbOptions) for one in tracked_by):
+        return
+    for options in tracked_by:
+        if isinstance(options, MlflowOptions) and options.run_mode == "auto":
+            for name in NOT_FOR_REPLICA:
+                if options.given.get(name):
+                    raise ArgumentValueError(
+                        f"mlflow_run({name}=…) is not possible beside wandb_init or track, whose "
+                        "run has one replica in MLflow: leave it out, or pass run_mode='new'"
+                    )
 
 
 def sessions_of(options: Sequence[Options]) -> list[Session]:

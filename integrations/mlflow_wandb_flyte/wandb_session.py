@@ -7,14 +7,15 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import flyte
 
 from mlflow_wandb_flyte import current_run, keys
 from mlflow_wandb_flyte.context import (
+    OnBackendError,
     RankScope,
     TrackRunMode,
     changed_context,
@@ -22,19 +23,18 @@ from mlflow_wandb_flyte.context import (
     get_wandb_context,
 )
 from mlflow_wandb_flyte.distributed import Share, get_distributed_info, share
-from mlflow_wandb_flyte.replica import active_replica
+from mlflow_wandb_flyte.replica import flyte_tags, inherited_run, task_run
 from mlflow_wandb_flyte.session import Ending
 from mlflow_wandb_plugin.core.identity import PARENT_GROUP_KEY, PARENT_RUN_KEY
+from mlflow_wandb_plugin.core.training_settings import load_settings
 
 logger = logging.getLogger(__name__)
 
-OnBackendError: TypeAlias = Literal["raise", "warn"]
 EXIT_CODES: Mapping[Ending, int] = {"finished": 0, "failed": 1, "killed": 255}
 """W&B gives an interrupted run 255; its server shows it as killed, and so does MLflow."""
-REPLICA_TIMEOUT_S = 60.0
-"""Seconds that a task that logs into the replica waits for it at most."""
 OFFLINE_MODES = ("offline", "dryrun", "disabled")
 
+OFFLINE = "W&B cannot be had (%s): the run continues offline; `wandb sync` uploads it"
 IN_USE = "is in use"
 """In wandb-core's answer to a run id that it has already."""
 
@@ -76,22 +76,18 @@ class WandbOptions:
         config = get_wandb_context()
         return self.rank_scope or (config.rank_scope if config else None) or "global"
 
-    def wants_logs(self) -> bool:
-        """Whether the decorator or ``wandb_config`` asks for ``download_logs``."""
-        config = get_wandb_context()
-        configured = bool(config and config.download_logs)
-        return configured if self.download_logs is None else self.download_logs
-
 
 class WandbSession:
     """A `Session` of one call of a task."""
 
     def __init__(self, options: WandbOptions) -> None:
         self._options = options
-        self._owner = False
+        self._with_mlflow = options.with_mlflow or load_settings().mlflow_active
+        self._owner = self._joins = False
         self._closing = threading.Lock()
         self._closed = False
         self.run: Any = None
+        self._mlflow_run: Any = None
 
     def open(self) -> None:
         """Open the run, or join the parent task's.
@@ -99,10 +95,31 @@ class WandbSession:
         Raises:
             RuntimeError: the mode is shared, and there is no run to share.
         """
-        if (distributed := get_distributed_info()) is None:
-            self._open_alone()
-        else:
-            self._open_share(distributed)
+        with current_run.mlflow_runs() if self._with_mlflow else nullcontext():
+            if (distributed := get_distributed_info()) is None:
+                self._open_alone()
+            else:
+                self._open_share(distributed)
+            if self._with_mlflow and self.run is not None:
+                self._use_replica()
+
+    def _use_replica(self) -> None:
+        """Have MLflow's active run be the replica; a run that was joined may lack one yet."""
+        import mlflow
+
+        from mlflow_wandb_plugin.live.tap import tap_of
+
+        if (tap := tap_of(self.run)) is None:
+            return
+        tap.make_active()
+        self._mlflow_run = tap.active_run
+        if self._owner and not self._joins and self._mlflow_run is not None:
+            client = mlflow.MlflowClient()
+            try:
+                for key, value in flyte_tags().items():
+                    client.set_tag(self._mlflow_run.info.run_id, key, value)
+            except Exception as error:
+                logger.warning("the MLflow run lacks the names of the Flyte action: %s", error)
 
     def _open_share(self, distributed: dict[str, int]) -> None:
         """Open this process's share of a distributed task; ids follow from the ranks."""
@@ -130,8 +147,8 @@ class WandbSession:
         init["id"] = init.get("id") or action_id()
         if mode == "nested" and parent:
             init.setdefault("group", parent)
-            if context.get(keys.MLFLOW_RUN_ID):
-                _add_config(init, {PARENT_RUN_KEY: context[keys.MLFLOW_RUN_ID]})
+            if parent_run := inherited_run()[0]:
+                _add_config(init, {PARENT_RUN_KEY: parent_run})
         # Children in other containers may log into this run, which needs W&B's shared mode.
         shared = Share(init["id"], label=flyte.ctx().action.name)
         self._init(init, shared if flyte.ctx().mode == "remote" else None)
@@ -144,6 +161,7 @@ class WandbSession:
         ours = {"entity": keys.WANDB_ENTITY, "project": keys.WANDB_PROJECT, "mode": keys.WANDB_MODE}
         init.update({name: context[key] for name, key in ours.items() if context.get(key)})
         init["id"] = parent
+        self._joins = True
         self._init(init, Share(parent, label=flyte.ctx().action.name, primary=False))
 
     def _arguments(self) -> dict[str, Any]:
@@ -173,31 +191,10 @@ class WandbSession:
             init["resume"] = "allow"
         init["reinit"] = "create_new"
         with using(**self._tap_settings()):
-            self.run = self._started(init)
+            self.run = start_run(init, self._options.on_backend_error)
         self._owner = True
         with _lock:
             _open_runs[self.run.id] = self.run
-
-    def _started(self, init: dict[str, Any]) -> Any:
-        import wandb
-
-        try:
-            return wandb.init(**init)
-        except Exception as error:
-            if self._options.on_backend_error == "raise":
-                raise
-            logger.warning(
-                "W&B cannot be reached (%s): the run continues offline; `wandb sync` uploads it",
-                error,
-            )
-            offline = {**init, "mode": "offline", "settings": None, "resume": None}
-            try:
-                return wandb.init(**offline)
-            except Exception as second:
-                if IN_USE not in str(second):
-                    raise
-                # wandb-core keeps the id of the run that it could not start.
-                return wandb.init(**{**offline, "id": f"{init['id']}-offline"})
 
     def _tap_settings(self) -> dict[str, Any]:
         config = get_mlflow_context()
@@ -205,9 +202,7 @@ class WandbSession:
         if config is not None:
             context = {"tracking_uri": config.tracking_uri, "experiment": config.experiment_name}
             given = {key: value for key, value in context.items() if value}
-        if self._options.with_mlflow and not os.environ.get("MLFLOW_WANDB_INIT_TIMEOUT"):
-            # The task logs into the replica: without one, MLflow would start another run.
-            given["init_timeout"] = REPLICA_TIMEOUT_S
+        given["mlflow_active"] = self._with_mlflow
         return {**given, **self._options.settings}
 
     @contextmanager
@@ -226,8 +221,8 @@ class WandbSession:
         drop = ("wandb_id",) if self._owner else ()
         changed = changed_context(add=known, drop=drop, data={keys.WANDB_RUN: self.run})
         with changed, current_run.wandb_run(self.run), ExitStack() as stack:
-            if self._options.with_mlflow:
-                stack.enter_context(active_replica(self.run, self._options.link_host))
+            if self._mlflow_run is not None:
+                stack.enter_context(task_run(self._mlflow_run, self._options.link_host))
             yield
 
     def close(self, ending: Ending) -> None:
@@ -245,6 +240,31 @@ class WandbSession:
                 del _open_runs[run_id]
 
 
+def start_run(init: Mapping[str, Any], on_backend_error: OnBackendError) -> Any:
+    """Call ``wandb.init``; with "warn", offline, if W&B cannot be had."""
+    import wandb
+
+    from mlflow_wandb_plugin.wandb_api.client import check_answer
+
+    if on_backend_error == "raise" or is_offline(init):
+        return wandb.init(**init)
+    settings = _settings(init.get("settings"), mode="offline")
+    offline = {**init, "mode": "offline", "settings": settings, "resume": None}
+    try:
+        base_url, key = (_setting(init.get("settings"), name) for name in ("base_url", "api_key"))
+        check_answer(base_url or "", key or "")
+        return wandb.init(**init)
+    except Exception as error:
+        logger.warning(OFFLINE, error)
+    try:
+        return wandb.init(**offline)
+    except Exception as error:
+        if IN_USE not in str(error):
+            raise
+        # wandb-core keeps the id of a run that it could not start.
+        return wandb.init(**{**offline, "id": f"{init.get('id')}-offline"})
+
+
 def is_run_of_a_task(run: Any) -> bool:
     """Whether a decorated task of this process has opened the run, and has it open still."""
     return run is not None and _open_runs.get(run.id) is run
@@ -258,15 +278,11 @@ def action_id() -> str:
 
 def is_offline(init: Mapping[str, Any]) -> bool:
     """Whether ``wandb.init`` with these arguments would talk to no server."""
-    settings = init.get("settings")
     modes = (
-        init.get("mode"),
-        settings.get("mode") if isinstance(settings, Mapping) else getattr(settings, "mode", None),
-        os.environ.get("WANDB_MODE"),
-    )
+        init.get("mode"), _setting(init.get("settings"), "mode"), os.environ.get("WANDB_MODE")
+    )  # fmt: skip
     if os.environ.get("MLFLOW_WANDB_HOMES") == "mlflow":
         return True
-    # The default of a wandb.Settings object is "online".
     chosen = next((mode for mode in modes if mode and mode != "online"), modes[0])
     return init.get("mode") != "online" and chosen in OFFLINE_MODES
 
@@ -287,6 +303,13 @@ def _is_retried(init: Mapping[str, Any]) -> bool:
     run_id = init["id"]
     opened_before = _opened.setdefault(run_id, action_id()) == action_id()
     return run_id.startswith(action_id()) or flyte.ctx().attempt_number > 0 or opened_before
+
+
+def _setting(given: Any, name: str) -> Any:
+    """Return one of the user's settings, if it was set."""
+    if given is None or isinstance(given, Mapping):
+        return (given or {}).get(name)
+    return getattr(given, name) if name in given.model_fields_set else None
 
 
 def _settings(given: Any, **ours: Any) -> Any:

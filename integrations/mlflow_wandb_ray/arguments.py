@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import os
 from collections.abc import Mapping
 from typing import Any
 
+from mlflow_wandb_plugin.core.arguments import check_arguments
 from mlflow_wandb_plugin.errors import UsageError
 
 INSTEAD = {
@@ -17,10 +16,6 @@ INSTEAD = {
     "registry_uri": "set MLFLOW_REGISTRY_URI",
 }
 """What to do instead of arguments that only the callback for Tune and `setup_dual` take."""
-
-
-class UnknownArgumentError(UsageError, TypeError):
-    """A function or class does not take an argument."""
 
 
 class MissingArgumentError(UsageError, ValueError):
@@ -35,13 +30,7 @@ def check_init_arguments(name: str, given: Mapping[str, Any]) -> None:
     """
     import wandb
 
-    known = inspect.signature(wandb.init).parameters
-    for argument in given:
-        if argument not in known:
-            near = difflib.get_close_matches(argument, known, 1)
-            did_you = f"did you mean {near[0]}?" if near else "leave it out"
-            advice = INSTEAD.get(argument, did_you)
-            raise UnknownArgumentError(f"{name} takes no argument {argument!r}: {advice}")
+    check_arguments(name, given, wandb.init, instead=INSTEAD)
 
 
 def find_experiment(

@@ -1,7 +1,7 @@
 """Give what MLflow's calls log to a run that is MLflow's and W&B's, to the open W&B run as well.
 
-MLflow has it already. A row of W&B's history that comes from MLflow's calls has MLflow's step and
-time in it: the replicator writes the same point again, which MLflow ignores.
+MLflow has it already, as a rule. A row of W&B's history that comes from MLflow's calls has MLflow's
+step and time in it: the replicator writes the same point again, which MLflow ignores.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class MlflowCalls:
 
     Args:
         secret_names: as `Settings.secret_names`.
+        waits: MLflow does not have it already: it gets from the W&B run what its calls log.
 
     W&B's steps rise, and a script may choose them: a row in between would push later ones out. So
     rows of MLflow's calls wait while a row of the script's is open, and, until it has logged one
@@ -57,8 +58,9 @@ class MlflowCalls:
     of MLflow's calls wait for the end of such a row.
     """
 
-    def __init__(self, run: Any, secret_names: str) -> None:
+    def __init__(self, run: Any, secret_names: str, waits: bool = False) -> None:
         self._run = run
+        self._waits = waits
         self._secrets = Secrets(secret_names)
         self._state = JournalState()
         self._files = LoggedFiles(run, self._state)
@@ -82,6 +84,8 @@ class MlflowCalls:
         self._config_at_fork: dict[str, Any] = {}
         self._pid = os.getpid()
         self._at_exit = self._ended = False
+        if waits:
+            self._describe()
 
     # -- what the script's W&B calls log ----------------------------------------------------------
 
@@ -341,7 +345,7 @@ class MlflowCalls:
         own = {key: text for key, text in state.tags.items() if _is_own(key)}
         removed = dict.fromkeys(filter(_is_own, state.removed_tags))
         section = {
-            "active": True,
+            "active": not self._waits,
             "tags": removed | rules.config_tags(own, self._secrets),
             "datasets": state.datasets,
             "used": self._datasets.names,
@@ -350,7 +354,7 @@ class MlflowCalls:
             "traces_not_mirrored": state.traces,
             "lost": dict(state.lost),
         }
-        shown = {key: value for key, value in section.items() if value}
+        shown = {key: value for key, value in section.items() if value or key == "active"}
         if shown != self._described:
             self._described = copy.deepcopy(shown)
             self._run.config.update({identity.CALLS_CONFIG_KEY: shown}, allow_val_change=True)

@@ -28,6 +28,7 @@ from mlflow_wandb_plugin.wandb_log.run_folders import segment_of
 STAGING = ("artifacts", "staging")
 """The end of the path of wandb's staging folder."""
 _NOT_ACTIVE = "the replica is not MLflow's active run: MLflow's calls log to runs of their own"
+_WAITS = "what MLflow's calls log goes to W&B, and to MLflow with the journal of this run"
 LATE_POLL_S = 0.1
 """Between two looks whether an MLflow that was too slow for `wandb.init` has answered."""
 LATE_S = 10.0
@@ -45,6 +46,7 @@ class RunTap:
         pid: of the process that started the run; 0 for another one, which handed the run over.
         path: the run's journal.
         calls: what MLflow's calls log to the replica, while that is MLflow's active run.
+        active_run: that run, or the one that stands for it until MLflow answers; else None.
     """
 
     def __init__(self, run: Any, settings: Settings) -> None:
@@ -65,7 +67,7 @@ class RunTap:
         self._replicator = Replicator.start(self.path.parent, self._target_uri)
         self._naming, self._named, self._printed = threading.Lock(), False, False
         self.calls: MlflowCalls | None = None
-        self._active_run_id = ""
+        self.active_run: Any = None
         self._quiet = heed(run.settings)
 
     def on_start(self) -> None:
@@ -77,13 +79,12 @@ class RunTap:
             self._update_wandb_config({identity.CALLS_CONFIG_KEY: {"active": True}})
         self._replicator.ship(self.path, self._target_uri, self._settings)
         warn_at = time.monotonic() + LATE_S
-        status = self._wait_for_answer()
-        if self._name_replica(status):
-            if self._settings.mlflow_active:
-                self._make_active(status["run_id"])
-            return
+        status = self._wait_for_answer(LATE_S if self._settings.mlflow_active else 0.0)
+        named = self._name_replica(status)
         if self._settings.mlflow_active:
-            warn_once(_NOT_ACTIVE)
+            self._make_active(status)
+        if named:
+            return
         self._warn_if_late(status, warn_at)
         threading.Thread(
             target=self._name_late_replica, args=(warn_at,), name="mlflow-wandb", daemon=True
@@ -160,9 +161,21 @@ class RunTap:
         _keep_staged_files(artifact, self.path.with_suffix(".files"))
         return copy
 
-    def _make_active(self, run_id: str) -> None:
-        """Make the replica MLflow's active run in this thread, unless it has another one."""
-        from mlflow_wandb_plugin.store import active_run
+    def make_active(self) -> None:
+        """Make the replica MLflow's active run in this thread, though the settings did not say so.
+
+        Does nothing if it is already, in whichever thread, or was.
+        """
+        if self.calls is None and self._journal is not None and not self.closed:
+            self._update_wandb_config({identity.CALLS_CONFIG_KEY: {"active": True}})
+            self._make_active(self._wait_for_answer(LATE_S))
+
+    def _make_active(self, status: Mapping[str, Any]) -> None:
+        """Make the replica MLflow's active run in this thread, unless it has another one.
+
+        Where MLflow does not answer, a run that stands for the replica is active.
+        """
+        from mlflow_wandb_plugin.store import active_run, waiting_store
 
         try:
             before = active_run.active_run_id()
@@ -170,22 +183,38 @@ class RunTap:
                 if not active_run.is_replica(before):
                     warn_once(f"MLflow's active run {before} stays; {_NOT_ACTIVE}")
                 return
-            patience_s = max(self._settings.init_timeout, LATE_S)
-            run = active_run.fetch(self._target_uri, run_id, patience_s)
-            calls = MlflowCalls(self._run, self._settings.secret_names)
-            active_run.begin(run, calls)
+            run = self._replica(status)
+            calls = MlflowCalls(self._run, self._settings.secret_names, waits=run is None)
+            if run is None:
+                active_run.use_tracking_uri(self._target_uri)
+                run = waiting_store.create_run(self._run.name or self._run.id)
+            self.active_run = active_run.begin(run, calls)
         except Exception as error:
             # Whatever the error is, the user's run goes on.
             warn_once(f"{_NOT_ACTIVE}: {error}")
             return
-        self.calls, self._active_run_id = calls, run_id
+        self.calls = calls
+
+    def _replica(self, status: Mapping[str, Any]) -> Any:
+        """Return MLflow's run; None, with a warning, if MLflow does not say what it is."""
+        from mlflow_wandb_plugin.store import active_run
+
+        patience_s = max(self._settings.init_timeout, LATE_S)
+        try:
+            if status.get("run_id"):
+                return active_run.fetch(self._target_uri, status["run_id"], patience_s)
+            reason = status.get("error") or _what_is_late(dict(status), "answered")
+        except Exception as error:
+            reason = str(error)
+        warn_once(f"{reason}: {_WAITS}")
+        return None
 
     def _make_inactive(self) -> None:
-        if self._active_run_id:
+        if self.active_run is not None:
             from mlflow_wandb_plugin.store import active_run
 
-            active_run.end(self._active_run_id)
-            self._active_run_id = ""
+            active_run.end(self.active_run.info.run_id)
+            self.active_run = None
 
     def _open_journal(self) -> Journal:
         settings = self._run.settings
@@ -226,9 +255,8 @@ class RunTap:
             f"{error}. The run goes on in W&B alone; later, {later} brings the rest into MLflow"
         )
 
-    def _wait_for_answer(self) -> dict[str, Any]:
-        active = self._settings.mlflow_active
-        patience_s = max(self._settings.init_timeout, LATE_S if active else 0.0)
+    def _wait_for_answer(self, at_least_s: float) -> dict[str, Any]:
+        patience_s = max(self._settings.init_timeout, at_least_s)
         deadline = time.monotonic() + patience_s
         while True:
             status = read_status(self.path)

@@ -90,6 +90,13 @@ def has_mlflow_calls(info: RunInfo) -> bool:
     return isinstance(info.config.get(CALLS_CONFIG_KEY), Mapping)
 
 
+def calls_waited(info: RunInfo) -> bool:
+    """Whether MLflow did not answer when the run began: then what its calls logged is in the W&B
+    run alone."""
+    section = info.config.get(CALLS_CONFIG_KEY)
+    return isinstance(section, Mapping) and section.get("active") is False
+
+
 def places_of_calls(row: RowObjects) -> tuple[RowObjects, dict[str, tuple[int, int]]]:
     """Split what `to_wandb.POINTS_KEY` says from a row: (step, Unix ms) by dotted key."""
     text = row.values.get((to_wandb.POINTS_KEY,))

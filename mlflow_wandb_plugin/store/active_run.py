@@ -19,7 +19,12 @@ from typing import Any, Protocol
 
 from mlflow_wandb_plugin.core.messages import log_once
 from mlflow_wandb_plugin.core.mlflow_terms import NOTES_TAG
-from mlflow_wandb_plugin.store import artifact_operations, run_operations, version_operations
+from mlflow_wandb_plugin.store import (
+    artifact_operations,
+    run_operations,
+    version_operations,
+    waiting_store,
+)
 from mlflow_wandb_plugin.store.mirrored_runs import stand_in
 from mlflow_wandb_plugin.store.swap import Operation, Steps
 
@@ -89,8 +94,7 @@ def fetch(uri: str, run_id: str, wait_s: float) -> Any:
     """
     import mlflow
 
-    if uri and mlflow.get_tracking_uri() != uri:
-        mlflow.set_tracking_uri(uri)
+    use_tracking_uri(uri)
     answers: list[Any] = []
 
     def ask() -> None:
@@ -109,6 +113,14 @@ def fetch(uri: str, run_id: str, wait_s: float) -> Any:
     return answers[0]
 
 
+def use_tracking_uri(uri: str) -> None:
+    """Make ``uri`` MLflow's tracking URI, unless it is empty."""
+    import mlflow
+
+    if uri and mlflow.get_tracking_uri() != uri:
+        mlflow.set_tracking_uri(uri)
+
+
 def active_run_id() -> str:
     """Return the id of MLflow's active run in this thread; empty if there is none."""
     import mlflow
@@ -122,19 +134,29 @@ def is_replica(run_id: str) -> bool:
     return run_id in _receivers
 
 
-def begin(run: Any, receiver: Receiver) -> None:
-    """Make ``run`` MLflow's active run in this thread; ``receiver`` gets what is logged to it."""
+def begin(run: Any, receiver: Receiver | None) -> Any:
+    """Make ``run`` MLflow's active run in this thread; ``receiver`` gets what is logged to it.
+
+    Without a receiver, what is logged to a run of `waiting_store` is dropped.
+
+    Returns:
+        The active run.
+    """
     import mlflow
     from mlflow.tracking._tracking_service.utils import _get_store
 
     _wrap_clients()
     _wrap_start_run()
-    _receivers[run.info.run_id] = receiver
-    # Of which MLflow's tracing has no client.
-    get_store: Any = _get_store
-    _wrapped(get_store(), _OF_TRACKING)
+    if receiver is not None:
+        _receivers[run.info.run_id] = receiver
+    if not waiting_store.has(run.info.run_id):
+        # Of which MLflow's tracing has no client.
+        get_store: Any = _get_store
+        _wrapped(get_store(), _OF_TRACKING)
     active_run: Any = mlflow.ActiveRun
-    _stacks().get().append(active_run(run))
+    active = active_run(run)
+    _stacks().get().append(active)
+    return active
 
 
 def end(run_id: str) -> None:
@@ -227,15 +249,19 @@ class _StartRun:
 
 def _wrap_clients() -> None:
     """Wrap once what gives MLflow's clients their stores and repositories."""
+    from mlflow.tracing.client import TracingClient
     from mlflow.tracking._model_registry.client import ModelRegistryClient
     from mlflow.tracking._tracking_service.client import TrackingServiceClient
 
     tracking: Any = TrackingServiceClient
+    tracing: Any = TracingClient
     registry: Any = ModelRegistryClient
     if isinstance(tracking.store, _Store):
         return
-    tracking.store = _Store(tracking.store, _OF_TRACKING)
-    registry.store = _Store(registry.store, _OF_REGISTRY)
+    for client in (tracking, tracing):
+        client.store = _Store(functools.partial(_tracking_store, client.store))
+    opened = registry.store.fget
+    registry.store = _Store(lambda client: _wrapped(opened(client), _OF_REGISTRY))
     original = tracking._get_artifact_repo
 
     @functools.wraps(original)
@@ -248,8 +274,14 @@ def _wrap_clients() -> None:
 class _Store(property):
     """The property with which a client of MLflow gets its store, wrapped."""
 
-    def __init__(self, original: Any, wrappers: Mapping[str, Callable[..., Any]]) -> None:
-        super().__init__(lambda client: _wrapped(original.fget(client), wrappers))
+
+def _tracking_store(original: Any, client: Any) -> Any:
+    def opened() -> Any:
+        return _wrapped(original.fget(client), _OF_TRACKING)
+
+    if not waiting_store.has_runs():
+        return opened()
+    return waiting_store.RoutedStore(opened, functools.partial(_wrapped, wrappers=_OF_TRACKING))
 
 
 def _wrapped(instance: Any, wrappers: Mapping[str, Callable[..., Any]]) -> Any:

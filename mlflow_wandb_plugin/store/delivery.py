@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import atexit
 import functools
+import logging
 import time
 from collections.abc import Sequence
 
 from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.journal.status_file import read_status
-from mlflow_wandb_plugin.store import replicator_start
+from mlflow_wandb_plugin.store import replicator_start, uris
 from mlflow_wandb_plugin.store.mirrored_runs import current_mirror
+
+logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
 
@@ -29,6 +32,15 @@ def arrived(run_id: str, seconds: float) -> bool:
         Whether W&B has all of the run; if not, ``mlflow-wandb sync`` delivers its journal.
     """
     return _arrived([run_id], seconds)
+
+
+def wait_for(run_id: str, seconds: float) -> None:
+    """As `arrived`, with a warning where W&B lacks some of the run. Never raises."""
+    try:
+        if uris.any_mirrored() and not arrived(run_id, seconds):
+            logger.warning("W&B does not have all of MLflow run %s yet", run_id)
+    except Exception as error:
+        logger.warning("cannot tell whether W&B has MLflow run %s: %s", run_id, error)
 
 
 def all_arrived(seconds: float) -> bool:

@@ -9,10 +9,13 @@ imported while MLflow is being imported, and imports nothing that takes time.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 
 from mlflow_wandb_plugin.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "wandb+"
 FAST_PREFIX = "fast+"
@@ -98,6 +101,25 @@ def switch_on(uri: str) -> str:
 def mirror(uri: str) -> None:
     """Let this process and its children mirror the store at the native ``uri`` from now on."""
     _note(MIRROR, uri)
+
+
+def use_mirrored(uri: str = "") -> None:
+    """Have MLflow use the store at ``uri``, else the one that it uses, and mirror it to W&B.
+
+    A store that cannot be mirrored is used as it is, with a warning.
+    """
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    wanted = uri or before
+    plain = wanted.removeprefix(PREFIX)
+    try:
+        if not is_mirrored(native(f"{PREFIX}{plain}")):
+            wanted = f"{PREFIX}{plain}"
+    except UsageError as error:
+        logger.warning("what MLflow's own calls log stays in MLflow: %s", error)
+    if wanted != before:
+        mlflow.set_tracking_uri(wanted)
 
 
 def _note(variable: str, uri: str) -> None:

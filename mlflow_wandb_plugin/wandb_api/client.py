@@ -23,7 +23,12 @@ from urllib.parse import urlsplit
 from mlflow_wandb_plugin.core.limiter import Limiter, RequestGate
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError, UsageError
-from mlflow_wandb_plugin.wandb_api.address import ProjectAddress
+from mlflow_wandb_plugin.wandb_api.address import (
+    ProjectAddress,
+    default_server,
+    find_api_key,
+    server_address,
+)
 
 if TYPE_CHECKING:
     import requests
@@ -260,6 +265,18 @@ class WandbClient:
 
     def _is_server(self, url: str) -> bool:
         return _origin(url) == _origin(self.address.base_url)
+
+
+def check_answer(base_url: str = "", api_key: str = "") -> None:
+    """Ask a server once who the key belongs to. Empty arguments: those that wandb itself uses.
+
+    Raises:
+        UsageError, SourceError, SourceUnavailableError: there is no key, the server refuses it, or
+            does not answer.
+    """
+    base_url = base_url or default_server()
+    address = server_address(base_url, api_key or find_api_key(base_url))
+    WandbClient(address).without_retries().query("query Viewer { viewer { id } }")
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.live.both_homes import differences, numbers, points
 from tests.support.commands import mlflow_wandb
-from tests.support.mlflow_state import read_runs
-from tests.support.processes import run_script, silent_server
+from tests.support.mlflow_state import RunState, read_runs
+from tests.support.processes import (
+    free_port,
+    mlflow_server,
+    run_script,
+    silent_server,
+    started,
+    wait_until,
+)
 from tests.support.stores import copy_store
 from tests.wandb_server import WandbServer
 
@@ -259,35 +267,62 @@ def test_several_runs_of_one_process(env: dict[str, str], tmp_path: Path) -> Non
     assert (own.status, points(own)) == ("FINISHED", {"m": [(0, 4.0)]})
 
 
-SILENT = """
-import time
-import mlflow_wandb_plugin, wandb
+LATE = """
+import os, time
+import mlflow, mlflow_wandb_plugin, wandb
 mlflow_wandb_plugin.autolog(
-    mlflow_active=True, tracking_uri="http://127.0.0.1:PORT", init_timeout=1, finish_timeout=0
+    mlflow_active=True, tracking_uri="http://127.0.0.1:PORT", init_timeout=1, finish_timeout=SECONDS
 )
-begin = time.monotonic()
-run = wandb.init(project="calls", id="silent")
+run = wandb.init(project="calls", id="late")
 run.log({"loss": 1.0})
-import mlflow
-assert mlflow.active_run() is None
-mlflow.set_tracking_uri("STORE")
-with mlflow.start_run() as own:
-    mlflow.log_metric("m", 1.0)
-assert run.config["mlflow_runs_beside"] == [own.info.run_id]
+with mlflow.start_run(tags={"team": "vision"}) as active:
+    mlflow.log_metric("acc", 0.5, step=70)
+    mlflow.log_params({"depth": 3})
+    mlflow.log_text("hello", "notes/a.txt")
+    assert mlflow.get_run(active.info.run_id).data.metrics == {"acc": 0.5}
+open("waits", "w").close()
+while SECONDS and not os.path.exists("answers"):
+    time.sleep(0.05)
 run.finish()
 """
 
 
-def test_training_does_not_wait_for_an_mlflow_that_does_not_answer(
-    env: dict[str, str], tmp_path: Path
+def check_late(state: RunState) -> None:
+    """The one run has what both APIs have logged."""
+    assert (state.status, points(state)) == ("FINISHED", {"loss": [(0, 1.0)], "acc": [(70, 0.5)]})
+    assert (state.params, state.tags["team"]) == ({"depth": "3"}, "vision")
+    assert "notes/a.txt" in state.artifacts
+    assert not [path for path in state.artifacts if path.startswith("wandb/files/artifacts")]
+
+
+def test_calls_wait_for_an_mlflow_that_does_not_answer(
+    env: dict[str, str], tmp_path: Path, empty_store: Path
 ) -> None:
-    """One warning; MLflow's calls log to a run of their own, which the W&B config names."""
+    """Training goes on with a warning; a backfill brings what MLflow's calls logged, with steps
+    and files, into the one run."""
     with silent_server() as port:
-        script = SILENT.replace("PORT", str(port)).replace("STORE", env["MLFLOW_TRACKING_URI"])
+        script = LATE.replace("PORT", str(port)).replace("SECONDS", "0")
         done = run_script(script, env | {"MLFLOW_WANDB_LINGER": "0"}, tmp_path / "work")
-    assert "the replica is not MLflow's active run" in done.stderr
-    (own,) = read_runs(env["MLFLOW_TRACKING_URI"]).values()
-    assert own.tags["wandb.beside.run_id"] == "silent"
+    assert "what MLflow's calls log goes to W&B" in done.stderr
+    other = copy_store(empty_store, tmp_path / "other.db")
+    (folder,) = Path(env["WANDB_DIR"], "wandb").glob("offline-run-*-late")
+    done = mlflow_wandb("backfill", str(folder), "--to", other, env=env, cwd=tmp_path)
+    check_late(read_runs(other, tmp_path / "there")["late"])
+
+
+def test_calls_are_delivered_when_mlflow_answers(env: dict[str, str], tmp_path: Path) -> None:
+    """A server that starts while the script trains gets all of it, in one run."""
+    port, work = free_port(), tmp_path / "work"
+    script = work / "late.py"
+    script.write_text(LATE.replace("PORT", str(port)).replace("SECONDS", "120"))
+    with started([sys.executable, str(script)], env, work) as process:
+        wait_until((work / "waits").exists, 60, "the script has logged")
+        with mlflow_server(tmp_path / "server", port) as url:
+            (work / "answers").touch()
+            _, err = process.communicate(timeout=150)
+            assert process.returncode == 0, err
+            (state,) = read_runs(url, tmp_path / "there").values()
+    check_late(state)
 
 
 @pytest.mark.parametrize("way", ["dual_write", "autolog"])

@@ -23,17 +23,15 @@ class RowSteps:
     bits, keeps its step. So does a point that MLflow would take for the repeat of another one: it
     has the same step, time and value as an earlier point of its key.
 
-    Args:
-        first: dotted key of a metric whose values are the steps of all points in the rows that
-            have it, whatever the axes say; empty for none.
-
     Attributes:
         axes: which metrics' values are the steps of which keys.
+        first: dotted key of a metric whose values are the steps of all points in the rows that
+            have it, whatever the axes say; empty for none.
     """
 
     def __init__(self, axes: StepAxes, first: str = "") -> None:
         self.axes = axes
-        self._first = first
+        self.first = first
         self._held: list[Series] = []
         self._points = 0
         self._highest = -1
@@ -43,7 +41,7 @@ class RowSteps:
 
     def add(self, series: Series) -> list[Series]:
         """Take a series; return those whose steps are known now."""
-        if not (self.axes.any or self._first):
+        if not (self.axes.any or self.first):
             return [series]
         ready = []
         if self._points >= HELD_POINTS and series.steps and series.steps[0] > self._highest:
@@ -63,7 +61,7 @@ class RowSteps:
         """Return all series. Call it at the end of a block."""
         held, self._held = self._held, []
         self._points, self._highest = 0, -1
-        columns = _Columns(held, self.axes.metrics | {self._first} - {""})
+        columns = _Columns(held, self.axes.metrics | {self.first} - {""})
         ready = [self._placed(series.steps, self._replaced(series, columns)) for series in held]
         self._places = {}
         return ready
@@ -87,8 +85,8 @@ class RowSteps:
             steps = [
                 columns.step(step, metric) for step, metric in zip(series.steps, named, strict=True)
             ]
-        if self._first:
-            steps = columns.overridden(series.steps, steps, self._first)
+        if self.first:
+            steps = columns.overridden(series.steps, steps, self.first)
         if steps is series.steps:
             return series
         return replace(series, steps=self._apart(series, steps, columns))

@@ -27,8 +27,6 @@ class RunPoints:
         latest: each metric's latest value in MLflow when the run was opened.
         restores: the run was created in MLflow: the metric of all steps holds MLflow's steps, and
             is no metric.
-        has_calls: rows of MLflow's calls are among the run's: their steps are in `STEP_METRIC` of
-            `mapping.to_wandb`, which is no metric.
 
     Attributes:
         of_summary: (step, Unix ms) of the points that come from a summary, by metric, in the order
@@ -45,7 +43,6 @@ class RunPoints:
         start_ms: int,
         latest: Mapping[str, float],
         restores: bool = False,
-        has_calls: bool = False,
     ) -> None:
         self._client, self._run_id = batches.client, batches.run_id
         self._names = names
@@ -55,8 +52,8 @@ class RunPoints:
         self.of_summary: dict[str, list[tuple[int, int]]] = {}
         self._restores = restores
         self._restarted = False
-        self._has_calls = has_calls
-        self._steps = RowSteps(axes, to_wandb.STEP_METRIC if has_calls else "")
+        self._has_calls = False
+        self._steps = RowSteps(axes)
         self._writer = PointWriter(batches, bulk)
 
     def count_seconds_from(self, start_ms: int) -> None:
@@ -76,6 +73,14 @@ class RunPoints:
         """Set which metrics' values are the steps of the points that come from now on."""
         self.release()
         self._steps.axes = axes
+
+    def note_calls(self, has_calls: bool) -> None:
+        """Set whether rows of MLflow's calls are among those that come from now on: their steps are
+        in `STEP_METRIC` of `mapping.to_wandb`, which is no metric."""
+        if has_calls != self._has_calls:
+            self.release()
+            self._has_calls = has_calls
+            self._steps.first = to_wandb.STEP_METRIC if has_calls else ""
 
     def append(self, series: Series) -> None:
         """Take points; those that wait for their step metric are written after `release`."""

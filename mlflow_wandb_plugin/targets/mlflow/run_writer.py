@@ -93,7 +93,7 @@ class MlflowRunWriter:
         self._start_ms = run.info.start_time or to_mlflow.run_time(info.started_ms) or 0
         self._points = self.points_type(
             batches, bulk, self._names, rules, self._steps.axes, self._start_ms, run.data.metrics,
-            self._restores, to_mlflow.has_mlflow_calls(info),
+            self._restores,
         )  # fmt: skip
         self._define(info)
         self._note_calls(info)
@@ -115,8 +115,10 @@ class MlflowRunWriter:
 
     def _note_calls(self, info: RunInfo) -> None:
         """Tell what files there are of the run that MLflow's calls have logged to it."""
+        has_calls = to_mlflow.has_mlflow_calls(info)
         here = info.config.get(identity.RUN_ID_CONFIG_KEY) == self.run_id
-        self._files.note_calls(to_mlflow.has_mlflow_calls(info), here)
+        self._files.note_calls(has_calls, here and not to_mlflow.calls_waited(info))
+        self._points.note_calls(has_calls)
 
     def update(self, info: RunInfo) -> None:
         info = self._shown(info)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.environment import isolated
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import free_port, run_script
@@ -12,11 +14,11 @@ from tests.support.stores import copy_store
 SCRIPT = """
 import flyte
 import wandb
-from mlflow_wandb_flyte import track
+from mlflow_wandb_flyte import DECORATOR
 
 env = flyte.TaskEnvironment(name="unreachable")
 
-@track(project="p", on_backend_error="warn")
+@DECORATOR(project="p", on_backend_error="warn")
 @env.task
 def task() -> str:
     wandb.log({"a": 1})
@@ -27,16 +29,16 @@ print("body:", flyte.with_runcontext(mode="local").run(task).outputs().o0)
 """
 
 
-def test_the_task_goes_on_offline(tmp_path: Path, empty_store: Path) -> None:
-    """Its body runs, W&B's folder has the run, and MLflow has what it logged."""
+@pytest.mark.parametrize("decorator", ["track", "wandb_init"])
+def test_the_task_goes_on_offline(tmp_path: Path, empty_store: Path, decorator: str) -> None:
+    """Its body runs, W&B's folder has the run, and MLflow has what it logged, in one run."""
     store = copy_store(empty_store, tmp_path / "mlflow.db")
     address = {
         "WANDB_BASE_URL": f"http://127.0.0.1:{free_port()}", "WANDB_API_KEY": "k" * 40,
         "WANDB_INIT_TIMEOUT": "5", "WANDB_MODE": "online", "MLFLOW_WANDB_INIT_TIMEOUT": "60",
     }  # fmt: skip
     env = isolated(tmp_path, **address)
-    done = run_script(SCRIPT, env, tmp_path / "work")
+    done = run_script(SCRIPT.replace("DECORATOR", decorator), env, tmp_path / "work")
     assert "body: offline" in done.stdout
     assert len(list(tmp_path.rglob("offline-run-*/run-*.wandb"))) == 1
-    with_points = [run for run in read_runs(store).values() if "a" in run.metrics]
-    assert [run.points("a") for run in with_points] == [[(0, 1.0)]]
+    assert [run.points("a") for run in read_runs(store).values()] == [[(0, 1.0)]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.integrations.flyte.logged_runs import ROOT
+from tests.support.documents import blocks
 from tests.support.mlflow_state import read_runs
 from tests.support.processes import started
 from tests.support.stores import copy_store
@@ -39,3 +41,14 @@ def test_the_sweep_example_runs_its_trials(tmp_path: Path, empty_store: Path) ->
     runs = read_runs(env["MLFLOW_TRACKING_URI"])
     (parent,) = [run for run in runs.values() if "wandb.sweep" in run.tags]
     assert {runs[trial].tags["mlflow.parentRunId"] for trial in trials} == {parent.run_id}
+
+
+def test_container_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The page's module for a cluster can be imported as it stands; its task has both links."""
+    (code,) = [block.code for block in blocks() if "from_debian_base" in block.code]
+    pytest.importorskip("flyteplugins.pytorch", reason="flyteplugins-pytorch is not installed")
+    (tmp_path / "cluster_module.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("cluster_module")
+    assert module.env.tasks["train.train"] is module.train
+    assert [link.name for link in module.train.links] == ["Weights & Biases", "MLflow"]

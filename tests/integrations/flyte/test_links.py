@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flyte
@@ -69,7 +70,13 @@ def test_links_point_at_the_configured_host(monkeypatch: pytest.MonkeyPatch) -> 
     that is given."""
     run = "/team/proj/runs/run-{{.actionName}}"
     sweeps = "/team/proj/sweeps/s"
-    task = Wandb(_task_host="https://task.example")
+    env = flyte.TaskEnvironment(name="hosts", env_vars={"WANDB_BASE_URL": "https://task.example"})
+
+    @wandb_init
+    @env.task
+    async def hosted() -> None: ...
+
+    (task,) = hosted.links
     assert link(task, **PLACE, wandb_host="https://ctx.example/") == f"https://ctx.example{run}"
     assert link(task, **PLACE) == f"https://task.example{run}"
     monkeypatch.setenv("WANDB_BASE_URL", "https://api.process.example")
@@ -165,3 +172,16 @@ def test_a_config_keeps_what_upstreams_links_read() -> None:
     assert link(Wandb(), **wandb_config(project="p", entity="e", host="https://h.example")) == (
         "https://h.example/e/p/runs/run-{{.actionName}}"
     )
+
+
+def test_link_classes_have_the_fields_of_the_upstream_plugins() -> None:
+    """No others: what a decorator knows besides is no argument."""
+    names = {of: [one.name for one in dataclasses.fields(of)] for of in (Wandb, WandbSweep, Mlflow)}
+    assert names == {
+        Wandb: [
+            "host", "project", "entity", "run_mode", "rank_scope", "id", "name", "_is_distributed",
+            "_worker_index",
+        ],
+        WandbSweep: ["host", "project", "entity", "id", "name"],
+        Mlflow: ["name", "link", "_decorator_run_mode"],
+    }  # fmt: skip

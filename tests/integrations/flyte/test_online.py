@@ -39,6 +39,7 @@ def online(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Itera
     with WandbServer(folder / "server") as server:
         env.update(server.env(folder / "client"))
         env["MLFLOW_TRACKING_URI"] = copy_store(empty_store, folder / "mlflow.db")
+        env["TMPDIR"] = str(folder)
         said, output = run_program("online", env, folder / "client")
         yield Online(said, output, server, read_runs(env["MLFLOW_TRACKING_URI"]))
 
@@ -62,7 +63,8 @@ def test_a_child_in_another_container_logs_into_its_parents_run(online: Online) 
 
 
 def test_the_contexts_project_and_id_reach_a_container(online: Online) -> None:
-    """The decorator's project comes before the context's; the id is the context's."""
+    """The decorator's project comes before the context's; the id is the context's. A server that
+    can be had is used, whatever `on_backend_error` says."""
     assert online.said["context"] == ""
     assert online.server.run("tester/own/named").summary["x"] == 1
     assert values(online.mlflow["named"], "x") == [1]
@@ -86,6 +88,24 @@ def test_a_downloaded_run_has_its_complete_history(online: Online) -> None:
     assert [row["x"] for row in history] == list(range(600))
     assert json.loads((folder / "summary.json").read_text())["x"] == 599
     assert (folder / "saved.txt").read_text() == "hello"
+
+
+def test_download_logs_delivers_the_files_as_a_trace(online: Online) -> None:
+    """Of a task that succeeds, of one that fails, and of a sweep, each run's in its folder."""
+    assert online.said["failed"] == "failed"
+    traces = online.said["traces"]
+    assert {trace["error"] for trace in traces} == {""}
+    succeeded, failed, sweep = (Path(trace["folder"]) for trace in traces)
+    assert {"saved.txt", "summary.json", "metrics_history.json"} <= _names(succeeded)
+    assert {"summary.json", "metrics_history.json"} <= _names(failed)
+    assert (succeeded.name, failed.name) == ("run4-a", "run7-a")
+    trials = {run.name for run in online.server.sweep(f"tuned/{online.said['sweep']}").runs}
+    assert _names(sweep) == trials
+    assert all((sweep / name / "summary.json").is_file() for name in trials)
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 def test_download_logs_warns_and_does_not_fail_the_task(online: Online) -> None:

@@ -14,7 +14,15 @@ from flyte.extend import AsyncFunctionTaskTemplate
 from flyte.models import SerializationContext
 
 import mlflow_wandb_flyte
-from mlflow_wandb_flyte import Mlflow, mlflow_run, track, wandb_init, wandb_sweep
+from mlflow_wandb_flyte import (
+    Mlflow,
+    mlflow_config,
+    mlflow_run,
+    track,
+    wandb_config,
+    wandb_init,
+    wandb_sweep,
+)
 from mlflow_wandb_plugin.errors import UsageError
 
 env = flyte.TaskEnvironment(name="tasks")
@@ -159,7 +167,45 @@ def test_a_sweep_needs_a_task() -> None:
         wandb_sweep(lambda: None)
 
 
-def test_an_unknown_mode_is_refused() -> None:
-    """The message lists what there is."""
-    with pytest.raises(UsageError, match="'nested'"):
-        track(run_mode="other")
+@pytest.mark.parametrize(
+    ("construct", "said"),
+    [
+        (lambda: track(run_mode="other"), r"track\(run_mode=…\) .*'nested'"),
+        (lambda: wandb_init(run_mode="nested"), r"wandb_init\(run_mode=…\)"),
+        (lambda: wandb_init(rank_scope="node"), r"wandb_init\(rank_scope=…\)"),
+        (lambda: mlflow_run(run_mode="shared"), r"mlflow_run\(run_mode=…\)"),
+        (lambda: wandb_config(run_mode="nested"), r"wandb_config\(run_mode=…\)"),
+        (lambda: wandb_config(rank_scope="all"), r"wandb_config\(rank_scope=…\)"),
+        (lambda: mlflow_config(run_mode="shared"), r"mlflow_config\(run_mode=…\)"),
+        (lambda: wandb_init(reinit="finish_previous"), r"wandb_init\(reinit=…\)"),
+        (lambda: wandb_init(on_backend_error="ignore"), r"wandb_init\(on_backend_error=…\)"),
+        (lambda: mlflow_run(on_backend_error="ignore"), r"mlflow_run\(on_backend_error=…\)"),
+        (lambda: mlflow_run(run_id="r")(wandb_init(env.task(nothing))), r"mlflow_run\(run_id=…\)"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(construct: Any, said: str) -> None:
+    """By name, when it is constructed, and as a ValueError."""
+    with pytest.raises(UsageError, match=said) as caught:
+        construct()
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("construct", "said"),
+    [
+        (lambda: wandb_init(projct="p"), "wandb_init .*'projct': did you mean project"),
+        (lambda: track(experimnt="e"), "track .*'experimnt': did you mean experiment"),
+        (lambda: wandb_config(nots="n"), "wandb_config .*'nots': did you mean notes"),
+        (lambda: wandb_sweep(x=1), "wandb_sweep takes no argument 'x'"),
+        (lambda: mlflow_run(descripton="d"), "mlflow_run .*'descripton'"),
+        (lambda: mlflow_config(descripton="d"), "mlflow_config .*'descripton'"),
+    ],
+)
+def test_unknown_arguments_are_refused(construct: Any, said: str) -> None:
+    """When it is constructed, and as a TypeError."""
+    with pytest.raises(TypeError, match=said) as caught:
+        construct()
+    assert isinstance(caught.value, UsageError)
+
+
+def nothing() -> None: ...

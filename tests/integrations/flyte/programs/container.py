@@ -20,6 +20,20 @@ from flyte._internal.runtime.taskrunner import extract_download_run_upload
 from flyte.models import ActionID, RawDataPath
 from flyteidl2.task import common_pb2
 
+traces: list[dict[str, Any]] = []
+"""The traces of tasks in containers, and the folder that each has returned."""
+
+
+def _note_traces(controller: Any) -> None:
+    record = controller.record_trace
+
+    async def note(info: Any) -> None:
+        folder = str(info.output.path) if info.output is not None else ""
+        traces.append({"name": info.name, "folder": folder, "error": str(info.error or "")})
+        await record(info)
+
+    controller.record_trace = note
+
 
 def in_container(task: Any, run: str, action: str, context: Mapping[str, str] | None = None) -> str:
     """Run a task without inputs; returns the error's text, or nothing."""
@@ -30,6 +44,8 @@ def in_container(task: Any, run: str, action: str, context: Mapping[str, str] | 
     (folder / "inputs.pb").write_bytes(inputs.SerializeToString())
     flyte.init()
     controller = create_controller("local")
+    if "record_trace" not in vars(controller):
+        _note_traces(controller)
     running = contextual_run(
         extract_download_run_upload,
         task,

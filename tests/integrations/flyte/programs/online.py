@@ -26,7 +26,7 @@ from mlflow_wandb_flyte import (
     wandb_sweep,
     wandb_sweep_config,
 )
-from tests.integrations.flyte.programs.container import in_another_container, in_container
+from tests.integrations.flyte.programs.container import in_another_container, in_container, traces
 
 env = flyte.TaskEnvironment(name="online")
 said: dict[str, Any] = {}
@@ -51,7 +51,7 @@ def parent() -> None:
     said["child"] = error
 
 
-@wandb_init(project="own")
+@wandb_init(project="own", on_backend_error="warn")
 @env.task
 def by_context() -> None:
     wandb.log({"x": 1})
@@ -79,6 +79,13 @@ def downloads() -> None:
         wandb.log({"x": step})
     (here / "saved.txt").write_text("hello")
     get_wandb_run().save(str(here / "saved.txt"), base_path=str(here))
+
+
+@wandb_init(project="downloads", entity="tester", download_logs=True)
+@env.task
+def downloads_of_failed() -> None:
+    wandb.log({"x": 1})
+    raise ValueError("no")
 
 
 @wandb_init(project="gone", entity="tester", download_logs=True, mode="offline")
@@ -133,6 +140,7 @@ def main() -> None:
     said["folder"] = download_wandb_run_dir(
         "run4-a", str(folder), project="downloads", entity="tester"
     )
+    said["failed"] = in_container(downloads_of_failed, "run7", "a")
     said["offline"] = in_container(downloads_offline, "run5", "a")
     config = wandb_sweep_config(
         method="grid", parameters={"lr": {"values": [i / 10 for i in range(AGENTS)]}}
@@ -141,6 +149,7 @@ def main() -> None:
     said["sweep folders"] = download_wandb_sweep_dirs(
         said["sweep"], str(here / "swept"), project="tuned", entity="tester"
     )
+    said["traces"] = traces
     print(json.dumps(said))
 
 

@@ -1,8 +1,10 @@
-"""A task in a container that is told to end while it works; it says when it does."""
+"""A task, in a container or in a local run, that is told to end while it works; it says when it
+does. Argument: ``container`` or ``local``."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -27,4 +29,8 @@ def works() -> None:
 
 
 if __name__ == "__main__":
-    in_container(works, "run", "a")
+    if sys.argv[1] == "local":
+        flyte.init()
+        flyte.with_runcontext(mode="local").run(works)
+    else:
+        in_container(works, "run", "a")

@@ -60,8 +60,9 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
 
 
 def _end_all() -> None:
-    ends = list(_end_calls.values())
-    threads = [threading.Thread(target=_end, args=(end,), daemon=True) for end in ends]
+    threads = [
+        threading.Thread(target=_end, args=(end,), daemon=True) for end in list(_end_calls.values())
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
