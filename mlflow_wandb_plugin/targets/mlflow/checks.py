@@ -64,7 +64,7 @@ def ask_server(client: Client, timeout_s: float) -> ServerAnswer:
     """
     from mlflow.utils.rest_utils import http_request
 
-    _check_credentials(client)
+    _check_credentials(client, timeout_s)
     translated(client.mlflow.search_experiments, max_results=1)
     store: Any = client.mlflow._tracking_client.store
     credentials = store.get_host_creds()
@@ -113,7 +113,7 @@ def _in_time(check: Callable[[], None]) -> None:
         raise found[0]
 
 
-def _check_credentials(client: Client) -> None:
+def _check_credentials(client: Client, timeout_s: float = PATIENCE_S) -> None:
     from mlflow.store.tracking.rest_store import RestStore
 
     store: Any = client.mlflow._tracking_client.store
@@ -128,7 +128,7 @@ def _check_credentials(client: Client) -> None:
 
         response = http_request(  # type: ignore[no-untyped-call]
             credentials, "/api/2.0/mlflow/experiments/search", "POST", max_retries=0,
-            timeout=PATIENCE_S, raise_on_status=False, json={"max_results": 1},
+            timeout=timeout_s, raise_on_status=False, json={"max_results": 1},
         )  # fmt: skip
         return int(response.status_code)
 
