@@ -26,17 +26,9 @@ def _mapping(name: str, *tests: str) -> Module:
     return Module(f"{PACKAGE}/mapping/{name}.py", tests or ("tests/mapping",))
 
 
-_BULK = (
-    "tests/targets/mlflow/sql/test_bulk_points.py",
-    "tests/targets/mlflow/sql/test_sql_client.py",
-    "tests/targets/mlflow/sql/test_transactions.py",
-    "tests/mlflow_access",
-    "-k",
-    "not mysql and not postgresql",
-)
 _SERVERS = (
     *("PostgreSql", "MySql", "_driver", "_run_and_name", "check_names", "_text", "_literals"),
-    *("_literal", "_literal_row", "_split", "_statement_size", "_STATEMENT_SIZE", "DIALECTS"),
+    *("_literal", "_literal_row", "_split", "_statement_size"),
 )
 """Parts of ``dialects.py`` that SQLite does not use."""
 
@@ -48,16 +40,17 @@ AREAS: Mapping[str, tuple[Module, ...]] = {
         _mapping("to_mlflow"),
         _mapping("to_wandb"),
         _mapping("from_wandb_mirror"),
-        _mapping("journal_state", "tests/store/test_run_operations.py"),
-        _mapping("media", "tests/targets/mlflow/files/test_media.py"),
-        _mapping("models", "tests/sources/mlflow/test_replica.py"),
-    ),
-    "identity": (
-        Module(
-            f"{PACKAGE}/core/identity.py",
-            ("tests/core/test_identity.py",),
+        _mapping(
+            "journal_state",
+            "tests/mapping/test_journal_state.py",
+            "tests/store/test_run_operations.py",
         ),
+        _mapping(
+            "media", "tests/mapping/test_media.py", "tests/targets/mlflow/files/test_media.py"
+        ),
+        _mapping("models", "tests/mapping/test_models.py", "tests/sources/mlflow/test_replica.py"),
     ),
+    "identity": (Module(f"{PACKAGE}/core/identity.py", ("tests/core/test_identity.py",)),),
     "replicate": (
         Module(f"{PACKAGE}/core/replicate.py", ("tests/core/test_replicate.py",)),
         Module(f"{PACKAGE}/core/metric_rules.py", ("tests/core/test_metric_rules.py",)),
@@ -71,12 +64,15 @@ AREAS: Mapping[str, tuple[Module, ...]] = {
         Module(f"{PACKAGE}/journal/frames.py", ("tests/journal",)),
     ),
     "bulk": (
+        Module(f"{PACKAGE}/mlflow_access/sql/batches.py", ("tests/mlflow_access/sql",)),
+        Module(f"{PACKAGE}/mlflow_access/sql/dialects.py", ("tests/mlflow_access/sql",), _SERVERS),
         Module(
-            f"{PACKAGE}/mlflow_access/sql/batches.py",
-            ("tests/store/test_fast_writes.py", "-k", "not mysql and not postgresql"),
+            f"{PACKAGE}/mlflow_access/point_blocks.py",
+            ("tests/mlflow_access/test_point_blocks.py", "tests/mlflow_access/sql"),
         ),
-        Module(f"{PACKAGE}/mlflow_access/sql/dialects.py", _BULK, _SERVERS),
-        Module(f"{PACKAGE}/mlflow_access/point_blocks.py", _BULK),
-        Module(f"{PACKAGE}/targets/mlflow/sql/bulk_points.py", _BULK),
+        Module(
+            f"{PACKAGE}/targets/mlflow/sql/bulk_points.py",
+            ("tests/targets/mlflow/sql/test_bulk_points.py",),
+        ),
     ),
 }
