@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
+import sqlalchemy
 from sqlalchemy import Engine
 
 from mlflow_wandb_plugin.mlflow_access.point_blocks import Points, Row
@@ -21,6 +23,21 @@ def test_as_many_points_as_there_are(engine: Engine, count: int) -> None:
         Sqlite().insert(connection, "r", [points])
         Sqlite().insert(connection, "r", [points])
     assert points_in(engine) == [("r", "m", at, at + 7, at / 4, 0) for at in numbers]
+
+
+def test_each_point_is_sent_to_the_database_once(engine: Engine) -> None:
+    """Those that filled a statement of one metric are not sent again with what is left."""
+    sent: list[int] = []
+
+    def count(_connection: Any, _cursor: Any, sql: str, *_more: Any) -> None:
+        sent.append(sql.count("(?1,"))
+
+    numbers = range(601)
+    with engine.begin() as connection:
+        sqlalchemy.event.listen(engine, "before_cursor_execute", count)
+        Sqlite().insert(connection, "r", [Points("m", [0.5] * 601, numbers, numbers)])
+    assert sent == [300, 300, 0]
+    assert len(points_in(engine)) == 601
 
 
 def test_points_of_several_metrics(engine: Engine) -> None:
