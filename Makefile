@@ -2,7 +2,7 @@
 PYTHON ?= python3
 NEW_ENOUGH = import sys; sys.exit("Python 3.10 or later is needed: make PYTHON=..." if sys.version_info < (3, 10) else 0)
 
-.PHONY: help test check docs reference demo test-browser test-ray test-torch test-frameworks test-kills test-versions faults soak coverage clean
+.PHONY: help test check docs reference demo test-browser test-ray test-torch test-frameworks test-kills test-versions faults soak mutants coverage clean
 
 # The site's theme prints an advertisement otherwise.
 export NO_MKDOCS_2_WARNING = 1
@@ -49,15 +49,18 @@ faults: .venv/made  ## Inject 200 faults into training runs and count what is lo
 soak: .venv/made  ## Log for ten minutes and watch memory and lag; ARGS="--minutes 1" for less
 	@.venv/bin/python -m faults.soak $(ARGS)
 
+mutants: .venv/made  ## Change the code in 60 small ways and see whether tests fail; ARGS="--seed 7 --only framing"
+	@.venv/bin/python -m mutants $(ARGS)
+
 COVERAGE_DATA = .coverage-data
 
-coverage: .venv/made  ## Measure branch coverage by package; ARGS="tests/live tests/core" for some tests
+coverage: .venv/made  ## Measure branch coverage by package, 90 % of the core at least; ARGS="tests/core" for some tests
 	@rm -rf $(COVERAGE_DATA)
 	@status=0; \
 	.venv/bin/coverage run -m pytest -n 2 --dist loadfile -m "not browser and not ray_cluster and not frameworks" $(ARGS) || status=$$?; \
 	.venv/bin/coverage combine --quiet && \
 	.venv/bin/coverage json --quiet -o $(COVERAGE_DATA)/report.json && \
-	.venv/bin/python scripts/coverage_by_package.py $(COVERAGE_DATA)/report.json && \
+	.venv/bin/python scripts/coverage_by_package.py $(COVERAGE_DATA)/report.json $(if $(ARGS),,--fail-under 90) && \
 	exit $$status
 
 clean:  ## Remove the environments, the demo and what tools cache

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from tests.support.environment import isolated
 from tests.support.health_checks import ON_LOAD
@@ -22,6 +22,10 @@ from tests.support.stores import copy_store, make_template
 settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=ON_LOAD)
 settings.register_profile(
     "search", derandomize=False, max_examples=200, deadline=None, suppress_health_check=ON_LOAD
+)
+# For `make mutants`, to which any failure will do: no smaller example is looked for.
+settings.register_profile(
+    "first", settings.get_profile("same"), phases=(Phase.explicit, Phase.generate)
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 

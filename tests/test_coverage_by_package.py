@@ -32,5 +32,34 @@ def test_a_line_for_each_package_and_the_total(
         "mlflow_wandb_plugin 50.0 %",
         "mlflow_wandb_plugin/live 37.5 %",
         "mlflow_wandb_ray no branches",
+        "core 40.0 %",
         "total 40.0 %",
     ]
+
+
+@pytest.mark.parametrize(("bound", "code"), [("90", 0), ("90.1", 1)])
+def test_a_core_below_the_bound_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], bound: str, code: int
+) -> None:
+    """All of mlflow_wandb_plugin counts, and no integration; the bound itself is enough."""
+    report = tmp_path / "report.json"
+    files = {
+        "mlflow_wandb_plugin/errors.py": _measured(10, 10),
+        "mlflow_wandb_plugin/live/tap.py": _measured(8, 10),
+        "integrations/mlflow_wandb_ray/run_thread.py": _measured(0, 80),
+    }
+    report.write_text(json.dumps({"files": files}))
+    assert main([str(report), "--fail-under", bound]) == code
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[-2:] == ["core 90.0 %", "total 18.0 %"]
+    assert bool(shown.err) == bool(code)
+
+
+def test_a_report_without_the_core_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A measurement that went wrong does not pass for a full one."""
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps({"files": {"scripts/check.py": _measured(9, 9)}}))
+    assert main([str(report), "--fail-under", "90"]) == 1
+    assert "no branch" in capsys.readouterr().err

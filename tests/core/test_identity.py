@@ -135,3 +135,112 @@ def test_a_complete_run_stands_at_the_end_of_its_logs_but_where_it_was_in_a_serv
     position = {"one": 5, "journal:one": 7, "journal:other": 8}
     assert identity.ended(position, ["one"]) == {"one": TO_THE_END, "journal:other": 8}
     assert identity.ended({"server": 9}, ["server"]) == {"server": 9}
+
+
+def test_each_former_name_has_its_present_one() -> None:
+    """Tags of every kind that version 4 wrote are found: runs carried then are carried on."""
+    assert identity.FORMER_NAMES == {
+        "wandb.sync.origin": "mlflow.wandb.origin",
+        "wandb.sync.state": "mlflow.wandb.state",
+        "wandb.sync.position": "mlflow.wandb.position",
+        "wandb.sync.rows": "mlflow.wandb.rows",
+        "wandb.sync.claim": "mlflow.wandb.claim",
+        "wandb.sync.experiment": "mlflow.wandb.experiment",
+        "wandb.parent_of_group": "mlflow.wandb.parent_of_group",
+        "wandb.sync.mapping": "mlflow.wandb.mapping",
+        "wandb.sync.restored": "mlflow.wandb.restored",
+        "wandb.model_id": "mlflow.wandb.model_id",
+        "wandb.sync.parent": "mlflow.wandb.parent",
+        "wandb.sync.step_metric": "mlflow.wandb.step_metric",
+        "wandb.sync.losses": "mlflow.wandb.losses",
+        "wandb.sync.rewrites": "mlflow.wandb.rewrites",
+        "wandb.sync.adopted": "mlflow.wandb.adopted",
+        "wandb.sync.renamed": "mlflow.wandb.renamed",
+        "wandb.sync.selection": "mlflow.wandb.selection",
+        "wandb.sync.owner": "mlflow.wandb.owner",
+        "wandb.name": "mlflow.wandb.name",
+        "wandb.config.changed": "mlflow.wandb.config_changed",
+        "wandb.group": "run_group",
+    }
+
+
+def test_rows_of_more_logs_are_added_and_a_servers_count_replaces_them() -> None:
+    """The server has joined the logs: its count includes theirs."""
+    assert identity.joined_rows({"one": 3}, {"two": 2}) == {"one": 3, "two": 2}
+    assert identity.joined_rows({"one": 3}, {"one": 4}) == {"one": 4}
+    assert identity.joined_rows({"one": 3}, {SERVER: 9}) == {SERVER: 9}
+    assert identity.total_rows({"one": 3, "two": 2}) == 5
+    assert identity.total_rows({"one": 3, SERVER: 9}) == 9
+    assert identity.total_rows({}) == 0
+
+
+def test_a_selection_is_kept_as_text_while_a_tag_can_hold_it() -> None:
+    """Up to 1000 characters, that is; a digest of 64 hexadecimal digits stands for a longer one,
+    whatever characters it has."""
+    assert identity.shortened_selection("a" * 1000) == "a" * 1000
+    # sha256 of "a" * 1001, and of "?" * 1001: a lone surrogate is no UTF-8.
+    assert identity.shortened_selection("a" * 1001) == (
+        "sha256:bb0381c13e0817201355e7d700b7623f0e985287add78712a11407c9f754efc8"
+    )
+    assert identity.shortened_selection("\ud800" * 1001) == (
+        "sha256:f20e59fc95b5a5beb6efba9208a48aaa8af26f6b159e2acac15b7c6b3eaabe3c"
+    )
+
+
+@pytest.mark.parametrize(
+    ("tags", "beside"),
+    [
+        ({"run_id": "r", "project": "p", "entity": "e"}, True),
+        ({"run_id": "r", "project": "p"}, True),
+        ({"run_id": "r", "project": "p", "entity": "other"}, False),
+        ({"run_id": "x", "project": "p", "entity": "e"}, False),
+        ({"run_id": "r", "project": "x", "entity": "e"}, False),
+        ({"entity": "e"}, False),
+        ({}, False),
+    ],
+)
+def test_which_tags_name_a_run_beside(tags: dict[str, str], beside: bool) -> None:
+    """Id and project both have to be the run's; an entity only where both sides know it."""
+    assert identity.is_beside(RUN, {f"wandb.beside.{key}": tags[key] for key in tags}) is beside
+
+
+def test_a_run_beside_without_an_entity_of_its_own() -> None:
+    """An offline W&B run does not know its entity: any is taken for it."""
+    tags = {f"wandb.beside.{key}": key[0] for key in ("run_id", "project", "entity")}
+    assert identity.is_beside(RunInfo("r", "p"), tags)
+
+
+@pytest.mark.parametrize(
+    ("of_source", "asked", "selection"),
+    [
+        ("", "", ""),
+        ("", "metrics a*", "metrics a*"),
+        ("metrics a*", "", "metrics a*"),
+        ("metrics a*", "metrics a*", "metrics a*"),
+        ("metrics a*", "metrics b*", "metrics b* of metrics a*"),
+    ],
+)
+def test_the_selection_of_a_source_that_lacks_something_itself(
+    of_source: str, asked: str, selection: str
+) -> None:
+    """A run is carried with both selections; one that was made twice is named once."""
+    info = RunInfo("r", "p", selection=of_source)
+    assert identity.selection_of(info, asked) == selection
+
+
+def test_which_tags_only_this_package_sets() -> None:
+    """A W&B config chooses other tags, also those of MLflow."""
+    assert identity.is_of_package("wandb.run_id")
+    assert identity.is_of_package("mlflow.wandb.state")
+    assert not identity.is_of_package("mlflow.note.content")
+    assert not identity.is_of_package("wandb_run_id")
+    assert not identity.is_of_package("mine")
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [({"mlflow_step_metric": "epoch"}, "epoch"), ({}, ""), ({"mlflow_step_metric": 7}, "")],
+)
+def test_the_metric_of_steps_is_a_text(config: dict[str, Any], key: str) -> None:
+    """Whatever else a config has there stands for W&B's own steps."""
+    assert identity.step_metric(RunInfo("r", "p", config=config)) == key

@@ -40,3 +40,29 @@ def test_a_statistic_of_the_summary_follows_its_key() -> None:
     assert rules.of_summary(("loss", "min")) == MetricRule(name="train/loss.min", factor=2)
     assert rules.of_summary(("loss", "max")).drop
     assert rules.of_summary(("other", "min")) == UNCHANGED
+
+
+def test_a_rule_changes_only_what_it_names() -> None:
+    """A factor alone moves nothing, an offset alone scales nothing, a name alone does neither."""
+    values = [0.5, -1.0]
+    assert MetricRule(factor=2).written(values) == [1.0, -2.0]
+    assert MetricRule(offset=2).written(values) == [2.5, 1.0]
+    assert MetricRule(factor=0).written(values) == [0.0, 0.0]
+    assert MetricRule(factor=2, offset=-1).written(values) == [0.0, -3.0]
+    assert MetricRule(name="b").written(values) is values
+    assert MetricRule("", 1.0, 0.0, False) == UNCHANGED
+
+
+def test_a_key_of_one_part_is_no_statistic() -> None:
+    """A summary's leaf without a rule is looked up below its key, not below all keys' root."""
+    asked: list[Key] = []
+
+    def map_metric(run: RunInfo, key: Key) -> MetricRule | None:
+        asked.append(key)
+        return MetricRule(factor=2) if key in ((), ("a", "b")) else None
+
+    rules = MetricRules(map_metric, RunInfo("r", "p"))
+    assert rules.of_summary(("loss",)) == UNCHANGED
+    assert asked == [("loss",)]
+    assert rules.of_summary(("a", "b", "min")) == MetricRule(factor=2)
+    assert rules.counts() == {"metric_rule": 1, "metric_dropped": 0}

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -51,6 +52,21 @@ def written(path: Path, payloads: list[bytes]) -> list[int]:
         ends.append(path.stat().st_size)
     ours.close()
     return ends
+
+
+def test_the_format_on_disk(path: Path) -> None:
+    """Journals of an earlier version of the package are still to be delivered: these bytes stay."""
+    ours = Journal(path, {"run_id": "r"})
+    ours.append(RECORD, b"abc")
+    ours.close()
+    header = b'{"format": 1, "run_id": "r"}'
+    frames = bytearray()
+    for kind, payload in ((1, header), (2, b"abc")):
+        checksum = zlib.crc32(payload, kind)
+        frames += struct.pack("<HHII", 0xB57A, kind, len(payload), checksum) + payload
+    assert path.read_bytes()[: len(frames)] == frames
+    assert journal.NOTE == 3
+    assert (journal.SUFFIX, journal.JOURNAL_DIR) == (".journal", "mlflow")
 
 
 def records(reader: JournalReader) -> list[bytes]:

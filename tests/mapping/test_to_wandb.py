@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import string
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -177,3 +178,27 @@ def test_secrets_of_an_mlflow_run_are_not_in_its_wandb_run() -> None:
     assert {key: config[key] for key in params} == expected
     assert rules.config_tags(tags, Secrets()) == {"password": "***", "team": "vision", "by": "***"}
     assert rules.wandb_tags(tags, Secrets()) == ("by:***", "password:***", "team:vision")
+
+
+def test_the_section_of_the_config() -> None:
+    """It has what W&B has no other place for; what is empty takes no place, a tag that was removed
+    is null."""
+    told: dict[str, Any] = {
+        "name": "short", "user": "me", "experiment": "e", "status": "FAILED", "start_ms": 7,
+        "end_ms": None, "parent": None, "tags": {"a": "1"}, "secrets": Secrets(),
+    }  # fmt: skip
+    section = {
+        "user": "me", "experiment": "e", "status": "FAILED", "start_time": 7,
+        "lifecycle_stage": "active", "tags": {"a": "1"},
+    }  # fmt: skip
+    assert rules.config_section(**told) == section
+    more: dict[str, Any] = {
+        "deleted": True, "removed_tags": ["z", "b"], "datasets": [{"name": "d"}], "traces": 3,
+        "input_models": ["m-1"], "registered_files": {"f": None}, "lost": {"points": 2},
+        "journal": {"rows": 4},
+    }  # fmt: skip
+    assert rules.config_section(**told, **more) == section | {
+        "lifecycle_stage": "deleted", "tags": {"a": "1", "b": None, "z": None},
+        "datasets": [{"name": "d"}], "input_models": ["m-1"], "registered_files": {"f": None},
+        "traces_not_mirrored": 3, "lost": {"points": 2}, "journal": {"rows": 4},
+    }  # fmt: skip

@@ -243,6 +243,36 @@ def test_a_wrong_checksum_costs_one_record(folder: Path) -> None:
     assert unreadable.reason == "checksum mismatch"
 
 
+@pytest.mark.parametrize("behind", [0, 3, 6])
+def test_a_wrong_checksum_before_a_header_that_is_being_written(folder: Path, behind: int) -> None:
+    """Whether the damaged record's length is right is not known yet: nothing is said of it until
+    the log's end, and the records before it are read."""
+    path, ends = write(folder, [b"one", b"two"])
+    whole = bytearray(path.read_bytes())
+    whole[-1] ^= 1
+    path.write_bytes(whole + bytes(range(1, 1 + behind)))
+    reader = LogReader(path)
+    assert [frame.payload for frame in reader.read()] == [b"one"]
+    assert (reader.position, reader.unreadable) == (ends[0], [])
+    reader.finish()
+    (unreadable,) = reader.unreadable
+    assert (unreadable.offset, unreadable.length) == (ends[0], ends[1] - ends[0] + behind)
+
+
+@pytest.mark.parametrize("kind", [0, 5, 255])
+def test_a_chunk_of_no_kind_at_the_end_of_a_block(folder: Path, kind: int) -> None:
+    """The block is whole, so that its rest is known to be damage, and is reported at once."""
+    path, ends = write(folder, [b"one"])
+    junk = framing.CHUNK_HEADER.pack(0x01020304, 2, kind).ljust(BLOCK - ends[0], b"j")
+    path.write_bytes(path.read_bytes() + junk)
+    reader = LogReader(path)
+    assert [frame.payload for frame in reader.read()] == [b"one"]
+    (unreadable,) = reader.unreadable
+    assert (unreadable.offset, unreadable.length) == (ends[0], BLOCK - ends[0])
+    assert unreadable.reason == "impossible chunk header"
+    assert reader.position == BLOCK
+
+
 def test_records_behind_an_orphaned_end_are_read(folder: Path) -> None:
     """The last chunk of a record with a damaged beginning does not hide the rest of the block."""
     path, ends = write(folder, [b"a" * (BLOCK + 100), b"sound", b"too"])
