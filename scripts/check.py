@@ -31,7 +31,7 @@ WHEEL = ("python", "scripts/check_wheel.py")
 PAGES = ("mkdocs", "build", "--strict", "--quiet")
 QUICK = "--quick"
 PYTEST = (
-    "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations=25",
+    "pytest", "-n", "3", "--dist", "loadfile", "--no-loadscope-reorder", "--durations=25",
     "-o", "junit_family=xunit2", "-m", "not browser and not ray_cluster and not frameworks",
 )  # fmt: skip
 
