@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 PACKAGE = "mlflow-wandb-plugin"
-NO_EXTRAS = frozenset(("dev", "test", "frameworks"))
+NO_EXTRAS = frozenset(("dev", "docs", "frameworks", "test"))
 """Extras for work on the package itself."""
 INTEGRATIONS = {
     "accelerate": "Hugging Face Accelerate",
