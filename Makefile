@@ -43,7 +43,7 @@ test-kills: .venv/made  ## Kill backfills and copies twenty to thirty times each
 test-versions: .venv/made  ## Check old and new wandb and mlflow; ARGS="0.31.0:3.1.4" for some pairs
 	@.venv/bin/python -m scripts.test_versions $(ARGS)
 
-faults: .venv/made  ## Inject 200 faults into training runs and count what is lost; ARGS="--seed 7 --only sigkill-helper"
+faults: .venv/made  ## Inject at least 200 faults into training runs and count what is lost; ARGS="--seed 7 --only sigkill-helper"
 	@.venv/bin/python -m faults $(ARGS)
 
 soak: .venv/made  ## Log for ten minutes and watch memory and lag; ARGS="--minutes 1" for less
@@ -87,6 +87,7 @@ clean:  ## Remove the environments, the demo and what tools cache
 
 .venvs/demo/made: pyproject.toml
 	@$(PYTHON) -c '$(NEW_ENOUGH)'
-	$(PYTHON) -m venv --clear .venvs/demo
-	.venvs/demo/bin/python -m pip install --quiet --editable .
+	@echo "Installing the package, MLflow and wandb into .venvs/demo, which takes a minute or two the first time …"
+	@$(PYTHON) -m venv --clear .venvs/demo
+	@.venvs/demo/bin/python -m pip install --quiet --editable .
 	@touch $@

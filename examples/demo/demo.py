@@ -40,6 +40,7 @@ def main(folder: Path) -> None:
     show = [str(BIN / "mlflow-wandb"), "ui", "--to", tracking_uri]
     print(f"Look at them:\n\n  (cd {shlex.quote(str(folder))} && {shlex.join(show)})\n")
     print("It prints the page to open in a browser, in MLflow's view of model training.")
+    print(f"A run looks there as in {ROOT / 'docs' / 'images' / 'mlflow-metrics.png'}")
 
 
 def empty(folder: Path) -> None:
