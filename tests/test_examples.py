@@ -81,7 +81,7 @@ def test_migration(tmp_path: Path, empty_store: Path) -> None:
         "ana-1": "backfill", "ben-1": "backfill", "ana-2": "dual", "ben-2": "dual", "ben-3": "dual"
     }  # fmt: skip
     assert "2 migrated, 1 skipped as dual-written" in done.stdout
-    assert "all of 3 runs is in the target: the source may be deleted" in done.stdout
+    assert "the target has all of 3 runs: the source may be deleted" in done.stdout
 
 
 def test_cells_of_the_notebook(tmp_path: Path, empty_store: Path) -> None:

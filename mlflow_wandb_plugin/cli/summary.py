@@ -102,7 +102,11 @@ def _cells(project: ProjectOverview) -> list[str]:
 def _one_line(found: Overview) -> str:
     runs = sum(project.runs for project in found.projects)
     rows = [project.rows for project in found.projects if project.rows is not None]
-    parts = [f"{len(found.projects):,} projects", f"{runs:,} runs"]
+    parts = [_counted(len(found.projects), "project"), _counted(runs, "run")]
     parts += [f"{sum(rows):,} rows"] if rows else []
     parts += [f"{len(found.unread):,} not read"] if found.unread else []
     return ", ".join(parts)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

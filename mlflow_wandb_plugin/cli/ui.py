@@ -46,7 +46,7 @@ def ui(to: str, port: int) -> None:
     if uri.startswith("sqlite") and not Path(file).is_file():
         raise UsageError(f"there is no database {file}: name MLflow's store with --to")
     click.echo(
-        f"MLflow's UI of {tracking_uri.shown(uri)}: "
+        f"MLflow's UI of {tracking_uri.shown(uri)} starts; once it answers, its experiments are at "
         f"{tracking_uri.experiments_link(f'http://127.0.0.1:{port}')} (Ctrl-C ends it)"
     )
     sys.stdout.flush()

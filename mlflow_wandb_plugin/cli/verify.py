@@ -101,7 +101,7 @@ def _answer_deletion(results: list[Verified], kept_by: list[str], as_json: bool)
     if reasons or kept_by:
         click.echo(f"keep it: {len(reasons):,} of {len(results):,} runs are not all in the target")
         return 1
-    click.echo(f"all of {len(results):,} runs is in the target: the source may be deleted")
+    click.echo(f"the target has all of {len(results):,} runs: the source may be deleted")
     return 0
 
 

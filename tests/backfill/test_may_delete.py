@@ -59,7 +59,7 @@ def test_a_project_that_is_all_in_mlflow_may_go(ask: Asked) -> None:
     client.log_metric(run.info.run_id, "x", 17.0, step=99)
     assert ask("verify", "--json")[0] == 1
     code, out = ask("verify", "--can-delete")
-    assert (code, out) == (0, "all of 2 runs is in the target: the source may be deleted\n")
+    assert (code, out) == (0, "the target has all of 2 runs: the source may be deleted\n")
 
 
 def test_what_only_wandb_has_is_named(ask: Asked, server: WandbServer) -> None:

@@ -26,7 +26,10 @@ def test_it_starts_mlflows_ui_on_a_database_and_prints_the_page(
         assert process.stdout is not None
         line = process.stdout.readline()
         page = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
-        assert line == f"MLflow's UI of {uri}: {page} (Ctrl-C ends it)\n"
+        assert line == (
+            f"MLflow's UI of {uri} starts; once it answers, its experiments are at {page} "
+            "(Ctrl-C ends it)\n"
+        )
         wait_until(lambda: _answers(port), what="MLflow's UI answers")
         assert _status_line(process.pid).count(uri) == 0
         end_gently(process, signal.SIGINT)

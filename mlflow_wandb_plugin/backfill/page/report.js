@@ -2,7 +2,7 @@
 "use strict";
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
-  const WIDTH = 280, HEIGHT = 120, LEFT = 52, RIGHT = 8, TOP = 8, BOTTOM = 18;
+  const WIDTH = 280, HEIGHT = 120, LEFT = 64, RIGHT = 8, TOP = 8, BOTTOM = 18;
   const OPEN_AT_FIRST = 12;
   const HOMES = { wandb: "source", mlflow: "target" };
   const names = JSON.parse(document.getElementById("homes").textContent);
