@@ -78,7 +78,7 @@ def test_what_only_wandb_has_is_named(ask: Asked, server: WandbServer) -> None:
     assert "not_carried" not in json.loads(again)
     _, carried = ask("backfill", "--run", "r0", "--json")
     assert json.loads(carried)["not_carried"] == answer["beside_runs"]
-    *_, named, counted = ask("backfill", "--run", "r0")[1].splitlines()
+    *_, named, _, counted = ask("backfill", "--run", "r0")[1].splitlines()
     assert named == f"not carried: tester/{PROJECT}: report Results of May"
     assert counted.startswith("0 migrated, 1 skipped as existing, 0 lost. Check: ")
     assert answer["beside_runs"] == [f"tester/{PROJECT}: report Results of May"]
