@@ -184,38 +184,34 @@ def plan_as_json(planned: Sequence[PlannedRun], heading: Heading | None = None) 
 
 
 def plan_as_table(planned: Sequence[PlannedRun]) -> Table:
-    """Return a table with a row per run and a last row with the totals."""
+    """Return a table with a row per run and a last row with the totals; 80 columns are enough."""
     from rich.table import Table
     from rich.text import Text
 
     total = totals(planned)
-    table = Table(title="Plan: nothing has been written", show_footer=True)
-    table.add_column("run", footer=f"{total['runs']:,} runs")
-    table.add_column("id", overflow="fold")
-    table.add_column("state")
-    table.add_column("started")
-    table.add_column("verdict")
-    table.add_column("action", footer=f"{total['to_migrate']:,} to migrate")
-    table.add_column("into")
-    for name, key in _NUMBERS.items():
-        table.add_column(name, justify="right", footer=f"{total[key]:,}")
+    table = Table(title="Plan: nothing has been written", show_footer=True, show_lines=True)
+    table.add_column("run", overflow="fold", footer=f"{total['runs']:,} runs")
+    table.add_column("state, start")
+    table.add_column("verdict, action, experiment", footer=f"{total['to_migrate']:,} to migrate")
+    table.add_column("size", justify="right", footer=_sizes(total))
     for item in planned:
         size = item.size
-        texts = (
-            item.run.name or item.run.run_id,
-            item.run.run_id,
-            item.run.state,
-            day(item.run.started_ms),
-            item.decision.verdict,
-            planned_action(item),
-            item.experiment,
-            *(f"{n:,}" for n in (size.points, size.files, size.file_bytes, size.requests)),
+        numbers = (size.points, size.files, size.file_bytes, size.requests)
+        table.add_row(
+            Text("\n".join(dict.fromkeys((item.run.name or item.run.run_id, item.run.run_id)))),
+            Text(f"{item.run.state}\n{day(item.run.started_ms)}".rstrip()),
+            Text(f"{item.decision.verdict}, {planned_action(item)}\n{item.experiment}".rstrip()),
+            _sizes(dict(zip(_SIZES, numbers, strict=True))),
         )
-        table.add_row(*map(Text, texts))
     return table
 
 
-_NUMBERS = {"points": "points", "files": "files", "bytes": "bytes", "API calls": "requests"}
+_SIZES = {"points": "points", "files": "files", "bytes": "bytes", "requests": "API calls"}
+
+
+def _sizes(numbers: Mapping[str, int]) -> str:
+    """Return what is to be carried, a line for each kind of which there is something."""
+    return "\n".join(f"{numbers[key]:,} {noun}" for key, noun in _SIZES.items() if numbers[key])
 
 
 def planned_action(item: PlannedRun) -> str:

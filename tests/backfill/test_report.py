@@ -74,7 +74,16 @@ PLANNED = [
 def test_a_plan_has_totals_and_says_where_each_run_goes() -> None:
     """What would move and what is left alone, with experiment, state, start, files and time."""
     text = drawn(report.plan_as_table(PLANNED))
-    for word in ("1 to migrate", "2,000", "digits", "crashed", "2023-11-14 22:13", " 7 "):
+    for word in (
+        "1 to migrate",
+        "2,000 bytes",
+        "digits",
+        "crashed",
+        "2023-11-14 22:13",
+        "7 files",
+        "3 API calls",
+        "existing, skip: done",
+    ):
         assert word in text
     found = report.plan_as_json(PLANNED)
     totals = {name: found["totals"][name] for name in ("runs", "to_migrate", "points", "files")}

@@ -387,10 +387,10 @@ def test_runs_side_by_side_name_each_other_and_are_not_doubled(
     assert (named[0], len(named)) == (states["mine"].run_id, 2)
     assert not [key for key in states["later"].tags if key.startswith("wandb.")]
     uri = online["MLFLOW_TRACKING_URI"]
-    done = mlflow_wandb(
-        "backfill", uri, "--to", "wandb://tester/beside", "--plan", env=online, cwd=tmp_path
-    )
-    assert "logged beside the W&B run b" in " ".join(done.stdout.replace("│", " ").split())
+    to = ("--to", "wandb://tester/beside", "--plan", "--json")
+    done = mlflow_wandb("backfill", uri, *to, env=online, cwd=tmp_path)
+    reasons = [run["reason"] for run in json.loads(done.stdout)["runs"]]
+    assert "logged beside the W&B run b: each of the two names the other" in reasons
     (folder,) = (tmp_path / "client" / "dir" / "wandb").glob("run-*-b")
     for outcome in ("1 repaired", "1 skipped as dual-written"):
         done = mlflow_wandb("backfill", str(folder), "--to", uri, env=online, cwd=tmp_path)
