@@ -178,7 +178,7 @@ def test_follow_mirrors_a_run_that_nobody_can_change(
         # Where the tests run in a shell's background, their children ignore Ctrl-C.
         ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         process.send_signal(signal.SIGTERM if ignored else signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
     assert process.returncode == 0, out + err
     assert "Traceback" not in err
     assert read_runs(uri)["r1"].points("loss") == [(i, 1 / (i + 1)) for i in range(25)]
