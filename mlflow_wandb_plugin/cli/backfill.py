@@ -146,13 +146,11 @@ def _carry(
     outcomes = report.in_order(outcomes, selection.newest_first)
     with working("asking what the source has beside its runs"):
         not_carried = session.not_carried()
-    try:
-        if report_file is not None:
-            with working(f"writing {report_file}"):
-                session.write_report(report_file, outcomes, not_carried)
-    finally:
-        # What was done is told also where the file cannot be written.
-        _show(outcomes, session, not_carried, as_json)
+    # First, so that what was done is told also where the file cannot be written.
+    _show(outcomes, session, not_carried, as_json)
+    if report_file is not None:
+        with working(f"writing {report_file}"):
+            session.write_report(report_file, outcomes, not_carried)
     return any(outcome.action == "failed" for outcome in outcomes)
 
 
