@@ -13,7 +13,7 @@ from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.diagnosis.check import Check
 from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
 from mlflow_wandb_plugin.mlflow_access.existing_store import store_exists
-from mlflow_wandb_plugin.targets.mlflow.checks import ask_server, import_client
+from mlflow_wandb_plugin.targets.mlflow.checks import ask_server, import_store
 from mlflow_wandb_plugin.targets.mlflow.client import Client, check_reachable
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, wanted_mode
@@ -79,7 +79,7 @@ class TimedChecks:
 
 def mlflow_checks(uri: str) -> TimedChecks:
     """Begin to look at the MLflow store at ``uri``."""
-    import_client(uri)
+    import_store(uri)
     todo = (
         "start it (one that just started is slow), or name another one: MLFLOW_TRACKING_URI, --to"
     )

@@ -13,7 +13,12 @@ from urllib.parse import unquote, urlsplit
 
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import TargetError, TargetUnusableError, UnavailableError
-from mlflow_wandb_plugin.targets.mlflow.client import Client, RefusedError, translated
+from mlflow_wandb_plugin.targets.mlflow.client import (
+    Client,
+    RefusedError,
+    import_client,
+    translated,
+)
 from mlflow_wandb_plugin.targets.mlflow.rest import arrow_offer
 
 PATIENCE_S = 4.0
@@ -32,13 +37,13 @@ def check_credentials(client: Client) -> None:
     _in_time(lambda: _check_credentials(client))
 
 
-def import_client(uri: str) -> None:
-    """Import what a client of the store at ``uri`` needs before it is asked: it takes seconds."""
-    if uri.startswith(("http://", "https://")):
-        importlib.import_module("mlflow.store.tracking.rest_store")
-        importlib.import_module("mlflow_wandb_plugin.mlflow_access.server_client")
-    else:
-        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+def import_store(uri: str) -> None:
+    """Import MLflow's client and its store for ``uri`` before they are asked: it takes seconds."""
+    import_client(uri)
+    is_server = uri.startswith(("http://", "https://"))
+    importlib.import_module(
+        f"mlflow.store.tracking.{'rest_store' if is_server else 'sqlalchemy_store'}"
+    )
 
 
 class ServerAnswer(NamedTuple):
