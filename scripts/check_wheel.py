@@ -1,7 +1,8 @@
-"""Build the wheel, install it away from the checkout, and use it there.
+"""Build the sdist and from it the wheel, install that away from the checkout, and use it there.
 
-An editable install finds every file of the checkout, so only this shows that the wheel has them
-all. The second environment borrows this one's packages, but not its editable install.
+The wheel of the checkout has the same files. An editable install finds every file of the checkout,
+so only this shows that the wheel has them all. The second environment borrows this one's packages,
+but not its editable install.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import sysconfig
 import tempfile
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,11 +80,26 @@ def main() -> None:
 
 
 def build(folder: Path) -> Path:
-    """Build the checkout's wheel into ``folder``."""
+    """Build the wheel of the checkout's sdist in ``folder``; it has the files of the checkout's."""
+    sdist_of = (sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory")
+    subprocess.run([*sdist_of, str(folder)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    [sdist] = folder.glob("*.tar.gz")
+    wheel, direct = (wheel_of(one, folder / name) for one, name in ((sdist, "s"), (ROOT, "c")))
+    assert files_in(wheel) == files_in(direct), files_in(wheel) ^ files_in(direct)
+    print(f"{sdist.name}: its wheel has the {len(files_in(wheel))} files of the checkout's")
+    return wheel
+
+
+def wheel_of(source: Path, folder: Path) -> Path:
     options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder))
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(ROOT)], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True)
     [wheel] = folder.glob("*.whl")
     return wheel
+
+
+def files_in(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as opened:
+        return set(opened.namelist())
 
 
 def install(wheel: Path, folder: Path) -> Path:

@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -108,12 +109,9 @@ def backfill(
     if only_plan:
         _show_plan(session, as_json, report_file)
         return
-    if follow:
-        # Containers are stopped with SIGTERM: it ends the rounds as Ctrl-C does.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     failed = False
     try:
-        for _ in _rounds(follow, every):
+        for _ in _rounds(every) if follow else (None,):
             outcomes: list[Outcome] = []
             failed = _carry(session, outcomes, selection, as_json, report_file)
     except KeyboardInterrupt:
@@ -170,12 +168,27 @@ def _show_plan(session: Backfill, as_json: bool, report_file: Path | None) -> No
     click.echo(report.plan_in_one_line(planned, heading))
 
 
-def _rounds(follow: bool, every_s: float) -> Iterator[None]:
-    """Yield once, or again and again with a pause of ``every_s`` seconds."""
-    yield
-    while follow:
-        time.sleep(every_s)
+def _rounds(every_s: float) -> Iterator[None]:
+    """Yield again and again, with a pause of ``every_s`` seconds, until the process is interrupted.
+
+    Raises:
+        KeyboardInterrupt: A SIGINT or SIGTERM came. Python prints and drops the exception of a
+            signal that comes while a finalizer runs; the round then ends, and no other one begins.
+    """
+    interrupted = threading.Event()
+
+    def interrupt(number: int, frame: object) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    # Containers are stopped with SIGTERM. A shell's background command ignores SIGINT.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
+    while not interrupted.is_set():
         yield
+        interrupted.wait(every_s)
+    raise KeyboardInterrupt
 
 
 def _show(

@@ -22,6 +22,7 @@ from mlflow_wandb_plugin.cli.sync import sync
 from mlflow_wandb_plugin.cli.terminal import Terminal, common_options
 from mlflow_wandb_plugin.cli.ui import ui
 from mlflow_wandb_plugin.cli.verify import verify
+from mlflow_wandb_plugin.core.partial_import import allow_partial_import
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import MlflowWandbError
 from mlflow_wandb_plugin.store.uris import MIRROR, OFF
@@ -67,6 +68,8 @@ def run_command() -> None:
     if sys.argv[1:2] != [run.name]:
         # Only what users run is mirrored. A mirrored store cannot be read by SQL or be counted.
         os.environ[MIRROR] = OFF
+        # A tracking server, and W&B's logs, need a part of these packages, and a third of the time.
+        allow_partial_import()
     options = Terminal()
     try:
         sys.exit(cli(standalone_mode=False, obj=options))

@@ -45,8 +45,9 @@ def doctor(to: str, as_json: bool) -> None:
             uris.without_prefix(to or tracking_uri.uri(load_settings()) or default_uri())
         )
         asked = (mlflow_checks(uri), wandb_checks())
-        checks = [check for one in asked for check in one.results()]
-        checks += [*installation_checks(), classification_check()]
+        # While the servers answer.
+        here = [*installation_checks(), classification_check()]
+        checks = [check for one in asked for check in one.results()] + here
     versions = installed_versions()
     if as_json:
         document = {"versions": versions, "checks": [asdict(check) for check in checks]}

@@ -9,6 +9,7 @@ something that it lacks has its ``__init__`` run, so that nothing is missing.
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import sys
@@ -29,12 +30,12 @@ class _PartialPackage(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("__"):
-            self._load()
+            self.load()
             if name in self.__dict__:
                 return self.__dict__[name]
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
-    def _load(self) -> None:
+    def load(self) -> None:
         """Run ``__init__``, or wait for another thread that does. While it runs in this thread, it
         may look for what it has not defined yet."""
         if not _loading.acquire(timeout=PATIENCE_S):
@@ -67,6 +68,13 @@ def allow_partial_import() -> None:
             setattr(sys.modules[parent], child, package)
         else:
             package.__version__ = version
+
+
+def load(package: str) -> None:
+    """Import all of a package of `PACKAGES`."""
+    found = importlib.import_module(package)
+    if isinstance(found, _PartialPackage):
+        found.load()
 
 
 def _version(package: str) -> str:

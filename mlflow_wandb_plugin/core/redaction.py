@@ -153,6 +153,12 @@ def without_credentials(uri: str) -> str:
     return _SECRET_IN_QUERY.sub(r"\1***", _SECRET_IN_AUTHORITY.sub("", uri))
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, without credentials and at most 500 characters."""
+    lines = str(error).strip().splitlines()
+    return without_credentials(lines[0] if lines else type(error).__name__)[:500]
+
+
 # The lengths are limited, so that a text of many "://" is not searched to its end from each.
 _SECRET_IN_AUTHORITY = re.compile(
     r"(?<=://)(?:[^/\s]{0,1000}@|[^/@:\s]{0,1000}:(?!\d+/)[^@\s]{0,1000}@)"

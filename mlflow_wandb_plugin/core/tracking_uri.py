@@ -8,6 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from mlflow_wandb_plugin.core.partial_import import is_partial
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.settings import Settings
 
@@ -25,7 +26,8 @@ def uri(settings: Settings) -> str:
 
 
 def _set_in_mlflow() -> str:
-    mlflow = sys.modules.get("mlflow")
+    # Of a package that is imported in part, nobody has set anything.
+    mlflow = None if is_partial("mlflow") else sys.modules.get("mlflow")
     is_set = getattr(mlflow, "is_tracking_uri_set", None)
     return str(mlflow.get_tracking_uri()) if mlflow and is_set and is_set() else ""
 

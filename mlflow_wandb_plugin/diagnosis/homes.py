@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 from mlflow_wandb_plugin.core import tracking_uri
-from mlflow_wandb_plugin.core.partial_import import allow_partial_import
+from mlflow_wandb_plugin.core.partial_import import allow_partial_import, load
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.diagnosis.check import Check
 from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
@@ -21,6 +20,8 @@ from mlflow_wandb_plugin.wandb_api.address import default_server
 
 LIMIT_S = 2.0
 """Seconds for each server to answer."""
+AT_LEAST_S = 0.5
+"""Seconds for a server whose answer had to wait for other checks."""
 FILES_S = 60.0
 """Seconds for files of this machine, which may be locked."""
 
@@ -30,8 +31,8 @@ Checks = Callable[[], Iterator[Check]]
 def prepare_imports() -> None:
     """Import wandb as a training process does; of MLflow, a server's client will be enough, which
     takes a third of the time."""
-    importlib.import_module("wandb")
     allow_partial_import()
+    load("wandb")
 
 
 class TimedChecks:
@@ -69,7 +70,7 @@ class TimedChecks:
 
     def results(self) -> list[Check]:
         """Return what was found in time."""
-        self._thread.join(max(0.0, self._ends_at - time.monotonic()))
+        self._thread.join(max(AT_LEAST_S, self._ends_at - time.monotonic()))
         found = list(self._found)
         if self._thread.is_alive():
             said = f"{self._where} has not answered within {self._limit_s:g} seconds"

@@ -170,6 +170,14 @@ class MlflowCalls:
         else:
             self.append("file", path=path, local=source, model=model)
 
+    def wait_for_mlflow(self) -> bool:
+        """From now on, MLflow gets what is logged from the W&B run; not in a forked child."""
+        if os.getpid() == self._pid:
+            with self._taking:
+                self._waits = True
+                self._describe()
+        return self._waits
+
     def before_fork(self) -> None:
         """In the process that opened the run: a child may log to it from now on."""
         if os.getpid() == self._pid and not self._ended:

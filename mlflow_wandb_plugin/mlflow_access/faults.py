@@ -19,6 +19,13 @@ _CLOUD = ("botocore", "boto3", "s3transfer", "google", "azure")
 """Packages of MLflow's artifact stores, whose errors have no common base class."""
 _CAUSES = 12
 _STATUS_IN_TEXT = re.compile(r"failed with error code (\d{3})|status code:? (\d{3})")
+_STATUS_OF_DOWNLOAD = re.compile(r"\b(\d{3}) (?:Client|Server) Error")
+_PASSING = frozenset(("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"))
+"""MLflow's error codes after which a call may be repeated."""
+_PASSING_OF_SERVER = frozenset(("INTERNAL_ERROR", *_PASSING))
+"""Those of a server: MLflow's client gives this code to broken connections, too."""
+SERVERS = ("http://", "https://", "databricks")
+"""How the tracking URIs of servers begin."""
 
 
 def permanent_code(error: BaseException) -> str:
@@ -39,6 +46,36 @@ def status_in(text: str) -> int:
     answers that are not JSON the same error code."""
     found = _STATUS_IN_TEXT.search(text)
     return 0 if found is None else int(found[1] or found[2])
+
+
+def may_pass(error: Exception, at_server: bool) -> bool:
+    """Whether MLflow, its database or the network may take the same call later.
+
+    Args:
+        at_server: the call went to a tracking server.
+    """
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    if permanent_code(error) or is_untrusted(error):
+        return False
+    if not isinstance(error, MlflowException):
+        return isinstance(error, requests.RequestException) or is_of_sqlalchemy(
+            error, "OperationalError"
+        )
+    # A failed download has the server's answer in a later line.
+    found = _STATUS_OF_DOWNLOAD.search(str(error))
+    status = int(found[1]) if found else status_in(str(error).partition("\n")[0])
+    codes = _PASSING_OF_SERVER if at_server else _PASSING
+    code = str(getattr(error, "error_code", ""))
+    return status in WAIT_STATUS or (code in codes and not 400 <= status < 500)
+
+
+def is_of_sqlalchemy(error: Exception, name: str) -> bool:
+    """Whether an error is of this class of SQLAlchemy, which a tracking server does not need."""
+    return ("sqlalchemy.exc", name) in (
+        (kind.__module__, kind.__name__) for kind in type(error).__mro__
+    )
 
 
 def is_untrusted(error: BaseException) -> bool:

@@ -18,10 +18,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mlflow_wandb_plugin.core.messages import log_once
+from mlflow_wandb_plugin.core.mlflow_retries import few_mlflow_retries
 from mlflow_wandb_plugin.core.mlflow_terms import NOTES_TAG
+from mlflow_wandb_plugin.core.redaction import first_line
+from mlflow_wandb_plugin.mlflow_access.faults import SERVERS, is_of_cloud, may_pass
 from mlflow_wandb_plugin.store import (
     artifact_operations,
     run_operations,
+    uris,
     version_operations,
     waiting_store,
 )
@@ -43,6 +47,9 @@ class Receiver(Protocol):
 
     def add_file(self, source: Path, path: str, model: str | None, stored: bool) -> None:
         """As `mirrored_runs.MirroredRun.add_file`."""
+
+    def wait_for_mlflow(self) -> bool:
+        """From now on, MLflow gets what is logged from the W&B run; False if that cannot be."""
 
 
 _receivers: dict[str, Receiver] = {}
@@ -162,6 +169,7 @@ def begin(run: Any, receiver: Receiver | None) -> Any:
 def end(run_id: str) -> None:
     """Make ``run_id`` active no more, in whichever thread it is, and forget its receiver."""
     _receivers.pop(run_id, None)
+    waiting_store.give_back(run_id)
     for stack in _stacks().get_all_thread_values().values():
         stack[:] = [run for run in stack if run.info.run_id != run_id]
 
@@ -265,8 +273,9 @@ def _wrap_clients() -> None:
     original = tracking._get_artifact_repo
 
     @functools.wraps(original)
-    def get_artifact_repo(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return _wrapped(original(self, *args, **kwargs), _OF_REPOSITORY)
+    def get_artifact_repo(self: Any, resource_id: str, *args: Any, **kwargs: Any) -> Any:
+        repository = original(self, resource_id, *args, **kwargs)
+        return _wrapped(repository, _OF_REPOSITORY, resource_id)
 
     tracking._get_artifact_repo = get_artifact_repo
 
@@ -284,24 +293,84 @@ def _tracking_store(original: Any, client: Any) -> Any:
     return waiting_store.RoutedStore(opened, functools.partial(_wrapped, wrappers=_OF_TRACKING))
 
 
-def _wrapped(instance: Any, wrappers: Mapping[str, Callable[..., Any]]) -> Any:
-    """``instance``, its methods wrapped if a replica is active. MLflow keeps one for each URI."""
+def _wrapped(instance: Any, wrappers: Mapping[str, Callable[..., Any]], owner: str = "") -> Any:
+    """``instance``, its methods wrapped if a replica is active. MLflow keeps one for each URI.
+
+    Args:
+        owner: of a repository, the id of its run or logged model.
+    """
     for name, wrapper in wrappers.items() if _receivers else ():
         method = getattr(instance, name, None)
         if method is not None and not isinstance(method, _Wrapped):
-            setattr(instance, name, _Wrapped(method, wrapper))
+            setattr(instance, name, _Wrapped(method, wrapper, owner))
     return instance
 
 
 class _Wrapped:
     """A store's or repository's method, wrapped. It can be pickled with its store."""
 
-    def __init__(self, method: Callable[..., Any], wrapper: Callable[..., Any]) -> None:
-        self._method = method
+    def __init__(self, method: Callable[..., Any], wrapper: Callable[..., Any], owner: str) -> None:
+        self.method = method
         self._wrapper = wrapper
+        self._owner = owner
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._wrapper(self._method, *args, **kwargs)
+        return self._wrapper(_Method(self.method, self._owner), *args, **kwargs)
+
+
+class _Method:
+    """A store's or repository's method. A call about a replica that MLflow does not answer is one
+    of `waiting_store` in its place, as all later ones are."""
+
+    def __init__(self, method: Any, owner: str) -> None:
+        self.__self__ = method.__self__
+        self._method = method
+        self._owner = owner
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        run_id = _replica_among((self._owner, *args, *kwargs.values()))
+        if run_id is None or waiting_store.has(run_id):
+            return self._method(*args, **kwargs)
+        try:
+            with few_mlflow_retries():
+                return self._method(*args, **kwargs)
+        except Exception as error:
+            if not _waits(run_id, error):
+                raise
+        name = self._method.__name__
+        if self._owner:
+            return getattr(waiting_store.repository(run_id), name)(*args, **kwargs)
+        return waiting_store.call(name, args, kwargs, _unwrapped)
+
+
+def _unwrapped(instance: Any, name: str) -> Callable[..., Any]:
+    method = getattr(instance, name)
+    found: Callable[..., Any] = method.method if isinstance(method, _Wrapped) else method
+    return found
+
+
+def _replica_among(given: Sequence[Any]) -> str | None:
+    """The first of the arguments of a call that is the id of a replica."""
+    return next((one for one in given if isinstance(one, str) and one in _receivers), None)
+
+
+def _waits(run_id: str, error: Exception) -> bool:
+    """Whether `waiting_store` answers for MLflow's run ``run_id`` from now on, after this error."""
+    import mlflow
+
+    at_server = uris.without_prefix(mlflow.get_tracking_uri()).startswith(SERVERS)
+    receiver = _receivers.get(run_id)
+    if receiver is None or not (may_pass(error, at_server) or is_of_cloud(error)):
+        return False
+    if not waiting_store.has(run_id):
+        if not _told(receiver.wait_for_mlflow):
+            return False
+        waiting_store.take_over(run_id)
+        log_once(
+            f"MLflow does not answer ({first_line(error)}): what its calls log to the run {run_id}"
+            " reaches it later, with the W&B run"
+        )
+    return True
 
 
 class _Inside(threading.local):

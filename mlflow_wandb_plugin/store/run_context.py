@@ -13,6 +13,7 @@ from typing import Any
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.messages import log_once
+from mlflow_wandb_plugin.core.partial_import import is_partial
 
 _inherited: Any = None
 """The W&B run that was open when this process was forked: its parent writes that run's config."""
@@ -40,7 +41,7 @@ class WandbRunContext:
 
 def _open_run() -> Any:
     """wandb's current run; None if there is none, or it is a disabled one."""
-    wandb = sys.modules.get("wandb")
+    wandb = None if is_partial("wandb") else sys.modules.get("wandb")
     run = getattr(wandb, "run", None)
     return None if run is None or getattr(run, "disabled", False) else run
 

@@ -1,4 +1,4 @@
-"""A store for active runs that MLflow cannot have yet, because it does not answer.
+"""A store for active runs about which MLflow does not answer.
 
 It is MLflow's own, in a temporary folder of this process. `active_run` sends what is about a run of
 it, or about a logged model of such a run, there. MLflow gets all of it from the W&B run, when it
@@ -20,14 +20,44 @@ from mlflow_wandb_plugin.sqlite_schema import ensure_tables
 
 _ids: set[str] = set()
 """Ids of the runs and logged models of the store."""
+_taken: set[str] = set()
+"""Ids of those runs that MLflow has."""
 
 
 def create_run(name: str) -> Any:
     """Create a run that is called ``name``; returns MLflow's entity."""
     now_ms = time.time_ns() // 1_000_000
-    run = _store().create_run("0", "", now_ms, [], name)
+    run = store().create_run("0", "", now_ms, [], name)
     _ids.add(run.info.run_id)
     return run
+
+
+def take_over(run_id: str) -> None:
+    """Answer for a run that MLflow has, until `give_back`. The store has nothing of it yet."""
+    from mlflow.store.tracking.dbmodels.models import SqlRun
+    from mlflow.tracking._tracking_service import utils
+
+    folder = f"{store().artifact_root_uri}/0/{run_id}/artifacts"
+    now_ms = time.time_ns() // 1_000_000
+    fields = {"status": "RUNNING", "user_id": "", "source_type": "UNKNOWN", "source_name": ""}
+    fields |= {"entry_point_name": "", "source_version": "", "lifecycle_stage": "active"}
+    with store().ManagedSessionMaker() as session:
+        session.merge(SqlRun(run_uuid=run_id, name=run_id, experiment_id=0, start_time=now_ms,
+                           artifact_uri=folder, **fields))  # fmt: skip
+    # MLflow keeps the repository of a run's artifacts.
+    utils._artifact_repos_cache.pop(run_id, None)
+    _taken.add(run_id)
+    _ids.add(run_id)
+
+
+def give_back(run_id: str) -> None:
+    """Let MLflow answer for a run again that was taken over; does nothing about any other run."""
+    if run_id in _taken:
+        from mlflow.tracking._tracking_service import utils
+
+        utils._artifact_repos_cache.pop(run_id, None)
+        _taken.discard(run_id)
+        _ids.discard(run_id)
 
 
 def has_runs() -> bool:
@@ -39,16 +69,34 @@ def has(run_id: str) -> bool:
     return run_id in _ids
 
 
+def repository(run_id: str) -> Any:
+    """Return the repository of the artifacts of one of the store's runs."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(store().get_run(run_id).info.artifact_uri)
+
+
 @functools.cache
-def _store() -> Any:
+def store() -> Any:
+    """Return MLflow's store of these runs."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     folder = Path(tempfile.mkdtemp(prefix="mlflow-wandb-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     ensure_tables(uri)
-    store: Any = SqlAlchemyStore
-    return store(uri, str(folder / "artifacts"))
+    opened: Any = SqlAlchemyStore
+    return opened(uri, str(folder / "artifacts"))
+
+
+def call(
+    name: str, args: Any, kwargs: Any, method: Callable[[Any, str], Callable[..., Any]] = getattr
+) -> Any:
+    """Call the store's method ``name``, which ``method`` gets from the store."""
+    result = method(store(), name)(*args, **kwargs)
+    if name == "create_logged_model":
+        _ids.add(result.model_id)
+    return result
 
 
 class RoutedStore:
@@ -64,13 +112,11 @@ class RoutedStore:
         self._wrapped = wrapped
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def routed(*args: Any, **kwargs: Any) -> Any:
             given = (*args, *kwargs.values())
             if not any(isinstance(one, str) and one in _ids for one in given):
                 return getattr(self._open_store(), name)(*args, **kwargs)
-            result = getattr(self._wrapped(_store()), name)(*args, **kwargs)
-            if name == "create_logged_model":
-                _ids.add(result.model_id)
-            return result
+            self._wrapped(store())
+            return call(name, args, kwargs)
 
-        return call
+        return routed

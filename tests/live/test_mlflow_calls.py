@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -323,6 +324,67 @@ def test_calls_are_delivered_when_mlflow_answers(env: dict[str, str], tmp_path: 
             assert process.returncode == 0, err
             (state,) = read_runs(url, tmp_path / "there").values()
     check_late(state)
+
+
+AWAY = """
+import os, time
+import mlflow, mlflow_wandb_plugin, wandb
+mlflow_wandb_plugin.autolog(
+    mlflow_active=True, tracking_uri="http://127.0.0.1:PORT", init_timeout=90, finish_timeout=120
+)
+def reach(name):
+    open(f"reached-{name}", "w").close()
+    while not os.path.exists(f"go-{name}"):
+        time.sleep(0.05)
+run = wandb.init(project="calls", id="away")
+replica = mlflow.active_run().info.run_id
+run.log({"loss": 1.0})
+mlflow.log_metric("acc", 0.5, step=70)
+mlflow.log_text("first", "notes/first.txt")
+reach("away")
+run.log({"loss": 0.5, "same": 2.0})
+mlflow.log_metrics({"acc": 0.6, "same": 2.0, "f1": 0.25}, step=80)
+mlflow.log_params({"depth": 3})
+mlflow.set_tag("team", "vision")
+mlflow.log_text("second", "notes/second.txt")
+assert mlflow.active_run().info.run_id == replica
+assert mlflow.get_run(replica).data.metrics["acc"] == 0.6
+reach("back")
+mlflow.log_metric("acc", 0.7, step=90)
+run.finish()
+assert "acc" in mlflow.get_run(replica).data.metrics
+"""
+
+
+def test_calls_go_on_while_mlflow_is_away(env: dict[str, str], tmp_path: Path) -> None:
+    """They do not raise when the server ends within the run, and it gets all of it, once, when it
+    is back; after the run, MLflow itself answers again."""
+    port, work = free_port(), tmp_path / "work"
+    script = work / "away.py"
+    script.write_text(AWAY.replace("PORT", str(port)))
+    with contextlib.ExitStack() as stack:
+        with mlflow_server(tmp_path / "server", port):
+            process = stack.enter_context(started([sys.executable, str(script)], env, work))
+            wait_until((work / "reached-away").exists, 150, "the script has logged")
+        (work / "go-away").touch()
+        wait_until((work / "reached-back").exists, 60, "the script has logged without MLflow")
+        with mlflow_server(tmp_path / "server", port) as url:
+            (work / "go-back").touch()
+            _, err = process.communicate(timeout=150)
+            assert process.returncode == 0, err
+            (state,) = read_runs(url, tmp_path / "there").values()
+    assert err.count("MLflow does not answer (") == 1
+    assert (state.status, points(state)) == (
+        "FINISHED",
+        {
+            "loss": [(0, 1.0), (1, 0.5)],
+            "acc": [(70, 0.5), (80, 0.6), (90, 0.7)],
+            "f1": [(80, 0.25)],
+            "same": [(1, 2.0)],
+        },
+    )
+    assert (state.params, state.tags["team"]) == ({"depth": "3"}, "vision")
+    assert {"notes/first.txt", "notes/second.txt"} <= state.artifacts.keys()
 
 
 @pytest.mark.parametrize("way", ["dual_write", "autolog"])

@@ -7,13 +7,13 @@ import ssl
 from pathlib import Path
 
 from mlflow_wandb_plugin.core.protocols import SourceOptions
-from mlflow_wandb_plugin.core.redaction import without_credentials
+from mlflow_wandb_plugin.core.redaction import first_line, without_credentials
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import SourceUnavailableError, UsageError
 from mlflow_wandb_plugin.mlflow_access.address import connect, resolved
 from mlflow_wandb_plugin.mlflow_access.existing_store import store_exists
 from mlflow_wandb_plugin.sources.mlflow.source import MlflowSource
-from mlflow_wandb_plugin.sources.mlflow.store_client import StoreClient, first_line
+from mlflow_wandb_plugin.sources.mlflow.store_client import StoreClient
 
 TRASH = ".trash"
 """The folder of deleted experiments, which MLflow creates when it opens a file store."""

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mlflow_wandb_plugin.core.redaction import without_credentials
+from mlflow_wandb_plugin.core.redaction import first_line
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import SourceError, SourceUnavailableError
-from mlflow_wandb_plugin.mlflow_access.faults import (
-    WAIT_STATUS,
-    is_of_cloud,
-    is_untrusted,
-    permanent_code,
-    status_in,
-)
+from mlflow_wandb_plugin.mlflow_access.faults import SERVERS, is_of_cloud, may_pass
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,13 +17,6 @@ T = TypeVar("T")
 
 PAGE = 200
 """Runs, experiments, models or versions of one answer."""
-_PASSING = frozenset(("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"))
-"""MLflow's error codes after which a request may be repeated."""
-_PASSING_OF_SERVER = frozenset(("INTERNAL_ERROR", *_PASSING))
-"""Those of a server: MLflow's client gives this code to broken connections, too."""
-
-
-_ANSWER = re.compile(r"\b(\d{3}) (?:Client|Server) Error")
 
 
 class StoreClient:
@@ -45,8 +31,7 @@ class StoreClient:
         self.mlflow = mlflow
         self.uri = uri
         self._backoff = backoff or Backoff()
-        at_server = uri.startswith(("http://", "https://", "databricks"))
-        self._passing = _PASSING_OF_SERVER if at_server else _PASSING
+        self._at_server = uri.startswith(SERVERS)
 
     @property
     def store(self) -> Any:
@@ -60,7 +45,7 @@ class StoreClient:
             SourceError: MLflow refused.
             SourceUnavailableError: it did not answer in time.
         """
-        return self._backoff.call(lambda: _translated(self._passing, what, *args, **kwargs))
+        return self._backoff.call(lambda: _translated(self._at_server, what, *args, **kwargs))
 
     def pages(self, fetch: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
         """Yield what ``fetch`` lists, page by page; it takes a ``page_token``. Raises as `ask`."""
@@ -73,41 +58,25 @@ class StoreClient:
                 return
 
 
-def _translated(passing: frozenset[str], what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+def _translated(at_server: bool, what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Call ``what`` once; errors of MLflow, databases, the network and artifact stores become a
-    `SourceError`, or a `SourceUnavailableError` where the call may be repeated.
-
-    Args:
-        passing: MLflow's error codes after which it may be.
-    """
+    `SourceError`, or a `SourceUnavailableError` where the call may be repeated."""
     import requests
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import OperationalError, SQLAlchemyError
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         return what(*args, **kwargs)
-    except MlflowException as error:
-        text, code = first_line(error), str(getattr(error, "error_code", ""))
-        # A failed download has the server's answer in a later line.
-        found = _ANSWER.search(str(error))
-        status = int(found[1]) if found else status_in(text)
-        passes = status in WAIT_STATUS or (code in passing and not 400 <= status < 500)
-        if passes and not permanent_code(error) and not is_untrusted(error):
-            raise SourceUnavailableError(f"MLflow: {text}") from error
-        raise SourceError(f"MLflow: {text}") from error
-    except (OperationalError, requests.RequestException) as error:
-        if permanent_code(error) or is_untrusted(error):
-            raise SourceError(f"MLflow: {first_line(error)}") from error
-        raise SourceUnavailableError(f"MLflow: {first_line(error)}") from error
-    except (SQLAlchemyError, OSError, ImportError) as error:
-        raise SourceError(f"MLflow: {first_line(error)}") from error
+    except (
+        MlflowException,
+        SQLAlchemyError,
+        OSError,
+        requests.RequestException,
+        ImportError,
+    ) as error:
+        kind = SourceUnavailableError if may_pass(error, at_server) else SourceError
+        raise kind(f"MLflow: {first_line(error)}") from error
     except Exception as error:
         if not is_of_cloud(error):
             raise
         raise SourceError(f"artifact store: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, without credentials."""
-    lines = str(error).strip().splitlines()
-    return without_credentials(lines[0] if lines else type(error).__name__)[:500]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from mlflow_wandb_plugin.core.partial_import import is_partial
-from mlflow_wandb_plugin.core.redaction import without_credentials
+from mlflow_wandb_plugin.core.redaction import first_line, without_credentials
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.errors import (
     MlflowWandbError,
@@ -24,6 +24,7 @@ from mlflow_wandb_plugin.mlflow_access.address import connect, default_uri
 from mlflow_wandb_plugin.mlflow_access.faults import (
     WAIT_STATUS,
     is_of_cloud,
+    is_of_sqlalchemy,
     is_untrusted,
     permanent_code,
     status_in,
@@ -212,9 +213,9 @@ def _opened(uri: str | None) -> MlflowClient:
         return client_class(tracking_uri=uri)
     except Exception as error:
         known = isinstance(error, (MlflowException, ImportError, TargetError, *files))
-        if not known and not _is_of_sqlalchemy(error, "ArgumentError"):
+        if not known and not is_of_sqlalchemy(error, "ArgumentError"):
             raise
-        shown, reason = without_credentials(uri or ""), _first_line(error)
+        shown, reason = without_credentials(uri or ""), first_line(error)
         raise UsageError(f"MLflow cannot use the tracking URI {shown}: {reason}") from error
 
 
@@ -276,24 +277,17 @@ def _translation(error: Exception) -> MlflowWandbError | None:
 
     if isinstance(error, MlflowException):
         return _sorted_exception(error)
-    if isinstance(error, _UNSTORABLE) or _is_of_sqlalchemy(error, "DataError"):
-        return RefusedError(f"MLflow: {_first_line(error)}", "BAD_REQUEST")
+    if isinstance(error, _UNSTORABLE) or is_of_sqlalchemy(error, "DataError"):
+        return RefusedError(f"MLflow: {first_line(error)}", "BAD_REQUEST")
     known = isinstance(error, (requests.RequestException, OSError, ImportError))
-    if known or _is_of_sqlalchemy(error, "SQLAlchemyError") or is_of_cloud(error):
+    if known or is_of_sqlalchemy(error, "SQLAlchemyError") or is_of_cloud(error):
         return _sorted(error)
     return None
 
 
-def _is_of_sqlalchemy(error: Exception, name: str) -> bool:
-    """Whether an error is of this class of SQLAlchemy, which a tracking server does not need."""
-    return ("sqlalchemy.exc", name) in (
-        (kind.__module__, kind.__name__) for kind in type(error).__mro__
-    )
-
-
 def _sorted(error: Exception) -> MlflowWandbError:
     """The error of ours for one of the network, of a database or of an artifact store."""
-    text = _first_line(error)
+    text = first_line(error)
     if is_untrusted(error):
         return _untrusted(text)
     code = permanent_code(error)
@@ -305,7 +299,7 @@ def _sorted(error: Exception) -> MlflowWandbError:
 def _sorted_exception(error: MlflowException) -> MlflowWandbError:
     """The error of ours for one of MLflow's."""
     code, cause = str(getattr(error, "error_code", "")), error.__cause__
-    text = _first_line(error)
+    text = first_line(error)
     if is_untrusted(error):
         return _untrusted(text)
     status = status_in(text)
@@ -336,8 +330,3 @@ def _untrusted(text: str) -> TargetUnusableError:
 
 _UNSTORABLE = (OverflowError, UnicodeError)
 """Errors of values that the store or the protocol cannot hold; internal errors for MLflow."""
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return without_credentials(lines[0] if lines else type(error).__name__)[:500]

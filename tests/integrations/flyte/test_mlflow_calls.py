@@ -20,7 +20,7 @@ from tests.wandb_server import WandbServer
 
 pytestmark = pytest.mark.slow
 
-TASKS = ("tracked", "both", "plain", "joined", "parent")
+TASKS = ("tracked", "both", "plain", "joined", "parent", "fitted", "fitted_as_told")
 
 
 @dataclass
@@ -75,6 +75,20 @@ def test_both_apis_reach_both_homes(seen: Seen, task: str) -> None:
     assert (twin.points("loss"), twin.points("by_mlflow")) == ([(0, 0.5)], [(7, 3.0)])
     assert (twin.params["depth"], twin.tags["team"], twin.status) == ("3", "vision", "FINISHED")
     assert "note.txt" in twin.artifacts
+
+
+@pytest.mark.parametrize("task", ["fitted", "fitted_as_told"])
+def test_autologging_reaches_both_homes(seen: Seen, task: str) -> None:
+    """Params and metrics of a fitted model, whether the body or `mlflow_run` switches it on."""
+    assert seen.said[f"{task} error"] == ""
+    (wandb_run,) = [run for run in seen.server.runs if run.project.name == task]
+    assert wandb_run.values["positive"] is True
+    twin = seen.mlflow[wandb_run.name]
+    assert (twin.params["positive"], twin.status) == ("True", "FINISHED")
+    (point,) = twin.points("training_score")
+    assert point == (0, pytest.approx(1.0))
+    rows = [row for row in seen.rows(f"tester/{task}/{wandb_run.name}") if "training_score" in row]
+    assert [(row["mlflow_step"], row["training_score"]) for row in rows] == [point]
 
 
 def test_arguments_of_mlflow_run_reach_the_replica(seen: Seen) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 
 from tests.integrations.ray.conftest import Left, assert_same_points, rows_of
 from tests.support.mlflow_state import read_runs
@@ -41,6 +42,12 @@ def test_arguments_of_the_callback_for_wandb(left: Left) -> None:
     [row] = rows_of(run)
     picture = row.pop("picture")
     assert (picture["_type"], picture["caption"]) == ("image-file", "a picture")
+    clip = row.pop("clip")
+    assert clip["_type"] == "video-file"
+    with Image.open(run.files[clip["path"]].path) as film:
+        # A hundredth of a second is the unit of such files.
+        assert (film.format, film.n_frames, film.info["duration"]) == ("GIF", 3, 250)
+    assert [path for path in twin.artifacts if path.endswith(clip["path"])]
     assert row == {
         "training_iteration": 1, "env_runners/return": 3.0, "info/a": 1, "zero_d": 32.0,
         "timestamp": 1_700_000_000, "config/lr": 0.2, "config/left_out": 1,

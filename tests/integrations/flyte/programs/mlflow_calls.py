@@ -9,7 +9,9 @@ from typing import Any
 
 import flyte
 import mlflow
+import mlflow.sklearn
 import wandb
+from sklearn.linear_model import LinearRegression
 
 from mlflow_wandb_flyte import get_mlflow_run, get_wandb_run, mlflow_run, track, wandb_init
 from tests.integrations.flyte.programs.container import in_container
@@ -59,6 +61,27 @@ async def joined() -> None:
 @env.task
 def both() -> None:
     log_by_both()
+
+
+@track(project="fitted", entity="tester")
+@env.task
+def fitted() -> None:
+    """What MLflow's autologging writes."""
+    mlflow.sklearn.autolog(log_models=False)
+    fit()
+
+
+@mlflow_run(autolog=True, framework="sklearn", log_models=False)
+@wandb_init(project="fitted_as_told", entity="tester")
+@env.task
+def fitted_as_told() -> None:
+    """Autologging that the decorator switches on."""
+    fit()
+
+
+def fit() -> None:
+    LinearRegression(positive=True).fit([[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0])
+    mlflow.sklearn.autolog(disable=True)
 
 
 @wandb_init(project="away", entity="tester")

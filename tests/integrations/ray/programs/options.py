@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,15 @@ RESULT = {
 }  # fmt: skip
 
 
-def one_trial(callback: Any, name: str, checkpoint: bool = False) -> str:
+CLIP = np.arange(3, dtype=np.uint8).reshape(1, 3, 1, 1, 1).repeat(3, 2) * np.full(
+    (8, 8), 90, np.uint8
+)
+"""A batch of one video: 3 frames of 3 channels, each brighter than the one before."""
+
+
+def one_trial(
+    callback: Any, name: str, checkpoint: bool = False, more: Mapping[str, Any] | None = None
+) -> str:
     """One trial of one result, as Tune's driver tells the callback of it; returns the run's id."""
     trial = trial_of(name, CONFIG)
     (Path(trial.local_path) / "below").mkdir(parents=True, exist_ok=True)
@@ -45,7 +54,7 @@ def one_trial(callback: Any, name: str, checkpoint: bool = False) -> str:
     about: dict[str, Any] = {"iteration": 1, "trials": [trial], "trial": trial}
     callback.setup()
     callback.on_trial_start(**about)
-    callback.on_trial_result(**about, result=RESULT)
+    callback.on_trial_result(**about, result={**RESULT, **(more or {})})
     if checkpoint:
         saved = Path.cwd() / "saved"
         saved.mkdir(exist_ok=True)
@@ -64,11 +73,12 @@ def of_wandb() -> str:
     callback = WandbLoggerCallback(
         "of-wandb", "a-group", None, os.environ.pop("WANDB_API_KEY"), ["left_out", "info/b"], True,
         upload_checkpoints=True, upload_timeout=240, image_kwargs={"caption": "a picture"},
-        video_kwargs={"fps": 4}, tags=["one", "two"], job_type="tuning", notes="some notes",
+        video_kwargs={"fps": 4, "format": "gif"}, tags=["one", "two"],
+        job_type="tuning", notes="some notes",
     )  # fmt: skip
     assert os.environ.get("WANDB_API_KEY") is None
     assert callback.api_key.encode() not in pickle.dumps(callback)
-    return one_trial(callback, "of-wandb", checkpoint=True)
+    return one_trial(callback, "of-wandb", checkpoint=True, more={"clip": CLIP})
 
 
 def of_mlflow(uri: str, registry: str) -> str:
