@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from benchmarks.common import in_turns, show, stopwatch
 from mlflow_wandb_plugin.core.protocols import Source
@@ -141,15 +141,22 @@ def log_batch(uri: str, runs: list[BenchRun]) -> None:
 # -- wandb-to-mlflow ----------------------------------------------------------------------
 
 
-def writers(slow: int = 1) -> dict[str, Callable[[str, list[BenchRun]], None]]:
+Writer: TypeAlias = Callable[[str, "list[BenchRun]"], None]
+
+
+def writers(slow: int = 1) -> dict[str, Writer]:
     """Who writes runs to a tracking URI, by name; without the slow ones if ``slow`` is 0."""
     if not slow:
         return {OURS: this_project}
-    found = {OURS: this_project, "log_batch of 1000": log_batch}
+    return {OURS: this_project, "log_batch of 1000": log_batch, **other_tool()}
+
+
+def other_tool() -> dict[str, Writer]:
+    """wandb-to-mlflow, where it is installed."""
     if importlib.util.find_spec("wandb_to_mlflow") is None:
         print("wandb-to-mlflow is not installed: pip install wandb-to-mlflow to compare with it")
-        return found
-    return found | {"wandb-to-mlflow (PyPI)": wandb_to_mlflow}
+        return {}
+    return {"wandb-to-mlflow (PyPI)": wandb_to_mlflow}
 
 
 class _TheirRun:

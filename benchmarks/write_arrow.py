@@ -4,7 +4,7 @@
 
 One worker on SQLite, four on PostgreSQL; each server has a database of its own. This project sends
 its points to the plain server, too, by log-batch. Both servers run all the time, and share this
-machine's cores with the client. wandb-to-mlflow must be installed.
+machine's cores with the client.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def main() -> None:
                 entrants: dict[str, tuple[Writer, Server]] = {
                     peers.OURS: (peers.this_project, fast),
                     BY_LOG_BATCH: (peers.this_project, plain),
-                    "wandb-to-mlflow (PyPI)": (peers.wandb_to_mlflow, plain),
                 }
+                entrants |= {name: (write, plain) for name, write in peers.other_tool().items()}
                 where = f"{workers} workers on {database}"
                 race(entrants, runs, options.rounds, where, workers)
 
