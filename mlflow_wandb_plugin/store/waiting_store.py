@@ -36,14 +36,23 @@ def take_over(run_id: str) -> None:
     """Answer for a run that MLflow has, until `give_back`. The store has nothing of it yet."""
     from mlflow.store.tracking.dbmodels.models import SqlRun
     from mlflow.tracking._tracking_service import utils
+    from sqlalchemy.orm import Session
 
     folder = f"{store().artifact_root_uri}/0/{run_id}/artifacts"
     now_ms = time.time_ns() // 1_000_000
     fields = {"status": "RUNNING", "user_id": "", "source_type": "UNKNOWN", "source_name": ""}
     fields |= {"entry_point_name": "", "source_version": "", "lifecycle_stage": "active"}
-    with store().ManagedSessionMaker() as session:
-        session.merge(SqlRun(run_uuid=run_id, name=run_id, experiment_id=0, start_time=now_ms,
-                           artifact_uri=folder, **fields))  # fmt: skip
+    run = SqlRun(
+        run_uuid=run_id,
+        name=run_id,
+        experiment_id=0,
+        start_time=now_ms,
+        artifact_uri=folder,
+        **fields,
+    )
+    with Session(store().engine) as session:
+        session.merge(run)
+        session.commit()
     # MLflow keeps the repository of a run's artifacts.
     utils._artifact_repos_cache.pop(run_id, None)
     _taken.add(run_id)

@@ -43,3 +43,22 @@ def test_a_model_is_put_together_from_its_operations() -> None:
     assert (model.model_id, model.name, model.kind) == ("m-1", "net", "torch")
     assert (model.status, model.finished, model.known) == ("READY", True, True)
     assert (model.params, model.tags, model.steps) == ({"depth": "3"}, {"a": "b"}, [5, 6])
+
+
+def test_models_that_a_run_has_read_are_in_its_section_once() -> None:
+    """In the order in which they came, with other operations that name no models."""
+    state = JournalState()
+    for models in (["m-2", "m-1"], ["m-1", "m-3"]):
+        state.apply({"op": "inputs", "models": models})
+    state.apply({"op": "inputs"})
+    assert state.section("an experiment", {})["input_models"] == ["m-2", "m-1", "m-3"]
+
+
+def test_a_run_without_a_name_has_none_in_wandb() -> None:
+    """Its project and id are the journal's; a name that an operation gives is the run's."""
+    state = JournalState()
+    header = {"mlflow_run_id": "r1", "project": "p"}
+    info = state.info(header, {})
+    assert (info.name, info.project, info.run_id) == ("", "p", "r1")
+    state.apply({"op": "update", "name": "fine"})
+    assert state.info(header, {}).name == "fine"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlflow_wandb_plugin.mapping.models import MOST_COPIES, model_of_version
+import pytest
+
+from mlflow_wandb_plugin.mapping.models import DELETED, MOST_COPIES, Model, model_of_version
 
 
 @dataclass
@@ -48,3 +50,15 @@ def test_versions_that_are_copies_of_themselves_end() -> None:
 
     assert model_of_version(Version("models:/loop/1"), find) is None
     assert len(asked) == MOST_COPIES
+
+
+@pytest.mark.parametrize(
+    ("status", "finished"),
+    [("PENDING", False), ("", False), ("READY", True), ("FAILED", True), (DELETED, True)],
+)
+def test_the_status_of_a_model_says_whether_its_files_still_change(
+    status: str, finished: bool
+) -> None:
+    """Of one that is only known as registered, no files are expected."""
+    assert Model("m-1", status=status, known=True).finished is finished
+    assert Model("m-1", status=status).finished
