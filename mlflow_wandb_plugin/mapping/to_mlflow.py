@@ -91,8 +91,8 @@ def has_mlflow_calls(info: RunInfo) -> bool:
 
 
 def calls_waited(info: RunInfo) -> bool:
-    """Whether MLflow did not answer when the run began: then what its calls logged is in the W&B
-    run alone."""
+    """Whether MLflow did not answer when the run began, or within it: then what its calls logged
+    may be in the W&B run alone."""
     section = info.config.get(CALLS_CONFIG_KEY)
     return isinstance(section, Mapping) and section.get("active") is False
 
