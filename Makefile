@@ -34,7 +34,7 @@ test-torch: .venv/torch  ## Check torchtune's recipes and Flyte's Elastic worker
 test-frameworks: .venvs/frameworks/made  ## Check programs of launchers and frameworks: torchrun, notebooks, Hugging Face, Lightning, …
 	@.venvs/frameworks/bin/python -m pytest -n 2 -m frameworks tests/frameworks
 
-test-ray: .venv/made  ## Check training, tuning and a backfill on small Ray clusters
+test-ray: .venv/made  ## Check training, tuning and a backfill on small Ray clusters; after test-torch with Lightning, too
 	@.venv/bin/python -m pytest -m ray_cluster tests/integrations/ray
 
 test-kills: .venv/made  ## Kill backfills and copies twenty to thirty times each; make test does so less often
@@ -74,7 +74,7 @@ clean:  ## Remove the environments, the demo and what tools cache
 
 .venv/torch: .venv/made
 	.venv/bin/python -m pip install --quiet torch==2.13.0
-	.venv/bin/python -m pip install --quiet --editable '.[torchtune]' flyteplugins-pytorch
+	.venv/bin/python -m pip install --quiet --editable '.[torchtune]' flyteplugins-pytorch 'lightning>=2.4'
 	@touch $@
 
 # torch first, and alone: a build for the CPU that is at hand is then not replaced.
