@@ -5,7 +5,7 @@ All of wandb's private API that the package relies on while training is in this 
 end of `wandb.init`, `Run._finish`, and the interface's `_publish` and `_deliver`. Where one of them
 is missing, `install` raises an error and changes nothing. `Run._finish_timed_out`, where it exists,
 is true after wandb gave up uploading. The interface's `_publish_partial_history` is replaced where
-`sends_rows_as_known`.
+`sends_rows_as_known`. `_WandbInit.set_sync_dir_suffix`, where it exists, names a run's folder.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import atexit
 import dataclasses
 import functools
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -45,6 +46,10 @@ _KEPT_REQUESTS = {
     kind.partition(".")[2]: kind for kind in KEPT_KINDS if kind.startswith("request.")
 }
 
+_UNFIT_FOR_FOLDERS = re.compile(r"[^\w.-]")
+LONGEST_LABEL = 64
+"""Characters of a process's label in the name of its folder."""
+
 _settings = Settings()
 _override: ContextVar[Settings | None] = ContextVar("mlflow_wandb_settings", default=None)
 _installed = False
@@ -73,6 +78,7 @@ def install(settings: Settings) -> None:
         run._set_backend = _wrap_set_backend(run._set_backend)
         run._on_start = _wrap_on_start(run._on_start)
         run._finish = _wrap_finish(run._finish)
+        _keep_folders_apart()
         _installed = True
     _start_replicator_early(settings)
     if "WANDB_SERVICE" not in os.environ:
@@ -195,6 +201,31 @@ def _wrap_finish(finish: Any) -> Any:
                     del _taps[run.settings.run_id]
 
     return wrapper
+
+
+def _keep_folders_apart() -> None:
+    """Give each process that shares a run a folder of its own, named after its `x_label`.
+
+    A run's folder has the time to the second and the run's id in its name. wandb adds a number if
+    it exists; two processes may look at the same time, and would then write one `.wandb` file,
+    which keeps the rows of one of them.
+    """
+    from wandb.sdk import wandb_init
+
+    starting: Any = getattr(wandb_init, "_WandbInit", None)
+    original = getattr(starting, "set_sync_dir_suffix", None)
+    if original is None:
+        return
+
+    @functools.wraps(original)
+    def set_sync_dir_suffix(self: Any, settings: Any) -> None:
+        if settings.x_label and not settings.x_sync_dir_suffix:
+            settings.x_sync_dir_suffix = _UNFIT_FOR_FOLDERS.sub("_", settings.x_label)[
+                :LONGEST_LABEL
+            ]
+        original(self, settings)
+
+    starting.set_sync_dir_suffix = set_sync_dir_suffix
 
 
 def _attach(run: Any, interface: Any) -> None:

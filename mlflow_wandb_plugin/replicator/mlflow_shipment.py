@@ -56,6 +56,8 @@ ASKING = "asking"
 """State of a journal until MLflow has answered for the first time."""
 SECONDARY = "secondary"
 """Key of a journal's header and status: another process writes how the run ends."""
+WANDB_RUN_ID = "wandb_run_id"
+"""Key of a status: the id of the W&B run, by which a journal is told from those of other runs."""
 
 
 class MlflowShipment:
@@ -115,6 +117,7 @@ class MlflowShipment:
 
     def _ship(self) -> str:
         header = read_header(self.path)
+        self._status[WANDB_RUN_ID] = header["run_id"]
         # A training process decides which files it logs; a journal that was left may be anybody's.
         from_trainer = trainer_alive(self.path)
         if header.get(SECONDARY):
@@ -293,20 +296,27 @@ def run_goes_on(path: Path, wandb_file: Path) -> bool:
 
 def was_resumed(path: Path, run_id: str) -> bool:
     """Whether a later process resumed the run of journal ``path`` and writes how the run ends."""
-    stamp = len(path.stem) - len(run_id)
     return any(
-        later.stem[stamp:] == run_id and later.stem > path.stem and _writes_the_end(later)
+        later.stem > path.stem and run_id in later.stem and _writes_the_end(later, run_id)
         for suffix in (frames.SUFFIX, ".status")
         for later in path.parent.glob(f"[!.]*{suffix}")
     )
 
 
-def _writes_the_end(path: Path) -> bool:
-    """Whether the process of journal ``path`` writes how its run ends."""
+def _writes_the_end(path: Path, run_id: str) -> bool:
+    """Whether journal ``path`` is of the W&B run ``run_id``, and its process writes how that ends.
+
+    The name of a journal is that of wandb's folder: behind the run's id it may have a suffix.
+    """
     status: dict[str, Any] = dict(read_status(path))
+    found = status.get(WANDB_RUN_ID)
     with contextlib.suppress(JournalError, OSError):
-        status.update(read_header(path.with_suffix(frames.SUFFIX)))
-    return status.get("state") != "empty" and not status.get(SECONDARY)
+        header = read_header(path.with_suffix(frames.SUFFIX))
+        found = header["run_id"]
+        status.update(header)
+    # Status files of earlier versions do not say.
+    is_same = found == run_id if found else path.stem.endswith(f"-{run_id}")
+    return is_same and status.get("state") != "empty" and not status.get(SECONDARY)
 
 
 def handover_file(path: Path) -> Path:

@@ -18,10 +18,14 @@ from mlflow_wandb_plugin import backfill
 from mlflow_wandb_plugin.journal.frames import RECORD
 from mlflow_wandb_plugin.journal.journal_locks import shipping_lock
 from mlflow_wandb_plugin.journal.reader import read_header
-from mlflow_wandb_plugin.journal.status_file import read_status
+from mlflow_wandb_plugin.journal.status_file import read_status, write_status
 from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.replicator import mlflow_shipment
-from mlflow_wandb_plugin.replicator.mlflow_shipment import MlflowShipment, handover_file
+from mlflow_wandb_plugin.replicator.mlflow_shipment import (
+    MlflowShipment,
+    handover_file,
+    was_resumed,
+)
 from mlflow_wandb_plugin.sources.wandb_local.run_log import is_open_elsewhere
 from mlflow_wandb_plugin.targets.mlflow import client
 from mlflow_wandb_plugin.wandb_log.log_writer import LogWriter
@@ -463,3 +467,26 @@ def test_a_run_whose_id_ends_alike_is_another_one(fresh_store: str, tmp_path: Pa
     assert shipment(left, fresh_store).ship() == "complete"
     assert read_runs(fresh_store)["r1"].status == "KILLED"
     other.close()
+
+
+@pytest.mark.parametrize("delivered", [False, True])
+def test_a_later_journal_of_the_run_says_how_it_ends(tmp_path: Path, delivered: bool) -> None:
+    """Whatever is behind the run's id in its name, also when its status alone is left; one of
+    another run, whose id begins alike, or of a process that decides nothing does not."""
+    first = written(tmp_path, *WHOLE, name="20260101_000000-r1-rank_0", run_id="r1")
+    others = [
+        written(tmp_path, *WHOLE, name="20260101_000001-r1-rank_1", run_id="r1", secondary=True),
+        written(tmp_path, *WHOLE, name="20260101_000002-r1-b"),
+        written(tmp_path, *WHOLE, name="20260101_000003-or1"),
+    ]
+    later = written(tmp_path, *WHOLE, name="20260101_000004-r1-rank_0", run_id="r1")
+    if delivered:
+        for path in (*others, later):
+            header = read_header(path)
+            known = {"wandb_run_id": header["run_id"], "state": "complete"}
+            write_status(path, {**known, "secondary": bool(header.get("secondary"))})
+            path.unlink()
+    assert was_resumed(first, "r1")
+    later.unlink(missing_ok=True)
+    later.with_suffix(".status").unlink(missing_ok=True)
+    assert not was_resumed(first, "r1")
