@@ -6,7 +6,7 @@ import json
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from mlflow_wandb_plugin.cli.terminal import say
 from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
-from mlflow_wandb_plugin.journal.status_file import read_status
+from mlflow_wandb_plugin.journal.status_file import WANDB_RUN_ID, read_status
 from mlflow_wandb_plugin.replicator import sync as syncing
 from mlflow_wandb_plugin.replicator.wandb_shipment import is_mirrored
 
@@ -114,7 +114,7 @@ def _row(path: Path) -> dict[str, Any]:
     return {
         "log": path.stem,
         "run": str(recorded.get("name") or ""),
-        "id": path.stem if mirrored else path.stem[STAMP:] or path.stem,
+        "id": path.stem if mirrored else _wandb_id(path, recorded),
         "project": str(recorded.get("project") or ""),
         "age": _age(path),
         "trainer": "alive" if alive else "ended",
@@ -131,6 +131,11 @@ def _row(path: Path) -> dict[str, Any]:
 
 STAMP = len("20260101_000000-")
 """Characters of a log's name before the run's id: when the run started."""
+
+
+def _wandb_id(path: Path, recorded: Mapping[str, Any]) -> str:
+    """The id of a journal's W&B run; of one whose delivery has not begun, what its name says."""
+    return str(recorded.get(WANDB_RUN_ID) or "") or path.stem[STAMP:] or path.stem
 
 
 def _age(path: Path) -> str:

@@ -12,6 +12,8 @@ from mlflow_wandb_plugin.core.private_files import FILE_MODE, open_private
 
 LEFT_OUT = "left out"
 """State of a journal whose run a plugin does not select."""
+WANDB_RUN_ID = "wandb_run_id"
+"""Key: the id of the W&B run; the journal's name may have more behind it."""
 
 
 def read_status(path: Path) -> dict[str, Any]:

@@ -27,7 +27,12 @@ from mlflow_wandb_plugin.errors import (
 from mlflow_wandb_plugin.journal import frames
 from mlflow_wandb_plugin.journal.journal_locks import remove_journal, shipping_lock, trainer_alive
 from mlflow_wandb_plugin.journal.reader import read_header
-from mlflow_wandb_plugin.journal.status_file import LEFT_OUT, read_status, write_status
+from mlflow_wandb_plugin.journal.status_file import (
+    LEFT_OUT,
+    WANDB_RUN_ID,
+    read_status,
+    write_status,
+)
 from mlflow_wandb_plugin.live import unsent_rows
 from mlflow_wandb_plugin.replicator.run_log_of_journal import wandb_file_of
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog
@@ -56,8 +61,6 @@ ASKING = "asking"
 """State of a journal until MLflow has answered for the first time."""
 SECONDARY = "secondary"
 """Key of a journal's header and status: another process writes how the run ends."""
-WANDB_RUN_ID = "wandb_run_id"
-"""Key of a status: the id of the W&B run, by which a journal is told from those of other runs."""
 
 
 class MlflowShipment:
