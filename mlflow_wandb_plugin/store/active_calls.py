@@ -7,6 +7,7 @@ operations that a mirror of that run would journal. For all other runs they are 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -188,13 +189,14 @@ class _Method:
         run_id = _replica_among((self._owner, *args, *kwargs.values()))
         if run_id is None or waiting_store.has(run_id):
             return self._method(*args, **kwargs)
+        name = self._method.__name__
+        retries = few_mlflow_retries() if name in _VALUES else contextlib.nullcontext()
         try:
-            with few_mlflow_retries():
+            with retries:
                 return self._method(*args, **kwargs)
         except Exception as error:
             if not _waits(run_id, error):
                 raise
-        name = self._method.__name__
         if self._owner:
             return getattr(waiting_store.repository(run_id), name)(*args, **kwargs)
         return waiting_store.call(name, args, kwargs, _unwrapped)
@@ -233,6 +235,11 @@ def _passes(error: Exception) -> bool:
 
     at_server = uris.without_prefix(mlflow.get_tracking_uri()).startswith(SERVERS)
     return may_pass(error, at_server) or (is_of_cloud(error) and not permanent_code(error))
+
+
+_VALUES = frozenset(("log_metric", "log_param", "set_tag", "log_batch"))
+"""Methods of which W&B keeps everything: training does not wait for MLflow's retries. Of a model it
+keeps the files: MLflow may be had again within these."""
 
 
 class _Inside(threading.local):
