@@ -5,16 +5,19 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 IS_3_1 = mlflow.__version__.startswith("3.1.")
+DEADLOCKS = 20
+"""Deadlocks in a row, after which a call is given up."""
 
 
 def _has(module: str) -> bool:
@@ -60,6 +63,19 @@ def loggable(metrics: Iterable[Metric], logged: set[tuple[object, ...]]) -> list
             taken.append(metric)
         logged.add(point)
     return taken
+
+
+def log_batch_beside(client: MlflowClient, run_id: str, metrics: Sequence[Metric]) -> None:
+    """Log metrics beside other writers into MySQL: 3.1 raises after a deadlock, later versions
+    repeat the call themselves."""
+    for left in reversed(range(DEADLOCKS if IS_3_1 else 1)):
+        try:
+            client.log_batch(run_id, metrics)
+        except MlflowException as error:
+            if not left or "1213, 'Deadlock found" not in str(error):
+                raise
+        else:
+            return
 
 
 def without_migrations(err: str) -> str:

@@ -20,6 +20,7 @@ from mlflow_wandb_plugin.targets.mlflow.sql.bulk_points import Points, SqlBulk, 
 from mlflow_wandb_plugin.targets.mlflow.sql.sql_client import sql_client
 from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.support.health_checks import WITH_FIXTURE
+from tests.support.mlflow_features import log_batch_beside, loggable
 from tests.support.processes import wait_until
 from tests.targets.mlflow.on_mysql import line, new_run, rows
 from tests.targets.mlflow.sql.test_bulk_points import CALLS
@@ -35,10 +36,11 @@ def test_rows_are_those_of_log_batch(
     one, other = new_run(client), new_run(client)
     bulk = open_bulk(client)
     bulk._rows_at_once = size
+    logged = set[tuple[object, ...]]()
     for call in calls:
         metrics = [Metric(name, *point) for name, points in call for point in points]
         if metrics:
-            client.log_batch(one, metrics=metrics)
+            client.log_batch(one, metrics=loggable(metrics, logged))
             bulk.write(
                 other, [Points(name, *zip(*points, strict=True)) for name, points in call if points]
             )
@@ -81,7 +83,8 @@ def test_live_writers_and_bulk_may_meet(client: MlflowClient, bulk: SqlBulk, mys
     def by_mlflow(offset: int) -> None:
         own = MlflowClient(mysql)
         for step in range(offset, 120, 4):
-            own.log_batch(run_id, [Metric(name, step / 7, step, step) for name in names])
+            metrics = [Metric(name, step / 7, step, step) for name in names]
+            log_batch_beside(own, run_id, metrics)
 
     def in_bulk(offset: int) -> None:
         for step in range(offset, 120, 4):
