@@ -15,7 +15,8 @@ from pathlib import Path
 
 from benchmarks import peers
 from benchmarks.common import arguments, private_place
-from benchmarks.write_server import Server, Writer, race
+from benchmarks.peers import Writer
+from benchmarks.write_server import Server, race
 from tests.support.postgres import postgres_server
 from tests.support.processes import mlflow_server
 

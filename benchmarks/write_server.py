@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
 
 from benchmarks import peers
 from benchmarks.common import (
@@ -26,11 +25,11 @@ from benchmarks.common import (
     show,
     stopwatch,
 )
+from benchmarks.peers import Writer
 from mlflow_wandb_plugin.core import identity
 from tests.support.processes import mlflow_server
 
 SETTLING_S = 30
-Writer: TypeAlias = "Callable[[str, list[peers.BenchRun]], Any]"
 
 
 def main() -> None:

@@ -15,9 +15,10 @@ from mlflow_wandb_plugin.cli.next_commands import examples
 from mlflow_wandb_plugin.cli.terminal import say, working
 from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.core.mlflow_retries import RETRIES
+from mlflow_wandb_plugin.core.partial_import import load
 from mlflow_wandb_plugin.core.training_settings import load_settings
 from mlflow_wandb_plugin.diagnosis.check import Check
-from mlflow_wandb_plugin.diagnosis.homes import mlflow_checks, prepare_imports, wandb_checks
+from mlflow_wandb_plugin.diagnosis.homes import mlflow_checks, wandb_checks
 from mlflow_wandb_plugin.diagnosis.installation import classification_check, installation_checks
 from mlflow_wandb_plugin.mlflow_access.address import default_uri
 from mlflow_wandb_plugin.store import uris
@@ -39,7 +40,8 @@ def doctor(to: str, as_json: bool) -> None:
     Exit code: 0 no problem was found, 1 one was, 2 it could not start.
     """
     os.environ.setdefault(RETRIES, "0")
-    prepare_imports()
+    # As a training process has it. Of MLflow, a server's client is enough.
+    load("wandb")
     with working("importing MLflow and wandb, and asking both homes"):
         uri = tracking_uri.absolute_uri(
             uris.without_prefix(to or tracking_uri.uri(load_settings()) or default_uri())

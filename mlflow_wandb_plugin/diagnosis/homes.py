@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 
 from mlflow_wandb_plugin.core import tracking_uri
-from mlflow_wandb_plugin.core.partial_import import allow_partial_import, load
 from mlflow_wandb_plugin.core.retry import Backoff
 from mlflow_wandb_plugin.diagnosis.check import Check
 from mlflow_wandb_plugin.errors import MlflowWandbError, UsageError
@@ -26,13 +25,6 @@ FILES_S = 60.0
 """Seconds for files of this machine, which may be locked."""
 
 Checks = Callable[[], Iterator[Check]]
-
-
-def prepare_imports() -> None:
-    """Import wandb as a training process does; of MLflow, a server's client will be enough, which
-    takes a third of the time."""
-    allow_partial_import()
-    load("wandb")
 
 
 class TimedChecks:

@@ -220,9 +220,9 @@ def _keep_folders_apart() -> None:
     @functools.wraps(original)
     def set_sync_dir_suffix(self: Any, settings: Any) -> None:
         if settings.x_label and not settings.x_sync_dir_suffix:
-            settings.x_sync_dir_suffix = _UNFIT_FOR_FOLDERS.sub("_", settings.x_label)[
-                :LONGEST_LABEL
-            ]
+            label = _UNFIT_FOR_FOLDERS.sub("_", settings.x_label)
+            # wandb's own labels differ in their ends.
+            settings.x_sync_dir_suffix = label[-LONGEST_LABEL:]
         original(self, settings)
 
     starting.set_sync_dir_suffix = set_sync_dir_suffix

@@ -195,11 +195,10 @@ class _Method:
             with retries:
                 return self._method(*args, **kwargs)
         except Exception as error:
-            if not _waits(run_id, error):
+            if not _taken_over(run_id, error):
                 raise
-        if self._owner:
-            return getattr(waiting_store.repository(run_id), name)(*args, **kwargs)
-        return waiting_store.call(name, args, kwargs, _unwrapped)
+        other = waiting_store.repository(run_id) if self._owner else waiting_store.store()
+        return _unwrapped(other, name)(*args, **kwargs)
 
 
 def _unwrapped(instance: Any, name: str) -> Callable[..., Any]:
@@ -213,8 +212,12 @@ def _replica_among(given: Sequence[Any]) -> str | None:
     return next((one for one in given if isinstance(one, str) and one in receivers), None)
 
 
-def _waits(run_id: str, error: Exception) -> bool:
-    """Whether `waiting_store` answers for MLflow's run ``run_id`` from now on, after this error."""
+def _taken_over(run_id: str, error: Exception) -> bool:
+    """Let `waiting_store` answer for the run ``run_id`` if ``error`` says that MLflow does not.
+
+    Returns:
+        Whether it answers for the run from now on.
+    """
     receiver = receivers.get(run_id)
     if receiver is None or not _passes(error):
         return False

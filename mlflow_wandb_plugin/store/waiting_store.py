@@ -1,7 +1,7 @@
 """A store for active runs about which MLflow does not answer.
 
-It is MLflow's own, in a temporary folder of this process. `active_run` sends what is about a run of
-it, or about a logged model of such a run, there. MLflow gets all of it from the W&B run, when it
+It is MLflow's own, in a temporary folder of this process. `active_calls` sends what is about a run
+of it, or about a logged model of such a run, there. MLflow gets all of it from the W&B run, when it
 answers: the store only has answers for MLflow's calls until then.
 """
 
@@ -39,16 +39,14 @@ def take_over(run_id: str) -> None:
     from sqlalchemy.orm import Session
 
     folder = f"{store().artifact_root_uri}/0/{run_id}/artifacts"
-    now_ms = time.time_ns() // 1_000_000
-    fields = {"status": "RUNNING", "user_id": "", "source_type": "UNKNOWN", "source_name": ""}
-    fields |= {"entry_point_name": "", "source_version": "", "lifecycle_stage": "active"}
     run = SqlRun(
         run_uuid=run_id,
         name=run_id,
         experiment_id=0,
-        start_time=now_ms,
+        user_id="",
+        status="RUNNING",
+        start_time=time.time_ns() // 1_000_000,
         artifact_uri=folder,
-        **fields,
     )
     with Session(store().engine) as session:
         session.merge(run)
@@ -90,22 +88,21 @@ def store() -> Any:
     """Return MLflow's store of these runs."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    native: Any = SqlAlchemyStore
+
+    class WaitingStore(native):  # type: ignore[misc]
+        """MLflow's store, which notes the logged models that it has."""
+
+        def create_logged_model(self, *args: Any, **kwargs: Any) -> Any:
+            model = super().create_logged_model(*args, **kwargs)
+            _ids.add(model.model_id)
+            return model
+
     folder = Path(tempfile.mkdtemp(prefix="mlflow-wandb-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     ensure_tables(uri)
-    opened: Any = SqlAlchemyStore
-    return opened(uri, str(folder / "artifacts"))
-
-
-def call(
-    name: str, args: Any, kwargs: Any, method: Callable[[Any, str], Callable[..., Any]] = getattr
-) -> Any:
-    """Call the store's method ``name``, which ``method`` gets from the store."""
-    result = method(store(), name)(*args, **kwargs)
-    if name == "create_logged_model":
-        _ids.add(result.model_id)
-    return result
+    return WaitingStore(uri, str(folder / "artifacts"))
 
 
 class RoutedStore:
@@ -121,11 +118,10 @@ class RoutedStore:
         self._wrapped = wrapped
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        def routed(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             given = (*args, *kwargs.values())
-            if not any(isinstance(one, str) and one in _ids for one in given):
-                return getattr(self._open_store(), name)(*args, **kwargs)
-            self._wrapped(store())
-            return call(name, args, kwargs)
+            is_ours = any(isinstance(one, str) and one in _ids for one in given)
+            asked = self._wrapped(store()) if is_ours else self._open_store()
+            return getattr(asked, name)(*args, **kwargs)
 
-        return routed
+        return call

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from mlflow_wandb_plugin.core.model import NO_FILE
 from mlflow_wandb_plugin.errors import SourceError
 from mlflow_wandb_plugin.mapping.names import safe_path
+from mlflow_wandb_plugin.mlflow_access.faults import SERVERS
 from mlflow_wandb_plugin.mlflow_access.repositories import open_repository
 from mlflow_wandb_plugin.sources.mlflow.store_client import StoreClient
 from mlflow_wandb_plugin.sources.temp_dirs import RefCountedTempDir
@@ -137,7 +138,7 @@ def _local_folder(uri: str) -> Path | None:
 
 def _refusal(tracking_uri: str, folder: Path) -> str:
     """Say why a local folder that a store names is not read; empty if it is."""
-    if tracking_uri.startswith(("http://", "https://", "databricks")):
+    if tracking_uri.startswith(SERVERS):
         return f"a server named it; pass {FOLLOW_LINKS} if it keeps its artifacts on this machine"
     if not _LAYOUT.search(folder.as_posix()):
         return f"MLflow does not name folders so; pass {FOLLOW_LINKS} if it has the run's files"

@@ -131,7 +131,7 @@ def test_an_mlflow_that_is_away_fails_no_task(tmp_path: Path, empty_store: Path)
         assert "MLflow cannot be had" in output
         assert [run.name for run in server.runs] == ["mlflow-is-away-a"]
         there = copy_store(empty_store, tmp_path / "mlflow.db")
-        (folder,) = (tmp_path / "client").rglob("run-*-mlflow-is-away-a*")
+        (folder,) = (tmp_path / "client").rglob("run-*-mlflow-is-away-a-a")
         done = mlflow_wandb("backfill", str(folder), "--to", there, env=env, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
     (state,) = read_runs(there, tmp_path / "files").values()
