@@ -87,14 +87,14 @@ class BatchWriter:
         found: dict[str, str | None] = {}
         for start in range(0, len(wanted), RUNS_AT_ONCE):
             some = wanted[start : start + RUNS_AT_ONCE]
-            rows = self._dialect.execute(
+            rows = self._dialect.query(
                 connection,
                 f"SELECT runs.run_uuid, {column} FROM runs {joined if bound else ''} "
                 "WHERE runs.lifecycle_stage = 'active' "
                 f"AND runs.run_uuid IN ({', '.join('?' * len(some))})",
                 tuple(some),
             )
-            found.update(tuple(row) for row in rows.fetchall())
+            found.update(rows)
         return found
 
     def _add_params(
@@ -105,12 +105,12 @@ class BatchWriter:
         if not batch.params:
             return True
         marks = ", ".join("?" * len(batch.params))
-        rows = self._dialect.execute(
+        rows = self._dialect.query(
             connection,
             f'SELECT "key", value FROM params WHERE run_uuid = ? AND "key" IN ({marks})',
             (batch.run_id, *batch.params),
         )
-        known = dict(tuple(row) for row in rows.fetchall())
+        known = dict(rows)
         for key in batch.params:
             if (batch.run_id, key) in new:
                 known[key] = new[batch.run_id, key]

@@ -51,6 +51,10 @@ class Dialect(ABC):
         mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
         return connection.exec_driver_sql(sql.replace("?", mark).replace('"', self.QUOTE), values)
 
+    def query(self, connection: Connection, sql: str, values: Any) -> list[tuple[Any, ...]]:
+        """Execute a query that is written as for `execute`; returns its rows."""
+        return [tuple(row) for row in self.execute(connection, sql, values)]
+
     @abstractmethod
     def insert(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
         """Insert points into ``metrics``; skip those that exist."""
@@ -107,6 +111,10 @@ class Sqlite(Dialect):
     OF_RUNS = tuple(_insert(_marks(size)) for size in ROWS)
     LATEST = tuple(_upsert(_marks(size)) for size in ROWS)
 
+    def query(self, connection: Connection, sql: str, values: Any) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = self._on_driver(connection, sql, values).fetchall()
+        return found
+
     def insert(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
         rest: tuple[list[Any], ...] = ([], [], [], [], [])
         for points in part:
@@ -119,7 +127,7 @@ class Sqlite(Dialect):
             while end - start >= size:
                 for at, column in enumerate(rest, start=1):
                     parameters[at::5] = column[start : start + size]
-                connection.exec_driver_sql(insert, tuple(parameters))
+                self._on_driver(connection, insert, tuple(parameters))
                 start += size
 
     def _insert_one_metric(self, connection: Connection, run_id: str, points: Points) -> int:
@@ -134,7 +142,7 @@ class Sqlite(Dialect):
             parameters[2::3] = points.values[start:stop]
             parameters[3::3] = points.timestamps_ms[start:stop]
             parameters[4::3] = points.steps[start:stop]
-            connection.exec_driver_sql(self.OF_ONE_METRIC, tuple(parameters))
+            self._on_driver(connection, self.OF_ONE_METRIC, tuple(parameters))
         return count
 
     def insert_rows(self, connection: Connection, rows: Sequence[Row]) -> None:
@@ -151,8 +159,22 @@ class Sqlite(Dialect):
         for size, statement in zip(self.ROWS, statements, strict=True):
             while end - start >= size:
                 values = tuple(chain.from_iterable(rows[start : start + size]))
-                connection.exec_driver_sql(statement, values)
+                self._on_driver(connection, statement, values)
                 start += size
+
+    def _on_driver(self, connection: Connection, sql: str, values: Any) -> Any:
+        """Execute a statement on the driver's connection: for one of a few rows, SQLAlchemy needs
+        as much time as SQLite.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: SQLite refused it, and undid it: it is executed once
+                more for SQLAlchemy's error.
+        """
+        driver: Any = connection.connection.driver_connection
+        try:
+            return driver.execute(sql, values)
+        except _driver(connection).Error:
+            return connection.exec_driver_sql(sql, values)
 
 
 class PostgreSql(Dialect):

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from mlflow_wandb_plugin.core.identity import TO_THE_END
@@ -36,6 +37,9 @@ from mlflow_wandb_plugin.wandb_log.records import HISTORY, RUN, record_type
 RECENT_S = 120
 """Seconds since its last change for which a file counts as open, where /proc does not exist."""
 RECORDS_PER_SIZE_CHECK = 64
+FIRST_BLOCK_POINTS = 10_000
+"""The first block of a log is small, and each one has twice as many points as the one before, up to
+`BLOCK_POINTS`: the target writes the first ones while others are decoded."""
 # Numbers of Record.record_type. Only core writes stats, output_raw and environment records.
 CONFIG, EXIT = 5, 18
 _CORE_ONLY = frozenset({7, 13, 26})
@@ -53,10 +57,10 @@ def peek(log: RunLog) -> RunInfo:
     decoder.begin(log.segment)
     if log.wandb_file is not None:
         try:
-            for frame in LogReader(log.wandb_file).read():
-                if record_type(frame.payload) in _PEEKED:
+            for _, payload in chain.from_iterable(LogReader(log.wandb_file).read_many()):
+                if record_type(payload) in _PEEKED:
                     with contextlib.suppress(RecordError):
-                        decoder.feed(frame.payload)
+                        decoder.feed(payload)
         except SourceError:
             # Deleted, or never written: a journal is enough.
             if log.journal is None:
@@ -154,6 +158,7 @@ class _LogReading:
         self._since = since.get(self._segment, 0)
         self._copied = since.get(log.segment) == TO_THE_END
         self._rows_from_file = self._journal is None
+        self._block_points = FIRST_BLOCK_POINTS
         self._progress = Progress()
         self._files = LocalFiles(log.run_folder, follow_links)
         decoder.begin(log.segment, self._files)
@@ -231,7 +236,7 @@ class _LogReading:
             elif entry.kind == frames.NOTE:
                 self._apply_note(entry.document())
             crossed = skipping and entry.end >= self._since
-            if crossed or decoder.points >= BLOCK_POINTS:
+            if crossed or decoder.points >= self._block_points:
                 yield from self._block(entry.end)
                 skipping = entry.end < self._since
         yield from self._block(reader.position)
@@ -247,7 +252,7 @@ class _LogReading:
                     except RecordError as error:
                         frame = Frame(end, payload)
                         reader.unreadable.append(_unreadable(reader.path, frame, error))
-                    if not count % RECORDS_PER_SIZE_CHECK and decoder.points >= BLOCK_POINTS:
+                    if not count % RECORDS_PER_SIZE_CHECK and decoder.points >= self._block_points:
                         yield from self._block(end if self._journal is None else self._position)
         except SourceError:
             # Not written yet, or not readable: the journal is enough.
@@ -289,6 +294,7 @@ class _LogReading:
 
     def _block(self, position: int) -> Iterator[Item]:
         yield from self._items(position)
+        self._block_points = min(2 * self._block_points, BLOCK_POINTS)
         reader = self._journal or self._file
         if reader is not None and self._decoder.undecodable:
             reader.unreadable += [

@@ -29,14 +29,13 @@ def test_each_point_is_sent_to_the_database_once(engine: Engine) -> None:
     """Those that filled a statement of one metric are not sent again with what is left."""
     sent: list[int] = []
 
-    def count(_connection: Any, _cursor: Any, sql: str, *_more: Any) -> None:
-        sent.append(sql.count("(?1,"))
-
     numbers = range(601)
     with engine.begin() as connection:
-        sqlalchemy.event.listen(engine, "before_cursor_execute", count)
+        driver: Any = connection.connection.driver_connection
+        driver.set_trace_callback(lambda sql: sent.append(sql.count("('m',")))
         Sqlite().insert(connection, "r", [Points("m", [0.5] * 601, numbers, numbers)])
-    assert sent == [300, 300, 0]
+        driver.set_trace_callback(None)
+    assert [rows for rows in sent if rows] == [300, 300, 1]
     assert len(points_in(engine)) == 601
 
 
@@ -87,3 +86,14 @@ def test_sql_in_the_drivers_own_syntax(engine: Engine) -> None:
     with engine.begin() as connection:
         found = Sqlite().execute(connection, 'SELECT ? AS "key"', ("value",))
         assert [tuple(row) for row in found] == [("value",)]
+
+
+def test_a_refused_statement_raises_sqlalchemys_error(engine: Engine) -> None:
+    """Callers know no driver's errors; the rows before it are kept."""
+    with engine.begin() as connection:
+        Sqlite().insert_rows(connection, [("m", 1.0, 2, 3, False, "r")])
+        with pytest.raises(sqlalchemy.exc.OperationalError):
+            Sqlite().query(connection, "SELECT * FROM absent", ())
+        with pytest.raises(sqlalchemy.exc.SQLAlchemyError):
+            Sqlite().insert_rows(connection, [("m", object(), 2, 4, False, "r")])  # type: ignore[list-item]
+    assert points_in(engine) == [("r", "m", 3, 2, 1.0, 0)]

@@ -23,7 +23,12 @@ from mlflow_wandb_plugin.errors import SourceError
 from mlflow_wandb_plugin.journal.frames import RECORD
 from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.sources.wandb_local.folders import RunLog, find_logs
-from mlflow_wandb_plugin.sources.wandb_local.run_log import is_open_elsewhere, peek, read_logs
+from mlflow_wandb_plugin.sources.wandb_local.run_log import (
+    FIRST_BLOCK_POINTS,
+    is_open_elsewhere,
+    peek,
+    read_logs,
+)
 from mlflow_wandb_plugin.sources.wandb_local.source import WandbDir
 from mlflow_wandb_plugin.wandb_log.log_writer import LogWriter
 from tests.support.processes import wait_until
@@ -311,3 +316,20 @@ def test_an_unreadable_log_is_one_runs_error(tmp_path: Path) -> None:
     os.unlink(path)
     with pytest.raises(SourceError, match="cannot read"):
         list(source.read(run, {}))
+
+
+def test_the_first_block_of_a_log_is_small(tmp_path: Path) -> None:
+    """A target has something to write soon; blocks double in size, and no point is lost."""
+    keys = [f"k{number}" for number in range(40)]
+    rows = [row(step, **dict.fromkeys(keys, step)) for step in range(2000)]
+    wandb_file(tmp_path, "offline-run-1-one", run_record("one"), *rows, exit_record(0))
+    blocks = [0]
+    for item in items(WandbDir(tmp_path)):
+        if isinstance(item, Series):
+            blocks[-1] += len(item.values)
+        elif isinstance(item, Checkpoint):
+            blocks.append(0)
+    between_checks = 64 * len(keys)
+    assert FIRST_BLOCK_POINTS <= blocks[0] <= FIRST_BLOCK_POINTS + between_checks
+    assert 2 * FIRST_BLOCK_POINTS <= blocks[1] <= 2 * FIRST_BLOCK_POINTS + between_checks
+    assert sum(blocks) == len(keys) * len(rows)
