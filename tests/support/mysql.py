@@ -23,6 +23,8 @@ from tests.support.postgres import unprivileged
 from tests.support.processes import end_gently, free_port, wait_until
 
 SERVERS = ("mariadbd", "mysqld")
+PORTS = 3
+"""How many free ports are tried."""
 
 
 def why_not() -> str | None:
@@ -84,6 +86,23 @@ def _make_data(place: Path, who: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _serving(place: Path, who: dict[str, Any], options: tuple[str, ...]) -> Iterator[int]:
+    process, port = _started(place, who, options)
+    for _ in range(PORTS - 1):
+        if process.poll() is None:
+            break
+        # Another process may have taken the port meanwhile.
+        process, port = _started(place, who, options)
+    try:
+        assert process.poll() is None, (place / "log").read_text()
+        yield port
+    finally:
+        end_gently(process, signal.SIGTERM)
+
+
+def _started(
+    place: Path, who: dict[str, Any], options: tuple[str, ...]
+) -> tuple[subprocess.Popen[bytes], int]:
+    """A server that answers, or that has ended, and its port."""
     port = free_port()
     command = [
         str(_program(*SERVERS)), "--no-defaults", f"--datadir={place / 'data'}",
@@ -92,19 +111,19 @@ def _serving(place: Path, who: dict[str, Any], options: tuple[str, ...]) -> Iter
         f"--init-file={place / 'first.sql'}", f"--tmpdir={place}",
         "--skip-log-bin", "--innodb-flush-log-at-trx-commit=0", *options,
     ]  # fmt: skip
-    with open(place / "log", "wb") as log:
+    with open(place / "log", "ab") as log:
         process = subprocess.Popen(
             command, cwd=place, env={"LC_ALL": "C"},
             stdout=log, stderr=log, start_new_session=True, **who,
         )  # fmt: skip
     try:
         wait_until(
-            lambda: process.poll() is not None or _answers(port), 60, "the MariaDB or MySQL server"
+            lambda: process.poll() is not None or _answers(port), 180, "the MariaDB or MySQL server"
         )
-        assert process.poll() is None, (place / "log").read_text()
-        yield port
-    finally:
+    except BaseException:
         end_gently(process, signal.SIGTERM)
+        raise
+    return process, port
 
 
 def _answers(port: int) -> bool:
