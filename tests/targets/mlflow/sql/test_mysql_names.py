@@ -9,7 +9,9 @@ import string
 from collections.abc import Iterator
 from typing import Any
 
+import mlflow
 import pytest
+import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import RunTag
 from sqlalchemy import Engine
@@ -25,6 +27,8 @@ from tests.targets.mlflow.on_mysql import line, new_run, rows
 from tests.targets.mlflow.writing import end, run_info
 
 STRICT = "STRICT_ALL_TABLES"
+COLLATION_UNFIT = 1253
+"""MySQL's error number: MLflow 3.18 names a collation of utf8mb4."""
 
 
 @pytest.fixture
@@ -106,12 +110,23 @@ def narrow(mysql: str, mysql_engine: Engine, fresh_store: str) -> Iterator[str]:
         mode = connection.exec_driver_sql("SELECT @@GLOBAL.sql_mode").scalar()
         connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET latin1")
         connection.exec_driver_sql("SET GLOBAL sql_mode = ''")
+    uri = f"{mysql.rpartition('/')[0]}/{name}"
     try:
-        yield f"{mysql.rpartition('/')[0]}/{name}"
+        _make_tables(uri)
+        yield uri
     finally:
         with mysql_engine.begin() as connection:
             connection.exec_driver_sql("SET GLOBAL sql_mode = %s", (mode,))
             connection.exec_driver_sql(f"DROP DATABASE {name}")
+
+
+def _make_tables(uri: str) -> None:
+    try:
+        MlflowClient(uri).search_experiments(max_results=1)
+    except sqlalchemy.exc.OperationalError as error:
+        if getattr(error.orig, "args", ())[:1] != (COLLATION_UNFIT,):
+            raise
+        pytest.skip(f"MLflow {mlflow.__version__} cannot make its tables in a database of latin1")
 
 
 def test_no_text_is_bent_where_the_server_is_lax(narrow: str) -> None:
