@@ -198,7 +198,7 @@ class SqlClient(RepositoryClient):
     def _with_tag(
         self, connection: Connection, key: str, value: str, experiment_id: str = ""
     ) -> list[str]:
-        found = self._dialect.execute(
+        found = self._dialect.query(
             connection,
             'SELECT runs.run_uuid, tags."key", tags.value '
             f"{self._runs_with_tag(value, experiment_id)} {_ACTIVE_ONLY} "
@@ -206,7 +206,7 @@ class SqlClient(RepositoryClient):
             (key, *self._values(value, experiment_id)),
         )
         # MySQL's collations find tags that differ in case as well.
-        return [run_id for run_id, *tag in found.fetchall() if tag == [key, value]]
+        return [run_id for run_id, *tag in found if tag == [key, value]]
 
     def _runs_with_tag(self, value: str | None, experiment_id: str) -> str:
         """The part of a query that joins the runs with a tag; its values are the tag's key and
@@ -296,7 +296,7 @@ class SqlClient(RepositoryClient):
     def point_counts(self, run_id: str) -> dict[str, int]:
         query = 'SELECT "key", COUNT(*) FROM metrics WHERE run_uuid = ? GROUP BY "key"'
         with self._transactions.engine.connect() as connection:
-            return dict(tuple(row) for row in self._dialect.execute(connection, query, (run_id,)))
+            return dict(self._dialect.query(connection, query, (run_id,)))
 
     def put_text(self, run_id: str, path: str, text: str) -> bool:
         """Write the file to which MLflow's repository of local files would copy it, at a fifth of
@@ -379,9 +379,9 @@ class SqlClient(RepositoryClient):
         """The run as MLflow's client returns it, without its inputs and outputs."""
         from mlflow.entities import Metric, Param
 
-        def rows(columns: str, table: str) -> Any:
+        def rows(columns: str, table: str) -> list[tuple[Any, ...]]:
             query = f"SELECT {columns} FROM {table} WHERE run_uuid = ?"
-            return self._dialect.execute(connection, query, (run_id,)).fetchall()
+            return self._dialect.query(connection, query, (run_id,))
 
         found = rows(", ".join(RUN_COLUMNS), "runs")
         if not found:
@@ -397,7 +397,7 @@ class SqlClient(RepositoryClient):
 
     def _tags(self, connection: Connection, run_id: str) -> dict[str, str]:
         query = 'SELECT "key", value FROM tags WHERE run_uuid = ?'
-        return dict(self._dialect.execute(connection, query, (run_id,)).fetchall())
+        return dict(self._dialect.query(connection, query, (run_id,)))
 
     def _run(
         self,

@@ -27,8 +27,8 @@ from tests.targets.mlflow.on_mysql import line, new_run, rows
 from tests.targets.mlflow.writing import end, run_info
 
 STRICT = "STRICT_ALL_TABLES"
-COLLATION_UNFIT = 1253
-"""MySQL's error number: MLflow 3.18 names a collation of utf8mb4."""
+COLLATION_CHARSET_MISMATCH = 1253
+"""An error number of MySQL's."""
 
 
 @pytest.fixture
@@ -121,10 +121,11 @@ def narrow(mysql: str, mysql_engine: Engine, fresh_store: str) -> Iterator[str]:
 
 
 def _make_tables(uri: str) -> None:
+    """Have MLflow make its tables; 3.18 names a collation of utf8mb4, which latin1 lacks."""
     try:
         MlflowClient(uri).search_experiments(max_results=1)
     except sqlalchemy.exc.OperationalError as error:
-        if getattr(error.orig, "args", ())[:1] != (COLLATION_UNFIT,):
+        if getattr(error.orig, "args", ())[:1] != (COLLATION_CHARSET_MISMATCH,):
             raise
         pytest.skip(f"MLflow {mlflow.__version__} cannot make its tables in a database of latin1")
 
