@@ -216,6 +216,36 @@ def test_a_summary_point_that_was_moved_is_written_again(homes: Homes) -> None:
     shutil.copyfile(kept, database)
 
 
+def test_a_run_whose_start_was_moved_keeps_the_steps_of_its_system_metrics(homes: Homes) -> None:
+    """They were counted from a start that W&B's server does not know to the millisecond: a repair
+    adds no point of one second more or less."""
+    database, kept = homes.folder / "mlflow.db", homes.folder / "kept.db"
+    shutil.copyfile(database, kept)
+    counted = (
+        "update metrics set step = max(0, timestamp - (select start_time from runs)) / 1000 "
+        "where key like 'system/%'"
+    )
+    latest = (
+        "update latest_metrics set step = (select max(step) from metrics m where m.key = "
+        "latest_metrics.key) where key like 'system/%'"
+    )
+    count = "select count(*) from metrics where key like 'system/%'"
+    with closing(sqlite3.connect(database)) as db:
+        # The training process looked at its clock 500 ms earlier than it did.
+        for sql in ("update runs set start_time = start_time - 500", counted, latest):
+            db.execute(sql)
+        db.commit()
+        assert homes.verified(homes.uri("mlflow")).differences == ()
+        points = db.execute(count).fetchone()
+        db.execute("update runs set start_time = start_time + 3600000")
+        db.commit()
+        (left,) = homes.verified(homes.uri("mlflow"), repair=True).differences
+        assert left.startswith("the run's start is")
+        assert left.endswith("(the target cannot change it)")
+        assert db.execute(count).fetchone() == points
+    shutil.copyfile(kept, database)
+
+
 @pytest.fixture(scope="module")
 def rich(homes: Homes, empty_store: Path) -> Homes:
     """Beside ``homes``: a run that was resumed five times and holds what its two homes tell

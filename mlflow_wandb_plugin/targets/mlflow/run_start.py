@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from mlflow_wandb_plugin.core import identity
 from mlflow_wandb_plugin.core.model import RunInfo
 from mlflow_wandb_plugin.mapping import to_mlflow
+from mlflow_wandb_plugin.mapping.system_metrics import PREFIX as SYSTEM_PREFIX
+from mlflow_wandb_plugin.mlflow_access.point_blocks import Points
+from mlflow_wandb_plugin.targets.mlflow.client import Client
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 CLOCK_TOLERANCE_MS = 10_000
 """How much the clocks of a W&B server and of a training process may differ, with the time of
@@ -68,8 +75,29 @@ def is_start(info: RunInfo, start_ms: int | None, tags: Mapping[str, str]) -> bo
     return any(abs(start_ms - one) <= CLOCK_TOLERANCE_MS for one in known)
 
 
-def start_of(info: RunInfo, start_ms: int | None, tags: Mapping[str, str]) -> int:
+def seconds_from(client: Client, run: Run, info: RunInfo, tags: Mapping[str, str]) -> int:
     """Return the Unix ms from which the steps of system metrics are counted: the start of the
-    replica, so that writing again gives the same steps, unless somebody has moved it."""
-    started_ms = to_mlflow.run_time(info.started_ms)
-    return start_ms or 0 if started_ms is None or is_start(info, start_ms, tags) else started_ms
+    replica ``run``, so that writing again gives the same steps. If somebody has moved it, its
+    system metrics tell where it was."""
+    start_ms, started_ms = run.info.start_time, to_mlflow.run_time(info.started_ms)
+    if started_ms is None or is_start(info, start_ms, tags):
+        return start_ms or 0
+    names = [name for name in run.data.metrics if name.startswith(SYSTEM_PREFIX)]
+
+    def read() -> list[Points]:
+        blocks = client.client.points(run.info.run_id, names) if names else ()
+        return [points for points in blocks if points.name in names]
+
+    return counted_from(started_ms, client.call(read))
+
+
+def counted_from(started_ms: int, system_points: Iterable[Points]) -> int:
+    """Return the Unix ms nearest to ``started_ms`` from which whole seconds give the steps of all
+    ``system_points``; ``started_ms`` if there is none: another tool counted some of them."""
+    after, until = float("-inf"), float("inf")
+    for points in system_points:
+        for at, step in zip(points.timestamps_ms, points.steps, strict=True):
+            after = max(after, at - 1000 * (step + 1))
+            # A point before the start has step 0, too.
+            until = min(until, at - 1000 * step) if step else until
+    return int(min(max(started_ms, after + 1), until)) if after < until else started_ms

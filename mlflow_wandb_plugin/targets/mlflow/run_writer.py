@@ -32,7 +32,7 @@ from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
 from mlflow_wandb_plugin.targets.mlflow.run_description import RunDescription
 from mlflow_wandb_plugin.targets.mlflow.run_points import MissingPoints, RunPoints
 from mlflow_wandb_plugin.targets.mlflow.run_progress import RunProgress
-from mlflow_wandb_plugin.targets.mlflow.run_start import start_of
+from mlflow_wandb_plugin.targets.mlflow.run_start import seconds_from
 from mlflow_wandb_plugin.targets.mlflow.run_steps import DECIDED_TAGS, RunSteps
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class MlflowRunWriter:
         batches = Batches(client, self.run_id, losses)
         self._description = RunDescription(run, batches, self._names, self._files)
         self._steps = RunSteps(decided)
-        self._start_if_moved_ms = start_of(info, run.info.start_time, tags)
+        self._seconds_from = partial(seconds_from, client, run, info, tags)
         self._start_ms = run.info.start_time or to_mlflow.run_time(info.started_ms) or 0
         self._points = self.points_type(
             batches, bulk, self._names, rules, self._steps.axes, self._start_ms, run.data.metrics,
@@ -157,7 +157,7 @@ class MlflowRunWriter:
             self._nest_again()
             self._files.forget_earlier()
             self._names.restart()
-            self._points.count_seconds_from(self._start_if_moved_ms)
+            self._points.count_seconds_from(self._seconds_from())
         # The position is reset in MLflow, too: else a kill would leave the rest unread.
         self._description.set_tags(self._progress.restart())
         return {}

@@ -42,26 +42,6 @@ def different_points(
     return _points(alone[is_wanted]), _points(alone[~is_wanted])
 
 
-def without_shifted_steps(
-    missing: Sequence[Point], extra: Sequence[Point]
-) -> tuple[list[Point], list[Point]]:
-    """Leave out points that are there with a step of one more or less.
-
-    For system metrics, whose steps are seconds since a start that is not known to the millisecond:
-    somebody has moved the run's start, and the server and the training process have two clocks.
-    """
-    there = {(at, value): step for step, at, value in extra}
-    shifted = {
-        (at, value)
-        for step, at, value in missing
-        if abs(there.get((at, value), step + 2) - step) == 1
-    }
-    first, second = (
-        [point for point in points if point[1:] not in shifted] for points in (missing, extra)
-    )
-    return first, second
-
-
 def point_differences(
     name: str, missing: Sequence[Point], extra: Sequence[Point]
 ) -> list[Difference]:

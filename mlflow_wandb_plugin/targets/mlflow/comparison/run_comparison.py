@@ -21,7 +21,6 @@ from mlflow_wandb_plugin.core.protocols import Difference, Side
 from mlflow_wandb_plugin.core.redaction import Secrets
 from mlflow_wandb_plugin.mapping import documents, to_mlflow
 from mlflow_wandb_plugin.mapping.documents import CONFIG_FILE, SUMMARY_FILE
-from mlflow_wandb_plugin.mapping.system_metrics import PREFIX as SYSTEM_PREFIX
 from mlflow_wandb_plugin.targets.mlflow.client import Client
 from mlflow_wandb_plugin.targets.mlflow.comparison.differences import (
     NO_VERSION,
@@ -44,7 +43,6 @@ from mlflow_wandb_plugin.targets.mlflow.comparison.points import (
     different_points,
     latest_difference,
     point_differences,
-    without_shifted_steps,
 )
 from mlflow_wandb_plugin.targets.mlflow.comparison.stored_files import StoredFiles
 from mlflow_wandb_plugin.targets.mlflow.comparison.summary_values import (
@@ -56,8 +54,7 @@ from mlflow_wandb_plugin.targets.mlflow.parent_runs import ParentRuns
 from mlflow_wandb_plugin.targets.mlflow.run_start import (
     decided_tags,
     from_server,
-    is_start,
-    start_of,
+    seconds_from,
     two_clocks,
 )
 from mlflow_wandb_plugin.targets.mlflow.run_steps import DECIDED_TAGS
@@ -104,7 +101,7 @@ class RunComparison(MlflowRunWriter):
         empty = Run(run.info, RunData(tags=decisive))
         bulk = RecordedPoints(self._expected)
         super().__init__(recording, empty, info, None, rules, secrets, bulk)
-        start_ms = start_of(self._shown(info), run.info.start_time, tags)
+        start_ms = seconds_from(client, run, self._shown(info), tags)
         self._points.count_seconds_from(start_ms)
 
     def add(self, item: FileRef | ArtifactRef | RowObjects) -> None:
@@ -193,14 +190,11 @@ class RunComparison(MlflowRunWriter):
         wanted = self._expected.points
         there = self._target.call(self._stored_points)
         two = two_clocks(info, self._tags)
-        moved = two and not is_start(info, self._run.info.start_time, self._tags)
         values: SummaryValues | None = None
         for name in sorted(wanted):
             self.checked["points"] += len(wanted[name].values)
             stored = there.pop(name, None)
             missing, extra = different_points(wanted[name], stored)
-            if moved and name.startswith(SYSTEM_PREFIX):
-                missing, extra = without_shifted_steps(missing, extra)
             differences = point_differences(name, missing, extra)
             if stored is not None and not differences:
                 latest = self._run.data.metrics.get(name)
