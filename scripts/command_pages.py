@@ -16,7 +16,14 @@ prints them. [The commands](cli.md) explains them, with examples.
 
 def command_page() -> str:
     """Return the page's text."""
-    return "\n".join([HEAD, *map(_section, sorted(cli.commands.items()))])
+    return "\n".join([HEAD, *map(_section, all_commands())])
+
+
+def all_commands() -> list[tuple[str, click.Command]]:
+    """Return each command with its name, by name."""
+    context = click.Context(cli)
+    found = [(name, cli.get_command(context, name)) for name in cli.list_commands(context)]
+    return [(name, command) for name, command in found if command is not None]
 
 
 def _section(item: tuple[str, click.Command]) -> str:

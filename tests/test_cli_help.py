@@ -12,9 +12,10 @@ from click.testing import CliRunner
 
 from mlflow_wandb_plugin.cli.commands import cli
 from mlflow_wandb_plugin.cli.terminal import common_options
+from scripts.command_pages import all_commands
 from tests.support.documents import ROOT
 
-COMMANDS = sorted(cli.commands.items())
+COMMANDS = all_commands()
 
 
 COMMON = {option.name for option in common_options()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
@@ -10,29 +11,41 @@ import click
 
 from mlflow_wandb_plugin import __version__
 from mlflow_wandb_plugin.cli import INTERRUPTED
-from mlflow_wandb_plugin.cli.backfill import backfill
-from mlflow_wandb_plugin.cli.doctor import doctor
-from mlflow_wandb_plugin.cli.export import export
 from mlflow_wandb_plugin.cli.next_commands import examples
-from mlflow_wandb_plugin.cli.plugins import plugins
-from mlflow_wandb_plugin.cli.run import run
-from mlflow_wandb_plugin.cli.status import status
-from mlflow_wandb_plugin.cli.summary import summary
-from mlflow_wandb_plugin.cli.sync import sync
 from mlflow_wandb_plugin.cli.terminal import Terminal, common_options
-from mlflow_wandb_plugin.cli.ui import ui
-from mlflow_wandb_plugin.cli.verify import verify
 from mlflow_wandb_plugin.core.partial_import import allow_partial_import
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import MlflowWandbError
 from mlflow_wandb_plugin.store.uris import MIRROR, OFF
 
+COMMANDS = (
+    "backfill", "doctor", "export", "plugins", "run", "status", "summary", "sync", "ui", "verify",
+)  # fmt: skip
+RUN = "run"
+"""The command that becomes another one: the options after it are those of that command."""
 USAGE = 2
 MOST_OF_ERROR = 300
 """Characters of an unforeseen error."""
 
 
+class _Commands(click.Group):
+    """Imports a command when it is needed: all of them would take a third of a second."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name in COMMANDS and name not in self.commands:
+            module = importlib.import_module(f"mlflow_wandb_plugin.cli.{name}")
+            command: click.Command = getattr(module, name)
+            if name != RUN:
+                command.params += common_options()
+            self.add_command(command)
+        return super().get_command(context, name)
+
+
 @click.group(
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     invoke_without_command=True,
     epilog=examples(
@@ -54,18 +67,13 @@ def cli(context: click.Context) -> None:
 
 
 cli.params += common_options()
-for command in (backfill, doctor, export, plugins, run, status, summary, sync, ui, verify):
-    if command is not run:
-        # Options after `run` are those of the command that it runs.
-        command.params += common_options()
-    cli.add_command(command)
 
 
 def run_command() -> None:
     """Run the command that the arguments name: an error of this package, and a wrong option, is one
     line and exit code 2; Ctrl-C is exit code 130, and an error that nobody foresaw is one line and
     exit code 1. With --debug each comes with its traceback."""
-    if sys.argv[1:2] != [run.name]:
+    if sys.argv[1:2] != [RUN]:
         # Only what users run is mirrored. A mirrored store cannot be read by SQL or be counted.
         os.environ[MIRROR] = OFF
         # A tracking server, and W&B's logs, need a part of these packages, and a third of the time.

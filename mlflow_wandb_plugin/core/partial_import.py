@@ -17,7 +17,7 @@ import threading
 from types import ModuleType
 from typing import Any
 
-PACKAGES = ("mlflow", "mlflow.tracking", "wandb")
+PACKAGES = ("mlflow", "mlflow.tracking", "mlflow.gateway", "wandb")
 PATIENCE_S = 120.0
 """For another thread that loads a package: it may wait for a module that this one imports."""
 _loading = threading.RLock()
