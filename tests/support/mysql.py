@@ -23,6 +23,7 @@ from tests.support.postgres import unprivileged
 from tests.support.processes import end_gently, free_port, wait_until
 
 SERVERS = ("mariadbd", "mysqld")
+INSTALLER = "mariadb-install-db"
 PORTS = 3
 """How many free ports are tried: another process may take one before the server does."""
 
@@ -31,6 +32,8 @@ def why_not() -> str | None:
     """What this machine lacks for such a server and its driver; None if it lacks nothing."""
     if _program(*SERVERS) is None:
         return f"no MariaDB or MySQL server ({' or '.join(SERVERS)}) is installed here"
+    if _program(INSTALLER) is not None and _program("my_print_defaults") is None:
+        return f"{INSTALLER} needs my_print_defaults, of MariaDB's client programs"
     if importlib.util.find_spec("pymysql") is None:
         return "the driver pymysql is not installed here"
     return None
@@ -71,7 +74,7 @@ def _program(*names: str) -> str | None:
 
 def _make_data(place: Path, who: dict[str, Any]) -> None:
     data = f"--datadir={place / 'data'}"
-    maker = _program("mariadb-install-db")
+    maker = _program(INSTALLER)
     command = (
         [maker, "--no-defaults", data, "--skip-test-db", "--auth-root-authentication-method=socket"]
         if maker is not None
