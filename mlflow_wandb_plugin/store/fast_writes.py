@@ -24,6 +24,7 @@ from mlflow_wandb_plugin.core.mlflow_terms import NAME_TAG
 from mlflow_wandb_plugin.core.model import INT64
 from mlflow_wandb_plugin.mlflow_access.own_stores import add_equal
 from mlflow_wandb_plugin.mlflow_access.point_blocks import Points, Row, metrics_of, stored
+from mlflow_wandb_plugin.mlflow_access.spark_session import ask_spark_only_where_it_is
 from mlflow_wandb_plugin.mlflow_access.sql.batches import Batch
 from mlflow_wandb_plugin.mlflow_access.sql.dialects import DIALECTS
 from mlflow_wandb_plugin.mlflow_access.table_shapes import METRIC_TABLES, RUN_TABLES, unknown_shape
@@ -110,6 +111,7 @@ def write_fast(store: Any) -> Any:
         log_once(f"{obstacle}: MLflow's own methods write to this store")
     else:
         store.__class__ = _fast_class(kind)
+        ask_spark_only_where_it_is()
     return store
 
 
@@ -169,9 +171,14 @@ def _group(engine: Engine) -> GroupCommit:
     return group
 
 
+_of_parents: list[object] = []
+
+
 def _after_fork() -> None:
-    """Forget the threads of the parent."""
+    """Forget the threads of the parent; its connections, which SQLite must not close in a child,
+    are neither used nor closed here."""
     global _groups, _creating
+    _of_parents.extend(_groups.values())
     _groups, _creating = weakref.WeakKeyDictionary(), threading.Lock()
 
 
