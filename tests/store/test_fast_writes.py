@@ -27,7 +27,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from mlflow_wandb_plugin.mlflow_access.point_blocks import Points, metrics_of
-from mlflow_wandb_plugin.mlflow_access.sql import transactions
+from mlflow_wandb_plugin.mlflow_access.sql import sessions
 from mlflow_wandb_plugin.mlflow_access.sql.dialects import PostgreSql
 from mlflow_wandb_plugin.store import fast_writes
 from mlflow_wandb_plugin.store.fast_writes import FastWrites, write_fast
@@ -35,7 +35,7 @@ from tests.support.environment import isolated
 from tests.support.mlflow_features import IS_3_1, needs_workspaces
 from tests.support.postgres import postgres_server
 from tests.support.processes import started, wait_until
-from tests.support.stores import copy_store
+from tests.support.stores import copy_store, count_commits
 
 
 def spelled(text: str) -> str:
@@ -331,14 +331,13 @@ def test_concurrent_calls_share_a_transaction_and_not_their_errors(
 
 
 def test_points_in_columns_share_a_transaction_with_others(
-    store: Any, locked: sqlite3.Connection
+    store: Any, locked: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows and columns of the same metric at once: the latest of all of them is the latest."""
     locked.execute("COMMIT")
     run_id = run_of(store)
     locked.execute("BEGIN IMMEDIATE")
-    commits: list[Any] = []
-    sqlalchemy.event.listen(store.engine, "commit", commits.append)
+    commits = count_commits(monkeypatch)
     calls: list[Callable[[], Any]] = [
         lambda step=step: store.log_metric(run_id, Metric("a", step / 7, 1, step))
         for step in range(5)
@@ -416,14 +415,14 @@ def test_points_in_columns_that_the_database_refuses_are_mlflows(store: Any) -> 
     assert len(store.get_metric_history(run_id, "a")) == 1500
 
 
-def test_waiting_calls_go_into_one_transaction(store: Any, locked: sqlite3.Connection) -> None:
+def test_waiting_calls_go_into_one_transaction(
+    store: Any, locked: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What waits when a transaction begins is committed with it."""
-    commits: list[Any] = []
-    run_id = "0"
     locked.execute("COMMIT")
     run_id = run_of(store)
     locked.execute("BEGIN IMMEDIATE")
-    sqlalchemy.event.listen(store.engine, "commit", commits.append)
+    commits = count_commits(monkeypatch)
     calls = [
         lambda step=step: store.log_metric(run_id, Metric("a", 1.0, 1, step)) for step in range(20)
     ]
@@ -454,7 +453,7 @@ def test_lock_of_another_writer(
     locked.execute("COMMIT")
     run_id = run_of(store)
     store.engine.dispose()
-    monkeypatch.setattr(transactions, "BUSY_MS", 50)
+    monkeypatch.setattr(sessions, "BUSY_MS", 50)
     locked.execute("BEGIN IMMEDIATE")
     with pytest.raises(MlflowException, match="database is locked") as caught:
         store.log_metric(run_id, Metric("a", 1.0, 1, 1))

@@ -65,15 +65,13 @@ class BatchWriter:
         points = [row for batch in kept for row in batch.points]
         if new_params:
             self._insert_params(connection, new_params)
-        if points:
-            self._dialect.insert_rows(connection, points)
         for batch in kept:
             if batch.blocks:
                 self._dialect.insert(connection, batch.run_id, batch.blocks)
         of_blocks = (block.latest(batch.run_id) for batch in kept for block in batch.blocks)
         newest = latest(chain(points, of_blocks))
         if newest:
-            self._dialect.upsert_latest(connection, newest)
+            self._dialect.write_rows(connection, points, newest)
         self._put_tags(connection, kept)
         return written
 

@@ -10,6 +10,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from mlflow_wandb_plugin.mlflow_access.point_blocks import COLUMNS, Points, Row
+from mlflow_wandb_plugin.mlflow_access.sql import sqlite_driver
 from mlflow_wandb_plugin.mlflow_access.sql.postgres_copy import copy_points, copy_rows
 
 if TYPE_CHECKING:
@@ -69,6 +70,14 @@ class Dialect(ABC):
         """Insert rows into ``latest_metrics``, each name of a run once, or replace older ones.
         Raises NameCollisionError."""
 
+    def write_rows(
+        self, connection: Connection, rows: Sequence[Row], newest: Sequence[Row]
+    ) -> None:
+        """`insert_rows`, if there are any, and `upsert_latest` with ``newest``."""
+        if rows:
+            self.insert_rows(connection, rows)
+        self.upsert_latest(connection, newest)
+
     def check_names(  # noqa: B027
         self, connection: Connection, table: str, run_id: str, names: Iterable[str]
     ) -> None:
@@ -112,8 +121,7 @@ class Sqlite(Dialect):
     LATEST = tuple(_upsert(_marks(size)) for size in ROWS)
 
     def query(self, connection: Connection, sql: str, values: Any) -> list[tuple[Any, ...]]:
-        found: list[tuple[Any, ...]] = self._on_driver(connection, sql, values).fetchall()
-        return found
+        return sqlite_driver.execute(connection, sql, values).fetchall()
 
     def insert(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
         rest: tuple[list[Any], ...] = ([], [], [], [], [])
@@ -127,7 +135,7 @@ class Sqlite(Dialect):
             while end - start >= size:
                 for at, column in enumerate(rest, start=1):
                     parameters[at::5] = column[start : start + size]
-                self._on_driver(connection, insert, tuple(parameters))
+                sqlite_driver.execute(connection, insert, tuple(parameters))
                 start += size
 
     def _insert_one_metric(self, connection: Connection, run_id: str, points: Points) -> int:
@@ -142,7 +150,7 @@ class Sqlite(Dialect):
             parameters[2::3] = points.values[start:stop]
             parameters[3::3] = points.timestamps_ms[start:stop]
             parameters[4::3] = points.steps[start:stop]
-            self._on_driver(connection, self.OF_ONE_METRIC, tuple(parameters))
+            sqlite_driver.execute(connection, self.OF_ONE_METRIC, tuple(parameters))
         return count
 
     def insert_rows(self, connection: Connection, rows: Sequence[Row]) -> None:
@@ -159,22 +167,8 @@ class Sqlite(Dialect):
         for size, statement in zip(self.ROWS, statements, strict=True):
             while end - start >= size:
                 values = tuple(chain.from_iterable(rows[start : start + size]))
-                self._on_driver(connection, statement, values)
+                sqlite_driver.execute(connection, statement, values)
                 start += size
-
-    def _on_driver(self, connection: Connection, sql: str, values: Any) -> Any:
-        """Execute a statement on the driver's connection: for one of a few rows, SQLAlchemy needs
-        as much time as SQLite.
-
-        Raises:
-            sqlalchemy.exc.SQLAlchemyError: SQLite refused it, and undid it: it is executed once
-                more for SQLAlchemy's error.
-        """
-        driver: Any = connection.connection.driver_connection
-        try:
-            return driver.execute(sql, values)
-        except _driver(connection).Error:
-            return connection.exec_driver_sql(sql, values)
 
 
 class PostgreSql(Dialect):
@@ -189,6 +183,7 @@ class PostgreSql(Dialect):
     )
     INSERT = f"INSERT {_INTO.format(table='metrics')} {ROWS} ON CONFLICT DO NOTHING"
     UPSERT = f"INSERT {_INTO.format(table='latest_metrics')} {ROWS} {_NEWER}"
+    BOTH = f"WITH newest AS ({UPSERT}) {INSERT}"
 
     def insert(self, connection: Connection, run_id: str, part: Sequence[Points]) -> None:
         if not self._copied(connection, copy_points, run_id, part):
@@ -225,6 +220,16 @@ class PostgreSql(Dialect):
 
     def upsert_latest(self, connection: Connection, rows: Sequence[Row]) -> None:
         connection.exec_driver_sql(self.UPSERT, self._arrays(sorted(rows, key=_run_and_name)))
+
+    def write_rows(
+        self, connection: Connection, rows: Sequence[Row], newest: Sequence[Row]
+    ) -> None:
+        if 0 < len(rows) < self.COPIED:
+            # One statement is one answer to wait for.
+            latest = self._arrays(sorted(newest, key=_run_and_name))
+            connection.exec_driver_sql(self.BOTH, (*latest, *self._arrays(rows)))
+        else:
+            super().write_rows(connection, rows, newest)
 
     def _arrays(self, rows: Sequence[Row]) -> tuple[Any, ...]:
         """The columns as arrays: one statement for any number of rows, six parameters to escape."""

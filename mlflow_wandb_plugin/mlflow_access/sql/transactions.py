@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from mlflow_wandb_plugin.mlflow_access.sql.sessions import session_of
+
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
@@ -19,8 +21,6 @@ HELD_S, FREE_S = 1.0, 0.12
 """After SQLite was locked for the first time span, it is left unlocked for the second one."""
 LOCK_S = 0.5
 """A transaction that lasts as long takes no more work: other writers wait for its end."""
-BUSY_MS = 20_000
-"""How long SQLite waits for the lock of another writer: as long as MLflow waits."""
 AT_ONCE = 4
 """Transactions at a time, but on SQLite, which lets one writer in."""
 DEADLOCKS = 5
@@ -30,7 +30,7 @@ DEADLOCKS = 5
 # comparison, in MariaDB and in MySQL 8.
 _DATA_FAULTS = {(1264,), (1265,), (1366,), (1406,), (1267,), (1271,), (3854,)}
 
-_READY, _ACTIVE = "mlflow_wandb_ready", "mlflow_wandb_active"
+_ACTIVE = "mlflow_wandb_active"
 
 
 class _Batch(threading.local):
@@ -60,12 +60,11 @@ class SharedTransactions:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._one_writer = engine.dialect.name == "sqlite"
-        self._begin, self._end = _SESSION_HOOKS.get(engine.dialect.name, (_nothing, _nothing))
+        self._session = session_of(engine)
         self._held_s = 0.0
         self._ended = 0.0
         self._waiting: deque[_Work] = deque()
-        self._working = threading.Semaphore(1 if self._one_writer else AT_ONCE)
+        self._working = threading.Semaphore(1 if self._session.one_writer else AT_ONCE)
         self._batch = _Batch()
 
     def run(self, do: Callable[[Connection], T]) -> T:
@@ -158,21 +157,21 @@ class SharedTransactions:
         """A transaction of its own; committed at the end, or rolled back and the error raised."""
         from sqlalchemy.exc import DataError, OperationalError
 
-        if self._one_writer:
+        if self._session.one_writer:
             self._leave_unlocked()
-        with self.engine.connect() as connection:
+        with self._session.connected() as connection:
             connection.info[_ACTIVE] = {}
-            self._begin(connection)
+            self._session.begin(connection)
             began = time.monotonic()
             try:
                 yield connection
-                connection.commit()
+                self._session.commit(connection)
             except OperationalError as error:
                 if error.orig is None or not is_data_fault(error):
                     raise
                 raise DataError(error.statement, error.params, error.orig) from error
             finally:
-                self._end(connection)
+                self._session.end(connection)
                 self._ended = time.monotonic()
                 self._held_s += self._ended - began
 
@@ -208,43 +207,6 @@ def is_data_fault(error: BaseException | None) -> bool:
     number decides: drivers raise some of these as operational errors, like those of a server
     that is down."""
     return getattr(getattr(error, "orig", None), "args", ())[:1] in _DATA_FAULTS
-
-
-def _nothing(connection: Connection) -> None:
-    """Leave the beginning and the end to SQLAlchemy."""
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    """Set up the connection as MLflow does, and lock at once: what is read must not change."""
-    if not connection.info.get(_READY):
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_MS}")
-        connection.exec_driver_sql("PRAGMA foreign_keys = ON")
-        # KiB. The points of one run are spread over the index: a small cache would thrash.
-        connection.exec_driver_sql("PRAGMA cache_size = -65536")
-        connection.info[_READY] = True
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _begin_mysql(connection: Connection) -> None:
-    """Make the session strict: else MySQL may cut texts and change numbers with a warning only."""
-    connection.exec_driver_sql(
-        "SET @mlflow_wandb_mode = @@SESSION.sql_mode, SESSION sql_mode = 'STRICT_ALL_TABLES'"
-    )
-
-
-def _end_mysql(connection: Connection) -> None:
-    """Restore the mode: the connection goes back to MLflow's pool."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        connection.rollback()
-        connection.exec_driver_sql("SET SESSION sql_mode = @mlflow_wandb_mode")
-    except SQLAlchemyError:
-        connection.invalidate()
-
-
-_SESSION_HOOKS = {"sqlite": (_begin_sqlite, _nothing), "mysql": (_begin_mysql, _end_mysql)}
-"""Functions to call at the beginning and after the end of a transaction, by database."""
 
 
 def is_active(connection: Connection, run_id: str) -> bool:

@@ -11,21 +11,22 @@ import sqlalchemy
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from mlflow_wandb_plugin.mlflow_access.sql.transactions import DEADLOCKS, SharedTransactions
+from tests.support.stores import count_commits
 
 
 class Log:
-    """A table of numbers, and a count of commits."""
+    """A table of numbers, whose commits are counted."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patch: pytest.MonkeyPatch) -> None:
         self.engine = sqlalchemy.create_engine(f"sqlite:///{path}")
         with self.engine.begin() as connection:
             connection.exec_driver_sql("create table numbers (number integer primary key)")
         self.transactions = SharedTransactions(self.engine)
-        self.commits = 0
-        sqlalchemy.event.listen(self.engine, "commit", self._count)
+        self._counted = count_commits(patch)
 
-    def _count(self, connection: Any) -> None:
-        self.commits += 1
+    @property
+    def commits(self) -> int:
+        return len(self._counted)
 
     def put(self, number: int) -> Any:
         def work(connection: Any) -> int:
@@ -42,8 +43,8 @@ class Log:
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Any:
-    log = Log(tmp_path / "log.db")
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    log = Log(tmp_path / "log.db", monkeypatch)
     yield log
     log.engine.dispose()
 
