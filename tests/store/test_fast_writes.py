@@ -597,7 +597,8 @@ def test_what_was_acknowledged_survives_a_kill(store: Any, tmp_path: Path) -> No
 
 
 def test_a_forked_child_writes(store: Any, tmp_path: Path) -> None:
-    """A child does not wait for the threads of its parent, one of which was leading."""
+    """A child does not wait for the threads of its parent, one of which was leading; neither harms
+    the connection of the other."""
     code = (
         "import os, sys\n"
         "from mlflow.entities import Metric\n"
@@ -606,19 +607,23 @@ def test_a_forked_child_writes(store: Any, tmp_path: Path) -> None:
         "uri, run_id = sys.argv[1:]\n"
         "store = fast_writes.write_fast(SqlAlchemyStore(uri, 'artifacts'))\n"
         "store.log_metric(run_id, Metric('a', 1.0, 1, 1))\n"
-        "fast_writes._group(store.engine)._led = True\n"
+        "group = fast_writes._group(store.engine)\n"
+        "group._led = True\n"
         "child = os.fork()\n"
         "if not child:\n"
         "    store.log_metric(run_id, Metric('a', 1.0, 1, 2))\n"
         "    os._exit(0)\n"
-        "sys.exit(os.waitpid(child, 0)[1])\n"
+        "status = os.waitpid(child, 0)[1]\n"
+        "group._led = False\n"
+        "store.log_metric(run_id, Metric('a', 1.0, 1, 3))\n"
+        "sys.exit(status)\n"
     )
     run_id = run_of(store)
     subprocess.run(
         [sys.executable, "-c", code, store.db_uri, run_id],
         env=isolated(tmp_path), cwd=tmp_path, check=True, timeout=120,
     )  # fmt: skip
-    assert [point.step for point in store.get_metric_history(run_id, "a")] == [1, 2]
+    assert [point.step for point in store.get_metric_history(run_id, "a")] == [1, 2, 3]
 
 
 def test_an_interrupted_leader_leaves_the_others_their_calls(
