@@ -11,6 +11,7 @@ from mlflow_wandb_plugin.backfill.heading import Heading, day
 from mlflow_wandb_plugin.backfill.outcome import Outcome
 from mlflow_wandb_plugin.backfill.plan import PlannedRun
 from mlflow_wandb_plugin.core.identity import Verdict
+from mlflow_wandb_plugin.core.messages import cell, printable
 from mlflow_wandb_plugin.core.protocols import WriteMethod
 
 if TYPE_CHECKING:
@@ -85,20 +86,20 @@ def as_table(outcomes: Sequence[Outcome]) -> Table:
     """Return a table with a row per run."""
     from rich.style import Style
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(title="Backfill")
     for column in ("run", "id", "state", "what", "points"):
         table.add_column(column, justify="right" if column == "points" else "left", overflow="fold")
     for outcome in outcomes:
-        what = Text(_what(outcome))
+        what = cell(_what(outcome))
         if where := _where(outcome):
             # Where a terminal can, the parts of a folded link open all of it.
-            what.append(f"\n{where}", Style(link=outcome.link) if outcome.link else "")
+            link = Style(link=printable(outcome.link)) if outcome.link else ""
+            what.append(f"\n{printable(where)}", link)
         table.add_row(
-            Text(outcome.run.name or outcome.run.run_id),
-            Text(outcome.run.run_id),
-            outcome.run.state,
+            cell(outcome.run.name or outcome.run.run_id),
+            cell(outcome.run.run_id),
+            cell(outcome.run.state),
             what,
             f"{outcome.points:,}" if outcome.points else "",
         )
@@ -186,7 +187,6 @@ def plan_as_json(planned: Sequence[PlannedRun], heading: Heading | None = None) 
 def plan_as_table(planned: Sequence[PlannedRun]) -> Table:
     """Return a table with a row per run and a last row with the totals; 80 columns are enough."""
     from rich.table import Table
-    from rich.text import Text
 
     total = totals(planned)
     table = Table(title="Plan: nothing has been written", show_footer=True, show_lines=True)
@@ -198,9 +198,9 @@ def plan_as_table(planned: Sequence[PlannedRun]) -> Table:
         size = item.size
         numbers = (size.points, size.files, size.file_bytes, size.requests)
         table.add_row(
-            Text("\n".join(dict.fromkeys((item.run.name or item.run.run_id, item.run.run_id)))),
-            Text(f"{item.run.state}\n{day(item.run.started_ms)}".rstrip()),
-            Text(f"{item.decision.verdict}, {planned_action(item)}\n{item.experiment}".rstrip()),
+            cell("\n".join(dict.fromkeys((item.run.name or item.run.run_id, item.run.run_id)))),
+            cell(f"{item.run.state}\n{day(item.run.started_ms)}".rstrip()),
+            cell(f"{item.decision.verdict}, {planned_action(item)}\n{item.experiment}".rstrip()),
             _sizes(dict(zip(_SIZES, numbers, strict=True))),
         )
     return table

@@ -26,7 +26,7 @@ from mlflow_wandb_plugin.cli.into_wandb import check_wandb_only, maps_projects, 
 from mlflow_wandb_plugin.cli.next_commands import examples, same_with
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import reads_source
-from mlflow_wandb_plugin.cli.terminal import console, current, say, working
+from mlflow_wandb_plugin.cli.terminal import console, current, echo, say, working
 from mlflow_wandb_plugin.cli.verify import verify
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.core.output_file import check_output_file
@@ -139,7 +139,7 @@ def _carry(
                          outcome.reason, dict(outcome.losses) or "")  # fmt: skip
     except KeyboardInterrupt:
         of = "" if session.total is None else f" of {session.total}"
-        click.echo(f"{bar.runs_done}{of} runs done; run the same command to go on", err=True)
+        echo(f"{bar.runs_done}{of} runs done; run the same command to go on", err=True)
         raise
     outcomes = report.in_order(outcomes, selection.newest_first)
     with working("asking what the source has beside its runs"):
@@ -158,14 +158,14 @@ def _show_plan(session: Backfill, as_json: bool, report_file: Path | None) -> No
     if report_file is not None:
         write_plan(report_file, planned, heading)
     if as_json:
-        click.echo(json.dumps(report.plan_as_json(planned, heading), indent=1))
+        echo(json.dumps(report.plan_as_json(planned, heading), indent=1))
         return
     if not current().quiet:
         console().print(report.plan_as_table(planned))
     for line in report.legend(item.decision.verdict for item in planned):
         say(line)
     say(report.written_by(session.write_method))
-    click.echo(report.plan_in_one_line(planned, heading))
+    echo(report.plan_in_one_line(planned, heading))
 
 
 def _rounds(every_s: float) -> Iterator[None]:
@@ -195,7 +195,7 @@ def _show(
     outcomes: list[Outcome], session: Backfill, not_carried: list[str], as_json: bool
 ) -> None:
     if as_json:
-        click.echo(json.dumps(report.as_json(outcomes, session.heading, not_carried), indent=1))
+        echo(json.dumps(report.as_json(outcomes, session.heading, not_carried), indent=1))
         return
     if not current().quiet:
         console().print(report.as_table(outcomes))
@@ -206,7 +206,7 @@ def _show(
         say(f"not carried: {len(not_carried) - SHOWN_LINES:,} more; --json names all")
     if session.heading.viewer:
         say(f"See them: {session.heading.viewer}")
-    click.echo(f"{report.one_line(outcomes)}.{_next(outcomes, session)}")
+    echo(f"{report.one_line(outcomes)}.{_next(outcomes, session)}")
 
 
 def _next(outcomes: list[Outcome], session: Backfill) -> str:

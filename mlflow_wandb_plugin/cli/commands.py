@@ -12,7 +12,7 @@ import click
 from mlflow_wandb_plugin import __version__
 from mlflow_wandb_plugin.cli import INTERRUPTED
 from mlflow_wandb_plugin.cli.next_commands import examples
-from mlflow_wandb_plugin.cli.terminal import Terminal, common_options
+from mlflow_wandb_plugin.cli.terminal import Terminal, common_options, echo
 from mlflow_wandb_plugin.core.partial_import import allow_partial_import
 from mlflow_wandb_plugin.core.redaction import without_credentials
 from mlflow_wandb_plugin.errors import MlflowWandbError
@@ -84,10 +84,10 @@ def run_command() -> None:
     except (MlflowWandbError, click.ClickException) as error:
         _show_traceback(options)
         text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        click.echo(f"mlflow-wandb: {text}", err=True)
+        echo(f"mlflow-wandb: {text}", err=True)
         sys.exit(USAGE)
     except click.Abort:
-        click.echo("mlflow-wandb: interrupted", err=True)
+        echo("mlflow-wandb: interrupted", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # Whoever read the output, such as head, has enough. Python must not flush the rest.
@@ -95,13 +95,13 @@ def run_command() -> None:
         sys.exit(1)
     except Exception as error:
         _show_traceback(options)
-        click.echo(f"mlflow-wandb: {_unforeseen(error, options.debug)}", err=True)
+        echo(f"mlflow-wandb: {_unforeseen(error, options.debug)}", err=True)
         sys.exit(1)
 
 
 def _show_traceback(options: Terminal) -> None:
     if options.debug:
-        click.echo(traceback.format_exc(), err=True)
+        echo(traceback.format_exc(), err=True)
 
 
 def _unforeseen(error: Exception, debug: bool) -> str:

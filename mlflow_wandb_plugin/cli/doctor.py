@@ -12,7 +12,7 @@ import click
 
 from mlflow_wandb_plugin.backfill.heading import installed_versions
 from mlflow_wandb_plugin.cli.next_commands import examples
-from mlflow_wandb_plugin.cli.terminal import say, working
+from mlflow_wandb_plugin.cli.terminal import echo, say, working
 from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.core.mlflow_retries import RETRIES
 from mlflow_wandb_plugin.core.partial_import import load
@@ -53,7 +53,7 @@ def doctor(to: str, as_json: bool) -> None:
     versions = installed_versions()
     if as_json:
         document = {"versions": versions, "checks": [asdict(check) for check in checks]}
-        click.echo(json.dumps(document, indent=1))
+        echo(json.dumps(document, indent=1))
     else:
         _show(versions, checks)
     sys.exit(1 if any(check.state == "problem" for check in checks) else 0)
@@ -64,10 +64,10 @@ def _show(versions: dict[str, str], checks: list[Check]) -> None:
         say(f"{name} {number}")
     for check in checks:
         # A quiet doctor tells what is wrong.
-        show = click.echo if check.state == "problem" else say
+        show = echo if check.state == "problem" else say
         show(f"{check.state:7} {check.name}: {check.said}")
         if check.todo:
             show(f"        {check.todo}")
     counted = Counter(check.state for check in checks)
     said = [f"{counted['ok']} ok", f"{counted['note']} notes", f"{counted['problem']} problems"]
-    click.echo(", ".join(said))
+    echo(", ".join(said))

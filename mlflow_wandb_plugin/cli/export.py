@@ -12,7 +12,7 @@ from mlflow_wandb_plugin import plugins
 from mlflow_wandb_plugin.cli.next_commands import examples
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import selects_runs
-from mlflow_wandb_plugin.cli.terminal import working
+from mlflow_wandb_plugin.cli.terminal import echo, working
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.core.output_file import check_output_file
 from mlflow_wandb_plugin.core.protocols import SourceOptions
@@ -55,6 +55,6 @@ def export(
         bar.expect_runs(opened.count(selection))
         done = export_table(opened, to, selection, chosen, bar.run_verified)
     for line in done.unreadable:
-        click.echo(f"not read: {line}", err=True)
-    click.echo(f"{to}: {done.runs:,} runs, {done.rows:,} rows")
+        echo(f"not read: {line}", err=True)
+    echo(f"{to}: {done.runs:,} runs, {done.rows:,} rows")
     sys.exit(1 if done.unreadable else 0)

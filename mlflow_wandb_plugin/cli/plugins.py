@@ -8,6 +8,7 @@ import click
 
 from mlflow_wandb_plugin import plugins as loading
 from mlflow_wandb_plugin.cli.next_commands import examples
+from mlflow_wandb_plugin.cli.terminal import echo
 
 
 @click.command(epilog=examples("mlflow-wandb plugins", "mlflow-wandb plugins --json"))
@@ -24,7 +25,7 @@ def plugins(as_json: bool) -> None:
         if plugin is not None
     ]
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        echo(json.dumps(rows, indent=1))
     else:
         for row in rows:
-            click.echo(f"{row['name']}: {', '.join(row['hooks'])}")
+            echo(f"{row['name']}: {', '.join(row['hooks'])}")

@@ -12,6 +12,7 @@ from mlflow_wandb_plugin.backfill.outcome import (
     Outcome,
 )
 from mlflow_wandb_plugin.cli.terminal import console, shows_progress
+from mlflow_wandb_plugin.core.messages import printable
 
 
 class ProgressBar(Listener):
@@ -84,7 +85,11 @@ def counted_progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
     """
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn(what), MofNCompleteColumn(), TextColumn("{task.description}"))
+    columns = (
+        TextColumn(what),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
     with Progress(
         *columns,
         TimeElapsedColumn(),
@@ -95,4 +100,4 @@ def counted_progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
         redirect_stdout=sys.stdout.isatty(),
     ) as progress:
         task = progress.add_task("", total=total)
-        yield lambda name: progress.update(task, advance=1, description=name)
+        yield lambda name: progress.update(task, advance=1, description=printable(name))

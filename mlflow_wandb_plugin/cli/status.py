@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from mlflow_wandb_plugin.cli.next_commands import examples
-from mlflow_wandb_plugin.cli.terminal import say
+from mlflow_wandb_plugin.cli.terminal import echo, say
 from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.journal import outbox
 from mlflow_wandb_plugin.journal.journal_locks import trainer_alive
@@ -45,11 +45,11 @@ def status(folders: tuple[Path, ...], as_json: bool) -> None:
         for path in syncing.find_journals(folder, delivered=True)
     ]
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        echo(json.dumps(rows, indent=1))
         return
     for line in _lines(rows):
         say(line)
-    click.echo(_verdict(rows))
+    echo(_verdict(rows))
 
 
 def _verdict(rows: Sequence[dict[str, Any]]) -> str:

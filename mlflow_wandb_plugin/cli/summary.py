@@ -14,7 +14,8 @@ from mlflow_wandb_plugin.backfill.heading import day
 from mlflow_wandb_plugin.cli.next_commands import examples
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import selects_runs
-from mlflow_wandb_plugin.cli.terminal import console, current, working
+from mlflow_wandb_plugin.cli.terminal import console, current, echo, working
+from mlflow_wandb_plugin.core.messages import cell
 from mlflow_wandb_plugin.core.model import Selection
 from mlflow_wandb_plugin.core.protocols import SourceOptions
 from mlflow_wandb_plugin.export.overview import Overview, ProjectOverview, overview
@@ -55,13 +56,13 @@ def summary(
         bar.expect_runs(expected)
         found = overview(opened, selection, with_files, bar.run_verified)
     if as_json:
-        click.echo(json.dumps(_document(found), indent=1))
+        echo(json.dumps(_document(found), indent=1))
     else:
         if not current().quiet:
             console().print(_table(found))
         for line in found.unread:
-            click.echo(f"not read: {line}", err=True)
-        click.echo(_one_line(found))
+            echo(f"not read: {line}", err=True)
+        echo(_one_line(found))
     sys.exit(1 if found.unread else 0)
 
 
@@ -74,7 +75,6 @@ def _document(found: Overview) -> dict[str, Any]:
 
 def _table(found: Overview) -> Table:
     from rich.table import Table
-    from rich.text import Text
 
     table = Table()
     table.add_column("project", overflow="fold")
@@ -83,7 +83,7 @@ def _table(found: Overview) -> Table:
     for column in ("states", "from", "until"):
         table.add_column(column)
     for project in found.projects:
-        table.add_row(Text(project.project or UNKNOWN), *_cells(project))
+        table.add_row(cell(project.project or UNKNOWN), *_cells(project))
     return table
 
 

@@ -12,6 +12,7 @@ import click
 
 from mlflow_wandb_plugin.cli.next_commands import examples
 from mlflow_wandb_plugin.cli.progress import counted_progress
+from mlflow_wandb_plugin.cli.terminal import echo
 from mlflow_wandb_plugin.replicator import sync as syncing
 
 
@@ -50,9 +51,9 @@ def sync(folders: tuple[Path, ...], to: str, as_json: bool) -> None:
             deliveries.append(delivery)
     if as_json:
         rows = [asdict(delivery) | {"journal": str(delivery.journal)} for delivery in deliveries]
-        click.echo(json.dumps(rows, indent=1))
+        echo(json.dumps(rows, indent=1))
     elif not journals:
-        click.echo("nothing to deliver")
+        echo("nothing to deliver")
     undelivered = ("waiting", "failed", "busy")
     sys.exit(1 if any(delivery.state in undelivered for delivery in deliveries) else 0)
 
@@ -62,8 +63,8 @@ def _show(delivery: syncing.Delivery, before: syncing.Delivery | None) -> None:
     place = (delivery.home, delivery.target)
     if before is None or place != (before.home, before.target):
         at = f" at {delivery.target}" if delivery.target else ""
-        click.echo(f"To {delivery.home}{at}:")
+        echo(f"To {delivery.home}{at}:")
         before = None
     repeated = before is not None and before.error == delivery.error
     what = f" ({delivery.error})" if delivery.error and not repeated else ""
-    click.echo(f"  {delivery.journal.stem}: {delivery.state}{what}")
+    echo(f"  {delivery.journal.stem}: {delivery.state}{what}")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mlflow_wandb_plugin.core.messages import cell, printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -64,18 +66,23 @@ def shows_progress() -> bool:
 def working(what: str) -> Iterator[None]:
     """Show what is happening for as long as it takes."""
     if current().verbose:
-        click.echo(f"{what} …", err=True)
+        echo(f"{what} …", err=True)
     if not shows_progress():
         yield
         return
-    with console(stderr=True).status(f"{what} …"):
+    with console(stderr=True).status(cell(f"{what} …")):
         yield
+
+
+def echo(text: str, err: bool = False) -> None:
+    """Print a text, which may have names that others gave."""
+    click.echo(printable(text), err=err)
 
 
 def say(text: str) -> None:
     """Print a line that ``--quiet`` leaves out."""
     if not current().quiet:
-        click.echo(text)
+        echo(text)
 
 
 def _sets(name: str) -> Callable[[click.Context, click.Parameter, bool], None]:

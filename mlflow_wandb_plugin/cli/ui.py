@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from mlflow_wandb_plugin.cli.next_commands import examples
-from mlflow_wandb_plugin.cli.terminal import working
+from mlflow_wandb_plugin.cli.terminal import echo, working
 from mlflow_wandb_plugin.core import tracking_uri
 from mlflow_wandb_plugin.core.training_settings import load_settings
 from mlflow_wandb_plugin.errors import UsageError
@@ -40,12 +40,12 @@ def ui(to: str, port: int) -> None:
             wanted = default_uri()
     uri = tracking_uri.absolute_uri(uris.without_prefix(wanted))
     if page := tracking_uri.experiments_link(uri):
-        click.echo(page)
+        echo(page)
         return
     file = uri.partition(":///")[2]
     if uri.startswith("sqlite") and not Path(file).is_file():
         raise UsageError(f"there is no database {file}: name MLflow's store with --to")
-    click.echo(
+    echo(
         f"MLflow's UI of {tracking_uri.shown(uri)} starts; once it answers, its experiments are at "
         f"{tracking_uri.experiments_link(f'http://127.0.0.1:{port}')} (Ctrl-C ends it)"
     )

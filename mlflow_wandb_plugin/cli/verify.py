@@ -19,7 +19,7 @@ from mlflow_wandb_plugin.cli.into_wandb import check_wandb_only, maps_projects, 
 from mlflow_wandb_plugin.cli.next_commands import examples, same_with
 from mlflow_wandb_plugin.cli.progress import ProgressBar
 from mlflow_wandb_plugin.cli.selecting import reads_source
-from mlflow_wandb_plugin.cli.terminal import say, working
+from mlflow_wandb_plugin.cli.terminal import echo, say, working
 from mlflow_wandb_plugin.core.model import Selection
 
 SHOWN_DIFFERENCES = 5
@@ -73,11 +73,11 @@ def verify(
     if can_delete:
         sys.exit(_answer_deletion(results, kept_by, as_json))
     if as_json:
-        click.echo(json.dumps([_document(result) for result in results], indent=1))
+        echo(json.dumps([_document(result) for result in results], indent=1))
     else:
         for result in results:
             _show(result)
-        click.echo(f"{_one_line(results)}. {_next(results, repair)}")
+        echo(f"{_one_line(results)}. {_next(results, repair)}")
     sys.exit(0 if all(result.result in ("equal", "foreign") for result in results) else 1)
 
 
@@ -88,7 +88,7 @@ def _answer_deletion(results: list[Verified], kept_by: list[str], as_json: bool)
     if as_json:
         answer = not reasons and not kept_by
         document = {"can_delete": answer, "runs": reasons, "beside_runs": kept_by}
-        click.echo(json.dumps(document, indent=1))
+        echo(json.dumps(document, indent=1))
         return 0 if answer else 1
     for path, lines in reasons.items():
         say(f"{path}: only in the source:")
@@ -99,9 +99,9 @@ def _answer_deletion(results: list[Verified], kept_by: list[str], as_json: bool)
     for line in kept_by:
         say(f"only in the source: {line}")
     if reasons or kept_by:
-        click.echo(f"keep it: {len(reasons):,} of {len(results):,} runs are not all in the target")
+        echo(f"keep it: {len(reasons):,} of {len(results):,} runs are not all in the target")
         return 1
-    click.echo(f"the target has all of {len(results):,} runs: the source may be deleted")
+    echo(f"the target has all of {len(results):,} runs: the source may be deleted")
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +15,13 @@ from rich.text import Text
 from mlflow_wandb_plugin.cli import main, terminal
 from mlflow_wandb_plugin.cli.commands import cli
 from mlflow_wandb_plugin.cli.terminal import Terminal
+from mlflow_wandb_plugin.wandb_log.log_writer import LogWriter
 from tests.backfill.written import RUNS, make_folder
 from tests.support.commands import main_in_process
+from tests.support.records import exit_record, history_record, run_record
 
 Command = Callable[..., tuple[int, str, str]]
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @pytest.fixture
@@ -141,8 +146,44 @@ def test_the_shell_completes(
     monkeypatch.setenv("COMP_WORDS", " ".join(words))
     monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
     monkeypatch.setattr(sys, "argv", ["mlflow-wandb"])
+    # click asks how Python was started; `python -m pytest` would be another program.
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", None)
     monkeypatch.setenv("MLFLOW_WANDB_MIRROR", "")
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 0
     assert wanted in capsys.readouterr().out.splitlines()
+
+
+def test_no_name_commands_the_terminal(
+    tmp_path: Path, fresh_store: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's name, project and group with escape sequences, in what each command prints and in the
+    tables that are kept."""
+    hostile = "a\x1b]0;title\x07\x1b[31m[red]\r\x9b2J"
+    place = tmp_path / "wandb" / "offline-run-20260101_000000-r1"
+    place.mkdir(parents=True)
+    with LogWriter(place / "run-r1.wandb") as log:
+        names = {"display_name": hostile, "project": hostile, "run_group": hostile}
+        log.append(run_record("r1", **names).SerializeToString())
+        log.append(history_record({hostile: 1.0}, 0, 1_700_000_000).SerializeToString())
+        log.append(exit_record(0).SerializeToString())
+    monkeypatch.chdir(tmp_path)
+    source, to = tmp_path / "wandb", ("--to", fresh_store)
+    damage = "update metrics set value = 2"
+    for arguments in (
+        ["summary", source],
+        ["backfill", source, *to, "--plan", "--report", "plan.txt"],
+        ["backfill", source, *to, "--report", "report.txt"],
+        ["verify", source, *to],
+        ["status", source],
+    ):
+        if arguments[0] == "verify":
+            with sqlite3.connect(fresh_store.removeprefix("sqlite:///")) as database:
+                database.execute(damage)
+            database.close()
+        _, out, err = command(*arguments)
+        kept = [file.read_text() for file in tmp_path.glob("*.txt")]
+        for text in (out, err, *kept):
+            assert set(CONTROLS.findall(text)) <= {"\n"}, arguments
+        assert arguments[0] == "status" or "[red]" in out + err, arguments
