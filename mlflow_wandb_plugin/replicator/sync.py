@@ -81,7 +81,7 @@ def find_journals(folder: Path, delivered: bool = False) -> list[Path]:
 def deliver(
     journals: list[Path], to: str = "", starting: Callable[[Path], object] = lambda _: None
 ) -> Iterator[Delivery]:
-    """Ship each journal, target by target.
+    """Ship each journal that is still there, target by target.
 
     A journal that another process still tries to ship is taken over from it. A target that does not
     answer is asked once for all its journals.
@@ -97,7 +97,9 @@ def deliver(
             header = read_header(path)
             target = _target_of(header, to)
         except (JournalError, UsageError) as error:
-            yield Delivery(path, "failed", str(error))
+            # Another process may have delivered it since it was found.
+            if path.exists():
+                yield Delivery(path, "failed", str(error))
         else:
             groups.setdefault(target, []).append(_Waiting(path, header))
     for target, waiting in groups.items():

@@ -102,6 +102,7 @@ def test_an_offline_run_is_written_once_and_completely(
     ]  # fmt: skip
     info = info_of(folder)
     assert (info.run_id, info.project, info.name) == ("off", "offline", "an offline run")
+    assert (offline.name, info.started_ms) == (NAME, START_MS)
     assert (info.state, info.exit_code, info.tags, info.notes) == (
         "failed",
         1,

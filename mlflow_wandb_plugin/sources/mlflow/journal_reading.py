@@ -63,7 +63,8 @@ class JournalStart(NamedTuple):
     """Where the rows of a journal begin.
 
     Attributes:
-        section: `rules.MLFLOW_KEY` of the W&B config as it was when the journal began.
+        section: `rules.MLFLOW_KEY` of the W&B config as it was when the journal began, with the
+            run's start.
         record: the journal's identity, its first row, and what was lost before it. It is in the
             config with the journal's first row, so that another attempt finds it there.
         resent: whether an earlier attempt has written some of the journal.
@@ -88,11 +89,15 @@ def find_start(path: Path, section: Mapping[str, Any], next_row: int) -> Journal
     first = next(outbox.operations(JournalReader(path)), None)
     if first is None:
         return None
+    position, operation = first
     with open(path, "rb") as file:
-        journal_id = hashlib.sha256(file.read(first[0])).hexdigest()[:16]
+        journal_id = hashlib.sha256(file.read(position)).hexdigest()[:16]
     latest = section.get("journal") or {}
     resent = latest.get("id") == journal_id
     before = dict(section)
+    if operation.get("op") == "create":
+        # W&B is told of the run, and its folder is named, before the operation is read.
+        before.setdefault("start_time", operation.get("start_time"))
     if resent:
         # The section has the counts of the first attempt; this one counts again.
         before |= {key: latest.get(key) for key in _COUNTS}
