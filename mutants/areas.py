@@ -67,6 +67,12 @@ AREAS: Mapping[str, tuple[Module, ...]] = {
         Module(f"{PACKAGE}/mlflow_access/sql/batches.py", ("tests/mlflow_access/sql",)),
         Module(f"{PACKAGE}/mlflow_access/sql/dialects.py", ("tests/mlflow_access/sql",), _SERVERS),
         Module(
+            f"{PACKAGE}/mlflow_access/sql/sessions.py",
+            ("tests/mlflow_access/sql",),
+            ("MySqlSession",),
+        ),
+        Module(f"{PACKAGE}/mlflow_access/sql/sqlite_driver.py", ("tests/mlflow_access/sql",)),
+        Module(
             f"{PACKAGE}/mlflow_access/point_blocks.py",
             ("tests/mlflow_access/test_point_blocks.py", "tests/mlflow_access/sql"),
         ),

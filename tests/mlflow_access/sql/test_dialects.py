@@ -10,7 +10,7 @@ import sqlalchemy
 from sqlalchemy import Engine
 
 from mlflow_wandb_plugin.mlflow_access.point_blocks import Points, Row
-from mlflow_wandb_plugin.mlflow_access.sql.dialects import Sqlite
+from mlflow_wandb_plugin.mlflow_access.sql.dialects import Dialect, Sqlite
 from tests.mlflow_access.sql.tables import points_in, rows
 
 
@@ -86,6 +86,16 @@ def test_sql_in_the_drivers_own_syntax(engine: Engine) -> None:
     with engine.begin() as connection:
         found = Sqlite().execute(connection, 'SELECT ? AS "key"', ("value",))
         assert [tuple(row) for row in found] == [("value",)]
+
+
+def test_rows_of_a_query_are_tuples(engine: Engine) -> None:
+    """By SQLite's driver, and by SQLAlchemy, as the other databases are asked."""
+    query = 'SELECT ? AS "key", 2'
+    with engine.begin() as connection:
+        for rows_of in (Sqlite.query, Dialect.query):
+            found = rows_of(Sqlite(), connection, query, ("value",))
+            assert found == [("value", 2)]
+            assert type(found[0]) is tuple
 
 
 def test_a_refused_statement_raises_sqlalchemys_error(engine: Engine) -> None:
