@@ -171,7 +171,8 @@ def _group(engine: Engine) -> GroupCommit:
     return group
 
 
-_of_parents: list[object] = []
+_of_parents: list[GroupCommit] = []
+"""The groups of the processes from which this one was forked."""
 
 
 def _after_fork() -> None:
