@@ -26,10 +26,14 @@ from mlflow_wandb_plugin.replicator.mlflow_shipment import (
 from mlflow_wandb_plugin.replicator.run_log_of_journal import wandb_file_of
 from mlflow_wandb_plugin.replicator.wandb_shipment import WandbShipment
 from mlflow_wandb_plugin.settings import Settings
+from mlflow_wandb_plugin.sources.wandb_local.run_log import is_open_elsewhere
 from mlflow_wandb_plugin.targets.wandb.log_upload import unset_user_run_variables
 from mlflow_wandb_plugin.targets.wandb.lookup import Access, wanted_mode
 
 LOCK_PATIENCE_S = 60.0
+CORE_END_PATIENCE_S = 30.0
+"""wandb-core outlives a killed training process: by 100 ms, or by seconds where the machine is
+busy. One that is still there after this time belongs to a process that is alive."""
 FOLLOWED_QUIET_S = 10.0
 """A replicator that still follows a server's journal after this time without a write has delivered
 it: the run has not ended, and the server may go on with it."""
@@ -91,6 +95,7 @@ def deliver(
             journals of others.
         starting: is called with each journal before it is shipped.
     """
+    cores_end_by = time.monotonic() + CORE_END_PATIENCE_S
     groups: dict[_Target, list[_Waiting]] = {}
     for path in journals:
         try:
@@ -106,7 +111,10 @@ def deliver(
         gone = ""
         for journal in waiting:
             starting(journal.path)
-            delivery = target.left(journal.path, gone) if gone else _deliver(journal, target)
+            if gone:
+                delivery = target.left(journal.path, gone)
+            else:
+                delivery = _deliver(journal, target, cores_end_by)
             if delivery.state == "waiting" and not gone:
                 gone = target.error() or ""
             yield delivery
@@ -156,7 +164,7 @@ def _target_of(header: dict[str, Any], to: str) -> _Target:
     return _Target("MLflow", _tracking_uri(header.get("tracking_uri", ""), to))
 
 
-def _deliver(journal: _Waiting, target: _Target) -> Delivery:
+def _deliver(journal: _Waiting, target: _Target, cores_end_by: float) -> Delivery:
     path = journal.path
     try:
         if target.home == "W&B":
@@ -165,7 +173,7 @@ def _deliver(journal: _Waiting, target: _Target) -> Delivery:
             ship = WandbShipment(path, follow=False).ship
             delivery = _ship(path, ship, "W&B", partial(_mirror_goes_on, path, journal.header))
         else:
-            delivery = _deliver_to_mlflow(path, target.uri, journal.header)
+            delivery = _deliver_to_mlflow(path, target.uri, journal.header, cores_end_by)
     except (JournalError, UsageError) as error:
         delivery = Delivery(path, "failed", str(error), home=target.home)
     except Exception as error:
@@ -185,7 +193,9 @@ def _mirror_goes_on(path: Path, header: Mapping[str, Any]) -> bool:
     return False
 
 
-def _deliver_to_mlflow(path: Path, uri: str, header: dict[str, Any]) -> Delivery:
+def _deliver_to_mlflow(
+    path: Path, uri: str, header: dict[str, Any], cores_end_by: float
+) -> Delivery:
     give_up_at = time.monotonic() + TARGET_PATIENCE_S
     experiment = header.get("experiment", "{project}")
     journal_dir = Settings.load().journal_dir
@@ -201,9 +211,22 @@ def _deliver_to_mlflow(path: Path, uri: str, header: dict[str, Any]) -> Delivery
     handover.touch(mode=0o600)
     try:
         wandb_file = wandb_file_of(path, header, journal_dir)
+        _wait_for_core_of_dead_trainer(path, wandb_file, cores_end_by)
         return _ship(path, shipment.ship, "MLflow", lambda: run_goes_on(path, wandb_file))
     finally:
         handover.unlink(missing_ok=True)
+
+
+def _wait_for_core_of_dead_trainer(path: Path, wandb_file: Path, until: float) -> None:
+    """Wait for the end of a run whose training process was just killed.
+
+    Args:
+        until: when to give up, by `time.monotonic`.
+    """
+    while not trainer_alive(path) and is_open_elsewhere(wandb_file, guess=False):
+        if time.monotonic() >= until:
+            return
+        time.sleep(0.1)
 
 
 def _ship(path: Path, ship: Callable[[], str], home: str, goes_on: Callable[[], bool]) -> Delivery:

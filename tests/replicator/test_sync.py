@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,14 @@ from mlflow_wandb_plugin.journal.reader import read_header
 from mlflow_wandb_plugin.journal.status_file import write_status
 from mlflow_wandb_plugin.journal.writer import Journal
 from mlflow_wandb_plugin.replicator import mlflow_shipment, sync
-from mlflow_wandb_plugin.replicator.mlflow_shipment import MlflowShipment
+from mlflow_wandb_plugin.replicator.mlflow_shipment import MlflowShipment, handover_file
 from mlflow_wandb_plugin.replicator.sync import deliver, find_journals
+from mlflow_wandb_plugin.sources.wandb_local.run_log import is_open_elsewhere
 from mlflow_wandb_plugin.wandb_log.log_writer import LogWriter
-from tests.replicator.test_mlflow_shipment import WHOLE, open_journal, written
+from tests.replicator.test_mlflow_shipment import WHOLE, open_journal, opened_by_core, written
 from tests.support.mirrored import JournalledRun
 from tests.support.mlflow_state import read_runs
-from tests.support.processes import free_port
+from tests.support.processes import free_port, started, wait_until
 from tests.support.records import exit_record, partial_record, run_record
 
 
@@ -101,6 +103,47 @@ def test_the_server_that_a_journal_names_gets_no_request(
     assert (delivery.state, f"--to {uri}" in delivery.error) == ("failed", True)
     assert path.exists()
     assert [delivery.state for delivery in deliver([path], fresh_store)] == ["complete"]
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path) -> tuple[Path, Path]:
+    """The journal of a process that ended without finish(), and wandb-core's log of its run."""
+    path = written(tmp_path, *WHOLE[:3], closed=False)
+    log = Path(read_header(path)["wandb_file"])
+    log.parent.mkdir()
+    log.touch()
+    return path, log
+
+
+def test_the_run_of_a_process_that_was_just_killed_is_ended(
+    fresh_store: str, unfinished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """wandb-core outlives its training process for a moment: `sync` waits for its end."""
+    path, log = unfinished
+    ends_a_second_after_sync_began = (
+        "import pathlib, sys, time; file = open(sys.argv[1], 'ab')\n"
+        "while not pathlib.Path(sys.argv[2]).exists(): time.sleep(0.05)\n"
+        "time.sleep(1)"
+    )
+    command = [sys.executable, "-c", ends_a_second_after_sync_began, log, handover_file(path)]
+    with started([str(word) for word in command], os.environ, tmp_path):
+        wait_until(lambda: is_open_elsewhere(log), what="wandb-core")
+        (delivery,) = deliver([path], fresh_store)
+    run = read_runs(fresh_store)["r1"]
+    assert (delivery.state, run.status) == ("complete", "KILLED")
+
+
+def test_a_run_whose_wandb_core_stays_goes_on(
+    fresh_store: str, unfinished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that ended without finish() leaves its run to the wandb-core of its parent."""
+    path, log = unfinished
+    monkeypatch.setattr(sync, "CORE_END_PATIENCE_S", 0.0)
+    with opened_by_core(log):
+        (delivery,) = deliver([path], fresh_store)
+    run = read_runs(fresh_store)["r1"]
+    assert (delivery.state, run.status) == ("partial", "RUNNING")
+    assert path.exists()
 
 
 def run_folder(folder: Path) -> Path:
