@@ -1,13 +1,15 @@
 """MLflow's store behind `fast+` against the plain one: clients of MLflow, direct and by a server.
 
     python -m benchmarks.fast_store [--rounds 5] [--calls 300] [--batches 20] [--seconds 4]
-        [--clients 64] [--only direct,batches,clients] [--database sqlite,postgresql]
+        [--clients 64] [--workers N] [--only direct,batches,single,clients]
+        [--database sqlite,postgresql]
 
 Both stores are measured in turns in one run, each in a database and a server of its own.
 
 - direct: one client's `mlflow.log_metric`, without a server, each time in a process of its own
 - batches: `MlflowClient.log_batch` of 1,000 metrics through a server: 1 worker on SQLite, 4 on
-  PostgreSQL
+  PostgreSQL, or as many as --workers says
+- single: one client's `mlflow.log_metric` through such a server, in a process of its own
 - clients: as many connections at once, each logging 10 metrics a request to a run of its own,
   through such a server. They are threads of one process with `http.client`, which take less of the
   cores that they share with the server than MLflow's client would; the requests are those of
@@ -51,9 +53,10 @@ def main() -> None:
                 with _stores(database, folder / "direct") as uris:
                     direct(uris, database, options)
         for database in options.database:
-            if set(options.only) & {"batches", "clients"}:
-                with _servers(database, folder / database) as urls:
-                    served(urls, database, options)
+            if set(options.only) & {"batches", "single", "clients"}:
+                workers = options.workers or WORKERS[database]
+                with _servers(database, folder / database, workers) as urls:
+                    served(urls, f"{database}, {workers} workers", options)
 
 
 def _options() -> argparse.Namespace:
@@ -65,7 +68,7 @@ def _options() -> argparse.Namespace:
     }.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
     names: Callable[[str], list[str]] = lambda text: text.split(",")  # noqa: E731
-    parser.add_argument("--only", type=names, default=["direct", "batches", "clients"])
+    parser.add_argument("--only", type=names, default=["direct", "batches", "single", "clients"])
     parser.add_argument("--database", type=names, default=list(WORKERS))
     return parser.parse_args()
 
@@ -82,14 +85,12 @@ def _stores(database: str, folder: Path) -> Iterator[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def _servers(database: str, folder: Path, workers: int = 0) -> Iterator[dict[str, str]]:
+def _servers(database: str, folder: Path, workers: int) -> Iterator[dict[str, str]]:
     """URLs of a plain server and of a fast one."""
     with _stores(database, folder) as uris, contextlib.ExitStack() as stack:
         yield {
             name: stack.enter_context(
-                mlflow_server(
-                    folder / name, workers=workers or WORKERS[database], uri=PREFIXES[name] + uri
-                )
+                mlflow_server(folder / name, workers=workers, uri=PREFIXES[name] + uri)
             )
             for name, uri in uris.items()
         }
@@ -111,19 +112,24 @@ with mlflow.start_run():
 
 def direct(uris: dict[str, str], database: str, options: argparse.Namespace) -> None:
     def log(name: str) -> float:
-        env = {**os.environ, "MLFLOW_TRACKING_URI": PREFIXES[name] + uris[name]}
-        command = [sys.executable, "-c", CLIENT, str(options.calls)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-        return float(done.stdout)
+        return _milliseconds_of_a_call(PREFIXES[name] + uris[name], options.calls)
 
     log("plain"), log("fast")  # The first ones make the tables.
     taken = in_turns({name: partial(log, name) for name in PREFIXES}, options.rounds)
     show(f"direct mlflow.log_metric, {database}", "ms a call", taken, faster_is="less")
 
 
-def served(urls: dict[str, str], database: str, options: argparse.Namespace) -> None:
+def _milliseconds_of_a_call(uri: str, calls: int) -> float:
+    env = {**os.environ, "MLFLOW_TRACKING_URI": uri}
+    command = [sys.executable, "-c", CLIENT, str(calls)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    # A client of a server prints the run's address as well.
+    return float(done.stdout.split()[0])
+
+
+def served(urls: dict[str, str], server: str, options: argparse.Namespace) -> None:
+    """Measure a plain and a fast server; ``server`` says in a few words what they are."""
     runs = {name: _runs(url, options.clients) for name, url in urls.items()}
-    workers = WORKERS[database]
     time.sleep(SETTLING_S)
     if "batches" in options.only:
         seconds = in_turns(
@@ -135,7 +141,13 @@ def served(urls: dict[str, str], database: str, options: argparse.Namespace) -> 
         )
         points = options.batches * BATCH
         rates = {name: [points / second for second in taken] for name, taken in seconds.items()}
-        show(f"log_batch of {BATCH}, {database}, {workers} workers", "points/s", rates)
+        show(f"log_batch of {BATCH}, {server}", "points/s", rates)
+    if "single" in options.only:
+        calls = {
+            name: partial(_milliseconds_of_a_call, url, options.calls) for name, url in urls.items()
+        }
+        taken = in_turns(calls, options.rounds)
+        show(f"mlflow.log_metric, {server}", "ms a call", taken, faster_is="less")
     if "clients" in options.only:
         latencies: dict[str, list[float]] = {name: [] for name in urls}
 
@@ -147,7 +159,7 @@ def served(urls: dict[str, str], database: str, options: argparse.Namespace) -> 
             return len(found) / (time.perf_counter() - begin)
 
         rates = in_turns({name: partial(rate, name) for name in urls}, options.rounds)
-        title = f"{options.clients} clients x {KEYS} metrics, {database}, {workers} workers"
+        title = f"{options.clients} clients x {KEYS} metrics, {server}"
         show(title, "requests/s", rates)
         show(title, "p99 in ms", latencies, faster_is="less")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import http.client
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,16 @@ from mlflow import MlflowClient
 
 from mlflow_wandb_plugin.mlflow_access.arrow_points import CONTENT_TYPE, FORMAT, encode
 from mlflow_wandb_plugin.mlflow_access.point_blocks import Points
+from mlflow_wandb_plugin.store import uris
+from tests.support.environment import isolated
 from tests.support.mlflow_features import IS_3_1
-from tests.support.processes import end_all_of, mlflow_server
+from tests.support.processes import (
+    end_all_of,
+    free_port,
+    mlflow_server,
+    started,
+    wait_until,
+)
 
 LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
 PATH = f"{LOG_BATCH}/arrow"
@@ -76,6 +85,47 @@ def test_every_worker_takes_points(
 def test_a_plain_server_takes_none(server: str) -> None:
     """MLflow's own answer to a path that it does not have."""
     assert ask(server).status_code == post(server, "0" * 32).status_code == 404
+
+
+APP = """
+import json, os, socket, stat
+import mlflow.server
+
+def delayed():
+    for fd in map(int, os.listdir("/dev/fd")):
+        try:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                with socket.socket(fileno=os.dup(fd)) as each:
+                    if each.getsockname()[:1] == ("127.0.0.1",) and each.getpeername():
+                        yield not each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        except OSError:
+            pass
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": json.dumps(list(delayed())).encode()})
+"""
+
+
+@pytest.mark.skipif(IS_3_1, reason="MLflow 3.1 has no uvicorn")
+def test_workers_do_not_wait_for_the_client_to_acknowledge_half_an_answer(tmp_path: Path) -> None:
+    """uvicorn's workers, unlike MLflow's one process or gunicorn's, leave Nagle's algorithm on."""
+    (tmp_path / "told.py").write_text(APP)
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "told:app", "--workers", "2", "--port", str(port)]
+    env = isolated(tmp_path / "env")
+    env[uris.SERVER_STORE] = f"fast+sqlite:///{tmp_path / 'server.db'}"
+    url = f"http://127.0.0.1:{port}"
+    with started(command, env, tmp_path), requests.Session() as kept:
+        wait_until(lambda: answers(url), what="uvicorn")
+        assert [kept.get(url, timeout=120).json() for _ in range(3)] == [[False]] * 3
+
+
+def answers(url: str) -> bool:
+    with suppress(requests.ConnectionError):
+        return requests.get(url, timeout=120).ok
+    return False
 
 
 @pytest.mark.skipif(IS_3_1, reason="MLflow 3.1 checks neither hosts nor origins")
