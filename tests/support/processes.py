@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -139,10 +140,23 @@ def end_server(process: subprocess.Popen[bytes]) -> None:
     process.wait(timeout=30)
 
 
+_PORTS, _FIRST_PORT = 1000, 12_000
+"""Ports of each pytest-xdist worker, up to twenty of them: below those that systems give to
+clients' connections (Linux from 32,768 on), so that none of these takes one before its server."""
+_offsets = itertools.count(os.getpid())
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on which a server can listen. No other caller gets it soon, nor one of another
+    pytest-xdist worker."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 20
+    for _ in range(_PORTS):
+        port = _FIRST_PORT + worker * _PORTS + next(_offsets) % _PORTS
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError(f"none of the {_PORTS} ports of worker {worker} is free")
 
 
 @contextlib.contextmanager
