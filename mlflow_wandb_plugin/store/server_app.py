@@ -1,4 +1,5 @@
-"""Changes the Flask app of an MLflow server's worker as soon as MLflow has made it.
+"""Changes the Flask app of an MLflow server's worker as soon as MLflow has made it, and the socket
+on which the worker will listen.
 
 The app is made while ``mlflow.server`` is imported, and MLflow opens its store at the first request
 that needs one. A path that only some workers knew would look as if it came and went.
@@ -37,25 +38,24 @@ def _change(module: Any) -> None:
     if isinstance(app, Flask) and VIEW in app.view_functions:
         read_plain_requests(app)
         take_arrow_points(app)
-        answer_at_once()
+        disable_nagles_algorithm()
 
 
-def answer_at_once() -> None:
-    """Turn Nagle's algorithm off for the connections of this process's TCP sockets that listen.
+def disable_nagles_algorithm() -> None:
+    """Set TCP_NODELAY on this process's TCP sockets, and so on the connections that they accept.
 
-    uvicorn leaves it on where it has several workers (its issue 3149): the second of a response's
-    two packets waits until the client has acknowledged the first one, 40 ms on Linux. A worker has
-    the socket that it will listen on before it imports the app, and a connection has the options of
-    the socket that accepts it.
+    uvicorn does not where it has several workers (its issue 3149): the second of a response's two
+    packets waits until the client has acknowledged the first one, 40 ms on Linux. A worker has the
+    socket that it will listen on before it imports the app.
     """
     with contextlib.suppress(OSError):
         for name in os.listdir("/dev/fd"):
             # The folder's own descriptor is closed by now.
             with contextlib.suppress(OSError):
-                _answer_at_once(int(name))
+                _set_nodelay(int(name))
 
 
-def _answer_at_once(descriptor: int) -> None:
+def _set_nodelay(descriptor: int) -> None:
     if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
         return
     with socket.socket(fileno=os.dup(descriptor)) as opened:
