@@ -291,6 +291,7 @@ class AdoptedRunWriter(MlflowRunWriter):
         self._points.release()
         self.update(info)
         self._rewrites["name"] = self._names.count_rewritten()
+        self._rewrites.update(self._rules.counts())
         self._files.summary.update(info.summary)
         self._files.finish(info)
         self._names.save()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import closing
 
 import pytest
 from mlflow import MlflowClient
 
+from mlflow_wandb_plugin.core.metric_rules import MetricRule
 from mlflow_wandb_plugin.core.model import Checkpoint, RunInfo, Series, StepDefinition
+from mlflow_wandb_plugin.core.protocols import TargetOptions
+from mlflow_wandb_plugin.core.retry import Backoff
+from mlflow_wandb_plugin.targets.mlflow.target import MlflowTarget
 from tests.support.mlflow_state import read_runs
 from tests.targets.mlflow.writing import end, opened, points, run_info, the_run
 
@@ -218,3 +223,21 @@ def test_a_run_that_another_tool_writes_keeps_its_params_and_status(fresh_store:
     run = the_run(fresh_store)
     assert (run.status, run.params) == ("RUNNING", {})
     assert run.points("loss") == [(0, 9.0), (5, 2.0)]
+
+
+def test_rules_are_counted_in_a_run_that_another_tool_writes(fresh_store: str) -> None:
+    """What a plugin drops is counted there as in our own runs."""
+    run_id = _somebodys_run(fresh_store)
+    info = _finished({"mlflow_run_id": run_id})
+    options = TargetOptions(
+        adopt_dual=True, map_metric=lambda _, key: MetricRule(drop=True) if key == ("b",) else None
+    )
+    target = MlflowTarget(fresh_store, options, Backoff(0.0))
+    writer = target.open(info, "backfill", target.find(info))
+    with closing(writer):
+        writer.append(points("a", [1.0]))
+        writer.append(points("b", [2.0]))
+        end(writer, info)
+    run = the_run(fresh_store)
+    assert (run.points("a"), "b" in run.metrics) == ([(0, 1.0)], False)
+    assert json.loads(run.tags["mlflow.wandb.rewrites"])["metric_dropped"] == 1
