@@ -27,6 +27,7 @@ from mlflow_wandb_plugin.backfill.engines.remote import (
     reported,
     resolve_job_uris,
 )
+from mlflow_wandb_plugin.backfill.engines.waiting import wait_for_any
 from mlflow_wandb_plugin.backfill.options import Job
 from mlflow_wandb_plugin.backfill.outcome import (
     Listener,
@@ -118,7 +119,7 @@ class Processes:
         self._pool = _Pool(self._size)
 
     def _finished(self) -> Iterator[RemoteOutcome]:
-        done, _ = futures.wait(self._running, return_when=futures.FIRST_COMPLETED)
+        done = wait_for_any(self._running)
         broken = any(isinstance(future.exception(), BrokenProcessPool) for future in done)
         if broken:
             # One process died, and the pool has ended the others and given up every run.
@@ -136,7 +137,8 @@ class Processes:
         for _ in range(RETRIES):
             pool = _Pool(1)
             try:
-                return pool.submit(self._carry, self._job, run).result()
+                [done] = wait_for_any([pool.submit(self._carry, self._job, run)])
+                return done.result()
             except BrokenProcessPool:
                 continue
             finally:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from mlflow_wandb_plugin.backfill.carrier import Carrier, selected, unlisted_outcomes
 from mlflow_wandb_plugin.backfill.curves import Curves
+from mlflow_wandb_plugin.backfill.engines.waiting import wait_for_any
 from mlflow_wandb_plugin.backfill.options import BackfillOptions
 from mlflow_wandb_plugin.backfill.outcome import Listener, Outcome
 from mlflow_wandb_plugin.core.model import Selection
@@ -41,12 +42,13 @@ def backfill(
                 target.announce(run)
                 waiting.add(pool.submit(carrier.carry, run))
                 if len(waiting) >= 2 * options.workers:
-                    done, waiting = concurrent.futures.wait(
-                        waiting, return_when=concurrent.futures.FIRST_COMPLETED
-                    )
+                    done = wait_for_any(waiting)
+                    waiting -= done
                     yield from (future.result() for future in done)
-            for future in concurrent.futures.as_completed(waiting):
-                yield future.result()
+            while waiting:
+                done = wait_for_any(waiting)
+                waiting -= done
+                yield from (future.result() for future in done)
         except BaseException:
             # An interrupt does not wait for the runs that are being carried.
             carrier.stop()
