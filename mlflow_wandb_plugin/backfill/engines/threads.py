@@ -42,16 +42,19 @@ def backfill(
                 target.announce(run)
                 waiting.add(pool.submit(carrier.carry, run))
                 if len(waiting) >= 2 * options.workers:
-                    done = wait_for_any(waiting)
-                    waiting -= done
-                    yield from (future.result() for future in done)
+                    yield from _next_outcomes(waiting)
             while waiting:
-                done = wait_for_any(waiting)
-                waiting -= done
-                yield from (future.result() for future in done)
+                yield from _next_outcomes(waiting)
         except BaseException:
             # An interrupt does not wait for the runs that are being carried.
             carrier.stop()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     yield from unlisted_outcomes(source)
+
+
+def _next_outcomes(waiting: set[concurrent.futures.Future[Outcome]]) -> Iterator[Outcome]:
+    """Wait for one run or more; remove them from ``waiting`` and yield their outcomes."""
+    done = wait_for_any(waiting)
+    waiting -= done
+    yield from (future.result() for future in done)

@@ -195,8 +195,7 @@ class MlflowRunWriter:
         self._describe(info)
         self._description.remove_stale(info)
         self._rewrites["secret_hidden"] = hidden
-        self._rewrites["name"] = self._names.count_rewritten()
-        self._rewrites.update(self._rules.counts())
+        self._count_rewrites()
         self._rewrites["time"] = to_mlflow.lost_run_times(info)
         # Of a run that goes on, or a log that was read before, too.
         self._files.summary.update(info.summary)
@@ -259,6 +258,11 @@ class MlflowRunWriter:
         self._files.save_losses()
         self._description.log_tags(self._count_tags())
 
+    def _count_rewrites(self) -> None:
+        """Count the names that were changed to fit, and what plugins' rules changed or dropped."""
+        self._rewrites["name"] = self._names.count_rewritten()
+        self._rewrites.update(self._rules.counts())
+
     def _count_tags(self) -> list[RunTag]:
         return self._description.changed_tags(self._progress.counts() | self._files.tags)
 
@@ -290,8 +294,7 @@ class AdoptedRunWriter(MlflowRunWriter):
     def finish(self, info: RunInfo, complete: bool) -> None:
         self._points.release()
         self.update(info)
-        self._rewrites["name"] = self._names.count_rewritten()
-        self._rewrites.update(self._rules.counts())
+        self._count_rewrites()
         self._files.summary.update(info.summary)
         self._files.finish(info)
         self._names.save()
